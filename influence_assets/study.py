@@ -1,0 +1,273 @@
+"""The study: one frozen, validated description of everything a run depends on.
+
+A study is a YAML file. Every key is documented by its `Field` description, from which the
+file that `influence init` writes and the README's reference are both made.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from influence_assets.errors import InputError
+
+Dtype = Literal["float32", "bfloat16", "float64"]
+
+
+class _Section(BaseModel):
+    """Unknown keys are refused: a misspelt key must not fall back to a default in silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=False)
+
+
+class Corpus(_Section):
+    """Where the training documents are and how a row becomes a document."""
+
+    path: str = Field(
+        description="A folder, or an fsspec URL of one (s3://…, gs://…), of .jsonl, .parquet, .txt and .md "
+        "files, plain or .gz/.zst. Read recursively; one file is one shard; a .txt or .md file is one document."
+    )
+    text_column: str = Field("text", description="The column of .jsonl and .parquet rows that holds the text.")
+    id_column: str | None = Field(
+        None,
+        description="A column with your own id of each document, kept as external_id. "
+        "The document_id itself is always a hash of the text.",
+    )
+    max_document_bytes: int = Field(
+        64 * 2**20,
+        ge=1,
+        description="A document of more UTF-8 bytes than this is refused by name instead of filling the memory.",
+    )
+
+
+class Training(_Section):
+    """A small GPT-2, trained from scratch on the corpus with its own byte-level BPE tokenizer."""
+
+    layers: int = Field(3, ge=1, description="Transformer blocks.")
+    width: int = Field(128, ge=8, description="Width of the residual stream; a multiple of `heads`.")
+    heads: int = Field(4, ge=1, description="Attention heads.")
+    vocabulary: int = Field(2048, ge=257, description="Size of the byte-level BPE vocabulary.")
+    epochs: int = Field(10, ge=1, description="Passes over the corpus.")
+    batch_sequences: int = Field(16, ge=1, description="Sequences in one optimiser step.")
+    learning_rate: float = Field(4e-3, gt=0, description="Peak of the one-cycle schedule (AdamW).")
+    seed: int = Field(0, ge=0, description="Seed of the initial weights and of the order of the sequences.")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class LanguageModel(_Section):
+    """The causal language model whose completions are to be explained."""
+
+    path: str | None = Field(
+        None,
+        description="A Hugging Face id or a folder with config.json, *.safetensors and the tokenizer's files. "
+        "Give either `path` or `train`.",
+    )
+    train: Training | None = Field(
+        None, description="Train a small GPT-2 on the corpus instead. Trained once; new shards do not retrain it."
+    )
+    dtype: Dtype = Field(
+        "float32", description="Precision of the passes: float32, bfloat16 (sums stay float32) or float64 (checks)."
+    )
+    trust_remote_code: bool = Field(
+        False, description="Allow the model's own Python code to run. Leave it off unless you have read that code."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.train is None):
+            raise ValueError("give exactly one of `path` and `train`")
+        return self
+
+
+class Sequences(_Section):
+    """How documents are packed into training sequences."""
+
+    length: int = Field(
+        128, ge=2, description="Tokens in a sequence; at most the model's context. Use what the model was trained with."
+    )
+
+
+class Curvature(_Section):
+    """The EK-FAC approximation of the Gauss-Newton Hessian (Grosse et al. 2023)."""
+
+    modules: Literal["mlp", "linear"] | tuple[str, ...] = Field(
+        "mlp",
+        description="Which linear layers are attributed: `mlp` (the paper's choice), `linear` (attention too), "
+        "or a list of glob patterns over module names, such as ['*.mlp.*', '*.attn.c_proj'].",
+    )
+    fisher: Literal["true", "empirical"] = Field(
+        "true",
+        description="`true` samples labels from the model (the Gauss-Newton Hessian); `empirical` takes the data's own.",
+    )
+    fit_sequences: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="At most this many sequences of each shard are used to fit the curvature, drawn by `seed`. "
+        "null takes all of them.",
+    )
+    damping_scale: float = Field(
+        0.1, gt=0, description="λ of a layer, as a multiple of the mean of its corrected eigenvalues."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the sampled labels and of the draw of `fit_sequences`.")
+
+    @field_validator("fisher", mode="before")
+    @classmethod
+    def _yaml_reads_true_as_a_boolean(cls, value: object) -> object:
+        return "true" if value is True else value
+
+
+class Queries(_Section):
+    """The prompts and completions to explain."""
+
+    path: str = Field(
+        description="A .jsonl file, or a folder of them; one file is one query set. Each row has `prompt`, "
+        "`completion`, optionally `query_id`, and any further columns, which reach SQL."
+    )
+
+
+class Scores(_Section):
+    """What is kept of the influences."""
+
+    details_per_query: int = Field(
+        20,
+        ge=0,
+        description="For so many of each query's strongest sequences, of either sign, the split over layers and tokens "
+        "is kept too.",
+    )
+    baselines: tuple[Literal["gradient_dot"], ...] = Field(
+        (), description="Simpler scores computed in the same pass for comparison: [gradient_dot] or []."
+    )
+
+
+class Sketches(_Section):
+    """Compressed training gradients, from which new questions are answered without the model's pass."""
+
+    coordinates: int = Field(
+        4096, ge=8, description="Numbers kept of each sequence's whitened gradient; more is closer to the exact score."
+    )
+
+
+class Storage(_Section):
+    """Where everything computed is kept."""
+
+    root: str = Field("store", description="A local folder for the arrays, tables and the DuckDB file.")
+
+
+class Compute(_Section):
+    """The machine."""
+
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N.")
+    batch_sequences: int = Field(16, ge=1, description="Sequences in one pass of the model; less needs less memory.")
+
+
+class Automation(_Section):
+    """What Dagster does by itself while it runs."""
+
+    enabled: bool = Field(
+        True, description="Compute what is missing by itself when a new file appears, while `dagster dev` runs."
+    )
+    interval_seconds: int = Field(30, ge=1, description="How often the folders are looked at.")
+
+
+class Study(_Section):
+    """One attribution study; see the README's reference of study.yaml."""
+
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9_]{0,62}$",
+        description="Lowercase letters, digits and _. It prefixes the assets and marks the store as this study's.",
+    )
+    corpus: Corpus
+    model: LanguageModel
+    queries: Queries
+    sequences: Sequences = Sequences()
+    curvature: Curvature = Curvature()
+    scores: Scores = Scores()
+    sketches: Sketches = Sketches()
+    storage: Storage = Storage()
+    compute: Compute = Compute()
+    automation: Automation = Automation()
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Study":
+        """Read and validate a study file; relative paths in it are relative to its folder.
+
+        Raises:
+            InputError: naming the file and the key, and what is allowed there.
+        """
+        path = Path(path).expanduser().resolve()
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise InputError(str(path), "no such study", "Write one with `influence init DIR`.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(str(path), f"cannot be read ({error})", "A study is a UTF-8 YAML file.") from error
+        try:
+            described = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(str(path), f"is not YAML ({error})", "Mend the line that it names.") from error
+        if not isinstance(described, dict):
+            raise InputError(str(path), "is not a mapping of keys", "Write one with `influence init DIR`.")
+        try:
+            study = cls.model_validate(described)
+        except ValidationError as error:
+            raise _readable(path, error) from None
+        return study.resolved(path.parent)
+
+    def resolved(self, folder: Path) -> "Study":
+        """The same study with its relative paths made absolute, seen from `folder`."""
+        model = self.model
+        if model.path is not None and (folder / Path(model.path).expanduser()).exists():
+            model = model.model_copy(update={"path": _absolute(model.path, folder)})
+        return self.model_copy(
+            update={
+                "corpus": self.corpus.model_copy(update={"path": _absolute(self.corpus.path, folder)}),
+                "queries": self.queries.model_copy(update={"path": _absolute(self.queries.path, folder)}),
+                "storage": self.storage.model_copy(update={"root": _absolute(self.storage.root, folder)}),
+                "model": model,
+            }
+        )
+
+    @field_validator("storage")
+    @classmethod
+    def _storage_is_local(cls, storage: Storage) -> Storage:
+        if "://" in storage.root:
+            raise ValueError("storage.root must be a local folder; publish from there to an object store")
+        return storage
+
+
+def _absolute(path: str, folder: Path) -> str:
+    return path if "://" in path else str((folder / Path(path).expanduser()).resolve())
+
+
+def _readable(path: Path, error: ValidationError) -> InputError:
+    """One line for each wrong key: its path in the file, what it holds and what is allowed."""
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"] if not _is_union_branch(str(part))) or "the study"
+        if problem["type"] == "extra_forbidden":
+            allowed = ", ".join(_keys_at(problem["loc"][:-1]))
+            lines.append(f"`{key}` is not a key of a study (allowed here: {allowed})")
+        elif problem["type"] == "missing":
+            lines.append(f"`{key}` is missing")
+        else:
+            lines.append(f"`{key}` = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
+    return InputError(str(path), "; ".join(dict.fromkeys(lines)), "Mend the keys named; the README lists all of them.")
+
+
+def _is_union_branch(part: str) -> bool:
+    """Pydantic names the branch of a union in an error's path, which is not a key of the file."""
+    return any(mark in part for mark in ("literal[", "tuple[", "constrained-", "[str"))
+
+
+def _keys_at(location: tuple[Any, ...]) -> list[str]:
+    section: Any = Study
+    for part in location:
+        annotation = section.model_fields[part].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        section = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+    return list(section.model_fields)
