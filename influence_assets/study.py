@@ -75,7 +75,8 @@ class LanguageModel(_Section):
         "float32", description="Precision of the passes: float32, bfloat16 (sums stay float32) or float64 (checks)."
     )
     trust_remote_code: bool = Field(
-        False, description="Allow the model's own Python code to run. Leave it off unless you have read that code."
+        default=False,
+        description="Allow the model's own Python code to run. Leave it off unless you have read that code.",
     )
 
     @model_validator(mode="after")
@@ -103,7 +104,7 @@ class Curvature(_Section):
     )
     fisher: Literal["true", "empirical"] = Field(
         "true",
-        description="`true` samples labels from the model (the Gauss-Newton Hessian); `empirical` takes the data's own.",
+        description="`true` samples labels from the model, as the paper does; `empirical` takes the data's own.",
     )
     fit_sequences: Annotated[int, Field(ge=1)] | None = Field(
         None,
@@ -169,7 +170,7 @@ class Automation(_Section):
     """What Dagster does by itself while it runs."""
 
     enabled: bool = Field(
-        True, description="Compute what is missing by itself when a new file appears, while `dagster dev` runs."
+        default=True, description="Compute what is missing by itself when a new file appears, while `dagster dev` runs."
     )
     interval_seconds: int = Field(30, ge=1, description="How often the folders are looked at.")
 

@@ -1,0 +1,1 @@
+"""Where the model runs: loading, training, layer rules, hooks and measurements."""

@@ -1,0 +1,89 @@
+"""Batches of padded sequences, as the model's pass sees them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+IGNORED = -100
+"""The label of a position that carries no loss (torch's own convention)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences padded on the right to the longest among them.
+
+    Args:
+        tokens: padding is any valid id; being causal, the model never shows it to a real token.
+        lengths: real tokens in each sequence.
+        first_scored: the first position whose token is scored: 1 in training, where the completion starts in a query.
+        keys: a 63-bit number for each sequence, which seeds the labels that are sampled for it.
+    """
+
+    tokens: Int[Tensor, "sequence token"]
+    lengths: Int[Tensor, " sequence"]
+    first_scored: Int[Tensor, " sequence"]
+    keys: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def counted(self) -> Bool[Tensor, "sequence token"]:
+        """Positions that predict a scored token: the last real position of a sequence, and padding, never do."""
+        position = torch.arange(self.tokens.shape[1], device=self.tokens.device)[None, :] + 1
+        return (position >= self.first_scored[:, None]) & (position < self.lengths[:, None])
+
+    def labels(self) -> Int[Tensor, "sequence token"]:
+        """At each counted position the token that follows; IGNORED elsewhere."""
+        following = torch.roll(self.tokens, -1, dims=1)
+        return following.masked_fill(~self.counted(), IGNORED)
+
+    def to(self, device: str) -> "Batch":
+        """The same batch on a device."""
+        tokens, lengths, first_scored = (
+            part.to(device, non_blocking=True) for part in (self.tokens, self.lengths, self.first_scored)
+        )
+        return Batch(tokens, lengths, first_scored, self.keys)
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """All the sequences of a shard or of a query set, on the host.
+
+    Args:
+        tokens: int32 [sequence, token], padded on the right.
+        lengths: int32 [sequence].
+        keys: int64 [sequence]: the sequence ids.
+        first_scored: int32 [sequence]; None means 1, every token but the first.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    keys: np.ndarray
+    first_scored: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def take(self, rows: np.ndarray) -> "Sequences":
+        """Some of the sequences, in the order given."""
+        scored = None if self.first_scored is None else self.first_scored[rows]
+        return Sequences(self.tokens[rows], self.lengths[rows], self.keys[rows], scored)
+
+    def batches(self, size: int, device: str) -> Iterator[Batch]:
+        """The sequences in order, `size` at a time, each batch cut to its longest sequence."""
+        for start in range(0, len(self), size):
+            rows = slice(start, start + size)
+            lengths = torch.from_numpy(self.lengths[rows].astype(np.int64))
+            scored = np.ones(len(lengths), np.int64) if self.first_scored is None else self.first_scored[rows]
+            tokens = self.tokens[rows, : int(lengths.max())].astype(np.int64)
+            batch = Batch(
+                torch.from_numpy(tokens),
+                lengths,
+                torch.from_numpy(scored.astype(np.int64)),
+                tuple(int(key) for key in self.keys[rows]),
+            )
+            yield batch.to(device)

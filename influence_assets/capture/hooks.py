@@ -1,0 +1,96 @@
+"""The one place with hooks: hands each linear layer's input and output gradient to a consumer, layer by layer.
+
+No weight gradient is ever asked of autograd. The parameters are frozen and the embeddings' output requires a gradient,
+so that a backward pass computes the gradients of activations alone: forward plus about half a backward.
+"""
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from influence_assets.capture.modules import KEY, LinearModule
+from influence_assets.errors import InputError
+from influence_assets.maths.notation import accumulation_dtype
+
+Consumer = Callable[[LinearModule, Tensor, Tensor], None]
+"""Called once for each layer in a backward pass with a [sequence, token, d_in] and Ds [sequence, token, d_out]."""
+
+
+class LayerTap:
+    """While entered, every backward pass of the model calls `consume` once for each of the modules.
+
+    A consumer sees a layer as soon as its gradient exists and the layer's activations are freed right after. What it
+    sees is in the dtype that sums are kept in: float32 for passes in float32 and bfloat16, float64 for float64.
+    """
+
+    def __init__(self, model: PreTrainedModel, modules: Sequence[LinearModule], consume: Consumer) -> None:
+        self._model = model
+        self._modules = modules
+        self._consume = consume
+        self._handles: list[RemovableHandle] = []
+        self._forwarded: set[str] = set()
+        self._consumed: set[str] = set()
+
+    def __enter__(self) -> Self:
+        embeddings = self._model.get_input_embeddings()
+        self._handles.append(embeddings.register_forward_hook(_require_gradient))
+        for linear in self._modules:
+            self._handles.append(linear.module.register_forward_hook(self._forward_hook(linear)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def start(self) -> None:
+        """Forget the last pass; call before each forward."""
+        self._forwarded.clear()
+        self._consumed.clear()
+
+    def finish(self) -> None:
+        """Check that the pass reached every layer; call after each backward.
+
+        Raises:
+            InputError: a module took no part, so that a score without it would be silently too small.
+        """
+        idle = [linear.name for linear in self._modules if linear.name not in self._consumed]
+        if idle:
+            raise InputError(KEY, f"{', '.join(idle[:5])} took no part in the pass", "Leave these modules out.")
+
+    def _forward_hook(self, linear: LinearModule) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if not output.requires_grad:
+                return
+            if linear.name in self._forwarded:
+                raise InputError(
+                    KEY,
+                    f"{linear.name} is called more than once in a pass",
+                    "Leave it out: the curvature of a reused layer is not a Kronecker product.",
+                )
+            self._forwarded.add(linear.name)
+            x = inputs[0].detach()
+            if x.ndim != 3:
+                raise InputError(
+                    KEY,
+                    f"{linear.name} does not see whole sequences (its input has {x.ndim} axes)",
+                    "Leave it out: layers that see a selection of tokens cannot be attributed.",
+                )
+            output.register_hook(lambda gradient: self._backward(linear, x, gradient))  # type: ignore[no-untyped-call]
+
+        return hook
+
+    def _backward(self, linear: LinearModule, x: Tensor, gradient: Tensor) -> None:
+        self._consumed.add(linear.name)
+        dtype = accumulation_dtype(x.dtype)
+        self._consume(linear, linear.input_with_bias(x.to(dtype)), gradient.detach().to(dtype))
+
+
+def _require_gradient(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output if output.requires_grad else output.requires_grad_()

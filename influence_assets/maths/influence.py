@@ -1,0 +1,28 @@
+"""Influence of training sequences on queries, for one linear layer; a score is the sum over layers.
+
+I_f(z) = −∇f(θ)ᵀ (G + λI)⁻¹ ∇L(z, θ), divided by N (Koh & Liang 2017; Grosse et al. 2023, Eq. 5 and Sec. 2):
+the first-order change of f, in nats, if z were added once more to the N training sequences; positive helps.
+The letters are those of `notation.py`.
+"""
+
+from jaxtyping import Float
+from torch import Tensor, einsum
+
+
+def layer_scores(
+    P: Float[Tensor, "query d_out d_in"],
+    G: Float[Tensor, "sequence d_out d_in"],
+    N: int,
+) -> Float[Tensor, "query sequence"]:
+    """−⟨P_q, G_s⟩ / N, by one matrix product over the flattened gradients."""
+    return -(P.flatten(1) @ G.flatten(1).T) / N
+
+
+def token_scores(
+    P: Float[Tensor, "query d_out d_in"],
+    Ds: Float[Tensor, "sequence token d_out"],
+    a: Float[Tensor, "sequence token d_in"],
+    N: int,
+) -> Float[Tensor, "query sequence token"]:
+    """−⟨P_q, Ds_t a_tᵀ⟩ / N: the part of the layer's score that enters through input token t (and predicts t + 1)."""
+    return -einsum("qoi,sto,sti->qst", P, Ds, a) / N

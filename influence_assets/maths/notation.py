@@ -1,0 +1,24 @@
+"""One symbol table for every formula in this package, and the axis names of its shapes.
+
+| letter | meaning | shape |
+|---|---|---|
+| a      | input of a linear layer, a 1 appended where it has a bias | [sequence, token, d_in] |
+| Ds     | gradient of the summed loss with respect to the layer's output | [sequence, token, d_out] |
+| G      | gradient of the layer's weight, one for each sequence: Σ_t Ds_t a_tᵀ | [sequence, d_out, d_in] |
+| A, S   | E_token[a aᵀ], E_token[Ds Dsᵀ] | [d_in, d_in], [d_out, d_out] |
+| Q_A, Q_S | eigenvectors of A and S, in columns, by ascending eigenvalue | as A and S |
+| Λ      | E_sequence[(Q_Sᵀ G Q_A)^∘2], the corrected eigenvalues | [d_out, d_in] |
+| λ      | damping of the layer | scalar |
+| V      | gradient of f = log p(completion given prompt) | [query, d_out, d_in] |
+| P      | (G+λI)⁻¹ applied to V | [query, d_out, d_in] |
+| N      | number of training sequences | scalar |
+
+Every layer has its weight as [d_out, d_in], whatever the model's own class stores.
+"""
+
+import torch
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that totals of values of `dtype` are summed in: fixed, so that results do not depend on the run."""
+    return torch.promote_types(dtype, torch.float32)

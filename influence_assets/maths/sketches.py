@@ -1,0 +1,58 @@
+"""Compressed, whitened gradients whose inner product estimates an influence.
+
+⟨V, (G+λI)⁻¹ G_z⟩ is the inner product of two whitened gradients (`LayerCurvature.whiten`). A coordinate's expected
+energy in a whitened training gradient is Λ/(Λ + λ), so it is nearly all in the coordinates of large Λ/λ: keeping only
+those loses little and adds no noise, where a random projection of the same size keeps everything and adds noise.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from influence_assets.maths.ekfac import LayerCurvature
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Which coordinates of each layer's whitened gradient a sketch keeps.
+
+    Args:
+        kept: for each layer, indices into its flattened [d_out·d_in] gradient, ascending.
+        energy: share of the expected energy of a whitened training gradient that they hold, 0 to 1.
+    """
+
+    kept: dict[str, Int[Tensor, " kept"]]
+    energy: float
+
+    @property
+    def width(self) -> int:
+        """Numbers in one sketch."""
+        return sum(len(indices) for indices in self.kept.values())
+
+
+def strongest_coordinates(layers: dict[str, LayerCurvature], count: int) -> Coordinates:
+    """The `count` coordinates, over all layers, with the largest expected energy Λ/(Λ + λ)."""
+    energy = {name: (layer.Λ / (layer.Λ + layer.λ)).flatten().double() for name, layer in layers.items()}
+    everywhere = torch.cat(list(energy.values()))
+    count = min(count, len(everywhere))
+    strongest = torch.topk(everywhere, count).indices.sort().values
+    share = float(everywhere[strongest].sum() / everywhere.sum())
+    kept = {}
+    start = 0
+    for name, layer_energy in energy.items():
+        inside = (strongest >= start) & (strongest < start + len(layer_energy))
+        kept[name] = strongest[inside] - start
+        start += len(layer_energy)
+    return Coordinates(kept, share)
+
+
+def layer_sketch(
+    layer: LayerCurvature,
+    rotated: Float[Tensor, "sequence d_out d_in"],
+    kept: Int[Tensor, " kept"],
+) -> Float[Tensor, "sequence kept"]:
+    """The kept coordinates of the whitened gradients; only those are whitened."""
+    scale = (layer.Λ.flatten()[kept] + layer.λ).rsqrt()
+    return rotated.flatten(1)[:, kept] * scale

@@ -1,0 +1,187 @@
+"""Everything measured by hooks, against autograd one sequence at a time."""
+
+import numpy as np
+import pytest
+import torch
+
+from influence_assets.capture.measurements import (
+    Runner,
+    covariances,
+    eigenvalue_corrections,
+    query_gradients,
+    query_sketches,
+    score_details,
+    scores,
+    sketches,
+)
+from influence_assets.capture.modules import select_modules
+from influence_assets.capture.passes import LabelSampler
+from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
+from influence_assets.maths.sketches import strongest_coordinates
+from tests import cases
+from tests.oracles import gradients as oracle
+
+N = 40
+
+
+def runner_for(architecture, modules="linear", batch_sequences=4):
+    model = cases.ARCHITECTURES[architecture]()
+    return Runner(model, select_modules(model, modules), batch_sequences)
+
+
+def fit(runner, sequences, sampler=None):
+    factors = covariances(runner, sequences, sampler)
+    bases = {name: eigenbasis(c.A, c.S) for name, c in factors.items()}
+    Λ = {name: m.mean() for name, m in eigenvalue_corrections(runner, sequences, bases, sampler).items()}
+    return {name: LayerCurvature(bases[name], Λ[name], damping(Λ[name], 0.1)) for name in bases}
+
+
+@pytest.mark.parametrize("architecture", cases.ARCHITECTURES)
+def test_query_gradients_are_those_of_autograd(architecture):
+    runner, queries = runner_for(architecture), cases.queries()
+    found = query_gradients(runner, queries)
+    expected, likelihoods = oracle.gradients(runner.model, runner.modules, queries, sign=+1)
+    torch.testing.assert_close(torch.from_numpy(found.log_probabilities), likelihoods)
+    assert found.layers.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found.layers[name], expected[name])
+
+
+@pytest.mark.parametrize("architecture", cases.ARCHITECTURES)
+def test_scores_are_inner_products_with_autograd_gradients_of_the_summed_loss(architecture):
+    runner, sequences = runner_for(architecture), cases.sequences()
+    P = {m.name: torch.randn(3, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
+    found = scores(runner, sequences, {"any": P}, N)["any"]
+    G, _ = oracle.gradients(runner.model, runner.modules, sequences, sign=-1)
+    expected = -sum(torch.einsum("qoi,soi->qs", P[name], G[name]) for name in P) / N
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("architecture", cases.ARCHITECTURES)
+def test_layers_and_tokens_sum_to_the_score(architecture):
+    runner, sequences = runner_for(architecture), cases.sequences()
+    P = {m.name: torch.randn(2, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
+    total = scores(runner, sequences, {"any": P}, N)["any"]
+    details = score_details(runner, sequences, P, N)
+    np.testing.assert_allclose(details.by_layer.sum(-1), total, rtol=1e-9)
+    np.testing.assert_allclose(details.by_token.sum(-1), total, rtol=1e-9)
+    G, _ = oracle.gradients(runner.model, runner.modules, sequences, sign=-1)
+    for index, linear in enumerate(runner.modules):
+        expected = -torch.einsum("qoi,soi->qs", P[linear.name], G[linear.name]) / N
+        np.testing.assert_allclose(details.by_layer[..., index], expected, rtol=1e-8, atol=1e-12)
+    padding = np.arange(cases.CONTEXT)[None, :] >= sequences.lengths[:, None] - 1
+    assert (details.by_token[:, padding] == 0).all()
+
+
+def test_covariances_count_only_positions_with_a_loss():
+    runner, sequences = runner_for("gpt2"), cases.sequences()
+    found = covariances(runner, sequences, None)
+    name = runner.modules[0].name
+    seen = []
+    handle = runner.modules[0].module.register_forward_hook(lambda _m, x, _y: seen.append(x[0][0]))
+    for row, length in zip(sequences.tokens, sequences.lengths, strict=True):
+        runner.model(input_ids=torch.from_numpy(row[None, :length].astype("int64")))
+    handle.remove()
+    rows = torch.cat([torch.cat([x[:-1], torch.ones(len(x) - 1, 1, dtype=x.dtype)], 1) for x in seen])
+    assert found[name].A.count == found[name].S.count == int((sequences.lengths - 1).sum())
+    torch.testing.assert_close(found[name].A.total, sum(torch.outer(a, a) for a in rows))
+
+
+def test_corrected_eigenvalues_are_mean_squares_of_rotated_autograd_gradients():
+    runner, sequences = runner_for("gpt2"), cases.sequences()
+    curvature = fit(runner, sequences)
+    G, _ = oracle.gradients(runner.model, runner.modules, sequences, sign=-1)
+    for name, layer in curvature.items():
+        rotated = torch.stack([layer.basis.Q_S.T @ g @ layer.basis.Q_A for g in G[name]])
+        torch.testing.assert_close(layer.Λ, (rotated**2).mean(0))
+        assert layer.λ == pytest.approx(0.1 * float((rotated**2).mean()))
+
+
+def test_sampled_labels_follow_the_models_distribution():
+    """With T = 1 and logits known, the drawn frequencies are the softmax's, within five standard errors."""
+    count = 20_000
+    generator = np.random.default_rng(3)
+    keys = generator.integers(0, 2**62, count)
+    made = cases.Sequences(np.zeros((count, 2), np.int32), np.full(count, 2, np.int32), keys)
+    batch = next(made.batches(count, "cpu"))
+    logits = torch.tensor([0.0, 1.0, -1.0, 2.0], dtype=torch.float64).expand(count, 2, 4)
+    drawn = LabelSampler(5)(logits, batch)
+    assert (drawn[:, 1] == -100).all()
+    p = torch.tensor([0.0, 1.0, -1.0, 2.0]).softmax(0).numpy()
+    frequency = np.bincount(drawn[:, 0].numpy(), minlength=4) / count
+    assert (np.abs(frequency - p) < 5 * np.sqrt(p * (1 - p) / count)).all()
+
+
+@pytest.mark.parametrize("sampler", [None, LabelSampler(11)], ids=["empirical", "true"])
+def test_batch_size_order_and_padding_change_nothing(sampler):
+    sequences = cases.sequences(7)
+    whole = runner_for("gpt2", batch_sequences=7)
+    single = Runner(whole.model, whole.modules, 1)
+    order = np.array([3, 1, 6, 0, 2, 5, 4])
+    together, apart = covariances(whole, sequences, sampler), covariances(single, sequences.take(order), sampler)
+    halves = [covariances(whole, sequences.take(np.arange(7)[rows]), sampler) for rows in (slice(0, 3), slice(3, 7))]
+    for name in together:
+        torch.testing.assert_close(together[name].A.total, apart[name].A.total)
+        torch.testing.assert_close(together[name].S.total, apart[name].S.total)
+        torch.testing.assert_close((halves[0][name] + halves[1][name]).S.mean(), together[name].S.mean())
+    repadded = cases.Sequences(
+        np.where(np.arange(cases.CONTEXT) < sequences.lengths[:, None], sequences.tokens, 5).astype(np.int32),
+        sequences.lengths,
+        sequences.keys,
+    )
+    P = {m.name: torch.randn(2, m.output_width, m.input_width, dtype=torch.float64) for m in whole.modules}
+    np.testing.assert_allclose(
+        scores(whole, sequences, {"m": P}, N)["m"], scores(single, repadded, {"m": P}, N)["m"], rtol=1e-9
+    )
+
+
+def test_query_chunks_and_methods_side_by_side_leave_scores_unchanged():
+    runner, sequences = runner_for("gpt2"), cases.sequences()
+    P = {m.name: torch.randn(5, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
+    parts = {"first": {n: p[:2] for n, p in P.items()}, "second": {n: p[2:] for n, p in P.items()}}
+    found = scores(runner, sequences, parts, N)
+    whole = scores(runner, sequences, {"m": P}, N)["m"]
+    np.testing.assert_allclose(np.concatenate([found["first"], found["second"]]), whole, rtol=1e-10)
+
+
+def test_a_sketch_of_every_coordinate_gives_the_score_itself():
+    runner, sequences, queries = runner_for("gpt2"), cases.sequences(), cases.queries()
+    curvature = fit(runner, sequences, LabelSampler(0))
+    gradients = query_gradients(runner, queries)
+    everything = strongest_coordinates(curvature, 10**9)
+    assert everything.energy == pytest.approx(1)
+    rows: list[np.ndarray] = []
+    sketches(runner, sequences, curvature, everything, rows.append)
+    estimate = query_sketches(gradients, curvature, everything, N) @ np.concatenate(rows).T
+    P = {name: layer.inverse_times(gradients.layers[name]) for name, layer in curvature.items()}
+    exact = scores(runner, sequences, {"m": P}, N)["m"]
+    np.testing.assert_allclose(estimate, exact, rtol=1e-4, atol=1e-5 * np.abs(exact).max())
+
+
+def test_the_sign_an_actual_training_step_on_the_sequence_raises_the_completion():
+    """Gradient descent on z moves f by −ε ∇f·∇L, which is what a positive score with the identity says."""
+    runner, queries = runner_for("gpt2"), cases.queries(1)
+    itself = cases.Sequences(queries.tokens, queries.lengths, queries.keys)
+    gradients = query_gradients(runner, queries)
+    score = scores(runner, itself, {"m": gradients.layers}, 1)["m"][0, 0]
+    step = 1e-6
+    G, _ = oracle.gradients(runner.model, runner.modules, itself, sign=-1)
+    with torch.no_grad():
+        for linear in runner.modules:
+            g = G[linear.name][0]
+            linear.module.weight -= step * g[:, :-1].T
+            linear.module.bias -= step * g[:, -1]
+    after = query_gradients(runner, queries).log_probabilities
+    assert (after - gradients.log_probabilities)[0] / step == pytest.approx(score, rel=1e-3)
+
+
+def test_bfloat16_passes_keep_sums_in_float32():
+    model = cases.gpt2(width=16).to(torch.bfloat16)
+    runner = Runner(model, select_modules(model, "mlp"), 4)
+    found = covariances(runner, cases.sequences(), None)
+    exact_model = cases.gpt2(width=16)
+    exact = covariances(Runner(exact_model, select_modules(exact_model, "mlp"), 4), cases.sequences(), None)
+    for name in exact:
+        assert found[name].A.total.dtype == torch.float32
+        error = (found[name].A.total.double() - exact[name].A.total).norm() / exact[name].A.total.norm()
+        assert error < 0.02
