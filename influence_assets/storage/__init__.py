@@ -1,0 +1,1 @@
+"""Arrays, tables and the catalogue: the only place that knows Zarr and DuckDB."""

@@ -1,0 +1,279 @@
+"""Zarr 3 arrays inside an artifact: how they are laid out, written by one writer, and read without trust."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.abc.store import ByteRequest
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.array_spec import ArrayConfigParams
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import LocalStore
+
+from influence_assets.errors import StorageError
+from influence_assets.storage.manifest import ArrayRecord
+
+_CHUNK_BYTES = 4 * 2**20
+_CHUNKS_PER_SHARD = 16
+_MAPPABLE_CHUNK_BYTES = 128 * 2**20
+_COMPRESSION_LEVEL = 3
+_WRITE_EVERY_CHUNK: ArrayConfigParams = {"write_empty_chunks": True}
+"""A chunk of zeros is written too, so that on reading a missing chunk is always a loss."""
+
+
+def write_array(
+    folder: Path, values: npt.NDArray[Any], *, rows_per_chunk: int | None = None, logical_dtype: str | None = None
+) -> ArrayRecord:
+    """Write a whole array, compressed and with checksums, in shards where it is large."""
+    chunks = _chunk_shape(values.shape, values.dtype, rows_per_chunk)
+    array = _create(folder, values.shape, values.dtype, chunks, logical_dtype)
+    array[...] = values
+    return ArrayRecord(
+        folder=folder.name, shape=values.shape, dtype=values.dtype.name, logical_dtype=logical_dtype, mappable=False
+    )
+
+
+class RowWriter:
+    """Appends blocks of rows to an array; whole chunks (or shards) reach the disk, one after the other.
+
+    Not for several writers: zarr would lose rows in silence.
+    """
+
+    def __init__(self, array: zarr.Array[Any], rows_per_write: int, *, expected_rows: int | None) -> None:
+        self._array = array
+        self._rows_per_write = rows_per_write
+        self._expected_rows = expected_rows
+        self._pending: npt.NDArray[Any] | None = None
+        self._pending_rows = 0
+        self._written_rows = 0
+        self._closed = False
+
+    @property
+    def rows(self) -> int:
+        """Rows appended so far."""
+        return self._written_rows + self._pending_rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of what was appended so far."""
+        return (self.rows, *self._array.shape[1:])
+
+    def append(self, block: npt.NDArray[Any]) -> None:
+        """Append rows.
+
+        Args:
+            block: [rows, *row shape], of exactly the array's dtype.
+
+        Raises:
+            ValueError: another row shape or dtype, or more rows than the array has.
+        """
+        if self._closed:
+            raise ValueError("the array is closed")
+        if block.shape[1:] != self._array.shape[1:] or block.dtype != self._array.dtype:
+            wanted = f"[rows, {', '.join(map(str, self._array.shape[1:]))}] of {self._array.dtype}"
+            raise ValueError(f"expected {wanted}, got {list(block.shape)} of {block.dtype}")
+        if self._expected_rows is not None and self.rows + len(block) > self._expected_rows:
+            raise ValueError(f"the array has {self._expected_rows} rows, got {self.rows + len(block)}")
+        for start in range(0, len(block), self._rows_per_write):
+            self._buffer(block[start : start + self._rows_per_write])
+
+    def close(self) -> None:
+        """Write what is still pending.
+
+        Raises:
+            ValueError: fewer rows came than the array has.
+        """
+        if self._closed:
+            return
+        self._flush()
+        self._pending = None
+        self._closed = True
+        if self._expected_rows is not None and self._written_rows != self._expected_rows:
+            raise ValueError(f"the array has {self._expected_rows} rows, got {self._written_rows}")
+
+    def _buffer(self, block: npt.NDArray[Any]) -> None:
+        """Keep at most `rows_per_write` rows, and write whenever so many are there."""
+        if self._pending is None:
+            self._pending = np.empty((self._rows_per_write, *block.shape[1:]), block.dtype)
+        fitting = min(len(block), self._rows_per_write - self._pending_rows)
+        self._pending[self._pending_rows : self._pending_rows + fitting] = block[:fitting]
+        self._pending_rows += fitting
+        if self._pending_rows == self._rows_per_write:
+            self._flush()
+        if fitting < len(block):
+            self._buffer(block[fitting:])
+
+    def _flush(self) -> None:
+        if self._pending is None or not self._pending_rows:
+            return
+        stop = self._written_rows + self._pending_rows
+        if self._expected_rows is None:
+            self._array.resize((stop, *self._array.shape[1:]))
+        self._array[self._written_rows : stop] = self._pending[: self._pending_rows]
+        self._written_rows = stop
+        self._pending_rows = 0
+
+
+def growing_writer(
+    folder: Path, row_shape: tuple[int, ...], dtype: npt.DTypeLike, logical_dtype: str | None
+) -> RowWriter:
+    """A writer for a stream of rows whose number is not known: compressed, with checksums, in shards."""
+    dtype = np.dtype(dtype)
+    chunks = _chunk_shape((2**62, *row_shape), dtype, None)
+    rows_per_shard = chunks[0] * _CHUNKS_PER_SHARD
+    array = _create(folder, (0, *row_shape), dtype, chunks, logical_dtype, shards=(rows_per_shard, *chunks[1:]))
+    return RowWriter(array, rows_per_shard, expected_rows=None)
+
+
+def mappable_writer(folder: Path, shape: tuple[int, ...], dtype: npt.DTypeLike, logical_dtype: str | None) -> RowWriter:
+    """A writer of raw chunks of whole rows, 64 to 128 MiB each where there is so much, to be memory-mapped."""
+    dtype = np.dtype(dtype)
+    row_bytes = max(1, math.prod(shape[1:]) * dtype.itemsize)
+    chunks = max(1, math.ceil(shape[0] * row_bytes / _MAPPABLE_CHUNK_BYTES))
+    rows_per_chunk = max(1, math.ceil(shape[0] / chunks))
+    array = zarr.create_array(
+        LocalStore(folder),
+        shape=shape,
+        dtype=dtype,
+        chunks=(rows_per_chunk, *(max(1, width) for width in shape[1:])),
+        compressors=None,
+        filters=None,
+        fill_value=0,
+        attributes=_attributes(logical_dtype),
+        config=_WRITE_EVERY_CHUNK,
+    )
+    return RowWriter(array, rows_per_chunk, expected_rows=shape[0])
+
+
+@dataclass(frozen=True)
+class MappedBlock:
+    """Consecutive rows of a mapped array.
+
+    Args:
+        start: the first row's number.
+        rows: [stop - start, *row shape], read-only, read from the disk as it is touched.
+    """
+
+    start: int
+    rows: npt.NDArray[Any]
+
+    @property
+    def stop(self) -> int:
+        """One past the last row's number."""
+        return self.start + len(self.rows)
+
+
+@dataclass(frozen=True)
+class MappedArray:
+    """An array of raw chunks, to be read block by block through memory maps."""
+
+    folder: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    logical_dtype: str | None
+    rows_per_block: int
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def blocks(self) -> Iterator[MappedBlock]:
+        """The chunks in the order of their rows.
+
+        Raises:
+            StorageError: a chunk is missing or has another size than its rows need.
+        """
+        chunk_shape = (self.rows_per_block, *self.shape[1:])
+        expected_bytes = math.prod(chunk_shape) * self.dtype.itemsize
+        for number, start in enumerate(range(0, self.shape[0] if math.prod(self.shape) else 0, self.rows_per_block)):
+            path = self.folder.joinpath("c", str(number), *("0" for _ in self.shape[1:]))
+            if not path.is_file() or path.stat().st_size != expected_bytes:
+                raise StorageError(f"{path}: the chunk is missing or cut off. Delete {self.folder.parent.parent}.")
+            rows = np.memmap(path, dtype=self.dtype, mode="r", shape=chunk_shape)
+            yield MappedBlock(start, rows[: self.shape[0] - start])
+
+
+def map_array(folder: Path, record: ArrayRecord) -> MappedArray:
+    """Describe a mappable array's blocks; nothing is read before a block is touched."""
+    array = _open(folder)
+    dtype = np.dtype(record.dtype).newbyteorder("<")
+    return MappedArray(folder, record.shape, dtype, record.logical_dtype, array.chunks[0])
+
+
+def read_array(folder: Path, rows: slice | None = None) -> npt.NDArray[Any]:
+    """Read an array, or some of its rows.
+
+    Raises:
+        StorageError: a chunk is missing or damaged.
+    """
+    array = _open(folder)
+    try:
+        return np.asarray(array[...] if rows is None else array[rows])
+    except (ValueError, TypeError, RuntimeError, OSError, KeyError) as error:
+        raise StorageError(f"{folder}: the array cannot be read ({error}). Delete {folder.parent.parent}.") from error
+
+
+class _CompleteStore(LocalStore):
+    """A read-only store in which a missing chunk is an error; zarr itself would make zeros of it."""
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        found = await super().get(key, prototype, byte_range)
+        if found is None and key.split("/", 1)[0] == "c":
+            raise StorageError(f"{self.root / key}: the chunk is missing. Delete {self.root.parent.parent}.")
+        return found
+
+
+def _open(folder: Path) -> zarr.Array[Any]:
+    try:
+        return zarr.open_array(_CompleteStore(folder, read_only=True), mode="r")
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise StorageError(f"{folder}: is not a readable array ({error}). Delete {folder.parent.parent}.") from error
+
+
+def _create(
+    folder: Path,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    chunks: tuple[int, ...],
+    logical_dtype: str | None,
+    *,
+    shards: tuple[int, ...] | None = None,
+) -> zarr.Array[Any]:
+    """A compressed array; each chunk is zstd under a crc32c, which detects any flipped bit on reading."""
+    if shards is None and shape and shape[0] > chunks[0] * _CHUNKS_PER_SHARD:
+        shards = (chunks[0] * _CHUNKS_PER_SHARD, *chunks[1:])
+    return zarr.create_array(
+        LocalStore(folder),
+        shape=shape,
+        dtype=dtype,
+        chunks=chunks,
+        shards=shards,
+        compressors=[ZstdCodec(level=_COMPRESSION_LEVEL), Crc32cCodec()],
+        filters=None,
+        fill_value=0,
+        attributes=_attributes(logical_dtype),
+        config=_WRITE_EVERY_CHUNK,
+    )
+
+
+def _chunk_shape(shape: tuple[int, ...], dtype: np.dtype[Any], rows: int | None) -> tuple[int, ...]:
+    """Chunks of about `_CHUNK_BYTES`: the leading axes are cut first, so that rows stay whole while they can."""
+    chunks = [max(1, width) for width in shape]
+    if rows is not None and chunks:
+        chunks[0] = min(chunks[0], rows)
+    for axis in range(len(chunks)):
+        chunk_bytes = math.prod(chunks) * dtype.itemsize
+        if chunk_bytes <= _CHUNK_BYTES or (axis == 0 and rows is not None):
+            continue
+        chunks[axis] = max(1, chunks[axis] * _CHUNK_BYTES // chunk_bytes)
+    return tuple(chunks)
+
+
+def _attributes(logical_dtype: str | None) -> dict[str, Any]:
+    return {} if logical_dtype is None else {"logical_dtype": logical_dtype}

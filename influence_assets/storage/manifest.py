@@ -1,0 +1,126 @@
+"""What identifies an artifact of the store, and what its manifest says of it."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue
+
+FORMAT_VERSION: Final = 1
+"""Version of the folders' layout and of the manifest; a store of another one is refused."""
+
+
+@dataclass(frozen=True)
+class ArtifactKey:
+    """One materialization of one partition of an asset.
+
+    Args:
+        asset: the asset's name, without the study's prefix.
+        partition: the partition's key, or None where the asset has no partitions.
+        data_version: hash of everything that the content depends on; the same version means the same content.
+    """
+
+    asset: str
+    partition: str | None
+    data_version: str
+
+    def __post_init__(self) -> None:
+        if not self.asset or not self.data_version or self.partition == "":
+            raise ValueError(f"an artifact's key has no empty part: {self!r}")
+
+    @property
+    def materialization_id(self) -> int:
+        """A positive 63-bit number, which every row that SQL sees carries."""
+        parts = (self.asset, self.partition or "", self.data_version)
+        digest = hashlib.sha256("\0".join(parts).encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+    def __str__(self) -> str:
+        """As a person reads it: `asset[partition] @ version`."""
+        partition = "" if self.partition is None else f"[{self.partition}]"
+        return f"{self.asset}{partition} @ {self.data_version}"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRecord(_Frozen):
+    """What a file of the artifact was when it was written.
+
+    Attributes:
+        bytes: its size.
+        sha256: hash of its content, in hex.
+    """
+
+    bytes: int
+    sha256: str
+
+
+class ArrayRecord(_Frozen):
+    """An array of the artifact.
+
+    Attributes:
+        folder: where it lies inside the artifact.
+        shape: its shape; the first axis holds the rows.
+        dtype: numpy's name of the stored type.
+        logical_dtype: what the stored bits mean where numpy lacks the type, such as `bfloat16` in uint16.
+        mappable: whether its chunks are raw rows that can be memory-mapped.
+    """
+
+    folder: str
+    shape: tuple[int, ...]
+    dtype: str
+    logical_dtype: str | None = None
+    mappable: bool = False
+
+
+class Manifest(_Frozen):
+    """The last file written into an artifact; without it, or against it, nothing there is trusted.
+
+    Attributes:
+        format_version: see `FORMAT_VERSION`.
+        study: the study that wrote it.
+        asset: see `ArtifactKey`.
+        partition: see `ArtifactKey`.
+        data_version: see `ArtifactKey`.
+        code_version: version of the code that computed it.
+        inputs: the artifacts that it was computed from.
+        settings: the settings of the study that matter to it.
+        run_id: the run that wrote it, where there was one.
+        host: the machine's name.
+        device: the accelerator, or None where none was used.
+        started_at: when the work began, UTC.
+        seconds: how long it took.
+        peak_memory_bytes: largest resident memory of the writing process until then.
+        bytes: of all files together, the manifest left out.
+        rows: rows of each table.
+        arrays: the arrays by name.
+        files: every file by its path inside the artifact, posix style.
+        summary: figures that people read.
+    """
+
+    format_version: Literal[1] = FORMAT_VERSION
+    study: str
+    asset: str
+    partition: str | None
+    data_version: str
+    code_version: str
+    inputs: tuple[ArtifactKey, ...]
+    settings: dict[str, JsonValue]
+    run_id: str | None
+    host: str
+    device: str | None
+    started_at: AwareDatetime
+    seconds: float
+    peak_memory_bytes: int
+    bytes: int
+    rows: dict[str, int]
+    arrays: dict[str, ArrayRecord]
+    files: dict[str, FileRecord]
+    summary: dict[str, JsonValue]
+
+    @property
+    def key(self) -> ArtifactKey:
+        """The artifact that this is the manifest of."""
+        return ArtifactKey(self.asset, self.partition, self.data_version)
