@@ -1,0 +1,1 @@
+"""The corpus: source files, documents, token sequences and query sets."""

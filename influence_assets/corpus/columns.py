@@ -1,0 +1,52 @@
+"""Columns of a row beside its text: some have a column of their own in SQL, the others are JSON."""
+
+import json
+import math
+from datetime import date, datetime, time
+from typing import Any
+
+# `license` is read as `licence`.
+PROMOTED = ("title", "source", "licence", "author", "date", "url")
+
+
+def promoted(columns: dict[str, Any]) -> dict[str, str | None]:
+    """Take the columns named in `PROMOTED` out of `columns`, as strings; null where there is none."""
+    if columns.get("licence") is None and "license" in columns:
+        columns["licence"] = columns.pop("license")
+    return {name: as_string(columns.pop(name, None)) for name in PROMOTED}
+
+
+def as_string(value: Any) -> str | None:
+    """A string as it is, a date in ISO form, null as None and anything else as its JSON text."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, date | datetime | time):
+        return value.isoformat()
+    return _json(value)
+
+
+def metadata(columns: dict[str, Any]) -> str | None:
+    """The JSON text of an object, None if it has no column."""
+    return _json(columns) if columns else None
+
+
+def _json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    except ValueError:  # JSON has no NaN and no infinity
+        return json.dumps(_without_nan(value), ensure_ascii=False, allow_nan=False, default=_plain)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _plain(value: Any) -> Any:
+    """What Parquet can hold and JSON cannot: dates, bytes (as hex digits), decimals, durations (as strings)."""
+    if isinstance(value, date | datetime | time):
+        return value.isoformat()
+    return value.hex() if isinstance(value, bytes) else str(value)

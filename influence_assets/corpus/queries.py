@@ -1,0 +1,130 @@
+"""Query sets: prompts and completions whose influences are asked for."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from influence_assets.corpus import columns
+from influence_assets.corpus.readers import json_rows
+from influence_assets.corpus.sources import SourceFile
+from influence_assets.corpus.tokenization import Tokenization
+from influence_assets.errors import InputError
+
+QUERY_SCHEMA = pl.Schema(
+    {
+        "query_id": pl.String(),
+        "query_set_id": pl.String(),
+        "source_row": pl.Int64(),
+        "prompt": pl.String(),
+        "completion": pl.String(),
+        "metadata": pl.String(),
+    }
+)
+
+_LONGEST_ROW_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedQuery:
+    """A query as the model reads it.
+
+    Attributes:
+        tokens: int32 [T], prompt and completion.
+        completion_start: place of the completion's first token, at least 1.
+    """
+
+    tokens: NDArray[np.int32]
+    completion_start: int
+
+
+def read_query_set(file: SourceFile) -> pl.DataFrame:
+    """The queries of one .jsonl file, as a frame of `QUERY_SCHEMA`.
+
+    `source_row` is the line's number; a `query_id` that a row lacks is made of its prompt and completion.
+    Every other column goes to `metadata`, as JSON text.
+
+    Raises:
+        InputError: naming the file and row: the file is empty, or a row is not UTF-8, not JSON, lacks
+            its prompt or completion, has an empty completion or the query_id of an earlier row.
+    """
+    queries: list[dict[str, Any]] = []
+    rows_by_id: dict[str, int] = {}
+    for source_row, row in json_rows(file.url, _LONGEST_ROW_BYTES, "Shorten the row."):
+        where = f"{file.url}, row {source_row}"
+        query = _query(row, where)
+        earlier = rows_by_id.setdefault(query["query_id"], source_row)
+        if earlier != source_row:
+            problem = f"query_id {query['query_id']!r} is that of row {earlier} too"
+            raise InputError(where, problem, "Give each row a query_id of its own, and each question once.")
+        queries.append({**query, "query_set_id": file.shard_id, "source_row": source_row})
+    if not queries:
+        raise InputError(file.url, "the file is empty", "Remove it, or write a row with prompt and completion.")
+    return pl.DataFrame(queries, schema=QUERY_SCHEMA)
+
+
+def query_id(prompt: str, completion: str) -> str:
+    r"""The id of a query that brings none: 16 hex digits of the sha256 of prompt + `\0` + completion."""
+    return hashlib.sha256(f"{prompt}\0{completion}".encode()).hexdigest()[:16]
+
+
+def tokenize_query(
+    prompt: str, completion: str, tokenization: Tokenization, context: int, where: str
+) -> TokenizedQuery:
+    """The ids of prompt and completion, tokenized as the one text that they are.
+
+    A token that reaches past the prompt's last character belongs to the completion. The template's
+    prefix comes first; where there would be nothing before the completion, the separator does.
+
+    Args:
+        prompt: what is given; may be empty.
+        completion: what the model said.
+        tokenization: of the model.
+        context: the most tokens that the model takes.
+        where: the file and row, for errors.
+
+    Raises:
+        InputError: naming `where`: more tokens than `context`, a completion without tokens, nothing
+            that its first token could be predicted from, or an id beyond the vocabulary.
+    """
+    text = tokenization.encode(prompt + completion, where)
+    in_completion = np.flatnonzero(text.character_end > len(prompt))
+    if not completion or not in_completion.size:
+        raise InputError(where, "the completion has no tokens", "Write the text to explain as `completion`.")
+    first = int(in_completion[0])
+    before = list(tokenization.prefix_ids)
+    if first == 0 and not before:
+        if tokenization.separator_id is None:
+            problem = "nothing comes before the completion's first token, so its probability is not defined"
+            raise InputError(where, problem, "Give the query a prompt.")
+        before = [tokenization.separator_id]
+    tokens = np.concatenate([before, text.tokens]).astype(np.int32)
+    if len(tokens) > context:
+        problem = f"prompt and completion have {len(tokens)} tokens, more than the model's context of {context}"
+        raise InputError(where, problem, "Shorten the prompt or the completion.")
+    return TokenizedQuery(tokens, len(before) + first)
+
+
+def _query(row: dict[str, Any], where: str) -> dict[str, Any]:
+    prompt, completion = _string(row, "prompt", where), _string(row, "completion", where)
+    if not completion:
+        raise InputError(where, "`completion` is empty", "Write the text whose probability is to be explained.")
+    given = row.pop("query_id", None)
+    if given is not None and (not isinstance(given, str | int) or isinstance(given, bool) or given == ""):
+        raise InputError(where, f"`query_id` is {given!r}", "Make it a string or a whole number, or leave it out.")
+    identity = query_id(prompt, completion) if given is None else str(given)
+    return {"query_id": identity, "prompt": prompt, "completion": completion, "metadata": columns.metadata(row)}
+
+
+def _string(row: dict[str, Any], key: str, where: str) -> str:
+    if key not in row:
+        there = ", ".join(row) or "none"
+        raise InputError(where, f"has no column `{key}` (there: {there})", "Give each row prompt and completion.")
+    value = row.pop(key)
+    if not isinstance(value, str):
+        kind = "null" if value is None else f"a {type(value).__name__}"
+        raise InputError(where, f"`{key}` is {kind}, not a string", "Put it in quotes.")
+    return value

@@ -1,0 +1,117 @@
+"""Bytes of a source file: opened from anywhere, decompressed and bounded while they are read.
+
+A small .gz or .zst file can hold terabytes. Nothing here grows with the decompressed size: a
+reader asks for at most so many bytes, and what is longer is refused by name.
+"""
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec  # type: ignore[import-untyped]
+import zstandard
+
+from influence_assets.errors import InputError
+
+_BUFFER_BYTES = 2**20
+# A zstd block of 4 bytes can stand for 128 KiB, and a decompressor hands out all that it was fed:
+# so many bytes at once are at most 16 MiB of text.
+_ZSTD_FEED_BYTES = 512
+
+
+@contextmanager
+def open_raw(url: str) -> Iterator[io.BufferedReader]:
+    """The bytes of a local path or fsspec URL, as they are stored.
+
+    Raises:
+        InputError: the file cannot be opened, or a read inside the block fails.
+    """
+    try:
+        with io.BufferedReader(_opened(url), _BUFFER_BYTES) as stream:
+            yield stream
+    except (OSError, ImportError) as error:
+        raise InputError(url, f"cannot be read ({error})", "Check that it is there and may be read.") from error
+
+
+@contextmanager
+def open_decompressed(url: str) -> Iterator[io.BufferedReader]:
+    """The bytes of a file, decompressed if its name ends in .gz or .zst.
+
+    Raises:
+        InputError: the file cannot be opened, or a read inside the block finds it cut short or damaged.
+    """
+    with open_raw(url) as raw:
+        try:
+            yield _decompressed(raw, url)
+        except EOFError as error:
+            raise InputError(url, "the compressed file is cut short", "Copy or download it again.") from error
+        except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+            raise InputError(url, f"the compressed file is damaged ({error})", "Copy or download it again.") from error
+
+
+def bounded_lines(stream: io.BufferedReader, limit: int, url: str, remedy: str) -> Iterator[tuple[int, bytes]]:
+    r"""Each line of a stream with its number from 1, its `\n` included.
+
+    Raises:
+        InputError: a line has more than `limit` bytes; no more than that is read of it.
+    """
+    number = 0
+    while line := stream.readline(limit + 1):
+        number += 1
+        if len(line) > limit:
+            problem = f"the line is longer than {limit:,} bytes"
+            raise InputError(f"{url}, row {number}", problem, remedy)
+        yield number, line
+
+
+def _opened(url: str) -> Any:
+    # A local name is never taken for a URL: fsspec reads `a::b` as a chain of filesystems.
+    return Path(url).open("rb") if "://" not in url else fsspec.open(url, "rb").open()
+
+
+def _decompressed(raw: io.BufferedReader, url: str) -> io.BufferedReader:
+    if url.endswith(".gz"):
+        unzipped: Any = gzip.GzipFile(fileobj=raw)
+        return io.BufferedReader(unzipped, _BUFFER_BYTES)
+    if url.endswith(".zst"):
+        unpacked: Any = _ZstdStream(raw)
+        return io.BufferedReader(unpacked, _BUFFER_BYTES)
+    return raw
+
+
+class _ZstdStream(io.RawIOBase):
+    """Decompressed bytes of zstd frames; unlike the library's own reader, it notices a truncated one."""
+
+    def __init__(self, raw: io.BufferedReader) -> None:
+        self._raw = raw
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._fed = b""
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` as far as the next piece goes; 0 at the end of the last frame."""
+        while not self._ready:
+            self._fed = self._fed or self._raw.read(_ZSTD_FEED_BYTES)
+            if not self._fed:
+                if self._frame is not None:
+                    raise EOFError("a zstd frame is not finished")
+                return 0
+            self._decompress()
+        into = memoryview(buffer)
+        size = min(len(into), len(self._ready))
+        into[:size] = self._ready[:size]
+        self._ready = self._ready[size:]
+        return size
+
+    def _decompress(self) -> None:
+        frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+        self._ready = memoryview(frame.decompress(self._fed))
+        self._fed = frame.unused_data if frame.eof else b""
+        self._frame = None if frame.eof else frame

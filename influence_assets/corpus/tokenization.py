@@ -1,0 +1,137 @@
+"""Tokenization: how documents and queries become the ids that the model reads."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer, models
+
+from influence_assets.errors import InputError
+
+_REMEDY = "This tokenizer does not belong to the model: use the one that the model was trained with."
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedText:
+    """The tokens of one text, without any special ones.
+
+    Attributes:
+        tokens: int32 [T].
+        character_start: int32 [T], the first of the text's Unicode characters that the token stands for.
+        character_end: int32 [T], one past the last. Tokens that share a character share its range.
+    """
+
+    tokens: NDArray[np.int32]
+    character_start: NDArray[np.int32]
+    character_end: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenization:
+    """A tokenizer, and what surrounds a text.
+
+    Attributes:
+        tokenizer: a copy of the model's, with its template, truncation and padding taken out. Text that
+            looks like a special token is text to it.
+        separator_id: the id that ends a document, or None.
+        prefix_ids: the ids that the model's own template puts before a text (Llama: its bos; GPT-2: none).
+        vocabulary: rows of the model's embedding; every id must be smaller.
+
+    Raises:
+        InputError: a special id is not in the vocabulary.
+    """
+
+    tokenizer: Tokenizer
+    separator_id: int | None
+    prefix_ids: tuple[int, ...]
+    vocabulary: int
+
+    def __post_init__(self) -> None:
+        tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        # The template would add ids, and ByteLevel's would trim white space off the offsets.
+        tokenizer.post_processor = None
+        # A document that quotes "<|endoftext|>" must not end there. Not kept by tokenizer.json or by copies.
+        tokenizer.encode_special_tokens = True
+        object.__setattr__(self, "tokenizer", tokenizer)
+        object.__setattr__(self, "prefix_ids", tuple(self.prefix_ids))
+        special = [*self.prefix_ids, *([] if self.separator_id is None else [self.separator_id])]
+        self._check(np.array(special, dtype=np.int64), "the tokenizer's special ids")
+
+    def __reduce__(self) -> tuple[type["Tokenization"], tuple[Tokenizer, int | None, tuple[int, ...], int]]:
+        """Copies go through `__post_init__`, which sets what a tokenizer's own copy forgets."""
+        return (type(self), (self.tokenizer, self.separator_id, self.prefix_ids, self.vocabulary))
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, separator_id: int | None, vocabulary: int) -> "Tokenization":
+        """The tokenization of a model from its own tokenizer, which is left as it is.
+
+        Args:
+            tokenizer: the model's, with its template.
+            separator_id: the id of its end-of-text token, or None if it has none.
+            vocabulary: rows of the model's embedding.
+
+        Raises:
+            InputError: a special id is not in the vocabulary.
+        """
+        return cls(tokenizer, separator_id, template_prefix(tokenizer), vocabulary)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenization":
+        """Read what `save` wrote."""
+        kept = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return cls(tokenizer, kept["separator_id"], tuple(kept["prefix_ids"]), kept["vocabulary"])
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json` and `tokens.json` into a folder that exists."""
+        self.tokenizer.save(str(folder / "tokenizer.json"))
+        kept = {"separator_id": self.separator_id, "prefix_ids": self.prefix_ids, "vocabulary": self.vocabulary}
+        (folder / "tokens.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+    def encode(self, text: str, where: str) -> TokenizedText:
+        """The tokens of a text, nothing added.
+
+        Raises:
+            InputError: naming `where`, if an id is not in the model's vocabulary.
+        """
+        return self._checked(self.tokenizer.encode(text, add_special_tokens=False), where)
+
+    def encode_batch(self, texts: Sequence[str], places: Sequence[str]) -> list[TokenizedText]:
+        """`encode` for several texts, on all cores."""
+        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [self._checked(encoding, where) for encoding, where in zip(encodings, places, strict=True)]
+
+    def _checked(self, encoding: Encoding, where: str) -> TokenizedText:
+        tokens = np.array(encoding.ids, dtype=np.int64)
+        self._check(tokens, where)
+        offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+        start, end = np.ascontiguousarray(offsets[:, 0]), np.ascontiguousarray(offsets[:, 1])
+        return TokenizedText(tokens.astype(np.int32), start, end)
+
+    def _check(self, ids: NDArray[np.int64], where: str) -> None:
+        beyond = ids[(ids < 0) | (ids >= self.vocabulary)]
+        if beyond.size:
+            problem = f"token id {beyond[0]} is beyond the model's {self.vocabulary} embeddings"
+            raise InputError(where, problem, _REMEDY)
+
+
+def template_prefix(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The special ids that a tokenizer's template puts before every text."""
+    probe = Tokenizer.from_str(tokenizer.to_str())
+    probe.no_truncation()
+    probe.no_padding()
+    # One token for certain, whatever this tokenizer makes of text.
+    probe.normalizer = None
+    probe.pre_tokenizer = None
+    probe.model = models.WordLevel({"a": 0}, unk_token="a")  # noqa: S106
+    encoding = probe.encode("a", add_special_tokens=True)
+    before = encoding.special_tokens_mask.index(0)
+    return tuple(encoding.ids[:before])
