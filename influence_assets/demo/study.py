@@ -1,0 +1,64 @@
+"""The demo's study: its file, its corpus and its questions, as a user would lay out their own."""
+
+from pathlib import Path
+
+from influence_assets.demo.corpus import write_corpus, write_held_back_shard
+from influence_assets.demo.files import write_text
+from influence_assets.demo.questions import write_questions
+
+STUDY_FILE = "study.yaml"
+CORPUS_FOLDER = "corpus"
+QUERIES_FOLDER = "queries"
+HELD_BACK_FOLDER = "later"
+
+_STUDY = f"""\
+# The demo: which articles of CPython's manual taught a small model to continue its sentences?
+# Every key is described in the README; what is left out has its default.
+name: demo
+
+corpus:
+  path: {CORPUS_FOLDER}  # manual.jsonl, and the docstrings of a few packages; one file is one shard
+
+model:
+  # A GPT-2 that is trained from scratch on the corpus, once, in about a minute and a half.
+  train:
+    layers: 3
+    width: 128
+    heads: 4
+    vocabulary: 2048
+    epochs: 10
+    batch_sequences: 8
+    learning_rate: 0.004
+    seed: 0
+
+sequences:
+  length: 128
+
+queries:
+  path: {QUERIES_FOLDER}  # openings of the manual's sentences, and how it goes on
+
+scores:
+  details_per_query: 20
+  baselines: [gradient_dot]  # the plain product of gradients, to compare with
+
+storage:
+  root: store
+"""
+
+
+def write_demo(folder: Path) -> Path:
+    """Write the demo into a folder: study.yaml, corpus/, queries/ and, for later, a shard in later/.
+
+    Files that are there already with the same contents are not touched, so writing it again
+    costs nothing downstream.
+
+    Returns:
+        The study's file.
+
+    Raises:
+        InputError: when this Python comes without the sources of its standard library.
+    """
+    write_corpus(folder / CORPUS_FOLDER)
+    write_held_back_shard(folder / HELD_BACK_FOLDER)
+    write_questions(folder / QUERIES_FOLDER / "questions.jsonl")
+    return write_text(folder / STUDY_FILE, _STUDY)
