@@ -1,0 +1,80 @@
+"""The SQL files: found, read and described. Nothing here formats a value into SQL."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+Kind = Literal["schema", "views", "load", "checks", "cookbook"]
+_MAKING: tuple[Kind, ...] = ("schema", "views", "load")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One SQL file.
+
+    Args:
+        name: the file's name without `.sql`; for schema, views and load the table or view.
+        sql: the whole file.
+        purpose: what it says or asks, from the file's header.
+        grain: the columns of which no two rows are the same, or why there are none.
+        parameters: what each bound parameter that the header describes is, by name without `$`.
+    """
+
+    name: str
+    sql: str
+    purpose: str
+    grain: str
+    parameters: Mapping[str, str]
+
+
+@cache
+def statements(kind: Kind) -> Mapping[str, Statement]:
+    """All files of one folder of `sql/`, by name, in alphabetical order, which is the order to run them in."""
+    files = sorted((sql_folder() / kind).glob("*.sql"))
+    return MappingProxyType({path.stem: _read(path) for path in files})
+
+
+def schema_version() -> str:
+    """Hash of every statement that makes or fills the catalogue; a catalogue of another one is built anew."""
+    digest = hashlib.sha256()
+    for kind in _MAKING:
+        for name, statement in statements(kind).items():
+            digest.update("\0".join((kind, name, statement.sql, "")).encode())
+    return digest.hexdigest()[:32]
+
+
+def sql_folder() -> Path:
+    """The folder of SQL files: inside the package where it was installed from a wheel, else beside it.
+
+    Raises:
+        FileNotFoundError: the installation is incomplete.
+    """
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "sql", package.parent / "sql"):
+        if (folder / "schema").is_dir():
+            return folder
+    raise FileNotFoundError(f"no sql folder in or beside {package}: the installation is incomplete")
+
+
+def _read(path: Path) -> Statement:
+    """Read a file whose header is: what it is, `$name: …` for each parameter, `grain: …`."""
+    sql = path.read_text(encoding="utf-8")
+    purpose: list[str] = []
+    parameters: dict[str, str] = {}
+    grain = ""
+    for line in sql.splitlines():
+        if not line.startswith("-- "):
+            break
+        said = line.removeprefix("-- ")
+        if said.startswith("grain: "):
+            grain = said.removeprefix("grain: ").strip("()")
+        elif said.startswith("$"):
+            name, meaning = said.removeprefix("$").split(": ", 1)
+            parameters[name] = meaning
+        else:
+            purpose.append(said)
+    return Statement(path.stem, sql, " ".join(purpose), grain, MappingProxyType(parameters))

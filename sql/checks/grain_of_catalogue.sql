@@ -1,0 +1,8 @@
+-- Rows of catalogue that are there more than once.
+-- grain: (study)
+select
+    study,
+    count(*) as copies
+from catalogue
+group by study
+having count(*) > 1;

@@ -1,0 +1,9 @@
+-- Rows of documents that are there more than once.
+-- grain: (shard_id, document_id)
+select
+    shard_id,
+    document_id,
+    count(*) as copies
+from documents
+group by shard_id, document_id
+having count(*) > 1;

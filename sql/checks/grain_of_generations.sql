@@ -1,0 +1,8 @@
+-- Rows of generations that are there more than once.
+-- grain: (generation_id)
+select
+    generation_id,
+    count(*) as copies
+from generations
+group by generation_id
+having count(*) > 1;

@@ -1,0 +1,8 @@
+-- Rows of materializations that are there more than once.
+-- grain: (materialization_id)
+select
+    materialization_id,
+    count(*) as copies
+from materializations
+group by materialization_id
+having count(*) > 1;

@@ -1,0 +1,8 @@
+-- Rows of queries that are there more than once.
+-- grain: (query_id)
+select
+    query_id,
+    count(*) as copies
+from queries
+group by query_id
+having count(*) > 1;

@@ -1,0 +1,9 @@
+-- Rows of sequence_documents that are there more than once.
+-- grain: (sequence_id, token_start)
+select
+    sequence_id,
+    token_start,
+    count(*) as copies
+from sequence_documents
+group by sequence_id, token_start
+having count(*) > 1;

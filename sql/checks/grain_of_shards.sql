@@ -1,0 +1,8 @@
+-- Rows of shards that are there more than once.
+-- grain: (shard_id)
+select
+    shard_id,
+    count(*) as copies
+from shards
+group by shard_id
+having count(*) > 1;

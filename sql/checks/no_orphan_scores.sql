@@ -1,0 +1,45 @@
+-- Scores, and parts of scores, whose query, sequence or generation is not there.
+-- grain: (table_name, query_id, sequence_id, generation_id)
+select distinct
+    'influence_scores' as table_name,
+    influence_scores.query_id,
+    influence_scores.sequence_id,
+    influence_scores.generation_id
+from influence_scores
+left join queries on influence_scores.query_id = queries.query_id
+left join sequences on influence_scores.sequence_id = sequences.sequence_id
+left join generations on influence_scores.generation_id = generations.generation_id
+where queries.query_id is null or sequences.sequence_id is null or generations.generation_id is null
+union all
+select distinct
+    'baseline_scores' as table_name,
+    baseline_scores.query_id,
+    baseline_scores.sequence_id,
+    baseline_scores.generation_id
+from baseline_scores
+left join queries on baseline_scores.query_id = queries.query_id
+left join sequences on baseline_scores.sequence_id = sequences.sequence_id
+left join generations on baseline_scores.generation_id = generations.generation_id
+where queries.query_id is null or sequences.sequence_id is null or generations.generation_id is null
+union all
+select distinct
+    'layer_influence' as table_name,
+    layer_influence.query_id,
+    layer_influence.sequence_id,
+    layer_influence.generation_id
+from layer_influence
+left join queries on layer_influence.query_id = queries.query_id
+left join sequences on layer_influence.sequence_id = sequences.sequence_id
+left join generations on layer_influence.generation_id = generations.generation_id
+where queries.query_id is null or sequences.sequence_id is null or generations.generation_id is null
+union all
+select distinct
+    'token_influence' as table_name,
+    token_influence.query_id,
+    token_influence.sequence_id,
+    token_influence.generation_id
+from token_influence
+left join queries on token_influence.query_id = queries.query_id
+left join sequences on token_influence.sequence_id = sequences.sequence_id
+left join generations on token_influence.generation_id = generations.generation_id
+where queries.query_id is null or sequences.sequence_id is null or generations.generation_id is null;

@@ -1,0 +1,37 @@
+-- Scores, and parts of scores, that are NaN or infinite.
+-- grain: none; one row for each such score
+select
+    'influence_scores' as table_name,
+    query_id,
+    sequence_id,
+    generation_id,
+    influence_nats as score
+from influence_scores
+where not isfinite(influence_nats)
+union all
+select
+    'baseline_scores' as table_name,
+    query_id,
+    sequence_id,
+    generation_id,
+    score
+from baseline_scores
+where not isfinite(score)
+union all
+select
+    'layer_influence' as table_name,
+    query_id,
+    sequence_id,
+    generation_id,
+    influence_nats as score
+from layer_influence
+where not isfinite(influence_nats)
+union all
+select
+    'token_influence' as table_name,
+    query_id,
+    sequence_id,
+    generation_id,
+    influence_nats as score
+from token_influence
+where not isfinite(influence_nats);

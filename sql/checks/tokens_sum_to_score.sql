@@ -1,0 +1,56 @@
+-- Scores that are not the sum of their parts over tokens, or whose parts have no score.
+-- Parts and score come from passes in other batches, so they agree to rounding only. Rounding grows with the
+-- magnitudes that are added, so it is measured against the sum of the parts' magnitudes, which is never less than
+-- the score's own; the floor, a millionth of the query's largest score, spares scores that are all but zero.
+-- grain: (generation_id, query_id, sequence_id)
+with parts as (
+    select
+        generation_id,
+        query_id,
+        sequence_id,
+        sum(influence_nats) as parts_nats,
+        sum(abs(influence_nats)) as magnitude_nats
+    from token_influence
+    group by generation_id, query_id, sequence_id
+),
+
+largest as (
+    select
+        generation_id,
+        query_id,
+        max(abs(influence_nats)) as influence_nats
+    from influence_scores
+    group by generation_id, query_id
+),
+
+compared as (
+    select
+        parts.generation_id,
+        parts.query_id,
+        parts.sequence_id,
+        scores.influence_nats,
+        parts.parts_nats,
+        parts.magnitude_nats,
+        largest.influence_nats as largest_nats,
+        case generations.dtype when 'float64' then 1e-9 when 'bfloat16' then 5e-2 else 1e-3 end as tolerance
+    from parts
+    inner join generations on parts.generation_id = generations.generation_id
+    left join influence_scores as scores
+        on
+            parts.generation_id = scores.generation_id
+            and parts.query_id = scores.query_id
+            and parts.sequence_id = scores.sequence_id
+    left join largest on parts.generation_id = largest.generation_id and parts.query_id = largest.query_id
+)
+
+select
+    generation_id,
+    query_id,
+    sequence_id,
+    influence_nats,
+    parts_nats,
+    influence_nats - parts_nats as difference_nats
+from compared
+where
+    influence_nats is null
+    or not abs(influence_nats - parts_nats) <= tolerance * magnitude_nats + 1e-6 * largest_nats;

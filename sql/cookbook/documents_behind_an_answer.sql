@@ -1,0 +1,18 @@
+-- For curators: which documents, as wholes, stand behind one query's completion?
+-- $query_id: the query, from the table queries
+-- $count: how many rows
+-- grain: (shard_id, document_id)
+select
+    influence_nats,
+    title,
+    external_id,
+    source,
+    licence,
+    url,
+    sequences,
+    shard_id,
+    document_id
+from influence_by_document
+where query_id = $query_id
+order by influence_nats desc, shard_id asc, document_id asc
+limit $count;

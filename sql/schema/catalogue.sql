@@ -1,0 +1,15 @@
+-- What this file holds: one row.
+-- grain: (study)
+create table catalogue (
+    study varchar not null,
+    schema_version varchar not null,
+    content_version varchar not null,
+    loaded_at timestamptz not null
+);
+
+comment on table catalogue is 'What this file holds: one row. grain: (study)';
+comment on column catalogue.study is 'The study''s name.';
+comment on column catalogue.schema_version is 'Hash of the statements that make and load the tables and views.';
+comment on column catalogue.content_version is
+'Hash of the materializations loaded, the current generation and the schema''s version.';
+comment on column catalogue.loaded_at is 'When the last load that changed something was finished.';

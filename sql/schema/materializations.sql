@@ -1,0 +1,36 @@
+-- One materialization of a partition of an asset, whose rows are loaded.
+-- grain: (materialization_id)
+create table materializations (
+    materialization_id bigint not null,
+    asset varchar not null,
+    partition varchar,
+    data_version varchar not null,
+    code_version varchar not null,
+    run_id varchar,
+    host varchar not null,
+    device varchar,
+    started_at timestamptz not null,
+    seconds double not null,
+    peak_memory_bytes bigint not null,
+    bytes bigint not null,
+    rows bigint not null,
+    settings json not null
+);
+
+comment on table materializations is
+'One materialization of a partition of an asset, whose rows are loaded. grain: (materialization_id)';
+comment on column materializations.materialization_id is 'Positive 63-bit hash of asset, partition and data version.';
+comment on column materializations.asset is 'The asset''s name.';
+comment on column materializations.partition is 'The partition''s key; null where the asset has none.';
+comment on column materializations.data_version is 'Hash of everything that the content depends on.';
+comment on column materializations.code_version is 'Version of the code that computed it.';
+comment on column materializations.run_id is 'The Dagster run that computed it.';
+comment on column materializations.host is 'The machine that computed it.';
+comment on column materializations.device is 'The accelerator that computed it; null where none was used.';
+comment on column materializations.started_at is 'When the work began.';
+comment on column materializations.seconds is 'How long the work took, in seconds.';
+comment on column materializations.peak_memory_bytes is
+'Largest resident memory of the process until the end of the work, in bytes.';
+comment on column materializations.bytes is 'Size of its files together, in bytes.';
+comment on column materializations.rows is 'Rows of all its tables together.';
+comment on column materializations.settings is 'The settings of the study that matter to it, as a JSON object.';

@@ -1,0 +1,31 @@
+-- A prompt with the completion whose log-probability is explained.
+-- grain: (query_id)
+create table queries (
+    query_id varchar not null,
+    query_set_id varchar not null,
+    source_row bigint not null,
+    prompt varchar not null,
+    completion varchar not null,
+    metadata json,
+    prompt_tokens integer not null,
+    completion_tokens integer not null,
+    log_probability_nats double not null,
+    gradient_norm double not null,
+    materialization_id bigint not null
+);
+
+comment on table queries is 'A prompt with the completion whose log-probability is explained. grain: (query_id)';
+comment on column queries.query_id is
+'The row''s own query_id, or the first 16 hex digits of a hash of prompt and completion.';
+comment on column queries.query_set_id is 'The query file that it was read from, relative to queries.path.';
+comment on column queries.source_row is 'Number of its row in that file, from 1.';
+comment on column queries.prompt is 'What conditions the completion; its own tokens are not explained.';
+comment on column queries.completion is 'The text whose log-probability the influences change.';
+comment on column queries.metadata is 'Every other column of its row, as a JSON object.';
+comment on column queries.prompt_tokens is 'Tokens of the prompt.';
+comment on column queries.completion_tokens is 'Tokens of the completion.';
+comment on column queries.log_probability_nats is
+'Log-probability of the completion given the prompt, in nats, summed over its tokens.';
+comment on column queries.gradient_norm is
+'Euclidean norm of that log-probability''s gradient over the attributed parameters.';
+comment on column queries.materialization_id is 'The materialization that this row came from; see materializations.';

@@ -1,0 +1,52 @@
+-- strongest(query, n): the n sequences of the current generation that raise a query's completion most, with their
+-- documents, the larger share of the tokens first. The fast way to a handful of rows among very many.
+-- grain: (rank)
+create macro strongest(query, n) as table
+    with found as (
+        select
+            sequence_id,
+            influence_nats
+        from current_scores
+        where query_id = query
+        order by influence_nats desc, sequence_id asc
+        limit n
+    ),
+
+    spans as (
+        select
+            sequence_documents.sequence_id,
+            sequences.shard_id,
+            sequence_documents.document_id,
+            sum(sequence_documents.token_end - sequence_documents.token_start) as tokens
+        from sequence_documents
+        inner join sequences on sequence_documents.sequence_id = sequences.sequence_id
+        where sequence_documents.sequence_id in (select found.sequence_id from found)
+        group by sequence_documents.sequence_id, sequences.shard_id, sequence_documents.document_id
+    ),
+
+    named as (
+        select
+            spans.sequence_id,
+            list(
+                coalesce(documents.title, documents.external_id, documents.document_id)
+                order by spans.tokens desc, documents.document_id asc
+            ) as documents
+        from spans
+        inner join documents on spans.shard_id = documents.shard_id and spans.document_id = documents.document_id
+        group by spans.sequence_id
+    )
+
+    select
+        row_number() over (order by found.influence_nats desc, found.sequence_id asc) as rank,
+        found.influence_nats,
+        found.sequence_id,
+        sequences.shard_id,
+        named.documents,
+        sequences.text
+    from found
+    inner join sequences on found.sequence_id = sequences.sequence_id
+    left join named on found.sequence_id = named.sequence_id
+    order by rank;
+
+comment on macro table strongest is -- noqa: PRS
+'strongest(query, n): the n sequences of the current generation that raise a query''s completion most, with their documents, the larger share of the tokens first. The fast way to a handful of rows among very many. grain: (rank)';

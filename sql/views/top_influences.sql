@@ -1,0 +1,48 @@
+-- Every score of the current generation with its rank among its query's scores and the passage itself. Filter by
+-- query_id and by rank or rank_lowest.
+-- grain: (query_id, sequence_id)
+create view top_influences as
+with ranked as (
+    select
+        query_id,
+        sequence_id,
+        generation_id,
+        influence_nats,
+        row_number() over (partition by query_id order by influence_nats desc, sequence_id asc) as rank,
+        count(*) over (partition by query_id) as scores
+    from current_scores
+)
+
+select
+    ranked.query_id,
+    queries.query_set_id,
+    queries.prompt,
+    queries.completion,
+    ranked.rank,
+    ranked.scores - ranked.rank + 1 as rank_lowest,
+    ranked.influence_nats,
+    ranked.sequence_id,
+    sequences.shard_id,
+    sequences.sequence_index,
+    sequences.text,
+    ranked.generation_id
+from ranked
+inner join queries on ranked.query_id = queries.query_id
+inner join sequences on ranked.sequence_id = sequences.sequence_id;
+
+comment on view top_influences is
+'Every score of the current generation with its rank among its query''s scores and the passage itself. Filter by query_id and by rank or rank_lowest. grain: (query_id, sequence_id)';
+comment on column top_influences.query_id is 'The query; see queries.';
+comment on column top_influences.query_set_id is 'The query file.';
+comment on column top_influences.prompt is 'The query''s prompt.';
+comment on column top_influences.completion is 'The query''s completion.';
+comment on column top_influences.rank is '1 is the sequence that raises the completion''s probability most.';
+comment on column top_influences.rank_lowest is
+'1 is the sequence that lowers the completion''s probability most, or raises it least.';
+comment on column top_influences.influence_nats is
+'First-order change of the completion''s log-probability, in nats, if this sequence were added once more to the N training sequences of its generation; positive helps.';
+comment on column top_influences.sequence_id is 'The training sequence; see sequences.';
+comment on column top_influences.shard_id is 'The shard that the sequence is packed from; see shards.';
+comment on column top_influences.sequence_index is 'The sequence''s number in its shard, from 0.';
+comment on column top_influences.text is 'The sequence''s text.';
+comment on column top_influences.generation_id is 'The current generation; see generations.';
