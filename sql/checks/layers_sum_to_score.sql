@@ -20,6 +20,7 @@ largest as (
         query_id,
         max(abs(influence_nats)) as influence_nats
     from influence_scores
+    where isfinite(influence_nats)
     group by generation_id, query_id
 ),
 
@@ -53,4 +54,6 @@ select
 from compared
 where
     influence_nats is null
-    or not abs(influence_nats - parts_nats) <= tolerance * magnitude_nats + 1e-6 * largest_nats;
+    or not isfinite(influence_nats)
+    or not isfinite(parts_nats)
+    or abs(influence_nats - parts_nats) > tolerance * magnitude_nats + 1e-6 * largest_nats;

@@ -8,5 +8,5 @@ select
     method,
     score,
     $materialization_id as materialization_id
-from read_parquet($paths)
+from read_parquet($paths, hive_partitioning = false)
 order by query_id asc, method asc, score desc;

@@ -16,5 +16,5 @@ select
     characters,
     left(text, 200) as preview,
     $materialization_id as materialization_id
-from read_parquet($paths)
+from read_parquet($paths, hive_partitioning = false)
 order by source_row;

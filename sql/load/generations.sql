@@ -17,5 +17,5 @@ select
     created_at,
     false as is_current,
     $materialization_id as materialization_id
-from read_parquet($paths)
+from read_parquet($paths, hive_partitioning = false)
 order by generation_id;

@@ -7,5 +7,5 @@ select
     generation_id,
     influence_nats,
     $materialization_id as materialization_id
-from read_parquet($paths)
+from read_parquet($paths, hive_partitioning = false)
 order by query_id asc, influence_nats desc;

@@ -8,5 +8,5 @@ select
     module_name,
     influence_nats,
     $materialization_id as materialization_id
-from read_parquet($paths)
+from read_parquet($paths, hive_partitioning = false)
 order by query_id, sequence_id, module_name;

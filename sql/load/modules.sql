@@ -12,5 +12,5 @@ select
     covariance_tokens,
     fit_sequences,
     $materialization_id as materialization_id
-from read_parquet($paths)
+from read_parquet($paths, hive_partitioning = false)
 order by module_name;

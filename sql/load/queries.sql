@@ -13,5 +13,5 @@ select
     log_probability_nats,
     gradient_norm,
     $materialization_id as materialization_id
-from read_parquet($paths)
+from read_parquet($paths, hive_partitioning = false)
 order by source_row;

@@ -9,5 +9,5 @@ select
     character_start,
     character_end,
     $materialization_id as materialization_id
-from read_parquet($paths)
+from read_parquet($paths, hive_partitioning = false)
 order by sequence_id, token_start;

@@ -8,5 +8,5 @@ select
     tokens,
     text,
     $materialization_id as materialization_id
-from read_parquet($paths)
+from read_parquet($paths, hive_partitioning = false)
 order by sequence_index;

@@ -10,5 +10,5 @@ select
     duplicate_documents,
     characters,
     $materialization_id as materialization_id
-from read_parquet($paths)
+from read_parquet($paths, hive_partitioning = false)
 order by shard_id;

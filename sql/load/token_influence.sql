@@ -9,5 +9,5 @@ select
     token,
     influence_nats,
     $materialization_id as materialization_id
-from read_parquet($paths)
+from read_parquet($paths, hive_partitioning = false)
 order by query_id, sequence_id, token_position;

@@ -1,0 +1,79 @@
+"""A small catalogue made by hand, good in every respect, whose answers are known."""
+
+import duckdb
+
+from influence_assets.storage.statements import statements
+
+# Sequence 1 is three quarters document d1 and one quarter d2; sequence 2 is d2; sequence 3, of another shard, is d3.
+# Generation 2 is current; generation 1 has other scores.
+ROWS = """
+insert into catalogue values ('topics', 's', 'c', now());
+insert into generations by name
+select
+    range as generation_id, 'w' || range as weights_hash, 'm' as model_path, 't' as tokenizer_hash,
+    'float32' as dtype, 'true' as fisher, 0.1 as damping_scale, 8 as sequence_length_tokens,
+    3 as training_sequences, 20 as training_tokens, 5 as attributed_parameters, 9 as total_parameters,
+    now() as created_at, range = 2 as is_current, 100 as materialization_id
+from range(1, 3);
+insert into modules
+select generation_id, name, 4, 2, 8, 0.5, 0.05, 20, 3, 100
+from generations, (values ('h.0.mlp'), ('h.1.mlp')) as modules (name);
+insert into shards values
+('a.jsonl', '/corpus/a.jsonl', 10, 'ha', 2, 0, 30, 1), ('b.jsonl', '/corpus/b.jsonl', 10, 'hb', 1, 0, 9, 2);
+insert into documents values
+('d1', 'a.jsonl', 1, 'x1', 'One', 'wiki', 'CC-BY', 'Ann', '2024', null, '{"k": 1}', 15, 'while', 1),
+('d2', 'a.jsonl', 2, null, null, 'wiki', 'MIT', 'Bob', null, null, null, 15, 'for', 1),
+('d3', 'b.jsonl', 1, 'x3', 'Three', null, null, null, null, null, null, 9, 'if', 2);
+insert into sequences values
+(1, 'a.jsonl', 0, 8, 'Ada said while', 3), (2, 'a.jsonl', 1, 6, 'for', 3), (3, 'b.jsonl', 0, 6, 'if', 4);
+insert into sequence_documents values
+(1, 'd1', 0, 6, 0, 15, 3), (1, 'd2', 6, 8, 0, 3, 3), (2, 'd2', 0, 6, 3, 15, 3), (3, 'd3', 0, 6, 0, 9, 4);
+insert into queries values
+('q1', 'q.jsonl', 1, 'p1', 'c1', '{"topic": "loops"}', 2, 1, -1.5, 3.0, 5),
+('q2', 'q.jsonl', 2, 'p2', 'c2', null, 2, 1, -2.5, 3.0, 5);
+insert into influence_scores values
+('q1', 1, 2, 4.0, 6), ('q1', 2, 2, -1.0, 6), ('q1', 3, 2, 1.0, 7),
+('q2', 1, 2, -3.0, 6), ('q2', 2, 2, -2.0, 6), ('q2', 3, 2, -1.0, 7),
+('q1', 1, 1, 99.0, 8), ('q1', 2, 1, 98.0, 8), ('q1', 3, 1, 97.0, 8);
+insert into baseline_scores
+select query_id, sequence_id, generation_id, 'gradient_dot', 10 * influence_nats, materialization_id
+from influence_scores;
+insert into layer_influence
+select query_id, sequence_id, generation_id, name, share * influence_nats, 9
+from influence_scores, (values ('h.0.mlp', 1.5), ('h.1.mlp', -0.5)) as parts (name, share)
+where sequence_id = 1;
+insert into token_influence
+select query_id, sequence_id, generation_id, position, token, share * influence_nats, 9
+from influence_scores, (values (0, 'Ada', 0.25), (1, ' said', 0.75)) as parts (position, token, share)
+where sequence_id = 1;
+insert into materializations
+select
+    id, asset, partition, 'v' || id, '1', 'run-' || id, 'host', null,
+    timestamptz '2026-01-02 03:04:05+00', 1, 1, 1, 1, '{}'
+from (
+    values
+    (1, 'documents', 'a.jsonl'), (2, 'documents', 'b.jsonl'), (3, 'token_sequences', 'a.jsonl'),
+    (4, 'token_sequences', 'b.jsonl'), (5, 'query_gradients', 'q.jsonl'), (6, 'influence_scores', 'a.jsonl|q.jsonl'),
+    (7, 'influence_scores', 'b.jsonl|q.jsonl'), (8, 'influence_scores', 'old'), (9, 'influence_details', 'q.jsonl'),
+    (100, 'curvature', null)
+) as made (id, asset, partition);
+insert into materialization_inputs
+select made.materialization_id, used.materialization_id, used.asset, used.partition, used.data_version
+from materializations as made, materializations as used
+where made.asset = 'influence_scores' and used.asset in ('token_sequences', 'query_gradients', 'curvature');
+"""
+
+
+def build():
+    """A connection to the sample, in memory."""
+    connection = duckdb.connect()
+    for kind in ("schema", "views"):
+        for statement in statements(kind).values():
+            connection.execute(statement.sql).complete()
+    connection.execute(ROWS).complete()
+    return connection
+
+
+def rows_of(connection, sql, parameters=None):
+    """The answer as a list of dictionaries."""
+    return connection.sql(sql, params=parameters).pl().to_dicts()

@@ -1,0 +1,128 @@
+"""Every SQL file says what it is, everything that people see has a comment, and grains are what comments say."""
+
+import re
+import shutil
+
+import duckdb
+import pytest
+from sample_rows import build
+
+from influence_assets.storage import statements as module
+from influence_assets.storage.statements import schema_version, sql_folder, statements
+
+TABLES = sorted(statements("schema"))
+VIEWS = sorted(statements("views").keys() - {"strongest"})
+
+
+@pytest.fixture
+def catalogue():
+    with build() as connection:
+        yield connection
+
+
+def test_the_tables_are_those_of_the_design():
+    assert set(TABLES) == {
+        *("shards", "documents", "sequences", "sequence_documents", "queries", "modules", "generations"),
+        *("influence_scores", "baseline_scores", "layer_influence", "token_influence"),
+        *("materializations", "materialization_inputs", "catalogue"),
+    }
+    assert statements("load").keys() == set(TABLES)
+
+
+@pytest.mark.parametrize("kind", ["schema", "views", "load", "checks", "cookbook"])
+def test_every_file_says_what_it_is_and_its_grain(kind):
+    for statement in statements(kind).values():
+        assert statement.purpose, statement.name
+        assert statement.grain, statement.name
+        assert re.fullmatch(r"[a-z_]+", statement.name)
+
+
+def test_every_parameter_of_the_cookbook_is_described_and_used():
+    for statement in statements("cookbook").values():
+        code = re.sub(r"^-- .*\n", "", statement.sql, flags=re.M)
+        assert set(re.findall(r"\$(\w+)", code)) == set(statement.parameters), statement.name
+
+
+@pytest.mark.parametrize("name", [*TABLES, *VIEWS])
+def test_tables_views_and_all_their_columns_have_comments(catalogue, name):
+    [[comment]] = catalogue.execute(
+        "select comment from duckdb_tables() where table_name = $name"
+        " union all select comment from duckdb_views() where view_name = $name",
+        {"name": name},
+    ).fetchall()
+    assert comment.startswith(_first_words(name))
+    assert "grain: (" in comment
+    columns = catalogue.execute("select column_name, comment from duckdb_columns() where table_name = $n", {"n": name})
+    assert [column for column, said in columns.fetchall() if not said] == []
+
+
+def test_the_macro_has_a_comment(catalogue):
+    found = catalogue.execute("select comment from duckdb_functions() where function_name = 'strongest'").fetchall()
+    assert "strongest(query, n)" in found[0][0]
+
+
+def test_the_sign_and_the_position_are_said(catalogue):
+    said = dict(
+        catalogue.execute(
+            "select table_name || '.' || column_name, comment from duckdb_columns() where not internal"
+        ).fetchall()
+    )
+    assert said["influence_scores.influence_nats"] == (
+        "First-order change of the completion's log-probability, in nats, if this sequence were added once more to "
+        "the N training sequences of its generation; positive helps."
+    )
+    assert "next token" in said["token_influence.token_position"]
+
+
+@pytest.mark.parametrize("name", [*TABLES, *VIEWS])
+def test_the_grain_is_unique_in_the_sample_and_of_real_columns(catalogue, name):
+    kind = "schema" if name in TABLES else "views"
+    grain = statements(kind)[name].grain
+    [[comment]] = catalogue.execute(
+        "select comment from duckdb_tables() where table_name = $n union all "
+        "select comment from duckdb_views() where view_name = $n",
+        {"n": name},
+    ).fetchall()
+    assert f"grain: ({grain})" in comment
+    rows, distinct = catalogue.execute(f"select count(*), count(distinct ({grain})) from {name}").fetchall()[0]
+    assert rows == distinct > 0
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_each_tables_grain_has_a_check_of_the_same_columns(table):
+    check = statements("checks")[f"grain_of_{table}"]
+    assert check.grain == statements("schema")[table].grain
+    assert f"from {table}\ngroup by {check.grain}\nhaving" in check.sql
+
+
+def test_no_table_has_an_index_that_would_slow_a_load(catalogue):
+    assert catalogue.execute("select * from duckdb_indexes()").fetchall() == []
+    kinds = catalogue.execute("select distinct constraint_type from duckdb_constraints()").fetchall()
+    assert kinds == [("NOT NULL",)]
+
+
+def test_the_schemas_version_changes_with_what_makes_or_fills_it_only(monkeypatch, tmp_path):
+    shutil.copytree(sql_folder(), tmp_path / "sql")
+    monkeypatch.setattr(module, "sql_folder", lambda: tmp_path / "sql")
+    versions = []
+    for changed in (None, "checks/no_orphan_scores", "cookbook/strongest_passages", "schema/shards", "load/shards"):
+        if changed:
+            path = tmp_path / "sql" / f"{changed}.sql"
+            path.write_text(path.read_text() + "-- changed")
+        statements.cache_clear()
+        versions.append(schema_version())
+    statements.cache_clear()
+    assert versions[0] == versions[1] == versions[2]
+    assert len(set(versions)) == 3
+
+
+def test_every_file_of_the_schema_makes_one_table_of_its_name():
+    for name, statement in statements("schema").items():
+        with duckdb.connect() as connection:
+            connection.execute(statement.sql).complete()
+            assert connection.execute("select table_name from duckdb_tables()").fetchall() == [(name,)]
+
+
+def _first_words(name):
+    kind = "schema" if name in TABLES else "views"
+    return statements(kind)[name].purpose[:40]
