@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from influence_assets.capture.models import keep_freed_memory
 from influence_assets.errors import InputError
 from influence_assets.study import Training
 
@@ -114,6 +115,7 @@ def train_language_model(
     """
     if not len(sequences):
         raise InputError("corpus.path", "holds no text to train a model on", "Put documents into the folder.")
+    keep_freed_memory()
     started = time.monotonic()
     run = _Run(sequences, lengths, training, tokenizer)
     workspace.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,13 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from influence_assets.capture.models import context_length, export_tokenizer, load_model, resolve_device
+from influence_assets.capture.models import (
+    context_length,
+    export_tokenizer,
+    keep_freed_memory,
+    load_model,
+    resolve_device,
+)
 from influence_assets.errors import InputError
 
 VOCABULARY = 320
@@ -200,6 +206,23 @@ def test_resolve_device(monkeypatch):
     assert resolve_device("auto") == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_device("auto") == "cuda"
+
+
+def test_keeping_freed_memory_needs_glibc(monkeypatch):
+    asked = []
+
+    class Libc:
+        @staticmethod
+        def mallopt(parameter, value):
+            asked.append((parameter, value))
+
+    monkeypatch.setattr("influence_assets.capture.models.ctypes.CDLL", lambda _: Libc)
+    monkeypatch.setattr("influence_assets.capture.models.platform.libc_ver", lambda: ("", ""))
+    keep_freed_memory()
+    assert asked == []
+    monkeypatch.setattr("influence_assets.capture.models.platform.libc_ver", lambda: ("glibc", "2.36"))
+    keep_freed_memory()
+    assert dict(asked) == {-3: 2**25, -1: 2**29}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
 
 
 def byte_level(special_tokens, vocabulary=300):
