@@ -26,7 +26,9 @@ class Sample:
     """A store of two shards of two sequences each, one query and one generation, whose scores are 1, 2, 3 and 4."""
 
     def __init__(self, root):
-        self.store = ArtifactStore.open_or_create(root / "store [1]" / "date=1", "topics")  # neither glob nor hive
+        self.store = ArtifactStore.open_or_create(
+            root / "store*" / "date=1", "topics"
+        )  # for DuckDB a glob and a Hive partition
         self.path = root / "catalogue.duckdb"
         self.curvature = self.write_curvature(1)
         self.queries = self.write_queries()
@@ -148,6 +150,13 @@ def test_loads_every_table_and_passes_every_check(sample):
     assert abs(made["started_at"] - sample.curvature.manifest.started_at).total_seconds() < 1e-3
 
 
+def test_only_the_stores_own_files_are_read(sample):
+    """DuckDB takes the path for a pattern, and `store*` is that of another folder too."""
+    shard = sample.shard(0)
+    shutil.copytree(sample.store.root.parent, sample.path.parent / "stored")
+    assert sample.load(shard).rows["influence_scores"] == 2
+
+
 def test_an_input_that_is_not_loaded_is_still_named(sample):
     packed = sample.shard(0)[1]
     load_catalogue(sample.path, [packed], "topics", None)
@@ -234,7 +243,7 @@ class TestFailure:
         yield sample
         assert sample.path.read_bytes() == before
         assert {path.name for path in sample.path.parent.iterdir()} == {
-            "store [1]",
+            "store*",
             "catalogue.duckdb",
             "catalogue.duckdb.lock",
         }
