@@ -135,10 +135,10 @@ class Scores(_Section):
     """What is kept of the influences."""
 
     details_per_query: int = Field(
-        20,
+        10,
         ge=0,
-        description="For so many of each query's strongest sequences, of either sign, the split over layers and tokens "
-        "is kept too.",
+        description="For so many of each query's highest scores, and as many of its lowest, the split over layers and "
+        "tokens is kept too.",
     )
     baselines: tuple[Literal["gradient_dot"], ...] = Field(
         (), description="Simpler scores computed in the same pass for comparison: [gradient_dot] or []."

@@ -73,6 +73,11 @@ class Sequences:
         scored = None if self.first_scored is None else self.first_scored[rows]
         return Sequences(self.tokens[rows], self.lengths[rows], self.keys[rows], scored)
 
+    def rows(self, size: int) -> Iterator["Sequences"]:
+        """The sequences in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.take(np.arange(start, min(start + size, len(self))))
+
     def batches(self, size: int, device: str) -> Iterator[Batch]:
         """The sequences in order, `size` at a time, each batch cut to its longest sequence."""
         for start in range(0, len(self), size):

@@ -1,7 +1,7 @@
 """What is measured of training sequences: factor statistics, sketches and scores, each in one pass a batch."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -234,33 +234,47 @@ def sketches(
     sequences: Sequences,
     curvature: Mapping[str, LayerCurvature],
     coordinates: Coordinates,
-    emit: Callable[[np.ndarray], None],
-) -> None:
-    """Whitened training gradients at the kept coordinates, handed over batch by batch as float32 [sequence, width]."""
+    probes: Mapping[str, Tensor],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Whitened training gradients at the kept coordinates, and the exact scores that they are to estimate.
+
+    Args:
+        runner: the model.
+        sequences: the training sequences.
+        curvature: of every layer.
+        coordinates: which to keep.
+        probes: each layer's preconditioned gradients P [probe, d_out, d_in] of a few questions.
+
+    Yields:
+        For each batch float32 [sequence, width], and float64 [probe, sequence]: −⟨P, G⟩, not divided by N.
+    """
     order = {linear.name: index for index, linear in enumerate(runner.modules)}
+    rotated_probes = {name: layer.basis.rotate(probes[name]) for name, layer in curvature.items()}
+    parts: dict[int, Tensor] = {}
+    exact: list[Tensor] = []
 
     def consumer(_batch: Batch) -> Consumer:
-        parts: dict[int, Tensor] = {}
-
         def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
             layer = curvature[linear.name]
             rotated = layer.basis.rotated_sequence_gradients(Ds, a)
             parts[order[linear.name]] = layer_sketch(layer, rotated, coordinates.kept[linear.name])
-            if len(parts) == len(order):
-                rows = torch.cat([parts[index] for index in sorted(parts)], dim=1)
-                emit(rows.float().cpu().numpy())
+            exact.append(layer_scores(rotated_probes[linear.name], rotated, 1).double())
 
         return consume
 
-    runner.run(sequences, consumer)
+    for rows in sequences.rows(runner.batch_sequences):
+        runner.run(rows, consumer)
+        whole = torch.cat([parts[index] for index in sorted(parts)], dim=1)
+        yield whole.float().cpu().numpy(), torch.stack(exact).sum(0).cpu().numpy()
+        parts.clear()
+        exact.clear()
 
 
 def query_sketches(
-    gradients: QueryGradients, curvature: Mapping[str, LayerCurvature], coordinates: Coordinates, N: int
+    V: Mapping[str, Tensor], curvature: Mapping[str, LayerCurvature], coordinates: Coordinates, N: int
 ) -> np.ndarray:
     """What training sketches are multiplied with to estimate scores in nats: float32 [query, width], −1/N included."""
     parts = [
-        layer_sketch(layer, layer.basis.rotate(gradients.layers[name].to(layer.Λ.dtype)), coordinates.kept[name])
-        for name, layer in curvature.items()
+        layer_sketch(layer, layer.basis.rotate(V[name]), coordinates.kept[name]) for name, layer in curvature.items()
     ]
     return (-torch.cat(parts, dim=1) / N).float().cpu().numpy()

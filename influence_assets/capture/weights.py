@@ -14,6 +14,7 @@ from influence_assets.study import LanguageModel
 
 # Never .bin or .pt: those are pickles, which run code when they are read.
 _MODEL_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt"]
+_TOKENIZER_PATTERNS = ["*token*.json", "vocab*.json", "*.model", "*.txt"]
 # A file written within this time of being hashed could change again without its times changing.
 _CLOCK_GRAIN_NS = 2_000_000_000
 
@@ -90,6 +91,14 @@ def weights_hash(folder: Path, cache: Path | None) -> str:
         digest.update(f"{file.name}\0{_file_hash(file, remembered)}\n".encode())
     if cache is not None:
         _write_cache(cache, remembered)
+    return digest.hexdigest()
+
+
+def tokenizer_files_hash(folder: Path) -> str:
+    """The sha256 of a model folder's tokenizer files, 64 hex digits: everything small that is not the weights'."""
+    digest = hashlib.sha256()
+    for file in sorted(file for pattern in _TOKENIZER_PATTERNS for file in folder.glob(pattern)):
+        digest.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
 
 

@@ -40,31 +40,46 @@ class CatalogueChange:
         unchanged: artifacts whose rows stayed as they were.
         rows: rows inserted into each table.
         seconds: how long it took.
+        content_version: hash of what the catalogue now holds.
     """
 
     loaded: int
     removed: int
     unchanged: int
+    content_version: str
     rows: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class _Content:
-    """What the catalogue shall hold: artifacts by materialization_id, of which study, in which generation."""
+    """What the catalogue shall hold: artifacts by materialization_id, of which study, in which generation.
+
+    Of the ancestors, only the manifests are loaded.
+    """
 
     study: str
-    artifacts: Mapping[int, Artifact]
+    wanted: Mapping[int, Artifact]
+    ancestors: Mapping[int, Artifact]
     current_generation: int | None
 
     @property
+    def entries(self) -> set[tuple[int, bool]]:
+        """Each artifact's materialization_id, and whether its rows are wanted."""
+        return {(number, True) for number in self.wanted} | {(number, False) for number in self.ancestors}
+
+    @property
     def version(self) -> str:
-        said = [self.study, schema_version(), self.current_generation, sorted(self.artifacts)]
+        said = [self.study, schema_version(), self.current_generation, sorted(self.entries)]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
 
 
 def load_catalogue(
-    path: Path, wanted: Sequence[Artifact], study: str, current_generation: int | None
+    path: Path,
+    wanted: Sequence[Artifact],
+    study: str,
+    current_generation: int | None,
+    ancestors: Sequence[Artifact] = (),
 ) -> CatalogueChange:
     """Make the catalogue hold the rows of these artifacts and of no others; do nothing where it does already.
 
@@ -75,17 +90,21 @@ def load_catalogue(
         wanted: the artifacts, in any order.
         study: the study's name.
         current_generation: the generation that the views show, None where there is none yet.
+        ancestors: what the artifacts were computed from; only their manifests are loaded, for lineage.
 
     Raises:
         StorageError: a table of an artifact cannot be loaded, or the disk refuses. What was published still stands.
     """
     started = time.monotonic()
-    content = _Content(study, {artifact.key.materialization_id: artifact for artifact in wanted}, current_generation)
+    rows_of = {artifact.key.materialization_id: artifact for artifact in wanted}
+    others = {artifact.key.materialization_id: artifact for artifact in ancestors}
+    others = {number: artifact for number, artifact in others.items() if number not in rows_of}
+    content = _Content(study, rows_of, others, current_generation)
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.exclusive_lock(path.with_name(f"{path.name}.lock")):
         standing = _standing_versions(path)
         if standing == (schema_version(), content.version):
-            return CatalogueChange(0, 0, len(content.artifacts), {}, time.monotonic() - started)
+            return CatalogueChange(0, 0, len(content.entries), content.version, {}, time.monotonic() - started)
         copy = path.with_name(f".{path.name}.loading")
         _remove(copy)  # of a loader that was killed; none is alive while the lock is held
         try:
@@ -99,7 +118,8 @@ def load_catalogue(
             raise StorageError(f"{path}: cannot be written ({error}). Free some space or mend the folder.") from error
         finally:
             _remove(copy)
-    return CatalogueChange(loaded, removed, len(content.artifacts) - loaded, rows, time.monotonic() - started)
+    unchanged = len(content.entries) - loaded
+    return CatalogueChange(loaded, removed, unchanged, content.version, rows, time.monotonic() - started)
 
 
 def query(path: Path, sql: str, parameters: Mapping[str, object] | Sequence[object] | None = None) -> pl.DataFrame:
@@ -171,6 +191,12 @@ def _reader(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
+def standing_content_version(path: Path) -> str | None:
+    """What the published catalogue holds, as `CatalogueChange.content_version` said; None where there is none to use."""
+    standing = _standing_versions(path)
+    return standing[1] if standing is not None and standing[0] == schema_version() else None
+
+
 def _standing_versions(path: Path) -> tuple[str, str] | None:
     """Schema and content version of the published file; None where there is none that can be built upon."""
     if not path.is_file():
@@ -192,14 +218,11 @@ def _load_into(copy: Path, content: _Content) -> tuple[int, int, dict[str, int]]
             if not connection.execute("select 1 from duckdb_tables() where table_name = 'catalogue'").fetchall():
                 for statement in (*statements("schema").values(), *statements("views").values()):
                     connection.execute(statement.sql).complete()
-            loaded = {
-                row[0] for row in connection.execute("select materialization_id from materializations").fetchall()
-            }
-            removed = loaded - content.artifacts.keys()
-            new = [content.artifacts[number] for number in sorted(content.artifacts.keys() - loaded)]
-            _delete(connection, removed)
-            rows = _insert_manifests(connection, new)
-            for artifact in new:
+            held = connection.execute("select materialization_id, is_loaded from materializations").fetchall()
+            removed, new = set(held) - content.entries, sorted(content.entries - set(held))
+            _delete(connection, {number for number, _ in removed})
+            rows = _insert_manifests(connection, content, [number for number, _ in new])
+            for artifact in (content.wanted[number] for number, with_rows in new if with_rows):
                 for table, count in _insert_tables(connection, artifact).items():
                     rows[table] = rows.get(table, 0) + count
             _describe(connection, content)
@@ -235,10 +258,14 @@ def _insert_tables(connection: duckdb.DuckDBPyConnection, artifact: Artifact) ->
     return rows
 
 
-def _insert_manifests(connection: duckdb.DuckDBPyConnection, new: Sequence[Artifact]) -> dict[str, int]:
+def _insert_manifests(
+    connection: duckdb.DuckDBPyConnection, content: _Content, new: Sequence[int]
+) -> dict[str, int]:
     """Load what the manifests say; the registered names are those that the two statements read."""
-    connection.register("new_materializations", _materializations(new))
-    connection.register("new_materialization_inputs", _materialization_inputs(new))
+    artifacts = [content.wanted.get(number) or content.ancestors[number] for number in new]
+    is_loaded = pl.Series("is_loaded", [number in content.wanted for number in new], pl.Boolean)
+    connection.register("new_materializations", _materializations(artifacts).with_columns(is_loaded))
+    connection.register("new_materialization_inputs", _materialization_inputs(artifacts))
     rows = {table: _inserted(connection, table, None) for table in ("materializations", "materialization_inputs")}
     connection.unregister("new_materializations")
     connection.unregister("new_materialization_inputs")

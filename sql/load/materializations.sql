@@ -15,6 +15,7 @@ select
     peak_memory_bytes,
     bytes,
     rows,
-    settings
+    settings,
+    is_loaded
 from new_materializations
 order by asset, partition;

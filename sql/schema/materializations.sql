@@ -1,4 +1,4 @@
--- One materialization of a partition of an asset, whose rows are loaded.
+-- One materialization of a partition of an asset: those whose rows are loaded, and all that they were computed from.
 -- grain: (materialization_id)
 create table materializations (
     materialization_id bigint not null,
@@ -14,11 +14,12 @@ create table materializations (
     peak_memory_bytes bigint not null,
     bytes bigint not null,
     rows bigint not null,
-    settings json not null
+    settings json not null,
+    is_loaded boolean not null
 );
 
 comment on table materializations is
-'One materialization of a partition of an asset, whose rows are loaded. grain: (materialization_id)';
+'One materialization of a partition of an asset: those whose rows are loaded, and all that they were computed from. grain: (materialization_id)';
 comment on column materializations.materialization_id is 'Positive 63-bit hash of asset, partition and data version.';
 comment on column materializations.asset is 'The asset''s name.';
 comment on column materializations.partition is 'The partition''s key; null where the asset has none.';
@@ -34,3 +35,5 @@ comment on column materializations.peak_memory_bytes is
 comment on column materializations.bytes is 'Size of its files together, in bytes.';
 comment on column materializations.rows is 'Rows of all its tables together.';
 comment on column materializations.settings is 'The settings of the study that matter to it, as a JSON object.';
+comment on column materializations.is_loaded is
+'Whether its rows are in the tables; if not, it stands here because something that is loaded was computed from it.';

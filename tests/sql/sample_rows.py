@@ -49,7 +49,7 @@ where sequence_id = 1;
 insert into materializations
 select
     id, asset, partition, 'v' || id, '1', 'run-' || id, 'host', null,
-    timestamptz '2026-01-02 03:04:05+00', 1, 1, 1, 1, '{}'
+    timestamptz '2026-01-02 03:04:05+00', 1, 1, 1, 1, '{}', true
 from (
     values
     (1, 'documents', 'a.jsonl'), (2, 'documents', 'b.jsonl'), (3, 'token_sequences', 'a.jsonl'),

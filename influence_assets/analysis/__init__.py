@@ -1,0 +1,1 @@
+"""Studies of finished scores. Knows neither models nor files."""

@@ -1,0 +1,84 @@
+"""Makes the assets of a study from the steps of the graph: one thin asset a step."""
+
+import dagster as dg
+
+from influence_assets.assets import checks
+from influence_assets.assets.automation import condition
+from influence_assets.assets.metadata import metadata
+from influence_assets.assets.partitions import Partitions
+from influence_assets.assets.session import Session, resource_key
+from influence_assets.pipeline.graph import BY_NAME, STEPS
+from influence_assets.pipeline.run import materialise
+from influence_assets.pipeline.steps import Partition, Step
+from influence_assets.pipeline.versions import Versions
+from influence_assets.study import Study
+
+HEAVY_TAG = {"influence/device": "in_use"}
+"""The executor runs one step at a time that carries this: two torch processes on one set of cores get in their way."""
+
+
+class Generation(dg.Config):
+    """Settings of one materialization of `eigenbases`."""
+
+    new_generation: bool = False
+
+
+def asset_key(study: Study, step: str) -> dg.AssetKey:
+    """The key of a step's asset: the study's name and the step's."""
+    return dg.AssetKey([study.name, step])
+
+
+def build_assets(study: Study) -> list[dg.AssetsDefinition]:
+    """All assets of a study."""
+    partitions = Partitions.of(study)
+    return [_asset(study, step, partitions) for step in STEPS]
+
+
+def _asset(study: Study, step: Step, partitions: Partitions) -> dg.AssetsDefinition:
+    key = asset_key(study, step.name)
+
+    def run(context: dg.AssetExecutionContext, *, new_generation: bool) -> dg.MaterializeResult[None]:
+        session: Session = getattr(context.resources, resource_key(study))
+        versions = Versions(session.versions.workspace, new_generation=True) if new_generation else session.versions
+        partition = Partition.parse(step.partitioning, context.partition_key if context.has_partition_key else None)
+        progress = session.progress(context, step, partition)
+        outcome = materialise(versions, step, partition, run_id=context.run_id, progress=progress)
+        if outcome.computed:
+            session.computed.append((step, partition))
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(outcome.artifact.key.data_version),
+            metadata=metadata(outcome.artifact, computed=outcome.computed),
+            check_results=list(checks.results(step, versions.workspace, outcome.artifact)),
+        )
+
+    def plain(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        return run(context, new_generation=False)
+
+    def configured(context: dg.AssetExecutionContext, config: Generation) -> dg.MaterializeResult[None]:
+        return run(context, new_generation=config.new_generation)
+
+    return dg.asset(
+        key=key,
+        deps=_dependencies(study, step, partitions),
+        group_name=step.group,
+        kinds=set(step.kinds),
+        description=step.description,
+        code_version=step.code_version,
+        partitions_def=partitions.definition(step.partitioning),
+        automation_condition=condition(step),
+        check_specs=checks.specs(step, key),
+        required_resource_keys={resource_key(study)},
+        op_tags=HEAVY_TAG if step.heavy else None,
+    )(configured if step.name == "eigenbases" else plain)
+
+
+def _dependencies(study: Study, step: Step, partitions: Partitions) -> list[dg.AssetDep]:
+    """The assets that a step reads, each with the partitions of it that it reads."""
+    brings_model = step.name == "language_model" and study.model.train is None
+    return [
+        dg.AssetDep(
+            asset_key(study, name), partition_mapping=partitions.mapping(BY_NAME[name].partitioning, step.partitioning)
+        )
+        for name in step.upstream
+        if not brings_model
+    ]

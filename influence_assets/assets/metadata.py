@@ -1,0 +1,100 @@
+"""What the UI shows of an artifact: figures, tables and plots."""
+
+import base64
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from influence_assets.storage.artifacts import Artifact
+
+HIDDEN = frozenset({"layers", "shapes", "damping", "fitted_shards", "config", "identity", "inserted_rows"})
+ROWS_SHOWN = 10
+
+
+def metadata(artifact: Artifact, *, computed: bool) -> dict[str, Any]:
+    """Everything the UI shows of an artifact."""
+    manifest = artifact.manifest
+    shown: dict[str, Any] = {
+        "outcome": "computed" if computed else "stood already: nothing was done",
+        "seconds": round(manifest.seconds, 3),
+        "bytes": manifest.bytes,
+        "peak_memory_bytes": manifest.peak_memory_bytes,
+        "path": dg.MetadataValue.path(str(artifact.folder)),
+        **{f"rows_{table}": rows for table, rows in manifest.rows.items()},
+        **{name: value for name, value in manifest.summary.items() if name not in HIDDEN and value is not None},
+    }
+    if manifest.rows:
+        shown["dagster/row_count"] = next(iter(manifest.rows.values()))
+    if (extra := EXTRAS.get(manifest.asset)) is not None:
+        shown |= extra(artifact)
+    return shown
+
+
+def _documents(artifact: Artifact) -> Mapping[str, Any]:
+    columns = ("title", "source", "licence", "characters", "document_id")
+    return {"first_documents": table(artifact.table("documents").select(columns).head(ROWS_SHOWN).collect())}
+
+
+def _token_sequences(artifact: Artifact) -> Mapping[str, Any]:
+    first = artifact.table("sequences").select("sequence_index", "tokens", pl.col("text").str.head(80))
+    return {"first_sequences": table(first.head(ROWS_SHOWN).collect())}
+
+
+def _curvature(artifact: Artifact) -> Mapping[str, Any]:
+    from influence_assets.report.plots import spectra
+
+    damping: dict[str, float] = artifact.manifest.summary["damping"]  # type: ignore[assignment]
+    eigenvalues = {layer: artifact.array(f"{layer}.corrected_eigenvalues") for layer in damping}
+    return {
+        "spectra": image(spectra(eigenvalues, damping), "Corrected eigenvalues"),
+        "layers": table(artifact.table("modules").drop("generation_id").collect()),
+    }
+
+
+def _query_gradients(artifact: Artifact) -> Mapping[str, Any]:
+    columns = ("query_id", "prompt", "completion", "completion_tokens", "log_probability_nats", "gradient_norm")
+    return {"first_queries": table(artifact.table("queries").select(columns).head(ROWS_SHOWN).collect())}
+
+
+def _influence_scores(artifact: Artifact) -> Mapping[str, Any]:
+    from influence_assets.report.plots import score_distribution
+
+    scores = artifact.table("influence_scores").select("query_id", "influence_nats")
+    strongest = artifact.table("influence_scores").sort("influence_nats", descending=True).head(ROWS_SHOWN)
+    return {
+        "distribution": image(score_distribution(scores.collect()), "Distribution of scores"),
+        "strongest": table(strongest.select("query_id", "sequence_id", "influence_nats").collect()),
+    }
+
+
+def _influence_catalogue(artifact: Artifact) -> Mapping[str, Any]:
+    rows: dict[str, int] = artifact.manifest.summary["inserted_rows"]  # type: ignore[assignment]
+    return {"inserted": table(pl.DataFrame({"table": list(rows), "rows": list(rows.values())}))}
+
+
+EXTRAS: Mapping[str, Callable[[Artifact], Mapping[str, Any]]] = {
+    "documents": _documents,
+    "token_sequences": _token_sequences,
+    "curvature": _curvature,
+    "query_gradients": _query_gradients,
+    "influence_scores": _influence_scores,
+    "influence_catalogue": _influence_catalogue,
+}
+
+
+def table(frame: pl.DataFrame) -> dg.TableMetadataValue:
+    """A table in the UI, every value as text: the corpus's own text is data there, never markup."""
+    records = [dg.TableRecord({name: _text(value) for name, value in row.items()}) for row in frame.to_dicts()]
+    schema = dg.TableSchema([dg.TableColumn(name) for name in frame.columns])
+    return dg.MetadataValue.table(records, schema)
+
+
+def image(png: bytes, title: str) -> dg.MarkdownMetadataValue:
+    """A picture in the UI."""
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

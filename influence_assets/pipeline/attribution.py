@@ -1,0 +1,108 @@
+"""The steps of the group `attribution` for a shard: sketches, and scores for a query set."""
+
+import numpy as np
+import polars as pl
+import torch
+
+from influence_assets.analysis.agreement import agreement
+from influence_assets.capture.measurements import Runner, query_sketches
+from influence_assets.capture.measurements import query_gradients as measure_gradients
+from influence_assets.capture.measurements import scores as measure_scores
+from influence_assets.capture.measurements import sketches as measure_sketches
+from influence_assets.maths.ekfac import LayerCurvature
+from influence_assets.maths.sketches import strongest_coordinates
+from influence_assets.methods.ekfac import EKFAC
+from influence_assets.pipeline import factors, passes
+from influence_assets.pipeline.queries import read_preconditioned
+from influence_assets.pipeline.steps import Work
+
+PROBES = 4
+"""Sequences of a shard whose exact scores for the whole shard the sketches are measured against."""
+
+
+def gradient_sketches(work: Work) -> None:
+    """The coordinates of each sequence's whitened gradient that hold most of its expected energy.
+
+    Their inner product with a query's estimates its score, so that new questions need no pass over the corpus. How
+    well they agree with exact scores is measured with a few of the shard's own sequences taken as questions.
+    """
+    sequences = passes.shard_sequences(work.open("token_sequences"))
+    runner = passes.runner(work.workspace, work.open("language_model"), work.progress, len(sequences))
+    layers = layer_curvatures(work, runner)
+    coordinates = strongest_coordinates(layers, work.study.sketches.coordinates)
+    asked = np.unique(np.linspace(0, len(sequences) - 1, PROBES).astype(int))
+    quiet = Runner(runner.model, runner.modules, runner.batch_sequences)
+    probes = measure_gradients(quiet, sequences.take(asked)).layers
+    estimator = query_sketches(probes, layers, coordinates, 1).astype(np.float64)
+    writer = work.draft.mappable_array("sketches", (len(sequences), coordinates.width), "float16")
+    exact, estimated = [], []
+    for rows, scores in measure_sketches(runner, sequences, layers, coordinates, EKFAC(layers).precondition(probes)):
+        stored = rows.astype(np.float16)
+        writer.append(stored)
+        exact.append(scores)
+        estimated.append(estimator @ stored.T.astype(np.float64))
+    truth = np.concatenate(exact, axis=1)
+    truth[np.arange(len(asked)), asked] = np.nan  # a sequence's score for itself stands out and would flatter
+    found = agreement(truth, np.concatenate(estimated, axis=1))
+    summary = work.open("curvature").manifest.summary
+    work.draft.summarise(
+        sequences=len(sequences),
+        coordinates=coordinates.width,
+        expected_energy=round(coordinates.energy, 4),
+        generation_id=summary["generation_id"],
+        training_sequences=summary["training_sequences"],
+        agreement=None if found is None else found.rounded(),
+    )
+
+
+def influence_scores(work: Work) -> None:
+    """One exact score for each query of the set and each sequence of the shard, in nats per added copy.
+
+    Positive: adding the sequence once more to the training set would raise the completion's log-probability.
+    """
+    tokens, gradients = work.open("token_sequences"), work.open("query_gradients")
+    sequences = passes.shard_sequences(tokens)
+    runner = passes.runner(work.workspace, work.open("language_model"), work.progress, len(sequences))
+    queries = read_preconditioned(gradients, runner.device)
+    methods = {"ekfac": queries.layers}
+    for baseline in work.study.scores.baselines:
+        methods[baseline] = factors.read_layers(gradients, "gradient", runner.device)
+    found = measure_scores(runner, sequences, methods, queries.N)
+    exact = _table(found.pop("ekfac"), queries.query_ids, sequences.keys, queries.generation_id)
+    exact = exact.rename({"score": "influence_nats"}).sort("query_id", "influence_nats", descending=[False, True])
+    work.draft.table("influence_scores", exact)
+    baselines = [
+        _table(scores, queries.query_ids, sequences.keys, queries.generation_id).with_columns(method=pl.lit(method))
+        for method, scores in found.items()
+    ]
+    if baselines:
+        work.draft.table("baseline_scores", pl.concat(baselines))
+    scored = exact["influence_nats"]
+    work.draft.summarise(
+        scores=exact.height,
+        queries=len(queries.query_ids),
+        sequences=len(sequences),
+        generation_id=queries.generation_id,
+        largest_nats=scored.max(),
+        smallest_nats=scored.min(),
+        positive_share=round(float((scored > 0).mean() or 0.0), 4),  # type: ignore[arg-type]
+    )
+
+
+def layer_curvatures(work: Work, runner: Runner) -> dict[str, LayerCurvature]:
+    """The generation's curvature on the runner's device, in the dtype that sums are kept in."""
+    dtype = torch.promote_types(runner.dtype, torch.float32)
+    return factors.read_curvature(work.open("eigenbases"), work.open("curvature"), runner.device, dtype)
+
+
+def _table(scores: np.ndarray, query_ids: list[str], keys: np.ndarray, generation_id: int) -> pl.DataFrame:
+    """One row for each score of [query, sequence]."""
+    queries, sequences = scores.shape
+    return pl.DataFrame(
+        {
+            "query_id": np.repeat(np.array(query_ids, dtype=object), sequences).tolist(),
+            "sequence_id": np.tile(keys, queries),
+            "generation_id": np.full(scores.size, generation_id, np.int32),
+            "score": scores.reshape(-1),
+        }
+    )

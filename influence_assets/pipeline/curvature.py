@@ -1,0 +1,123 @@
+"""The steps of the group `curvature`: factor statistics a shard, then one frozen, numbered generation."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+import torch
+
+from influence_assets.capture.measurements import covariances as measure_covariances
+from influence_assets.capture.measurements import eigenvalue_corrections
+from influence_assets.maths.ekfac import damping, eigenbasis
+from influence_assets.maths.moments import merged
+from influence_assets.pipeline import factors, passes
+from influence_assets.pipeline.steps import Work
+
+
+def covariances(work: Work) -> None:
+    """Totals of a·aᵀ and Ds·Dsᵀ of every attributed layer over the shard's tokens, with sampled labels by default.
+
+    They add up over shards; positions without a loss are not counted.
+    """
+    sequences = passes.shard_sequences(work.open("token_sequences"))
+    fit = passes.fit_sequences(sequences, work.study.curvature)
+    runner = passes.runner(work.workspace, work.open("language_model"), work.progress, len(fit))
+    factors.write_covariances(work.draft, measure_covariances(runner, fit, passes.labels(work.study.curvature)))
+    work.draft.summarise(
+        fitted_sequences=len(fit),
+        training_sequences=len(sequences),
+        training_tokens=int(sequences.lengths.sum()),
+        attributed_parameters=sum(linear.parameters for linear in runner.modules),
+        total_parameters=int(work.open("language_model").manifest.summary["parameters"]),  # type: ignore[arg-type]
+        shapes={linear.name: [linear.output_width, linear.input_width] for linear in runner.modules},
+    )
+
+
+def eigenbases(work: Work) -> None:
+    """A new generation: the eigenvectors of the merged covariances of every layer, decomposed in float64.
+
+    It is frozen. Shards that come later are scored in it, so that scores stay comparable.
+    """
+    shards = work.open_all("covariances")
+    layers = factors.layers_of(shards[0])
+    for done, layer in enumerate(layers, start=1):
+        parts = [factors.read_covariances(shard, layer) for shard in shards]
+        A, S = merged([part.A for part in parts]), merged([part.S for part in parts])
+        factors.write_basis(work.draft, layer, eigenbasis(A, S))
+        work.progress(done, len(layers))
+    figures = [shard.manifest.summary for shard in shards]
+    work.draft.summarise(
+        layers=layers,
+        fitted_shards={str(shard.key.partition): shard.key.data_version for shard in shards},
+        counted_tokens=sum(f["counted_tokens"] for f in figures),  # type: ignore[misc]
+        training_sequences=sum(f["training_sequences"] for f in figures),  # type: ignore[misc]
+        training_tokens=sum(f["training_tokens"] for f in figures),  # type: ignore[misc]
+        attributed_parameters=figures[0]["attributed_parameters"],
+        total_parameters=figures[0]["total_parameters"],
+        shapes=figures[0]["shapes"],
+        created_at=datetime.now(UTC).isoformat(),
+    )
+
+
+def corrected_eigenvalues(work: Work) -> None:
+    """Totals of the squared, rotated sequence gradients Λ over the shard, in the generation's frozen eigenbasis."""
+    sequences = passes.shard_sequences(work.open("token_sequences"))
+    fit = passes.fit_sequences(sequences, work.study.curvature)
+    runner = passes.runner(work.workspace, work.open("language_model"), work.progress, len(fit))
+    frozen = work.open("eigenbases")
+    dtype = torch.promote_types(runner.dtype, torch.float32)
+    bases = {layer: factors.read_basis(frozen, layer).to(runner.device, dtype) for layer in factors.layers_of(frozen)}
+    found = eigenvalue_corrections(runner, fit, bases, passes.labels(work.study.curvature))
+    factors.write_corrections(work.draft, found)
+
+
+def curvature(work: Work) -> None:
+    """The generation's curvature, ready to be inverted: merged Λ and a damping of each layer, with their spectra."""
+    frozen, model = work.open("eigenbases"), work.open("language_model")
+    shards = work.open_all("corrected_eigenvalues")
+    figures = frozen.manifest.summary
+    study, generation = work.study, figures["generation_id"]
+    modules: list[dict[str, Any]] = []
+    for layer in factors.layers_of(frozen):
+        Λ = merged([factors.read_correction(shard, layer) for shard in shards])
+        λ = damping(Λ.mean(), study.curvature.damping_scale)
+        work.draft.array(f"{layer}.corrected_eigenvalues", Λ.mean().numpy())
+        output_width, input_width = figures["shapes"][layer]  # type: ignore[call-overload,index]
+        modules.append(
+            {
+                "generation_id": generation,
+                "module_name": layer,
+                "input_width": input_width,
+                "output_width": output_width,
+                "parameters": input_width * output_width,
+                "mean_eigenvalue": float(Λ.mean().mean()),
+                "damping": λ,
+                "covariance_tokens": figures["counted_tokens"],
+                "fit_sequences": Λ.count,
+            }
+        )
+    described = model.manifest.summary
+    generations = {
+        "generation_id": generation,
+        "weights_hash": described["weights_hash"],
+        "model_path": str(described.get("folder") or "trained by the study"),
+        "tokenizer_hash": described["tokenizer_hash"],
+        "dtype": study.model.dtype,
+        "fisher": study.curvature.fisher,
+        "damping_scale": study.curvature.damping_scale,
+        "sequence_length_tokens": study.sequences.length,
+        "training_sequences": figures["training_sequences"],
+        "training_tokens": figures["training_tokens"],
+        "attributed_parameters": figures["attributed_parameters"],
+        "total_parameters": figures["total_parameters"],
+        "created_at": datetime.fromisoformat(str(figures["created_at"])),
+    }
+    work.draft.table("modules", pl.DataFrame(modules))
+    work.draft.table("generations", pl.DataFrame([generations]))
+    work.draft.summarise(
+        layers=factors.layers_of(frozen),
+        damping={m["module_name"]: m["damping"] for m in modules},
+        generation_id=generation,
+        training_sequences=figures["training_sequences"],
+        attributed_share=round(figures["attributed_parameters"] / figures["total_parameters"], 4),  # type: ignore[operator]
+    )

@@ -1,0 +1,114 @@
+"""The step of the group `queries`: preconditioned gradients of what is to be explained."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from influence_assets.capture.batches import Sequences
+from influence_assets.capture.measurements import query_gradients as measure_gradients
+from influence_assets.corpus.queries import TokenizedQuery, read_query_set, tokenize_query
+from influence_assets.corpus.tokenization import Tokenization
+from influence_assets.maths.ekfac import LayerCurvature
+from influence_assets.methods.ekfac import EKFAC
+from influence_assets.pipeline import factors, passes
+from influence_assets.pipeline.steps import Work
+from influence_assets.storage.artifacts import Artifact
+
+
+def query_gradients(work: Work) -> None:
+    """(G+λI)⁻¹ ∇ log p(completion given prompt) of every query of the set, layer by layer."""
+    file = work.workspace.query_file(str(work.partition.query_set))
+    queries = read_query_set(file)
+    model = work.open("language_model")
+    places = [f"{file.url}, row {row}" for row in queries["source_row"]]
+    tokenized = tokenize(model, list(queries["prompt"]), list(queries["completion"]), places)
+    runner = passes.runner(work.workspace, model, work.progress, len(tokenized))
+    dtype = torch.promote_types(runner.dtype, torch.float32)
+    curvature = factors.read_curvature(work.open("eigenbases"), work.open("curvature"), runner.device, dtype)
+    found = measure_gradients(runner, as_sequences(tokenized))
+    factors.write_layers(work.draft, "preconditioned", EKFAC(curvature).precondition(found.layers))
+    if "gradient_dot" in work.study.scores.baselines:
+        factors.write_layers(work.draft, "gradient", found.layers)
+    starts = [query.completion_start for query in tokenized]
+    work.draft.table(
+        "queries",
+        queries.with_columns(
+            pl.Series("prompt_tokens", starts, pl.Int32),
+            pl.Series("completion_tokens", [len(q.tokens) - q.completion_start for q in tokenized], pl.Int32),
+            pl.Series("log_probability_nats", found.log_probabilities),
+            pl.Series("gradient_norm", gradient_norms(found.layers)),
+        ),
+    )
+    work.draft.summarise(
+        layers=list(curvature),
+        queries=len(queries),
+        generation_id=work.open("curvature").manifest.summary["generation_id"],
+        training_sequences=work.open("curvature").manifest.summary["training_sequences"],
+    )
+
+
+def tokenize(
+    language_model: Artifact, prompts: list[str], completions: list[str], places: list[str]
+) -> list[TokenizedQuery]:
+    """Each query as the model reads it; `places` name the rows in errors."""
+    tokenization = Tokenization.load(language_model.path("tokenizer"))
+    context = int(language_model.manifest.summary["context_tokens"])  # type: ignore[arg-type]
+    return [
+        tokenize_query(prompt, completion, tokenization, context, place)
+        for prompt, completion, place in zip(prompts, completions, places, strict=True)
+    ]
+
+
+def as_sequences(queries: list[TokenizedQuery]) -> Sequences:
+    """The queries padded to the longest of them, only their completions scored."""
+    lengths = np.array([len(query.tokens) for query in queries], np.int32)
+    tokens = np.zeros((len(queries), lengths.max()), np.int32)
+    for row, query in zip(tokens, queries, strict=True):
+        row[: len(query.tokens)] = query.tokens
+    starts = np.array([query.completion_start for query in queries], np.int32)
+    return Sequences(tokens, lengths, np.zeros(len(queries), np.int64), starts)
+
+
+def gradient_norms(layers: dict[str, Tensor]) -> list[float]:
+    """‖∇f‖ of each query over all layers."""
+    squares = torch.stack([V.double().flatten(1).square().sum(1) for V in layers.values()])
+    return [float(norm) for norm in squares.sum(0).sqrt()]
+
+
+@dataclass(frozen=True)
+class Preconditioned:
+    """What scores are computed with.
+
+    Args:
+        query_ids: of the set, in order.
+        layers: P of every layer, [query, d_out, d_in].
+        N: training sequences of the generation.
+        generation_id: the generation.
+    """
+
+    query_ids: list[str]
+    layers: dict[str, Tensor]
+    N: int
+    generation_id: int
+
+
+def read_preconditioned(artifact: Artifact, device: str) -> Preconditioned:
+    """What `query_gradients` wrote."""
+    summary = artifact.manifest.summary
+    return Preconditioned(
+        list(artifact.table("queries").select("query_id").collect()["query_id"]),
+        factors.read_layers(artifact, "preconditioned", device),
+        int(summary["training_sequences"]),  # type: ignore[arg-type]
+        int(summary["generation_id"]),  # type: ignore[arg-type]
+    )
+
+
+def unconditioned(P: dict[str, Tensor], curvature: dict[str, LayerCurvature]) -> dict[str, Tensor]:
+    """∇f back from its preconditioned form, as `query_sketches` takes it: V = Q_S[(Λ + λ) ⊙ (Q_Sᵀ P Q_A)] Q_Aᵀ."""
+    return {
+        name: layer.basis.rotate_back(layer.basis.rotate(P[name]) * (layer.Λ + layer.λ))
+        for name, layer in curvature.items()
+    }

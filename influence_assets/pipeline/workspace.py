@@ -1,0 +1,112 @@
+"""A study and its store, and what is costly to look up about them more than once."""
+
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from influence_assets.corpus.sources import SourceFile, content_hash, list_query_files, list_source_files
+from influence_assets.errors import InputError
+from influence_assets.storage.artifacts import ArtifactStore
+from influence_assets.study import Study
+
+if TYPE_CHECKING:  # torch and transformers take seconds to import, and planning needs neither
+    from transformers import PreTrainedModel
+
+CATALOGUE = "influence.duckdb"
+
+
+class Workspace:
+    """What a step needs to know beyond its inputs.
+
+    It looks at the source files and the model once and then sticks to what it saw: make a new one for each run or
+    plan, so that nothing changes under it half way.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.store = ArtifactStore.open_or_create(Path(study.storage.root), study.name)
+        self._hashes: dict[str, str] = {}
+
+    @property
+    def catalogue(self) -> Path:
+        """The DuckDB file."""
+        return self.store.root / CATALOGUE
+
+    @cached_property
+    def shards(self) -> dict[str, SourceFile]:
+        """The corpus's source files by shard, in the order of their names."""
+        return {source.shard_id: source for source in list_source_files(self.study.corpus.path)}
+
+    @cached_property
+    def query_sets(self) -> dict[str, SourceFile]:
+        """The query files by query set, in the order of their names."""
+        return {source.shard_id: source for source in list_query_files(self.study.queries.path)}
+
+    def source(self, shard: str) -> SourceFile:
+        """The source file of a shard.
+
+        Raises:
+            InputError: it is no longer there.
+        """
+        return _found(self.shards, shard, self.study.corpus.path)
+
+    def query_file(self, query_set: str) -> SourceFile:
+        """The file of a query set.
+
+        Raises:
+            InputError: it is no longer there.
+        """
+        return _found(self.query_sets, query_set, self.study.queries.path)
+
+    def content_hash(self, file: SourceFile) -> str:
+        """The hash of a file's content, read once."""
+        if file.url not in self._hashes:
+            self._hashes[file.url] = content_hash(file.url)
+        return self._hashes[file.url]
+
+    @cached_property
+    def model_folder(self) -> Path:
+        """Where the model of `model.path` lies."""
+        from influence_assets.capture.weights import resolve_model_folder
+
+        return resolve_model_folder(self.study.model)
+
+    @cached_property
+    def model_file_hashes(self) -> tuple[str, str]:
+        """The weights (with their configuration) and the tokenizer's files of `model.path`, by content."""
+        from influence_assets.capture.weights import tokenizer_files_hash, weights_hash
+
+        cache = self.store.root / ".cache" / "weights.json"
+        return weights_hash(self.model_folder, cache), tokenizer_files_hash(self.model_folder)
+
+    @cached_property
+    def device(self) -> str:
+        """The device of `compute.device`, `auto` resolved."""
+        from influence_assets.capture.models import resolve_device
+
+        return resolve_device(self.study.compute.device)
+
+    def load_model(self, folder: Path, weights_hash: str) -> "PreTrainedModel":
+        """The model, loaded once in a process for as long as its weights stay what they are."""
+        return _load_model(
+            folder, weights_hash, self.study.model.dtype, self.device, self.study.model.trust_remote_code
+        )
+
+
+@lru_cache(maxsize=1)
+def _load_model(
+    folder: Path,
+    weights_hash: str,  # noqa: ARG001  # part of the cache's key: other weights under the same path are another model
+    dtype: str,
+    device: str,
+    trust_remote_code: bool,  # noqa: FBT001  # lru_cache keys positions
+) -> "PreTrainedModel":
+    from influence_assets.capture.models import load_model
+
+    return load_model(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+
+
+def _found(files: dict[str, SourceFile], key: str, path: str) -> SourceFile:
+    if key not in files:
+        raise InputError(f"{path}/{key}", "this file is no longer there", "Put it back, or leave its partition alone.")
+    return files[key]
