@@ -77,58 +77,66 @@ DAMAGE = {
 }
 
 
+@pytest.fixture(scope="module")
+def sample():
+    with build() as connection:
+        yield connection
+
+
+@pytest.fixture
+def catalogue(sample):
+    """The sample, as it was again after each test."""
+    sample.begin()
+    yield sample
+    sample.rollback()
+
+
 def test_every_check_is_tried():
     assert DAMAGE.keys() == statements("checks").keys()
 
 
 @pytest.mark.parametrize("name", statements("checks"))
-def test_good_rows_pass(name):
-    with build() as catalogue:
-        assert rows_of(catalogue, statements("checks")[name].sql) == []
+def test_good_rows_pass(catalogue, name):
+    assert rows_of(catalogue, statements("checks")[name].sql) == []
 
 
 @pytest.mark.parametrize("name", statements("checks"))
-def test_an_empty_catalogue_passes(name):
-    with build() as catalogue:
-        for table in statements("schema"):
-            catalogue.execute(f"delete from {table}").complete()
-        assert rows_of(catalogue, statements("checks")[name].sql) == []
+def test_an_empty_catalogue_passes(catalogue, name):
+    for table in statements("schema"):
+        catalogue.execute(f"delete from {table}").complete()
+    assert rows_of(catalogue, statements("checks")[name].sql) == []
 
 
 @pytest.mark.parametrize(("name", "damage", "violations"), [(n, *d) for n, each in DAMAGE.items() for d in each])
-def test_a_bad_row_is_caught(name, damage, violations):
-    with build() as catalogue:
-        catalogue.execute(damage).complete()
-        assert len(rows_of(catalogue, statements("checks")[name].sql)) == violations
+def test_a_bad_row_is_caught(catalogue, name, damage, violations):
+    catalogue.execute(damage).complete()
+    assert len(rows_of(catalogue, statements("checks")[name].sql)) == violations
 
 
 @pytest.mark.parametrize("part", ["layer", "token"])
-def test_rounding_is_no_violation(part):
+def test_rounding_is_no_violation(catalogue, part):
     """A relative difference of 1e-5 is rounding for float32 passes, and a fault for float64 ones."""
-    with build() as catalogue:
-        catalogue.execute(f"update {part}_influence set influence_nats = 1.00001 * influence_nats").complete()
-        check = statements("checks")[f"{part}s_sum_to_score"].sql
-        assert rows_of(catalogue, check) == []
-        catalogue.execute("update generations set dtype = 'float64'").complete()
-        assert len(rows_of(catalogue, check)) == 3
+    catalogue.execute(f"update {part}_influence set influence_nats = 1.00001 * influence_nats").complete()
+    check = statements("checks")[f"{part}s_sum_to_score"].sql
+    assert rows_of(catalogue, check) == []
+    catalogue.execute("update generations set dtype = 'float64'").complete()
+    assert len(rows_of(catalogue, check)) == 3
 
 
-def test_a_score_that_is_all_but_zero_may_differ_by_a_millionth_of_the_largest():
-    with build() as catalogue:
-        catalogue.execute(
-            "insert into sequences values (4, 'b.jsonl', 1, 6, 'x', 4);"
-            "insert into influence_scores values ('q1', 4, 2, 0.0, 7);"
-            "insert into layer_influence values ('q1', 4, 2, 'h.0.mlp', 3e-6, 9)"
-        ).complete()
-        check = statements("checks")["layers_sum_to_score"].sql
-        assert rows_of(catalogue, check) == []  # the query's largest is 4
-        catalogue.execute("update layer_influence set influence_nats = 5e-6 where sequence_id = 4").complete()
-        assert [row["sequence_id"] for row in rows_of(catalogue, check)] == [4]
+def test_a_score_that_is_all_but_zero_may_differ_by_a_millionth_of_the_largest(catalogue):
+    catalogue.execute(
+        "insert into sequences values (4, 'b.jsonl', 1, 6, 'x', 4);"
+        "insert into influence_scores values ('q1', 4, 2, 0.0, 7);"
+        "insert into layer_influence values ('q1', 4, 2, 'h.0.mlp', 3e-6, 9)"
+    ).complete()
+    check = statements("checks")["layers_sum_to_score"].sql
+    assert rows_of(catalogue, check) == []  # the query's largest is 4
+    catalogue.execute("update layer_influence set influence_nats = 5e-6 where sequence_id = 4").complete()
+    assert [row["sequence_id"] for row in rows_of(catalogue, check)] == [4]
 
 
-def test_what_is_unscored_is_named():
-    with build() as catalogue:
-        catalogue.execute("delete from influence_scores where query_id = 'q2' and sequence_id = 3").complete()
-        assert rows_of(catalogue, statements("checks")["every_sequence_scored"].sql) == [
-            {"query_id": "q2", "shard_id": "b.jsonl", "sequences": 1, "scored_sequences": 0}
-        ]
+def test_what_is_unscored_is_named(catalogue):
+    catalogue.execute("delete from influence_scores where query_id = 'q2' and sequence_id = 3").complete()
+    assert rows_of(catalogue, statements("checks")["every_sequence_scored"].sql) == [
+        {"query_id": "q2", "shard_id": "b.jsonl", "sequences": 1, "scored_sequences": 0}
+    ]

@@ -14,10 +14,18 @@ TABLES = sorted(statements("schema"))
 VIEWS = sorted(statements("views").keys() - {"strongest"})
 
 
-@pytest.fixture
-def catalogue():
+@pytest.fixture(scope="module")
+def sample():
     with build() as connection:
         yield connection
+
+
+@pytest.fixture
+def catalogue(sample):
+    """The sample, as it was again after each test."""
+    sample.begin()
+    yield sample
+    sample.rollback()
 
 
 def test_the_tables_are_those_of_the_design():

@@ -9,10 +9,18 @@ from sample_rows import build, rows_of
 from influence_assets.storage.statements import statements
 
 
-@pytest.fixture
-def catalogue():
+@pytest.fixture(scope="module")
+def sample():
     with build() as connection:
         yield connection
+
+
+@pytest.fixture
+def catalogue(sample):
+    """The sample, as it was again after each test."""
+    sample.begin()
+    yield sample
+    sample.rollback()
 
 
 def ask(catalogue, name, **values):
