@@ -192,7 +192,7 @@ def _reader(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def standing_content_version(path: Path) -> str | None:
-    """What the published catalogue holds, as `CatalogueChange.content_version` said; None where there is none to use."""
+    """The published `CatalogueChange.content_version`; None where there is no catalogue that can be used."""
     standing = _standing_versions(path)
     return standing[1] if standing is not None and standing[0] == schema_version() else None
 
@@ -258,9 +258,7 @@ def _insert_tables(connection: duckdb.DuckDBPyConnection, artifact: Artifact) ->
     return rows
 
 
-def _insert_manifests(
-    connection: duckdb.DuckDBPyConnection, content: _Content, new: Sequence[int]
-) -> dict[str, int]:
+def _insert_manifests(connection: duckdb.DuckDBPyConnection, content: _Content, new: Sequence[int]) -> dict[str, int]:
     """Load what the manifests say; the registered names are those that the two statements read."""
     artifacts = [content.wanted.get(number) or content.ancestors[number] for number in new]
     is_loaded = pl.Series("is_loaded", [number in content.wanted for number in new], pl.Boolean)
