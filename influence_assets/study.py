@@ -193,6 +193,15 @@ class Study(_Section):
     compute: Compute = Compute()
     automation: Automation = Automation()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections_have_defaults(cls, described: Any) -> Any:
+        """`scores:` with every key commented out is null in YAML."""
+        if not isinstance(described, dict):
+            return described
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {key: value for key, value in described.items() if value is not None or key not in optional}
+
     @classmethod
     def load(cls, path: str | Path) -> "Study":
         """Read and validate a study file; relative paths in it are relative to its folder.

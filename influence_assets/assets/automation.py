@@ -1,5 +1,7 @@
 """What happens by itself: new files become partitions, and what is then missing is computed."""
 
+from typing import Any
+
 import dagster as dg
 
 from influence_assets.assets.partitions import Partitions
@@ -12,17 +14,17 @@ ROLL_UPS = frozenset({"influence_details", "influence_catalogue"})
 """Assets over all shards that follow every change of them; all others stand until they are missing."""
 
 
-def condition(step: Step) -> dg.AutomationCondition[dg.AssetKey]:
+def condition(step: Step) -> dg.AutomationCondition[Any]:
     """When a step's partition is computed by itself.
 
     Missing, with all that it reads present, not in progress and not failed before. Not `eager()`, which would redo
     every sketch at each refit; not `on_missing()`, which overlooks partitions that were there before its first tick.
     Roll-ups follow too whenever something that they read was updated.
     """
-    wanted: dg.AutomationCondition[dg.AssetKey] = dg.AutomationCondition.missing()
+    wanted: dg.AutomationCondition[Any] = dg.AutomationCondition.missing()
     if step.name in ROLL_UPS:
         updated = dg.AutomationCondition.any_deps_updated().since_last_handled()
-        wanted = wanted | updated  # type: ignore[assignment]
+        wanted = wanted | updated
     ready = ~dg.AutomationCondition.any_deps_missing() & ~dg.AutomationCondition.any_deps_in_progress()
     idle = ~dg.AutomationCondition.in_progress() & ~dg.AutomationCondition.execution_failed()
     return (wanted & ready & idle).with_label("missing, with everything that it reads present")

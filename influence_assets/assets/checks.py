@@ -1,6 +1,7 @@
 """Asset checks: what `pipeline.checks` finds of an artifact, and every SQL file of `sql/checks` of the catalogue."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
@@ -18,7 +19,7 @@ VIOLATIONS_SHOWN = 20
 def specs(step: Step, key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     """The checks of a step's asset."""
     if step.name == "influence_catalogue":
-        described = {name: statement.header for name, statement in statements("checks").items()}
+        described = {name: statement.purpose for name, statement in statements("checks").items()}
     else:
         described = {check.name: check.description for check in CHECKS.get(step.name, ())}
     return [dg.AssetCheckSpec(name, asset=key, description=text) for name, text in described.items()]
@@ -28,7 +29,7 @@ def results(step: Step, workspace: Workspace, artifact: Artifact) -> Iterator[dg
     """The outcome of each check, looked up in what is stored."""
     if step.name == "influence_catalogue":
         for name, violations in run_checks(workspace.catalogue).items():
-            shown = {"violations": table(violations.head(VIOLATIONS_SHOWN)), "count": violations.height}
+            shown: dict[str, Any] = {"violations": table(violations.head(VIOLATIONS_SHOWN)), "count": violations.height}
             yield dg.AssetCheckResult(check_name=name, passed=violations.is_empty(), metadata=shown)
         return
     for check in CHECKS.get(step.name, ()):

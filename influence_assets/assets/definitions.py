@@ -8,7 +8,7 @@ import dagster as dg
 from influence_assets.assets.automation import build_sensors
 from influence_assets.assets.factory import HEAVY_TAG, build_assets
 from influence_assets.assets.jobs import build_jobs
-from influence_assets.assets.session import resource_key, session_resource
+from influence_assets.assets.session import Session, resource_key, session_resource
 from influence_assets.errors import InputError
 from influence_assets.study import Study
 
@@ -19,8 +19,12 @@ CONCURRENT_STEPS = 2
 """Light steps beside one heavy one."""
 
 
-def build_definitions(studies: Sequence[Study]) -> dg.Definitions:
+def build_definitions(studies: Sequence[Study], session: Session | None = None) -> dg.Definitions:
     """The code location of these studies.
+
+    Args:
+        studies: one or several.
+        session: used by all runs of this process, where there is one study and one process.
 
     Raises:
         InputError: two studies have the same name.
@@ -33,7 +37,7 @@ def build_definitions(studies: Sequence[Study]) -> dg.Definitions:
             assets=build_assets(study),
             jobs=build_jobs(study),
             sensors=build_sensors(study),
-            resources={resource_key(study): session_resource(study)},
+            resources={resource_key(study): session or session_resource(study)},
         )
         for study in studies
     ]

@@ -51,10 +51,10 @@ def _asset(study: Study, step: Step, partitions: Partitions) -> dg.AssetsDefinit
             check_results=list(checks.results(step, versions.workspace, outcome.artifact)),
         )
 
-    def plain(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+    def plain(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster compares it
         return run(context, new_generation=False)
 
-    def configured(context: dg.AssetExecutionContext, config: Generation) -> dg.MaterializeResult[None]:
+    def configured(context: dg.AssetExecutionContext, config: Generation) -> dg.MaterializeResult:  # type: ignore[type-arg]
         return run(context, new_generation=config.new_generation)
 
     return dg.asset(

@@ -45,7 +45,7 @@ def _token_sequences(artifact: Artifact) -> Mapping[str, Any]:
 def _curvature(artifact: Artifact) -> Mapping[str, Any]:
     from influence_assets.report.plots import spectra
 
-    damping: dict[str, float] = artifact.manifest.summary["damping"]  # type: ignore[assignment]
+    damping: dict[str, float] = artifact.manifest.summary["damping"]
     eigenvalues = {layer: artifact.array(f"{layer}.corrected_eigenvalues") for layer in damping}
     return {
         "spectra": image(spectra(eigenvalues, damping), "Corrected eigenvalues"),
@@ -70,7 +70,7 @@ def _influence_scores(artifact: Artifact) -> Mapping[str, Any]:
 
 
 def _influence_catalogue(artifact: Artifact) -> Mapping[str, Any]:
-    rows: dict[str, int] = artifact.manifest.summary["inserted_rows"]  # type: ignore[assignment]
+    rows: dict[str, int] = artifact.manifest.summary["inserted_rows"]
     return {"inserted": table(pl.DataFrame({"table": list(rows), "rows": list(rows.values())}))}
 
 

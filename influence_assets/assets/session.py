@@ -51,8 +51,8 @@ def resource_key(study: Study) -> str:
 def session_resource(study: Study) -> dg.ResourceDefinition:
     """A fresh look at the study's files in every process that runs a step."""
 
-    @dg.resource(description=f"A look at the files and the store of the study {study.name}.")  # type: ignore[untyped-decorator]
+    @dg.resource(description=f"A look at the files and the store of the study {study.name}.")
     def session(_context: dg.InitResourceContext) -> Session:
         return Session(Versions(Workspace(study)))
 
-    return session  # type: ignore[no-any-return]
+    return session

@@ -82,6 +82,13 @@ def keep_freed_memory() -> None:
     libc.mallopt(_M_TRIM_THRESHOLD, 512 * 2**20)
 
 
+def embedding_rows(model: PreTrainedModel) -> int:
+    """Rows of the input embedding: every token id must be smaller."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)  # noqa: S101  # an embedding's weight is one
+    return weight.shape[0]
+
+
 def context_length(config: PretrainedConfig) -> int:
     """The most tokens that the model was built to read at once.
 

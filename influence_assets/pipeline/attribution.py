@@ -85,7 +85,7 @@ def influence_scores(work: Work) -> None:
         generation_id=queries.generation_id,
         largest_nats=scored.max(),
         smallest_nats=scored.min(),
-        positive_share=round(float((scored > 0).mean() or 0.0), 4),  # type: ignore[arg-type]
+        positive_share=round(int((scored > 0).sum()) / max(1, len(scored)), 4),
     )
 
 

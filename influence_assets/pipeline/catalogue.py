@@ -1,8 +1,11 @@
 """The step of the group `catalogue`: the DuckDB file."""
 
-from influence_assets.pipeline.steps import Work
+from influence_assets.errors import StorageError
+from influence_assets.pipeline.graph import BY_NAME
+from influence_assets.pipeline.steps import Partition, Work
+from influence_assets.pipeline.versions import Versions
 from influence_assets.storage.artifacts import Artifact, ArtifactStore
-from influence_assets.storage.catalogue import load_catalogue
+from influence_assets.storage.catalogue import CatalogueChange, load_catalogue
 from influence_assets.storage.manifest import ArtifactKey
 
 
@@ -15,7 +18,7 @@ def influence_catalogue(work: Work) -> None:
         work.workspace.catalogue,
         wanted,
         work.study.name,
-        int(generation),  # type: ignore[arg-type]
+        int(generation),
         ancestors=ancestors(store, wanted),
     )
     work.draft.summarise(
@@ -39,3 +42,24 @@ def ancestors(store: ArtifactStore, artifacts: list[Artifact]) -> list[Artifact]
             found[key] = store.open(key)
             unseen |= set(found[key].manifest.inputs)
     return [found[key] for key in sorted(found, key=str)]
+
+
+def rebuild_catalogue(versions: Versions) -> CatalogueChange:
+    """Build the file from nothing, beside the one that stands, and put it in its place.
+
+    Raises:
+        StorageError: what the catalogue is made of is missing or out of date.
+    """
+    workspace = versions.workspace
+    found = versions.find(BY_NAME["influence_catalogue"], Partition())
+    if found is None:
+        raise StorageError("Something is missing or out of date. Bring everything up to date with `influence run`.")
+    wanted = [workspace.store.open(key) for key in found[1]]
+    (curvature,) = (artifact for artifact in wanted if artifact.key.asset == "curvature")
+    fresh = workspace.catalogue.with_suffix(".rebuilt")
+    fresh.unlink(missing_ok=True)
+    generation = int(curvature.manifest.summary["generation_id"])
+    above = ancestors(workspace.store, wanted)
+    change = load_catalogue(fresh, wanted, workspace.study.name, generation, ancestors=above)
+    fresh.replace(workspace.catalogue)
+    return change

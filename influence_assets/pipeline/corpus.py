@@ -3,7 +3,7 @@
 import polars as pl
 
 from influence_assets.corpus.documents import DOCUMENT_SCHEMA, read_documents
-from influence_assets.corpus.packing import SEQUENCE_DOCUMENT_SCHEMA, SEQUENCE_SCHEMA, pack
+from influence_assets.corpus.packing import pack
 from influence_assets.corpus.tokenization import Tokenization
 from influence_assets.errors import InputError
 from influence_assets.pipeline.steps import Work
@@ -58,8 +58,8 @@ def token_sequences(work: Work) -> None:
             "Remove the file, or add text to it.",
         )
     sequences = pl.concat(frames, rechunk=False)
-    work.draft.table("sequences", sequences.cast(dict(SEQUENCE_SCHEMA)))  # type: ignore[arg-type]
-    work.draft.table("sequence_documents", pl.concat(spans).cast(dict(SEQUENCE_DOCUMENT_SCHEMA)))  # type: ignore[arg-type]
+    work.draft.table("sequences", sequences)
+    work.draft.table("sequence_documents", pl.concat(spans))
     tokens = int(sequences["tokens"].sum())
     work.draft.summarise(
         sequences=sequences.height, tokens=tokens, predicted_tokens=tokens - sequences.height, sequence_length=length

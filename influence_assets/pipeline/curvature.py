@@ -28,7 +28,7 @@ def covariances(work: Work) -> None:
         training_sequences=len(sequences),
         training_tokens=int(sequences.lengths.sum()),
         attributed_parameters=sum(linear.parameters for linear in runner.modules),
-        total_parameters=int(work.open("language_model").manifest.summary["parameters"]),  # type: ignore[arg-type]
+        total_parameters=int(work.open("language_model").manifest.summary["parameters"]),
         shapes={linear.name: [linear.output_width, linear.input_width] for linear in runner.modules},
     )
 
@@ -49,9 +49,9 @@ def eigenbases(work: Work) -> None:
     work.draft.summarise(
         layers=layers,
         fitted_shards={str(shard.key.partition): shard.key.data_version for shard in shards},
-        counted_tokens=sum(f["counted_tokens"] for f in figures),  # type: ignore[misc]
-        training_sequences=sum(f["training_sequences"] for f in figures),  # type: ignore[misc]
-        training_tokens=sum(f["training_tokens"] for f in figures),  # type: ignore[misc]
+        counted_tokens=sum(f["counted_tokens"] for f in figures),
+        training_sequences=sum(f["training_sequences"] for f in figures),
+        training_tokens=sum(f["training_tokens"] for f in figures),
         attributed_parameters=figures[0]["attributed_parameters"],
         total_parameters=figures[0]["total_parameters"],
         shapes=figures[0]["shapes"],
@@ -82,7 +82,7 @@ def curvature(work: Work) -> None:
         Λ = merged([factors.read_correction(shard, layer) for shard in shards])
         λ = damping(Λ.mean(), study.curvature.damping_scale)
         work.draft.array(f"{layer}.corrected_eigenvalues", Λ.mean().numpy())
-        output_width, input_width = figures["shapes"][layer]  # type: ignore[call-overload,index]
+        output_width, input_width = figures["shapes"][layer]
         modules.append(
             {
                 "generation_id": generation,
@@ -119,5 +119,5 @@ def curvature(work: Work) -> None:
         damping={m["module_name"]: m["damping"] for m in modules},
         generation_id=generation,
         training_sequences=figures["training_sequences"],
-        attributed_share=round(figures["attributed_parameters"] / figures["total_parameters"], 4),  # type: ignore[operator]
+        attributed_share=round(figures["attributed_parameters"] / figures["total_parameters"], 4),
     )

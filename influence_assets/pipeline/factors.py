@@ -57,7 +57,7 @@ def read_curvature(
     eigenbases: Artifact, curvature: Artifact, device: str, dtype: torch.dtype
 ) -> dict[str, LayerCurvature]:
     """Every layer's (G + λI), in the model's order."""
-    damping = dict(curvature.manifest.summary["damping"])  # type: ignore[arg-type]
+    damping = dict(curvature.manifest.summary["damping"])
     return {
         layer: LayerCurvature(
             read_basis(eigenbases, layer), _read(curvature, f"{layer}.corrected_eigenvalues"), float(damping[layer])
@@ -79,7 +79,7 @@ def read_layers(artifact: Artifact, kind: str, device: str) -> dict[str, Tensor]
 
 def layers_of(artifact: Artifact) -> list[str]:
     """The attributed layers, in the model's order."""
-    return [str(layer) for layer in artifact.manifest.summary["layers"]]  # type: ignore[union-attr]
+    return [str(layer) for layer in artifact.manifest.summary["layers"]]
 
 
 def _write(draft: Draft, name: str, values: Tensor) -> None:
@@ -91,4 +91,4 @@ def _read(artifact: Artifact, name: str) -> Tensor:
 
 
 def _figure(artifact: Artifact, name: str) -> int:
-    return int(artifact.manifest.summary[name])  # type: ignore[arg-type]
+    return int(artifact.manifest.summary[name])

@@ -37,15 +37,15 @@ def current_generation(
         if key.asset == "eigenbases"
     }
     candidates = [m for m in workspace.store.manifests("eigenbases") if m.summary["identity"] == identity]
-    for manifest in sorted(candidates, key=lambda m: -int(m.summary["generation_id"])):  # type: ignore[arg-type]
-        shards = {str(shard): str(version) for shard, version in manifest.summary["fitted_shards"].items()}  # type: ignore[union-attr]
+    for manifest in sorted(candidates, key=lambda m: -int(m.summary["generation_id"])):
+        shards = {str(shard): str(version) for shard, version in manifest.summary["fitted_shards"].items()}
         complete = manifest.key.data_version in finished
         if complete or all(still_there(shard, version) for shard, version in shards.items()):
-            return Generation(int(manifest.summary["generation_id"]), manifest.key, shards)  # type: ignore[arg-type]
+            return Generation(int(manifest.summary["generation_id"]), manifest.key, shards)
     return None
 
 
 def next_generation_id(workspace: Workspace) -> int:
     """The number of a generation that is about to be fitted."""
-    taken = [int(m.summary["generation_id"]) for m in workspace.store.manifests("eigenbases")]  # type: ignore[arg-type]
+    taken = [int(m.summary["generation_id"]) for m in workspace.store.manifests("eigenbases")]
     return max(taken, default=0) + 1

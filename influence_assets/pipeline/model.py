@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from influence_assets.capture.models import context_length, export_tokenizer
+from influence_assets.capture.models import context_length, embedding_rows, export_tokenizer
 from influence_assets.capture.training import TrainingProgress, train_language_model, train_tokenizer
 from influence_assets.capture.weights import tokenizer_hash, weights_hash
 from influence_assets.corpus.packing import pack
@@ -39,15 +40,15 @@ def language_model(work: Work) -> None:
             f"{work.study.sequences.length} is more than the model's context of {context} tokens",
             f"Give at most {context}.",
         )
-    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
-    export_tokenizer(folder, tokenizer, embedding_rows=int(rows))
+    rows = embedding_rows(model)
+    export_tokenizer(folder, tokenizer, embedding_rows=rows)
     work.draft.summarise(
         weights_hash=weights,
         tokenizer_hash=tokenizer_hash(tokenizer / "tokenizer.json"),
         architecture=type(model).__name__,
         parameters=sum(p.numel() for p in model.parameters()),
         context_tokens=context,
-        vocabulary=int(rows),
+        vocabulary=rows,
         **origin,
     )
 
@@ -96,6 +97,6 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
     return folder, origin
 
 
-def _texts(shard: Artifact) -> "pl.lazyframe.frame.Iterator[pl.DataFrame]":
+def _texts(shard: Artifact) -> Iterator[pl.DataFrame]:
     table = shard.table("documents").select("document_id", "source_row", "text")
     return iter(table.collect_batches(chunk_size=1024, maintain_order=True))

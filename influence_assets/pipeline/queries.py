@@ -55,7 +55,7 @@ def tokenize(
 ) -> list[TokenizedQuery]:
     """Each query as the model reads it; `places` name the rows in errors."""
     tokenization = Tokenization.load(language_model.path("tokenizer"))
-    context = int(language_model.manifest.summary["context_tokens"])  # type: ignore[arg-type]
+    context = int(language_model.manifest.summary["context_tokens"])
     return [
         tokenize_query(prompt, completion, tokenization, context, place)
         for prompt, completion, place in zip(prompts, completions, places, strict=True)
@@ -101,8 +101,8 @@ def read_preconditioned(artifact: Artifact, device: str) -> Preconditioned:
     return Preconditioned(
         list(artifact.table("queries").select("query_id").collect()["query_id"]),
         factors.read_layers(artifact, "preconditioned", device),
-        int(summary["training_sequences"]),  # type: ignore[arg-type]
-        int(summary["generation_id"]),  # type: ignore[arg-type]
+        int(summary["training_sequences"]),
+        int(summary["generation_id"]),
     )
 
 

@@ -87,7 +87,8 @@ class Versions:
         return key, tuple(inputs)
 
     def _key(self, step: Step, partition: Partition, inputs: Sequence[ArtifactKey]) -> ArtifactKey:
-        workspace, described = self.workspace, {}
+        workspace = self.workspace
+        described: dict[str, Any] = {}
         read = inputs
         if step.name == "documents":
             described["content"] = workspace.content_hash(workspace.source(str(partition.shard)))
@@ -190,7 +191,7 @@ class Versions:
             return False
         if key.asset != "influence_catalogue":
             return True
-        loaded = self.workspace.store.open(key).manifest.summary["content_version"]
+        loaded = str(self.workspace.store.open(key).manifest.summary["content_version"])
         return standing_content_version(self.workspace.catalogue) == loaded
 
 

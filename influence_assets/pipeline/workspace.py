@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from influence_assets.corpus.sources import SourceFile, content_hash, list_query_files, list_source_files
 from influence_assets.errors import InputError
 from influence_assets.storage.artifacts import ArtifactStore
-from influence_assets.study import Study
+from influence_assets.study import Dtype, Study
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import, and planning needs neither
     from transformers import PreTrainedModel
@@ -97,7 +97,7 @@ class Workspace:
 def _load_model(
     folder: Path,
     weights_hash: str,  # noqa: ARG001  # part of the cache's key: other weights under the same path are another model
-    dtype: str,
+    dtype: Dtype,
     device: str,
     trust_remote_code: bool,  # noqa: FBT001  # lru_cache keys positions
 ) -> "PreTrainedModel":

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue
 
@@ -118,7 +118,7 @@ class Manifest(_Frozen):
     rows: dict[str, int]
     arrays: dict[str, ArrayRecord]
     files: dict[str, FileRecord]
-    summary: dict[str, JsonValue]
+    summary: dict[str, Any]
 
     @property
     def key(self) -> ArtifactKey:

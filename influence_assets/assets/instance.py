@@ -1,0 +1,37 @@
+"""The Dagster instance that the command and the UI share, so that each shows the other's runs."""
+
+import os
+from importlib.resources import files
+from pathlib import Path
+
+import dagster as dg
+
+from influence_assets.study import Study
+
+HOME = "DAGSTER_HOME"
+SETTINGS = "dagster.yaml"
+
+
+def dagster_home(study: Study) -> Path:
+    """The instance's folder: DAGSTER_HOME if it is set, else `.dagster` below the study's store."""
+    named = os.environ.get(HOME)
+    return Path(named) if named else Path(study.storage.root) / ".dagster"
+
+
+def open_instance(study: Study) -> dg.DagsterInstance:
+    """The instance, made with this project's settings where there is none yet."""
+    home = dagster_home(study)
+    home.mkdir(parents=True, exist_ok=True)
+    settings = home / SETTINGS
+    if not settings.exists():
+        settings.write_text(default_settings(), encoding="utf-8")
+    os.environ[HOME] = str(home)
+    return dg.DagsterInstance.get()
+
+
+def default_settings() -> str:
+    """The project's dagster.yaml: inside the package in a wheel, else at the repository's top."""
+    packaged = files("influence_assets") / SETTINGS
+    if packaged.is_file():
+        return packaged.read_text(encoding="utf-8")
+    return (Path(__file__).parents[2] / SETTINGS).read_text(encoding="utf-8")

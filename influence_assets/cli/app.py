@@ -1,0 +1,128 @@
+"""The sub-commands. Each says in its docstring what `influence --help` shows."""
+
+import os
+import subprocess
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from influence_assets.study import Study
+
+app = typer.Typer(
+    help="Which training data made a language model say this: EK-FAC influences, answered in SQL.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+console = Console()
+
+StudyOption = Annotated[Path, typer.Option("--study", "-s", help="The study file.", envvar="INFLUENCE_STUDY")]
+HERE = Path("study.yaml")
+
+
+class Format(StrEnum):
+    """How rows are printed or written."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
+    """Write a commented study with a small corpus and questions to start from."""
+    from influence_assets.cli.starting import write_example
+
+    study = write_example(folder)
+    console.print(f"Wrote [bold]{study}[/]. Read it, then: [bold]influence run --study {study}[/]")
+
+
+@app.command()
+def run(study: StudyOption = HERE) -> None:
+    """Bring everything up to date: compute what is new, changed or missing, and nothing else."""
+    from influence_assets.cli.running import run_study
+
+    if not run_study(Study.load(study), console):
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(study: StudyOption = HERE) -> None:
+    """Show shards, the generation, and what is missing or stale."""
+    from influence_assets.cli.showing import show_status
+
+    show_status(Study.load(study), console)
+
+
+@app.command()
+def ask(
+    prompt: Annotated[str, typer.Option(help="What the model is given.")],
+    completion: Annotated[str, typer.Option(help="What it said, or might say.")],
+    top: Annotated[int, typer.Option(min=1, help="Passages to show.")] = 5,
+    study: StudyOption = HERE,
+) -> None:
+    """Answer a new question from the stored sketches: which passages raise this completion's probability."""
+    from influence_assets.cli.showing import show_answer
+
+    show_answer(Study.load(study), prompt, completion, top, console)
+
+
+@app.command()
+def sql(
+    statement: Annotated[str, typer.Argument(help="A query. Tables and views: select * from duckdb_tables().")],
+    output_format: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE,
+    output: Annotated[Path | None, typer.Option(help="A file to write instead; csv, json or parquet.")] = None,
+    study: StudyOption = HERE,
+) -> None:
+    """Run a read-only SQL query over the influences."""
+    from influence_assets.cli.showing import show_rows
+    from influence_assets.pipeline.workspace import Workspace
+    from influence_assets.storage.catalogue import query
+
+    rows = query(Workspace(Study.load(study)).catalogue, statement)
+    show_rows(rows, output_format.value, output, console)
+
+
+@app.command("rebuild-catalogue")
+def rebuild_catalogue(study: StudyOption = HERE) -> None:
+    """Build the DuckDB file anew from the stored arrays and tables."""
+    from influence_assets.cli.running import rebuild
+
+    rebuild(Study.load(study), console)
+
+
+@app.command()
+def ui(
+    study: StudyOption = HERE,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Where to listen.")] = 3000,
+) -> None:
+    """Start Dagster's UI on the study, with its sensors."""
+    from influence_assets.assets.definitions import STUDIES
+    from influence_assets.assets.instance import open_instance
+
+    path = study.resolve()
+    with open_instance(Study.load(path)) as instance:
+        home = Path(instance.root_directory)
+    workspace = home / "workspace.yaml"
+    workspace.write_text(
+        "load_from:\n  - python_module:\n      module_name: influence_assets.assets.location\n"
+        "      location_name: influence_assets\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace), "-h", host, "-p", str(port)]
+    raise typer.Exit(subprocess.call(command, env=os.environ | {STUDIES: str(path)}, cwd=home))  # noqa: S603
+
+
+@app.command()
+def demo(folder: Annotated[Path, typer.Argument(help="Where to make it.")] = Path("demo")) -> None:
+    """Train a small model on Python's manual and see which articles taught it its completions."""
+    from influence_assets.cli.demonstrating import demonstrate
+
+    if not demonstrate(folder, console):
+        raise typer.Exit(1)

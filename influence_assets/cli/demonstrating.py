@@ -1,0 +1,78 @@
+"""The demo: from Python's own manual to the articles behind a small model's completions, then a file more."""
+
+import shutil
+import time
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from influence_assets.cli.running import run_study
+from influence_assets.cli.showing import visible
+from influence_assets.demo.study import CORPUS_FOLDER, HELD_BACK_FOLDER, write_demo
+from influence_assets.pipeline.workspace import CATALOGUE
+from influence_assets.study import Study
+
+PASSAGES_SHOWN = 3
+CHARACTERS_SHOWN = 150
+
+
+def demonstrate(folder: Path, console: Console) -> bool:
+    """Make the demo, run it, print what it found, drop one more shard in; returns whether all of it worked."""
+    started = time.monotonic()
+    path = write_demo(folder)
+    study = Study.load(path)
+    console.rule("1. A model learns CPython's manual, and every training passage is scored")
+    console.print(f"The study is [bold]{escape(str(path))}[/]; its documents lie in {escape(study.corpus.path)}.")
+    if not run_study(study, console):
+        return False
+    console.rule("2. Which passages taught it its completions?")
+    show_retrieval(Path(study.storage.root) / CATALOGUE, console)
+    console.rule("3. One more file arrives")
+    for file in sorted((folder / HELD_BACK_FOLDER).iterdir()):
+        shutil.copyfile(file, folder / CORPUS_FOLDER / file.name)
+        console.print(f"Copied {escape(file.name)} into the corpus folder.")
+    if not run_study(study, console):
+        return False
+    console.rule("4. Your turn")
+    console.print(
+        f"The demo took {time.monotonic() - started:.0f} s. Try:\n"
+        f"  influence ask --study {path} --prompt 'The \"while\" statement is used for' --completion ' repeated'\n"
+        f'  influence sql --study {path} "select title, influence_nats from influence_by_document limit 20"\n'
+        f"  influence ui --study {path}",
+        markup=False,
+        soft_wrap=True,
+    )
+    return True
+
+
+def show_retrieval(catalogue: Path, console: Console) -> None:
+    """The strongest passages of each question, and how often each method finds the true article."""
+    from influence_assets.demo.retrieval import ranked_passages, retrieval
+
+    ranked = ranked_passages(catalogue)
+    influences = ranked.filter(pl.col("method") == "ekfac", pl.col("rank") <= PASSAGES_SHOWN)
+    questions = _questions(catalogue)
+    for (query_id,), passages in influences.group_by(["query_id"], maintain_order=True):
+        prompt, completion, article = questions[str(query_id)]
+        console.print(f"\n[dim]{escape(prompt)}[/][bold]{escape(completion)}[/]  (article: {escape(article)})")
+        for row in passages.iter_rows(named=True):
+            mark = "[green]✓[/]" if row["title"] == article else " "
+            text = " ".join(visible(row["text"]).split())[:CHARACTERS_SHOWN]
+            console.print(f" {mark} {row['score']:+.3g} nats  [cyan]{escape(row['title'])}[/]  {escape(text)}…")
+    table = Table("method", "true article first", "among the first ten", "median rank", box=None, pad_edge=False)
+    for found in retrieval(ranked):
+        shares = [f"{count} of {found.questions}" for count in (found.first, found.in_ten)]
+        table.add_row(found.method, *shares, f"{found.median_rank:g}")
+    console.print()
+    console.print(table)
+
+
+def _questions(catalogue: Path) -> dict[str, tuple[str, str, str]]:
+    from influence_assets.demo.retrieval import QUESTIONS
+    from influence_assets.storage.catalogue import query
+
+    rows = query(catalogue, QUESTIONS).to_dicts()
+    return {row["query_id"]: (row["prompt"], row["completion"], row["article"]) for row in rows}

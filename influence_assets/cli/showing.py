@@ -1,0 +1,137 @@
+"""What the command prints: tables, passages and states. Corpus text is escaped wherever it is shown."""
+
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from influence_assets.errors import InputError
+from influence_assets.pipeline.graph import BY_NAME
+from influence_assets.pipeline.plan import state
+from influence_assets.pipeline.steps import Partition
+from influence_assets.pipeline.versions import Versions
+from influence_assets.pipeline.workspace import Workspace
+from influence_assets.study import Study
+
+CELL_CHARACTERS = 120
+FORMATS = ("csv", "json", "parquet")
+
+
+def show_rows(rows: pl.DataFrame, kind: str, output: Path | None, console: Console) -> None:
+    """Print rows as a table, CSV or JSON, or write them to a file.
+
+    Raises:
+        InputError: Parquet has nowhere to go, or the file's format is not known.
+    """
+    if output is not None and kind == "table":
+        kind = output.suffix.removeprefix(".")
+    if kind not in (*FORMATS, "table") or (kind == "parquet" and output is None):
+        raise InputError("--output", f"{kind!r} cannot be written there", "Name a .csv, .json or .parquet file.")
+    if kind == "table":
+        console.print(as_table(rows))
+        console.print(f"{rows.height:,} rows")
+    elif kind == "parquet" and output is not None:
+        rows.write_parquet(output)
+    else:
+        text = rows.write_csv() if kind == "csv" else rows.write_json() + "\n"
+        if output is None:
+            console.file.write(text)
+        else:
+            output.write_text(text, encoding="utf-8")
+    if output is not None:
+        console.print(f"Wrote {rows.height:,} rows to {output}")
+
+
+def as_table(rows: pl.DataFrame) -> Table:
+    """Rows for reading: numbers rounded and to the right, long text cut, control characters made visible."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, dtype in rows.schema.items():
+        table.add_column(escape(name), justify="right" if dtype.is_numeric() else "left", overflow="fold")
+    for row in rows.iter_rows():
+        table.add_row(*(escape(_cell(value)) for value in row))
+    return table
+
+
+def show_status(study: Study, console: Console) -> None:
+    """Every step with what stands, is missing or stale, the shards, and the generation."""
+    versions = Versions(Workspace(study))
+    table = Table("asset", "up to date", "missing", "stale", "outstanding partitions", box=None, pad_edge=False)
+    outstanding = 0
+    for step in state(versions):
+        keys = [partition.key or "all" for partition in step.outstanding]
+        outstanding += len(keys)
+        shown = ", ".join(keys[:4]) + (" …" if len(keys) > 4 else "")
+        missing = len(keys) - len(step.stale)
+        table.add_row(step.step.name, str(len(step.standing)), str(missing), str(len(step.stale)), escape(shown))
+    console.print(f"Study [bold]{study.name}[/], store {escape(study.storage.root)}")
+    console.print(_shards(versions))
+    console.print(table)
+    console.print(_generation(versions))
+    remedy = "[green]Everything is up to date.[/]" if not outstanding else "Bring it up to date with `influence run`."
+    console.print(remedy)
+
+
+def show_answer(study: Study, prompt: str, completion: str, top: int, console: Console) -> None:
+    """The passages behind a completion, each with its source."""
+    from influence_assets.pipeline.asking import ask  # here, because it imports torch
+
+    answer = ask(Versions(Workspace(study)), prompt, completion, top)
+    console.print(f"[dim]{escape(prompt)}[/][bold]{escape(completion)}[/]", soft_wrap=True)
+    console.print(
+        f"log-probability {answer.log_probability_nats:.2f} nats over {answer.completion_tokens} tokens; "
+        f"{answer.sequences:,} training sequences compared by their sketches"
+        + ("" if answer.agreement is None else f" (correlation with exact scores {answer.agreement:.2f})")
+    )
+    for rank, passage in enumerate(answer.passages, start=1):
+        documents = ", ".join(_named(document) for document in passage.documents)
+        title = f"{rank}. {passage.influence_nats:+.4g} nats · {documents}"
+        place = f"{passage.shard_id} · sequence {passage.sequence_index}"
+        console.print(
+            Panel(escape(visible(passage.text)), title=escape(title), subtitle=escape(place), title_align="left")
+        )
+    if answer.unsketched_shards:
+        console.print(f"[yellow]Not asked, for want of sketches:[/] {escape(', '.join(answer.unsketched_shards))}")
+
+
+def visible(text: str) -> str:
+    """Text of unknown origin made safe for a terminal: control characters other than line ends are spelt out."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
+def _named(document: dict[str, str | None]) -> str:
+    name = document["title"] or document["external_id"] or str(document["document_id"])[:12]
+    return f"{name} ({document['source']})" if document["source"] else name
+
+
+def _cell(value: object) -> str:
+    text = f"{value:.5g}" if isinstance(value, float) else visible("" if value is None else str(value))
+    text = " ".join(text.split())
+    return text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
+
+
+def _shards(versions: Versions) -> Table:
+    table = Table("shard", "documents", "sequences", "tokens", box=None, pad_edge=False)
+    for shard in versions.workspace.shards:
+        figures: list[str] = []
+        for asset, names in (("documents", ["documents"]), ("token_sequences", ["sequences", "tokens"])):
+            key = versions.key(BY_NAME[asset], Partition(shard=shard))
+            held = key is not None and versions.workspace.store.holds(key)
+            summary = versions.workspace.store.open(key).manifest.summary if key is not None and held else {}
+            figures += [f"{summary[name]:,}" if name in summary else "–" for name in names]
+        table.add_row(escape(shard), *figures)
+    return table
+
+
+def _generation(versions: Versions) -> str:
+    key = versions.key(BY_NAME["curvature"], Partition())
+    if key is None or not versions.workspace.store.holds(key):
+        return "No generation of curvature yet."
+    summary = versions.workspace.store.open(key).manifest.summary
+    share = float(summary["attributed_share"])
+    return (
+        f"Generation {summary['generation_id']}: {summary['training_sequences']:,} training sequences, "
+        f"{share:.1%} of the parameters attributed."
+    )

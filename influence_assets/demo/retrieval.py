@@ -1,0 +1,110 @@
+"""How often the true article comes first: influence, the plain gradient product and BM25 side by side."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import bm25s
+import numpy as np
+import polars as pl
+
+from influence_assets.storage.catalogue import query
+
+METHODS = ("ekfac", "gradient_dot", "bm25")
+
+QUESTIONS = """
+    select query_id, prompt, completion, metadata->>'article' as article
+    from queries
+    order by query_id
+"""
+PASSAGES = """
+    -- each sequence with the document that most of its tokens come from
+    select sequences.sequence_id, sequences.text, documents.title, documents.source
+    from sequence_documents
+    inner join sequences using (sequence_id)
+    inner join documents using (shard_id, document_id)
+    qualify row_number() over (
+        partition by sequence_id order by token_end - token_start desc, document_id asc
+    ) = 1
+    order by sequence_id
+"""
+SCORES = """
+    select 'ekfac' as method, query_id, sequence_id, influence_nats as score from current_scores
+    union all
+    select method, query_id, sequence_id, score from baseline_scores
+"""
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """How well a method finds the article that a question was taken from.
+
+    Args:
+        method: its name.
+        first: questions whose strongest passage is of the true article.
+        in_ten: questions with a passage of the true article among the strongest ten.
+        median_rank: of the best passage of the true article.
+        questions: how many there are.
+    """
+
+    method: str
+    first: int
+    in_ten: int
+    median_rank: float
+    questions: int
+
+
+def ranked_passages(catalogue: Path) -> pl.DataFrame:
+    """Every passage's rank for every question by every method.
+
+    Returns:
+        Columns `method`, `query_id`, `article`, `rank` (1 is the strongest), `score`, `title`, `source`, `text`.
+    """
+    questions, passages = query(catalogue, QUESTIONS), query(catalogue, PASSAGES)
+    scores = pl.concat([query(catalogue, SCORES), _bm25(questions, passages)])
+    rank = pl.col("score").rank("ordinal", descending=True).over("method", "query_id")
+    return (
+        scores.with_columns(rank=rank)
+        .join(questions.select("query_id", "article"), on="query_id")
+        .join(passages, on="sequence_id")
+        .sort("method", "query_id", "rank")
+    )
+
+
+def retrieval(ranked: pl.DataFrame) -> list[Retrieval]:
+    """The figures of every method."""
+    questions = ranked["query_id"].n_unique()
+    best = (
+        ranked.filter(pl.col("title") == pl.col("article"))
+        .group_by("method", "query_id")
+        .agg(pl.col("rank").min())
+        .group_by("method")
+        .agg(first=(pl.col("rank") == 1).sum(), in_ten=(pl.col("rank") <= 10).sum(), median=pl.col("rank").median())
+    )
+    rows: Mapping[str, dict[str, float]] = {row["method"]: row for row in best.to_dicts()}
+    return [
+        Retrieval(method, int(rows[method]["first"]), int(rows[method]["in_ten"]), rows[method]["median"], questions)
+        for method in METHODS
+        if method in rows
+    ]
+
+
+def _bm25(questions: pl.DataFrame, passages: pl.DataFrame) -> pl.DataFrame:
+    """BM25 of prompt and completion against every passage."""
+    retriever = bm25s.BM25()
+    words = bm25s.tokenize(list(passages["text"]), stopwords=[], return_ids=False, show_progress=False)
+    retriever.index(words, show_progress=False)
+    asked = bm25s.tokenize(
+        [f"{row['prompt']}{row['completion']}" for row in questions.to_dicts()],
+        stopwords=[], return_ids=False, show_progress=False,
+    )  # fmt: skip
+    scores = np.stack([retriever.get_scores(tokens) for tokens in asked]).astype(np.float64)
+    return pl.DataFrame(
+        {
+            "method": ["bm25"] * scores.size,
+            "query_id": np.repeat(questions["query_id"].to_numpy(), passages.height),
+            "sequence_id": np.tile(passages["sequence_id"].to_numpy(), questions.height),
+            "score": scores.reshape(-1),
+        },
+        schema={"method": pl.String, "query_id": pl.String, "sequence_id": pl.Int64, "score": pl.Float64},
+    )
