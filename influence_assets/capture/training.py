@@ -24,6 +24,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from influence_assets.capture.models import keep_freed_memory
 from influence_assets.errors import InputError
@@ -280,6 +281,7 @@ def _save_model(model: GPT2LMHeadModel, tokenizer: Tokenizer, folder: Path) -> P
     partial = folder.with_name(f"{folder.name}.partial")
     for stale in (partial, folder):
         shutil.rmtree(stale, ignore_errors=True)
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     model.save_pretrained(partial)
     fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, unk_token=END_OF_TEXT

@@ -17,6 +17,11 @@ from influence_assets.study import Study
 
 PASSAGES_SHOWN = 3
 CHARACTERS_SHOWN = 150
+TRY = """\
+The demo took {seconds:.0f} s. Try:
+  influence ask --study {study} --prompt 'The "while" statement is used for' --completion ' repeated execution'
+  influence sql --study {study} 'select title, influence_nats from influence_by_document limit 20'
+  influence ui --study {study}"""
 
 
 def demonstrate(folder: Path, console: Console) -> bool:
@@ -37,14 +42,8 @@ def demonstrate(folder: Path, console: Console) -> bool:
     if not run_study(study, console):
         return False
     console.rule("4. Your turn")
-    console.print(
-        f"The demo took {time.monotonic() - started:.0f} s. Try:\n"
-        f"  influence ask --study {path} --prompt 'The \"while\" statement is used for' --completion ' repeated'\n"
-        f'  influence sql --study {path} "select title, influence_nats from influence_by_document limit 20"\n'
-        f"  influence ui --study {path}",
-        markup=False,
-        soft_wrap=True,
-    )
+    hints = TRY.format(seconds=time.monotonic() - started, study=path)
+    console.print(hints, markup=False, highlight=False, soft_wrap=True)
     return True
 
 
@@ -59,10 +58,10 @@ def show_retrieval(catalogue: Path, console: Console) -> None:
         prompt, completion, article = questions[str(query_id)]
         console.print(f"\n[dim]{escape(prompt)}[/][bold]{escape(completion)}[/]  (article: {escape(article)})")
         for row in passages.iter_rows(named=True):
-            mark = "[green]✓[/]" if row["title"] == article else " "
+            mark = "[green]✓[/]" if row["title"] in row["articles"] else " "
             text = " ".join(visible(row["text"]).split())[:CHARACTERS_SHOWN]
             console.print(f" {mark} {row['score']:+.3g} nats  [cyan]{escape(row['title'])}[/]  {escape(text)}…")
-    table = Table("method", "true article first", "among the first ten", "median rank", box=None, pad_edge=False)
+    table = Table("method", "a true article first", "among the first ten", "median rank", box=None, pad_edge=False)
     for found in retrieval(ranked):
         shares = [f"{count} of {found.questions}" for count in (found.first, found.in_ten)]
         table.add_row(found.method, *shares, f"{found.median_rank:g}")

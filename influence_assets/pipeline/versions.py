@@ -36,7 +36,7 @@ class Versions:
         self._found: dict[tuple[str, Partition], Found | None] = {}
         self._held: set[ArtifactKey] = set()
         self._generation: Generation | None = None
-        self._weights: str | None = None
+        self._hashes: list[str] = []
 
     def partitions(self, step: Step) -> list[Partition]:
         """All partitions of a step, by the source files there are."""
@@ -101,7 +101,7 @@ class Versions:
         elif step.name == "curvature":
             read = [key for key in inputs if key.asset == "eigenbases"]  # frozen with its generation
         if any(key.asset == "language_model" for key in inputs):
-            described["weights"] = self._weights_hash()
+            described["model"] = self._model_hashes()
         return version_of(step, partition, dict(step.settings(workspace.study)) | described, read)
 
     def _inputs(self, step: Step, partition: Partition) -> list[ArtifactKey] | None:
@@ -152,16 +152,17 @@ class Versions:
         """What all generations have in common that are comparable: model, sequences, settings and code."""
         study, steps = self.workspace.study, ("token_sequences", "covariances", "eigenbases", "corrected_eigenvalues")
         parts = [[BY_NAME[n].code_version, dict(BY_NAME[n].settings(study))] for n in steps]
-        return _digest([language_model.data_version, self._weights_hash(), parts])
+        return _digest([language_model.data_version, self._model_hashes(), parts])
 
-    def _weights_hash(self) -> str:
-        """The weights of the model that stands: a trained one's version does not tell them."""
-        if self._weights is None:
+    def _model_hashes(self) -> list[str]:
+        """Weights and tokenizer of the model that stands: a trained one's version does not tell them."""
+        if not self._hashes:
             key = self.key(BY_NAME["language_model"], Partition())
             if key is None:
                 raise StorageError("language_model is missing. Bring everything up to date with `influence run`.")
-            self._weights = str(self.workspace.store.open(key).manifest.summary["weights_hash"])
-        return self._weights
+            summary = self.workspace.store.open(key).manifest.summary
+            self._hashes = [summary["weights_hash"], summary["tokenizer_hash"]]
+        return self._hashes
 
     def _still_there(self, shard: str, data_version: str) -> bool:
         """Whether a shard that a generation was fitted on is what it was then."""

@@ -101,8 +101,9 @@ def _load_model(
     device: str,
     trust_remote_code: bool,  # noqa: FBT001  # lru_cache keys positions
 ) -> "PreTrainedModel":
-    from influence_assets.capture.models import load_model
+    from influence_assets.capture.models import keep_freed_memory, load_model
 
+    keep_freed_memory()
     return load_model(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
 
 

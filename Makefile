@@ -1,0 +1,41 @@
+# `make demo` and `make test` each set up all they need: Python 3.11 or later and make are enough.
+PYTHON ?= python3
+BIN := .venv/bin
+STUDY ?= demo/study.yaml
+# Peers to agree with. Without their dependencies, which ask for packages that the comparison never touches.
+PEERS := kronfluence==1.0.1 einconv==0.1.0 opt_einsum==3.4.0
+
+.PHONY: demo test check ui format clean
+
+demo: .venv/installed
+	$(BIN)/influence demo demo
+
+test: .venv/developed
+	$(BIN)/python -m pytest
+
+check: .venv/developed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/sqlfluff lint -q sql
+
+ui: .venv/installed
+	$(BIN)/influence ui --study $(STUDY)
+
+format: .venv/developed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv demo
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv/developed: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,check]'
+	$(BIN)/python -m pip install --quiet --no-deps $(PEERS)
+	touch $@

@@ -1,0 +1,1 @@
+"""Tests, mirroring the package; `cases` and `oracles` are shared by them."""
