@@ -14,6 +14,9 @@ from influence_assets.errors import InputError
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 
+LARGEST_SEED = 2**63 - 1
+"""The generators' keys are words of 64 bits."""
+
 
 class _Section(BaseModel):
     """Unknown keys are refused: a misspelt key must not fall back to a default in silence."""
@@ -25,8 +28,9 @@ class Corpus(_Section):
     """Where the training documents are and how a row becomes a document."""
 
     path: str = Field(
+        min_length=1,
         description="A folder, or an fsspec URL of one (s3://…, gs://…), of .jsonl, .parquet, .txt and .md "
-        "files, plain or .gz/.zst. Read recursively; one file is one shard; a .txt or .md file is one document."
+        "files, plain or .gz/.zst. Read recursively; one file is one shard; a .txt or .md file is one document.",
     )
     text_column: str = Field("text", description="The column of .jsonl and .parquet rows that holds the text.")
     id_column: str | None = Field(
@@ -50,8 +54,10 @@ class Training(_Section):
     vocabulary: int = Field(2048, ge=257, description="Size of the byte-level BPE vocabulary.")
     epochs: int = Field(10, ge=1, description="Passes over the corpus.")
     batch_sequences: int = Field(16, ge=1, description="Sequences in one optimiser step.")
-    learning_rate: float = Field(4e-3, gt=0, description="Peak of the one-cycle schedule (AdamW).")
-    seed: int = Field(0, ge=0, description="Seed of the initial weights and of the order of the sequences.")
+    learning_rate: float = Field(
+        4e-3, gt=0, allow_inf_nan=False, description="Peak of the one-cycle schedule (AdamW)."
+    )
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of the initial weights and of the sequences' order.")
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -63,7 +69,7 @@ class Training(_Section):
 class LanguageModel(_Section):
     """The causal language model whose completions are to be explained."""
 
-    path: str | None = Field(
+    path: Annotated[str, Field(min_length=1)] | None = Field(
         None,
         description="A Hugging Face id or a folder with config.json, *.safetensors and the tokenizer's files. "
         "Give either `path` or `train`.",
@@ -97,7 +103,7 @@ class Sequences(_Section):
 class Curvature(_Section):
     """The EK-FAC approximation of the Gauss-Newton Hessian (Grosse et al. 2023)."""
 
-    modules: Literal["mlp", "linear"] | tuple[str, ...] = Field(
+    modules: Literal["mlp", "linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         "mlp",
         description="Which linear layers are attributed: `mlp` (the paper's choice), `linear` (attention too), "
         "or a list of glob patterns over module names, such as ['*.mlp.*', '*.attn.c_proj'].",
@@ -112,9 +118,14 @@ class Curvature(_Section):
         "null takes all of them.",
     )
     damping_scale: float = Field(
-        0.1, gt=0, description="λ of a layer, as a multiple of the mean of its corrected eigenvalues."
+        0.1,
+        gt=0,
+        allow_inf_nan=False,
+        description="λ of a layer, as a multiple of the mean of its corrected eigenvalues.",
     )
-    seed: int = Field(0, ge=0, description="Seed of the sampled labels and of the draw of `fit_sequences`.")
+    seed: int = Field(
+        0, ge=0, le=LARGEST_SEED, description="Seed of the sampled labels and of the draw of `fit_sequences`."
+    )
 
     @field_validator("fisher", mode="before")
     @classmethod
@@ -126,8 +137,9 @@ class Queries(_Section):
     """The prompts and completions to explain."""
 
     path: str = Field(
+        min_length=1,
         description="A .jsonl file, or a folder of them; one file is one query set. Each row has `prompt`, "
-        "`completion`, optionally `query_id`, and any further columns, which reach SQL."
+        "`completion`, optionally `query_id`, and any further columns, which reach SQL.",
     )
 
 
@@ -149,14 +161,16 @@ class Sketches(_Section):
     """Compressed training gradients, from which new questions are answered without the model's pass."""
 
     coordinates: int = Field(
-        4096, ge=8, description="Numbers kept of each sequence's whitened gradient; more is closer to the exact score."
+        131_072,
+        ge=8,
+        description="Signs kept of each sequence's whitened gradient, one bit each; more is closer to the exact score.",
     )
 
 
 class Storage(_Section):
     """Where everything computed is kept."""
 
-    root: str = Field("store", description="A local folder for the arrays, tables and the DuckDB file.")
+    root: str = Field("store", min_length=1, description="A local folder for the arrays, tables and the DuckDB file.")
 
 
 class Compute(_Section):
@@ -265,7 +279,9 @@ def _readable(path: Path, error: ValidationError) -> InputError:
         elif problem["type"] == "missing":
             lines.append(f"`{key}` is missing")
         else:
-            lines.append(f"`{key}` = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
+            # YAML has lists, not tuples.
+            allowed = problem["msg"].removeprefix("Value error, ").replace("tuple", "list")
+            lines.append(f"`{key}` = {problem['input']!r}: {allowed}")
     return InputError(str(path), "; ".join(dict.fromkeys(lines)), "Mend the keys named; the README lists all of them.")
 
 

@@ -15,6 +15,7 @@ class Agreement:
     Args:
         pearson: linear correlation, -1 to 1.
         spearman: rank correlation, -1 to 1.
+        slope: of estimated on exact scores; 1 where both have the same scale.
         top10_recall: share of the exact ten strongest that are among the estimated ten strongest, 0 to 1.
         queries: queries that were compared.
         sequences: scores of each.
@@ -22,6 +23,7 @@ class Agreement:
 
     pearson: float
     spearman: float
+    slope: float
     top10_recall: float
     queries: int
     sequences: int
@@ -38,11 +40,12 @@ def agreement(exact: np.ndarray, estimated: np.ndarray) -> Agreement | None:
         compared = ~np.isnan(truth)
         truth, guess = truth[compared], guess[compared]
         if len(truth) > 2 and np.ptp(truth) > 0 and np.ptp(guess) > 0:
-            rows.append((pearsonr(truth, guess).statistic, spearmanr(truth, guess).statistic, _recall(truth, guess)))
+            pearson, spearman = pearsonr(truth, guess).statistic, spearmanr(truth, guess).statistic
+            rows.append((pearson, spearman, pearson * guess.std() / truth.std(), _recall(truth, guess)))
     if not rows:
         return None
-    pearson, spearman, recall = (float(value) for value in np.mean(rows, axis=0))
-    return Agreement(pearson, spearman, recall, len(rows), exact.shape[1])
+    pearson, spearman, slope, recall = (float(value) for value in np.mean(rows, axis=0))
+    return Agreement(pearson, spearman, slope, recall, len(rows), exact.shape[1])
 
 
 def _recall(truth: np.ndarray, guess: np.ndarray) -> float:

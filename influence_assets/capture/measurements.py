@@ -229,13 +229,28 @@ def score_details(runner: Runner, sequences: Sequences, P: Mapping[str, Tensor],
     return Details(by_layer, by_token)
 
 
+@dataclass(frozen=True)
+class WhitenedBatch:
+    """Whitened gradients of a few training sequences.
+
+    Args:
+        rows: float32 [sequence, width], at the kept coordinates.
+        squared_norms: float64 [sequence], ‖w‖² over all coordinates.
+        exact: float64 [probe, sequence]: −⟨P, G⟩, not divided by N.
+    """
+
+    rows: np.ndarray
+    squared_norms: np.ndarray
+    exact: np.ndarray
+
+
 def sketches(
     runner: Runner,
     sequences: Sequences,
     curvature: Mapping[str, LayerCurvature],
     coordinates: Coordinates,
     probes: Mapping[str, Tensor],
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[WhitenedBatch]:
     """Whitened training gradients at the kept coordinates, and the exact scores that they are to estimate.
 
     Args:
@@ -246,17 +261,19 @@ def sketches(
         probes: each layer's preconditioned gradients P [probe, d_out, d_in] of a few questions.
 
     Yields:
-        For each batch float32 [sequence, width], and float64 [probe, sequence]: −⟨P, G⟩, not divided by N.
+        Batch after batch of the sequences, in order.
     """
     order = {linear.name: index for index, linear in enumerate(runner.modules)}
     rotated_probes = {name: layer.basis.rotate(probes[name]) for name, layer in curvature.items()}
     parts: dict[int, Tensor] = {}
+    squared_norms: list[Tensor] = []
     exact: list[Tensor] = []
 
     def consumer(_batch: Batch) -> Consumer:
         def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
             layer = curvature[linear.name]
             rotated = layer.basis.rotated_sequence_gradients(Ds, a)
+            squared_norms.append(layer.whiten(rotated).square().flatten(1).sum(1).double())
             parts[order[linear.name]] = layer_sketch(layer, rotated, coordinates.kept[linear.name])
             exact.append(layer_scores(rotated_probes[linear.name], rotated, 1).double())
 
@@ -265,8 +282,10 @@ def sketches(
     for rows in sequences.rows(runner.batch_sequences):
         runner.run(rows, consumer)
         whole = torch.cat([parts[index] for index in sorted(parts)], dim=1)
-        yield whole.float().cpu().numpy(), torch.stack(exact).sum(0).cpu().numpy()
+        norms, scored = (torch.stack(layers).sum(0).cpu().numpy() for layers in (squared_norms, exact))
+        yield WhitenedBatch(whole.float().cpu().numpy(), norms, scored)
         parts.clear()
+        squared_norms.clear()
         exact.clear()
 
 

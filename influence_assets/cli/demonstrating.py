@@ -58,9 +58,9 @@ def show_retrieval(catalogue: Path, console: Console) -> None:
         prompt, completion, article = questions[str(query_id)]
         console.print(f"\n[dim]{escape(prompt)}[/][bold]{escape(completion)}[/]  (article: {escape(article)})")
         for row in passages.iter_rows(named=True):
-            mark = "[green]✓[/]" if row["title"] in row["articles"] else " "
+            mark = "[green]✓[/]" if set(row["titles"]) & set(row["articles"]) else " "
             text = " ".join(visible(row["text"]).split())[:CHARACTERS_SHOWN]
-            console.print(f" {mark} {row['score']:+.3g} nats  [cyan]{escape(row['title'])}[/]  {escape(text)}…")
+            console.print(f" {mark} {row['score']:+.3g} nats  [cyan]{escape(' + '.join(row['titles']))}[/]  {escape(text)}…")
     table = Table("method", "a true article first", "among the first ten", "median rank", box=None, pad_edge=False)
     for found in retrieval(ranked):
         shares = [f"{count} of {found.questions}" for count in (found.first, found.in_ten)]

@@ -21,14 +21,12 @@ QUESTIONS = """
     order by query_id
 """
 PASSAGES = """
-    -- each sequence with the document that most of its tokens come from
-    select sequences.sequence_id, sequences.text, documents.title, documents.source
+    -- a sequence is packed from several documents: all their titles, in the order of the text
+    select sequences.sequence_id, sequences.text, list(documents.title order by token_start) as titles
     from sequence_documents
     inner join sequences using (sequence_id)
     inner join documents using (shard_id, document_id)
-    qualify row_number() over (
-        partition by sequence_id order by token_end - token_start desc, document_id asc
-    ) = 1
+    group by all
     order by sequence_id
 """
 SCORES = """
@@ -40,7 +38,7 @@ SCORES = """
 
 @dataclass(frozen=True)
 class Retrieval:
-    """How well a method finds an article that holds the question's sentence.
+    """How well a method finds a passage of an article that holds the question's sentence.
 
     Args:
         method: its name.
@@ -61,7 +59,7 @@ def ranked_passages(catalogue: Path) -> pl.DataFrame:
     """Every passage's rank for every question by every method.
 
     Returns:
-        Columns `method`, `query_id`, `articles`, `rank` (1 is the strongest), `score`, `title`, `source`, `text`.
+        Columns `method`, `query_id`, `articles`, `rank` (1 is the strongest), `score`, `titles`, `text`.
     """
     questions, passages = query(catalogue, QUESTIONS), query(catalogue, PASSAGES)
     scores = pl.concat([query(catalogue, SCORES), _bm25(questions, passages)])
@@ -78,7 +76,7 @@ def retrieval(ranked: pl.DataFrame) -> list[Retrieval]:
     """The figures of every method."""
     questions = ranked["query_id"].n_unique()
     best = (
-        ranked.filter(pl.col("articles").list.contains(pl.col("title")))
+        ranked.filter(pl.col("articles").list.set_intersection("titles").list.len() > 0)
         .group_by("method", "query_id")
         .agg(pl.col("rank").min())
         .group_by("method")

@@ -1,8 +1,8 @@
-"""Compressed, whitened gradients whose inner product estimates an influence.
+"""Which coordinates of whitened gradients a sketch keeps, so that its inner product estimates an influence.
 
 ⟨V, (G+λI)⁻¹ G_z⟩ is the inner product of two whitened gradients (`LayerCurvature.whiten`). A coordinate's expected
-energy in a whitened training gradient is Λ/(Λ + λ), so it is nearly all in the coordinates of large Λ/λ: keeping only
-those loses little and adds no noise, where a random projection of the same size keeps everything and adds noise.
+energy in a whitened training gradient is Λ/(Λ + λ): the coordinates of large Λ/λ are kept. A query's gradient has more
+of its energy there than a training sequence's on average.
 """
 
 from dataclasses import dataclass

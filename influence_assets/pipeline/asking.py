@@ -8,9 +8,11 @@ import torch
 
 from influence_assets.capture.measurements import query_gradients as measure_gradients
 from influence_assets.capture.measurements import query_sketches
+from influence_assets.capture.sign_codes import estimate
 from influence_assets.errors import StorageError
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.pipeline import factors, passes
+from influence_assets.pipeline.attribution import read_codes
 from influence_assets.pipeline.graph import BY_NAME
 from influence_assets.pipeline.queries import as_sequences, tokenize
 from influence_assets.pipeline.steps import Partition
@@ -78,11 +80,14 @@ def ask(versions: Versions, prompt: str, completion: str, top: int) -> Answer:
     found = measure_gradients(runner, as_sequences([query]))
     coordinates = strongest_coordinates(layers, workspace.study.sketches.coordinates)
     N = int(curvature.manifest.summary["training_sequences"])
-    estimator = query_sketches(found.layers, layers, coordinates, N)[0]
+    question = query_sketches(found.layers, layers, coordinates, N)
     sketched = _sketches(versions)
     if not sketched:
         raise StorageError("No shard is sketched yet. Bring everything up to date with `influence run`.")
-    estimates = {shard: _estimates(artifact, estimator) for shard, artifact in sketched.items()}
+    estimates = {
+        shard: np.concatenate([estimate(question, codes)[0] for codes in read_codes(artifact)])
+        for shard, artifact in sketched.items()
+    }
     return Answer(
         float(found.log_probabilities[0]),
         len(query.tokens) - query.completion_start,
@@ -106,12 +111,6 @@ def _sketches(versions: Versions) -> dict[str, Artifact]:
     keys = {shard: versions.key(step, Partition(shard=shard)) for shard in versions.workspace.shards}
     store = versions.workspace.store
     return {shard: store.open(key) for shard, key in keys.items() if key is not None and store.holds(key)}
-
-
-def _estimates(sketches: Artifact, estimator: np.ndarray) -> np.ndarray:
-    """float32 [sequence] of a shard, block by block from the mapped file."""
-    blocks = [np.asarray(block.rows, np.float32) @ estimator for block in sketches.mapped("sketches").blocks()]
-    return np.concatenate(blocks)
 
 
 def _passages(versions: Versions, estimates: dict[str, np.ndarray], top: int) -> list[Passage]:

@@ -1,5 +1,7 @@
 """The steps of the group `attribution` for a shard: sketches, and scores for a query set."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import polars as pl
 import torch
@@ -9,22 +11,24 @@ from influence_assets.capture.measurements import Runner, query_sketches
 from influence_assets.capture.measurements import query_gradients as measure_gradients
 from influence_assets.capture.measurements import scores as measure_scores
 from influence_assets.capture.measurements import sketches as measure_sketches
+from influence_assets.capture.sign_codes import SignCodes, encode, estimate
 from influence_assets.maths.ekfac import LayerCurvature
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.methods.ekfac import EKFAC
 from influence_assets.pipeline import factors, passes
 from influence_assets.pipeline.queries import read_preconditioned
 from influence_assets.pipeline.steps import Work
+from influence_assets.storage.artifacts import Artifact
 
 PROBES = 4
 """Sequences of a shard whose exact scores for the whole shard the sketches are measured against."""
 
 
 def gradient_sketches(work: Work) -> None:
-    """The coordinates of each sequence's whitened gradient that hold most of its expected energy.
+    """The signs of each sequence's whitened gradient where most of its expected energy is.
 
-    Their inner product with a query's estimates its score, so that new questions need no pass over the corpus. How
-    well they agree with exact scores is measured with a few of the shard's own sequences taken as questions.
+    Their inner product with a query's gradient estimates its score, so that new questions need no pass over the corpus.
+    How well they agree with exact scores is measured with a few of the shard's own sequences taken as questions.
     """
     sequences = passes.shard_sequences(work.open("token_sequences"))
     runner = passes.runner(work.workspace, work.open("language_model"), work.progress, len(sequences))
@@ -33,14 +37,16 @@ def gradient_sketches(work: Work) -> None:
     asked = np.unique(np.linspace(0, len(sequences) - 1, PROBES).astype(int))
     quiet = Runner(runner.model, runner.modules, runner.batch_sequences)
     probes = measure_gradients(quiet, sequences.take(asked)).layers
-    estimator = query_sketches(probes, layers, coordinates, 1).astype(np.float64)
-    writer = work.draft.mappable_array("sketches", (len(sequences), coordinates.width), "float16")
-    exact, estimated = [], []
-    for rows, scores in measure_sketches(runner, sequences, layers, coordinates, EKFAC(layers).precondition(probes)):
-        stored = rows.astype(np.float16)
-        writer.append(stored)
-        exact.append(scores)
-        estimated.append(estimator @ stored.T.astype(np.float64))
+    questions = query_sketches(probes, layers, coordinates, 1)
+    signs = work.draft.mappable_array("signs", (len(sequences), -(-coordinates.width // 8)), "uint8")
+    scales, exact, estimated = [], [], []
+    for batch in measure_sketches(runner, sequences, layers, coordinates, EKFAC(layers).precondition(probes)):
+        codes = encode(batch.rows, batch.squared_norms)
+        signs.append(codes.signs)
+        scales.append(codes.scales)
+        exact.append(batch.exact)
+        estimated.append(estimate(questions, codes))
+    work.draft.array("scales", np.concatenate(scales))
     truth = np.concatenate(exact, axis=1)
     truth[np.arange(len(asked)), asked] = np.nan  # a sequence's score for itself stands out and would flatter
     found = agreement(truth, np.concatenate(estimated, axis=1))
@@ -106,3 +112,10 @@ def _table(scores: np.ndarray, query_ids: list[str], keys: np.ndarray, generatio
             "score": scores.reshape(-1),
         }
     )
+
+
+def read_codes(sketches: Artifact) -> Iterator[SignCodes]:
+    """What `gradient_sketches` wrote, block by block from the mapped file."""
+    scales = sketches.array("scales")
+    for block in sketches.mapped("signs").blocks():
+        yield SignCodes(block.rows, scales[block.start : block.stop])

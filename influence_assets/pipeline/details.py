@@ -8,10 +8,11 @@ import polars as pl
 from influence_assets.analysis.agreement import agreement
 from influence_assets.capture.batches import Sequences
 from influence_assets.capture.measurements import Runner, query_sketches, score_details
+from influence_assets.capture.sign_codes import estimate
 from influence_assets.corpus.tokenization import Tokenization
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.pipeline import passes
-from influence_assets.pipeline.attribution import layer_curvatures
+from influence_assets.pipeline.attribution import layer_curvatures, read_codes
 from influence_assets.pipeline.queries import Preconditioned, read_preconditioned, unconditioned
 from influence_assets.pipeline.steps import Work
 
@@ -128,7 +129,7 @@ def _sketch_agreement(work: Work, runner: Runner, queries: Preconditioned) -> di
     """Exact scores against the sketches' estimates, over the shards until enough sequences are compared."""
     layers = layer_curvatures(work, runner)
     coordinates = strongest_coordinates(layers, work.study.sketches.coordinates)
-    estimator = query_sketches(unconditioned(queries.layers, layers), layers, coordinates, queries.N)
+    questions = query_sketches(unconditioned(queries.layers, layers), layers, coordinates, queries.N)
     scores = {artifact.manifest.key.partition: artifact for artifact in work.open_all("influence_scores")}
     exact, estimated, compared = [], [], 0
     for sketched, packed in zip(work.open_all("gradient_sketches"), work.open_all("token_sequences"), strict=True):
@@ -138,7 +139,7 @@ def _sketch_agreement(work: Work, runner: Runner, queries: Preconditioned) -> di
         pair = replace(work.partition, shard=sketched.key.partition).key
         table = scores[pair].table("influence_scores").collect()
         exact.append(_matrix(table, queries.query_ids, keys))
-        estimated.append(estimator @ sketched.array("sketches").astype(np.float32).T)
+        estimated += [estimate(questions, codes) for codes in read_codes(sketched)]
         compared += len(keys)
     found = agreement(np.concatenate(exact, axis=1), np.concatenate(estimated, axis=1))
     return None if found is None else found.rounded()

@@ -78,9 +78,10 @@ STEPS: tuple[Step, ...] = (
         "gradient_sketches", "attribution", "shard",
         ("token_sequences", "language_model", "eigenbases", "curvature"), "1", "attribution.gradient_sketches",
         frozenset({"torch", "zarr"}),
-        "The coordinates of each sequence's whitened gradient that hold most of its expected energy. Their inner "
-        "product with a query's estimates its score, so that `influence ask` needs no pass over the corpus. How well "
-        "they agree with exact scores is measured with a few of the shard's own sequences taken as questions.",
+        "The signs of each sequence's whitened gradient where most of its expected energy is, one bit each. Their "
+        "inner product with a query's gradient estimates its score, so that `influence ask` needs no pass over the "
+        "corpus. How well they agree with exact scores is measured with a few of the shard's own sequences taken as "
+        "questions.",
         lambda study: {"dtype": study.model.dtype, "coordinates": study.sketches.coordinates}, heavy=True,
     ),
     Step(

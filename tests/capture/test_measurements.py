@@ -151,8 +151,11 @@ def test_a_sketch_of_every_coordinate_gives_the_score_itself():
     everything = strongest_coordinates(curvature, 10**9)
     assert everything.energy == pytest.approx(1)
     P = {name: layer.inverse_times(gradients.layers[name]) for name, layer in curvature.items()}
-    rows, probed = zip(*sketches(runner, sequences, curvature, everything, P), strict=True)
-    estimate = query_sketches(gradients.layers, curvature, everything, N) @ np.concatenate(rows).T
+    batches = list(sketches(runner, sequences, curvature, everything, P))
+    rows = np.concatenate([batch.rows for batch in batches])
+    probed = [batch.exact for batch in batches]
+    estimate = query_sketches(gradients.layers, curvature, everything, N) @ rows.T
+    np.testing.assert_allclose(np.concatenate([b.squared_norms for b in batches]), (rows**2).sum(1), rtol=1e-4)
     exact = scores(runner, sequences, {"m": P}, N)["m"]
     np.testing.assert_allclose(np.concatenate(probed, axis=1) / N, exact, rtol=1e-9)
     np.testing.assert_allclose(estimate, exact, rtol=1e-4, atol=1e-5 * np.abs(exact).max())
