@@ -54,9 +54,7 @@ class Training(_Section):
     vocabulary: int = Field(2048, ge=257, description="Size of the byte-level BPE vocabulary.")
     epochs: int = Field(10, ge=1, description="Passes over the corpus.")
     batch_sequences: int = Field(16, ge=1, description="Sequences in one optimiser step.")
-    learning_rate: float = Field(
-        4e-3, gt=0, allow_inf_nan=False, description="Peak of the one-cycle schedule (AdamW)."
-    )
+    learning_rate: float = Field(4e-3, gt=0, allow_inf_nan=False, description="Peak of the one-cycle schedule (AdamW).")
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of the initial weights and of the sequences' order.")
 
     @model_validator(mode="after")

@@ -60,11 +60,13 @@ def show_retrieval(catalogue: Path, console: Console) -> None:
         for row in passages.iter_rows(named=True):
             mark = "[green]✓[/]" if set(row["titles"]) & set(row["articles"]) else " "
             text = " ".join(visible(row["text"]).split())[:CHARACTERS_SHOWN]
-            console.print(f" {mark} {row['score']:+.3g} nats  [cyan]{escape(' + '.join(row['titles']))}[/]  {escape(text)}…")
-    table = Table("method", "a true article first", "among the first ten", "median rank", box=None, pad_edge=False)
+            titles = escape(" + ".join(row["titles"]))
+            console.print(f" {mark} {row['score']:+.3g} nats  [cyan]{titles}[/]  {escape(text)}…")
+    heads = ("method", "a true article first", "among the first ten", "median rank", "of the first ten, true")
+    table = Table(*heads, box=None, pad_edge=False)
     for found in retrieval(ranked):
         shares = [f"{count} of {found.questions}" for count in (found.first, found.in_ten)]
-        table.add_row(found.method, *shares, f"{found.median_rank:g}")
+        table.add_row(found.method, *shares, f"{found.median_rank:g}", f"{found.of_ten:.1f}")
     console.print()
     console.print(table)
 

@@ -3,7 +3,6 @@
 The manual repeats itself: every article that holds the question's sentence word for word counts as true.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import polars as pl
 from influence_assets.storage.catalogue import query
 
 METHODS = ("ekfac", "gradient_dot", "bm25")
+TEN = 10
 
 QUESTIONS = """
     select query_id, prompt, completion, metadata->>'article' as article, metadata->>'$.articles[*]' as articles
@@ -45,6 +45,7 @@ class Retrieval:
         first: questions whose strongest passage is of a true article.
         in_ten: questions with a passage of a true article among the strongest ten.
         median_rank: of the best passage of a true article.
+        of_ten: passages of a true article among the strongest ten, the mean over questions.
         questions: how many there are.
     """
 
@@ -52,6 +53,7 @@ class Retrieval:
     first: int
     in_ten: int
     median_rank: float
+    of_ten: float
     questions: int
 
 
@@ -75,19 +77,19 @@ def ranked_passages(catalogue: Path) -> pl.DataFrame:
 def retrieval(ranked: pl.DataFrame) -> list[Retrieval]:
     """The figures of every method."""
     questions = ranked["query_id"].n_unique()
-    best = (
+    by_question = (
         ranked.filter(pl.col("articles").list.set_intersection("titles").list.len() > 0)
         .group_by("method", "query_id")
-        .agg(pl.col("rank").min())
-        .group_by("method")
-        .agg(first=(pl.col("rank") == 1).sum(), in_ten=(pl.col("rank") <= 10).sum(), median=pl.col("rank").median())
+        .agg(best=pl.col("rank").min(), of_ten=(pl.col("rank") <= TEN).sum())
     )
-    rows: Mapping[str, dict[str, float]] = {row["method"]: row for row in best.to_dicts()}
-    return [
-        Retrieval(method, int(rows[method]["first"]), int(rows[method]["in_ten"]), rows[method]["median"], questions)
-        for method in METHODS
-        if method in rows
-    ]
+    found = []
+    for method in METHODS:
+        rows = by_question.filter(pl.col("method") == method)
+        if not rows.is_empty():
+            best, of_ten = rows["best"].to_numpy(), rows["of_ten"].to_numpy()
+            first, in_ten = int((best == 1).sum()), int((best <= TEN).sum())
+            found.append(Retrieval(method, first, in_ten, float(np.median(best)), of_ten.sum() / questions, questions))
+    return found
 
 
 def _bm25(questions: pl.DataFrame, passages: pl.DataFrame) -> pl.DataFrame:
