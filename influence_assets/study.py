@@ -231,7 +231,8 @@ class Study(_Section):
         try:
             described = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise InputError(str(path), f"is not YAML ({error})", "Mend the line that it names.") from error
+            reason = " ".join(str(error).split())  # it draws a picture over several lines
+            raise InputError(str(path), f"is not YAML ({reason})", "Mend the line that it names.") from error
         if not isinstance(described, dict):
             raise InputError(str(path), "is not a mapping of keys", "Write one with `influence init DIR`.")
         try:

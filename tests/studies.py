@@ -1,0 +1,221 @@
+"""Whole studies, as small as they can be: source files, query files and a model's folder on disk, and ways to run them.
+
+Two shards of different kinds, two query sets, a transformer of a few thousand parameters with a tokenizer of its own.
+"""
+
+import gzip
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from influence_assets.pipeline.graph import STEPS
+from influence_assets.pipeline.run import materialise
+from influence_assets.pipeline.steps import Partition, Step
+from influence_assets.pipeline.versions import Versions
+from influence_assets.pipeline.workspace import Workspace
+from influence_assets.storage.artifacts import Artifact
+from influence_assets.storage.catalogue import query
+from influence_assets.study import Study
+
+NAME = "tiny"
+CONTEXT = 32
+LENGTH = 16
+END = "<|endoftext|>"
+
+COAST, TRADES, EXTRA = "letters/coast.jsonl", "trades.parquet", "ferry.txt.gz"
+SHARDS = (COAST, TRADES)
+FIRST, SECOND = "first.jsonl", "second.jsonl"
+QUERY_SETS = (FIRST, SECOND)
+
+COAST_ROWS = [
+    {"text": "The keeper climbs the tower every evening and lights the lamp.", "title": "Tower", "page": 1},
+    {"text": "The lamp turns once in ten seconds, and ships count them.", "title": "Lamp", "page": 2},
+    {"text": "Fog lies on the water; the bell of the tower rings.", "title": "Fog", "source": "almanac"},
+    {"text": "Gulls follow the ships: größer, naïver, lauter 🌊 als je.", "title": "Gulls", "licence": "CC0-1.0"},
+]
+TRADES_ROWS = [
+    {"text": "The baker rises at three, and the dough rests under a cloth.", "title": "Baker"},
+    {"text": "The smith heats the iron until it glows, then strikes it.", "title": "Smith"},
+    {"text": "The weaver ties a thread, throws the shuttle and ties again.", "title": "Weaver"},
+]
+EXTRA_TEXT = "The ferry leaves on the hour with the mail, the milk and whoever wants to cross the water."
+FIRST_ROWS = [
+    {"query_id": "lamp", "prompt": "The lamp turns once in", "completion": " ten seconds", "topic": "coast"},
+    {"query_id": "baker", "prompt": "The baker rises at", "completion": " three"},
+]
+SECOND_ROWS = [{"prompt": "Ships follow", "completion": " the bell of the tower"}]
+
+
+def lay_out(folder: Path, *, architecture: str = "gpt2", **sections: Mapping[str, Any]) -> Path:
+    """Write the corpus, the queries, a model and the study into a folder; returns the study's path.
+
+    `sections` are merged key by key into the study's, such as `curvature={"fisher": "empirical"}`.
+    """
+    write_jsonl(folder / "corpus" / COAST, COAST_ROWS)
+    write_parquet(folder / "corpus" / TRADES, TRADES_ROWS)
+    write_jsonl(folder / "queries" / FIRST, FIRST_ROWS)
+    write_jsonl(folder / "queries" / SECOND, SECOND_ROWS)
+    write_model(folder / "model", architecture=architecture)
+    return write_study(folder, **sections)
+
+
+def write_study(folder: Path, **sections: Mapping[str, Any]) -> Path:
+    """Write `study.yaml` with these sections beside the defaults of these tests."""
+    described: dict[str, Any] = {
+        "name": NAME,
+        "corpus": {"path": "corpus"},
+        "model": {"path": "model", "dtype": "float64"},
+        "queries": {"path": "queries"},
+        "sequences": {"length": LENGTH},
+        "scores": {"details_per_query": 2},
+        "sketches": {"coordinates": 64},
+        "compute": {"device": "cpu"},
+        "automation": {"enabled": False, "interval_seconds": 1},
+    }
+    for section, keys in sections.items():
+        described[section] = {**described.get(section, {}), **keys}
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(described), encoding="utf-8")
+    return path
+
+
+def copied(study: Path, folder: Path) -> Path:
+    """A copy of a laid-out study with all that was computed, to be changed at will.
+
+    The model stays the one of the original: its artifact names that folder.
+    """
+    shutil.copytree(study.parent, folder, dirs_exist_ok=True)
+    return folder / study.name
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_parquet(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pl.DataFrame(list(rows)).write_parquet(path)
+
+
+def write_extra(study: Path) -> None:
+    """One file more: a shard of its own."""
+    (study.parent / "corpus" / EXTRA).write_bytes(gzip.compress(EXTRA_TEXT.encode()))
+
+
+def tokenizer(vocabulary: int = 290, special: str = END) -> Tokenizer:
+    """A byte-level BPE tokenizer of the corpus."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=[special], initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator([row["text"] for row in COAST_ROWS + TRADES_ROWS], trainer)
+    return made
+
+
+def network(architecture: str, *, vocabulary: int, seed: int = 0) -> PreTrainedModel:
+    """A model with weights large enough that every layer matters."""
+    torch.manual_seed(seed)
+    ends = {"vocab_size": vocabulary, "bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.3}
+    if architecture == "gpt2":
+        return GPT2LMHeadModel(GPT2Config(**ends, n_positions=CONTEXT, n_embd=8, n_layer=2, n_head=2))
+    sizes = {**ends, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
+    if architecture == "llama":
+        return LlamaForCausalLM(LlamaConfig(**sizes, max_position_embeddings=CONTEXT, num_key_value_heads=1))
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, max_position_embeddings=CONTEXT))
+
+
+def write_model(folder: Path, *, architecture: str = "gpt2", seed: int = 0) -> None:
+    """A Hugging Face folder: config.json, model.safetensors and a fast tokenizer."""
+    made = tokenizer()
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, bos_token=END, eos_token=END, unk_token=END)
+    fast.save_pretrained(folder)
+    network(architecture, vocabulary=made.get_vocab_size(), seed=seed).save_pretrained(folder)
+
+
+def versions_of(study: Path, *, new_generation: bool = False) -> Versions:
+    """A fresh look at a study."""
+    return Versions(Workspace(Study.load(study)), new_generation=new_generation)
+
+
+def compute(study: Path, *, new_generation: bool = False) -> list[str]:
+    """Bring everything up to date, step by step, and return what was computed, in order, as `asset[partition]`."""
+    versions = versions_of(study)
+    done = []
+    for step in STEPS:
+        # Only the eigenbases are asked for anew; what comes after them finds the generation that is then the newest.
+        asked = versions_of(study, new_generation=True) if new_generation and step.name == "eigenbases" else versions
+        for partition in asked.partitions(step):
+            outcome = materialise(asked, step, partition, run_id="test", progress=lambda _done, _total: None)
+            if outcome.computed:
+                done.append(label(step, partition))
+    return done
+
+
+def label(step: Step, partition: Partition) -> str:
+    """`asset`, or `asset[partition]`."""
+    return f"{step.name}[{partition.key}]" if partition.key else step.name
+
+
+def everything(
+    shards: Iterable[str] = SHARDS, query_sets: Iterable[str] = QUERY_SETS, *, but: Iterable[str] = ()
+) -> set[str]:
+    """All partitions of all steps, except those of the steps named."""
+    shards, query_sets = list(shards), list(query_sets)
+    named = set()
+    for step in STEPS:
+        if step.name in set(but):
+            continue
+        if step.partitioning == "none":
+            named.add(step.name)
+        elif step.partitioning == "pair":
+            named |= {f"{step.name}[{q}|{s}]" for q in query_sets for s in shards}
+        else:
+            named |= {f"{step.name}[{key}]" for key in (shards if step.partitioning == "shard" else query_sets)}
+    return named
+
+
+def data_versions(study: Path) -> dict[str, str]:
+    """The data version that the study asks for of every partition whose inputs stand."""
+    versions = versions_of(study)
+    keys = {label(s, p): versions.key(s, p) for s in STEPS for p in versions.partitions(s)}
+    return {name: key.data_version for name, key in keys.items() if key is not None}
+
+
+def artifact(study: Path, step: str, **partition: str) -> Artifact:
+    """What stands of a partition."""
+    versions = versions_of(study)
+    key = versions.key(next(s for s in STEPS if s.name == step), Partition(**partition))
+    assert key is not None
+    return versions.workspace.store.open(key)
+
+
+def ask_sql(study: Path, sql: str, parameters: Any = None) -> pl.DataFrame:
+    """The catalogue's answer."""
+    return query(Workspace(Study.load(study)).catalogue, sql, parameters)
+
+
+def scores(study: Path) -> dict[tuple[str, int], float]:
+    """Every score of the current generation, by query_id and sequence_id."""
+    rows = ask_sql(study, "select query_id, sequence_id, influence_nats from current_scores")
+    return {(query_id, sequence): value for query_id, sequence, value in rows.iter_rows()}

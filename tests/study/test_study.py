@@ -1,0 +1,267 @@
+"""study.yaml: what is refused and how that is said, what is taken, and that its documentation is true."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from influence_assets.cli.starting import EXAMPLE, commented, reference, write_example
+from influence_assets.errors import InputError
+from influence_assets.study import Study
+
+ROOT = Path(__file__).parents[2]
+SECTIONS = [
+    "name", "corpus", "model", "queries", "sequences", "curvature", "scores", "sketches", "storage", "compute",
+    "automation",
+]  # fmt: skip
+
+
+def smallest():
+    return {"name": "wiki", "corpus": {"path": "c"}, "model": {"path": "m"}, "queries": {"path": "q"}}
+
+
+def written(folder, described):
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(described), encoding="utf-8")
+    return path
+
+
+def with_value(key, value):
+    """The smallest study with one key, given by its path, set."""
+    described = smallest()
+    section = described
+    *above, last = key.split(".")
+    for part in above:
+        section = section.setdefault(part, {})
+    section[last] = value
+    if key.startswith("model.train"):
+        del described["model"]["path"]
+    return described
+
+
+REFUSED = [
+    ("name", "Wiki", "pattern"),
+    ("name", "9lives", "pattern"),
+    ("name", "a-b", "pattern"),
+    ("name", "", "pattern"),
+    ("name", "a" * 64, "pattern"),
+    ("name", 7, "valid string"),
+    ("corpus", None, "valid dictionary"),
+    ("corpus", "folder", "valid dictionary"),
+    ("corpus.path", "", "at least 1 character"),
+    ("corpus.path", None, "valid string"),
+    ("corpus.text_column", ["text"], "valid string"),
+    ("corpus.id_column", 3, "valid string"),
+    ("corpus.max_document_bytes", 0, "greater than or equal to 1"),
+    ("model", "gpt2", "valid dictionary"),
+    ("model.path", "", "at least 1 character"),
+    ("model.dtype", "float16", "'float32', 'bfloat16' or 'float64'"),
+    ("model.trust_remote_code", "perhaps", "valid boolean"),
+    ("model.train", True, "valid dictionary"),
+    ("model.train.layers", 0, "greater than or equal to 1"),
+    ("model.train.width", 4, "greater than or equal to 8"),
+    ("model.train.heads", 0, "greater than or equal to 1"),
+    ("model.train.vocabulary", 256, "greater than or equal to 257"),
+    ("model.train.epochs", 0, "greater than or equal to 1"),
+    ("model.train.batch_sequences", 0, "greater than or equal to 1"),
+    ("model.train.learning_rate", 0, "greater than 0"),
+    ("model.train.learning_rate", math.inf, "finite"),
+    ("model.train.seed", -1, "greater than or equal to 0"),
+    ("queries.path", "", "at least 1 character"),
+    ("sequences.length", 1, "greater than or equal to 2"),
+    ("sequences.length", "long", "valid integer"),
+    ("sequences.length", 64.5, "valid integer"),
+    ("sequences.length", None, "valid integer"),
+    ("curvature.modules", "attention", "'mlp' or 'linear'"),
+    ("curvature.modules", "attention", "valid list"),
+    ("curvature.modules", [], "at least 1 item"),
+    ("curvature.modules", 5, "'mlp' or 'linear'"),
+    ("curvature.modules.1", ["*.mlp.*", 3], "valid string"),
+    ("curvature.fisher", "sampled", "'true' or 'empirical'"),
+    ("curvature.fisher", False, "'true' or 'empirical'"),
+    ("curvature.fit_sequences", 0, "greater than or equal to 1"),
+    ("curvature.fit_sequences", "all", "valid integer"),
+    ("curvature.damping_scale", 0, "greater than 0"),
+    ("curvature.damping_scale", -0.1, "greater than 0"),
+    ("curvature.damping_scale", math.nan, "finite"),
+    ("curvature.damping_scale", math.inf, "finite"),
+    ("curvature.seed", -1, "greater than or equal to 0"),
+    ("curvature.seed", 2**63, "less than or equal to"),
+    ("scores.details_per_query", -1, "greater than or equal to 0"),
+    ("scores.baselines", "gradient_dot", "valid list"),
+    ("scores.baselines.0", ["bm25"], "'gradient_dot'"),
+    ("sketches.coordinates", 7, "greater than or equal to 8"),
+    ("storage", {"root": "s3://bucket/store"}, "must be a local folder"),
+    ("storage.root", "", "at least 1 character"),
+    ("compute.device", "gpu", "cuda"),
+    ("compute.batch_sequences", 0, "greater than or equal to 1"),
+    ("automation.enabled", "sometimes", "valid boolean"),
+    ("automation.interval_seconds", 0, "greater than or equal to 1"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "allowed"), REFUSED)
+def test_an_impossible_value_is_refused_with_its_key_and_what_is_allowed(tmp_path, key, value, allowed):
+    written_at = key.removesuffix(".0").removesuffix(".1")
+    path = written(tmp_path, with_value(written_at, value))
+    with pytest.raises(InputError) as refused:
+        Study.load(path)
+    assert refused.value.where == str(path)
+    assert f"`{key}` = " in refused.value.problem
+    assert allowed in refused.value.problem
+    assert refused.value.remedy
+
+
+def test_every_key_is_tried_with_an_impossible_value():
+    """A key added to the study must be added above; `name` and paths included."""
+    tried = {key.removesuffix(".0").removesuffix(".1") for key, _, _ in REFUSED}
+    documented = set(re.findall(r"^\| `([\w.]+)` \|", reference(), re.MULTILINE))
+    assert documented <= tried
+
+
+@pytest.mark.parametrize(
+    ("key", "allowed"),
+    [
+        ("corpora", SECTIONS),
+        ("corpus.folder", ["path", "text_column", "id_column", "max_document_bytes"]),
+        ("curvature.damping", ["modules", "fisher", "fit_sequences", "damping_scale", "seed"]),
+        ("model.train.layer", ["layers", "width", "heads"]),
+        ("storage.path", ["root"]),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_keys_that_there_are(tmp_path, key, allowed):
+    with pytest.raises(InputError) as refused:
+        Study.load(written(tmp_path, with_value(key, {})))
+    assert f"`{key}` is not a key of a study" in refused.value.problem
+    listed = re.search(r"allowed here: ([^)]*)", refused.value.problem)
+    assert set(allowed) <= set(listed.group(1).split(", "))
+
+
+@pytest.mark.parametrize("key", ["name", "corpus", "model", "queries"])
+def test_a_missing_key_is_named(tmp_path, key):
+    described = smallest()
+    del described[key]
+    with pytest.raises(InputError, match=f"`{key}` is missing"):
+        Study.load(written(tmp_path, described))
+
+
+def test_all_wrong_keys_are_named_at_once(tmp_path):
+    described = smallest() | {"sequences": {"length": 0}, "compute": {"devise": "cpu"}, "corpus": {}}
+    with pytest.raises(InputError) as refused:
+        Study.load(written(tmp_path, described))
+    for key in ("sequences.length", "compute.devise", "corpus.path"):
+        assert f"`{key}`" in refused.value.problem
+
+
+@pytest.mark.parametrize("model", [{"path": "m", "train": {}}, {}, {"train": None}])
+def test_a_model_is_either_brought_or_trained(tmp_path, model):
+    with pytest.raises(InputError, match=r"`model` = .*exactly one of `path` and `train`"):
+        Study.load(written(tmp_path, smallest() | {"model": model}))
+
+
+def test_heads_divide_the_width(tmp_path):
+    with pytest.raises(InputError, match=r"`model.train` = .*width 30 is not a multiple of heads 4"):
+        Study.load(written(tmp_path, with_value("model.train", {"width": 30})))
+
+
+def test_what_is_no_study_is_refused(tmp_path):
+    path = tmp_path / "study.yaml"
+    with pytest.raises(InputError, match=r"no such study.*influence init"):
+        Study.load(path)
+    path.write_bytes(b"name: \xff\xfe")
+    with pytest.raises(InputError, match="UTF-8"):
+        Study.load(path)
+    path.write_text("name: [", encoding="utf-8")
+    with pytest.raises(InputError, match=r"is not YAML .*line 1"):
+        Study.load(path)
+    for text in ("", "- a list", "just text"):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match="not a mapping"):
+            Study.load(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        Study.load(tmp_path)
+
+
+def test_empty_sections_have_their_defaults(tmp_path):
+    """`scores:` with every key commented out is null in YAML."""
+    optional = dict.fromkeys(SECTIONS[4:])
+    emptied = Study.load(written(tmp_path, smallest() | optional))
+    assert emptied == Study.load(written(tmp_path, smallest()))
+
+
+def test_yaml_reads_an_unquoted_true_as_a_boolean(tmp_path):
+    path = written(tmp_path, smallest())
+    path.write_text(path.read_text() + "curvature: {fisher: true, damping_scale: 1e-2}\n", encoding="utf-8")
+    study = Study.load(path)
+    assert (study.curvature.fisher, study.curvature.damping_scale) == ("true", 0.01)
+
+
+def test_paths_are_relative_to_the_study_and_urls_stay(tmp_path, monkeypatch):
+    home = tmp_path / "elsewhere"
+    (home / "m").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    study = Study.load(written(home, smallest()))
+    assert study.corpus.path == str(home / "c")
+    assert study.queries.path == str(home / "q")
+    assert study.model.path == str(home / "m")
+    assert study.storage.root == str(home / "store")
+    remote = smallest() | {"corpus": {"path": "s3://bucket/c"}, "queries": {"path": "/absolute/q.jsonl"}}
+    remote["model"] = {"path": "EleutherAI/pythia-14m"}
+    study = Study.load(written(home, remote))
+    assert study.corpus.path == "s3://bucket/c"
+    assert study.queries.path == "/absolute/q.jsonl"
+    assert study.model.path == "EleutherAI/pythia-14m"
+
+
+def test_a_study_is_frozen(tmp_path):
+    study = Study.load(written(tmp_path, smallest()))
+    with pytest.raises(ValueError, match="frozen"):
+        study.curvature.seed = 1
+
+
+def test_the_written_template_loads_as_it_says(tmp_path):
+    path = write_example(tmp_path / "new")
+    study = Study.load(path)
+    expected = Study.model_validate(EXAMPLE).resolved(path.parent)
+    assert study == expected
+
+
+def test_the_template_explains_every_key():
+    text = " ".join(line.strip().removeprefix("# ") for line in commented(EXAMPLE).splitlines())
+    for model, field in every_field(Study):
+        assert field.description, f"{model.__name__} has a key without a description"
+        assert field.description in text
+
+
+def test_commented_keys_show_their_defaults():
+    """Taking the # off every key without touching its value changes nothing."""
+    keys = re.compile(r"^(\s*)# (\w+): (?!…)(.*)$")
+    names = {name for model, _ in every_field(Study) for name in model.model_fields}
+    lines = []
+    for line in commented(EXAMPLE).splitlines():
+        found = keys.match(line)
+        lines.append(f"{found[1]}{found[2]}: {found[3]}" if found and found[2] in names else line)
+    uncommented = "\n".join(lines)
+    assert uncommented.count("#") < commented(EXAMPLE).count("#") - 15
+    assert Study.model_validate(yaml.safe_load(uncommented)) == Study.model_validate(EXAMPLE)
+
+
+def test_the_readme_holds_the_reference_of_every_key():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    between = re.search(r"<!-- study reference -->\n(.*?)<!-- /study reference -->", readme, re.DOTALL)
+    assert between, "README.md has no place for the reference of study.yaml"
+    assert between.group(1).strip() == reference().strip()
+
+
+def every_field(model):
+    """All fields that hold a value, and the sections above them that a person writes."""
+    for field in model.model_fields.values():
+        options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        section = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+        if section is not None:
+            yield from every_field(section)
+        else:
+            yield model, field
