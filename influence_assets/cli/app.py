@@ -18,7 +18,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-console = Console()
+PIPED_WIDTH = 160
+"""Columns of output that goes to a file or another command."""
+
+console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 StudyOption = Annotated[Path, typer.Option("--study", "-s", help="The study file.", envvar="INFLUENCE_STUDY")]
 HERE = Path("study.yaml")
@@ -74,17 +77,17 @@ def ask(
 
 @app.command()
 def sql(
-    statement: Annotated[str, typer.Argument(help="A query. Tables and views: select * from duckdb_tables().")],
+    statement: Annotated[str, typer.Argument(help="A query. What there is: select table_name, comment from duckdb_tables().")],
     output_format: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE,
     output: Annotated[Path | None, typer.Option(help="A file to write instead; csv, json or parquet.")] = None,
     study: StudyOption = HERE,
 ) -> None:
     """Run a read-only SQL query over the influences."""
     from influence_assets.cli.showing import show_rows
-    from influence_assets.pipeline.workspace import Workspace
+    from influence_assets.pipeline.workspace import catalogue_path
     from influence_assets.storage.catalogue import query
 
-    rows = query(Workspace(Study.load(study)).catalogue, statement)
+    rows = query(catalogue_path(Study.load(study)), statement)
     show_rows(rows, output_format.value, output, console)
 
 

@@ -103,15 +103,11 @@ def layer_curvatures(work: Work, runner: Runner) -> dict[str, LayerCurvature]:
 
 def _table(scores: np.ndarray, query_ids: list[str], keys: np.ndarray, generation_id: int) -> pl.DataFrame:
     """One row for each score of [query, sequence]."""
-    queries, sequences = scores.shape
-    return pl.DataFrame(
-        {
-            "query_id": np.repeat(np.array(query_ids, dtype=object), sequences).tolist(),
-            "sequence_id": np.tile(keys, queries),
-            "generation_id": np.full(scores.size, generation_id, np.int32),
-            "score": scores.reshape(-1),
-        }
+    pairs = pl.DataFrame({"query_id": query_ids}).join(
+        pl.DataFrame({"sequence_id": keys}), how="cross", maintain_order="left_right"
     )
+    generation = pl.lit(generation_id, pl.Int32).alias("generation_id")
+    return pairs.with_columns(generation, pl.Series("score", scores.reshape(-1)))
 
 
 def read_codes(sketches: Artifact) -> Iterator[SignCodes]:

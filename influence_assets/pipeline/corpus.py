@@ -1,14 +1,18 @@
 """The steps of the group `corpus`: documents and token sequences."""
 
+from collections.abc import Iterator
+
 import polars as pl
 
 from influence_assets.corpus.documents import DOCUMENT_SCHEMA, read_documents
-from influence_assets.corpus.packing import pack
+from influence_assets.corpus.packing import SEQUENCE_DOCUMENT_SCHEMA, SEQUENCE_SCHEMA, pack
 from influence_assets.corpus.tokenization import Tokenization
 from influence_assets.errors import InputError
 from influence_assets.pipeline.steps import Work
+from influence_assets.storage.artifacts import Artifact
 
 DOCUMENTS_AT_ONCE = 1024
+TOKEN_ARRAYS = ("tokens", "character_start", "character_end")
 
 
 def documents(work: Work) -> None:
@@ -17,6 +21,7 @@ def documents(work: Work) -> None:
     source = workspace.source(str(work.partition.shard))
     stream = read_documents(source, work.study.corpus)
     work.draft.table_from("documents", stream, DOCUMENT_SCHEMA)
+    workspace.refuse_changed(source)
     counts = vars(stream.counts)
     described = {
         "shard_id": source.shard_id,
@@ -36,31 +41,34 @@ def token_sequences(work: Work) -> None:
     shard = str(work.partition.shard)
     length = work.study.sequences.length
     tokenization = Tokenization.load(work.open("language_model").path("tokenizer"))
-    table = work.open("documents").table("documents").select("document_id", "source_row", "text")
-    rows = [
-        work.draft.growing_array(name, (length,), "int32") for name in ("tokens", "character_start", "character_end")
-    ]
+    arrays = {name: work.draft.growing_array(name, (length,), "int32") for name in TOKEN_ARRAYS}
     lengths = work.draft.growing_array("lengths", (), "int32")
-    frames: list[pl.DataFrame] = []
-    spans: list[pl.DataFrame] = []
-    batches = table.collect_batches(chunk_size=DOCUMENTS_AT_ONCE, maintain_order=True)
-    for packed in pack(batches, tokenization, length, shard):
-        for array, block in zip(rows, (packed.tokens, packed.character_start, packed.character_end), strict=True):
-            array.append(block)
-        lengths.append(packed.lengths)
-        frames.append(packed.sequences)
-        spans.append(packed.sequence_documents)
-        work.progress(sum(map(len, frames)), None)
-    if not frames:
+    spans = [pl.DataFrame(schema=SEQUENCE_DOCUMENT_SCHEMA)]
+    tokens = 0
+
+    def sequences() -> Iterator[pl.DataFrame]:
+        """The texts go straight to the disk; arrays and spans are written on the way."""
+        nonlocal tokens
+        for packed in pack(stored_documents(work.open("documents")), tokenization, length, shard):
+            for name, array in arrays.items():
+                array.append(getattr(packed, name))
+            lengths.append(packed.lengths)
+            spans.append(packed.sequence_documents)
+            tokens += int(packed.lengths.sum())
+            yield packed.sequences
+
+    count = work.draft.table_from("sequences", sequences(), SEQUENCE_SCHEMA)
+    if not count:
         raise InputError(
             work.workspace.source(shard).url,
             "its documents give fewer than two tokens together, so that no token can be predicted",
             "Remove the file, or add text to it.",
         )
-    sequences = pl.concat(frames, rechunk=False)
-    work.draft.table("sequences", sequences)
     work.draft.table("sequence_documents", pl.concat(spans))
-    tokens = int(sequences["tokens"].sum())
-    work.draft.summarise(
-        sequences=sequences.height, tokens=tokens, predicted_tokens=tokens - sequences.height, sequence_length=length
-    )
+    work.draft.summarise(sequences=count, tokens=tokens, predicted_tokens=tokens - count, sequence_length=length)
+
+
+def stored_documents(documents: Artifact) -> Iterator[pl.DataFrame]:
+    """A shard's documents as `pack` takes them, a few at a time."""
+    table = documents.table("documents").select("document_id", "source_row", "text")
+    return iter(table.collect_batches(chunk_size=DOCUMENTS_AT_ONCE, maintain_order=True))

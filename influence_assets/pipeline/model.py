@@ -2,11 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from influence_assets.capture.models import context_length, embedding_rows, export_tokenizer
 from influence_assets.capture.training import TrainingProgress, train_language_model, train_tokenizer
@@ -14,7 +12,9 @@ from influence_assets.capture.weights import tokenizer_hash, weights_hash
 from influence_assets.corpus.packing import pack
 from influence_assets.corpus.tokenization import Tokenization
 from influence_assets.errors import InputError
+from influence_assets.pipeline.corpus import stored_documents
 from influence_assets.pipeline.steps import Work
+from influence_assets.pipeline.workspace import Workspace
 from influence_assets.storage.artifacts import Artifact
 
 
@@ -53,10 +53,12 @@ def language_model(work: Work) -> None:
     )
 
 
-def model_folder(artifact: Artifact) -> Path:
-    """Where the weights of a `language_model` lie: in the artifact if it was trained, else where the study has them."""
-    folder = artifact.manifest.summary.get("folder")
-    return artifact.path("model") if folder is None else Path(str(folder))
+def model_folder(workspace: Workspace, language_model: Artifact) -> Path:
+    """Where the weights lie: in the artifact if they were trained, else where the study has them now.
+
+    Not where the manifest says that they were when they were first seen: they may have moved since, or changed there.
+    """
+    return workspace.model_folder if workspace.study.model.train is None else language_model.path("model")
 
 
 def _train(work: Work) -> tuple[Path, dict[str, object]]:
@@ -65,14 +67,14 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
     assert training is not None  # noqa: S101  # the caller has seen to it
     length = work.study.sequences.length
     shards = work.open_all("documents")
-    texts = (text for shard in shards for batch in _texts(shard) for text in batch["text"])
+    texts = (text for shard in shards for batch in stored_documents(shard) for text in batch["text"])
     tokenizer = train_tokenizer(texts, training.vocabulary)
     separator = tokenizer.token_to_id("<|endoftext|>")
     tokenization = Tokenization.of(tokenizer, separator, tokenizer.get_vocab_size())
     packed = [
         part
         for shard in shards
-        for part in pack(_texts(shard), tokenization, length, str(shard.manifest.key.partition))
+        for part in pack(stored_documents(shard), tokenization, length, str(shard.manifest.key.partition))
     ]
     tokens, lengths = (np.concatenate([getattr(p, name) for p in packed]) for name in ("tokens", "lengths"))
     checkpoint = work.workspace.store.root / ".training" / work.key.data_version
@@ -95,8 +97,3 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
         "config": json.loads((folder / "config.json").read_text(encoding="utf-8")),
     }
     return folder, origin
-
-
-def _texts(shard: Artifact) -> Iterator[pl.DataFrame]:
-    table = shard.table("documents").select("document_id", "source_row", "text")
-    return iter(table.collect_batches(chunk_size=1024, maintain_order=True))

@@ -17,7 +17,8 @@ from influence_assets.study import Curvature
 
 def runner(workspace: Workspace, language_model: Artifact, progress: Progress, total: int | None = None) -> Runner:
     """The loaded model with the study's attributed layers; `progress` is told of sequences, `total` in all."""
-    model = workspace.load_model(model_folder(language_model), str(language_model.manifest.summary["weights_hash"]))
+    folder = model_folder(workspace, language_model)
+    model = workspace.load_model(folder, str(language_model.manifest.summary["weights_hash"]))
     done = 0
 
     def count(sequences: int) -> None:

@@ -22,6 +22,7 @@ def query_gradients(work: Work) -> None:
     """(G+λI)⁻¹ ∇ log p(completion given prompt) of every query of the set, layer by layer."""
     file = work.workspace.query_file(str(work.partition.query_set))
     queries = read_query_set(file)
+    work.workspace.refuse_changed(file)
     model = work.open("language_model")
     places = [f"{file.url}, row {row}" for row in queries["source_row"]]
     tokenized = tokenize(model, list(queries["prompt"]), list(queries["completion"]), places)

@@ -15,6 +15,11 @@ if TYPE_CHECKING:  # torch and transformers take seconds to import, and planning
 CATALOGUE = "influence.duckdb"
 
 
+def catalogue_path(study: Study) -> Path:
+    """The study's DuckDB file; reading it needs no leave to write beside it."""
+    return Path(study.storage.root) / CATALOGUE
+
+
 class Workspace:
     """What a step needs to know beyond its inputs.
 
@@ -28,9 +33,13 @@ class Workspace:
         self._hashes: dict[str, str] = {}
 
     @property
+    def _weights_cache(self) -> Path:
+        return self.store.root / ".cache" / "weights.json"
+
+    @property
     def catalogue(self) -> Path:
         """The DuckDB file."""
-        return self.store.root / CATALOGUE
+        return catalogue_path(self.study)
 
     @cached_property
     def shards(self) -> dict[str, SourceFile]:
@@ -64,6 +73,15 @@ class Workspace:
             self._hashes[file.url] = content_hash(file.url)
         return self._hashes[file.url]
 
+    def refuse_changed(self, file: SourceFile) -> None:
+        """See to it that what was just read is what was hashed before.
+
+        Raises:
+            InputError: the file changed meanwhile, so that its content would stand under another's version.
+        """
+        if content_hash(file.url) != self.content_hash(file):
+            raise InputError(file.url, "changed while it was read", "Wait until it is written, then run again.")
+
     @cached_property
     def model_folder(self) -> Path:
         """Where the model of `model.path` lies."""
@@ -76,8 +94,7 @@ class Workspace:
         """The weights (with their configuration) and the tokenizer's files of `model.path`, by content."""
         from influence_assets.capture.weights import tokenizer_files_hash, weights_hash
 
-        cache = self.store.root / ".cache" / "weights.json"
-        return weights_hash(self.model_folder, cache), tokenizer_files_hash(self.model_folder)
+        return weights_hash(self.model_folder, self._weights_cache), tokenizer_files_hash(self.model_folder)
 
     @cached_property
     def device(self) -> str:
@@ -87,10 +104,24 @@ class Workspace:
         return resolve_device(self.study.compute.device)
 
     def load_model(self, folder: Path, weights_hash: str) -> "PreTrainedModel":
-        """The model, loaded once in a process for as long as its weights stay what they are."""
+        """The model, loaded once in a process for as long as its weights stay what they are.
+
+        Raises:
+            InputError: the weights are not, or no longer, those of this hash.
+        """
+        if self.study.model.path is not None:
+            self._refuse_other_weights(folder, weights_hash)
         return _load_model(
             folder, weights_hash, self.study.model.dtype, self.device, self.study.model.trust_remote_code
         )
+
+    def _refuse_other_weights(self, folder: Path, expected: str) -> None:
+        from influence_assets.capture.weights import weights_hash
+
+        if weights_hash(folder, self._weights_cache) != expected:
+            raise InputError(
+                str(folder), "the weights changed during the run", "Wait until they stand, then run again."
+            )
 
 
 @lru_cache(maxsize=1)

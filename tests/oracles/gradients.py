@@ -17,9 +17,7 @@ def log_likelihood(model: PreTrainedModel, tokens: Tensor, first: int) -> Tensor
     return total
 
 
-def sequence_gradient(
-    model: PreTrainedModel, modules: tuple[LinearModule, ...], objective: Tensor
-) -> dict[str, Tensor]:
+def sequence_gradient(modules: tuple[LinearModule, ...], objective: Tensor) -> dict[str, Tensor]:
     """The gradient of a scalar with respect to each module's [d_out, d_in] matrix, its bias last."""
     leaves = [p for linear in modules for p in (linear.module.weight, linear.module.bias) if p is not None]
     gradients = iter(torch.autograd.grad(objective, leaves))
@@ -54,7 +52,7 @@ def gradients(
             tokens = torch.from_numpy(sequences.tokens[index, : sequences.lengths[index]].astype("int64"))
             first = 1 if sequences.first_scored is None else int(sequences.first_scored[index])
             value = log_likelihood(model, tokens, first)
-            rows.append(sequence_gradient(model, modules, sign * value))
+            rows.append(sequence_gradient(modules, sign * value))
             values.append(value.detach())
     stacked = {linear.name: torch.stack([row[linear.name] for row in rows]) for linear in modules}
     return stacked, torch.stack(values)

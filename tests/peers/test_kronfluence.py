@@ -77,12 +77,8 @@ def kronfluence_scores(model, names, train, queries, folder):
         "agreement", model, task, cpu=True, disable_tqdm=True, output_dir=str(folder), disable_model_save=True
     )
     analyzer.set_dataloader_kwargs(DataLoaderKwargs(num_workers=0))
-    exact = {
-        name: torch.float64
-        for name in ("amp_dtype", "activation_covariance_dtype", "gradient_covariance_dtype", "eigendecomposition_dtype",
-                     "per_sample_gradient_dtype", "lambda_dtype")
-    }  # fmt: skip
-    exact["amp_dtype"] = None
+    kinds = ("activation_covariance", "gradient_covariance", "eigendecomposition", "per_sample_gradient", "lambda")
+    exact = {f"{kind}_dtype": torch.float64 for kind in kinds}
     factors = FactorArguments(strategy="ekfac", use_empirical_fisher=True, **exact)
     analyzer.fit_all_factors("f", Rows(train), per_device_batch_size=3, factor_args=factors, overwrite_output_dir=True)
     arguments = ScoreArguments(

@@ -1,0 +1,39 @@
+"""Which coordinates sketches keep, against a plain sort."""
+
+import pytest
+import torch
+
+from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
+from influence_assets.maths.sketches import layer_sketch, strongest_coordinates
+
+
+def layer(d_out: int, d_in: int, λ: float, seed: int) -> LayerCurvature:
+    generator = torch.Generator().manual_seed(seed)
+    Λ = torch.rand(d_out, d_in, generator=generator, dtype=torch.float64)
+    eye = torch.eye(d_out, dtype=torch.float64), torch.eye(d_in, dtype=torch.float64)
+    return LayerCurvature(Eigenbasis(*eye, torch.ones(d_out), torch.ones(d_in)), Λ, λ)
+
+
+LAYERS = {"first": layer(3, 4, 0.05, 1), "second": layer(2, 5, 2.0, 2)}
+
+
+@pytest.mark.parametrize("count", [1, 7, 22, 100])
+def test_the_kept_coordinates_are_those_of_most_expected_energy_over_all_layers(count):
+    found = strongest_coordinates(LAYERS, count)
+    energies = sorted(
+        ((float(Λ / (Λ + x.λ)), name, i) for name, x in LAYERS.items() for i, Λ in enumerate(x.Λ.flatten())),
+        reverse=True,
+    )
+    expected = energies[:count]
+    assert {(name, int(i)) for name, kept in found.kept.items() for i in kept} == {(n, i) for _, n, i in expected}
+    assert found.width == len(expected)
+    assert found.energy == pytest.approx(sum(e for e, *_ in expected) / sum(e for e, *_ in energies))
+
+
+def test_a_layers_sketch_is_its_whitened_gradient_at_the_kept_coordinates():
+    x = LAYERS["first"]
+    rotated = torch.randn(2, 3, 4, dtype=torch.float64)
+    kept = torch.tensor([0, 5, 11])
+    whitened = rotated / (x.Λ + x.λ) ** 0.5
+    torch.testing.assert_close(layer_sketch(x, rotated, kept), torch.stack([w.flatten()[kept] for w in whitened]))
+    torch.testing.assert_close(x.whiten(rotated), whitened)
