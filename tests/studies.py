@@ -84,7 +84,7 @@ def write_study(folder: Path, **sections: Mapping[str, Any]) -> Path:
         "model": {"path": "model", "dtype": "float64"},
         "queries": {"path": "queries"},
         "sequences": {"length": LENGTH},
-        "scores": {"details_per_query": 2},
+        "scores": {"details_per_query": 2, "baselines": ["gradient_dot"]},
         "sketches": {"coordinates": 64},
         "compute": {"device": "cpu"},
         "automation": {"enabled": False, "interval_seconds": 1},

@@ -40,9 +40,9 @@ def fit_sequences(sequences: Sequences, curvature: Curvature) -> Sequences:
     """The sequences of a shard that the curvature is fitted on: all, or a draw that depends on the seed alone."""
     if curvature.fit_sequences is None or len(sequences) <= curvature.fit_sequences:
         return sequences
-    drawn = [
-        np.random.Generator(np.random.Philox(key=(~curvature.seed % 2**64, int(k)))).random() for k in sequences.keys
-    ]
+    # The complement of the seed: the labels' generators have the seed itself.
+    keys = (np.array([~curvature.seed % 2**64, key], np.uint64) for key in sequences.keys.tolist())
+    drawn = [np.random.Generator(np.random.Philox(key=key)).random() for key in keys]
     return sequences.take(np.sort(np.argsort(drawn)[: curvature.fit_sequences]))
 
 
