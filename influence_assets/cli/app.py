@@ -77,7 +77,9 @@ def ask(
 
 @app.command()
 def sql(
-    statement: Annotated[str, typer.Argument(help="A query. What there is: select table_name, comment from duckdb_tables().")],
+    statement: Annotated[
+        str, typer.Argument(help="A query. What there is: select table_name, comment from duckdb_tables().")
+    ],
     output_format: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.TABLE,
     output: Annotated[Path | None, typer.Option(help="A file to write instead; csv, json or parquet.")] = None,
     study: StudyOption = HERE,
