@@ -66,16 +66,17 @@ class _Display:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
         )
         self._task = self._bars.add_task("", total=None)
 
     def __enter__(self) -> "_Display":
-        self._bars.start()
+        if self._console.is_terminal:
+            self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        if self._console.is_terminal:
+            self._bars.stop()
 
     def stage(self, job: str, partition: str | None, _outstanding: int) -> None:
         named = escape(f"{job.replace('_', ' ')}{f' [{partition}]' if partition else ''}")

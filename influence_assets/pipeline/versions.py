@@ -134,9 +134,17 @@ class Versions:
         return self._standing_inputs(self._key(step, partition, ())) if self.workspace.study.model.train else None
 
     def _fitted_curvature(self, step: Step, partition: Partition) -> list[ArtifactKey] | None:
-        """The inputs of the generation's curvature if it stands, whatever shards have come since."""
+        """The inputs of the generation's curvature if it stands, whatever became of the shards since.
+
+        A curvature of the generation that is damped otherwise has the same inputs: Λ is frozen with its basis.
+        """
         eigenbases = self.key(BY_NAME["eigenbases"], Partition())
-        return None if eigenbases is None else self._standing_inputs(self._key(step, partition, [eigenbases]))
+        if eigenbases is None:
+            return None
+        if (held := self._standing_inputs(self._key(step, partition, [eigenbases]))) is not None:
+            return held
+        fitted = (m.inputs for m in self.workspace.store.manifests("curvature") if eigenbases in m.inputs)
+        return next((list(inputs) for inputs in fitted if all(map(self._holds, inputs))), None)
 
     def _standing_inputs(self, key: ArtifactKey) -> list[ArtifactKey] | None:
         return list(self.workspace.store.open(key).manifest.inputs) if self._holds(key) else None
