@@ -17,7 +17,7 @@ def _model(study: Study) -> Mapping[str, Any]:
 
 
 def _fitted(study: Study) -> Mapping[str, Any]:
-    return {"dtype": study.model.dtype, **study.curvature.model_dump(exclude={"damping_scale"})}
+    return {"dtype": study.model.dtype, **study.curvature.model_dump(mode="json", exclude={"damping_scale"})}
 
 
 STEPS: tuple[Step, ...] = (
