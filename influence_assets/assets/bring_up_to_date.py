@@ -111,7 +111,7 @@ def _outstanding(versions: Versions, steps: list[Step], result: Result) -> Itera
 
 
 def _cause(error: Exception) -> Exception:
-    """The step's own error, out of Dagster's wrappings."""
-    while isinstance(error.__cause__, Exception):
+    """The step's own error, out of Dagster's wrappings; what that one was caused by in turn is no news to a person."""
+    while isinstance(error, dg.DagsterError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     return error

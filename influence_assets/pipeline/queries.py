@@ -10,11 +10,14 @@ from torch import Tensor
 from influence_assets.capture.batches import Sequences
 from influence_assets.capture.measurements import query_gradients as measure_gradients
 from influence_assets.corpus.queries import TokenizedQuery, read_query_set, tokenize_query
+from influence_assets.corpus.sources import SourceFile
 from influence_assets.corpus.tokenization import Tokenization
+from influence_assets.errors import InputError
 from influence_assets.maths.ekfac import LayerCurvature
 from influence_assets.methods.ekfac import EKFAC
 from influence_assets.pipeline import factors, passes
 from influence_assets.pipeline.steps import Work
+from influence_assets.pipeline.workspace import Workspace
 from influence_assets.storage.artifacts import Artifact
 
 
@@ -23,6 +26,7 @@ def query_gradients(work: Work) -> None:
     file = work.workspace.query_file(str(work.partition.query_set))
     queries = read_query_set(file)
     work.workspace.refuse_changed(file)
+    refuse_ids_of_other_sets(work.workspace, file, queries)
     model = work.open("language_model")
     places = [f"{file.url}, row {row}" for row in queries["source_row"]]
     tokenized = tokenize(model, list(queries["prompt"]), list(queries["completion"]), places)
@@ -61,6 +65,33 @@ def tokenize(
         tokenize_query(prompt, completion, tokenization, context, place)
         for prompt, completion, place in zip(prompts, completions, places, strict=True)
     ]
+
+
+def refuse_ids_of_other_sets(workspace: Workspace, file: SourceFile, queries: pl.DataFrame) -> None:
+    """See to it that no other query file has a question of the same id, which is the question's key in every table.
+
+    Args:
+        workspace: the study, with its query files.
+        file: of the questions.
+        queries: the questions, as `read_query_set` gives them.
+
+    Raises:
+        InputError: naming both files and rows.
+    """
+    for other in workspace.query_sets.values():
+        if other.shard_id == file.shard_id:
+            continue
+        try:
+            others = read_query_set(other)
+        except InputError:
+            continue  # its own partition says what is wrong with it
+        shared = queries.join(others, on="query_id", maintain_order="left").head(1)
+        for row in shared.iter_rows(named=True):
+            raise InputError(
+                f"{file.url}, row {row['source_row']}",
+                f"query_id {row['query_id']!r} is that of {other.url}, row {row['source_row_right']}, too",
+                "Give each row a query_id of its own, and each question once.",
+            )
 
 
 def as_sequences(queries: list[TokenizedQuery]) -> Sequences:
