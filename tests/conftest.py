@@ -1,5 +1,24 @@
-"""Shapes are checked at run time in every test: jaxtyping and beartype wrap the maths before it is imported."""
+"""What holds in every test: shapes checked at run time, one thread, no network, nothing of the user's environment."""
 
+import os
+from unittest import mock
+
+import pytest
 from jaxtyping import install_import_hook
 
+# Before torch is imported: threads of several test processes on the same cores get in each other's way.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+for name in ("DAGSTER_HOME", "INFLUENCE_STUDY", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
+    os.environ.pop(name, None)
+
+# jaxtyping and beartype wrap the maths before it is imported.
 install_import_hook("influence_assets.maths", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def _environment_as_it_was():
+    """Opening a study's Dagster instance names its folder to all that follows in the process."""
+    with mock.patch.dict(os.environ):
+        yield

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from influence_assets.errors import InputError
 from influence_assets.study import Study
 
 HOME = "DAGSTER_HOME"
@@ -19,12 +20,21 @@ def dagster_home(study: Study) -> Path:
 
 
 def open_instance(study: Study) -> dg.DagsterInstance:
-    """The instance, made with this project's settings where there is none yet."""
+    """The instance, made with this project's settings where there is none yet.
+
+    Raises:
+        InputError: its folder cannot be written.
+    """
     home = dagster_home(study)
-    home.mkdir(parents=True, exist_ok=True)
     settings = home / SETTINGS
-    if not settings.exists():
-        settings.write_text(default_settings(), encoding="utf-8")
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not settings.exists():
+            settings.write_text(default_settings(), encoding="utf-8")
+    except OSError as error:
+        where = HOME if HOME in os.environ else "storage.root"
+        problem = f"{home} cannot be written ({error.strerror or error})"
+        raise InputError(where, problem, "Choose a folder that you may write to, or free some space there.") from error
     os.environ[HOME] = str(home)
     return dg.DagsterInstance.get()
 

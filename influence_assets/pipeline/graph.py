@@ -12,8 +12,10 @@ def _documents(study: Study) -> Mapping[str, Any]:
 
 
 def _model(study: Study) -> Mapping[str, Any]:
+    # The length matters to a model that is brought too: one that is too short for it is refused.
     train = study.model.train
-    return {} if train is None else {"train": train.model_dump(), "length": study.sequences.length}
+    length = {"length": study.sequences.length}
+    return length if train is None else {"train": train.model_dump(), **length}
 
 
 def _fitted(study: Study) -> Mapping[str, Any]:

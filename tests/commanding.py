@@ -1,0 +1,79 @@
+"""The command `influence` as a person meets it: what it prints and the code that it ends with."""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+from rich.console import Console
+
+import influence_assets.cli.app
+from influence_assets.cli import main
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A finished command.
+
+    Args:
+        code: its exit code.
+        out: what it printed.
+        err: what it printed as an error.
+    """
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The error as one line."""
+        return " ".join(self.err.split())
+
+
+class _Exited(BaseException):
+    """In the place of os._exit, which would end the tests."""
+
+
+def _exit(code: int) -> None:
+    raise _Exited(code)
+
+
+def influence(*arguments: str | Path, width: int = 200) -> Ended:
+    """Run the command in this process, from its entry point to the exit code."""
+    out, err = io.StringIO(), io.StringIO()
+    console = Console(width=width)  # writes to what sys.stdout is at the time
+    with (
+        mock.patch.object(sys, "argv", ["influence", *map(str, arguments)]),
+        mock.patch.object(os, "_exit", _exit),
+        mock.patch.object(influence_assets.cli.app, "console", console),
+        mock.patch.dict(os.environ, {"COLUMNS": str(width)}),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        os.environ.pop("DAGSTER_HOME", None)
+        try:
+            main()
+        except _Exited as exited:
+            (code,) = exited.args
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def influence_process(
+    *arguments: str | Path, folder: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start the command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", "from influence_assets.cli import main; main()", *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "COLUMNS": "200"} | dict(environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
