@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from rich.console import Console
-
 import influence_assets.cli.app
 from influence_assets.cli import main
 
@@ -47,11 +45,10 @@ def _exit(code: int) -> None:
 def influence(*arguments: str | Path, width: int = 200) -> Ended:
     """Run the command in this process, from its entry point to the exit code."""
     out, err = io.StringIO(), io.StringIO()
-    console = Console(width=width)  # writes to what sys.stdout is at the time
     with (
         mock.patch.object(sys, "argv", ["influence", *map(str, arguments)]),
         mock.patch.object(os, "_exit", _exit),
-        mock.patch.object(influence_assets.cli.app, "console", console),
+        mock.patch.object(influence_assets.cli.app.console, "_width", width),  # it writes to what sys.stdout is now
         mock.patch.dict(os.environ, {"COLUMNS": str(width)}),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),

@@ -17,7 +17,10 @@ def main() -> None:
     try:
         app()
     except (InputError, StorageError) as error:
-        Console(stderr=True).print(f"[bold red]Error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        from influence_assets.cli.showing import visible  # messages quote what was read
+
+        message = f"[bold red]Error[/] {escape(visible(str(error)))}"
+        Console(stderr=True, emoji=False).print(message, highlight=False, soft_wrap=True)
         code = 1
     except SystemExit as ended:
         code = ended.code

@@ -21,7 +21,8 @@ app = typer.Typer(
 PIPED_WIDTH = 160
 """Columns of output that goes to a file or another command."""
 
-console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+# `:warning:` in a corpus stays what it is.
+console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, emoji=False)
 
 StudyOption = Annotated[Path, typer.Option("--study", "-s", help="The study file.", envvar="INFLUENCE_STUDY")]
 HERE = Path("study.yaml")

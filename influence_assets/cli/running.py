@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from influence_assets.cli.showing import visible
 from influence_assets.errors import InputError, StorageError
 from influence_assets.pipeline.graph import STEPS
 from influence_assets.pipeline.steps import Partition, Step
@@ -101,8 +102,9 @@ def _done(computed: list[tuple[Step, Partition]], stood: dict[str, int]) -> Tabl
 
 def _print_failure(job: str, partition: str | None, error: Exception, console: Console) -> None:
     where = f"{job}{f' [{partition}]' if partition else ''}"
-    console.print(f"[bold red]Failed[/] {escape(where)}: {escape(str(error) or type(error).__name__)}", soft_wrap=True)
+    said = visible(str(error)) or type(error).__name__  # it may quote what was read
+    console.print(f"[bold red]Failed[/] {escape(where)}: {escape(said)}", soft_wrap=True)
     if not isinstance(error, InputError | StorageError):
         import traceback
 
-        console.print("".join(traceback.format_exception(error)), markup=False, highlight=False)
+        console.print(visible("".join(traceback.format_exception(error))), markup=False, highlight=False)

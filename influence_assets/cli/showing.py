@@ -1,5 +1,6 @@
 """What the command prints: tables, passages and states. Corpus text is escaped wherever it is shown."""
 
+import json
 from pathlib import Path
 
 import polars as pl
@@ -7,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from influence_assets.errors import InputError
 from influence_assets.pipeline.graph import BY_NAME
@@ -33,23 +35,44 @@ def show_rows(rows: pl.DataFrame, kind: str, output: Path | None, console: Conso
     if kind == "table":
         console.print(as_table(rows))
         console.print(f"{rows.height:,} rows")
-    elif kind == "parquet" and output is not None:
-        rows.write_parquet(output)
+    elif output is None:
+        console.file.write(rows.write_json() + "\n" if kind == "json" else flat(rows).write_csv())
     else:
-        text = rows.write_csv() if kind == "csv" else rows.write_json() + "\n"
-        if output is None:
-            console.file.write(text)
+        _write(rows, kind, output)
+        console.print(f"Wrote {rows.height:,} rows to {output}", markup=False)
+
+
+def _write(rows: pl.DataFrame, kind: str, output: Path) -> None:
+    try:
+        if kind == "parquet":
+            rows.write_parquet(output)
+        elif kind == "json":
+            rows.write_json(output)
         else:
-            output.write_text(text, encoding="utf-8")
-    if output is not None:
-        console.print(f"Wrote {rows.height:,} rows to {output}")
+            flat(rows).write_csv(output)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise InputError("--output", f"{output} cannot be written ({error})", "Name another file.") from error
+
+
+def flat(rows: pl.DataFrame) -> pl.DataFrame:
+    """Lists and structs as JSON text, because CSV has none."""
+    nested = [name for name, dtype in rows.schema.items() if dtype.is_nested()]
+    texts = [
+        pl.Series(name, [None if value is None else _json(value) for value in rows[name].to_list()], pl.String)
+        for name in nested
+    ]
+    return rows.with_columns(texts)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def as_table(rows: pl.DataFrame) -> Table:
     """Rows for reading: numbers rounded and to the right, long text cut, control characters made visible."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, dtype in rows.schema.items():
-        table.add_column(escape(name), justify="right" if dtype.is_numeric() else "left", overflow="fold")
+        table.add_column(escape(visible(name)), justify="right" if dtype.is_numeric() else "left", overflow="fold")
     for row in rows.iter_rows():
         table.add_row(*(escape(_cell(value)) for value in row))
     return table
@@ -79,7 +102,7 @@ def show_answer(study: Study, prompt: str, completion: str, top: int, console: C
     from influence_assets.pipeline.asking import ask  # here, because it imports torch
 
     answer = ask(Versions(Workspace(study)), prompt, completion, top)
-    console.print(f"[dim]{escape(prompt)}[/][bold]{escape(completion)}[/]", soft_wrap=True)
+    console.print(f"[dim]{escape(visible(prompt))}[/][bold]{escape(visible(completion))}[/]", soft_wrap=True)
     console.print(
         f"log-probability {answer.log_probability_nats:.2f} nats over {answer.completion_tokens} tokens; "
         f"{answer.sequences:,} training sequences compared by their sketches"
@@ -89,9 +112,7 @@ def show_answer(study: Study, prompt: str, completion: str, top: int, console: C
         documents = ", ".join(_named(document) for document in passage.documents)
         title = f"{rank}. {passage.influence_nats:+.4g} nats · {documents}"
         place = f"{passage.shard_id} · sequence {passage.sequence_index}"
-        console.print(
-            Panel(escape(visible(passage.text)), title=escape(title), subtitle=escape(place), title_align="left")
-        )
+        console.print(Panel(Text(visible(passage.text)), title=Text(title), subtitle=Text(place), title_align="left"))
     if answer.unsketched_shards:
         console.print(f"[yellow]Not asked, for want of sketches:[/] {escape(', '.join(answer.unsketched_shards))}")
 
@@ -103,7 +124,7 @@ def visible(text: str) -> str:
 
 def _named(document: dict[str, str | None]) -> str:
     name = document["title"] or document["external_id"] or str(document["document_id"])[:12]
-    return f"{name} ({document['source']})" if document["source"] else name
+    return " ".join(visible(f"{name} ({document['source']})" if document["source"] else name).split())
 
 
 def _cell(value: object) -> str:

@@ -132,14 +132,14 @@ def query(path: Path, sql: str, parameters: Mapping[str, object] | Sequence[obje
 
     Raises:
         StorageError: there is no catalogue, or it is damaged.
-        InputError: DuckDB refuses the statement.
+        InputError: DuckDB refuses the statement, or its answer has a type that polars lacks.
     """
     with _reader(path) as connection:
         try:
             answer = connection.sql(sql, params=parameters)
             # A statement that answers nothing, such as an empty one, has no relation.
             frame: pl.DataFrame = pl.DataFrame() if answer is None else answer.pl()
-        except duckdb.Error as error:
+        except (duckdb.Error, pl.exceptions.PolarsError) as error:  # polars has no intervals of months, for one
             remedy = "`show tables` and `describe top_influences` say what is there; it can only be read."
             raise InputError("SQL", str(error).strip(), remedy) from error
     return frame
