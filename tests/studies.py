@@ -158,11 +158,15 @@ def versions_of(study: Path, *, new_generation: bool = False) -> Versions:
     return Versions(Workspace(Study.load(study)), new_generation=new_generation)
 
 
-def compute(study: Path, *, new_generation: bool = False) -> list[str]:
-    """Bring everything up to date, step by step, and return what was computed, in order, as `asset[partition]`."""
+def compute(study: Path, *, new_generation: bool = False, until: str | None = None) -> list[str]:
+    """Bring everything up to date, step by step, and return what was computed, in order, as `asset[partition]`.
+
+    `until` names the last step to be computed, instead of all.
+    """
     versions = versions_of(study)
-    done = []
-    for step in STEPS:
+    done: list[str] = []
+    names = [step.name for step in STEPS]
+    for step in STEPS[: None if until is None else names.index(until) + 1]:
         # Only the eigenbases are asked for anew; what comes after them finds the generation that is then the newest.
         asked = versions_of(study, new_generation=True) if new_generation and step.name == "eigenbases" else versions
         for partition in asked.partitions(step):

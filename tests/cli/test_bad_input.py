@@ -1,9 +1,7 @@
 """What cannot be used, brought to a store that stands: named with its remedy, and nothing that stood is lost."""
 
-import dataclasses
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,31 +9,128 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import studies
-from tests.commanding import influence
-from tests.studies import COAST, FIRST, TRADES
-
-
-@dataclasses.dataclass(frozen=True)
-class Bad:
-    """Something wrong.
-
-    Args:
-        spoil: brings it into the study's folder.
-        job: the job that it fails, with the partition.
-        says: parts of the message: the place, the problem and the remedy.
-    """
-
-    spoil: Callable[[Path], object]
-    job: str
-    says: tuple[str, ...]
-
-
-def written(name: str, content: bytes) -> Callable[[Path], object]:
-    return lambda folder: (folder / name).write_bytes(content)
+from tests.commanding import Ended, influence
+from tests.studies import COAST, EXTRA, FIRST, TRADES
 
 
 def rows(*described: object) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in described)
+
+
+GOOD = {"prompt": "The smith heats", "completion": " the iron"}
+TWIN = {"prompt": "The weaver ties", "completion": " a thread"}
+LONGEST_DOCUMENT = 100
+BAD_SHARDS = {
+    "empty.jsonl": (b"", "", "the file is empty", "Remove it"),
+    "no_json.jsonl": (rows({"text": "fine"}) + b"{'text': 1}\n", ", row 2", "is not JSON", "Write one JSON object"),
+    "no_text.jsonl": (rows({"body": "b"}), ", row 1", "has no column `text`", "Set corpus.text_column to one of"),
+    "latin.jsonl": (b'{"text": "caf\xe9"}\n', ", row 1", "is not UTF-8", "Convert the file to UTF-8"),
+    "latin.txt": (b"caf\xe9", ", row 1", "is not UTF-8", "Convert the file to UTF-8"),
+    "blank.jsonl": (rows({"text": "fine"}, {"text": " \n"}), ", row 2", "`text` is empty", "Remove the row"),
+    "long.jsonl": (
+        rows({"text": "short"}, {"text": "too long " * 20}),
+        ", row 2",
+        f"the document has more than {LONGEST_DOCUMENT} bytes",
+        "raise corpus.max_document_bytes",
+    ),
+    "cut.jsonl.gz": (b"\x1f\x8b\x08\x00", "", "the compressed file is cut short", "download it again"),
+    "no.parquet": (b"PAR1 or not", ", after row 0", "cannot be read as Parquet", "Write the file again"),
+}
+BAD_QUERIES = {
+    "empty.jsonl": (b"", "", "the file is empty", "write a row with prompt and completion"),
+    "blank.jsonl": (rows(GOOD, GOOD | {"completion": ""}), ", row 2", "`completion` is empty", "Write the text"),
+    "long.jsonl": (
+        rows({"prompt": "The lamp turns. " * 20, "completion": " on"}),
+        ", row 1",
+        "more than the model's context of 32",
+        "Shorten the prompt",
+    ),
+    "stolen.jsonl": (
+        rows(GOOD | {"query_id": "new"}, GOOD | {"query_id": "baker"}),
+        ", row 2",
+        f"queries/{FIRST}, row 2, too",
+        "Give each row a query_id of its own",
+    ),
+    "twin_a.jsonl": (rows(TWIN), ", row 1", "queries/twin_b.jsonl, row 1, too", "each question once"),
+    "twin_b.jsonl": (rows(TWIN), ", row 1", "queries/twin_a.jsonl, row 1, too", "each question once"),
+}
+
+
+def standing(study: Path) -> dict[str, list[str]]:
+    """Every row of the catalogue, by table, as it stands."""
+    tables = studies.ask_sql(study, "select table_name from duckdb_tables()")["table_name"].to_list()
+    return {table: sorted(map(repr, studies.ask_sql(study, f"select * from {table}").rows())) for table in tables}
+
+
+@pytest.fixture(scope="module")
+def spoilt(first_run, tmp_path_factory):
+    """A study whose folders got all of it at once beside a good file, and the run that found it there."""
+    study = studies.copied(first_run[0], tmp_path_factory.mktemp("spoilt"))
+    for folder, files in (("corpus", BAD_SHARDS), ("queries", BAD_QUERIES)):
+        for name, (content, *_) in files.items():
+            (study.parent / folder / name).write_bytes(content)
+    studies.write_study(study.parent, corpus={"max_document_bytes": LONGEST_DOCUMENT})
+    studies.write_extra(study)
+    return study, influence("run", "--study", study)
+
+
+def failure(ended: Ended, job: str) -> str:
+    """The one line that says that a job failed."""
+    (line,) = [line for line in ended.out.splitlines() if line.startswith(f"Failed {job}: ")]
+    return line
+
+
+@pytest.mark.parametrize("name", BAD_SHARDS)
+def test_a_bad_shard_is_named_with_its_row_and_remedy(spoilt, name):
+    study, ended = spoilt
+    _, row, problem, remedy = BAD_SHARDS[name]
+    line = failure(ended, f"read_documents [{name}]")
+    assert f": {study.parent}/corpus/{name}{row}: " in line
+    assert problem in line
+    assert remedy in line.partition(problem)[2]
+
+
+@pytest.mark.parametrize("name", BAD_QUERIES)
+def test_a_bad_query_file_is_named_with_its_row_and_remedy(spoilt, name):
+    study, ended = spoilt
+    _, row, problem, remedy = BAD_QUERIES[name]
+    line = failure(ended, f"ask_queries [{name}]")
+    assert f": {study.parent}/queries/{name}{row}: " in line
+    assert problem in line
+    assert remedy in line.partition(problem)[2]
+
+
+def test_what_stood_before_bad_files_came_still_stands(first_run, spoilt):
+    study, ended = spoilt
+    assert ended.code == 1
+    assert ended.out.count("Failed ") == len(BAD_SHARDS) + len(BAD_QUERIES)
+    assert "Traceback" not in ended.out + ended.err
+    assert "What stood before still stands." in ended.out
+    assert standing(study) == standing(first_run[0])
+
+
+def test_bad_files_hold_up_nothing_beside_them(spoilt):
+    """A good shard that came with them is computed as far as it goes: to its scores for the good questions."""
+    study, _ = spoilt
+    for step in ("documents", "covariances", "corrected_eigenvalues", "gradient_sketches"):
+        assert studies.artifact(study, step, shard=EXTRA).folder.is_dir()
+    assert studies.artifact(study, "influence_scores", shard=EXTRA, query_set=FIRST).folder.is_dir()
+
+
+def test_mended_files_are_taken_and_identical_documents_kept_once_and_counted(spoilt, tmp_path):
+    study = studies.copied(spoilt[0], tmp_path)
+    for folder, files in (("corpus", BAD_SHARDS), ("queries", BAD_QUERIES)):
+        for name in files:
+            (study.parent / folder / name).unlink()
+    again = {"text": "The tailor cuts the cloth.", "title": "Second"}
+    documents = rows(again | {"title": "First"}, again, {"text": "Another."})
+    (study.parent / "corpus" / "no_json.jsonl").write_bytes(documents)
+    ended = influence("run", "--study", study)
+    assert ended.code == 0, ended.out
+    found = studies.ask_sql(study, "select shard_id, documents, duplicate_documents from shards order by shard_id")
+    assert found.rows() == [(EXTRA, 1, 0), (COAST, 4, 0), ("no_json.jsonl", 2, 1), (TRADES, 3, 0)]
+    kept = studies.ask_sql(study, "select title, source_row from documents where shard_id = 'no_json.jsonl'")
+    assert sorted(kept.rows(), key=lambda row: row[1]) == [("First", 1), (None, 3)]
 
 
 def with_nan(folder: Path) -> None:
@@ -49,140 +144,49 @@ def with_larger_tokenizer(folder: Path) -> None:
     studies.tokenizer(vocabulary=340).save(str(folder / "model" / "tokenizer.json"))
 
 
-def small_limit(folder: Path) -> None:
-    studies.write_study(folder, corpus={"max_document_bytes": 100})
-    (folder / "corpus/new.jsonl").write_bytes(rows({"text": "short"}, {"text": "too long " * 20}))
-
-
-SHARD, QUESTIONS = "corpus/new.jsonl", "queries/new.jsonl"
-READ, ASK = "Failed read_documents [new.jsonl]: ", "Failed ask_queries [new.jsonl]: "
-GOOD = {"prompt": "The smith heats", "completion": " the iron"}
-BAD = {
-    "an empty file": Bad(written(SHARD, b""), READ, (f"{SHARD}: the file is empty", "Remove it")),
-    "a line that is not JSON": Bad(
-        written(SHARD, rows({"text": "fine"}) + b"{'text': 1}\n"), READ, (f"{SHARD}, row 2: is not JSON", "Write one")
-    ),
-    "a missing text column": Bad(
-        written(SHARD, rows({"body": "text", "id": 1})),
-        READ,
-        (f"{SHARD}, row 1: has no column `text`", "Set corpus.text_column to one of", "body, id"),
-    ),
-    "bytes that are not UTF-8": Bad(
-        written(SHARD, b'{"text": "caf\xe9"}\n'), READ, (f"{SHARD}, row 1: is not UTF-8", "Convert the file")
-    ),
-    "an empty document": Bad(
-        written(SHARD, rows({"text": "fine"}, {"text": " \n"})),
-        READ,
-        (f"{SHARD}, row 2: `text` is empty", "Remove the row"),
-    ),
-    "a document that is too long": Bad(
-        small_limit,
-        READ,
-        (f"{SHARD}, row 2: the document has more than 100 bytes", "raise corpus.max_document_bytes"),
-    ),
-    "a completion that is empty": Bad(
-        written(QUESTIONS, rows(GOOD, {"prompt": "The smith", "completion": ""})),
-        ASK,
-        (f"{QUESTIONS}, row 2: `completion` is empty", "Write the text"),
-    ),
-    "a question longer than the context": Bad(
-        written(QUESTIONS, rows({"prompt": "The lamp turns. " * 20, "completion": " on"})),
-        ASK,
-        (f"{QUESTIONS}, row 1: prompt and completion have", "context of 32", "Shorten"),
-    ),
-    "a query_id of another file": Bad(
-        written(QUESTIONS, rows(GOOD, GOOD | {"query_id": "baker"})),
-        ASK,
-        (f"{QUESTIONS}, row 2: query_id 'baker' is that of", f"queries/{FIRST}, row 2", "Give each row"),
-    ),
-    "a tokenizer with ids beyond the vocabulary": Bad(
+SPOILT_MODELS = {
+    "a tokenizer with ids beyond the vocabulary": (
         with_larger_tokenizer,
-        "Failed prepare_model: ",
+        "prepare_model",
         ("/model: the tokenizer does not belong to the model", "339", "290 rows", "Put the tokenizer"),
     ),
-    "weights with NaN": Bad(
+    "weights with NaN": (
         with_nan,
-        "Failed prepare_model: ",
+        "prepare_model",
         ("model/model.safetensors: transformer.h.1.mlp.c_proj.weight holds NaN", "Save sound weights"),
     ),
-    "a sequence longer than the context": Bad(
+    "no weights": (
+        lambda folder: (folder / "model" / "model.safetensors").unlink(),
+        None,
+        ("/model: holds no *.safetensors", "save_pretrained"),
+    ),
+    "a sequence longer than the context": (
         lambda folder: studies.write_study(folder, sequences={"length": 33}),
-        "Failed prepare_model: ",
+        "prepare_model",
         ("sequences.length: 33 is more than the model's context of 32", "Give at most 32"),
     ),
-    "a pattern that matches nothing": Bad(
+    "a pattern that matches nothing": (
         lambda folder: studies.write_study(folder, curvature={"modules": ["*.fc9"]}),
-        f"Failed measure_curvature [{COAST}]: ",
+        f"measure_curvature [{COAST}]",
         ("curvature.modules: '*.fc9' matches no linear layer", "transformer.h.*.mlp.c_fc"),
     ),
 }
 
 
-@pytest.mark.parametrize("what", BAD)
-def test_what_is_bad_is_named_with_its_remedy_and_what_stood_still_stands(study, what):
-    bad, before = BAD[what], standing(study)
-    bad.spoil(study.parent)
-    ended = influence("run", "--study", study)
-    assert ended.code == 1
-    failures = [line for line in ended.out.splitlines() if line.startswith(bad.job)]
-    assert len(failures) == 1, ended.out + ended.err
-    for part in bad.says:
-        assert part in failures[0]
-    assert "Traceback" not in ended.out + ended.err
-    assert "What stood before still stands." in ended.out
-    assert standing(study) == before
-
-
-def standing(study: Path) -> dict[str, list[str]]:
-    """Every row of the catalogue, by table, without the time of its publication."""
-    tables = studies.ask_sql(study, "select table_name from duckdb_tables()")["table_name"].to_list()
-    return {table: sorted(map(repr, studies.ask_sql(study, f"select * from {table}").rows())) for table in tables}
-
-
-def test_a_bad_file_holds_up_nothing_beside_it(study):
-    """A good shard that comes with it is computed as far as it goes; mended, the rest follows."""
-    studies.write_extra(study)
-    (study.parent / SHARD).write_bytes(b"no rows\n")
-    ended = influence("run", "--study", study)
-    assert ended.code == 1
-    for step in ("documents", "covariances", "gradient_sketches"):
-        assert studies.artifact(study, step, shard=studies.EXTRA).folder.is_dir()
-    (study.parent / SHARD).write_bytes(rows({"text": "The tailor cuts the cloth."}))
-    ended = influence("run", "--study", study)
-    assert ended.code == 0, ended.out
-    shards = studies.ask_sql(study, "select shard_id from shards order by shard_id")["shard_id"].to_list()
-    assert shards == sorted([COAST, TRADES, studies.EXTRA, "new.jsonl"])
-
-
-def test_a_shard_that_goes_bad_keeps_its_rows_until_it_is_mended(study):
+@pytest.mark.parametrize("what", SPOILT_MODELS)
+def test_a_model_that_does_not_serve_is_named_and_what_stood_still_stands(study, what):
+    spoil, job, says = SPOILT_MODELS[what]
     before = standing(study)
-    (study.parent / "corpus" / TRADES).write_bytes(b"PAR1 or not")
+    spoil(study.parent)
     ended = influence("run", "--study", study)
+    if job is None:
+        assert_one_paragraph(ended, says)
+    else:
+        line = failure(ended, job)
+        assert [part in line for part in says] == [True] * len(says), line
     assert ended.code == 1
-    assert f"{TRADES}, after row 0: cannot be read as Parquet" in ended.out
+    assert "Traceback" not in ended.out + ended.err
     assert standing(study) == before
-
-
-def test_identical_documents_are_kept_once_and_counted(study):
-    again = {"text": "The tailor cuts the cloth.", "title": "Second"}
-    (study.parent / SHARD).write_bytes(rows(again | {"title": "First"}, again, {"text": "Another."}))
-    ended = influence("run", "--study", study)
-    assert ended.code == 0, ended.out
-    shard = studies.ask_sql(study, "select documents, duplicate_documents from shards where shard_id = 'new.jsonl'")
-    assert shard.rows() == [(2, 1)]
-    kept = studies.ask_sql(study, "select title, source_row from documents where shard_id = 'new.jsonl' order by all")
-    assert kept.rows() == [("First", 1), (None, 3)]
-
-
-def test_one_id_in_two_new_files_names_both_in_both(study):
-    for name in ("new.jsonl", "other.jsonl"):
-        (study.parent / "queries" / name).write_bytes(rows(GOOD))
-    ended = influence("run", "--study", study)
-    assert ended.code == 1
-    for name, other in (("new", "other"), ("other", "new")):
-        (failure,) = [line for line in ended.out.splitlines() if f"ask_queries [{name}.jsonl]" in line and "F" in line]
-        assert f"queries/{name}.jsonl, row 1: query_id" in failure
-        assert f"queries/{other}.jsonl, row 1" in failure
 
 
 @pytest.mark.parametrize(
@@ -236,17 +240,15 @@ def test_the_store_of_another_study_is_one_paragraph(study):
     text = study.read_text(encoding="utf-8").replace("name: tiny", "name: other")
     study.write_text(text, encoding="utf-8")
     ended = influence("run", "--study", study)
-    assert_one_paragraph(
-        ended, ("storage.root: ", "is the store of the study 'tiny', not of 'other'", "Choose another")
-    )
+    says = ("storage.root: ", "is the store of the study 'tiny', not of 'other'", "Choose another")
+    assert_one_paragraph(ended, says)
     study.write_text(text.replace("name: other", "name: tiny"), encoding="utf-8")
     assert standing(study) == before
 
 
-def assert_one_paragraph(ended, says):
+def assert_one_paragraph(ended: Ended, says: tuple[str, ...]) -> None:
     assert ended.code == 1
-    shown = ended.out + ended.err
-    assert "Traceback" not in shown
+    assert "Traceback" not in ended.out + ended.err
     assert ended.err.startswith("Error ")
     assert ended.err.count("\n") == 1
     for part in says:
