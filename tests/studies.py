@@ -223,3 +223,29 @@ def scores(study: Path) -> dict[tuple[str, int], float]:
     """Every score of the current generation, by query_id and sequence_id."""
     rows = ask_sql(study, "select query_id, sequence_id, influence_nats from current_scores")
     return {(query_id, sequence): value for query_id, sequence, value in rows.iter_rows()}
+
+
+def rewrite(
+    study: Path,
+    step: str,
+    *,
+    arrays: Mapping[str, Any] | None = None,
+    tables: Mapping[str, pl.DataFrame] | None = None,
+    **partition: str,
+) -> Artifact:
+    """Put other contents under the version of a standing partition, as code with a mistake would have written them.
+
+    Arrays and tables that are not given stay as they were.
+    """
+    good = artifact(study, step, **partition)
+    contents = {name: good.array(name) for name in good.array_names()} | dict(arrays or {})
+    frames = {name: good.table(name).collect() for name in good.manifest.rows} | dict(tables or {})
+    shutil.rmtree(good.folder)
+    store = versions_of(study).workspace.store
+    with store.write(good.key, inputs=good.manifest.inputs, code_version=good.manifest.code_version) as draft:
+        for name, values in contents.items():
+            draft.array(name, values)
+        for name, frame in frames.items():
+            draft.table(name, frame)
+        draft.summarise(**good.manifest.summary)
+    return store.open(good.key)

@@ -10,23 +10,34 @@ from influence_assets.pipeline.steps import Step
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.study import Study
 
-ROLL_UPS = frozenset({"influence_details", "influence_catalogue"})
+ROLL_UPS = ("influence_details", "influence_catalogue")
 """Assets over all shards that follow every change of them; all others stand until they are missing."""
 
 
-def condition(step: Step) -> dg.AutomationCondition[Any]:
+def condition(study: Study, step: Step) -> dg.AutomationCondition[Any]:
     """When a step's partition is computed by itself.
 
-    Missing, with all that it reads present, not in progress and not failed before. Not `eager()`, which would redo
+    Missing, with all that it reads present, and nothing of it in progress or failed. Not `eager()`, which would redo
     every sketch at each refit; not `on_missing()`, which overlooks partitions that were there before its first tick.
-    Roll-ups follow too whenever something that they read was updated.
+    One that failed is not tried again until something that it reads was updated: mended, that is.
+
+    Roll-ups follow too whenever something that they read was updated. One roll-up waits for another that is about to
+    follow: they run apart, and Dagster keeps only steps of one run in order.
     """
-    wanted: dg.AutomationCondition[Any] = dg.AutomationCondition.missing()
+    updated = dg.AutomationCondition.any_deps_updated().since_last_handled()
+    wanted: dg.AutomationCondition[Any] = dg.AutomationCondition.missing() & (
+        ~dg.AutomationCondition.execution_failed() | updated
+    )
     if step.name in ROLL_UPS:
-        updated = dg.AutomationCondition.any_deps_updated().since_last_handled()
         wanted = wanted | updated
-    ready = ~dg.AutomationCondition.any_deps_missing() & ~dg.AutomationCondition.any_deps_in_progress()
-    idle = ~dg.AutomationCondition.in_progress() & ~dg.AutomationCondition.execution_failed()
+    others = dg.AssetSelection.assets(*(dg.AssetKey([study.name, name]) for name in ROLL_UPS if name != step.name))
+    ready = (
+        ~dg.AutomationCondition.any_deps_missing()
+        & ~dg.AutomationCondition.any_deps_in_progress()
+        & ~dg.AutomationCondition.any_deps_match(dg.AutomationCondition.execution_failed())
+        & ~dg.AutomationCondition.any_deps_match(updated).allow(others)
+    )
+    idle = ~dg.AutomationCondition.in_progress()
     return (wanted & ready & idle).with_label("missing, with everything that it reads present")
 
 

@@ -11,10 +11,14 @@ from influence_assets.assets.jobs import JOBS
 from influence_assets.assets.partitions import Partitions
 from influence_assets.assets.session import Session
 from influence_assets.pipeline.graph import BY_NAME
+from influence_assets.pipeline.plan import state
 from influence_assets.pipeline.steps import Partition, Step
 from influence_assets.pipeline.versions import Versions
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.study import Study
+
+FROZEN = frozenset({"language_model", "eigenbases", "curvature"})
+"""Assets that stand although new shards of what they read arrive."""
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -43,12 +47,14 @@ class Result:
         stood: partitions that stood already, by step.
         checks_failed: asset checks that do not hold, as `asset: check`.
         failures: what went wrong; what depends on it was left as it was.
+        left_out: steps with partitions that still do not stand.
     """
 
     computed: list[tuple[Step, Partition]] = field(default_factory=list)
     stood: dict[str, int] = field(default_factory=dict)
     checks_failed: list[str] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -92,10 +98,12 @@ def bring_up_to_date(study: Study, instance: dg.DagsterInstance, watcher: Watche
                 result.failures.append(Failure(name, partition.key, _cause(error)))
                 continue
             result.checks_failed += [
-                f"{check.asset_key.path[-1]}[{partition.key or ''}]: {check.check_name}"
+                f"{check.asset_key.path[-1]}{f'[{partition.key}]' if partition.key else ''}: {check.check_name}"
                 for check in run.get_asset_check_evaluations()
                 if not check.passed
             ]
+    if result.failures:
+        result.left_out = [s.step.name for s in state(session.versions) if s.outstanding]
     return result
 
 
@@ -106,8 +114,20 @@ def _outstanding(versions: Versions, steps: list[Step], result: Result) -> Itera
         for step in standing:
             result.stood[step.name] = result.stood.get(step.name, 0) + 1
         outstanding = [step for step in steps if step not in standing]
+        if not outstanding and _is_reported_anew(versions, steps[0], result):
+            yield partition, steps
         if outstanding and versions.find(outstanding[0], partition) is not None:
             yield partition, outstanding
+
+
+def _is_reported_anew(versions: Versions, step: Step, result: Result) -> bool:
+    """Whether a frozen asset should tell the UI that it stands although something that it reads was computed.
+
+    Its run does nothing but record that, and the UI's mark of an outdated asset goes.
+    """
+    trains = versions.workspace.study.model.train is not None
+    frozen = FROZEN if trains else FROZEN - {"language_model"}
+    return step.name in frozen and any(done.name in step.upstream for done, _ in result.computed)
 
 
 def _cause(error: Exception) -> Exception:

@@ -65,7 +65,7 @@ def _asset(study: Study, step: Step, partitions: Partitions) -> dg.AssetsDefinit
         description=step.description,
         code_version=step.code_version,
         partitions_def=partitions.definition(step.partitioning),
-        automation_condition=condition(step),
+        automation_condition=condition(study, step),
         check_specs=checks.specs(step, key),
         required_resource_keys={resource_key(study)},
         op_tags=HEAVY_TAG if step.heavy else None,

@@ -1,6 +1,8 @@
 """The step of the group `catalogue`: the DuckDB file."""
 
-from influence_assets.errors import StorageError
+import polars as pl
+
+from influence_assets.errors import InputError, StorageError
 from influence_assets.pipeline.graph import BY_NAME
 from influence_assets.pipeline.steps import Partition, Work
 from influence_assets.pipeline.versions import Versions
@@ -14,6 +16,7 @@ def influence_catalogue(work: Work) -> None:
     generation = work.open("curvature").manifest.summary["generation_id"]
     store = work.workspace.store
     wanted = [store.open(key) for key in work.inputs]
+    _refuse_shared_ids(work)
     change = load_catalogue(
         work.workspace.catalogue,
         wanted,
@@ -30,6 +33,19 @@ def influence_catalogue(work: Work) -> None:
         catalogue_bytes=work.workspace.catalogue.stat().st_size,
         content_version=change.content_version,
     )
+
+
+def _refuse_shared_ids(work: Work) -> None:
+    """See to it that a question's id is its own: query sets that were computed apart may come together here."""
+    queries = pl.concat(artifact.table("queries") for artifact in work.open_all("query_gradients"))
+    shared = queries.filter(pl.col("query_id").is_duplicated()).sort("query_id", "query_set_id").head(2).collect()
+    if shared.height:
+        one, other = (
+            f"{work.workspace.query_file(row['query_set_id']).url}, row {row['source_row']}"
+            for row in shared.iter_rows(named=True)
+        )
+        problem = f"query_id {shared['query_id'][0]!r} is that of {other}, too"
+        raise InputError(one, problem, "Give each row a query_id of its own, and each question once.")
 
 
 def ancestors(store: ArtifactStore, artifacts: list[Artifact]) -> list[Artifact]:

@@ -85,7 +85,8 @@ def factors_are_positive_semi_definite(artifact: Artifact, _open: Opener) -> Fin
     for name in artifact.array_names():
         if name.endswith((".eigenvalues_A", ".eigenvalues_S")):
             eigenvalues = artifact.array(name)
-            worst = min(worst, float(eigenvalues.min() / (eigenvalues.max() or 1.0)))
+            relative = eigenvalues.min() / (eigenvalues.max() or 1.0)
+            worst = min(worst, float(np.nan_to_num(relative, nan=-np.inf)))
     return Finding(worst > -TOLERANCE, {"most_negative_relative_eigenvalue": worst})
 
 
@@ -95,7 +96,8 @@ def bases_are_orthonormal(artifact: Artifact, _open: Opener) -> Finding:
     for name in artifact.array_names():
         if name.endswith((".Q_A", ".Q_S")):
             Q = artifact.array(name)
-            worst = max(worst, float(np.abs(Q.T @ Q - np.eye(len(Q))).max()))
+            deviation = np.nan_to_num(np.abs(Q.T @ Q - np.eye(len(Q))), nan=np.inf)
+            worst = max(worst, float(deviation.max()))
     return Finding(worst < ORTHONORMAL, {"largest_deviation": worst})
 
 
@@ -137,9 +139,11 @@ def layers_sum_to_the_score(artifact: Artifact, open_input: Opener) -> Finding:
         return Finding(passed=True, figures={"scores": 0})
     # Relative to the query's largest: small scores are differences of large parts, which round.
     size = pl.col("score").abs().max().over("query_id")
+    # Polars' max passes over NaN.
     off = joined.select(
         pl.max_horizontal(
-            ((pl.col(name) - pl.col("score")).abs() / size).max() for name in ("layer_influence", "token_influence")
+            ((pl.col(name) - pl.col("score")).abs().fill_nan(float("inf")) / size).max()
+            for name in ("layer_influence", "token_influence")
         )
     ).item()
     complete = joined.null_count().sum_horizontal().item() == 0

@@ -272,6 +272,23 @@ def test_a_lost_catalogue_is_loaded_again(study):
     assert studies.scores(study) == scores
 
 
+def test_query_sets_computed_apart_that_share_an_id_are_not_published_together(study):
+    """The rows of a file that comes back were computed before: the catalogue is where they would meet others."""
+    lamp, baker = studies.FIRST_ROWS
+    queries = study.parent / "queries"
+    studies.write_jsonl(queries / FIRST, [baker])
+    studies.compute(study)
+    studies.write_jsonl(queries / SECOND, [lamp])
+    studies.compute(study)
+    scores = studies.scores(study)
+    studies.write_jsonl(queries / FIRST, [lamp, baker])
+    with pytest.raises(
+        InputError, match=r"first\.jsonl, row 1: query_id 'lamp' is that of .*second\.jsonl, row 1, too"
+    ):
+        studies.compute(study)
+    assert studies.scores(study) == scores
+
+
 def test_a_step_whose_inputs_are_missing_names_them(tmp_path):
     study = studies.lay_out(tmp_path)
     versions = studies.versions_of(study)
