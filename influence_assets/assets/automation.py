@@ -30,13 +30,14 @@ def condition(study: Study, step: Step) -> dg.AutomationCondition[Any]:
     )
     if step.name in ROLL_UPS:
         wanted = wanted | updated
-    others = dg.AssetSelection.assets(*(dg.AssetKey([study.name, name]) for name in ROLL_UPS if name != step.name))
     ready = (
         ~dg.AutomationCondition.any_deps_missing()
         & ~dg.AutomationCondition.any_deps_in_progress()
         & ~dg.AutomationCondition.any_deps_match(dg.AutomationCondition.execution_failed())
-        & ~dg.AutomationCondition.any_deps_match(updated).allow(others)
     )
+    if others := [dg.AssetKey([study.name, name]) for name in step.upstream if name in ROLL_UPS]:
+        about_to_follow = dg.AutomationCondition.any_deps_match(updated).allow(dg.AssetSelection.assets(*others))
+        ready = ready & ~about_to_follow
     idle = ~dg.AutomationCondition.in_progress()
     return (wanted & ready & idle).with_label("missing, with everything that it reads present")
 

@@ -90,7 +90,6 @@ def test_what_is_requested_is_what_is_missing_and_no_more(located, daemon):
         *ROLL_UPS,
     ]
     assert studies.compute(located.path) == [], "what the daemon asked for was all that there is"
-    assert daemon.tick() == {}
 
     studies.write_extra(located.path)
     located.sense()
@@ -106,10 +105,8 @@ def test_what_is_requested_is_what_is_missing_and_no_more(located, daemon):
     bad.write_text("no rows\n", encoding="utf-8")
     located.sense()
     assert daemon.waves() == [by_shard("documents", *AFTER_DOCUMENTS, shards=["new.jsonl"])]
-    assert daemon.tick() == {}
     assert len(studies.ask_sql(located.path, "select * from shards")) == len([*SHARDS, EXTRA])
     bad.write_text(json.dumps({"text": "The tailor cuts the cloth."}) + "\n", encoding="utf-8")
-    assert daemon.tick() == {}
     assert located.run("read_documents", "new.jsonl").success
     waves = daemon.waves()
     requested = {(where, step) for wave in waves for where, steps in wave.items() for step in steps}
@@ -139,4 +136,3 @@ def test_a_query_set_that_fails_holds_up_the_catalogue_and_nothing_else(located)
     requested = {step for wave in waves for steps in wave.values() for step in steps}
     assert requested == {step.name for step in STEPS} - {"influence_catalogue"}
     assert waves[-2:] == [{f"{FIRST}|{COAST}": ["influence_scores"]}, {FIRST: ["influence_details"]}]
-    assert daemon.tick() == {}
