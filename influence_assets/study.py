@@ -170,6 +170,13 @@ class Storage(_Section):
 
     root: str = Field("store", min_length=1, description="A local folder for the arrays, tables and the DuckDB file.")
 
+    @field_validator("root")
+    @classmethod
+    def _is_local(cls, root: str) -> str:
+        if "://" in root:
+            raise ValueError("must be a local folder; publish from there to an object store")
+        return root
+
 
 class Compute(_Section):
     """The machine."""
@@ -254,13 +261,6 @@ class Study(_Section):
                 "model": model,
             }
         )
-
-    @field_validator("storage")
-    @classmethod
-    def _storage_is_local(cls, storage: Storage) -> Storage:
-        if "://" in storage.root:
-            raise ValueError("storage.root must be a local folder; publish from there to an object store")
-        return storage
 
 
 def _absolute(path: str, folder: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from influence_assets.pipeline.workspace import CATALOGUE
 from influence_assets.storage.artifacts import Artifact
 
 HIDDEN = frozenset({"layers", "shapes", "damping", "fitted_shards", "config", "identity", "inserted_rows"})
@@ -25,8 +26,8 @@ def metadata(artifact: Artifact, *, computed: bool) -> dict[str, Any]:
         **{f"rows_{table}": rows for table, rows in manifest.rows.items()},
         **{name: value for name, value in manifest.summary.items() if name not in HIDDEN and value is not None},
     }
-    if manifest.rows:
-        shown["dagster/row_count"] = next(iter(manifest.rows.values()))
+    if manifest.asset in manifest.rows:
+        shown["dagster/row_count"] = manifest.rows[manifest.asset]
     if (extra := EXTRAS.get(manifest.asset)) is not None:
         shown |= extra(artifact)
     return shown
@@ -71,7 +72,11 @@ def _influence_scores(artifact: Artifact) -> Mapping[str, Any]:
 
 def _influence_catalogue(artifact: Artifact) -> Mapping[str, Any]:
     rows: dict[str, int] = artifact.manifest.summary["inserted_rows"]
-    return {"inserted": table(pl.DataFrame({"table": list(rows), "rows": list(rows.values())}))}
+    file = artifact.folder.parents[2] / CATALOGUE
+    return {
+        "path": dg.MetadataValue.path(str(file)),
+        "inserted": table(pl.DataFrame({"table": list(rows), "rows": list(rows.values())})),
+    }
 
 
 EXTRAS: Mapping[str, Callable[[Artifact], Mapping[str, Any]]] = {

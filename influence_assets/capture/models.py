@@ -60,8 +60,17 @@ def load_model(folder: Path, *, dtype: Dtype, device: str, trust_remote_code: bo
 
 
 def resolve_device(device: str) -> str:
-    """The device that the study names; `auto` is the first there is of cuda, mps and cpu."""
+    """The device that the study names; `auto` is the first there is of cuda, mps and cpu.
+
+    Raises:
+        InputError: the study names one that is not there.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device != "auto":
+        kind, _, index = device.partition(":")
+        if not there[kind] or (index and int(index) >= torch.cuda.device_count()):
+            usable = ", ".join(name for name, is_there in there.items() if is_there)
+            raise InputError("compute.device", f"there is no {device} here", f"Give auto or one of: {usable}.")
         return device
     if torch.cuda.is_available():
         return "cuda"

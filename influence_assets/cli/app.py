@@ -1,7 +1,6 @@
 """The sub-commands. Each says in its docstring what `influence --help` shows."""
 
 import os
-import subprocess
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -94,6 +93,24 @@ def sql(
     show_rows(rows, output_format.value, output, console)
 
 
+@app.command()
+def cookbook(
+    name: Annotated[str | None, typer.Argument(help="A question; without it, all of them are listed.")] = None,
+    bind: Annotated[list[str] | None, typer.Option(help="A value of the question, as name=value.")] = None,
+    study: StudyOption = HERE,
+) -> None:
+    """Ask one of the questions that come ready-made, such as `strongest_passages --bind query_id=… --bind count=5`."""
+    from influence_assets.cli.showing import show_cookbook, show_rows
+    from influence_assets.pipeline.workspace import catalogue_path
+    from influence_assets.storage.catalogue import ask_cookbook
+
+    if name is None:
+        show_cookbook(console)
+        return
+    values = {parameter: value for parameter, _, value in (pair.partition("=") for pair in bind or [])}
+    show_rows(ask_cookbook(catalogue_path(Study.load(study)), name, values), "table", None, console)
+
+
 @app.command("rebuild-catalogue")
 def rebuild_catalogue(study: StudyOption = HERE) -> None:
     """Build the DuckDB file anew from the stored arrays and tables."""
@@ -115,6 +132,7 @@ def ui(
     path = study.resolve()
     with open_instance(Study.load(path)) as instance:
         home = Path(instance.root_directory)
+    console.print(f"Dagster's UI will be at [bold]http://{host}:{port}[/]; Ctrl+C ends it.")
     workspace = home / "workspace.yaml"
     workspace.write_text(
         "load_from:\n  - python_module:\n      module_name: influence_assets.assets.location\n"
@@ -122,7 +140,10 @@ def ui(
         encoding="utf-8",
     )
     command = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace), "-h", host, "-p", str(port)]
-    raise typer.Exit(subprocess.call(command, env=os.environ | {STUDIES: str(path)}, cwd=home))  # noqa: S603
+    os.chdir(home)
+    sys.stdout.flush()
+    # In this process's place, so that a signal to the command reaches Dagster, which ends its own children.
+    os.execve(sys.executable, command, os.environ | {STUDIES: str(path)})  # noqa: S606
 
 
 @app.command()

@@ -20,7 +20,7 @@ CHARACTERS_SHOWN = 150
 TRY = """\
 The demo took {seconds:.0f} s. Try:
   influence ask --study {study} --prompt 'The "while" statement is used for' --completion ' repeated execution'
-  influence sql --study {study} 'select title, influence_nats from influence_by_document limit 20'
+  influence sql --study {study} "select * from strongest('while', 5)"
   influence ui --study {study}"""
 
 

@@ -31,6 +31,8 @@ def run_study(study: Study, console: Console) -> bool:
     if result.computed:
         console.print(_done(result.computed, result.stood))
         console.print(f"Computed {len(result.computed)} partitions in {seconds:.1f} s.")
+        if not result.failures:
+            console.print("Look at them with `influence sql`, `influence ask` or `influence ui`.")
     elif not result.failures:
         console.print(f"[green]Nothing to do[/]: all {sum(result.stood.values())} partitions are up to date.")
     for check in result.checks_failed:
@@ -38,7 +40,8 @@ def run_study(study: Study, console: Console) -> bool:
     for failure in result.failures:
         _print_failure(failure.job, failure.partition, failure.error, console)
     if result.failures:
-        console.print("What stood before still stands. What needs the failed partitions was left out.")
+        left_out = ", ".join(result.left_out)
+        console.print(f"What stood before still stands. Not complete: {left_out}.", soft_wrap=True)
     return not result.failures and not result.checks_failed
 
 

@@ -16,9 +16,13 @@ from influence_assets.pipeline.plan import state
 from influence_assets.pipeline.steps import Partition
 from influence_assets.pipeline.versions import Versions
 from influence_assets.pipeline.workspace import Workspace
+from influence_assets.storage.catalogue import cookbook
 from influence_assets.study import Study
 
 CELL_CHARACTERS = 120
+READABLE = 40
+"""Columns of text that is folded over several lines and still reads well."""
+
 FORMATS = ("csv", "json", "parquet")
 
 
@@ -33,8 +37,8 @@ def show_rows(rows: pl.DataFrame, kind: str, output: Path | None, console: Conso
     if kind not in (*FORMATS, "table") or (kind == "parquet" and output is None):
         raise InputError("--output", f"{kind!r} cannot be written there", "Name a .csv, .json or .parquet file.")
     if kind == "table":
-        console.print(as_table(rows))
-        console.print(f"{rows.height:,} rows")
+        show_table(rows, console)
+        console.print(f"{rows.height:,} {'row' if rows.height == 1 else 'rows'}")
     elif output is None:
         console.file.write(rows.write_json() + "\n" if kind == "json" else flat(rows).write_csv())
     else:
@@ -68,6 +72,26 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
+def show_table(rows: pl.DataFrame, console: Console) -> None:
+    """Rows as a table; where they are too wide for it, each as a list of its values."""
+    table = as_table(rows)
+    if rows.height == 0 or console.measure(table).maximum <= console.width or _folds_only_text(rows, console):
+        console.print(table)
+        return
+    for number, row in enumerate(rows.iter_rows(), start=1):
+        console.rule(f"row {number}", align="left")
+        values = Table(box=None, pad_edge=False, show_header=False)
+        for name, value in zip(rows.columns, row, strict=True):
+            values.add_row(f"[bold]{escape(visible(name))}[/]", escape(_cell(value)))
+        console.print(values)
+
+
+def _folds_only_text(rows: pl.DataFrame, console: Console) -> bool:
+    """Whether the columns fit once their longest text is folded to a readable width."""
+    widths = [max(len(name), *(len(_cell(v)) for v in rows[name])) for name in rows.columns]
+    return sum(min(width, READABLE) for width in widths) + 2 * len(widths) <= console.width
+
+
 def as_table(rows: pl.DataFrame) -> Table:
     """Rows for reading: numbers rounded and to the right, long text cut, control characters made visible."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -76,6 +100,15 @@ def as_table(rows: pl.DataFrame) -> Table:
     for row in rows.iter_rows():
         table.add_row(*(escape(_cell(value)) for value in row))
     return table
+
+
+def show_cookbook(console: Console) -> None:
+    """The ready-made questions and what each must be told."""
+    table = Table("question", "what it answers", "needs", box=None, pad_edge=False)
+    for name, question in cookbook().items():
+        needs = ", ".join(f"{parameter}: {what}" for parameter, what in question.parameters.items())
+        table.add_row(name, escape(question.purpose), escape(needs))
+    console.print(table)
 
 
 def show_status(study: Study, console: Console) -> None:
@@ -105,12 +138,12 @@ def show_answer(study: Study, prompt: str, completion: str, top: int, console: C
     console.print(f"[dim]{escape(visible(prompt))}[/][bold]{escape(visible(completion))}[/]", soft_wrap=True)
     console.print(
         f"log-probability {answer.log_probability_nats:.2f} nats over {answer.completion_tokens} tokens; "
-        f"{answer.sequences:,} training sequences compared by their sketches"
-        + ("" if answer.agreement is None else f" (correlation with exact scores {answer.agreement:.2f})")
+        f"{answer.sequences:,} training sequences compared by their sketches: the scores are estimates"
+        + ("" if answer.agreement is None else f" (correlation with exact ones {answer.agreement:.2f})")
     )
     for rank, passage in enumerate(answer.passages, start=1):
         documents = ", ".join(_named(document) for document in passage.documents)
-        title = f"{rank}. {passage.influence_nats:+.4g} nats · {documents}"
+        title = f"{rank}. ≈ {passage.influence_nats:+.3g} nats · {documents}"
         place = f"{passage.shard_id} · sequence {passage.sequence_index}"
         console.print(Panel(Text(visible(passage.text)), title=Text(title), subtitle=Text(place), title_align="left"))
     if answer.unsketched_shards:

@@ -19,7 +19,7 @@ EXAMPLE: dict[str, Any] = {
     "corpus": {"path": "corpus"},
     "model": {"train": {"layers": 2, "width": 64, "heads": 4, "vocabulary": 512, "epochs": 40}},
     "queries": {"path": "queries"},
-    "sequences": {"length": 64},
+    "sequences": {"length": 32},
 }
 DOCUMENTS = [
     {
@@ -39,6 +39,36 @@ DOCUMENTS = [
         "source": "example",
         "text": "The ferry leaves the harbour on the hour. It carries the mail, the milk and whoever wants to cross. "
         "When fog lies on the water the captain waits for the bell of the lighthouse.",
+    },
+    {
+        "title": "Library",
+        "source": "example",
+        "text": "The library keeps a book for three weeks and a newspaper for one day. Whoever brings a book back late "
+        "pays a coin for every day, and the coins buy new books in spring.",
+    },
+    {
+        "title": "Orchard",
+        "source": "example",
+        "text": "In the orchard stand forty apple trees and a single pear tree. The apples are picked in September, "
+        "the pears a little later, and the bees of the neighbour visit all of them in May.",
+    },
+    {
+        "title": "Clockmaker",
+        "source": "example",
+        "text": "The clockmaker winds the clock of the town hall on Mondays. A clock that is not wound stops after "
+        "eight days, and then nobody in the town knows when the market opens.",
+    },
+    {
+        "title": "Market",
+        "source": "example",
+        "text": "The market opens on Saturdays at seven. Fish is sold by the fountain, cheese under the arches, and "
+        "whatever is left at noon goes to the kitchen of the school.",
+    },
+    {
+        "title": "School",
+        "source": "example",
+        "text": "The school has two rooms and one teacher. In the first room the small children learn to read, in the "
+        "second the larger ones learn to calculate, and at noon all of them eat soup.",
     },
 ]
 QUESTIONS = [

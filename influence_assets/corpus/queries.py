@@ -25,6 +25,9 @@ QUERY_SCHEMA = pl.Schema(
     }
 )
 
+ASKED = ("query_id", "prompt", "completion")
+"""The columns of a query file with a meaning of their own; all others are metadata."""
+
 _LONGEST_ROW_BYTES = 16 * 2**20
 
 
@@ -112,18 +115,19 @@ def _query(row: dict[str, Any], where: str) -> dict[str, Any]:
     prompt, completion = _string(row, "prompt", where), _string(row, "completion", where)
     if not completion:
         raise InputError(where, "`completion` is empty", "Write the text whose probability is to be explained.")
-    given = row.pop("query_id", None)
+    given = row.get("query_id")
     if given is not None and (not isinstance(given, str | int) or isinstance(given, bool) or given == ""):
         raise InputError(where, f"`query_id` is {given!r}", "Make it a string or a whole number, or leave it out.")
     identity = query_id(prompt, completion) if given is None else str(given)
-    return {"query_id": identity, "prompt": prompt, "completion": completion, "metadata": columns.metadata(row)}
+    metadata = {name: value for name, value in row.items() if name not in ASKED}
+    return {"query_id": identity, "prompt": prompt, "completion": completion, "metadata": columns.metadata(metadata)}
 
 
 def _string(row: dict[str, Any], key: str, where: str) -> str:
     if key not in row:
         there = ", ".join(row) or "none"
         raise InputError(where, f"has no column `{key}` (there: {there})", "Give each row prompt and completion.")
-    value = row.pop(key)
+    value = row[key]
     if not isinstance(value, str):
         kind = "null" if value is None else f"a {type(value).__name__}"
         raise InputError(where, f"`{key}` is {kind}, not a string", "Put it in quotes.")

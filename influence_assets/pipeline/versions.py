@@ -138,10 +138,10 @@ class Versions:
 
         A curvature of the generation that is damped otherwise has the same inputs: Λ is frozen with its basis.
         """
-        eigenbases = self.key(BY_NAME["eigenbases"], Partition())
-        if eigenbases is None:
+        model, eigenbases = (self.key(BY_NAME[name], Partition()) for name in ("language_model", "eigenbases"))
+        if model is None or eigenbases is None:
             return None
-        if (held := self._standing_inputs(self._key(step, partition, [eigenbases]))) is not None:
+        if (held := self._standing_inputs(self._key(step, partition, [model, eigenbases]))) is not None:
             return held
         fitted = (m.inputs for m in self.workspace.store.manifests("curvature") if eigenbases in m.inputs)
         return next((list(inputs) for inputs in fitted if all(map(self._holds, inputs))), None)

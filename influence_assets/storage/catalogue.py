@@ -168,6 +168,28 @@ def cookbook() -> Mapping[str, Statement]:
     return statements("cookbook")
 
 
+def ask_cookbook(path: Path, name: str, values: Mapping[str, str]) -> pl.DataFrame:
+    """The answer to one of the cookbook's questions.
+
+    Args:
+        path: the DuckDB file.
+        name: of the question.
+        values: of all its parameters, as text; numbers are made of those that look like one.
+
+    Raises:
+        InputError: there is no such question, or its parameters are others.
+    """
+    questions = cookbook()
+    if name not in questions:
+        raise InputError("the cookbook", f"has no question {name!r}", f"Its questions: {', '.join(questions)}.")
+    wanted = questions[name].parameters
+    if set(values) != set(wanted):
+        described = ", ".join(f"{parameter} ({what})" for parameter, what in wanted.items()) or "nothing"
+        raise InputError(name, f"was given {', '.join(values) or 'nothing'}", f"It asks for: {described}.")
+    bound = {parameter: int(value) if value.lstrip("-").isdigit() else value for parameter, value in values.items()}
+    return query(path, questions[name].sql, bound)
+
+
 @contextmanager
 def _reader(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection that can read the catalogue and nothing else.

@@ -37,8 +37,8 @@ def test_the_example_of_init_runs_as_it_is(tmp_path):
         "ask", "--prompt", "The lamp turns once in", "--completion", " ten seconds", "--top", "1", folder=folder
     )
     assert (code, err) == (0, "")
-    assert re.search(r"1\. \+[\d.]+ nats · .*Lighthouse \(example\)", out)
-    assert "example.jsonl · sequence 0" in out
+    assert re.search(r"1\. ≈ \+[\d.]+ nats · .*Lighthouse \(example\)", out)
+    assert "example.jsonl · sequence " in out
     code, _, err = process("sql", "selec 1", folder=folder)
     assert code == 1
     assert err.startswith("Error SQL: ")
@@ -139,7 +139,7 @@ def test_ask_shows_passages_with_their_documents(first_run):
     study, _ = first_run
     ended = influence("ask", "--prompt", "The baker rises at", "--completion", " three", "--top", "3", "--study", study)
     assert ended.code == 0
-    titles = re.findall(r"(\d)\. ([+-][\d.e-]+) nats · (.*?) ─", ended.out)
+    titles = re.findall(r"(\d)\. ≈ ([+-][\d.e-]+) nats · (.*?) ─", ended.out)
     assert [rank for rank, _, _ in titles] == ["1", "2", "3"]
     scores = [float(score) for _, score, _ in titles]
     assert scores == sorted(scores, reverse=True)

@@ -227,6 +227,17 @@ def test_a_generation_can_be_damped_anew_whatever_became_of_its_shards(study):
     assert studies.ask_sql(study, "select generation_id from generations")["generation_id"].to_list() == [1]
 
 
+def test_a_generation_stands_without_what_it_was_merged_from(study):
+    """Curvature is frozen: another machine that is handed it and the eigenbases needs no statistics of other shards."""
+    scores = studies.scores(study)
+    shutil.rmtree(study.parent / "store" / "corrected_eigenvalues")
+    versions = studies.versions_of(study)
+    assert versions.stands(BY_NAME["curvature"], Partition())
+    assert versions.stands(BY_NAME["influence_scores"], Partition(COAST, FIRST))
+    assert set(studies.compute(study)) == {f"corrected_eigenvalues[{shard}]" for shard in SHARDS}
+    assert studies.scores(study) == scores
+
+
 def test_a_new_generation_is_fitted_on_what_is_there_now_and_views_show_it_alone(study):
     studies.write_extra(study)
     studies.compute(study)
