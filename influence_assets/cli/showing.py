@@ -74,9 +74,8 @@ def _json(value: object) -> str:
 
 def show_table(rows: pl.DataFrame, console: Console) -> None:
     """Rows as a table; where they are too wide for it, each as a list of its values."""
-    table = as_table(rows)
-    if rows.height == 0 or console.measure(table).maximum <= console.width or _folds_only_text(rows, console):
-        console.print(table)
+    if _fits(rows, console.width):
+        console.print(as_table(rows))
         return
     for number, row in enumerate(rows.iter_rows(), start=1):
         console.rule(f"row {number}", align="left")
@@ -86,10 +85,13 @@ def show_table(rows: pl.DataFrame, console: Console) -> None:
         console.print(values)
 
 
-def _folds_only_text(rows: pl.DataFrame, console: Console) -> bool:
-    """Whether the columns fit once their longest text is folded to a readable width."""
-    widths = [max(len(name), *(len(_cell(v)) for v in rows[name])) for name in rows.columns]
-    return sum(min(width, READABLE) for width in widths) + 2 * len(widths) <= console.width
+def _fits(rows: pl.DataFrame, width: int) -> bool:
+    """Whether every name, number and id fits on one line once long text is folded to a readable width."""
+    needed = 2 * len(rows.columns)
+    for name in rows.columns:
+        cells = [_cell(value) for value in rows[name]]
+        needed += max(len(name), *(min(len(cell), READABLE) if " " in cell else len(cell) for cell in cells), 0)
+    return needed <= width
 
 
 def as_table(rows: pl.DataFrame) -> Table:

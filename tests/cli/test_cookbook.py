@@ -10,7 +10,7 @@ from influence_assets.storage.catalogue import ask_cookbook, cookbook
 
 
 def test_a_question_says_what_it_asks_for(tmp_path):
-    with pytest.raises(InputError, match="has no question 'nonsense'.*strongest_passages"):
+    with pytest.raises(InputError, match=r"has no question 'nonsense'.*strongest_passages"):
         ask_cookbook(tmp_path / "none", "nonsense", {})
     with pytest.raises(InputError, match=r"was given count.*query_id \(the query, from the table queries\)"):
         ask_cookbook(tmp_path / "none", "strongest_passages", {"count": "3"})
