@@ -22,3 +22,8 @@ def _environment_as_it_was():
     """Opening a study's Dagster instance names its folder to all that follows in the process."""
     with mock.patch.dict(os.environ):
         yield
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Markers of these tests."""
+    config.addinivalue_line("markers", "slow: takes more than a minute; left out by `-m 'not slow'`")
