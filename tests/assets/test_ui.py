@@ -1,0 +1,100 @@
+"""Dagster's UI with our studies: started for real, its sensor, a partition launched by hand, all of it by itself."""
+
+import sys
+
+import pytest
+from serving import ROOT, SELECTOR, free_port, influence, serving
+
+from tests import studies
+from tests.studies import COAST, QUERY_SETS, SHARDS
+
+PARTITIONS = """
+query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { partitionKeys } } }
+"""
+LAUNCH = """
+mutation ($parameters: ExecutionParams!) { launchPipelineExecution(executionParams: $parameters) {
+  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }
+"""
+RUN = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+MATERIALIZATIONS = """
+query ($key: AssetKeyInput!) { assetOrError(assetKey: $key) { ... on Asset { assetMaterializations {
+  runId partition tags { key value } metadataEntries { label } } } } }
+"""
+CHECKS = """
+query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+  assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } } } } }
+"""
+
+
+def key(step):
+    return {"path": [studies.NAME, step]}
+
+
+def partitions(server, step):
+    return server.ask(PARTITIONS, key=key(step))["assetNodeOrError"]["partitionKeys"]
+
+
+def test_a_partition_is_launched_from_the_ui_that_our_command_starts(tmp_path):
+    study = studies.lay_out(tmp_path)
+    port = free_port()
+    with serving(*influence("ui", "--study", str(study), "--port", str(port)), folder=tmp_path, port=port) as server:
+        server.wait(lambda: partitions(server, "documents") == list(SHARDS), 60)  # by the sensor, in the daemon
+        parameters = {
+            "selector": {**SELECTOR, "pipelineName": f"{studies.NAME}_read_documents"},
+            "runConfigData": {},
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": COAST}]},
+        }
+        launched = server.ask(LAUNCH, parameters=parameters)["launchPipelineExecution"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        run_id = launched["run"]["runId"]
+
+        def ended():
+            status = server.ask(RUN, id=run_id)["runOrError"]["status"]
+            return status if status in ("SUCCESS", "FAILURE", "CANCELED") else None
+
+        assert server.wait(ended, 60) == "SUCCESS"
+        (materialization,) = server.ask(MATERIALIZATIONS, key=key("documents"))["assetOrError"]["assetMaterializations"]
+    assert (materialization["runId"], materialization["partition"]) == (run_id, COAST)
+    tags = {tag["key"]: tag["value"] for tag in materialization["tags"]}
+    stored = studies.artifact(study, "documents", shard=COAST)
+    assert tags["dagster/data_version"] == stored.key.data_version
+    assert stored.manifest.run_id == run_id
+    assert {"documents", "first_documents"} <= {entry["label"] for entry in materialization["metadataEntries"]}
+
+
+@pytest.mark.parametrize("arguments", [["-w", "workspace.yaml"], []])
+def test_a_bare_dagster_dev_in_the_project_finds_the_same_location(tmp_path, arguments):
+    """With the workspace named or found: the same name, so that the UI shows one history."""
+    study = studies.lay_out(tmp_path)
+    (tmp_path / "home").mkdir()
+    for name in ("definitions.py", "workspace.yaml", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    port = free_port()
+    command = [sys.executable, "-m", "dagster", "dev", *arguments, "-p", str(port)]
+    environment = {"INFLUENCE_STUDY": str(study), "DAGSTER_HOME": str(tmp_path / "home")}
+    with serving(*command, folder=tmp_path, port=port, environment=environment) as server:
+        pairs = [f"{query_set}|{shard}" for query_set in QUERY_SETS for shard in SHARDS]
+        server.wait(lambda: partitions(server, "influence_scores") == pairs, 60)
+
+
+@pytest.mark.slow
+def test_a_study_completes_by_itself_while_the_ui_is_open(tmp_path):
+    """Nothing but the UI's daemon: the sensor registers, the conditions request, runs compute, SQL answers."""
+    study = studies.lay_out(tmp_path)
+    (tmp_path / "corpus" / studies.TRADES).unlink()
+    (tmp_path / "queries" / studies.SECOND).unlink()
+    studies.write_study(tmp_path, automation={"enabled": True, "interval_seconds": 1})
+    port = free_port()
+    catalogue = tmp_path / "store" / "influence.duckdb"
+    with serving(*influence("ui", "--study", str(study), "--port", str(port)), folder=tmp_path, port=port) as server:
+        server.wait(catalogue.exists, 400)
+
+        def checked():
+            node = server.ask(CHECKS, key=key("influence_catalogue"))["assetNodeOrError"]
+            executions = [c["executionForLatestMaterialization"] for c in node["assetChecksOrError"]["checks"]]
+            statuses = {execution["status"] if execution else None for execution in executions}
+            return None if statuses & {None, "IN_PROGRESS"} else statuses
+
+        assert server.wait(checked, 60) == {"SUCCEEDED"}
+    assert len(studies.scores(study)) == 2 * 10
+    assert studies.compute(study) == []
