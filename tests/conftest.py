@@ -24,6 +24,16 @@ def _environment_as_it_was():
         yield
 
 
+@pytest.fixture(scope="session")
+def standing(tmp_path_factory):
+    """The study file of a study as small as can be, all of it computed, once. Not to be changed: copy it."""
+    from tests import studies  # after the hook above
+
+    study = studies.lay_out(tmp_path_factory.mktemp("standing"))
+    assert set(studies.compute(study)) == studies.everything()
+    return study
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Markers of these tests."""
     config.addinivalue_line("markers", "slow: takes more than a minute; left out by `-m 'not slow'`")

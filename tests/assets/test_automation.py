@@ -2,6 +2,8 @@
 
 import json
 from collections import defaultdict
+from functools import cache
+from unittest import mock
 
 import dagster as dg
 import pytest
@@ -26,9 +28,10 @@ class Daemon:
 
     def tick(self):
         """What is requested on this tick, as a list of runs: each the partition and its steps in order."""
-        result = dg.evaluate_automation_conditions(
-            self._located.definitions, self._located.instance, cursor=self._cursor
-        )
+        instance = self._located.instance
+        # Within a tick the daemon looks the partitions up once, too.
+        with mock.patch.object(instance, "get_dynamic_partitions", cache(instance.get_dynamic_partitions)):
+            result = dg.evaluate_automation_conditions(self._located.definitions, instance, cursor=self._cursor)
         self._cursor = result.cursor
         runs = defaultdict(list)
         for key, step in self._keys.items():

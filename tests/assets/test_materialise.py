@@ -145,9 +145,9 @@ def test_bring_up_to_date_records_its_runs_and_leaves_out_what_a_failure_stops(t
     assert {step.name for step in STEPS if step.heavy and step.name != "language_model"} <= {p[0] for p in progress}
 
 
-def test_a_check_that_fails_is_told(located):
+def test_a_check_that_fails_is_told(located, standing):
     """Were scores ever wrong under the right version, the check of what stands would say so to whoever looks."""
-    studies.compute(located.path)
+    studies.copied(standing, located.path.parent)
     scores = studies.artifact(located.path, "influence_scores", shard=COAST, query_set=FIRST)
     shorter = scores.table("influence_scores").collect().head(3)
     studies.rewrite(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import dagster as dg
 import numpy as np
-import pytest
 
 from influence_assets.assets.instance import open_instance
 from influence_assets.assets.partitions import Partitions
@@ -21,16 +20,9 @@ STEPS = ["documents", "token_sequences", "covariances", "corrected_eigenvalues"]
 """All of one shard, so that one run computes them; the last two could run at once, were they not heavy."""
 
 
-@pytest.fixture(scope="module")
-def one_process(tmp_path_factory):
-    study = studies.lay_out(tmp_path_factory.mktemp("one"))
-    studies.compute(study)
-    return study
-
-
-def test_two_processes_at_a_time_compute_what_one_computes(one_process, tmp_path):
+def test_two_processes_at_a_time_compute_what_one_computes(standing, tmp_path):
     """Each shard in a run of `dagster asset materialize`, with a process for each step; both runs side by side."""
-    study = studies.copied(one_process, tmp_path)
+    study = studies.copied(standing, tmp_path)
     store = tmp_path / "store"
     for folder in store.iterdir():
         if folder.is_dir() and folder.name not in ("language_model", "eigenbases", "curvature"):
@@ -51,13 +43,13 @@ def test_two_processes_at_a_time_compute_what_one_computes(one_process, tmp_path
         assert len(set(found.values())) == len(STEPS), "a process for each step"
     for step in STEPS:
         for shard in SHARDS:
-            one, other = (studies.artifact(path, step, shard=shard) for path in (one_process, study))
+            one, other = (studies.artifact(path, step, shard=shard) for path in (standing, study))
             assert one.key == other.key
             assert one.array_names() == other.array_names()
             for name in one.array_names():
                 np.testing.assert_array_equal(one.array(name), other.array(name))
     assert not {name.partition("[")[0] for name in studies.compute(study)} & set(STEPS)
-    assert studies.scores(study) == studies.scores(one_process)
+    assert studies.scores(study) == studies.scores(standing)
 
 
 def materialising(study: Path, shard: str) -> "subprocess.Popen[str]":

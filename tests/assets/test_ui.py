@@ -62,15 +62,14 @@ def test_a_partition_is_launched_from_the_ui_that_our_command_starts(tmp_path):
     assert {"documents", "first_documents"} <= {entry["label"] for entry in materialization["metadataEntries"]}
 
 
-@pytest.mark.parametrize("arguments", [["-w", "workspace.yaml"], []])
-def test_a_bare_dagster_dev_in_the_project_finds_the_same_location(tmp_path, arguments):
-    """With the workspace named or found: the same name, so that the UI shows one history."""
+def test_a_bare_dagster_dev_in_the_project_finds_the_same_location(tmp_path):
+    """Under the same name, so that the UI shows one history. Dagster finds workspace.yaml without `-w` too."""
     study = studies.lay_out(tmp_path)
     (tmp_path / "home").mkdir()
     for name in ("definitions.py", "workspace.yaml", "pyproject.toml"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     port = free_port()
-    command = [sys.executable, "-m", "dagster", "dev", *arguments, "-p", str(port)]
+    command = [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml", "-p", str(port)]
     environment = {"INFLUENCE_STUDY": str(study), "DAGSTER_HOME": str(tmp_path / "home")}
     with serving(*command, folder=tmp_path, port=port, environment=environment) as server:
         pairs = [f"{query_set}|{shard}" for query_set in QUERY_SETS for shard in SHARDS]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -111,7 +112,13 @@ def test_what_stood_before_bad_files_came_still_stands(first_run, spoilt):
 
 def test_bad_files_hold_up_nothing_beside_them(spoilt):
     """A good shard that came with them is computed as far as it goes: to its scores for the good questions."""
-    study, _ = spoilt
+    study, ended = spoilt
+    table = re.findall(r"^(\w+) +(\d+) +(\d+)", ended.out, re.MULTILINE)
+    computed_and_stood = {name: (int(computed), int(stood)) for name, computed, stood in table}
+    assert computed_and_stood["documents"] == (1, 2)
+    assert computed_and_stood["language_model"] == (0, 1)
+    assert computed_and_stood["eigenbases"] == (0, 1)
+    assert computed_and_stood["influence_scores"] == (2, 4)
     for step in ("documents", "covariances", "corrected_eigenvalues", "gradient_sketches"):
         assert studies.artifact(study, step, shard=EXTRA).folder.is_dir()
     assert studies.artifact(study, "influence_scores", shard=EXTRA, query_set=FIRST).folder.is_dir()
@@ -122,13 +129,14 @@ def test_mended_files_are_taken_and_identical_documents_kept_once_and_counted(sp
     for folder, files in (("corpus", BAD_SHARDS), ("queries", BAD_QUERIES)):
         for name in files:
             (study.parent / folder / name).unlink()
+    (study.parent / "corpus" / EXTRA).unlink()
     again = {"text": "The tailor cuts the cloth.", "title": "Second"}
     documents = rows(again | {"title": "First"}, again, {"text": "Another."})
     (study.parent / "corpus" / "no_json.jsonl").write_bytes(documents)
     ended = influence("run", "--study", study)
     assert ended.code == 0, ended.out
     found = studies.ask_sql(study, "select shard_id, documents, duplicate_documents from shards order by shard_id")
-    assert found.rows() == [(EXTRA, 1, 0), (COAST, 4, 0), ("no_json.jsonl", 2, 1), (TRADES, 3, 0)]
+    assert found.rows() == [(COAST, 4, 0), ("no_json.jsonl", 2, 1), (TRADES, 3, 0)]
     kept = studies.ask_sql(study, "select title, source_row from documents where shard_id = 'no_json.jsonl'")
     assert sorted(kept.rows(), key=lambda row: row[1]) == [("First", 1), (None, 3)]
 

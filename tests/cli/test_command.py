@@ -33,12 +33,11 @@ def test_the_example_of_init_runs_as_it_is(tmp_path):
     code, out, err = process("run", folder=folder)
     assert (code, err) == (0, "")
     assert out.strip() == f"Nothing to do: all {STEPS} partitions are up to date."
-    code, out, err = process(
-        "ask", "--prompt", "The lamp turns once in", "--completion", " ten seconds", "--top", "1", folder=folder
-    )
-    assert (code, err) == (0, "")
-    assert re.search(r"1\. ≈ \+[\d.]+ nats · .*Lighthouse \(example\)", out)
-    assert "example.jsonl · sequence " in out
+    question = ("--prompt", "The lamp turns once in", "--completion", " ten seconds", "--top", "1")
+    ended = influence("ask", *question, "--study", folder / "study.yaml")
+    assert (ended.code, ended.err) == (0, "")
+    assert re.search(r"1\. ≈ \+[\d.]+ nats · .*Lighthouse \(example\)", ended.out)
+    assert "example.jsonl · sequence " in ended.out
     code, _, err = process("sql", "selec 1", folder=folder)
     assert code == 1
     assert err.startswith("Error SQL: ")
@@ -81,21 +80,6 @@ def test_the_second_run_has_nothing_to_do(first_run):
     ended = influence("run", "--study", study)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.strip() == "Nothing to do: all 22 partitions are up to date."
-
-
-def test_a_run_after_a_new_file_says_what_stood(study):
-    studies.write_extra(study)
-    ended = influence("run", "--study", study)
-    assert ended.code == 0, ended.out
-    rows = {name: (int(a), int(b)) for name, a, b in re.findall(r"^(\w+) +(\d+) +(\d+)", ended.out, re.MULTILINE)}
-    assert rows["documents"] == (1, 2)
-    assert rows["language_model"] == (0, 1)
-    assert rows["eigenbases"] == (0, 1)
-    assert rows["influence_scores"] == (2, 4)
-    assert rows["influence_details"] == (2, 0)
-    assert rows["influence_catalogue"] == (1, 0)
-    assert "Computed 10 partitions" in ended.out
-    assert influence("run", "--study", study).out.startswith("Nothing to do: all 29 partitions")
 
 
 def test_status_of_a_study_that_stands(first_run):
