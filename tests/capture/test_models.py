@@ -198,14 +198,19 @@ def test_unknown_context_length_is_refused():
 
 
 def test_resolve_device(monkeypatch):
-    assert resolve_device("cuda:1") == "cuda:1"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert resolve_device("auto") == "mps"
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert resolve_device("auto") == "cpu"
+    with pytest.raises(InputError, match=r"compute\.device: there is no cuda here\. Give auto or one of: cpu"):
+        resolve_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert resolve_device("auto") == "cuda"
+    assert resolve_device("cuda:1") == "cuda:1"
+    with pytest.raises(InputError, match=r"compute\.device: there is no cuda:2 here"):
+        resolve_device("cuda:2")
 
 
 def test_keeping_freed_memory_needs_glibc(monkeypatch):
