@@ -80,7 +80,7 @@ def serving(*command: str, folder: Path, port: int, environment: Mapping[str, st
         )
     try:
         server = Server(f"http://127.0.0.1:{port}", log)
-        assert server.wait(server.locations, 120) == {"influence_assets": "RepositoryLocation"}
+        assert server.wait(server.locations, 240) == {"influence_assets": "RepositoryLocation"}
         yield server
     finally:
         os.killpg(process.pid, signal.SIGTERM)

@@ -38,7 +38,7 @@ def test_a_partition_is_launched_from_the_ui_that_our_command_starts(tmp_path):
     study = studies.lay_out(tmp_path)
     port = free_port()
     with serving(*influence("ui", "--study", str(study), "--port", str(port)), folder=tmp_path, port=port) as server:
-        server.wait(lambda: partitions(server, "documents") == list(SHARDS), 60)  # by the sensor, in the daemon
+        server.wait(lambda: partitions(server, "documents") == list(SHARDS), 180)  # by the sensor, in the daemon
         parameters = {
             "selector": {**SELECTOR, "pipelineName": f"{studies.NAME}_read_documents"},
             "runConfigData": {},
@@ -52,7 +52,7 @@ def test_a_partition_is_launched_from_the_ui_that_our_command_starts(tmp_path):
             status = server.ask(RUN, id=run_id)["runOrError"]["status"]
             return status if status in ("SUCCESS", "FAILURE", "CANCELED") else None
 
-        assert server.wait(ended, 60) == "SUCCESS"
+        assert server.wait(ended, 180) == "SUCCESS"
         (materialization,) = server.ask(MATERIALIZATIONS, key=key("documents"))["assetOrError"]["assetMaterializations"]
     assert (materialization["runId"], materialization["partition"]) == (run_id, COAST)
     tags = {tag["key"]: tag["value"] for tag in materialization["tags"]}
@@ -73,7 +73,7 @@ def test_a_bare_dagster_dev_in_the_project_finds_the_same_location(tmp_path):
     environment = {"INFLUENCE_STUDY": str(study), "DAGSTER_HOME": str(tmp_path / "home")}
     with serving(*command, folder=tmp_path, port=port, environment=environment) as server:
         pairs = [f"{query_set}|{shard}" for query_set in QUERY_SETS for shard in SHARDS]
-        server.wait(lambda: partitions(server, "influence_scores") == pairs, 60)
+        server.wait(lambda: partitions(server, "influence_scores") == pairs, 180)
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_a_study_completes_by_itself_while_the_ui_is_open(tmp_path):
     port = free_port()
     catalogue = tmp_path / "store" / "influence.duckdb"
     with serving(*influence("ui", "--study", str(study), "--port", str(port)), folder=tmp_path, port=port) as server:
-        server.wait(catalogue.exists, 400)
+        server.wait(catalogue.exists, 900)
 
         def checked():
             node = server.ask(CHECKS, key=key("influence_catalogue"))["assetNodeOrError"]
@@ -94,6 +94,6 @@ def test_a_study_completes_by_itself_while_the_ui_is_open(tmp_path):
             statuses = {execution["status"] if execution else None for execution in executions}
             return None if statuses & {None, "IN_PROGRESS"} else statuses
 
-        assert server.wait(checked, 60) == {"SUCCEEDED"}
+        assert server.wait(checked, 180) == {"SUCCEEDED"}
     assert len(studies.scores(study)) == 2 * 10
     assert studies.compute(study) == []
