@@ -1,7 +1,7 @@
 """Layer rules: which modules are linear maps, and how each stores its weight."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -148,8 +148,3 @@ def _has_unknown_weights(module: nn.Module) -> bool:
 
 def _without_numbers(name: str) -> str:
     return ".".join("*" if part.isdigit() else part for part in name.split("."))
-
-
-def names(modules: Sequence[LinearModule]) -> Iterator[str]:
-    """The names of the modules."""
-    return (linear.name for linear in modules)
