@@ -30,7 +30,8 @@ class Corpus(_Section):
     path: str = Field(
         min_length=1,
         description="A folder, or an fsspec URL of one (s3://…, gs://…), of .jsonl, .parquet, .txt and .md "
-        "files, plain or .gz/.zst. Read recursively; one file is one shard; a .txt or .md file is one document.",
+        "files, plain or .gz/.zst. Read recursively; one file is one shard, a large one several; a .txt or .md file is "
+        "one document.",
     )
     text_column: str = Field("text", description="The column of .jsonl and .parquet rows that holds the text.")
     id_column: str | None = Field(
@@ -43,6 +44,24 @@ class Corpus(_Section):
         ge=1,
         description="A document of more UTF-8 bytes than this is refused by name instead of filling the memory.",
     )
+    shard_bytes: int = Field(
+        64 * 2**20,
+        ge=1,
+        description="A longer file is cut into shards of about so many uncompressed bytes, between rows. Rows added at "
+        "its end then change only its last shard. Another value makes new shards of all longer files.",
+    )
+    withdrawn: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="A list of documents that must not be used: a .jsonl file with document_id, reason and "
+        "withdrawn_at, or text with one document_id a line.",
+    )
+
+    @field_validator("withdrawn")
+    @classmethod
+    def _is_local(cls, withdrawn: str | None) -> str | None:
+        if withdrawn is not None and "://" in withdrawn:
+            raise ValueError("must be a local file")
+        return withdrawn
 
 
 class Training(_Section):
@@ -123,6 +142,19 @@ class Curvature(_Section):
     )
     seed: int = Field(
         0, ge=0, le=LARGEST_SEED, description="Seed of the sampled labels and of the draw of `fit_sequences`."
+    )
+    drift_threshold: float = Field(
+        0.2,
+        gt=0,
+        allow_inf_nan=False,
+        description="How far a layer's statistics of all shards may move from the frozen generation before another one "
+        "is due: the share of A's or S's energy that is off the diagonal in the frozen basis, or the change of Λ as a "
+        "share of Λ.",
+    )
+    new_generation: Literal["propose", "automatic"] = Field(
+        "propose",
+        description="What happens past `drift_threshold`: `propose` warns, and you decide; `automatic` fits a new "
+        "generation and scores everything in it again.",
     )
 
     @field_validator("fisher", mode="before")
@@ -253,9 +285,12 @@ class Study(_Section):
         model = self.model
         if model.path is not None and (folder / Path(model.path).expanduser()).exists():
             model = model.model_copy(update={"path": _absolute(model.path, folder)})
+        corpus = {"path": _absolute(self.corpus.path, folder)}
+        if self.corpus.withdrawn is not None:
+            corpus["withdrawn"] = _absolute(self.corpus.withdrawn, folder)
         return self.model_copy(
             update={
-                "corpus": self.corpus.model_copy(update={"path": _absolute(self.corpus.path, folder)}),
+                "corpus": self.corpus.model_copy(update=corpus),
                 "queries": self.queries.model_copy(update={"path": _absolute(self.queries.path, folder)}),
                 "storage": self.storage.model_copy(update={"root": _absolute(self.storage.root, folder)}),
                 "model": model,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from influence_assets.pipeline.steps import Partition
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.manifest import ArtifactKey
 
@@ -41,11 +42,13 @@ class Check:
         name: what holds, as a statement.
         description: why it must.
         look: looks it up; the second argument opens the artifact's inputs.
+        blocking: whether what does not hold is an error; otherwise it is news for people, a warning.
     """
 
     name: str
     description: str
     look: Callable[[Artifact, Opener], Finding]
+    blocking: bool = True
 
 
 def token_counts_agree(artifact: Artifact, _open: Opener) -> Finding:
@@ -104,9 +107,27 @@ def bases_are_orthonormal(artifact: Artifact, _open: Opener) -> Finding:
 def eigenvalues_are_finite_and_not_negative(artifact: Artifact, _open: Opener) -> Finding:
     """Every Λ is a mean of squares."""
     smallest = min(
-        float(np.nan_to_num(artifact.array(name), nan=-np.inf, posinf=-np.inf).min()) for name in artifact.array_names()
+        float(np.nan_to_num(artifact.array(name), nan=-np.inf, posinf=-np.inf).min())
+        for name in artifact.array_names()
+        if name.endswith(".corrected_eigenvalues")
     )
     return Finding(smallest >= 0, {"smallest": smallest})
+
+
+def drift_is_below_the_threshold(artifact: Artifact, _open: Opener) -> Finding:
+    """No layer's statistics have moved further from the frozen generation than the study allows."""
+    worst = artifact.table("layer_drift").sort("drift", descending=True, maintain_order=True).head(1).collect()
+    layer = worst.row(0, named=True)
+    passed = layer["drift"] <= layer["threshold"]
+    figures = {name: layer[name] for name in ("module_name", "measure", "drift", "threshold", "generation_id")}
+    figures |= {"shards": layer["shards"], "fitted_shards": layer["fitted_shards"]}
+    if not passed:
+        figures["what_to_do"] = (
+            "Scores are still right for the generation that they name, but it describes the corpus less well. Fit a "
+            "new generation: materialise `eigenbases` with `new_generation`, or set `curvature.new_generation: "
+            "automatic` in the study. If the scores' order matters less to you, raise `curvature.drift_threshold`."
+        )
+    return Finding(passed, figures)
 
 
 def every_sequence_is_scored(artifact: Artifact, open_input: Opener) -> Finding:
@@ -125,31 +146,34 @@ def every_sequence_is_scored(artifact: Artifact, open_input: Opener) -> Finding:
 
 def layers_sum_to_the_score(artifact: Artifact, open_input: Opener) -> Finding:
     """The split over layers and the split over tokens both add up to the stored score."""
-    keys = [key for key in artifact.manifest.inputs if key.asset == "influence_scores"]
-    exact = pl.concat(open_input(key).table("influence_scores") for key in keys).select(
-        "query_id", "sequence_id", score="influence_nats"
-    )
     pair = ["query_id", "sequence_id"]
-    sums = [
-        artifact.table(name).group_by(pair).agg(pl.col("influence_nats").sum().alias(name))
-        for name in ("layer_influence", "token_influence")
-    ]
-    joined = sums[0].join(sums[1], on=pair, how="full", coalesce=True).join(exact, on=pair, how="left").collect()
-    if joined.is_empty():
+    strongest = artifact.table("strongest").select(*pair, "shard_id").collect()
+    # Few shards hold the strongest, however many there are.
+    shards = set(strongest["shard_id"])
+    keys = [key for key in artifact.manifest.inputs if key.asset == "influence_scores"]
+    keys = [key for key in keys if Partition.parse("pair", key.partition).shard in shards]
+    exact = [open_input(key).table("influence_scores").select(*pair, score="influence_nats") for key in keys]
+    joined = strongest.lazy().select(pair)
+    for name in ("layer_influence", "token_influence"):
+        total = artifact.table(name).group_by(pair).agg(pl.col("influence_nats").sum().alias(name))
+        joined = joined.join(total, on=pair, how="full", coalesce=True)
+    empty = strongest.lazy().head(0).select(*pair, score=pl.lit(0.0))
+    compared = joined.join(pl.concat([empty, *exact]), on=pair, how="left").collect()
+    if compared.is_empty():
         return Finding(passed=True, figures={"scores": 0})
     # Relative to the query's largest: small scores are differences of large parts, which round.
     size = pl.col("score").abs().max().over("query_id")
     # Polars' max passes over NaN.
-    off = joined.select(
+    off = compared.select(
         pl.max_horizontal(
             ((pl.col(name) - pl.col("score")).abs().fill_nan(float("inf")) / size).max()
             for name in ("layer_influence", "token_influence")
         )
     ).item()
-    complete = joined.null_count().sum_horizontal().item() == 0
+    complete = compared.null_count().sum_horizontal().item() == 0
     return Finding(
         complete and off is not None and off < TOLERANCE * 10,
-        {"largest_relative_difference": off, "scores": joined.height},
+        {"largest_relative_difference": off, "scores": compared.height},
     )
 
 
@@ -177,6 +201,14 @@ CHECKS: Mapping[str, Sequence[Check]] = {
             "eigenvalues_are_finite_and_not_negative",
             "Every Λ is a total of squares.",
             eigenvalues_are_finite_and_not_negative,
+        )
+    ],
+    "curvature_drift": [
+        Check(
+            "drift_is_below_the_threshold",
+            "No layer's statistics have moved further from the frozen generation than the study's threshold.",
+            drift_is_below_the_threshold,
+            blocking=False,
         )
     ],
     "influence_scores": [

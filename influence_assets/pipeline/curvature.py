@@ -11,6 +11,7 @@ from influence_assets.capture.measurements import eigenvalue_corrections
 from influence_assets.maths.ekfac import damping, eigenbasis
 from influence_assets.maths.moments import merged
 from influence_assets.pipeline import factors, passes
+from influence_assets.pipeline.drift import drift_statistics, packed
 from influence_assets.pipeline.steps import Work
 
 
@@ -60,7 +61,10 @@ def eigenbases(work: Work) -> None:
 
 
 def corrected_eigenvalues(work: Work) -> None:
-    """Totals of the squared, rotated sequence gradients Λ over the shard, in the generation's frozen eigenbasis."""
+    """Totals of the squared, rotated sequence gradients Λ over the shard, in the generation's frozen eigenbasis.
+
+    With them, as one short array, what the drift from that basis is computed from.
+    """
     sequences = passes.shard_sequences(work.open("token_sequences"))
     fit = passes.fit_sequences(sequences, work.study.curvature)
     runner = passes.runner(work.workspace, work.open("language_model"), work.progress, len(fit))
@@ -69,6 +73,12 @@ def corrected_eigenvalues(work: Work) -> None:
     bases = {layer: factors.read_basis(frozen, layer).to(runner.device, dtype) for layer in factors.layers_of(frozen)}
     found = eigenvalue_corrections(runner, fit, bases, passes.labels(work.study.curvature))
     factors.write_corrections(work.draft, found)
+    totals = work.open("covariances")
+    statistics = {
+        layer: drift_statistics(factors.read_covariances(totals, layer), basis, found[layer])
+        for layer, basis in bases.items()
+    }
+    work.draft.array("drift", packed(statistics))
 
 
 def curvature(work: Work) -> None:

@@ -1,6 +1,13 @@
-"""The step that looks closer at the strongest influences of a query set."""
+"""The step that looks closer at the strongest influences of a query set.
 
-from dataclasses import replace
+Its cost follows what is new: the ranking starts from an earlier one of the same questions (`pipeline.strongest`), and
+splits of pairs that are still among the strongest are copied.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -8,13 +15,16 @@ import polars as pl
 from influence_assets.analysis.agreement import agreement
 from influence_assets.capture.batches import Sequences
 from influence_assets.capture.measurements import Runner, query_sketches, score_details
-from influence_assets.capture.sign_codes import estimate
+from influence_assets.capture.sign_codes import SignCodes, estimate
 from influence_assets.corpus.tokenization import Tokenization
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.pipeline import passes
 from influence_assets.pipeline.attribution import layer_curvatures, read_codes
 from influence_assets.pipeline.queries import Preconditioned, read_preconditioned, unconditioned
 from influence_assets.pipeline.steps import Work
+from influence_assets.pipeline.strongest import PAIR, Earlier, earlier_details, shard_of, strongest_pairs, unchanged
+from influence_assets.storage.artifacts import Artifact
+from influence_assets.storage.manifest import ArtifactKey
 
 LAYER_SCHEMA = pl.Schema(
     {
@@ -36,8 +46,18 @@ TOKEN_SCHEMA = pl.Schema(
     }
 )
 
-COMPARED_SEQUENCES = 20_000
+COMPARED_SEQUENCES = 2_000
 """Enough to measure a correlation by; more would only cost time."""
+
+COMPARED_SHARDS = 8
+"""The sketches of at most so many shards are compared, however many there are."""
+
+
+class Splits(NamedTuple):
+    """Rows of `layer_influence` and of `token_influence`."""
+
+    layers: pl.DataFrame
+    tokens: pl.DataFrame
 
 
 def influence_details(work: Work) -> None:
@@ -46,52 +66,83 @@ def influence_details(work: Work) -> None:
     Both splits add up to the score. The sketches' estimates are compared with the exact scores here too, on the
     study's own questions.
     """
-    strongest = _strongest(work)
-    sequences = _sequences(work, strongest)
-    runner = passes.runner(work.workspace, work.open("language_model"), work.progress, len(strongest))
-    queries = read_preconditioned(work.open("query_gradients"), runner.device)
-    tokenization = Tokenization.load(work.open("language_model").path("tokenizer"))
-    layers, tokens = [pl.DataFrame(schema=LAYER_SCHEMA)], [pl.DataFrame(schema=TOKEN_SCHEMA)]
+    earlier = earlier_details(work)
+    strongest = strongest_pairs(work, earlier)
+    copied = unchanged(strongest, work.inputs, earlier)
+    fresh = strongest.join(copied, on=PAIR, how="anti")
+    loaded = _Loaded(work, len(fresh))
+    parts = [Splits(pl.DataFrame(schema=LAYER_SCHEMA), pl.DataFrame(schema=TOKEN_SCHEMA)), *_measured(loaded, fresh)]
+    if earlier is not None:
+        parts.append(Splits(earlier.split("layer_influence", copied), earlier.split("token_influence", copied)))
+    work.draft.table("strongest", strongest)
+    for name, frames in zip(("layer_influence", "token_influence"), zip(*parts, strict=True), strict=True):
+        work.draft.table(name, pl.concat(frames).sort(PAIR, maintain_order=True))
+    questions = work.open("query_gradients").manifest.summary
+    work.draft.summarise(
+        queries=questions["queries"],
+        split_scores=len(strongest),
+        copied_splits=len(copied),
+        generation_id=questions["generation_id"],
+        sketch_agreement=_sketch_agreement(loaded, earlier),
+    )
+
+
+class _Loaded:
+    """The model and the questions, loaded when something has to be measured with them, and not before."""
+
+    def __init__(self, work: Work, measured: int) -> None:
+        self.work = work
+        self._measured = measured
+
+    @cached_property
+    def runner(self) -> Runner:
+        work = self.work
+        return passes.runner(work.workspace, work.open("language_model"), work.progress, self._measured)
+
+    @cached_property
+    def queries(self) -> Preconditioned:
+        return read_preconditioned(self.work.open("query_gradients"), self.runner.device)
+
+    @cached_property
+    def tokenization(self) -> Tokenization:
+        return Tokenization.load(self.work.open("language_model").path("tokenizer"))
+
+
+def _measured(loaded: _Loaded, pairs: pl.DataFrame) -> Iterable[Splits]:
+    """The splits of these pairs, query by query."""
+    if pairs.is_empty():
+        return
+    sequences = _sequences(loaded.work, pairs)
+    queries, modules = loaded.queries, [linear.name for linear in loaded.runner.modules]
     for index, query_id in enumerate(queries.query_ids):
-        asked = strongest.filter(pl.col("query_id") == query_id)["sequence_id"]
+        asked = pairs.filter(pl.col("query_id") == query_id)["sequence_id"]
         if not len(asked):
             continue
         rows = sequences.take(np.flatnonzero(np.isin(sequences.keys, asked.to_numpy())))
         P = {name: layer[index : index + 1] for name, layer in queries.layers.items()}
-        details = score_details(runner, rows, P, queries.N)
-        layers.append(_layer_rows(details.by_layer[0], rows, [linear.name for linear in runner.modules]))
-        tokens.append(_token_rows(details.by_token[0], rows, tokenization))
-        layers[-1], tokens[-1] = (_labelled(frame, query_id, queries) for frame in (layers[-1], tokens[-1]))
-    work.draft.table("layer_influence", pl.concat(frame.select(LAYER_SCHEMA.names()) for frame in layers))
-    work.draft.table("token_influence", pl.concat(frame.select(TOKEN_SCHEMA.names()) for frame in tokens))
-    work.draft.summarise(
-        queries=len(queries.query_ids),
-        split_scores=len(strongest),
-        generation_id=queries.generation_id,
-        sketch_agreement=_sketch_agreement(work, runner, queries),
-    )
+        details = score_details(loaded.runner, rows, P, queries.N)
+        layers = _labelled(_layer_rows(details.by_layer[0], rows, modules), query_id, queries)
+        tokens = _labelled(_token_rows(details.by_token[0], rows, loaded.tokenization), query_id, queries)
+        yield Splits(layers.select(LAYER_SCHEMA.names()), tokens.select(TOKEN_SCHEMA.names()))
 
 
-def _strongest(work: Work) -> pl.DataFrame:
-    """query_id and sequence_id of each query's highest and lowest scores over all shards."""
-    count = work.study.scores.details_per_query
-    scores = pl.concat(a.table("influence_scores") for a in work.open_all("influence_scores"))
-    rank = pl.col("influence_nats").rank("ordinal").over("query_id")
-    size = pl.len().over("query_id")
-    return scores.filter((rank <= count) | (rank > size - count)).select("query_id", "sequence_id").collect()
-
-
-def _sequences(work: Work, strongest: pl.DataFrame) -> Sequences:
+def _sequences(work: Work, pairs: pl.DataFrame) -> Sequences:
     """The sequences named, each once, gathered from their shards."""
-    wanted = strongest["sequence_id"].unique().to_numpy()
     parts = []
-    for artifact in work.open_all("token_sequences"):
+    for artifact in _of_shards(work, "token_sequences", set(pairs["shard_id"])):
+        wanted = pairs.filter(pl.col("shard_id") == artifact.key.partition)["sequence_id"].unique().to_numpy()
         shard = passes.shard_sequences(artifact)
         parts.append(shard.take(np.flatnonzero(np.isin(shard.keys, wanted))))
     tokens, lengths, keys = (
         np.concatenate([getattr(part, n) for part in parts]) for n in ("tokens", "lengths", "keys")
     )
     return Sequences(tokens, lengths, keys)
+
+
+def _of_shards(work: Work, asset: str, shards: set[str]) -> list[Artifact]:
+    """The inputs of an asset that are of these shards, in the order of their names."""
+    keys = {str(key.partition): key for key in work.inputs if key.asset == asset}
+    return [work.workspace.store.open(keys[shard]) for shard in sorted(shards)]
 
 
 def _labelled(rows: pl.DataFrame, query_id: str, queries: Preconditioned) -> pl.DataFrame:
@@ -125,24 +176,52 @@ def _token_rows(by_token: np.ndarray, rows: Sequences, tokenization: Tokenizatio
     )
 
 
-def _sketch_agreement(work: Work, runner: Runner, queries: Preconditioned) -> dict[str, float | int] | None:
-    """Exact scores against the sketches' estimates, over the shards until enough sequences are compared."""
-    layers = layer_curvatures(work, runner)
-    coordinates = strongest_coordinates(layers, work.study.sketches.coordinates)
+class _Compared(NamedTuple):
+    """What the sketches of a shard are compared by."""
+
+    sketches: ArtifactKey
+    tokens: ArtifactKey
+    scores: ArtifactKey
+
+
+def _compared(inputs: Iterable[ArtifactKey]) -> list[_Compared]:
+    """A few shards, drawn by the hash of their names: a shard that comes or goes rarely changes the draw."""
+    keys: dict[str, dict[str, ArtifactKey]] = {"gradient_sketches": {}, "token_sequences": {}, "influence_scores": {}}
+    for key in inputs:
+        if key.asset in keys:
+            shard = shard_of(key) if key.asset == "influence_scores" else str(key.partition)
+            keys[key.asset][shard] = key
+    drawn = sorted(keys["gradient_sketches"], key=lambda shard: hashlib.sha256(shard.encode()).digest())
+    return [_Compared(*(of_shard[shard] for of_shard in keys.values())) for shard in drawn[:COMPARED_SHARDS]]
+
+
+def _sketch_agreement(loaded: _Loaded, earlier: Earlier | None) -> dict[str, Any] | None:
+    """Exact scores against the sketches' estimates, over a few shards; copied where those are what they were."""
+    compared = _compared(loaded.work.inputs)
+    if earlier is not None and _compared(earlier.artifact.manifest.inputs) == compared:
+        found: dict[str, Any] | None = earlier.artifact.manifest.summary["sketch_agreement"]
+        return found
+    layers, queries, store = layer_curvatures(loaded.work, loaded.runner), loaded.queries, loaded.work.workspace.store
+    coordinates = strongest_coordinates(layers, loaded.work.study.sketches.coordinates)
     questions = query_sketches(unconditioned(queries.layers, layers), layers, coordinates, queries.N)
-    scores = {artifact.manifest.key.partition: artifact for artifact in work.open_all("influence_scores")}
-    exact, estimated, compared = [], [], 0
-    for sketched, packed in zip(work.open_all("gradient_sketches"), work.open_all("token_sequences"), strict=True):
-        if compared >= COMPARED_SEQUENCES:
-            break
-        keys = passes.shard_sequences(packed).keys
-        pair = replace(work.partition, shard=sketched.key.partition).key
-        table = scores[pair].table("influence_scores").collect()
-        exact.append(_matrix(table, queries.query_ids, keys))
-        estimated += [estimate(questions, codes) for codes in read_codes(sketched)]
-        compared += len(keys)
-    found = agreement(np.concatenate(exact, axis=1), np.concatenate(estimated, axis=1))
-    return None if found is None else found.rounded()
+    exact: list[np.ndarray] = []
+    estimated: list[np.ndarray] = []
+    for shard in compared:
+        ids = store.open(shard.tokens).table("sequences").select("sequence_id")
+        keys = ids.head(COMPARED_SEQUENCES - sum(part.shape[1] for part in exact)).collect()["sequence_id"].to_numpy()
+        exact.append(_matrix(store.open(shard.scores).table("influence_scores").collect(), queries.query_ids, keys))
+        estimated += [estimate(questions, codes) for codes in _first_codes(store.open(shard.sketches), len(keys))]
+    agreed = agreement(np.concatenate(exact, axis=1), np.concatenate(estimated, axis=1))
+    return None if agreed is None else agreed.rounded()
+
+
+def _first_codes(sketches: Artifact, count: int) -> Iterable[SignCodes]:
+    """The codes of a shard's first sequences."""
+    for codes in read_codes(sketches):
+        if count <= 0:
+            return
+        yield SignCodes(codes.signs[:count], codes.scales[:count])
+        count -= len(codes.scales)
 
 
 def _matrix(scores: pl.DataFrame, query_ids: list[str], keys: np.ndarray) -> np.ndarray:

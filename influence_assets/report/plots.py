@@ -66,5 +66,59 @@ def score_distribution(scores: pl.DataFrame) -> bytes:
     return _png(chart.properties(width=520, height=300))
 
 
-def _png(chart: "alt.LayerChart | alt.Chart") -> bytes:
+def layer_drift(drifts: pl.DataFrame) -> bytes:
+    """How far each layer has moved from the frozen generation, by measure; dashed: the study's threshold.
+
+    Args:
+        drifts: `module_name`, `measure`, `drift` and `threshold`, layers in the model's order.
+    """
+    layers = drifts["module_name"].unique(maintain_order=True).to_list()
+    points = (
+        alt.Chart(drifts.select("module_name", "measure", "drift"))
+        .mark_point(filled=True, size=70, opacity=0.8)
+        .encode(
+            x=alt.X("drift:Q", title="drift from the frozen generation", scale=alt.Scale(zero=True)),
+            y=alt.Y("module_name:N", sort=layers, title=None, axis=alt.Axis(labelLimit=300)),
+            color=_measure(),
+            shape=alt.Shape("measure:N", legend=None),
+        )
+    )
+    rule = alt.Chart(drifts.select("threshold").head(1)).mark_rule(strokeDash=[4, 4]).encode(x="threshold:Q")
+    return _png((points + rule).properties(width=520, height=max(60, 18 * len(layers))))
+
+
+def shard_drift(drifts: pl.DataFrame) -> bytes:
+    """Each shard's own drift by measure, shards in order: those that the generation was fitted on against new ones.
+
+    Args:
+        drifts: `shard_id`, `fitted`, `measure` and `drift`.
+    """
+    numbers = drifts.select(pl.col("shard_id").unique(maintain_order=True)).with_row_index("shard", offset=1)
+    kinds = pl.when(pl.col("fitted")).then(pl.lit("fitted on")).otherwise(pl.lit("new since")).alias("generation")
+    drawn = drifts.join(numbers, on="shard_id", maintain_order="left").select("shard", "measure", "drift", kinds)
+    chart = (
+        alt.Chart(drawn)
+        .mark_point(filled=True, size=30, opacity=0.6)
+        .encode(
+            x=alt.X("shard:Q", title="shard, by name", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(zero=False)),
+            y=alt.Y("drift:Q", title="drift"),
+            color=alt.Color(
+                "generation:N",
+                title=None,
+                scale=alt.Scale(domain=["fitted on", "new since"]),
+                legend=alt.Legend(orient="bottom"),
+            ),
+        )
+        .properties(width=520, height=110)
+        .facet(row=alt.Row("measure:N", title=None))
+        .resolve_scale(y="independent")
+    )
+    return _png(chart)
+
+
+def _measure() -> alt.Color:
+    return alt.Color("measure:N", title=None, legend=alt.Legend(orient="bottom"))
+
+
+def _png(chart: "alt.LayerChart | alt.Chart | alt.FacetChart") -> bytes:
     return vl_convert.vegalite_to_png(chart.to_json(), scale=1.5)

@@ -1,0 +1,163 @@
+"""How far the totals of a growing corpus have moved from a frozen eigenbasis, from small statistics that add up.
+
+Curvature is fitted once and frozen (a generation). In its own basis a factor M = A or S that it was fitted on is
+diagonal; what later shards add is not. With M′ = Qᵀ M Q the drift of a factor is
+
+    ‖offdiag(M′)‖² / ‖M′‖²   (Frobenius; 0 in the basis's own totals, 1 where nothing is left on the diagonal),
+
+and the drift of the corrected eigenvalues is Σ|p − q| / Σq, with p those of all shards and q the generation's.
+
+A shard keeps no d × d matrix for this: the diagonal of M′ exactly, and of the rest a linear sketch of 256 numbers.
+Both add up over shards, so that the drift of thousands of shards is read off thousands of short vectors.
+
+**The sketch** is a count sketch (Charikar et al. 2002; its second moment: Thorup & Zhang 2004). Every entry below the
+diagonal is given a random sign σ_ab and one of k bins, and a bin is the signed sum of its entries times √2. Its
+square sum Y has
+
+    E[Y] = ‖offdiag(M′)‖²,   Var[Y] ≤ 2/k · ‖offdiag(M′)‖⁴,
+
+a relative standard error of at most √(2/k) = 8.8 %, whatever M′ is. k products uᵢᵀ M′ vᵢ with random signs, which have
+the same size, have Var[Y] up to 8/k · ‖·‖⁴ where M′ is of low rank (17.7 %; figures in docs/log.md), and cost more.
+The bins are (r_a + c_b) mod k with a random r for each row and c for each column: two entries share a bin with
+probability 1/k, which is all that the variance asks of them. The signs are bits of one 64-bit hash for 64 entries.
+Signs and bins depend on the width alone and come from integer arithmetic written out here, never from a library's
+generator: sketches that were made years apart, by other versions or on other devices, must still add up.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+SKETCH_WIDTH = 256
+"""Numbers kept of what is off a rotated factor's diagonal."""
+
+BINS = 32
+"""Blocks along each side that corrected eigenvalues are summed in."""
+
+_ENTRIES_AT_ONCE = 2**22
+"""Entries of a wide factor that are worked on at a time: 32 MiB in float64."""
+
+_GOLDEN, _FIRST, _SECOND = (
+    constant - 2**64 for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
+"""SplitMix64's constants (Steele et al. 2014) as signed words; torch's int64 wraps around."""
+
+
+@dataclass(frozen=True)
+class RotatedFactor:
+    """What is kept of M′ = Qᵀ M Q: small, and additive over shards like M itself.
+
+    Args:
+        diagonal: of M′, exactly.
+        sketch: of what is off the diagonal; its square sum estimates the energy there.
+    """
+
+    diagonal: Float[Tensor, "*shards width"]
+    sketch: Float[Tensor, "*shards sketched"]
+
+    def __add__(self, other: "RotatedFactor") -> "RotatedFactor":
+        """That of both totals together."""
+        return RotatedFactor(self.diagonal + other.diagonal, self.sketch + other.sketch)
+
+    def drift(self) -> Float[Tensor, "*shards"]:
+        """‖offdiag(M′)‖² / ‖M′‖², 0 to 1; 0 where nothing has been summed."""
+        off = self.sketch.square().sum(-1)
+        whole = self.diagonal.square().sum(-1) + off
+        return torch.where(whole > 0, off / whole, 0.0)
+
+
+def sketch_width(width: int) -> int:
+    """Numbers in the sketch of a factor of this width: narrow ones keep all their entries, which is exact."""
+    return min(SKETCH_WIDTH, width * (width - 1) // 2)
+
+
+def rotated_factor(M: Float[Tensor, "width width"], Q: Float[Tensor, "width width"]) -> RotatedFactor:
+    """The diagonal and the sketch of Qᵀ M Q, in float64 on the host.
+
+    The rotation itself runs where and in what M and Q are: it is the only part that costs width³.
+
+    Args:
+        M: a total of A or S.
+        Q: its frozen eigenvectors, in columns.
+    """
+    rotated = Q.T @ M @ Q
+    return RotatedFactor(rotated.diagonal().to("cpu", torch.float64), _offdiagonal_sketch(rotated))
+
+
+def block_sums(Λ: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "rows columns"]:
+    """Λ summed over at most 32 × 32 blocks of neighbouring indices, in float64; a narrow side keeps its entries."""
+    Λ = Λ.to("cpu", torch.float64)
+    for side in (0, 1):
+        width = Λ.shape[side]
+        bins = torch.arange(width) * min(BINS, width) // width
+        shape = list(Λ.shape)
+        shape[side] = min(BINS, width)
+        Λ = torch.zeros(shape, dtype=torch.float64).index_add_(side, bins, Λ)
+    return Λ
+
+
+def eigenvalue_drift(
+    p: Float[Tensor, "*shards rows columns"], q: Float[Tensor, "rows columns"]
+) -> Float[Tensor, "*shards"]:
+    """Σ|p − q| / Σq over blocks of corrected eigenvalues: 0 where they are the generation's.
+
+    Summing blocks first leaves out what moves between neighbours, most of which is the noise of few sequences.
+
+    Args:
+        p: block sums of E[Λ] over the sequences there are now.
+        q: those of the generation.
+    """
+    return (p - q).abs().sum((-2, -1)) / q.sum()
+
+
+def _offdiagonal_sketch(rotated: Float[Tensor, "width width"]) -> Float[Tensor, " sketched"]:
+    """Signed sums of √2 · (entries below the diagonal), or the entries themselves where they are as few."""
+    width = rotated.shape[0]
+    kept = sketch_width(width)
+    if kept == width * (width - 1) // 2:
+        below = torch.tril_indices(width, width, offset=-1, device=rotated.device)
+        return rotated[below[0], below[1]].to("cpu", torch.float64) * 2**0.5
+    row_shift, column_bin = (
+        _hash(width, stream, torch.arange(width)) % kept for stream in (1, 2)
+    )  # % is never negative
+    sketch = torch.zeros(kept, dtype=torch.float64)
+    for rows in _blocks(width):
+        entries = rotated[rows].to("cpu", torch.float64).tril(rows.start - 1) * _signs(width, rows)
+        by_column = torch.zeros(len(entries), kept, dtype=torch.float64).index_add_(1, column_bin, entries)
+        source = (torch.arange(kept) - row_shift[rows, None]) % kept  # bin j of row a was bin j − r_a of its columns
+        sketch += by_column.gather(1, source).sum(0)
+    return sketch * 2**0.5
+
+
+def _blocks(width: int) -> Iterator[slice]:
+    rows = max(1, _ENTRIES_AT_ONCE // width)
+    for start in range(0, width, rows):
+        yield slice(start, min(start + rows, width))
+
+
+def _signs(width: int, rows: slice) -> Float[Tensor, "rows width"]:
+    """±1 for every entry of these rows, one bit of the hash each."""
+    words = -(-width // 64)
+    numbers = torch.arange(rows.start * words, rows.stop * words)
+    bits = (_hash(width, 0, numbers)[:, None] >> torch.arange(64)) & 1
+    return (2 * bits - 1).reshape(rows.stop - rows.start, words * 64)[:, :width].to(torch.float64)
+
+
+def _hash(width: int, stream: int, numbers: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """A random signed word for each number of one of a width's streams (0: signs, 1: rows, 2: columns)."""
+    return _mixed(_mixed(torch.tensor(4 * width + stream)) + numbers * _GOLDEN)
+
+
+def _mixed(z: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
+    """SplitMix64's output function."""
+    z = (z ^ _shifted(z, 30)) * _FIRST
+    z = (z ^ _shifted(z, 27)) * _SECOND
+    return z ^ _shifted(z, 31)
+
+
+def _shifted(z: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:
+    """Shift right with zeros coming in; torch's own shift brings the sign in."""
+    return torch.bitwise_and(torch.bitwise_right_shift(z, bits), (1 << (64 - bits)) - 1)
