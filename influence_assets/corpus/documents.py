@@ -1,13 +1,13 @@
 """Documents: the rows of a shard with their identity, each text once."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import polars as pl
 
 from influence_assets.corpus.readers import ROW_SCHEMA, read_rows
-from influence_assets.corpus.sources import SourceFile
+from influence_assets.corpus.slices import Shard
 from influence_assets.study import Corpus
 
 DOCUMENT_SCHEMA = pl.Schema(
@@ -28,20 +28,23 @@ class DocumentCounts:
     Attributes:
         documents: documents kept.
         duplicate_documents: rows left out because an earlier row of the shard has the same text.
+        withdrawn_documents: rows left out because their text is withdrawn.
         characters: Unicode characters of the documents kept.
     """
 
     documents: int
     duplicate_documents: int
+    withdrawn_documents: int
     characters: int
 
 
 class DocumentStream:
     """The documents of one shard as frames of `DOCUMENT_SCHEMA`, read anew by every iteration."""
 
-    def __init__(self, source: SourceFile, corpus: Corpus) -> None:
-        self._source = source
+    def __init__(self, shard: Shard, corpus: Corpus, withdrawn: Collection[str]) -> None:
+        self._shard = shard
         self._corpus = corpus
+        self._withdrawn = frozenset(withdrawn)
         self._counts: DocumentCounts | None = None
 
     @property
@@ -57,19 +60,34 @@ class DocumentStream:
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
         seen: set[str] = set()
-        rows = characters = 0
-        for batch in read_rows(self._source, self._corpus):
-            rows += batch.height
-            documents = _first_of_each(_identified(batch, self._source.shard_id), seen)
+        rows = withdrawn = characters = 0
+        for batch in read_rows(self._shard, self._corpus):
+            found = _identified(batch, self._shard.shard_id)
+            allowed = found.filter(~pl.col("document_id").is_in(self._withdrawn))
+            rows += found.height
+            withdrawn += found.height - allowed.height
+            documents = _first_of_each(allowed, seen)
             characters += int(documents["characters"].sum())
             if documents.height:
                 yield documents
-        self._counts = DocumentCounts(len(seen), rows - len(seen), characters)
+        # Only here is it certain that what was read is what the shard's hash stands for.
+        self._counts = DocumentCounts(len(seen), rows - withdrawn - len(seen), withdrawn, characters)
 
 
-def read_documents(source: SourceFile, corpus: Corpus) -> DocumentStream:
-    """The documents of a source file; iterating raises what `readers.read_rows` raises."""
-    return DocumentStream(source, corpus)
+def read_documents(shard: Shard, corpus: Corpus, withdrawn: Collection[str] = ()) -> DocumentStream:
+    """The documents of a shard; iterating raises what `readers.read_rows` raises.
+
+    Args:
+        shard: to read.
+        corpus: of the study.
+        withdrawn: ids of documents to leave out.
+    """
+    return DocumentStream(shard, corpus, withdrawn)
+
+
+def document_ids(shard: Shard, corpus: Corpus) -> frozenset[str]:
+    """The ids of all texts of a shard; raises what `readers.read_rows` raises."""
+    return frozenset(document_id(text) for rows in read_rows(shard, corpus) for text in rows["text"])
 
 
 def document_id(text: str) -> str:

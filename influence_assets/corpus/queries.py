@@ -63,7 +63,7 @@ def read_query_set(file: SourceFile) -> pl.DataFrame:
         if earlier != source_row:
             problem = f"query_id {query['query_id']!r} is that of row {earlier} too"
             raise InputError(where, problem, "Give each row a query_id of its own, and each question once.")
-        queries.append({**query, "query_set_id": file.shard_id, "source_row": source_row})
+        queries.append({**query, "query_set_id": file.name, "source_row": source_row})
     if not queries:
         raise InputError(file.url, "the file is empty", "Remove it, or write a row with prompt and completion.")
     return pl.DataFrame(queries, schema=QUERY_SCHEMA)

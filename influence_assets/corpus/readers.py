@@ -1,6 +1,6 @@
-"""Readers: the rows of one source file, streamed as frames of about 8 MiB of text.
+"""Readers: the rows of one shard, streamed as frames of about 8 MiB of text.
 
-A file is never in memory as a whole; the exception is a .txt or .md file, which is one document
+A shard is never in memory as a whole; the exception is a .txt or .md file, which is one document
 and no longer than `corpus.max_document_bytes`. The text is kept exactly as it is, because the
 model was trained on it: only a byte-order mark at the start of a file is dropped.
 """
@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 import polars as pl
-import pyarrow  # type: ignore[import-untyped]
-from pyarrow import parquet
 
 from influence_assets.corpus import columns
-from influence_assets.corpus.sources import JSONL_SUFFIXES, PARQUET_SUFFIXES, SourceFile
-from influence_assets.corpus.streams import bounded_lines, open_decompressed, open_raw
+from influence_assets.corpus.slices import Shard, read_slice
+from influence_assets.corpus.sources import JSONL_SUFFIXES, SourceFile
+from influence_assets.corpus.stored_rows import StoredRow, too_long
+from influence_assets.corpus.streams import bounded_lines, open_decompressed
 from influence_assets.errors import InputError
 from influence_assets.study import Corpus
 
@@ -33,25 +33,24 @@ ROW_SCHEMA = pl.Schema(
 _BATCH_CHARACTERS = 8 * 2**20
 _BATCH_ROWS = 2**14
 _ENCODING_REMEDY = "Convert the file to UTF-8, for example with iconv."
-_TOO_LONG_REMEDY = "Split the document, or raise corpus.max_document_bytes."
 
 
-def read_rows(source: SourceFile, corpus: Corpus) -> Iterator[pl.DataFrame]:
-    """The rows of a source file in order, as frames of `ROW_SCHEMA`; `source_row` counts from 1.
+def read_rows(shard: Shard, corpus: Corpus) -> Iterator[pl.DataFrame]:
+    """The rows of a shard in order, as frames of `ROW_SCHEMA`; `source_row` counts from the file's first.
 
     In a .jsonl file it is the number of the line: empty lines are passed over, but counted.
 
     Raises:
-        InputError: naming the file and row: the file is empty, cut short or damaged, or a row is not
-            JSON, not UTF-8, has no text column, or its text is no string, empty or too long.
+        InputError: naming the file and row: the file is empty, cut short or damaged, or no longer
+            what the shard's hash says, or a row is not JSON, not UTF-8, has no text column, or its
+            text is no string, empty or too long.
     """
-    if source.bytes == 0:
-        raise _empty(source)
+    if shard.file.bytes == 0:
+        raise _empty(shard.file)
     batch: list[dict[str, Any]] = []
     characters = 0
     empty = True
-    for source_row, row in _rows(source, corpus):
-        described = _described(source_row, row, corpus, f"{source.url}, row {source_row}")
+    for described in _described_rows(shard, corpus):
         batch.append(described)
         characters += len(described["text"]) + len(described["metadata"] or "")
         empty = False
@@ -59,7 +58,7 @@ def read_rows(source: SourceFile, corpus: Corpus) -> Iterator[pl.DataFrame]:
             yield pl.DataFrame(batch, schema=ROW_SCHEMA)
             batch, characters = [], 0
     if empty:
-        raise _empty(source)
+        raise _empty(shard.file)
     if batch:
         yield pl.DataFrame(batch, schema=ROW_SCHEMA)
 
@@ -83,50 +82,24 @@ def json_rows(url: str, line_bytes: int, remedy: str) -> Iterator[tuple[int, dic
                 yield number, _parsed(line, f"{url}, row {number}")
 
 
-def _rows(source: SourceFile, corpus: Corpus) -> Iterator[tuple[int, dict[str, Any]]]:
-    name = source.shard_id
-    if name.endswith(JSONL_SUFFIXES):
-        # JSON's escapes make a document up to three times as long, save for control characters;
-        # the 1 MiB is for the row's other columns.
-        return json_rows(source.url, 3 * corpus.max_document_bytes + 2**20, _TOO_LONG_REMEDY)
-    if name.endswith(PARQUET_SUFFIXES):
-        return _parquet_rows(source.url, corpus)
-    return _whole_text(source.url, corpus)
-
-
-def _parquet_rows(url: str, corpus: Corpus) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows by batches of about 8 MiB (polars has no stable way to stream batches, pyarrow has)."""
-    number = 0
-    try:
-        # With pre_buffer, whole row groups would be read at once.
-        with open_raw(url) as stream, parquet.ParquetFile(stream, buffer_size=2**20, pre_buffer=False) as file:
-            _check_columns(file.schema_arrow.names, corpus, url)
-            groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
-            row_bytes = sum(group.total_byte_size for group in groups) // max(1, file.metadata.num_rows)
-            batch_rows = min(_BATCH_ROWS, max(1, _BATCH_CHARACTERS // max(1, row_bytes)))
-            for batch in file.iter_batches(batch_size=batch_rows):
-                for row in pl.DataFrame(pyarrow.Table.from_batches([batch])).iter_rows(named=True):
-                    number += 1
-                    yield number, row
-    except (pyarrow.ArrowException, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        where = f"{url}, after row {number}"
-        raise InputError(where, f"cannot be read as Parquet ({error})", "Write the file again.") from error
-
-
-def _whole_text(url: str, corpus: Corpus) -> Iterator[tuple[int, dict[str, Any]]]:
-    with open_decompressed(url) as stream:
-        # Read past the mark, and one byte more than a document may have.
-        content = stream.read(len(codecs.BOM_UTF8) + corpus.max_document_bytes + 1).removeprefix(codecs.BOM_UTF8)
-    if not content:
-        return
-    if len(content) > corpus.max_document_bytes:
-        raise _too_long(f"{url}, row 1", corpus)
+def _columns(row: StoredRow, url: str, corpus: Corpus) -> dict[str, Any] | None:
+    """What a row says, by column; None where nothing is said."""
+    if row.columns is not None:
+        return row.columns
+    if url.endswith(JSONL_SUFFIXES):
+        line = row.payload
+        return _parsed(line, f"{url}, row {row.number}") if line.strip() else None
+    if not row.payload:
+        return None
     no_id = {} if corpus.id_column is None else {corpus.id_column: None}
+    return {**no_id, corpus.text_column: _decoded(row.payload, f"{url}, row {row.number}")}
+
+
+def _decoded(content: bytes, where: str) -> str:
     try:
-        yield 1, {**no_id, corpus.text_column: content.decode("utf-8")}
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        where = f"{url}, row 1"
         raise InputError(where, f"line {line} is not UTF-8 (byte {error.start + 1})", _ENCODING_REMEDY) from error
 
 
@@ -147,6 +120,23 @@ def _parsed(line: bytes, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise InputError(where, f"is JSON, but not an object: {text.strip()[:40]}", "Write one JSON object a line.")
     return row
+
+
+def _described_rows(shard: Shard, corpus: Corpus) -> Iterator[dict[str, Any]]:
+    """The shard's rows as those of `ROW_SCHEMA`."""
+    url = shard.file.url
+    stored = read_slice(shard, corpus)
+    try:
+        for row in stored:
+            columns_of_row = _columns(row, url, corpus)
+            if columns_of_row is not None:
+                yield _described(row.number, columns_of_row, corpus, f"{url}, row {row.number}")
+    except InputError:
+        if shard.is_readable:
+            # Read on: that the file is being written is the truer reason, and only the end tells.
+            for _ in stored:
+                pass
+        raise
 
 
 def _described(source_row: int, row: dict[str, Any], corpus: Corpus, where: str) -> dict[str, Any]:
@@ -183,12 +173,7 @@ def _check_text(text: Any, corpus: Corpus, where: str) -> None:
     if not text.strip():
         raise InputError(where, f"{key} is empty or only white space", "Remove the row, or give it text.")
     if len(text.encode("utf-8")) > corpus.max_document_bytes:
-        raise _too_long(where, corpus)
-
-
-def _too_long(where: str, corpus: Corpus) -> InputError:
-    problem = f"the document has more than {corpus.max_document_bytes:,} bytes"
-    return InputError(where, problem, _TOO_LONG_REMEDY)
+        raise too_long(where, corpus)
 
 
 def _empty(source: SourceFile) -> InputError:

@@ -1,10 +1,9 @@
 """Source files: what lies in the corpus's folder and in the queries' folder, and under which names.
 
-One source file is one shard (or one query set). Its id is its path relative to the folder, which
-is also a Dagster partition key; names that cannot be one are refused here.
+A query file is one query set, a source file one shard or several (see slices). Its name is its path
+relative to the folder, which is also a Dagster partition key; names that cannot be one are refused here.
 """
 
-import hashlib
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,7 +12,6 @@ from typing import Any
 import fsspec  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
-from influence_assets.corpus.streams import open_raw
 from influence_assets.errors import InputError
 
 JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -22,7 +20,6 @@ PARQUET_SUFFIXES = (".parquet",)
 CORPUS_SUFFIXES = JSONL_SUFFIXES + PARQUET_SUFFIXES + TEXT_SUFFIXES
 
 _LONGEST_NAME = 200
-_CHUNK_BYTES = 2**20
 # Control characters, halves of surrogate pairs (names that are not UTF-8), line and paragraph separators.
 _REFUSED_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
 
@@ -32,23 +29,23 @@ class SourceFile:
     """One file of the corpus or of the queries.
 
     Attributes:
-        shard_id: its path relative to the folder, posix style; of a query file, the query_set_id.
+        name: its path relative to the folder, posix style; of a query file, the query_set_id.
         url: a local path, or an fsspec URL.
         bytes: its size as it is stored (compressed, if it is).
     """
 
-    shard_id: str
+    name: str
     url: str
     bytes: int
 
 
 def list_source_files(path: str) -> list[SourceFile]:
-    """The corpus's readable files, sorted by shard_id.
+    """The corpus's readable files, sorted by name.
 
     Hidden files and folders, files of other suffixes and links to folders are passed over.
 
     Raises:
-        InputError: the folder is missing or holds no readable file, or a name cannot be a shard_id.
+        InputError: the folder is missing or holds no readable file, or a name cannot be that of a partition.
     """
     filesystem, root = _located(path)
     if not filesystem.isdir(root):
@@ -72,19 +69,6 @@ def list_query_files(path: str) -> list[SourceFile]:
         raise InputError(path, "is not a .jsonl file", "Write one JSON object with prompt and completion a line.")
     name = PurePosixPath(root).name
     return [SourceFile(_legal(name, path), _url(filesystem, root), int(filesystem.info(root)["size"]))]
-
-
-def content_hash(url: str) -> str:
-    """The sha256 of a file's stored bytes, as 64 hex digits, read in pieces of 1 MiB.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    digest = hashlib.sha256()
-    with open_raw(url) as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _located(path: str) -> tuple[Any, str]:
@@ -114,7 +98,7 @@ def _listed(filesystem: Any, root: str, path: str, suffixes: tuple[str, ...]) ->
         files.append(SourceFile(_legal(name, path), _url(filesystem, place), int(entry["size"])))
     if not files:
         raise InputError(path, "holds no readable file", f"Put files there that end in {', '.join(suffixes)}.")
-    return sorted(files, key=lambda file: file.shard_id)
+    return sorted(files, key=lambda file: file.name)
 
 
 def _is_file(filesystem: Any, place: str, entry: dict[str, Any]) -> bool:

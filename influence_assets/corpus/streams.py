@@ -5,6 +5,7 @@ reader asks for at most so many bytes, and what is longer is refused by name.
 """
 
 import gzip
+import hashlib
 import io
 import zlib
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ import fsspec  # type: ignore[import-untyped]
 import zstandard
 
 from influence_assets.errors import InputError
+
+PACKINGS = (".gz", ".zst")
 
 _BUFFER_BYTES = 2**20
 # A zstd block of 4 bytes can stand for 128 KiB, and a decompressor hands out all that it was fed:
@@ -44,22 +47,59 @@ def open_decompressed(url: str) -> Iterator[io.BufferedReader]:
     Raises:
         InputError: the file cannot be opened, or a read inside the block finds it cut short or damaged.
     """
-    with open_raw(url) as raw:
-        try:
-            yield _decompressed(raw, url)
-        except EOFError as error:
-            raise InputError(url, "the compressed file is cut short", "Copy or download it again.") from error
-        except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
-            raise InputError(url, f"the compressed file is damaged ({error})", "Copy or download it again.") from error
+    with open_raw(url) as raw, decompressed(raw, url) as stream:
+        yield stream
 
 
-def bounded_lines(stream: io.BufferedReader, limit: int, url: str, remedy: str) -> Iterator[tuple[int, bytes]]:
-    r"""Each line of a stream with its number from 1, its `\n` included.
+@contextmanager
+def decompressed(raw: io.BufferedReader, url: str) -> Iterator[io.BufferedReader]:
+    """The bytes of an open file from where it stands, decompressed if its name ends in .gz or .zst.
+
+    Raises:
+        InputError: a read inside the block finds the file cut short or damaged.
+    """
+    try:
+        yield _decompressed(raw, url)
+    except EOFError as error:
+        raise InputError(url, "the compressed file is cut short", "Copy or download it again.") from error
+    except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+        raise InputError(url, f"the compressed file is damaged ({error})", "Copy or download it again.") from error
+
+
+def skip(stream: io.BufferedReader, size: int, url: str) -> None:
+    """Pass over the first `size` bytes of what `decompressed` gave: a plain file seeks, a compressed one is read."""
+    if not url.endswith(PACKINGS):
+        stream.seek(size)
+        return
+    while size and (passed := len(stream.read(min(size, _BUFFER_BYTES)))):
+        size -= passed
+
+
+def sha256_of(stream: io.BufferedReader) -> str:
+    """The hash of a whole file that is open, as 64 hex digits."""
+    digest = hashlib.sha256()
+    stream.seek(0)
+    while chunk := stream.read(_BUFFER_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def bounded_lines(
+    stream: io.BufferedReader, limit: int, url: str, remedy: str, first: int = 1
+) -> Iterator[tuple[int, bytes]]:
+    r"""Each line of a stream with its number, its `\n` included.
+
+    Args:
+        stream: read from where it stands.
+        limit: the longest line that is read.
+        url: of the file, for the error.
+        remedy: what to do about a longer line.
+        first: number of the stream's first line.
 
     Raises:
         InputError: a line has more than `limit` bytes; no more than that is read of it.
     """
-    number = 0
+    number = first - 1
     while line := stream.readline(limit + 1):
         number += 1
         if len(line) > limit:

@@ -12,11 +12,12 @@ import fsspec
 import polars as pl
 import pytest
 import zstandard
+from small_corpora import PACKINGS, lines, shards_of
 
-from influence_assets.corpus import readers
+from influence_assets.corpus import digests, readers, slices, stored_rows
 from influence_assets.corpus.readers import ROW_SCHEMA, read_rows
-from influence_assets.corpus.sources import SourceFile
-from influence_assets.corpus.streams import open_decompressed
+from influence_assets.corpus.sources import SourceFile, list_source_files
+from influence_assets.corpus.streams import decompressed
 from influence_assets.errors import InputError
 from influence_assets.study import Corpus
 
@@ -28,16 +29,11 @@ def stored(folder, name, content):
 
 
 def rows_of(source, **corpus):
-    frames = list(read_rows(source, Corpus(path="unused", **corpus)))
+    corpus = Corpus(path=source.url.removesuffix(f"/{source.name}"), **corpus)
+    (shard,) = (shard for shard in shards_of(corpus) if shard.file == source)
+    frames = list(read_rows(shard, corpus))
     assert all(frame.schema == ROW_SCHEMA for frame in frames)
     return pl.concat(frames).rows(named=True)
-
-
-def lines(*rows):
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-PACKINGS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
@@ -61,7 +57,8 @@ def test_a_text_file_is_one_document(tmp_path, suffix, packing):
 
 def test_a_file_on_another_filesystem():
     fsspec.filesystem("memory").pipe("/read/a.jsonl.gz", gzip.compress(lines({"text": "one"}, {"text": "two"})))
-    rows = rows_of(SourceFile("a.jsonl.gz", "memory:///read/a.jsonl.gz", 1))
+    (source,) = list_source_files("memory:///read")
+    rows = rows_of(source)
     assert [row["text"] for row in rows] == ["one", "two"]
 
 
@@ -129,7 +126,8 @@ def test_parquet_rows(tmp_path):
     }
 
 
-def test_a_large_row_group_is_read_in_pieces(tmp_path, monkeypatch):
+@pytest.mark.parametrize("shard_bytes", [2**40, 10 * 2**20])
+def test_a_large_row_group_is_read_in_pieces(tmp_path, monkeypatch, shard_bytes):
     draw = random.Random(0)
     buffer = io.BytesIO()
     pl.DataFrame({"text": [draw.randbytes(4000).hex() for _ in range(3000)]}).write_parquet(buffer)
@@ -142,8 +140,11 @@ def test_a_large_row_group_is_read_in_pieces(tmp_path, monkeypatch):
             pieces.append(super().read(size))
             return pieces[-1]
 
-    monkeypatch.setattr(readers, "open_raw", lambda url: Recorded(io.FileIO(url)))
-    assert len(rows_of(source)) == 3000
+    for module in (digests, slices):
+        monkeypatch.setattr(module, "open_raw", lambda url: Recorded(io.FileIO(url)))
+    corpus = Corpus(path=str(tmp_path), shard_bytes=shard_bytes)
+    rows = [row for shard in shards_of(corpus) for frame in read_rows(shard, corpus) for row in frame["source_row"]]
+    assert rows == list(range(1, 3001))
     assert max(map(len, pieces)) < 2 * 2**20
 
 
@@ -284,7 +285,7 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_refused_early(tmp_path, suff
     unpacked = 256 * 2**20
     source = stored(tmp_path, "a" + suffix + packing, PACKINGS[packing](bytes(unpacked)))
     asked = 0
-    real = open_decompressed.__wrapped__
+    real = decompressed.__wrapped__
 
     class Counted(io.RawIOBase):
         def __init__(self, stream):
@@ -299,14 +300,14 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_refused_early(tmp_path, suff
             asked += size
             return size
 
-    def counting(url):
-        for stream in real(url):
+    def counting(raw, url):
+        for stream in real(raw, url):
             yield io.BufferedReader(Counted(stream))
 
-    monkeypatch.setattr(readers, "open_decompressed", contextlib.contextmanager(counting))
+    monkeypatch.setattr(stored_rows, "decompressed", contextlib.contextmanager(counting))
     error = refusal(source, max_document_bytes=1000)
     assert error.where.endswith("row 1")
-    assert 0 < asked < 2 * 2**20 < unpacked
+    assert 0 < asked < 2 * 2 * 2**20 < unpacked, "once when it is cut into slices, once when it is read"
 
 
 def test_a_document_that_json_escapes_is_not_too_long_for_its_line(tmp_path):
@@ -318,14 +319,18 @@ def test_a_document_that_json_escapes_is_not_too_long_for_its_line(tmp_path):
 def test_batches_are_bounded_and_lose_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "_BATCH_CHARACTERS", 100)
     content = lines(*({"text": f"{n:030}"} for n in range(10)))
-    frames = list(read_rows(stored(tmp_path, "a.jsonl", content), Corpus(path="unused")))
+    stored(tmp_path, "a.jsonl", content)
+    corpus = Corpus(path=str(tmp_path))
+    frames = list(read_rows(*shards_of(corpus), corpus))
     assert [frame.height for frame in frames] == [4, 4, 2]
     assert [row for frame in frames for row in frame["source_row"]] == list(range(1, 11))
 
 
 def test_rows_before_a_bad_one_are_streamed(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "_BATCH_ROWS", 1)
-    stream = read_rows(stored(tmp_path, "a.jsonl", lines({"text": "a"}) + b"not JSON"), Corpus(path="unused"))
+    stored(tmp_path, "a.jsonl", lines({"text": "a"}) + b"not JSON")
+    corpus = Corpus(path=str(tmp_path))
+    stream = read_rows(*shards_of(corpus), corpus)
     assert next(stream)["text"].to_list() == ["a"]
     with pytest.raises(InputError, match="row 2"):
         next(stream)

@@ -1,12 +1,9 @@
 """Which files are shards, and under which names."""
 
-import gzip
-import hashlib
-
 import fsspec
 import pytest
 
-from influence_assets.corpus.sources import SourceFile, content_hash, list_query_files, list_source_files
+from influence_assets.corpus.sources import SourceFile, list_query_files, list_source_files
 from influence_assets.errors import InputError
 
 
@@ -20,8 +17,8 @@ def put(folder, names):
 def test_files_of_all_suffixes_are_found_recursively_and_sorted(tmp_path):
     kept = ["b.txt", "a/z.jsonl.gz", "a/b/c.parquet", "m.md.zst", "q.jsonl", "t.txt.gz", "j.jsonl.zst", "a.b.md"]
     put(tmp_path, [*kept, "note.csv", "p.parquet.gz", "x.json", "Makefile", ".hidden.txt", ".git/a.txt", "a/.x/b.txt"])
-    assert [file.shard_id for file in list_source_files(str(tmp_path))] == sorted(kept)
-    file = next(file for file in list_source_files(str(tmp_path)) if file.shard_id == "a/z.jsonl.gz")
+    assert [file.name for file in list_source_files(str(tmp_path))] == sorted(kept)
+    file = next(file for file in list_source_files(str(tmp_path)) if file.name == "a/z.jsonl.gz")
     assert file == SourceFile("a/z.jsonl.gz", str(tmp_path / "a/z.jsonl.gz"), len("a/z.jsonl.gz"))
 
 
@@ -30,8 +27,7 @@ def test_a_filesystem_other_than_the_local_one():
     memory.pipe("/listed/deep/a.txt", b"seven b")
     memory.pipe("/listed/.b.txt", b"hidden")
     (file,) = list_source_files("memory://listed")
-    assert (file.shard_id, file.bytes) == ("deep/a.txt", 7)
-    assert content_hash(file.url) == hashlib.sha256(b"seven b").hexdigest()
+    assert (file.name, file.bytes) == ("deep/a.txt", 7)
 
 
 def test_links_to_files_are_files_and_a_loop_of_links_ends(tmp_path):
@@ -39,7 +35,7 @@ def test_links_to_files_are_files_and_a_loop_of_links_ends(tmp_path):
     (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
     (tmp_path / "dead.txt").symlink_to(tmp_path / "nowhere")
     (tmp_path / "sub" / "loop.txt").symlink_to(tmp_path)
-    assert [file.shard_id for file in list_source_files(str(tmp_path))] == ["a.txt", "link.txt", "sub/b.txt"]
+    assert [file.name for file in list_source_files(str(tmp_path))] == ["a.txt", "link.txt", "sub/b.txt"]
 
 
 @pytest.mark.parametrize("name", ["a|b.txt", "a...txt", "a\nb.txt", "a\tb.txt", "x\u2028y.txt", "d|e/f.txt"])
@@ -53,7 +49,7 @@ def test_names_that_cannot_be_partition_keys_are_refused(tmp_path, name):
 def test_the_longest_name(tmp_path):
     folder = "f" * 100
     put(tmp_path, [f"{folder}/{'n' * 95}.txt"])  # 100 + 1 + 95 + 4
-    assert len(list_source_files(str(tmp_path))[0].shard_id) == 200
+    assert len(list_source_files(str(tmp_path))[0].name) == 200
     put(tmp_path, [f"{folder}/{'m' * 96}.txt"])
     with pytest.raises(InputError, match="201 characters"):
         list_source_files(str(tmp_path))
@@ -73,18 +69,10 @@ def test_a_folder_that_is_missing_or_has_nothing_to_read(tmp_path):
 
 def test_query_files_are_a_folder_of_jsonl_or_one_file(tmp_path):
     put(tmp_path, ["b/q.jsonl", "a.jsonl", "a.txt"])
-    assert [file.shard_id for file in list_query_files(str(tmp_path))] == ["a.jsonl", "b/q.jsonl"]
+    assert [file.name for file in list_query_files(str(tmp_path))] == ["a.jsonl", "b/q.jsonl"]
     one = str(tmp_path / "b" / "q.jsonl")
     assert list_query_files(one) == [SourceFile("q.jsonl", one, len("b/q.jsonl"))]
     with pytest.raises(InputError, match=r"is not a \.jsonl file"):
         list_query_files(str(tmp_path / "a.txt"))
     with pytest.raises(InputError, match=r"queries\.path"):
         list_query_files(str(tmp_path / "absent.jsonl"))
-
-
-def test_content_hash_is_of_the_stored_bytes(tmp_path):
-    stored = gzip.compress(b"text " * 1_000_000)
-    (tmp_path / "a.txt.gz").write_bytes(stored)
-    assert content_hash(str(tmp_path / "a.txt.gz")) == hashlib.sha256(stored).hexdigest()
-    with pytest.raises(InputError, match="cannot be read"):
-        content_hash(str(tmp_path / "absent"))

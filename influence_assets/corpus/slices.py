@@ -1,0 +1,185 @@
+"""Slices: which rows of a source file are one shard, by a rule under which appending rows leaves the others be.
+
+A row belongs to slice `offset of its first byte // corpus.shard_bytes`, offsets being those in the
+file's rows laid end to end (see `stored_rows`). Rows at the end change the last slice and add
+later ones; the slices before them stay what they are, with their hash.
+"""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from influence_assets.corpus.digests import UNREADABLE, Digests
+from influence_assets.corpus.sources import PARQUET_SUFFIXES, SourceFile, list_source_files
+from influence_assets.corpus.stored_rows import Place, StoredRow, stored_rows, uncompressed_bytes
+from influence_assets.corpus.streams import open_raw, sha256_of
+from influence_assets.errors import InputError
+from influence_assets.study import Corpus
+
+# Part of what is remembered of a file: raise it when the rule or a row's bytes change.
+_RULE = 1
+_DAMAGED = "damaged-"
+
+
+class _Slice(NamedTuple):
+    """A run of a file's rows; `number` is the `index` of `Shard`, the others are its attributes."""
+
+    number: int
+    start: int
+    stop: int | None
+    first_row: int
+    content_hash: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A slice of a source file: the unit that is computed and replaced.
+
+    Attributes:
+        shard_id: the file's name; of slices after the first with `@` and the index, as in `a.jsonl@00001`.
+        file: that it is a slice of.
+        index: the slice's number in the file, from 0. Where a long row spans a slice, that one is not there.
+        start: where its rows begin in the file's row bytes.
+        stop: where they end; None for a slice that is the whole file.
+        first_row: number of its first row in the file, from 1.
+        content_hash: the sha256 of its row bytes, as 64 hex digits (of a Parquet file that is one
+            slice, of the file). Where the file is damaged or cannot be read it is no such digits.
+        bytes: size of what was hashed.
+    """
+
+    shard_id: str
+    file: SourceFile
+    index: int
+    start: int
+    stop: int | None
+    first_row: int
+    content_hash: str
+    bytes: int
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the file could be read to its end when it was cut into slices."""
+        return self.content_hash != UNREADABLE and not self.content_hash.startswith(_DAMAGED)
+
+
+def list_shards(corpus: Corpus, digests: Digests) -> list[Shard]:
+    """The corpus's shards, sorted by shard_id.
+
+    A file that is damaged or cannot be read is one shard, whose hash is no sha256: reading it says
+    what is wrong with it. The list of withdrawn documents is not part of the corpus.
+
+    Args:
+        corpus: of the study.
+        digests: what is remembered of files; the caller saves it.
+
+    Raises:
+        InputError: the folder is missing or holds no readable file, or a name cannot be that of a partition.
+    """
+    files = [file for file in list_source_files(corpus.path) if file.url != corpus.withdrawn]
+    shards = [shard for file in files for shard in _shards_of(file, corpus, digests)]
+    return sorted(shards, key=lambda shard: shard.shard_id)
+
+
+def read_slice(shard: Shard, corpus: Corpus) -> Iterator[StoredRow]:
+    """The rows of a shard, hashed on the way.
+
+    Raises:
+        InputError: naming the file and row: it is cut short, damaged, or, found at the end, no
+            longer what it was when the shard was listed.
+    """
+    url = shard.file.url
+    digest = hashlib.sha256()
+    offset = shard.start
+    first = Place(shard.start, shard.first_row)
+    with open_raw(url) as raw, closing(stored_rows(raw, url, corpus, first)) as rows:
+        for row in rows:
+            digest.update(row.content)
+            offset += len(row.content)
+            yield row
+            if shard.stop is not None and offset >= shard.stop:
+                break
+        found = sha256_of(raw) if _is_hashed_as_stored(shard) else digest.hexdigest()
+    if found != shard.content_hash:
+        raise InputError(url, "changed while it was read", "Wait until it is written, then run again.")
+
+
+def _is_hashed_as_stored(shard: Shard) -> bool:
+    return shard.file.url.endswith(PARQUET_SUFFIXES) and shard.stop is None
+
+
+def _shards_of(file: SourceFile, corpus: Corpus, digests: Digests) -> list[Shard]:
+    measure_id = f"slices {_RULE} {corpus.shard_bytes} {corpus.max_document_bytes}"
+    try:
+        slices = digests.measured(file.url, measure_id, lambda raw: _cut(raw, file.url, corpus))
+    except InputError:
+        slices = [_Slice(0, 0, None, 1, UNREADABLE, file.bytes)]
+    return [Shard(_shard_id(file.name, index), file, index, *rest) for index, *rest in slices]
+
+
+def _shard_id(name: str, index: int) -> str:
+    return f"{name}@{index:05}" if index else name
+
+
+def _cut(raw: io.BufferedReader, url: str, corpus: Corpus) -> list[_Slice]:
+    """The slices of an open file; one that is damaged is one slice."""
+    try:
+        is_parquet = url.endswith(PARQUET_SUFFIXES)
+        if is_parquet and uncompressed_bytes(raw, url) <= corpus.shard_bytes:
+            return [_as_stored(raw)]
+        # A Parquet slice without a stop is hashed as it is stored, so this one has a stop in any case.
+        rows = stored_rows(raw, url, corpus, Place())
+        return _slices(rows, corpus.shard_bytes, has_stops=is_parquet)
+    except InputError:
+        # What the disk or the network refuses is an OSError, which may pass and must not be remembered.
+        return [_as_stored(raw, _DAMAGED)]
+
+
+def _as_stored(raw: io.BufferedReader, mark: str = "") -> _Slice:
+    """The whole file as one slice, hashed as it is stored."""
+    content_hash = mark + sha256_of(raw)
+    return _Slice(0, 0, None, 1, content_hash, raw.tell())
+
+
+class _Growing:
+    """A slice to which rows are still added."""
+
+    def __init__(self, index: int, start: int, first_row: int) -> None:
+        self.index = index
+        self.start = start
+        self.first_row = first_row
+        self.bytes = 0
+        self.has_rows = False
+        self._digest = hashlib.sha256()
+
+    def add(self, row: StoredRow) -> None:
+        self._digest.update(row.content)
+        self.bytes += len(row.content)
+        self.has_rows = self.has_rows or bool(row.payload.strip())
+
+    def finished(self, *, has_stop: bool) -> _Slice:
+        stop = self.start + self.bytes if has_stop else None
+        return _Slice(self.index, self.start, stop, self.first_row, self._digest.hexdigest(), self.bytes)
+
+
+def _slices(rows: Iterator[StoredRow], shard_bytes: int, *, has_stops: bool) -> list[_Slice]:
+    """The slices of a file's rows; those of empty lines alone are left out, unless there are no others.
+
+    Args:
+        rows: of the whole file.
+        shard_bytes: of the rule.
+        has_stops: whether a slice has a stop even where it is the whole file.
+    """
+    growing: list[_Growing] = []
+    offset = 0
+    for row in rows:
+        index = offset // shard_bytes
+        if not growing or growing[-1].index != index:
+            growing.append(_Growing(index, offset, row.number))
+        growing[-1].add(row)
+        offset += len(row.content)
+    kept = [one for one in growing if one.has_rows] or growing[:1] or [_Growing(0, 0, 1)]
+    return [one.finished(has_stop=has_stops or len(growing) > 1) for one in kept]
