@@ -1,8 +1,6 @@
 """Zarr 3 arrays inside an artifact: how they are laid out, written by one writer, and read without trust."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,11 @@ from zarr.core.array_spec import ArrayConfigParams
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
-from influence_assets.errors import StorageError
+from influence_assets.errors import DamagedError
+from influence_assets.storage import files
+from influence_assets.storage.checksums import crc32c_of
 from influence_assets.storage.manifest import ArrayRecord
+from influence_assets.storage.refusals import writing
 
 _CHUNK_BYTES = 4 * 2**20
 _CHUNKS_PER_SHARD = 16
@@ -44,7 +45,8 @@ class RowWriter:
     Not for several writers: zarr would lose rows in silence.
     """
 
-    def __init__(self, array: zarr.Array[Any], rows_per_write: int, *, expected_rows: int | None) -> None:
+    def __init__(self, folder: Path, array: zarr.Array[Any], rows_per_write: int, *, expected_rows: int | None) -> None:
+        self._folder = folder
         self._array = array
         self._rows_per_write = rows_per_write
         self._expected_rows = expected_rows
@@ -52,6 +54,7 @@ class RowWriter:
         self._pending_rows = 0
         self._written_rows = 0
         self._closed = False
+        self._chunk_crc32c: list[int] = []
 
     @property
     def rows(self) -> int:
@@ -62,6 +65,11 @@ class RowWriter:
     def shape(self) -> tuple[int, ...]:
         """Shape of what was appended so far."""
         return (self.rows, *self._array.shape[1:])
+
+    @property
+    def chunk_crc32c(self) -> tuple[int, ...]:
+        """Of an array of raw chunks, the checksum of each chunk that was written."""
+        return tuple(self._chunk_crc32c)
 
     def append(self, block: npt.NDArray[Any]) -> None:
         """Append rows.
@@ -112,9 +120,13 @@ class RowWriter:
         if self._pending is None or not self._pending_rows:
             return
         stop = self._written_rows + self._pending_rows
-        if self._expected_rows is None:
-            self._array.resize((stop, *self._array.shape[1:]))
-        self._array[self._written_rows : stop] = self._pending[: self._pending_rows]
+        with writing(f"the array {self._folder.name!r}", self._folder.parent):
+            if self._expected_rows is None:
+                self._array.resize((stop, *self._array.shape[1:]))
+            self._array[self._written_rows : stop] = self._pending[: self._pending_rows]
+        if self._expected_rows is not None:
+            self._pending[self._pending_rows :] = 0  # as zarr fills up the last chunk
+            self._chunk_crc32c.append(crc32c_of(self._pending))
         self._written_rows = stop
         self._pending_rows = 0
 
@@ -127,7 +139,7 @@ def growing_writer(
     chunks = _chunk_shape((2**62, *row_shape), dtype, None)
     rows_per_shard = chunks[0] * _CHUNKS_PER_SHARD
     array = _create(folder, (0, *row_shape), dtype, chunks, logical_dtype, shards=(rows_per_shard, *chunks[1:]))
-    return RowWriter(array, rows_per_shard, expected_rows=None)
+    return RowWriter(folder, array, rows_per_shard, expected_rows=None)
 
 
 def mappable_writer(folder: Path, shape: tuple[int, ...], dtype: npt.DTypeLike, logical_dtype: str | None) -> RowWriter:
@@ -147,74 +159,23 @@ def mappable_writer(folder: Path, shape: tuple[int, ...], dtype: npt.DTypeLike, 
         attributes=_attributes(logical_dtype),
         config=_WRITE_EVERY_CHUNK,
     )
-    return RowWriter(array, rows_per_chunk, expected_rows=shape[0])
-
-
-@dataclass(frozen=True)
-class MappedBlock:
-    """Consecutive rows of a mapped array.
-
-    Args:
-        start: the first row's number.
-        rows: [stop - start, *row shape], read-only, read from the disk as it is touched.
-    """
-
-    start: int
-    rows: npt.NDArray[Any]
-
-    @property
-    def stop(self) -> int:
-        """One past the last row's number."""
-        return self.start + len(self.rows)
-
-
-@dataclass(frozen=True)
-class MappedArray:
-    """An array of raw chunks, to be read block by block through memory maps."""
-
-    folder: Path
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    logical_dtype: str | None
-    rows_per_block: int
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def blocks(self) -> Iterator[MappedBlock]:
-        """The chunks in the order of their rows.
-
-        Raises:
-            StorageError: a chunk is missing or has another size than its rows need.
-        """
-        chunk_shape = (self.rows_per_block, *self.shape[1:])
-        expected_bytes = math.prod(chunk_shape) * self.dtype.itemsize
-        for number, start in enumerate(range(0, self.shape[0] if math.prod(self.shape) else 0, self.rows_per_block)):
-            path = self.folder.joinpath("c", str(number), *("0" for _ in self.shape[1:]))
-            if not path.is_file() or path.stat().st_size != expected_bytes:
-                raise StorageError(f"{path}: the chunk is missing or cut off. Delete {self.folder.parent.parent}.")
-            rows = np.memmap(path, dtype=self.dtype, mode="r", shape=chunk_shape)
-            yield MappedBlock(start, rows[: self.shape[0] - start])
-
-
-def map_array(folder: Path, record: ArrayRecord) -> MappedArray:
-    """Describe a mappable array's blocks; nothing is read before a block is touched."""
-    array = _open(folder)
-    dtype = np.dtype(record.dtype).newbyteorder("<")
-    return MappedArray(folder, record.shape, dtype, record.logical_dtype, array.chunks[0])
+    return RowWriter(folder, array, rows_per_chunk, expected_rows=shape[0])
 
 
 def read_array(folder: Path, rows: slice | None = None) -> npt.NDArray[Any]:
     """Read an array, or some of its rows.
 
     Raises:
-        StorageError: a chunk is missing or damaged.
+        DamagedError: a chunk is missing or damaged.
+        StorageError: it cannot be read for another reason.
     """
-    array = _open(folder)
+    array = open_array(folder)
     try:
         return np.asarray(array[...] if rows is None else array[rows])
-    except (ValueError, TypeError, RuntimeError, OSError, KeyError) as error:
-        raise StorageError(f"{folder}: the array cannot be read ({error}). Delete {folder.parent.parent}.") from error
+    except OSError as error:
+        raise damage_of_array(folder, f"a chunk {files.damage_told_by(error, folder)}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise damage_of_array(folder, f"a chunk is not as it was written ({error})") from error
 
 
 class _CompleteStore(LocalStore):
@@ -225,15 +186,29 @@ class _CompleteStore(LocalStore):
     ) -> Buffer | None:
         found = await super().get(key, prototype, byte_range)
         if found is None and key.split("/", 1)[0] == "c":
-            raise StorageError(f"{self.root / key}: the chunk is missing. Delete {self.root.parent.parent}.")
+            raise damage_of_array(self.root, "the chunk is missing", self.root / key)
         return found
 
 
-def _open(folder: Path) -> zarr.Array[Any]:
+def open_array(folder: Path) -> zarr.Array[Any]:
+    """An array to be read.
+
+    Raises:
+        DamagedError: it cannot be understood.
+        StorageError: it cannot be read for another reason.
+    """
     try:
         return zarr.open_array(_CompleteStore(folder, read_only=True), mode="r")
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise StorageError(f"{folder}: is not a readable array ({error}). Delete {folder.parent.parent}.") from error
+    except OSError as error:
+        raise damage_of_array(folder, f"the array {files.damage_told_by(error, folder)}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise damage_of_array(folder, f"is not a readable array ({error})") from error
+
+
+def damage_of_array(array: Path, problem: str, path: Path | None = None) -> DamagedError:
+    """The error of an array, which lies two levels below its artifact, or of one of its files."""
+    artifact = array.parent.parent
+    return DamagedError(artifact, [(path or array).relative_to(artifact).as_posix()], problem)
 
 
 def _create(

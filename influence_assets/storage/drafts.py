@@ -1,17 +1,16 @@
 """An artifact while it is being written: a hidden folder that nobody reads yet."""
 
 import json
-import os
 import re
 import resource
 import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -20,31 +19,11 @@ from polars.io.plugins import register_io_source
 from pydantic import JsonValue
 
 from influence_assets.storage import arrays, files
-from influence_assets.storage.manifest import ArrayRecord, ArtifactKey, Manifest
+from influence_assets.storage.manifest import ArrayRecord, ArtifactKey, Manifest, sealed
+from influence_assets.storage.places import ARRAYS, MANIFEST
+from influence_assets.storage.refusals import writing
 
-MANIFEST = "manifest.json"
-ARRAYS = "arrays"
-_DRAFT = re.compile(r"\.draft-[0-9a-f]{32}-(?P<pid>\d+)-(?P<host>.+)")
 _PLAIN_NAME = re.compile(r"[a-z][a-z0-9_]*")
-
-
-def draft_folder(beside: Path) -> Path:
-    """A new name for a hidden folder beside a place, which tells whose it is."""
-    return beside.parent / f".draft-{uuid4().hex}-{os.getpid()}-{files.safe_name(socket.gethostname())}"
-
-
-def is_abandoned(folder: Path) -> bool:
-    """Whether a draft's process ran on this host and has ended. A draft of another host may still be alive."""
-    match = _DRAFT.fullmatch(folder.name)
-    if match is None or match["host"] != files.safe_name(socket.gethostname()):
-        return False
-    try:
-        os.kill(int(match["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        return False
-    return False
 
 
 class Draft:
@@ -57,6 +36,7 @@ class Draft:
         self.folder_path = folder
         self._started_at = datetime.now(UTC)
         self._started = time.monotonic()
+        self._cpu_started = time.process_time()
         self._arrays: dict[str, ArrayRecord] = {}
         self._writers: dict[str, arrays.RowWriter] = {}
         self._rows: dict[str, int] = {}
@@ -80,9 +60,10 @@ class Draft:
         """
         folder = self._new_array(name)
         values = np.asarray(values)
-        self._arrays[name] = arrays.write_array(
-            folder, values, rows_per_chunk=rows_per_chunk, logical_dtype=logical_dtype
-        )
+        with self._writing(f"the array {name!r}"):
+            self._arrays[name] = arrays.write_array(
+                folder, values, rows_per_chunk=rows_per_chunk, logical_dtype=logical_dtype
+            )
 
     def mappable_array(
         self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, *, logical_dtype: str | None = None
@@ -92,7 +73,8 @@ class Draft:
         The draft closes it; too few rows are then an error. One chunk, at most 128 MiB or one row, is held in memory.
         """
         folder = self._new_array(name)
-        writer = arrays.mappable_writer(folder, shape, dtype, logical_dtype)
+        with self._writing(f"the array {name!r}"):
+            writer = arrays.mappable_writer(folder, shape, dtype, logical_dtype)
         return self._register(name, writer, dtype, logical_dtype, mappable=True)
 
     def growing_array(
@@ -103,12 +85,15 @@ class Draft:
         One shard, about 64 MiB, is held in memory.
         """
         folder = self._new_array(name)
-        writer = arrays.growing_writer(folder, row_shape, dtype, logical_dtype)
+        with self._writing(f"the array {name!r}"):
+            writer = arrays.growing_writer(folder, row_shape, dtype, logical_dtype)
         return self._register(name, writer, dtype, logical_dtype, mappable=False)
 
     def table(self, name: str, frame: pl.DataFrame) -> None:
         """Write a table as `<name>.parquet`."""
-        frame.write_parquet(self._new_table(name), compression="zstd")
+        path = self._new_table(name)
+        with self._writing(f"the table {name!r}"):
+            frame.write_parquet(path, compression="zstd")
         self._rows[name] = frame.height
 
     def table_from(self, name: str, frames: Iterable[pl.DataFrame], schema: pl.Schema) -> int:
@@ -142,7 +127,8 @@ class Draft:
     def folder(self, name: str) -> Path:
         """A new empty folder of the artifact for files of other kinds."""
         path = self.folder_path / self._plain(name)
-        path.mkdir()
+        with self._writing(f"the folder {name!r}"):
+            path.mkdir()
         return path
 
     def summarise(self, **figures: Any) -> None:
@@ -155,8 +141,15 @@ class Draft:
         Args:
             key: the artifact that this becomes.
             said: the manifest's fields that the draft does not know.
+
+        Raises:
+            StorageError: the disk refuses.
         """
         self._close_writers()
+        with self._writing(f"the manifest of {key}"):
+            return self._seal(key, said)
+
+    def _seal(self, key: ArtifactKey, said: dict[str, Any]) -> Manifest:
         written = {
             path.relative_to(self.folder_path).as_posix(): files.record_and_sync(path)
             for path in files.files_below(self.folder_path)
@@ -168,6 +161,7 @@ class Draft:
             host=socket.gethostname(),
             started_at=self._started_at,
             seconds=time.monotonic() - self._started,
+            cpu_seconds=time.process_time() - self._cpu_started,
             peak_memory_bytes=_peak_memory_bytes(),
             bytes=sum(record.bytes for record in written.values()),
             rows=self._rows,
@@ -177,7 +171,7 @@ class Draft:
             **said,
         )
         path = self.folder_path / MANIFEST
-        path.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+        path.write_bytes(sealed(manifest))
         files.sync_file(path)
         for folder in files.folders_below(self.folder_path):
             files.sync_folder(folder)
@@ -186,7 +180,8 @@ class Draft:
     def _close_writers(self) -> None:
         for name, writer in self._writers.items():
             writer.close()
-            self._arrays[name] = self._arrays[name].model_copy(update={"shape": writer.shape})
+            found = {"shape": writer.shape, "chunk_crc32c": writer.chunk_crc32c}
+            self._arrays[name] = self._arrays[name].model_copy(update=found)
         self._writers.clear()
 
     def _new_array(self, name: str) -> Path:
@@ -211,6 +206,9 @@ class Draft:
         if name in self._rows:
             raise ValueError(f"the artifact already has a table {name!r}")
         return self.folder_path / f"{self._plain(name)}.parquet"
+
+    def _writing(self, what: str) -> AbstractContextManager[None]:
+        return writing(what, self.folder_path.parent)
 
     def _plain(self, name: str) -> str:
         if not _PLAIN_NAME.fullmatch(name) or name == ARRAYS:

@@ -1,4 +1,8 @@
-"""What identifies an artifact of the store, and what its manifest says of it."""
+"""What identifies an artifact of the store, and what its manifest says of it.
+
+On the disk a manifest is JSON whose second line is the SHA-256 of the rest, so that a digit flipped in a count or a
+figure is noticed too: `sed 2d manifest.json | head -c -1 | sha256sum`.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,7 +10,7 @@ from typing import Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 """Version of the folders' layout and of the manifest; a store of another one is refused."""
 
 
@@ -66,6 +70,7 @@ class ArrayRecord(_Frozen):
         dtype: numpy's name of the stored type.
         logical_dtype: what the stored bits mean where numpy lacks the type, such as `bfloat16` in uint16.
         mappable: whether its chunks are raw rows that can be memory-mapped.
+        chunk_crc32c: of a mappable array, the checksum of each chunk's file; other arrays keep them in their chunks.
     """
 
     folder: str
@@ -73,6 +78,7 @@ class ArrayRecord(_Frozen):
     dtype: str
     logical_dtype: str | None = None
     mappable: bool = False
+    chunk_crc32c: tuple[int, ...] = ()
 
 
 class Manifest(_Frozen):
@@ -92,6 +98,7 @@ class Manifest(_Frozen):
         device: the accelerator, or None where none was used.
         started_at: when the work began, UTC.
         seconds: how long it took.
+        cpu_seconds: processor time that the writing process spent meanwhile, in all its threads.
         peak_memory_bytes: largest resident memory of the writing process until then.
         bytes: of all files together, the manifest left out.
         rows: rows of each table.
@@ -100,7 +107,7 @@ class Manifest(_Frozen):
         summary: figures that people read.
     """
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     study: str
     asset: str
     partition: str | None
@@ -113,6 +120,7 @@ class Manifest(_Frozen):
     device: str | None
     started_at: AwareDatetime
     seconds: float
+    cpu_seconds: float
     peak_memory_bytes: int
     bytes: int
     rows: dict[str, int]
@@ -124,3 +132,27 @@ class Manifest(_Frozen):
     def key(self) -> ArtifactKey:
         """The artifact that this is the manifest of."""
         return ArtifactKey(self.asset, self.partition, self.data_version)
+
+
+_CHECKSUM = b'{\n "checksum": "'
+_DIGITS = 64
+
+
+def sealed(manifest: Manifest) -> bytes:
+    """A manifest as it stands in its file, with its checksum."""
+    content = manifest.model_dump_json(indent=1).encode()
+    checksum = hashlib.sha256(content).hexdigest().encode()
+    return _CHECKSUM + checksum + b'",' + content.removeprefix(b"{")
+
+
+def unsealed(content: bytes) -> Manifest:
+    """The manifest of a file's content.
+
+    Raises:
+        ValueError: it is not a manifest, or not as it was written.
+    """
+    stop = len(_CHECKSUM) + _DIGITS
+    without = b"{" + content[stop:].removeprefix(b'",')
+    if content[:stop] != _CHECKSUM + hashlib.sha256(without).hexdigest().encode():
+        raise ValueError("the checksum is that of something else")
+    return Manifest.model_validate_json(without)

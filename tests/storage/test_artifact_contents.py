@@ -11,7 +11,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from influence_assets.errors import InputError, StorageError
+from influence_assets.errors import DamagedError, InputError, StorageError
 from influence_assets.storage import arrays
 from influence_assets.storage.artifacts import ArtifactStore
 from influence_assets.storage.manifest import ArtifactKey
@@ -151,13 +151,50 @@ def test_mappable_chunks_are_raw_rows_of_64_to_128_mib(tmp_path):
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_a_mapped_chunk_that_is_lost_or_cut_is_an_error(written):
-    values = np.ones((100, 4), np.int32)
+@pytest.mark.parametrize("damage", ["gone", "cut", "longer", "flipped", "of another block"])
+@pytest.mark.usefixtures("small_chunks")
+def test_a_mapped_block_is_handed_out_only_as_it_was_written(written, damage):
+    values = np.arange(400, dtype=np.int32).reshape(100, 4)
     artifact = written(lambda draft: draft.mappable_array("sketches", values.shape, "int32").append(values))
     chunk = artifact.folder / "arrays/sketches/c/1/0"
-    chunk.write_bytes(chunk.read_bytes()[:-4])
-    with pytest.raises(StorageError, match="missing or cut off"):
-        list(artifact.mapped("sketches").blocks())
+    content = chunk.read_bytes()
+    if damage == "gone":
+        chunk.unlink()
+    else:
+        chunk.write_bytes(
+            {
+                "cut": content[:-4],
+                "longer": content + bytes(4),
+                "flipped": bytes([content[0] ^ 1]) + content[1:],
+                "of another block": (chunk.parent.parent / "2/0").read_bytes(),
+            }[damage]
+        )
+    blocks = artifact.mapped("sketches").blocks()
+    np.testing.assert_array_equal(next(blocks).rows, values[:8])  # 128 bytes
+    with pytest.raises(DamagedError, match="arrays/sketches/c/1/0: the chunk is") as raised:
+        next(blocks)
+    assert raised.value.folder == artifact.folder
+    assert raised.value.files == ("arrays/sketches/c/1/0",)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 5])
+@pytest.mark.usefixtures("small_chunks")
+def test_the_manifest_keeps_the_crc32c_of_each_raw_chunk_as_it_is_on_the_disk(written, rows):
+    values = np.arange(rows * 8, dtype=np.int32).reshape(rows, 8)  # four rows are a chunk of 128 bytes
+    artifact = written(lambda draft: draft.mappable_array("sketches", values.shape, "int32").append(values))
+    paths = sorted(path for path in (artifact.folder / "arrays/sketches/c").rglob("0") if path.is_file())
+    chunks = [path.read_bytes() for path in paths]
+    assert artifact.array_record("sketches").chunk_crc32c == tuple(map(crc32c_bit_by_bit, chunks))
+
+
+def crc32c_bit_by_bit(content):
+    """Castagnoli's polynomial, reflected, by the definition; of `123456789` it is e3069283."""
+    register = 0xFFFFFFFF
+    for byte in content:
+        register ^= byte
+        for _ in range(8):
+            register = register >> 1 ^ (0x82F63B78 if register & 1 else 0)
+    return register ^ 0xFFFFFFFF
 
 
 def test_a_compressed_array_is_not_mapped(written):

@@ -1,0 +1,204 @@
+"""A complete artifact, to be read without trust: nothing is handed out that is not what was written."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import polars as pl
+
+from influence_assets.errors import DamagedError, StorageError
+from influence_assets.storage import arrays, files, mapped
+from influence_assets.storage.manifest import ArrayRecord, ArtifactKey, Manifest, unsealed
+from influence_assets.storage.places import ARRAYS, DAMAGE_MARK, MANIFEST, place_of
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A complete artifact, to be read.
+
+    Args:
+        folder: where it lies.
+        manifest: what it holds.
+    """
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def key(self) -> ArtifactKey:
+        """What it is."""
+        return self.manifest.key
+
+    def array_names(self) -> list[str]:
+        """The arrays' names, sorted."""
+        return sorted(self.manifest.arrays)
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        """A whole array in memory.
+
+        Raises:
+            DamagedError: it is damaged or incomplete.
+            StorageError: there is none of that name.
+        """
+        return arrays.read_array(self._array_folder(name))
+
+    def rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """Rows start to stop (left out) of an array; only the chunks that hold them are read.
+
+        Raises:
+            DamagedError: as for `array`.
+            StorageError: as for `array`.
+        """
+        return arrays.read_array(self._array_folder(name), slice(start, stop))
+
+    def mapped(self, name: str) -> mapped.MappedArray:
+        """An array written by `Draft.mappable_array`, to be read block by block through memory maps.
+
+        Raises:
+            DamagedError: its description is damaged; the blocks are checked one by one.
+            StorageError: there is none of that name, or it was not written to be mapped.
+        """
+        folder, record = self._array_folder(name), self.array_record(name)
+        if not record.mappable:
+            raise StorageError(f"{folder}: the array is compressed and cannot be mapped. Read it with `array`.")
+        return mapped.map_array(folder, record)
+
+    def array_record(self, name: str) -> ArrayRecord:
+        """Shape, dtype and logical dtype of an array, without reading it.
+
+        Raises:
+            StorageError: there is none of that name.
+        """
+        if name not in self.manifest.arrays:
+            raise StorageError(f"{self.folder}: has no array {name!r}, only {self.array_names()}.")
+        return self.manifest.arrays[name]
+
+    def table(self, name: str) -> pl.LazyFrame:
+        """A table, to be read lazily.
+
+        Raises:
+            DamagedError: its file is not as it was written.
+            StorageError: there is none of that name.
+        """
+        return pl.scan_parquet(self.table_path(name))
+
+    def table_path(self, name: str) -> Path:
+        """The Parquet file of a table, read and checked once by each process.
+
+        Raises:
+            DamagedError: it is not as it was written.
+            StorageError: there is none of that name.
+        """
+        if name not in self.manifest.rows:
+            raise StorageError(f"{self.folder}: has no table {name!r}, only {sorted(self.manifest.rows)}.")
+        return self._checked(f"{name}.parquet")
+
+    def path(self, name: str) -> Path:
+        """A file or folder of the artifact, by its path in it; all of it is read and checked once by each process.
+
+        Raises:
+            DamagedError: the file, or one in the folder, is not as it was written.
+            StorageError: there is none of that name.
+        """
+        if name in self.manifest.files:
+            return self._checked(name)
+        inside = [path for path in self.manifest.files if path.startswith(f"{name}/")]
+        if not inside:
+            raise StorageError(f"{self.folder}: has no {name!r}.")
+        for path in inside:
+            self._checked(path)
+        return self.folder / name
+
+    def verify(self) -> list[str]:
+        """Read every file again and return the paths of those that are not as they were written."""
+        return [name for name, _ in self.damage()]
+
+    def damage(self) -> Iterator[tuple[str, str]]:
+        """Read every file again; of each that is not as it was written, its path in the artifact and what is wrong."""
+        for name, record in self.manifest.files.items():
+            problem = files.damage_of(self.folder / name, record, again=True)
+            if problem is not None:
+                yield name, problem
+
+    def surplus(self) -> list[str]:
+        """The files in the folder that the manifest does not know."""
+        expected = {MANIFEST, DAMAGE_MARK, *self.manifest.files}
+        there = (path.relative_to(self.folder).as_posix() for path in files.files_below(self.folder))
+        return [name for name in there if name not in expected]
+
+    def _array_folder(self, name: str) -> Path:
+        """The folder of an array whose shape, type and layout are as they were written; chunks carry their checks."""
+        folder = f"{ARRAYS}/{self.array_record(name).folder}"
+        self._checked(f"{folder}/zarr.json")
+        return self.folder / folder
+
+    def _checked(self, name: str) -> Path:
+        path = self.folder / name
+        record = self.manifest.files.get(name)
+        problem = "was never written" if record is None else files.damage_of(path, record)
+        if problem is not None:
+            raise DamagedError(self.folder, [name], problem)
+        return path
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest in a file, in or beside an artifact's folder.
+
+    Raises:
+        DamagedError: it is not as it was written.
+        StorageError: the artifact is not there, or the file cannot be read.
+    """
+    try:
+        return unsealed(path.read_bytes())
+    except OSError as error:
+        problem = files.damage_told_by(error, path)
+        if not path.parent.is_dir():
+            raise StorageError(f"{path.parent}: is not in the store. Compute it: `influence run`.") from error
+        raise DamagedError(path.parent, [path.name], problem) from error
+    except ValueError as error:
+        raise DamagedError(path.parent, [path.name], "is not a manifest as it was written") from error
+
+
+def manifest_of(place: Path, study: str, path: Path | None = None) -> Manifest:
+    """The manifest of the artifact that belongs in a place.
+
+    Args:
+        place: the artifact's folder, there or not.
+        study: the study that owns the store.
+        path: the file to read; by default the manifest in the folder.
+
+    Raises:
+        DamagedError: it is not as it was written, or that of something else.
+        StorageError: as for `read_manifest`.
+    """
+    path = path or place / MANIFEST
+    manifest = read_manifest(path)
+    if manifest.study != study:
+        raise DamagedError(path.parent, [path.name], f"belongs to the study {manifest.study!r}, not {study!r}")
+    if place_of(place.parents[2], manifest.key) != place:
+        raise DamagedError(path.parent, [path.name], f"belongs to {manifest.key}, which lies elsewhere")
+    return manifest
+
+
+def open_artifact(place: Path, study: str) -> Artifact:
+    """Open the artifact in a folder; the sizes of its files are those that were written.
+
+    Raises:
+        DamagedError: its manifest or a file is not as it was written.
+        StorageError: there is none, or it cannot be read.
+    """
+    manifest = manifest_of(place, study)
+    wrong = [name for name, record in manifest.files.items() if _size(f"{place}/{name}") != record.bytes]
+    if wrong:
+        raise DamagedError(place, wrong, f"is missing or does not have its {manifest.files[wrong[0]].bytes} bytes")
+    return Artifact(place, manifest)
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116  # a Path costs three times as much, for each of many files
+    except OSError:
+        return None
