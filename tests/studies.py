@@ -28,7 +28,7 @@ from transformers import (
 from influence_assets.pipeline.graph import STEPS
 from influence_assets.pipeline.run import materialise
 from influence_assets.pipeline.steps import Partition, Step
-from influence_assets.pipeline.versions import Versions
+from influence_assets.pipeline.versions import Choice, Versions
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.catalogue import query
@@ -153,9 +153,9 @@ def write_model(folder: Path, *, architecture: str = "gpt2", seed: int = 0) -> N
     network(architecture, vocabulary=made.get_vocab_size(), seed=seed).save_pretrained(folder)
 
 
-def versions_of(study: Path, *, new_generation: bool = False) -> Versions:
+def versions_of(study: Path, choice: Choice = "newest", *, fit_another: bool = False) -> Versions:
     """A fresh look at a study."""
-    return Versions(Workspace(Study.load(study)), new_generation=new_generation)
+    return Versions(Workspace(Study.load(study)), choice, fit_another=fit_another)
 
 
 def compute(study: Path, *, new_generation: bool = False, until: str | None = None) -> list[str]:
@@ -168,7 +168,7 @@ def compute(study: Path, *, new_generation: bool = False, until: str | None = No
     names = [step.name for step in STEPS]
     for step in STEPS[: None if until is None else names.index(until) + 1]:
         # Only the eigenbases are asked for anew; what comes after them finds the generation that is then the newest.
-        asked = versions_of(study, new_generation=True) if new_generation and step.name == "eigenbases" else versions
+        asked = versions_of(study, fit_another=True) if new_generation and step.name == "eigenbases" else versions
         for partition in asked.partitions(step):
             outcome = materialise(asked, step, partition, run_id="test", progress=lambda _done, _total: None)
             if outcome.computed:

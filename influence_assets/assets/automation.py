@@ -1,74 +1,85 @@
-"""What happens by itself: new files become partitions, and what is then missing is computed."""
+"""What happens by itself: files that come, change or vanish are seen, and what is then outstanding is computed."""
 
-from typing import Any
+import json
+from collections.abc import Sequence
 
 import dagster as dg
 
+from influence_assets.assets.bring_up import handled_key, job_name
 from influence_assets.assets.partitions import Partitions
-from influence_assets.errors import InputError
-from influence_assets.pipeline.steps import Step
+from influence_assets.assets.sources import observations
+from influence_assets.errors import InputError, StorageError
+from influence_assets.pipeline.fingerprint import fingerprint
+from influence_assets.pipeline.plan import plan
+from influence_assets.pipeline.versions import Versions
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.study import Study
 
-ROLL_UPS = ("influence_details", "influence_catalogue")
-"""Assets over all shards that follow every change of them; all others stand until they are missing."""
+ATTEMPTS = 3
+"""Runs that are asked for of the same files, should one die before its end."""
+
+GOING: Sequence[dg.DagsterRunStatus] = (
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+)
 
 
-def condition(study: Study, step: Step) -> dg.AutomationCondition[Any]:
-    """When a step's partition is computed by itself.
+def build_sensor(study: Study) -> dg.SensorDefinition:
+    """The sensor that looks at the files by content, and asks for a run when something is outstanding.
 
-    Missing, with all that it reads present, and nothing of it in progress or failed. Not `eager()`, which would redo
-    every sketch at each refit; not `on_missing()`, which overlooks partitions that were there before its first tick.
-    One that failed is not tried again until something that it reads was updated: mended, that is.
-
-    Roll-ups follow too whenever something that they read was updated. One roll-up waits for another that is about to
-    follow: they run apart, and Dagster keeps only steps of one run in order.
+    One run does all: Dagster's own conditions would ask for one run for each partition, and know nothing of files.
+    A partition that failed is not tried again until something has changed.
     """
-    updated = dg.AutomationCondition.any_deps_updated().since_last_handled()
-    wanted: dg.AutomationCondition[Any] = dg.AutomationCondition.missing() & (
-        ~dg.AutomationCondition.execution_failed() | updated
-    )
-    if step.name in ROLL_UPS:
-        wanted = wanted | updated
-    ready = (
-        ~dg.AutomationCondition.any_deps_missing()
-        & ~dg.AutomationCondition.any_deps_in_progress()
-        & ~dg.AutomationCondition.any_deps_match(dg.AutomationCondition.execution_failed())
-    )
-    if others := [dg.AssetKey([study.name, name]) for name in step.upstream if name in ROLL_UPS]:
-        about_to_follow = dg.AutomationCondition.any_deps_match(updated).allow(dg.AssetSelection.assets(*others))
-        ready = ready & ~about_to_follow
-    idle = ~dg.AutomationCondition.in_progress()
-    return (wanted & ready & idle).with_label("missing, with everything that it reads present")
-
-
-def build_sensors(study: Study) -> list[dg.SensorDefinition]:
-    """The sensor that registers files, and the one that acts on the assets' conditions."""
-    interval = study.automation.interval_seconds
     partitions = Partitions.of(study)
 
     @dg.sensor(
-        name=f"{study.name}_new_files",
-        description="Makes a partition of every new source file and query file.",
-        minimum_interval_seconds=interval,
+        name=f"{study.name}_files",
+        description="Sees files that are new, changed or gone, and has what is then outstanding computed.",
+        job_name=job_name(study),
+        minimum_interval_seconds=study.automation.interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
-    def new_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    def files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
-            unregistered = partitions.unregistered(Workspace(study), context.instance)
-        except InputError as error:
+            workspace = Workspace(study)
+            found = fingerprint(workspace)
+            unregistered = partitions.unregistered(workspace, context.instance)
+            events = list(observations(study, workspace, context.instance))
+            requests, cursor, reason = _requests(study, context, workspace, found)
+        except (InputError, StorageError) as error:
             return dg.SkipReason(str(error))
-        found = {definition: keys for definition, keys in unregistered.items() if keys}
-        if not found:
-            return dg.SkipReason(f"No new file in {study.corpus.path} or {study.queries.path}.")
-        requests = [definition.build_add_request(keys) for definition, keys in found.items()]
-        return dg.SensorResult(dynamic_partitions_requests=requests)
+        return dg.SensorResult(
+            run_requests=requests,
+            skip_reason=reason if not requests else None,
+            cursor=cursor,
+            dynamic_partitions_requests=[
+                definition.build_add_request(keys) for definition, keys in unregistered.items() if keys
+            ],
+            asset_events=events,
+        )
 
-    compute = dg.AutomationConditionSensorDefinition(
-        f"{study.name}_compute_missing",
-        target=dg.AssetSelection.key_prefixes([study.name]),
-        description="Computes what is missing as soon as everything that it reads is present.",
-        minimum_interval_seconds=interval,
-        default_status=dg.DefaultSensorStatus.RUNNING if study.automation.enabled else dg.DefaultSensorStatus.STOPPED,
-    )
-    return [new_files, compute]
+    return files
+
+
+def _requests(
+    study: Study, context: dg.SensorEvaluationContext, workspace: Workspace, found: str
+) -> tuple[list[dg.RunRequest], str | None, str]:
+    """A run or none, what to remember, and why there is none."""
+    instance, key = context.instance, handled_key(study)
+    if not study.automation.enabled:
+        return [], context.cursor, "automation.enabled is false: new files are registered, nothing is computed."
+    if instance.daemon_cursor_storage.get_cursor_values({key}).get(key) == found:
+        return [], context.cursor, f"Nothing changed in {study.corpus.path} or {study.queries.path}."
+    if instance.get_runs(dg.RunsFilter(job_name=job_name(study), statuses=list(GOING)), limit=1):
+        return [], context.cursor, "A run is at work."
+    before = json.loads(context.cursor or "{}")
+    attempts = int(before.get("attempts", 0)) if before.get("fingerprint") == found else 0
+    if attempts >= ATTEMPTS:
+        return [], context.cursor, f"{ATTEMPTS} runs of these files died. Look at the last one, then run by hand."
+    if not any(state.outstanding for state in plan(Versions(workspace))):
+        instance.daemon_cursor_storage.set_cursor_values({key: found})
+        return [], context.cursor, "Everything is up to date."
+    cursor = json.dumps({"fingerprint": found, "attempts": attempts + 1})
+    return [dg.RunRequest(job_name=job_name(study))], cursor, ""

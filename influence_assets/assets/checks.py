@@ -34,4 +34,7 @@ def results(step: Step, workspace: Workspace, artifact: Artifact) -> Iterator[dg
         return
     for check in CHECKS.get(step.name, ()):
         finding = check.look(artifact, workspace.store.open)
-        yield dg.AssetCheckResult(check_name=check.name, passed=finding.passed, metadata=dict(finding.figures))
+        severity = dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN
+        yield dg.AssetCheckResult(
+            check_name=check.name, passed=finding.passed, metadata=dict(finding.figures), severity=severity
+        )

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from influence_assets.assets.automation import build_sensors
+from influence_assets.assets.automation import build_sensor
+from influence_assets.assets.bring_up import build_bring_up_job
 from influence_assets.assets.factory import HEAVY_TAG, build_assets
 from influence_assets.assets.jobs import build_jobs
 from influence_assets.assets.session import Session, resource_key, session_resource
+from influence_assets.assets.sources import build_sources
 from influence_assets.errors import InputError
 from influence_assets.study import Study
 
@@ -34,9 +36,9 @@ def build_definitions(studies: Sequence[Study], session: Session | None = None) 
         raise InputError("name", f"two studies have the same name among {names}", "Give each study its own.")
     parts = [
         dg.Definitions(
-            assets=build_assets(study),
-            jobs=build_jobs(study),
-            sensors=build_sensors(study),
+            assets=[*build_sources(study), *build_assets(study)],
+            jobs=[build_bring_up_job(study), *build_jobs(study)],
+            sensors=[build_sensor(study)],
             resources={resource_key(study): session or session_resource(study)},
         )
         for study in studies

@@ -3,12 +3,12 @@
 import dagster as dg
 
 from influence_assets.assets import checks
-from influence_assets.assets.automation import condition
 from influence_assets.assets.metadata import metadata
 from influence_assets.assets.partitions import Partitions
+from influence_assets.assets.provenance import code_version, frozen_tags, provenance_tags, upstream_names
 from influence_assets.assets.session import Session, resource_key
 from influence_assets.pipeline.graph import BY_NAME, STEPS
-from influence_assets.pipeline.run import materialise
+from influence_assets.pipeline.run import Outcome, materialise
 from influence_assets.pipeline.steps import Partition, Step
 from influence_assets.pipeline.versions import Versions
 from influence_assets.study import Study
@@ -39,16 +39,15 @@ def _asset(study: Study, step: Step, partitions: Partitions) -> dg.AssetsDefinit
 
     def run(context: dg.AssetExecutionContext, *, new_generation: bool) -> dg.MaterializeResult[None]:
         session: Session = getattr(context.resources, resource_key(study))
-        versions = Versions(session.versions.workspace, new_generation=True) if new_generation else session.versions
+        versions = Versions(session.versions.workspace, fit_another=True) if new_generation else session.versions
         partition = Partition.parse(step.partitioning, context.partition_key if context.has_partition_key else None)
         progress = session.progress(context, step, partition)
         outcome = materialise(versions, step, partition, run_id=context.run_id, progress=progress)
-        if outcome.computed:
-            session.computed.append((step, partition))
         return dg.MaterializeResult(
             data_version=dg.DataVersion(outcome.artifact.key.data_version),
             metadata=metadata(outcome.artifact, computed=outcome.computed),
             check_results=list(checks.results(step, versions.workspace, outcome.artifact)),
+            tags=frozen_tags(step, study),
         )
 
     def plain(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster compares it
@@ -63,22 +62,39 @@ def _asset(study: Study, step: Step, partitions: Partitions) -> dg.AssetsDefinit
         group_name=step.group,
         kinds=set(step.kinds),
         description=step.description,
-        code_version=step.code_version,
+        code_version=code_version(step, study),
         partitions_def=partitions.definition(step.partitioning),
-        automation_condition=condition(study, step),
         check_specs=checks.specs(step, key),
         required_resource_keys={resource_key(study)},
         op_tags=HEAVY_TAG if step.heavy else None,
     )(configured if step.name == "eigenbases" else plain)
 
 
+def materialization(
+    study: Study,
+    step: Step,
+    partition: Partition,
+    outcome: Outcome,
+    versions: Versions,
+    instance: dg.DagsterInstance,
+) -> dg.AssetMaterialization:
+    """What Dagster should know of a partition that was computed outside of its asset's own run."""
+    version = outcome.artifact.key.data_version
+    return dg.AssetMaterialization(
+        asset_key(study, step.name),
+        partition=partition.key,
+        metadata=metadata(outcome.artifact, computed=outcome.computed),
+        tags=provenance_tags(step, study, version, versions, instance),
+    )
+
+
 def _dependencies(study: Study, step: Step, partitions: Partitions) -> list[dg.AssetDep]:
     """The assets that a step reads, each with the partitions of it that it reads."""
-    brings_model = step.name == "language_model" and study.model.train is None
-    return [
-        dg.AssetDep(
-            asset_key(study, name), partition_mapping=partitions.mapping(BY_NAME[name].partitioning, step.partitioning)
-        )
-        for name in step.upstream
-        if not brings_model
-    ]
+    deps = []
+    for name in upstream_names(step, study):
+        if name in BY_NAME:
+            mapping = partitions.mapping(BY_NAME[name].partitioning, step.partitioning)
+        else:
+            mapping = None if step.partitioning == "none" else dg.IdentityPartitionMapping()
+        deps.append(dg.AssetDep(asset_key(study, name), partition_mapping=mapping))
+    return deps

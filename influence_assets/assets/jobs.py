@@ -14,6 +14,7 @@ JOBS: Mapping[str, tuple[Sequence[str], str]] = {
     "fit_generation": (["eigenbases"], "Freeze the eigenbasis of a generation."),
     "correct_eigenvalues": (["corrected_eigenvalues"], "Measure a shard in the frozen eigenbasis."),
     "finish_generation": (["curvature"], "Merge the corrected eigenvalues of a generation and damp them."),
+    "measure_drift": (["curvature_drift"], "See how far the corpus has moved from the generation."),
     "ask_queries": (["query_gradients"], "Take the gradients of a query set."),
     "sketch_shard": (["gradient_sketches"], "Sketch a shard's gradients, for new questions."),
     "score_shard": (["influence_scores"], "Score a shard for a query set."),

@@ -10,8 +10,11 @@ import polars as pl
 from influence_assets.pipeline.workspace import CATALOGUE
 from influence_assets.storage.artifacts import Artifact
 
-HIDDEN = frozenset({"layers", "shapes", "damping", "fitted_shards", "config", "identity", "inserted_rows"})
+HIDDEN = frozenset(
+    {"layers", "shapes", "damping", "fitted_shards", "config", "identity", "inserted_rows", "withdrawn", "drift"}
+)
 ROWS_SHOWN = 10
+SAMPLED_SCORES = "select query_id, influence_nats from current_scores using sample 20000"
 
 
 def metadata(artifact: Artifact, *, computed: bool) -> dict[str, Any]:
@@ -34,13 +37,9 @@ def metadata(artifact: Artifact, *, computed: bool) -> dict[str, Any]:
 
 
 def _documents(artifact: Artifact) -> Mapping[str, Any]:
-    columns = ("title", "source", "licence", "characters", "document_id")
+    # No text and no title: events are kept for ever, and a document may be withdrawn.
+    columns = ("document_id", "source", "licence", "characters")
     return {"first_documents": table(artifact.table("documents").select(columns).head(ROWS_SHOWN).collect())}
-
-
-def _token_sequences(artifact: Artifact) -> Mapping[str, Any]:
-    first = artifact.table("sequences").select("sequence_index", "tokens", pl.col("text").str.head(80))
-    return {"first_sequences": table(first.head(ROWS_SHOWN).collect())}
 
 
 def _curvature(artifact: Artifact) -> Mapping[str, Any]:
@@ -54,35 +53,43 @@ def _curvature(artifact: Artifact) -> Mapping[str, Any]:
     }
 
 
+def _curvature_drift(artifact: Artifact) -> Mapping[str, Any]:
+    from influence_assets.report.plots import layer_drift, shard_drift
+
+    layers, shards = (artifact.table(name).collect() for name in ("layer_drift", "shard_drift"))
+    return {
+        "by_layer": image(layer_drift(layers), "Drift of each layer"),
+        "by_shard": image(shard_drift(shards), "Drift of each shard"),
+    }
+
+
 def _query_gradients(artifact: Artifact) -> Mapping[str, Any]:
     columns = ("query_id", "prompt", "completion", "completion_tokens", "log_probability_nats", "gradient_norm")
     return {"first_queries": table(artifact.table("queries").select(columns).head(ROWS_SHOWN).collect())}
 
 
 def _influence_scores(artifact: Artifact) -> Mapping[str, Any]:
-    from influence_assets.report.plots import score_distribution
-
-    scores = artifact.table("influence_scores").select("query_id", "influence_nats")
     strongest = artifact.table("influence_scores").sort("influence_nats", descending=True).head(ROWS_SHOWN)
-    return {
-        "distribution": image(score_distribution(scores.collect()), "Distribution of scores"),
-        "strongest": table(strongest.select("query_id", "sequence_id", "influence_nats").collect()),
-    }
+    return {"strongest": table(strongest.select("query_id", "sequence_id", "influence_nats").collect())}
 
 
 def _influence_catalogue(artifact: Artifact) -> Mapping[str, Any]:
+    from influence_assets.report.plots import score_distribution
+    from influence_assets.storage.catalogue import query
+
     rows: dict[str, int] = artifact.manifest.summary["inserted_rows"]
     file = artifact.folder.parents[2] / CATALOGUE
     return {
         "path": dg.MetadataValue.path(str(file)),
+        "distribution": image(score_distribution(query(file, SAMPLED_SCORES)), "Distribution of scores"),
         "inserted": table(pl.DataFrame({"table": list(rows), "rows": list(rows.values())})),
     }
 
 
 EXTRAS: Mapping[str, Callable[[Artifact], Mapping[str, Any]]] = {
     "documents": _documents,
-    "token_sequences": _token_sequences,
     "curvature": _curvature,
+    "curvature_drift": _curvature_drift,
     "query_gradients": _query_gradients,
     "influence_scores": _influence_scores,
     "influence_catalogue": _influence_catalogue,

@@ -1,11 +1,12 @@
 """What the assets of one run share: what versions are asked for, and whom to tell how far the work is."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import dagster as dg
 
+from influence_assets.pipeline.bring_up import Result, Watcher
 from influence_assets.pipeline.steps import Partition, Progress, Step
 from influence_assets.pipeline.versions import Versions
 from influence_assets.pipeline.workspace import Workspace
@@ -19,28 +20,50 @@ class Session:
     """One look at the study's files, kept for as long as a process works on a run.
 
     Args:
-        versions: which version of each partition is asked for.
-        listener: told (step, partition, done, total) instead of the run's log, where somebody watches.
-        computed: partitions that were computed, in order.
+        study: the study.
+        listener: told of beginnings and progress instead of the run's log, where somebody watches.
+        result: what a run that brings everything up to date did.
+        checks_failed: asset checks that did not hold in it, as `asset: check`.
+        error: what ended it before its time.
     """
 
-    versions: Versions
-    listener: Callable[[Step, Partition, int, int | None], None] | None = None
-    computed: list[tuple[Step, Partition]] = field(default_factory=list)
+    study: Study
+    listener: Watcher | None = None
+    result: Result = field(default_factory=Result)
+    checks_failed: list[str] = field(default_factory=list)
+    error: Exception | None = None
+
+    @cached_property
+    def versions(self) -> Versions:
+        """Which version of each partition is asked for."""
+        return Versions(Workspace(self.study))
+
+    def watcher(self, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Watcher:
+        """Whom to tell: the listener, else the run's log."""
+        return self.listener or _Log(context)
 
     def progress(self, context: dg.AssetExecutionContext, step: Step, partition: Partition) -> Progress:
-        """Progress of one partition: to the listener, else every few seconds into the run's log."""
-        if (listener := self.listener) is not None:
-            return lambda done, total: listener(step, partition, done, total)
-        reported = time.monotonic()
+        """Progress of one partition."""
+        watcher = self.watcher(context)
+        return lambda done, total: watcher.progress(step, partition, done, total)
 
-        def log(done: int, total: int | None) -> None:
-            nonlocal reported
-            if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
-                reported = time.monotonic()
-                context.log.info(f"{done:,} of {total:,}" if total else f"{done:,}")
 
-        return log
+class _Log:
+    """Every few seconds a line in the run's log."""
+
+    def __init__(self, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> None:
+        self._context = context
+        self._reported = time.monotonic()
+
+    def begins(self, step: Step, partition: Partition, outstanding: int) -> None:
+        named = f"{step.name}[{partition.key}]" if partition.key else step.name
+        self._context.log.info(f"{named}, the first of {outstanding} that are outstanding")
+
+    def progress(self, step: Step, partition: Partition, done: int, total: int | None) -> None:
+        if time.monotonic() - self._reported > SECONDS_BETWEEN_REPORTS:
+            self._reported = time.monotonic()
+            named = f"{step.name} {partition.key or ''}"
+            self._context.log.info(f"{named}: {done:,} of {total:,}" if total else f"{named}: {done:,}")
 
 
 def resource_key(study: Study) -> str:
@@ -53,6 +76,6 @@ def session_resource(study: Study) -> dg.ResourceDefinition:
 
     @dg.resource(description=f"A look at the files and the store of the study {study.name}.")
     def session(_context: dg.InitResourceContext) -> Session:
-        return Session(Versions(Workspace(study)))
+        return Session(study)
 
     return session

@@ -46,12 +46,54 @@ def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")])
 
 
 @app.command()
-def run(study: StudyOption = HERE) -> None:
+def run(
+    new_generation: Annotated[
+        bool, typer.Option("--new-generation", help="Fit the curvature anew on all shards, beside the one that stands.")
+    ] = False,
+    study: StudyOption = HERE,
+) -> None:
     """Bring everything up to date: compute what is new, changed or missing, and nothing else."""
     from influence_assets.cli.running import run_study
 
-    if not run_study(Study.load(study), console):
+    if not run_study(Study.load(study), console, new_generation=new_generation):
         raise typer.Exit(1)
+
+
+@app.command()
+def forget(
+    document: Annotated[list[str], typer.Option(help="A document_id; give the option once for each.")],
+    reason: Annotated[str, typer.Option(help="Why; it stays in the tombstone.")] = "withdrawn",
+    only_list: Annotated[
+        bool, typer.Option("--only-list", help="Only list them; the next run and `influence gc` do the rest.")
+    ] = False,
+    study: StudyOption = HERE,
+) -> None:
+    """Withdraw documents: out of every table at once, then out of every array and from the disk."""
+    from influence_assets.cli.keeping import forget_documents
+
+    if not forget_documents(Study.load(study), document, reason, console, only_list=only_list):
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(study: StudyOption = HERE) -> None:
+    """Read everything that is stored again, and say what is damaged and what mends it."""
+    from influence_assets.cli.keeping import verify_store
+
+    if not verify_store(Study.load(study), console):
+        raise typer.Exit(1)
+
+
+@app.command()
+def gc(
+    keep: Annotated[int, typer.Option(min=0, help="Superseded versions of each partition that stay.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    study: StudyOption = HERE,
+) -> None:
+    """Remove superseded versions, and what is left of withdrawn documents and vanished files."""
+    from influence_assets.cli.keeping import collect_garbage
+
+    collect_garbage(Study.load(study), keep, console, dry_run=dry_run)
 
 
 @app.command()

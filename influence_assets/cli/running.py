@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.markup import escape
@@ -10,39 +11,57 @@ from rich.table import Table
 
 from influence_assets.cli.showing import visible
 from influence_assets.errors import InputError, StorageError
+from influence_assets.pipeline.bring_up import Failure, Result
 from influence_assets.pipeline.graph import STEPS
 from influence_assets.pipeline.steps import Partition, Step
 from influence_assets.study import Study
 
 
-def run_study(study: Study, console: Console) -> bool:
+def run_study(study: Study, console: Console, *, new_generation: bool = False) -> bool:
     """Compute what is outstanding, print what was done, and return whether all of it worked."""
     import dagster as dg
 
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
-    from influence_assets.assets.bring_up_to_date import Watcher, bring_up_to_date
+    from influence_assets.assets.bring_up import execute
     from influence_assets.assets.instance import open_instance
+    from influence_assets.assets.session import Session
 
     started = time.monotonic()
     with open_instance(study) as instance, _Display(console) as display:
-        result = bring_up_to_date(study, instance, Watcher(display.stage, display.progress))
-    seconds = time.monotonic() - started
+        session = Session(study, display)
+        execute(study, instance, session, new_generation=new_generation)
+    result, seconds = session.result, time.monotonic() - started
+    for folder in result.mended:
+        console.print(f"[yellow]Was damaged[/] and is computed again: {escape(folder)}", soft_wrap=True)
     if result.computed:
-        console.print(_done(result.computed, result.stood))
+        console.print(_done(result))
         console.print(f"Computed {len(result.computed)} partitions in {seconds:.1f} s.")
         if not result.failures:
             console.print("Look at them with `influence sql`, `influence ask` or `influence ui`.")
     elif not result.failures:
-        console.print(f"[green]Nothing to do[/]: all {sum(result.stood.values())} partitions are up to date.")
-    for check in result.checks_failed:
+        standing = sum(len(state.of("standing")) for state in result.states)
+        console.print(f"[green]Nothing to do[/]: all {standing} partitions are up to date.")
+    for check in session.checks_failed:
         console.print(f"[bold red]Check failed[/] {escape(check)}")
+    if result.drift is not None:
+        console.print(drift_proposal(result.drift), soft_wrap=True)
     for failure in result.failures:
-        _print_failure(failure.job, failure.partition, failure.error, console)
+        _print_failure(failure, console)
     if result.failures:
         left_out = ", ".join(result.left_out)
         console.print(f"What stood before still stands. Not complete: {left_out}.", soft_wrap=True)
-    return not result.failures and not result.checks_failed
+    return not result.failures and not session.checks_failed
+
+
+def drift_proposal(drift: Mapping[str, object]) -> str:
+    """What to do about a corpus that has moved from its generation."""
+    return (
+        f"[yellow]The corpus has moved from the generation's curvature[/]: {drift['largest_drift_measure']} of "
+        f"{escape(str(drift['largest_drift_layer']))} by {drift['largest_drift']:.2f}, past the threshold of "
+        f"{drift['threshold']:g}. Fit another with `influence run --new-generation`, or set curvature.new_generation to "
+        "automatic."
+    )
 
 
 def rebuild(study: Study, console: Console) -> None:
@@ -82,31 +101,36 @@ class _Display:
         if self._console.is_terminal:
             self._bars.stop()
 
-    def stage(self, job: str, partition: str | None, _outstanding: int) -> None:
-        named = escape(f"{job.replace('_', ' ')}{f' [{partition}]' if partition else ''}")
-        self._bars.reset(self._task, description=named, total=None)
+    def begins(self, step: Step, partition: Partition, outstanding: int) -> None:
+        named = escape(_named(step, partition))
+        self._bars.reset(self._task, description=f"{named} · {outstanding} to go", total=None)
         if not self._console.is_terminal:
             self._console.print(named)
 
     def progress(self, step: Step, partition: Partition, done: int, total: int | None) -> None:
-        named = escape(f"{step.name}{f' [{partition.key}]' if partition.key else ''}")
-        self._bars.update(self._task, description=named, completed=done, total=total)
+        self._bars.update(self._task, description=escape(_named(step, partition)), completed=done, total=total)
 
 
-def _done(computed: list[tuple[Step, Partition]], stood: dict[str, int]) -> Table:
+def _named(step: Step, partition: Partition) -> str:
+    return f"{step.name} [{partition.key}]" if partition.key else step.name
+
+
+def _done(result: Result) -> Table:
     table = Table("asset", "computed", "stood already", "partitions computed", box=None, pad_edge=False)
     for step in STEPS:
-        keys = [partition.key or "" for done, partition in computed if done.name == step.name]
+        keys = [partition.key or "" for done, partition in result.computed if done is step]
         shown = ", ".join(keys[:4]) + (" …" if len(keys) > 4 else "")
-        if keys or step.name in stood:
-            table.add_row(step.name, str(len(keys)), str(stood.get(step.name, 0)), escape(shown))
+        if keys or result.stood(step):
+            table.add_row(step.name, str(len(keys)), str(result.stood(step)), escape(shown))
     return table
 
 
-def _print_failure(job: str, partition: str | None, error: Exception, console: Console) -> None:
-    where = f"{job}{f' [{partition}]' if partition else ''}"
+def _print_failure(failure: Failure, console: Console) -> None:
+    error = failure.error
     said = visible(str(error)) or type(error).__name__  # it may quote what was read
-    console.print(f"[bold red]Failed[/] {escape(where)}: {escape(said)}", soft_wrap=True)
+    console.print(
+        f"[bold red]Failed[/] {escape(_named(failure.step, failure.partition))}: {escape(said)}", soft_wrap=True
+    )
     if not isinstance(error, InputError | StorageError):
         import traceback
 

@@ -1,6 +1,7 @@
 """What the command prints: tables, passages and states. Corpus text is escaped wherever it is shown."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -12,16 +13,21 @@ from rich.text import Text
 
 from influence_assets.errors import InputError
 from influence_assets.pipeline.graph import BY_NAME
-from influence_assets.pipeline.plan import state
+from influence_assets.pipeline.plan import StepState, plan, state_rows
 from influence_assets.pipeline.steps import Partition
 from influence_assets.pipeline.versions import Versions
 from influence_assets.pipeline.workspace import Workspace
-from influence_assets.storage.catalogue import cookbook
+from influence_assets.storage.catalogue import cookbook, record_states
 from influence_assets.study import Study
 
 CELL_CHARACTERS = 120
 READABLE = 40
 """Columns of text that is folded over several lines and still reads well."""
+
+SHOWN = 4
+"""Partitions that are named where there may be many."""
+
+SHARDS_SHOWN = 50
 
 FORMATS = ("csv", "json", "parquet")
 
@@ -114,29 +120,36 @@ def show_cookbook(console: Console) -> None:
 
 
 def show_status(study: Study, console: Console) -> None:
-    """Every step with what stands, is missing or stale, the shards, and the generation."""
-    versions = Versions(Workspace(study))
-    table = Table("asset", "up to date", "missing", "stale", "outstanding partitions", box=None, pad_edge=False)
-    outstanding = 0
-    for step in state(versions):
-        keys = [partition.key or "all" for partition in step.outstanding]
-        outstanding += len(keys)
-        shown = ", ".join(keys[:4]) + (" …" if len(keys) > 4 else "")
-        missing = len(keys) - len(step.stale)
-        table.add_row(step.step.name, str(len(step.standing)), str(missing), str(len(step.stale)), escape(shown))
+    """Every step with what stands, is missing, stale or waits, the shards, and the generations."""
+    workspace = Workspace(study)
+    versions = Versions(workspace)
+    states = list(plan(versions))
+    heads = ("asset", "up to date", "missing", "stale", "waiting", "outstanding partitions")
+    table = Table(*heads, box=None, pad_edge=False)
+    for step in states:
+        keys = [state.partition.key or "all" for state in step.outstanding]
+        shown = ", ".join(keys[:SHOWN]) + (" …" if len(keys) > SHOWN else "")
+        counts = (str(len(step.of(state))) for state in ("standing", "missing", "stale", "waiting"))
+        table.add_row(step.step.name, *counts, escape(shown))
     console.print(f"Study [bold]{study.name}[/], store {escape(study.storage.root)}")
     console.print(_shards(versions))
     console.print(table)
-    console.print(_generation(versions))
-    remedy = "[green]Everything is up to date.[/]" if not outstanding else "Bring it up to date with `influence run`."
-    console.print(remedy)
+    console.print(_causes(states))
+    console.print(_generations(versions))
+    if workspace.withdrawn.entries:
+        console.print(f"{len(workspace.withdrawn.entries)} documents are withdrawn.")
+    if any(step.outstanding for step in states):
+        record_states(workspace.catalogue, state_rows(states))
+        console.print("Bring it up to date with `influence run`.")
+    else:
+        console.print("[green]Everything is up to date.[/]")
 
 
 def show_answer(study: Study, prompt: str, completion: str, top: int, console: Console) -> None:
     """The passages behind a completion, each with its source."""
     from influence_assets.pipeline.asking import ask  # here, because it imports torch
 
-    answer = ask(Versions(Workspace(study)), prompt, completion, top)
+    answer = ask(Versions(Workspace(study), "published"), prompt, completion, top)
     console.print(f"[dim]{escape(visible(prompt))}[/][bold]{escape(visible(completion))}[/]", soft_wrap=True)
     console.print(
         f"log-probability {answer.log_probability_nats:.2f} nats over {answer.completion_tokens} tokens; "
@@ -170,20 +183,43 @@ def _cell(value: object) -> str:
 
 def _shards(versions: Versions) -> Table:
     table = Table("shard", "documents", "sequences", "tokens", box=None, pad_edge=False)
-    for shard in versions.workspace.shards:
+    shards = list(versions.workspace.shards)
+    for shard in shards[:SHARDS_SHOWN]:
         figures: list[str] = []
         for asset, names in (("documents", ["documents"]), ("token_sequences", ["sequences", "tokens"])):
             key = versions.key(BY_NAME[asset], Partition(shard=shard))
-            held = key is not None and versions.workspace.store.holds(key)
+            held = key is not None and versions.holds(key)
             summary = versions.workspace.store.open(key).manifest.summary if key is not None and held else {}
             figures += [f"{summary[name]:,}" if name in summary else "–" for name in names]
         table.add_row(escape(shard), *figures)
+    if len(shards) > SHARDS_SHOWN:
+        table.add_row(f"… and {len(shards) - SHARDS_SHOWN:,} more")
     return table
+
+
+def _causes(states: Sequence[StepState]) -> Table:
+    """Why the first of them are outstanding; what waits for them is not repeated."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    shown = [partition for step in states for partition in step.of("stale", "missing")]
+    for partition in shown[:SHOWN]:
+        place = f"{partition.step.name}[{partition.partition.key}]" if partition.partition.key else partition.step.name
+        table.add_row(escape(place), escape(partition.cause or ""))
+    return table
+
+
+def _generations(versions: Versions) -> str:
+    newest, published = versions.generation, Versions(versions.workspace, "published").generation
+    if newest is None or published is None:
+        return "No generation of curvature yet."
+    said = _generation(Versions(versions.workspace, "published"))
+    if newest.generation_id != published.generation_id:
+        said += f" Generation {newest.generation_id} is being filled beside it."
+    return said
 
 
 def _generation(versions: Versions) -> str:
     key = versions.key(BY_NAME["curvature"], Partition())
-    if key is None or not versions.workspace.store.holds(key):
+    if key is None or not versions.holds(key):
         return "No generation of curvature yet."
     summary = versions.workspace.store.open(key).manifest.summary
     share = float(summary["attributed_share"])

@@ -1,38 +1,96 @@
 """The step of the group `catalogue`: the DuckDB file."""
 
+from collections.abc import Collection, Sequence
+
 import polars as pl
 
 from influence_assets.errors import InputError, StorageError
 from influence_assets.pipeline.graph import BY_NAME
+from influence_assets.pipeline.plan import plan, state_rows
 from influence_assets.pipeline.steps import Partition, Work
 from influence_assets.pipeline.versions import Versions
-from influence_assets.storage.artifacts import Artifact, ArtifactStore
-from influence_assets.storage.catalogue import CatalogueChange, load_catalogue
+from influence_assets.pipeline.withdrawals import Tombstones
+from influence_assets.pipeline.workspace import Workspace
+from influence_assets.storage.artifacts import ArtifactStore
+from influence_assets.storage.catalogue import CatalogueChange, CatalogueContent, load_catalogue, loaded_keys, query
 from influence_assets.storage.manifest import ArtifactKey
 
 
 def influence_catalogue(work: Work) -> None:
     """Load what the study asks for, and the manifests of all that it was computed from."""
-    generation = work.open("curvature").manifest.summary["generation_id"]
-    store = work.workspace.store
-    wanted = [store.open(key) for key in work.inputs]
+    workspace = work.workspace
     _refuse_shared_ids(work)
-    change = load_catalogue(
-        work.workspace.catalogue,
-        wanted,
-        work.study.name,
-        int(generation),
-        ancestors=ancestors(store, wanted),
-    )
+    # Before the rows go: should this run end between the two, the next one still knows of them.
+    Tombstones(workspace.store.root).store(workspace.tombstones)
+    content = _content(workspace, work.key, work.inputs, work.states())
+    change = load_catalogue(workspace.catalogue, content, workspace.store)
     work.draft.summarise(
-        generation_id=generation,
+        generation_id=content.current_generation,
         loaded_artifacts=change.loaded,
         removed_artifacts=change.removed,
         unchanged_artifacts=change.unchanged,
         inserted_rows=dict(change.rows),
-        catalogue_bytes=work.workspace.catalogue.stat().st_size,
+        catalogue_bytes=workspace.catalogue.stat().st_size,
         content_version=change.content_version,
     )
+
+
+def rebuild_catalogue(versions: Versions) -> CatalogueChange:
+    """Build the file from nothing and put it in the place of the one that stands.
+
+    Raises:
+        StorageError: what the catalogue is made of is missing or out of date.
+    """
+    workspace = versions.workspace
+    step = BY_NAME["influence_catalogue"]
+    found = versions.find(step, Partition())
+    if found is None:
+        raise StorageError("Something is missing or out of date. Bring everything up to date with `influence run`.")
+    key, inputs = found
+    states = state_rows(list(plan(versions)))
+    content = _content(workspace, key, inputs, states)
+    return load_catalogue(workspace.catalogue, content, workspace.store, anew=True)
+
+
+def published_content(workspace: Workspace, leaving_out: Collection[ArtifactKey] = ()) -> CatalogueContent:
+    """What the catalogue holds now, without some of it.
+
+    Raises:
+        StorageError: there is no catalogue.
+    """
+    current = query(workspace.catalogue, "select generation_id from generations where is_current")["generation_id"]
+    return CatalogueContent(
+        study=workspace.study.name,
+        current_generation=current.item() if len(current) else None,
+        artifacts=[key for key in loaded_keys(workspace.catalogue) if key not in leaving_out],
+        tombstones=workspace.tombstones if leaving_out else Tombstones(workspace.store.root).stored(),
+        states=query(workspace.catalogue, "from partition_states"),
+    )
+
+
+def _content(
+    workspace: Workspace, key: ArtifactKey, inputs: Sequence[ArtifactKey], states: pl.DataFrame
+) -> CatalogueContent:
+    # The catalogue itself stands once this is published.
+    is_own = pl.col("asset") == key.asset
+    own = {"state": "standing", "data_version": key.data_version, "standing_data_version": key.data_version}
+    states = states.with_columns(
+        *(pl.when(is_own).then(pl.lit(said)).otherwise(name).alias(name) for name, said in own.items()),
+        pl.when(is_own).then(None).otherwise("cause").alias("cause"),
+    )
+    return CatalogueContent(
+        study=workspace.study.name,
+        current_generation=_newest_generation(workspace.store, inputs),
+        artifacts=inputs,
+        tombstones=workspace.tombstones,
+        states=states,
+    )
+
+
+def _newest_generation(store: ArtifactStore, inputs: Sequence[ArtifactKey]) -> int:
+    """The current generation's number; that of the one before, which may be there too, is smaller."""
+    curvatures = (store.open(key).manifest for key in inputs if key.asset == "curvature")
+    return max(int(manifest.summary["generation_id"]) for manifest in curvatures)
 
 
 def _refuse_shared_ids(work: Work) -> None:
@@ -46,36 +104,3 @@ def _refuse_shared_ids(work: Work) -> None:
         )
         problem = f"query_id {shared['query_id'][0]!r} is that of {other}, too"
         raise InputError(one, problem, "Give each row a query_id of its own, and each question once.")
-
-
-def ancestors(store: ArtifactStore, artifacts: list[Artifact]) -> list[Artifact]:
-    """All that these artifacts were computed from, directly or not, as far as the store still holds it."""
-    found: dict[ArtifactKey, Artifact] = {}
-    unseen = {key for artifact in artifacts for key in artifact.manifest.inputs}
-    while unseen:
-        key = unseen.pop()
-        if key not in found and store.holds(key):
-            found[key] = store.open(key)
-            unseen |= set(found[key].manifest.inputs)
-    return [found[key] for key in sorted(found, key=str)]
-
-
-def rebuild_catalogue(versions: Versions) -> CatalogueChange:
-    """Build the file from nothing, beside the one that stands, and put it in its place.
-
-    Raises:
-        StorageError: what the catalogue is made of is missing or out of date.
-    """
-    workspace = versions.workspace
-    found = versions.find(BY_NAME["influence_catalogue"], Partition())
-    if found is None:
-        raise StorageError("Something is missing or out of date. Bring everything up to date with `influence run`.")
-    wanted = [workspace.store.open(key) for key in found[1]]
-    (curvature,) = (artifact for artifact in wanted if artifact.key.asset == "curvature")
-    fresh = workspace.catalogue.with_suffix(".rebuilt")
-    fresh.unlink(missing_ok=True)
-    generation = int(curvature.manifest.summary["generation_id"])
-    above = ancestors(workspace.store, wanted)
-    change = load_catalogue(fresh, wanted, workspace.study.name, generation, ancestors=above)
-    fresh.replace(workspace.catalogue)
-    return change

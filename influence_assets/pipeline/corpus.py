@@ -18,19 +18,21 @@ TOKEN_ARRAYS = ("tokens", "character_start", "character_end")
 def documents(work: Work) -> None:
     """The shard's documents with their metadata; identical ones are kept once. A document's id is its text's hash."""
     workspace = work.workspace
-    source = workspace.source(str(work.partition.shard))
-    stream = read_documents(source, work.study.corpus)
+    shard = workspace.shard(str(work.partition.shard))
+    withdrawn = workspace.withdrawn.of(shard)
+    stream = read_documents(shard, work.study.corpus, withdrawn)
     work.draft.table_from("documents", stream, DOCUMENT_SCHEMA)
-    workspace.refuse_changed(source)
     counts = vars(stream.counts)
     described = {
-        "shard_id": source.shard_id,
-        "path": source.url,
-        "source_bytes": source.bytes,
-        "content_hash": workspace.content_hash(source),
+        "shard_id": shard.shard_id,
+        "path": shard.file.url,
+        "first_row": shard.first_row,
+        "source_bytes": shard.bytes,
+        "content_hash": shard.content_hash,
     }
     work.draft.table("shards", pl.DataFrame([described | counts]))
-    work.draft.summarise(**counts, source_bytes=source.bytes, content_hash=workspace.content_hash(source))
+    content = {"source_bytes": shard.bytes, "content_hash": shard.content_hash}
+    work.draft.summarise(**counts, **content, withdrawn=sorted(withdrawn))
 
 
 def token_sequences(work: Work) -> None:
@@ -60,7 +62,7 @@ def token_sequences(work: Work) -> None:
     count = work.draft.table_from("sequences", sequences(), SEQUENCE_SCHEMA)
     if not count:
         raise InputError(
-            work.workspace.source(shard).url,
+            work.workspace.shard(shard).file.url,
             "its documents give fewer than two tokens together, so that no token can be predicted",
             "Remove the file, or add text to it.",
         )

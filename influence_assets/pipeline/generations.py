@@ -1,6 +1,9 @@
-"""Generations of curvature: numbered, frozen, and current for as long as model and settings stay what they are."""
+"""Generations of curvature: numbered, frozen, and current for as long as model and settings stay what they are.
 
-from collections.abc import Callable, Mapping
+A new one is fitted beside the one that is published. It takes its place once everything stands in it.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from influence_assets.pipeline.workspace import Workspace
@@ -14,38 +17,44 @@ class Generation:
     Args:
         generation_id: its number, from 1.
         key: its eigenbases.
+        inputs: the covariances that it was fitted on.
         fitted_shards: the shards that it was fitted on, with the data versions of their covariances.
+        curvatures: the inputs of every curvature of it that was finished.
+        is_published: whether the catalogue holds scores of it.
     """
 
     generation_id: int
     key: ArtifactKey
+    inputs: tuple[ArtifactKey, ...]
     fitted_shards: Mapping[str, str]
+    curvatures: tuple[tuple[ArtifactKey, ...], ...]
+    is_published: bool
 
 
-def current_generation(
-    workspace: Workspace, identity: str, still_there: Callable[[str, str], bool]
-) -> Generation | None:
-    """The newest generation of this identity that is complete, or can still be completed.
-
-    A generation without its curvature needs the corrected eigenvalues of the very shards that it was fitted on; once
-    one of those has changed, `still_there(shard, version)` is false for it and the generation is passed over.
-    """
-    finished = {
-        key.data_version
-        for manifest in workspace.store.manifests("curvature")
-        for key in manifest.inputs
-        if key.asset == "eigenbases"
-    }
-    candidates = [m for m in workspace.store.manifests("eigenbases") if m.summary["identity"] == identity]
-    for manifest in sorted(candidates, key=lambda m: -int(m.summary["generation_id"])):
-        shards = {str(shard): str(version) for shard, version in manifest.summary["fitted_shards"].items()}
-        complete = manifest.key.data_version in finished
-        if complete or all(still_there(shard, version) for shard, version in shards.items()):
-            return Generation(int(manifest.summary["generation_id"]), manifest.key, shards)
-    return None
+def generations(workspace: Workspace, identity: str) -> list[Generation]:
+    """All generations of this identity, the newest first, also those whose files were found damaged."""
+    published = workspace.published_generations
+    finished: dict[ArtifactKey, list[tuple[ArtifactKey, ...]]] = {}
+    for manifest in workspace.store.manifests("curvature", with_records=True):
+        for key in manifest.inputs:
+            if key.asset == "eigenbases":
+                finished.setdefault(key, []).append(manifest.inputs)
+    found = [
+        Generation(
+            int(manifest.summary["generation_id"]),
+            manifest.key,
+            manifest.inputs,
+            {str(shard): str(version) for shard, version in manifest.summary["fitted_shards"].items()},
+            tuple(finished.get(manifest.key, ())),
+            int(manifest.summary["generation_id"]) in published,
+        )
+        for manifest in workspace.store.manifests("eigenbases", with_records=True)
+        if manifest.summary["identity"] == identity
+    ]
+    return sorted(found, key=lambda generation: -generation.generation_id)
 
 
 def next_generation_id(workspace: Workspace) -> int:
     """The number of a generation that is about to be fitted."""
-    taken = [int(m.summary["generation_id"]) for m in workspace.store.manifests("eigenbases")]
-    return max(taken, default=0) + 1
+    stored = workspace.store.manifests("eigenbases", with_records=True)
+    return max((int(manifest.summary["generation_id"]) for manifest in stored), default=0) + 1

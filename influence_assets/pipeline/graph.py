@@ -19,14 +19,15 @@ def _model(study: Study) -> Mapping[str, Any]:
 
 
 def _fitted(study: Study) -> Mapping[str, Any]:
-    return {"dtype": study.model.dtype, **study.curvature.model_dump(mode="json", exclude={"damping_scale"})}
+    later = {"damping_scale", "drift_threshold", "new_generation"}
+    return {"dtype": study.model.dtype, **study.curvature.model_dump(mode="json", exclude=later)}
 
 
 STEPS: tuple[Step, ...] = (
     Step(
-        "documents", "corpus", "shard", (), "1", "corpus.documents", frozenset({"polars", "parquet"}),
-        "The shard's documents with their metadata. Identical ones are kept once and counted; a document's id is the "
-        "hash of its text.",
+        "documents", "corpus", "shard", (), "2", "corpus.documents", frozenset({"polars", "parquet"}),
+        "The shard's documents with their metadata. Identical ones are kept once and counted, withdrawn ones are left "
+        "out; a document's id is the hash of its text.",
         _documents,
     ),
     Step(
@@ -59,9 +60,11 @@ STEPS: tuple[Step, ...] = (
         "the launchpad to fit another one.",
     ),
     Step(
-        "corrected_eigenvalues", "curvature", "shard", ("token_sequences", "language_model", "eigenbases"), "1",
+        "corrected_eigenvalues", "curvature", "shard",
+        ("token_sequences", "language_model", "covariances", "eigenbases"), "2",
         "curvature.corrected_eigenvalues", frozenset({"torch", "zarr"}),
-        "Totals of the squared, rotated sequence gradients Λ over the shard, in the generation's frozen eigenbasis.",
+        "Totals of the squared, rotated sequence gradients Λ over the shard, in the generation's frozen eigenbasis, and "
+        "how far the shard's own covariances are from being diagonal in it.",
         _fitted, heavy=True,
     ),
     Step(
@@ -69,6 +72,13 @@ STEPS: tuple[Step, ...] = (
         "curvature.curvature", frozenset({"torch", "zarr"}),
         "The generation's curvature, ready to be inverted: merged Λ and the damping of each layer, with their spectra.",
         lambda study: {"damping_scale": study.curvature.damping_scale},
+    ),
+    Step(
+        "curvature_drift", "curvature", "none", ("corrected_eigenvalues", "eigenbases", "curvature"), "1",
+        "drift.curvature_drift", frozenset({"torch", "parquet"}),
+        "How far the statistics of all shards that there are now have moved from the frozen generation, layer by layer. "
+        "Past the study's threshold a new generation is due.",
+        lambda study: {"drift_threshold": study.curvature.drift_threshold},
     ),
     Step(
         "query_gradients", "queries", "query_set", ("language_model", "eigenbases", "curvature"), "1",
@@ -106,10 +116,14 @@ STEPS: tuple[Step, ...] = (
     ),
     Step(
         "influence_catalogue", "catalogue", "none",
-        ("documents", "token_sequences", "curvature", "query_gradients", "influence_scores", "influence_details"), "1",
+        (
+            "documents", "token_sequences", "curvature", "curvature_drift", "query_gradients", "influence_scores",
+            "influence_details",
+        ), "2",
         "catalogue.influence_catalogue", frozenset({"duckdb"}),
         "The DuckDB file that answers in SQL: documents, sequences, queries, scores and the lineage of every row. "
-        "Loaded in one transaction and published without blocking a reader.",
+        "Loaded in one transaction and published without blocking a reader. The scores of the generation before stand "
+        "beside the current ones, to be compared.",
     ),
 )  # fmt: skip
 

@@ -79,7 +79,7 @@ def refuse_ids_of_other_sets(workspace: Workspace, file: SourceFile, queries: pl
         InputError: naming both files and rows.
     """
     for other in workspace.query_sets.values():
-        if other.shard_id == file.shard_id:
+        if other.name == file.name:
             continue
         try:
             others = read_query_set(other)

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from influence_assets.errors import StorageError
+import polars as pl
+
+from influence_assets.errors import DamagedError, StorageError
 from influence_assets.pipeline.generations import next_generation_id
-from influence_assets.pipeline.graph import BY_NAME
+from influence_assets.pipeline.plan import plan, state_rows
 from influence_assets.pipeline.steps import Partition, Progress, Step, Work
 from influence_assets.pipeline.versions import Versions
 from influence_assets.storage.artifacts import Artifact
@@ -36,30 +39,40 @@ def materialise(
     """
     workspace = versions.workspace
     found = versions.find(step, partition)
-    if found is None:
+    if found is None or (not all(map(versions.holds, found[1])) and not versions.stands(step, partition)):
         missing = ", ".join(versions.missing_inputs(step, partition)[:5]) or "an input"
         raise StorageError(
             f"{step.name} needs {missing}, which is missing or out of date. "
             "Materialise it first, or bring everything up to date with `influence run`."
         )
     key, inputs = found
-    if versions.stands(step, partition):
-        return Outcome(workspace.store.open(key), computed=False)
-    settings = dict(step.settings(workspace.study))
-    device = workspace.device if step.heavy else None
-    with workspace.store.write(
-        key, inputs=inputs, code_version=step.code_version, settings=settings, run_id=run_id, device=device
-    ) as draft:
-        step.compute(Work(workspace, partition, key, inputs, draft, progress))
-        draft.summarise(**_numbered(versions, step))
-    return Outcome(workspace.store.open(key), computed=True)
+    store = workspace.store
+    # Another process may be at the same partition: whoever comes second finds it computed.
+    with store.in_use(), store.claim(key):
+        if versions.stands(step, partition):
+            return Outcome(store.open(key), computed=False)
+        device = workspace.device if step.heavy else None
+        try:
+            with store.write(
+                key, inputs=inputs, code_version=step.code_version, settings=versions.settings(step), run_id=run_id,
+                device=device,
+            ) as draft:  # fmt: skip
+                states = partial(_states, versions)
+                step.compute(Work(workspace, partition, key, inputs, draft, progress, states))
+                draft.summarise(**_numbered(versions, step))
+        except DamagedError as error:
+            # From now on it counts as missing, so that the next pass computes it again.
+            store.mark_damaged(error.folder, [], str(error))
+            raise
+        return Outcome(store.open(key), computed=True)
+
+
+def _states(versions: Versions) -> pl.DataFrame:
+    return state_rows(list(plan(versions)))
 
 
 def _numbered(versions: Versions, step: Step) -> Mapping[str, Any]:
     """A generation's number, and what makes it comparable with others."""
     if step.name != "eigenbases":
         return {}
-    model = versions.key(BY_NAME["language_model"], Partition())
-    if model is None:
-        raise StorageError("language_model was removed while its generation was fitted. Run again.")
-    return {"generation_id": next_generation_id(versions.workspace), "identity": versions.identity(model)}
+    return {"generation_id": next_generation_id(versions.workspace), "identity": versions.identity}

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
+import polars as pl
+
 from influence_assets.errors import StorageError
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.storage.artifacts import Artifact
@@ -54,6 +56,7 @@ class Work:
         inputs: the artifacts that it is computed from.
         draft: where its results go.
         progress: to be told how far it is.
+        states: looks up how all partitions are, as rows of `partition_states`.
     """
 
     workspace: Workspace
@@ -62,6 +65,7 @@ class Work:
     inputs: tuple[ArtifactKey, ...]
     draft: Draft
     progress: Progress
+    states: Callable[[], pl.DataFrame]
 
     @property
     def study(self) -> Study:

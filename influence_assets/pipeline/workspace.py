@@ -2,17 +2,30 @@
 
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from influence_assets.corpus.sources import SourceFile, content_hash, list_query_files, list_source_files
+import polars as pl
+
+from influence_assets.corpus.digests import Digests, file_hash
+from influence_assets.corpus.slices import Shard, list_shards
+from influence_assets.corpus.sources import SourceFile, list_query_files
 from influence_assets.errors import InputError
+from influence_assets.pipeline.withdrawals import Tombstones, Withdrawn
 from influence_assets.storage.artifacts import ArtifactStore
+from influence_assets.storage.catalogue import query, standing_content_version
 from influence_assets.study import Dtype, Study
 
 if TYPE_CHECKING:  # torch and transformers take seconds to import, and planning needs neither
     from transformers import PreTrainedModel
 
 CATALOGUE = "influence.duckdb"
+
+_ASKED = {
+    "vanished_documents": "select shard_id, document_id from documents where shard_id not in (select unnest($shards))",
+    "generations": "select generation_id from generations",
+}
+
+_File = TypeVar("_File", Shard, SourceFile)
 
 
 def catalogue_path(study: Study) -> Path:
@@ -30,11 +43,15 @@ class Workspace:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.store = ArtifactStore.open_or_create(Path(study.storage.root), study.name)
-        self._hashes: dict[str, str] = {}
+        self._query_hashes: dict[str, str] = {}
 
     @property
     def _weights_cache(self) -> Path:
         return self.store.root / ".cache" / "weights.json"
+
+    @cached_property
+    def _digests(self) -> Digests:
+        return Digests(self.store.root / ".cache" / "sources.json")
 
     @property
     def catalogue(self) -> Path:
@@ -42,22 +59,62 @@ class Workspace:
         return catalogue_path(self.study)
 
     @cached_property
-    def shards(self) -> dict[str, SourceFile]:
-        """The corpus's source files by shard, in the order of their names."""
-        return {source.shard_id: source for source in list_source_files(self.study.corpus.path)}
+    def listed(self) -> dict[str, Shard]:
+        """The corpus's files by shard, each with the hash of its content, in the order of their names."""
+        found = {shard.shard_id: shard for shard in list_shards(self.study.corpus, self._digests)}
+        self._digests.save()
+        return found
+
+    @cached_property
+    def withdrawn(self) -> Withdrawn:
+        """What must not be used of the corpus, and where it is."""
+        return Withdrawn(self.store, self.study.corpus, self.listed)
+
+    @cached_property
+    def shards(self) -> dict[str, Shard]:
+        """The shards that have documents, those left out of which every document is withdrawn."""
+        return {name: shard for name, shard in self.listed.items() if not self.withdrawn.is_all_of(shard)}
+
+    @cached_property
+    def tombstones(self) -> pl.DataFrame:
+        """What should remain of documents that are withdrawn, or of which the file vanished."""
+        withdrawn = {
+            name: [self.withdrawn.entries[document] for document in sorted(self.withdrawn.of(shard))]
+            for name, shard in self.listed.items()
+        }
+        vanished: dict[str, list[str]] = {}
+        for shard, document in self._published("vanished_documents", shards=list(self.listed)):
+            vanished.setdefault(shard, []).append(document)
+        tombstones = Tombstones(self.store.root)
+        return tombstones.wanted(withdrawn, vanished, self.listed.keys(), self.withdrawn.entries.keys())
+
+    @cached_property
+    def published_generations(self) -> frozenset[int]:
+        """The generations that the catalogue has scores of."""
+        return frozenset(generation for (generation,) in self._published("generations"))
+
+    def catalogue_version(self) -> str | None:
+        """What the catalogue holds now; None where there is none that can be used."""
+        return standing_content_version(self.catalogue)
+
+    def _published(self, asked: str, **values: object) -> list[tuple[Any, ...]]:
+        """Rows of the catalogue that stands; none where there is none."""
+        if self.catalogue_version() is None:
+            return []
+        return query(self.catalogue, _ASKED[asked], values).rows()
 
     @cached_property
     def query_sets(self) -> dict[str, SourceFile]:
         """The query files by query set, in the order of their names."""
-        return {source.shard_id: source for source in list_query_files(self.study.queries.path)}
+        return {file.name: file for file in list_query_files(self.study.queries.path)}
 
-    def source(self, shard: str) -> SourceFile:
-        """The source file of a shard.
+    def shard(self, name: str) -> Shard:
+        """A shard's file and place in it.
 
         Raises:
             InputError: it is no longer there.
         """
-        return _found(self.shards, shard, self.study.corpus.path)
+        return _found(self.shards, name, self.study.corpus.path)
 
     def query_file(self, query_set: str) -> SourceFile:
         """The file of a query set.
@@ -67,19 +124,19 @@ class Workspace:
         """
         return _found(self.query_sets, query_set, self.study.queries.path)
 
-    def content_hash(self, file: SourceFile) -> str:
-        """The hash of a file's content, read once."""
-        if file.url not in self._hashes:
-            self._hashes[file.url] = content_hash(file.url)
-        return self._hashes[file.url]
+    def query_hash(self, file: SourceFile) -> str:
+        """The hash of a query file's content, looked up once."""
+        if file.url not in self._query_hashes:
+            self._query_hashes[file.url] = file_hash(file, self._digests)
+        return self._query_hashes[file.url]
 
     def refuse_changed(self, file: SourceFile) -> None:
-        """See to it that what was just read is what was hashed before.
+        """See to it that the query file that was just read is what was hashed before.
 
         Raises:
             InputError: the file changed meanwhile, so that its content would stand under another's version.
         """
-        if content_hash(file.url) != self.content_hash(file):
+        if file_hash(file, self._digests) != self.query_hash(file):
             raise InputError(file.url, "changed while it was read", "Wait until it is written, then run again.")
 
     @cached_property
@@ -138,7 +195,7 @@ def _load_model(
     return load_model(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
 
 
-def _found(files: dict[str, SourceFile], key: str, path: str) -> SourceFile:
+def _found(files: dict[str, _File], key: str, path: str) -> _File:
     if key not in files:
         raise InputError(f"{path}/{key}", "this file is no longer there", "Put it back, or leave its partition alone.")
     return files[key]

@@ -1,0 +1,153 @@
+"""One run that computes everything outstanding, in one process: the command's, the sensor's and a person's in the UI."""
+
+import os
+import socket
+from collections.abc import Iterator
+
+import dagster as dg
+
+from influence_assets.assets import checks
+from influence_assets.assets.factory import asset_key, materialization
+from influence_assets.assets.partitions import Partitions
+from influence_assets.assets.session import Session, resource_key
+from influence_assets.assets.sources import observations
+from influence_assets.pipeline.bring_up import Ended, Failure, bring_up_to_date
+from influence_assets.pipeline.fingerprint import fingerprint
+from influence_assets.pipeline.plan import plan
+from influence_assets.pipeline.versions import Versions
+from influence_assets.pipeline.workspace import Workspace
+from influence_assets.study import Study
+
+PROCESS_TAG = "influence/process"
+
+Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation | dg.Output[None]
+
+
+class Request(dg.Config):
+    """Settings of one run."""
+
+    new_generation: bool = False
+
+
+def job_name(study: Study) -> str:
+    """The name of a study's job."""
+    return f"{study.name}_bring_up_to_date"
+
+
+def handled_key(study: Study) -> str:
+    """Under which Dagster's instance keeps what the last run took care of."""
+    return f"influence/{study.name}/handled"
+
+
+def build_bring_up_job(study: Study) -> dg.JobDefinition:
+    """The job of a study."""
+
+    @dg.op(
+        name=f"{study.name}_compute_outstanding",
+        description="Computes every partition that is new, changed or missing, and nothing else.",
+        required_resource_keys={resource_key(study)},
+        tags={"influence/device": "in_use"},
+    )
+    def compute_outstanding(context: dg.OpExecutionContext, config: Request) -> Iterator[Event]:
+        session: Session = getattr(context.resources, resource_key(study))
+        yield from _compute(context, study, session, new_generation=config.new_generation)
+        yield dg.Output(None)
+
+    @dg.job(
+        name=job_name(study),
+        description="Bring everything up to date: compute what is new, changed or missing, publish it, and stop.",
+        executor_def=dg.in_process_executor,
+    )
+    def bring_up() -> None:
+        compute_outstanding()
+
+    return bring_up
+
+
+def execute(study: Study, instance: dg.DagsterInstance, session: Session, *, new_generation: bool) -> None:
+    """Run the job in this process; what it did stands in `session.result`.
+
+    Raises:
+        InputError: the corpus or the queries cannot be listed.
+    """
+    from influence_assets.assets.definitions import build_definitions
+
+    end_dead_runs(study, instance)
+    states = list(plan(Versions(Workspace(study))))
+    if not new_generation and not any(state.outstanding for state in states):
+        session.result.states = states
+        return
+    job = build_definitions([study], session).resolve_job_def(job_name(study))
+    config = {
+        "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        "ops": {f"{study.name}_compute_outstanding": {"config": {"new_generation": new_generation}}},
+    }
+    job.execute_in_process(
+        run_config=config,
+        instance=instance,
+        tags={PROCESS_TAG: f"{os.getpid()}@{socket.gethostname()}"},
+        raise_on_error=False,
+    )
+    if session.error is not None:
+        raise session.error
+
+
+def end_dead_runs(study: Study, instance: dg.DagsterInstance) -> None:
+    """Mark runs of the command as failed whose process has gone: nobody else would."""
+    going = dg.RunsFilter(job_name=job_name(study), statuses=[dg.DagsterRunStatus.STARTED])
+    for run in instance.get_runs(filters=going):
+        pid, _, host = run.tags.get(PROCESS_TAG, "").partition("@")
+        if host == socket.gethostname() and not _is_alive(int(pid)):
+            instance.report_run_failed(run, "Its process was ended. What it had computed stands; the next run goes on.")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _compute(
+    context: dg.OpExecutionContext, study: Study, session: Session, *, new_generation: bool
+) -> Iterator[Event]:
+    instance, result = context.instance, session.result
+    watcher = session.watcher(context)
+    try:
+        look = Workspace(study)
+        handled = fingerprint(look)
+        Partitions.of(study).register(look, instance)
+        yield from observations(study, look, instance)
+        for event in bring_up_to_date(study, watcher, result, run_id=context.run_id, new_generation=new_generation):
+            if isinstance(event, Failure):
+                context.log.error(f"{event.step.name} {event.partition.key or ''}: {event.error}")
+            else:
+                yield from _recorded(study, event, session, instance)
+    except Exception as error:
+        session.error = error
+        raise
+    instance.daemon_cursor_storage.set_cursor_values({handled_key(study): handled})
+    if result.failures:
+        named = ", ".join(f"{failure.step.name} {failure.partition.key or ''}" for failure in result.failures)
+        raise dg.Failure(f"Not computed: {named}. What stood before still stands. Left out: {result.left_out}.")
+
+
+def _recorded(study: Study, event: Ended, session: Session, instance: dg.DagsterInstance) -> Iterator[Event]:
+    """A partition that stands, and what the checks say of it, as Dagster's events."""
+    step, partition, outcome, versions = event.step, event.partition, event.outcome, event.versions
+    yield materialization(study, step, partition, outcome, versions, instance)
+    for check in checks.results(step, versions.workspace, outcome.artifact):
+        if not check.passed:
+            place = f"{step.name}[{partition.key}]" if partition.key else step.name
+            session.checks_failed.append(f"{place}: {check.check_name}")
+        yield dg.AssetCheckEvaluation(
+            asset_key(study, step.name),
+            str(check.check_name),
+            passed=check.passed,
+            metadata=check.metadata,
+            severity=check.severity,
+            partition=partition.key,
+        )

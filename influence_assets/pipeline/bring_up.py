@@ -1,0 +1,193 @@
+"""Computes everything that is outstanding, in this process, whoever asked for it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+from influence_assets.errors import DamagedError
+from influence_assets.pipeline.graph import BY_NAME, STEPS
+from influence_assets.pipeline.plan import StepState, plan, state_rows
+from influence_assets.pipeline.run import Outcome, materialise
+from influence_assets.pipeline.steps import Partition, Step
+from influence_assets.pipeline.versions import Choice, Versions
+from influence_assets.pipeline.workspace import Workspace
+from influence_assets.storage.catalogue import record_states
+from influence_assets.study import Study
+
+ATTEMPTS = 10
+"""How often a run begins again because something that it read proved damaged, each time something else."""
+
+
+class Watcher(Protocol):
+    """Who is told how a run goes."""
+
+    def begins(self, step: Step, partition: Partition, outstanding: int) -> None:
+        """A partition is about to be computed; so many of its step are outstanding."""
+
+    def progress(self, step: Step, partition: Partition, done: int, total: int | None) -> None:
+        """So much of it is done."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A partition that stands now.
+
+    Args:
+        step: its step.
+        partition: which one.
+        outcome: what is in the store.
+        versions: by which it was asked for.
+    """
+
+    step: Step
+    partition: Partition
+    outcome: Outcome
+    versions: Versions
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A partition that could not be computed.
+
+    Args:
+        step: its step.
+        partition: which one.
+        error: what it said.
+    """
+
+    step: Step
+    partition: Partition
+    error: Exception
+
+
+@dataclass
+class Result:
+    """What a run did.
+
+    Args:
+        computed: partitions that were computed, in order.
+        failures: what went wrong; what depends on it was left as it was.
+        mended: artifacts that were found damaged on the way, and are computed again.
+        states: how every partition is afterwards.
+        drift: what the check of the generation's drift found, where it is past the study's threshold.
+    """
+
+    computed: list[tuple[Step, Partition]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
+    states: list[StepState] = field(default_factory=list)
+    drift: dict[str, object] | None = None
+
+    @property
+    def left_out(self) -> list[str]:
+        """The steps that are not complete."""
+        return [state.step.name for state in self.states if state.outstanding]
+
+    def stood(self, step: Step) -> int:
+        """Partitions of a step that stood before."""
+        standing = sum(len(state.of("standing")) for state in self.states if state.step is step)
+        return max(0, standing - len({partition for done, partition in self.computed if done is step}))
+
+
+def bring_up_to_date(
+    study: Study, watcher: Watcher, result: Result, *, run_id: str | None = None, new_generation: bool = False
+) -> Iterator[Ended | Failure]:
+    """Compute everything that the study asks for and the store lacks, and tell of each partition as it ends.
+
+    First in the generation that readers see, so that new shards reach them soon; then in a newer one that was begun,
+    or is begun now because it was asked for, or because the statistics drifted and the study says so.
+    A partition that fails stops nothing but what needs it.
+
+    Args:
+        study: the study.
+        watcher: told of beginnings and progress.
+        result: filled on the way.
+        run_id: the run, for the manifests.
+        new_generation: fit another generation of curvature.
+
+    Raises:
+        InputError: the corpus or the queries cannot be listed.
+    """
+    look = Workspace(study)
+    look.store.remove_abandoned_drafts()
+    with look.store.in_use():
+        work = _Work(study, watcher, result, run_id)
+        yield from work.complete("published")
+        if work.has_newer_generation:
+            yield from work.complete("newest")
+        result.drift = _drift(work.versions)
+        automatic = study.curvature.new_generation == "automatic" and result.drift is not None
+        if (new_generation or automatic) and not result.failures:
+            yield from work.begin_generation()
+            yield from work.complete("newest")
+            result.drift = _drift(work.versions)
+        result.states = list(plan(work.versions))
+        if result.left_out:
+            record_states(look.catalogue, state_rows(result.states))
+
+
+class _Work:
+    def __init__(self, study: Study, watcher: Watcher, result: Result, run_id: str | None) -> None:
+        self._study = study
+        self._watcher = watcher
+        self._result = result
+        self._run_id = run_id
+        self.versions = Versions(Workspace(study))
+
+    @property
+    def has_newer_generation(self) -> bool:
+        """Whether another generation was begun than the one that is complete now."""
+        newest, current = Versions(self.versions.workspace).generation, self.versions.generation
+        return newest is not None and current is not None and newest.key != current.key
+
+    def complete(self, choice: Choice) -> Iterator[Ended | Failure]:
+        """Compute what is outstanding, again from the start whenever something that was read proved damaged."""
+        for _ in range(ATTEMPTS):
+            self.versions = Versions(Workspace(self._study), choice)
+            self._result.failures.clear()
+            try:
+                for step in STEPS:
+                    yield from self._complete_step(step)
+            except DamagedError as error:
+                self._result.mended.append(str(error.folder))
+            else:
+                return
+
+    def begin_generation(self) -> Iterator[Ended | Failure]:
+        """Fit the eigenbases of another generation."""
+        another = Versions(Workspace(self._study), fit_another=True)
+        yield from self._compute(another, BY_NAME["eigenbases"], Partition(), 1)
+
+    def _complete_step(self, step: Step) -> Iterator[Ended | Failure]:
+        versions = self.versions
+        outstanding = [partition for partition in versions.partitions(step) if not versions.stands(step, partition)]
+        for number, partition in enumerate(outstanding):
+            if versions.find(step, partition) is not None:
+                yield from self._compute(versions, step, partition, len(outstanding) - number)
+
+    def _compute(
+        self, versions: Versions, step: Step, partition: Partition, outstanding: int
+    ) -> Iterator[Ended | Failure]:
+        self._watcher.begins(step, partition, outstanding)
+        progress = partial(self._watcher.progress, step, partition)
+        try:
+            outcome = materialise(versions, step, partition, run_id=self._run_id, progress=progress)
+        except DamagedError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever a step raises is this partition's failure alone
+            self._result.failures.append(Failure(step, partition, error))
+            yield self._result.failures[-1]
+            return
+        if outcome.computed:
+            self._result.computed.append((step, partition))
+        yield Ended(step, partition, outcome, versions)
+
+
+def _drift(versions: Versions) -> dict[str, object] | None:
+    """What is known of the drift of the generation that is asked for, if it is past the threshold."""
+    key = versions.key(BY_NAME["curvature_drift"], Partition())
+    if key is None or not versions.holds(key):
+        return None
+    summary = versions.workspace.store.open(key).manifest.summary
+    return dict(summary) if summary["exceeds"] else None

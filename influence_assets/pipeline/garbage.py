@@ -1,0 +1,152 @@
+"""What of the store nobody needs any more, and what must go because it was withdrawn."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from influence_assets.errors import StorageError
+from influence_assets.pipeline.catalogue import published_content
+from influence_assets.pipeline.graph import BY_NAME
+from influence_assets.pipeline.plan import plan
+from influence_assets.pipeline.versions import Versions
+from influence_assets.pipeline.workspace import Workspace
+from influence_assets.storage.artifacts import ArtifactStore
+from influence_assets.storage.catalogue import has_holes, load_catalogue, loaded_keys
+from influence_assets.storage.manifest import ArtifactKey, Manifest
+
+Manifests = Mapping[ArtifactKey, Manifest]
+
+
+@dataclass
+class Collected:
+    """What a collection removed, or would remove.
+
+    Args:
+        removed: artifacts that are gone.
+        reduced: artifacts of which only the manifest is left, because something published was computed from them.
+        kept_back: artifacts with withdrawn documents that are still published, and so stay until the next run.
+        bytes: freed.
+        catalogue_rebuilt: whether the DuckDB file was written anew, so that no deleted row is left in it.
+    """
+
+    removed: list[ArtifactKey] = field(default_factory=list)
+    reduced: list[ArtifactKey] = field(default_factory=list)
+    kept_back: list[ArtifactKey] = field(default_factory=list)
+    bytes: int = 0
+    catalogue_rebuilt: bool = False
+
+
+def collect(workspace: Workspace, *, keep: int, dry_run: bool = False) -> Collected:
+    """Remove superseded versions, and every trace of what was withdrawn.
+
+    Kept are: what the study asks for, what is published, all that either was computed from, and of each partition the
+    `keep` last versions beside those. What holds withdrawn documents, or those of vanished files, goes in any case: of
+    what something published was computed from the manifest stays, so that lineage does, and all else goes.
+
+    Args:
+        workspace: the study and its store.
+        keep: superseded versions of each partition that stay.
+        dry_run: only say what would be done.
+
+    Raises:
+        StorageError: somebody is at work in the store.
+    """
+    store, found = workspace.store, Collected()
+    with store.alone():
+        if not dry_run:
+            store.remove_abandoned_drafts()
+        manifests = {manifest.key: manifest for manifest in store.manifests(with_records=True)}
+        wanted = _standing(workspace)
+        published = set(loaded_keys(workspace.catalogue))
+        needed = _with_ancestors(wanted | published, manifests)
+        unclean = tainted(workspace, manifests) - wanted
+        found.kept_back = sorted(unclean & published, key=str)
+        unclean -= published
+        superseded = _superseded(manifests.keys() - needed - unclean, manifests, keep)
+        found.reduced = sorted((key for key in unclean & needed if store.holds(key)), key=str)
+        found.removed = sorted((unclean - needed) | superseded, key=str)
+        if dry_run:
+            found.bytes = sum(manifests[key].bytes for key in [*found.reduced, *found.removed])
+            return found
+        found.bytes = sum(store.reduce_to_record(key) for key in found.reduced)
+        found.bytes += sum(store.remove(key) for key in found.removed)
+        store.remove_empty_folders()
+        if has_holes(workspace.catalogue):
+            load_catalogue(workspace.catalogue, published_content(workspace), store, anew=True)
+            found.catalogue_rebuilt = True
+    return found
+
+
+def _standing(workspace: Workspace) -> set[ArtifactKey]:
+    """All that the study asks for and has, in the generation that is published and in one that is being filled."""
+    held = set()
+    for choice in ("published", "newest"):
+        versions = Versions(workspace, choice)
+        for state in plan(versions):
+            keys = (versions.key(state.step, partition.partition) for partition in state.of("standing"))
+            held |= {key for key in keys if key is not None}
+    return held
+
+
+def _with_ancestors(keys: Iterable[ArtifactKey], manifests: Manifests) -> set[ArtifactKey]:
+    found: set[ArtifactKey] = set()
+    unseen = set(keys)
+    while unseen:
+        key = unseen.pop()
+        if key not in found:
+            found.add(key)
+            unseen |= set(manifests[key].inputs) if key in manifests else set()
+    return found
+
+
+def tainted(workspace: Workspace, manifests: Manifests) -> set[ArtifactKey]:
+    """Artifacts with text, tokens or anything of single sequences of documents that must not be used.
+
+    What is merged over many documents (a generation, a trained model) is not among them: it holds no one's text.
+    """
+    used: dict[ArtifactKey, list[ArtifactKey]] = defaultdict(list)
+    for key, manifest in manifests.items():
+        for read in manifest.inputs:
+            used[read].append(key)
+    found: set[ArtifactKey] = set()
+    unseen = list(_tainted_documents(workspace, manifests))
+    while unseen:
+        key = unseen.pop()
+        if key not in found:
+            found.add(key)
+            unseen += [user for user in used[key] if _is_of_sequences(user)]
+    return found
+
+
+def _is_of_sequences(key: ArtifactKey) -> bool:
+    step = BY_NAME.get(key.asset)
+    return step is not None and (step.partitioning in ("shard", "pair") or step.name == "influence_details")
+
+
+def _tainted_documents(workspace: Workspace, manifests: Manifests) -> Iterator[ArtifactKey]:
+    withdrawn = workspace.withdrawn.entries.keys()
+    for key in manifests:
+        if key.asset != "documents":
+            continue
+        if key.partition not in workspace.shards or (withdrawn and _holds_any(workspace.store, key, withdrawn)):
+            yield key
+
+
+def _holds_any(store: ArtifactStore, key: ArtifactKey, ids: Iterable[str]) -> bool:
+    try:
+        documents = store.open(key).table("documents").select("document_id").collect()
+    except StorageError:
+        return not store.holds(key)  # a record, of what went before, or damaged: nobody can say that it is clean
+    return bool(documents["document_id"].is_in(list(ids)).any())
+
+
+def _superseded(keys: Iterable[ArtifactKey], manifests: Manifests, keep: int) -> set[ArtifactKey]:
+    """All but the last `keep` of each partition."""
+    places: dict[tuple[str, str | None], list[ArtifactKey]] = defaultdict(list)
+    for key in keys:
+        places[key.asset, key.partition].append(key)
+    return {
+        key
+        for versions in places.values()
+        for key in sorted(versions, key=lambda key: manifests[key].started_at, reverse=True)[keep:]
+    }

@@ -1,0 +1,53 @@
+"""Reads everything again and says what is not as it was written."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from influence_assets.errors import InputError, StorageError
+from influence_assets.pipeline.workspace import Workspace
+from influence_assets.storage.catalogue import damaged_tables
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something that is damaged.
+
+    Args:
+        what: its name for people.
+        where: its place.
+        problem: what is wrong with it.
+        remedy: what mends it.
+    """
+
+    what: str
+    where: str
+    problem: str
+    remedy: str
+
+
+def verify(workspace: Workspace, progress: Callable[[int, int], object]) -> list[Trouble]:
+    """Read every artifact and every table of the catalogue, and mark what is damaged, so that the next run mends it.
+
+    What is found is told in any case; the mark needs a store that can be written.
+    """
+    store, found = workspace.store, []
+    with store.in_use():
+        for damage in store.verify(progress):
+            store.mark_damaged(damage.folder, damage.files, damage.problem)
+            what = str(damage.key) if damage.key is not None else "an artifact whose manifest cannot be read"
+            found.append(Trouble(what, str(damage.folder), damage.problem, "`influence run` computes it again."))
+        found += _catalogue(workspace)
+    return found
+
+
+def _catalogue(workspace: Workspace) -> list[Trouble]:
+    if not workspace.catalogue.exists():
+        return []
+    remedy = "`influence rebuild-catalogue` builds it from the arrays and tables."
+    try:
+        problems = damaged_tables(workspace.catalogue)
+    except (StorageError, InputError) as error:
+        return [Trouble("the catalogue", str(workspace.catalogue), str(error), remedy)]
+    return [
+        Trouble(f"the catalogue's table {t}", str(workspace.catalogue), said, remedy) for t, said in problems.items()
+    ]
