@@ -74,11 +74,11 @@ def layer_drift(drifts: pl.DataFrame) -> bytes:
     """
     layers = drifts["module_name"].unique(maintain_order=True).to_list()
     points = (
-        alt.Chart(drifts.select("module_name", "measure", "drift"))
+        alt.Chart(drifts.select("module_name", "measure", pl.col("drift").fill_nan(None)))  # JSON has no NaN
         .mark_point(filled=True, size=70, opacity=0.8)
         .encode(
             x=alt.X("drift:Q", title="drift from the frozen generation", scale=alt.Scale(zero=True)),
-            y=alt.Y("module_name:N", sort=layers, title=None, axis=alt.Axis(labelLimit=300)),
+            y=alt.Y("module_name:N", scale=alt.Scale(domain=layers), title=None, axis=alt.Axis(labelLimit=300)),
             color=_measure(),
             shape=alt.Shape("measure:N", legend=None),
         )
@@ -95,7 +95,9 @@ def shard_drift(drifts: pl.DataFrame) -> bytes:
     """
     numbers = drifts.select(pl.col("shard_id").unique(maintain_order=True)).with_row_index("shard", offset=1)
     kinds = pl.when(pl.col("fitted")).then(pl.lit("fitted on")).otherwise(pl.lit("new since")).alias("generation")
-    drawn = drifts.join(numbers, on="shard_id", maintain_order="left").select("shard", "measure", "drift", kinds)
+    drawn = drifts.join(numbers, on="shard_id", maintain_order="left").select(
+        "shard", "measure", pl.col("drift").fill_nan(None), kinds
+    )
     chart = (
         alt.Chart(drawn)
         .mark_point(filled=True, size=30, opacity=0.6)
