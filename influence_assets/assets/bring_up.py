@@ -1,4 +1,4 @@
-"""One run that computes everything outstanding, in one process: the command's, the sensor's and a person's in the UI."""
+"""One run that computes everything outstanding, in one process: the command's, the sensor's and a person's."""
 
 import os
 import socket

@@ -59,8 +59,8 @@ def drift_proposal(drift: Mapping[str, object]) -> str:
     return (
         f"[yellow]The corpus has moved from the generation's curvature[/]: {drift['largest_drift_measure']} of "
         f"{escape(str(drift['largest_drift_layer']))} by {drift['largest_drift']:.2f}, past the threshold of "
-        f"{drift['threshold']:g}. Fit another with `influence run --new-generation`, or set curvature.new_generation to "
-        "automatic."
+        f"{drift['threshold']:g}. Fit another with `influence run --new-generation`, or set curvature.new_generation "
+        "to automatic."
     )
 
 

@@ -63,8 +63,8 @@ STEPS: tuple[Step, ...] = (
         "corrected_eigenvalues", "curvature", "shard",
         ("token_sequences", "language_model", "covariances", "eigenbases"), "2",
         "curvature.corrected_eigenvalues", frozenset({"torch", "zarr"}),
-        "Totals of the squared, rotated sequence gradients Λ over the shard, in the generation's frozen eigenbasis, and "
-        "how far the shard's own covariances are from being diagonal in it.",
+        "Totals of the squared, rotated sequence gradients Λ over the shard, in the generation's frozen eigenbasis, "
+        "and how far the shard's own covariances are from being diagonal in it.",
         _fitted, heavy=True,
     ),
     Step(
@@ -76,8 +76,8 @@ STEPS: tuple[Step, ...] = (
     Step(
         "curvature_drift", "curvature", "none", ("corrected_eigenvalues", "eigenbases", "curvature"), "1",
         "drift.curvature_drift", frozenset({"torch", "parquet"}),
-        "How far the statistics of all shards that there are now have moved from the frozen generation, layer by layer. "
-        "Past the study's threshold a new generation is due.",
+        "How far the statistics of all shards that there are now have moved from the frozen generation, layer by "
+        "layer. Past the study's threshold a new generation is due.",
         lambda study: {"drift_threshold": study.curvature.drift_threshold},
     ),
     Step(
