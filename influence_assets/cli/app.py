@@ -47,6 +47,7 @@ def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")])
 
 @app.command()
 def run(
+    *,
     new_generation: Annotated[
         bool, typer.Option("--new-generation", help="Fit the curvature anew on all shards, beside the one that stands.")
     ] = False,
@@ -63,6 +64,7 @@ def run(
 def forget(
     document: Annotated[list[str], typer.Option(help="A document_id; give the option once for each.")],
     reason: Annotated[str, typer.Option(help="Why; it stays in the tombstone.")] = "withdrawn",
+    *,
     only_list: Annotated[
         bool, typer.Option("--only-list", help="Only list them; the next run and `influence gc` do the rest.")
     ] = False,
@@ -87,6 +89,7 @@ def verify(study: StudyOption = HERE) -> None:
 @app.command()
 def gc(
     keep: Annotated[int, typer.Option(min=0, help="Superseded versions of each partition that stay.")] = 1,
+    *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     study: StudyOption = HERE,
 ) -> None:

@@ -251,7 +251,8 @@ class Versions:
     def _curvature(self, step: Step, partition: Partition) -> Found | None:
         """The generation's: Λ is frozen with its basis, whatever became of the shards since.
 
-        Where it does not stand, its inputs are those of one that is damaged or damped otherwise, else the fitted shards'.
+        Where it does not stand, its inputs are those of one that is damaged or damped otherwise, else of the shards
+        that were fitted.
         """
         model, eigenbases = (self.key(BY_NAME[name], Partition()) for name in ("language_model", "eigenbases"))
         generation = self.generation
