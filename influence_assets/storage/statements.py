@@ -8,8 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-Kind = Literal["schema", "views", "load", "checks", "cookbook"]
-_MAKING: tuple[Kind, ...] = ("schema", "views", "load")
+Kind = Literal["schema", "views", "load", "changes", "checks", "cookbook"]
+_MAKING: tuple[Kind, ...] = ("schema", "views", "load", "changes")
 
 
 @dataclass(frozen=True)

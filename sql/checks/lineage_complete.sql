@@ -1,6 +1,7 @@
--- Links that are missing on the way from a score to its documents, run, code version and weights.
+-- Links that are missing on the way from a score, of any generation, to its documents, run, code version and weights,
+-- and manifests of what it was computed from, directly or not.
 -- grain: (missing, id)
-with score_sources as (
+with recursive score_sources as (
     select distinct
         materialization_id,
         generation_id
@@ -10,13 +11,22 @@ with score_sources as (
 scored_sequences as (
     select distinct sequence_id
     from influence_scores
+),
+
+led_from as (
+    select materialization_id
+    from score_sources
+    union
+    select materialization_inputs.input_materialization_id as materialization_id
+    from led_from
+    inner join materialization_inputs on led_from.materialization_id = materialization_inputs.materialization_id
 )
 
 select
     'materialization' as missing,
-    score_sources.materialization_id::varchar as id
-from score_sources
-left join materializations on score_sources.materialization_id = materializations.materialization_id
+    led_from.materialization_id::varchar as id
+from led_from
+left join materializations on led_from.materialization_id = materializations.materialization_id
 where materializations.materialization_id is null
 union
 select

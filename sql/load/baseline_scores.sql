@@ -1,12 +1,22 @@
--- The rows of one artifact's baseline_scores.parquet ($paths), marked as its own ($materialization_id).
+-- The rows of baseline_scores.parquet of many artifacts ($paths), each marked with its artifact by the table new_files,
+-- which the loader registers. Columns that may be null may also be missing from the files.
 -- grain: (generation_id, query_id, sequence_id, method)
 insert into baseline_scores by name
+with written as (
+    select * from baseline_scores
+    where false
+    union all by name
+    select *
+    from read_parquet($paths, filename = 'loaded_from', union_by_name = true, hive_partitioning = false)
+)
+
 select
-    query_id,
-    sequence_id,
-    generation_id,
-    method,
-    score,
-    $materialization_id as materialization_id
-from read_parquet($paths, hive_partitioning = false)
-order by query_id asc, method asc, score desc;
+    written.query_id,
+    written.sequence_id,
+    written.generation_id,
+    written.method,
+    written.score,
+    new_files.materialization_id
+from written
+inner join new_files on written.loaded_from = new_files.path
+order by written.query_id asc, written.method asc, written.score desc;

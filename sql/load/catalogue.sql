@@ -1,8 +1,11 @@
--- What the file now holds.
+-- What the file now holds (new_catalogue, registered by the loader).
 -- grain: (study)
 insert into catalogue by name
 select
-    $study as study,
-    $schema_version as schema_version,
-    $content_version as content_version,
-    now() as loaded_at;
+    study,
+    schema_version,
+    content_version,
+    states_version,
+    has_holes,
+    now() as loaded_at
+from new_catalogue;

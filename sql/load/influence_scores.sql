@@ -1,11 +1,21 @@
--- The rows of one artifact's influence_scores.parquet ($paths), marked as its own ($materialization_id).
+-- The rows of influence_scores.parquet of many artifacts ($paths), each marked with its artifact by the table
+-- new_files, which the loader registers. Columns that may be null may also be missing from the files.
 -- grain: (generation_id, query_id, sequence_id)
 insert into influence_scores by name
+with written as (
+    select * from influence_scores
+    where false
+    union all by name
+    select *
+    from read_parquet($paths, filename = 'loaded_from', union_by_name = true, hive_partitioning = false)
+)
+
 select
-    query_id,
-    sequence_id,
-    generation_id,
-    influence_nats,
-    $materialization_id as materialization_id
-from read_parquet($paths, hive_partitioning = false)
-order by query_id asc, influence_nats desc;
+    written.query_id,
+    written.sequence_id,
+    written.generation_id,
+    written.influence_nats,
+    new_files.materialization_id
+from written
+inner join new_files on written.loaded_from = new_files.path
+order by written.query_id asc, written.influence_nats desc;

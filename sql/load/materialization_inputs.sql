@@ -1,4 +1,4 @@
--- What the new artifacts were computed from (new_materialization_inputs, registered by the loader).
+-- What artifacts were computed from (new_materialization_inputs, registered by the loader).
 -- grain: (materialization_id, input_materialization_id)
 insert into materialization_inputs by name
 select distinct

@@ -1,4 +1,4 @@
--- The manifests of the artifacts that are new (new_materializations, registered by the loader).
+-- The manifests of artifacts (new_materializations, registered by the loader).
 -- grain: (materialization_id)
 insert into materializations by name
 select
@@ -12,10 +12,12 @@ select
     device,
     started_at,
     seconds,
+    cpu_seconds,
     peak_memory_bytes,
     bytes,
     rows,
     settings,
+    content_hash,
     is_loaded
 from new_materializations
 order by asset, partition;

@@ -1,17 +1,27 @@
--- The rows of one artifact's queries.parquet ($paths), marked as its own ($materialization_id).
+-- The rows of queries.parquet of many artifacts ($paths), each marked with its artifact by the table new_files,
+-- which the loader registers. Columns that may be null may also be missing from the files.
 -- grain: (query_id)
 insert into queries by name
+with written as (
+    select * from queries
+    where false
+    union all by name
+    select *
+    from read_parquet($paths, filename = 'loaded_from', union_by_name = true, hive_partitioning = false)
+)
+
 select
-    query_id,
-    query_set_id,
-    source_row,
-    prompt,
-    completion,
-    metadata,
-    prompt_tokens,
-    completion_tokens,
-    log_probability_nats,
-    gradient_norm,
-    $materialization_id as materialization_id
-from read_parquet($paths, hive_partitioning = false)
-order by source_row;
+    written.query_id,
+    written.query_set_id,
+    written.source_row,
+    written.prompt,
+    written.completion,
+    written.metadata,
+    written.prompt_tokens,
+    written.completion_tokens,
+    written.log_probability_nats,
+    written.gradient_norm,
+    new_files.materialization_id
+from written
+inner join new_files on written.loaded_from = new_files.path
+order by written.query_set_id, written.source_row;

@@ -1,13 +1,23 @@
--- The rows of one artifact's sequence_documents.parquet ($paths), marked as its own ($materialization_id).
+-- The rows of sequence_documents.parquet of many artifacts ($paths), each marked with its artifact by the table
+-- new_files, which the loader registers. Columns that may be null may also be missing from the files.
 -- grain: (sequence_id, token_start)
 insert into sequence_documents by name
+with written as (
+    select * from sequence_documents
+    where false
+    union all by name
+    select *
+    from read_parquet($paths, filename = 'loaded_from', union_by_name = true, hive_partitioning = false)
+)
+
 select
-    sequence_id,
-    document_id,
-    token_start,
-    token_end,
-    character_start,
-    character_end,
-    $materialization_id as materialization_id
-from read_parquet($paths, hive_partitioning = false)
-order by sequence_id, token_start;
+    written.sequence_id,
+    written.document_id,
+    written.token_start,
+    written.token_end,
+    written.character_start,
+    written.character_end,
+    new_files.materialization_id
+from written
+inner join new_files on written.loaded_from = new_files.path
+order by written.sequence_id, written.token_start;

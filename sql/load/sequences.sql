@@ -1,12 +1,22 @@
--- The rows of one artifact's sequences.parquet ($paths), marked as its own ($materialization_id).
+-- The rows of sequences.parquet of many artifacts ($paths), each marked with its artifact by the table new_files,
+-- which the loader registers. Columns that may be null may also be missing from the files.
 -- grain: (sequence_id)
 insert into sequences by name
+with written as (
+    select * from sequences
+    where false
+    union all by name
+    select *
+    from read_parquet($paths, filename = 'loaded_from', union_by_name = true, hive_partitioning = false)
+)
+
 select
-    sequence_id,
-    shard_id,
-    sequence_index,
-    tokens,
-    text,
-    $materialization_id as materialization_id
-from read_parquet($paths, hive_partitioning = false)
-order by sequence_index;
+    written.sequence_id,
+    written.shard_id,
+    written.sequence_index,
+    written.tokens,
+    written.text,
+    new_files.materialization_id
+from written
+inner join new_files on written.loaded_from = new_files.path
+order by written.shard_id, written.sequence_index;

@@ -1,14 +1,25 @@
--- The rows of one artifact's shards.parquet ($paths), marked as its own ($materialization_id).
+-- The rows of shards.parquet of many artifacts ($paths), each marked with its artifact by the table new_files,
+-- which the loader registers. Columns that may be null may also be missing from the files.
 -- grain: (shard_id)
 insert into shards by name
+with written as (
+    select * from shards
+    where false
+    union all by name
+    select *
+    from read_parquet($paths, filename = 'loaded_from', union_by_name = true, hive_partitioning = false)
+)
+
 select
-    shard_id,
-    path,
-    source_bytes,
-    content_hash,
-    documents,
-    duplicate_documents,
-    characters,
-    $materialization_id as materialization_id
-from read_parquet($paths, hive_partitioning = false)
-order by shard_id;
+    written.shard_id,
+    written.path,
+    written.source_bytes,
+    written.content_hash,
+    written.documents,
+    written.duplicate_documents,
+    written.withdrawn_documents,
+    written.characters,
+    new_files.materialization_id
+from written
+inner join new_files on written.loaded_from = new_files.path
+order by written.shard_id;

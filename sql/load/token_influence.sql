@@ -1,13 +1,23 @@
--- The rows of one artifact's token_influence.parquet ($paths), marked as its own ($materialization_id).
+-- The rows of token_influence.parquet of many artifacts ($paths), each marked with its artifact by the table new_files,
+-- which the loader registers. Columns that may be null may also be missing from the files.
 -- grain: (generation_id, query_id, sequence_id, token_position)
 insert into token_influence by name
+with written as (
+    select * from token_influence
+    where false
+    union all by name
+    select *
+    from read_parquet($paths, filename = 'loaded_from', union_by_name = true, hive_partitioning = false)
+)
+
 select
-    query_id,
-    sequence_id,
-    generation_id,
-    token_position,
-    token,
-    influence_nats,
-    $materialization_id as materialization_id
-from read_parquet($paths, hive_partitioning = false)
-order by query_id, sequence_id, token_position;
+    written.query_id,
+    written.sequence_id,
+    written.generation_id,
+    written.token_position,
+    written.token,
+    written.influence_nats,
+    new_files.materialization_id
+from written
+inner join new_files on written.loaded_from = new_files.path
+order by written.query_id, written.sequence_id, written.token_position;

@@ -12,7 +12,7 @@ comment on table materialization_inputs is
 'An artifact that a materialization was computed from. grain: (materialization_id, input_materialization_id)';
 comment on column materialization_inputs.materialization_id is 'What was computed; see materializations.';
 comment on column materialization_inputs.input_materialization_id is
-'What it was computed from; in materializations only where its own rows are loaded.';
+'What it was computed from; see materializations, where only what the store has lost every trace of is missing.';
 comment on column materialization_inputs.input_asset is 'The input''s asset.';
 comment on column materialization_inputs.input_partition is 'The input''s partition; null where its asset has none.';
 comment on column materialization_inputs.input_data_version is 'The input''s data version.';

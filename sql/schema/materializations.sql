@@ -11,10 +11,12 @@ create table materializations (
     device varchar,
     started_at timestamptz not null,
     seconds double not null,
+    cpu_seconds double,
     peak_memory_bytes bigint not null,
     bytes bigint not null,
     rows bigint not null,
     settings json not null,
+    content_hash varchar,
     is_loaded boolean not null
 );
 
@@ -30,10 +32,14 @@ comment on column materializations.host is 'The machine that computed it.';
 comment on column materializations.device is 'The accelerator that computed it; null where none was used.';
 comment on column materializations.started_at is 'When the work began.';
 comment on column materializations.seconds is 'How long the work took, in seconds.';
+comment on column materializations.cpu_seconds is
+'Processor time of the work over all its threads, in seconds; null where it was not measured.';
 comment on column materializations.peak_memory_bytes is
 'Largest resident memory of the process until the end of the work, in bytes.';
 comment on column materializations.bytes is 'Size of its files together, in bytes.';
 comment on column materializations.rows is 'Rows of all its tables together.';
 comment on column materializations.settings is 'The settings of the study that matter to it, as a JSON object.';
+comment on column materializations.content_hash is
+'Hash of what it read from outside the store: of the source file''s slice, or of the model''s weights; null for what is computed from other materializations alone.';
 comment on column materializations.is_loaded is
 'Whether its rows are in the tables; if not, it stands here because something that is loaded was computed from it.';

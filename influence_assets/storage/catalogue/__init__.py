@@ -1,0 +1,35 @@
+"""The catalogue: a DuckDB file built from artifacts, published whole, and asked read-only.
+
+DuckDB has either one writer or many readers. So the one loader changes a copy in one transaction and renames it over
+the published file: a reader is never kept waiting and never sees half a load.
+"""
+
+from influence_assets.storage.catalogue.content import CatalogueChange, CatalogueContent
+from influence_assets.storage.catalogue.loading import load_catalogue, record_states
+from influence_assets.storage.catalogue.reading import (
+    ask_cookbook,
+    check_names,
+    cookbook,
+    damaged_tables,
+    has_holes,
+    loaded_keys,
+    query,
+    run_checks,
+    standing_content_version,
+)
+
+__all__ = [
+    "CatalogueChange",
+    "CatalogueContent",
+    "ask_cookbook",
+    "check_names",
+    "cookbook",
+    "damaged_tables",
+    "has_holes",
+    "load_catalogue",
+    "loaded_keys",
+    "query",
+    "record_states",
+    "run_checks",
+    "standing_content_version",
+]

@@ -1,0 +1,177 @@
+"""The reader: questions to the published catalogue, which can read that file and nothing else, and write nothing."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import polars as pl
+
+from influence_assets.errors import InputError, StorageError
+from influence_assets.storage.catalogue.content import Standing
+from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.storage.statements import Statement, schema_version, statements
+
+_SAFE = {"python_enable_replacements": False, "autoload_known_extensions": False, "autoinstall_known_extensions": False}
+_VIOLATIONS_KEPT = 1000
+
+
+def query(path: Path, sql: str, parameters: Mapping[str, object] | Sequence[object] | None = None) -> pl.DataFrame:
+    """The answer to an SQL statement, which can read the catalogue and nothing else, and write nothing.
+
+    Args:
+        path: the DuckDB file.
+        sql: one statement or several, of which the last one's answer counts.
+        parameters: values of `$name` by name, or of `?` in order.
+
+    Raises:
+        StorageError: there is no catalogue, or it is damaged.
+        InputError: DuckDB refuses the statement, or its answer has a type that polars lacks.
+    """
+    with _reader(path) as connection:
+        try:
+            answer = connection.sql(sql, params=parameters)
+            # A statement that answers nothing, such as an empty one, has no relation.
+            frame: pl.DataFrame = pl.DataFrame() if answer is None else answer.pl()
+        except (duckdb.Error, pl.exceptions.PolarsError) as error:  # polars has no intervals of months, for one
+            remedy = "`show tables` and `describe top_influences` say what is there; it can only be read."
+            raise InputError("SQL", str(error).strip(), remedy) from error
+    return frame
+
+
+def run_checks(path: Path) -> dict[str, pl.DataFrame]:
+    """The rows that violate each check, at most a thousand of each; an empty frame is a check that passes.
+
+    Raises:
+        StorageError: there is no catalogue, or it is damaged.
+    """
+    with _reader(path) as connection:
+        return {
+            name: connection.sql(statement.sql).limit(_VIOLATIONS_KEPT).pl()
+            for name, statement in statements("checks").items()
+        }
+
+
+def check_names() -> tuple[str, ...]:
+    """The names of all checks, each a file of `sql/checks/`."""
+    return tuple(statements("checks"))
+
+
+def cookbook() -> Mapping[str, Statement]:
+    """Questions that are ready to ask, by name, with what their parameters mean."""
+    return statements("cookbook")
+
+
+def ask_cookbook(path: Path, name: str, values: Mapping[str, str]) -> pl.DataFrame:
+    """The answer to one of the cookbook's questions.
+
+    Args:
+        path: the DuckDB file.
+        name: of the question.
+        values: of all its parameters, as text; numbers are made of those that look like one.
+
+    Raises:
+        InputError: there is no such question, or its parameters are others.
+    """
+    questions = cookbook()
+    if name not in questions:
+        raise InputError("the cookbook", f"has no question {name!r}", f"Its questions: {', '.join(questions)}.")
+    wanted = questions[name].parameters
+    if set(values) != set(wanted):
+        described = ", ".join(f"{parameter} ({what})" for parameter, what in wanted.items()) or "nothing"
+        raise InputError(name, f"was given {', '.join(values) or 'nothing'}", f"It asks for: {described}.")
+    bound = {parameter: int(value) if value.lstrip("-").isdigit() else value for parameter, value in values.items()}
+    return query(path, questions[name].sql, bound)
+
+
+@contextmanager
+def _reader(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection that can read the catalogue and nothing else.
+
+    The file is attached to a database in memory, because DuckDB gives a second connection to the same path the file
+    that the first one opened, even after another was renamed over it.
+    """
+    if not path.is_file():
+        raise StorageError(f"{path}: there is no catalogue yet. Make one: `influence run`.")
+    with (
+        tempfile.TemporaryDirectory(prefix="influence-sql-") as spill,
+        duckdb.connect(":memory:", config={**_SAFE, "temp_directory": spill}) as connection,
+    ):
+        try:
+            connection.execute("attach $path as influence (read_only)", {"path": str(path)}).complete()
+        except duckdb.Error as error:
+            raise _unreadable(path, error) from error
+        for safety in ("use influence", "set enable_external_access = false", "set lock_configuration = true"):
+            connection.execute(safety).complete()
+        yield connection
+
+
+def loaded_keys(path: Path) -> list[ArtifactKey]:
+    """The artifacts whose rows are in the published catalogue; none where there is no catalogue.
+
+    Raises:
+        StorageError: the catalogue is damaged.
+    """
+    if not path.is_file():
+        return []
+    sql = "select asset, partition, data_version from materializations where is_loaded order by all"
+    with _reader(path) as connection:
+        try:
+            return [ArtifactKey(*row) for row in connection.execute(sql).fetchall()]
+        except duckdb.Error as error:
+            raise _unreadable(path, error) from error
+
+
+def has_holes(path: Path) -> bool:
+    """Whether bytes of rows that were deleted may be in the file still; `load_catalogue` leaves none with `anew`."""
+    if not path.is_file():
+        return False
+    try:
+        with _reader(path) as connection:
+            found = connection.execute("select has_holes from catalogue").fetchall()
+    except (StorageError, duckdb.Error):
+        return True  # whatever is in it
+    return found != [(False,)]
+
+
+def standing_content_version(path: Path) -> str | None:
+    """The published `CatalogueChange.content_version`; None where there is no catalogue that can be used."""
+    standing = standing_of(path)
+    return standing.content_version if standing is not None and standing.schema_version == schema_version() else None
+
+
+def standing_of(path: Path) -> Standing | None:
+    """What the published file says of itself; None where there is none that can be built upon."""
+    if not path.is_file():
+        return None
+    sql = "select schema_version, content_version, states_version from catalogue"
+    try:
+        with _reader(path) as connection:
+            found = connection.execute(sql).fetchall()
+    except (StorageError, duckdb.Error):
+        return None
+    return Standing(*found[0]) if len(found) == 1 else None
+
+
+def _unreadable(path: Path, error: duckdb.Error) -> StorageError:
+    return StorageError(
+        f"{path}: is not a readable catalogue ({error}). Build it again: `influence rebuild-catalogue`."
+    )
+
+
+def damaged_tables(path: Path) -> dict[str, str]:
+    """Read every value of every table, and return what DuckDB says of the tables that it cannot read.
+
+    Raises:
+        StorageError: there is no catalogue, or it is damaged as a whole.
+    """
+    found = {}
+    with _reader(path) as connection:
+        for table in statements("schema"):
+            try:
+                # The table's name is that of a file of this package.
+                connection.execute(f"select max(hash(read)) from {table} as read").fetchall()  # noqa: S608
+            except duckdb.Error as error:
+                found[table] = str(error).strip()
+    return found

@@ -1,0 +1,130 @@
+"""Rows of artifacts, brought into the catalogue's tables: what manifests say, and Parquet files many at a time."""
+
+import glob
+import json
+from collections.abc import Mapping, Sequence
+
+import duckdb
+import polars as pl
+
+from influence_assets.errors import StorageError
+from influence_assets.storage.artifacts import Artifact
+from influence_assets.storage.manifest import Manifest
+from influence_assets.storage.statements import statements
+
+_FROM_ELSEWHERE = {"materializations", "materialization_inputs", "catalogue", "tombstones", "partition_states"}
+_MATERIALIZATIONS = pl.Schema(
+    {
+        "materialization_id": pl.Int64(),
+        **{name: pl.String() for name in ("asset", "partition", "data_version", "code_version", "run_id")},
+        **{name: pl.String() for name in ("host", "device")},
+        "started_at": pl.Datetime("us", "UTC"),
+        **{name: pl.Float64() for name in ("seconds", "cpu_seconds")},
+        **{name: pl.Int64() for name in ("peak_memory_bytes", "bytes", "rows")},
+        **{name: pl.String() for name in ("settings", "content_hash")},
+        "is_loaded": pl.Boolean(),
+    }
+)
+_INPUTS = pl.Schema(
+    {
+        **{name: pl.Int64() for name in ("materialization_id", "input_materialization_id")},
+        **{name: pl.String() for name in ("input_asset", "input_partition", "input_data_version")},
+    }
+)
+
+
+def tables_of_artifacts() -> list[str]:
+    """The tables whose rows are those of artifacts' Parquet files of the same name."""
+    return sorted(statements("load").keys() - _FROM_ELSEWHERE)
+
+
+def insert_frame(connection: duckdb.DuckDBPyConnection, table: str, frame: pl.DataFrame) -> int:
+    """Load the rows of a frame by the statement of this table, which reads `new_<table>`."""
+    connection.register(f"new_{table}", frame)
+    count = _inserted(connection, table, None)
+    connection.unregister(f"new_{table}")
+    return count
+
+
+def insert_manifests(
+    connection: duckdb.DuckDBPyConnection, manifests: Sequence[Manifest], *, is_loaded: bool
+) -> dict[str, int]:
+    """Load what manifests say, and from what their artifacts were computed; the rows of each table."""
+    described = [_described(manifest) | {"is_loaded": is_loaded} for manifest in manifests]
+    edges = [
+        (manifest.key.materialization_id, used.materialization_id, used.asset, used.partition, used.data_version)
+        for manifest in manifests
+        for used in manifest.inputs
+    ]
+    frames = {
+        "materializations": pl.DataFrame(described, schema=_MATERIALIZATIONS),
+        "materialization_inputs": pl.DataFrame(edges, schema=_INPUTS, orient="row"),
+    }
+    return {table: insert_frame(connection, table, frame) for table, frame in frames.items()}
+
+
+def insert_tables(connection: duckdb.DuckDBPyConnection, artifacts: Sequence[Artifact]) -> dict[str, int]:
+    """Load every table of these artifacts that the catalogue knows; the rows of each table.
+
+    Raises:
+        StorageError: a Parquet file is damaged, or its columns are others.
+    """
+    rows = {}
+    for table in tables_of_artifacts():
+        holders = [artifact for artifact in artifacts if table in artifact.manifest.rows]
+        if holders:
+            rows[table] = _insert_table(connection, table, holders)
+    return rows
+
+
+def delete_tables(connection: duckdb.DuckDBPyConnection, numbers: set[int]) -> None:
+    """Delete the rows of the artifacts with these materialization_ids."""
+    for table in tables_of_artifacts():
+        # The table's name is that of a file of this package.
+        sql = f"delete from {table} where materialization_id in (select unnest($numbers))"  # noqa: S608
+        connection.execute(sql, {"numbers": sorted(numbers)}).complete()
+
+
+def _insert_table(connection: duckdb.DuckDBPyConnection, table: str, artifacts: Sequence[Artifact]) -> int:
+    paths = [str(artifact.table_path(table)) for artifact in artifacts]
+    numbers = [artifact.key.materialization_id for artifact in artifacts]
+    connection.register("new_files", pl.DataFrame({"path": paths, "materialization_id": numbers}))
+    try:
+        count = _inserted(connection, table, {"paths": [glob.escape(path) for path in paths]})
+    except duckdb.Error as error:
+        raise StorageError(f"{_unloadable(table, paths)}: cannot be loaded into {table} ({error}).") from error
+    connection.unregister("new_files")
+    written = sum(artifact.manifest.rows[table] for artifact in artifacts)
+    if count != written:
+        raise StorageError(f"{table}: {count} rows were read of files with {written}, the first of them {paths[0]}.")
+    return count
+
+
+def _unloadable(table: str, paths: Sequence[str]) -> str:
+    """The first file that cannot be loaded by itself; DuckDB does not name it where it reads many."""
+    with duckdb.connect() as connection:
+        connection.execute(statements("schema")[table].sql).complete()
+        for path in paths:
+            connection.register("new_files", pl.DataFrame({"path": [path], "materialization_id": [0]}))
+            try:
+                _inserted(connection, table, {"paths": [glob.escape(path)]})
+            except duckdb.Error:
+                return path
+    return f"one of {paths[0]} and {len(paths) - 1} others"
+
+
+def _inserted(connection: duckdb.DuckDBPyConnection, table: str, bound: Mapping[str, object] | None) -> int:
+    counted = connection.execute(statements("load")[table].sql, bound).fetchall()
+    return int(counted[0][0])
+
+
+def _described(manifest: Manifest) -> dict[str, object]:
+    """A manifest as a row of `materializations`."""
+    summary = manifest.summary
+    return {
+        **manifest.model_dump(include=set(_MATERIALIZATIONS) - {"rows", "settings"}),
+        "materialization_id": manifest.key.materialization_id,
+        "rows": sum(manifest.rows.values()),
+        "settings": json.dumps(manifest.settings),
+        "content_hash": summary.get("content_hash", summary.get("weights_hash")),
+    }

@@ -1,0 +1,8 @@
+-- Delete the edges of materializations that are no longer there.
+-- grain: none; it changes materialization_inputs
+delete from materialization_inputs
+where
+    materialization_id not in (
+        select materializations.materialization_id
+        from materializations
+    );

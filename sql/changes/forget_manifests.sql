@@ -1,0 +1,5 @@
+-- Delete the manifests of materializations ($numbers), which are loaded in another role.
+-- $numbers: their materialization_ids
+-- grain: none; it changes materializations
+delete from materializations
+where materialization_id in (select unnest($numbers));

@@ -1,0 +1,10 @@
+-- Rows of layer_drift that are there more than once.
+-- grain: (generation_id, module_name, measure)
+select
+    generation_id,
+    module_name,
+    measure,
+    count(*) as copies
+from layer_drift
+group by generation_id, module_name, measure
+having count(*) > 1;

@@ -1,0 +1,9 @@
+-- Rows of partition_states that are there more than once.
+-- grain: (asset, partition)
+select
+    asset,
+    partition,
+    count(*) as copies
+from partition_states
+group by asset, partition
+having count(*) > 1;

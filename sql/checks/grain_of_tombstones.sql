@@ -1,0 +1,9 @@
+-- Rows of tombstones that are there more than once.
+-- grain: (shard_id, document_id)
+select
+    shard_id,
+    document_id,
+    count(*) as copies
+from tombstones
+group by shard_id, document_id
+having count(*) > 1;

@@ -1,0 +1,13 @@
+-- For those who refit: how far has each layer moved from the generation that was frozen?
+-- grain: (generation_id, module_name, measure)
+select
+    generation_id,
+    module_name,
+    measure,
+    drift,
+    threshold,
+    coalesce(drift > threshold, false) as is_past_threshold,
+    shards,
+    fitted_shards
+from layer_drift
+order by generation_id desc, drift desc, module_name asc, measure asc;

@@ -1,0 +1,11 @@
+-- For operators: what is not as the study asks for, and why?
+-- grain: (asset, state, cause)
+select
+    asset,
+    state,
+    cause,
+    count(*) as partitions,
+    min(partition) as first_partition
+from outdated_partitions
+group by asset, state, cause
+order by asset asc, state asc, partitions desc, cause asc;

@@ -1,0 +1,97 @@
+"""Questions to the catalogue: they can read it and nothing else."""
+
+import polars as pl
+import pytest
+from catalogue_sample import DAY, Sample, states, tombstones
+
+from influence_assets.errors import InputError, StorageError
+from influence_assets.storage.catalogue import cookbook, has_holes, loaded_keys, query, run_checks
+
+
+@pytest.fixture
+def sample(tmp_path):
+    return Sample(tmp_path)
+
+
+def test_without_a_catalogue_says_what_to_do(tmp_path):
+    for ask in (lambda path: query(path, "select 1"), run_checks):
+        with pytest.raises(StorageError, match="influence run"):
+            ask(tmp_path / "none.duckdb")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "delete from documents",
+        "drop view top_influences",
+        "create table mine as select 1",
+        "copy documents to '{folder}/out.csv'",
+        "select * from read_text('{folder}/secret.txt')",
+        "select * from '{folder}/secret.txt'",
+        "attach '{folder}/other.duckdb'",
+        "export database '{folder}/out'",
+        "install httpfs",
+        "load httpfs",
+        "set enable_external_access = true",
+        "reset lock_configuration",
+        "pragma enable_checkpoint_on_shutdown; set threads = 1",
+        "select * from frame",
+    ],
+)
+def test_can_neither_write_nor_read_other_files(sample, sql):
+    frame = pl.DataFrame({"a": [1]})
+    assert frame.height
+    sample.load(sample.shard(0))
+    folder = sample.path.parent
+    (folder / "secret.txt").write_text("secret")
+    before = sample.path.read_bytes(), sorted(folder.iterdir())
+    with pytest.raises(InputError, match="can only be read"):
+        query(sample.path, sql.format(folder=folder))
+    assert (sample.path.read_bytes(), sorted(folder.iterdir())) == before
+
+
+def test_binds_values(sample):
+    sample.load(sample.shard(0))
+    hostile = "x'; drop table documents; --"
+    assert query(sample.path, "select $v as v", {"v": hostile}).item() == hostile
+    assert query(sample.path, "select ? + ?", [1, 2]).item() == 3
+
+
+@pytest.mark.parametrize("sql", ["show tables", "describe top_influences", "explain select 1", "summarize documents"])
+def test_answers_what_people_ask_first(sample, sql):
+    sample.load(sample.shard(0))
+    assert query(sample.path, sql).height > 0
+
+
+def test_json_is_text_that_sql_can_look_into(sample):
+    sample.load(sample.shard(0))
+    assert query(sample.path, "select metadata ->> 'topic' from queries").item() == "x"
+
+
+def test_every_question_of_the_cookbook_is_answered(sample):
+    old = [sample.write_curvature(2), sample.shard(0, generation=2)[2]]
+    outdated = states([("documents", "c.jsonl", "missing", None, None, "new")])
+    gone = tombstones([("c.jsonl", "d2", "asked for", DAY)])
+    sample.load(sample.shard(0), sample.shard(1), old, [sample.write_drift()], states=outdated, tombstones=gone)
+    values = {"query_id": "q", "query_set_id": "q.jsonl", "sequence_id": 1, "document_id": "d0", "count": 3}
+    for statement in cookbook().values():
+        bound = {name: {**values, "phrase": "Words"}[name] for name in statement.parameters}
+        answer = query(sample.path, statement.sql, bound)
+        assert answer.height > 0 or statement.name in {"layers_of_a_passage", "tokens_of_a_passage"}, statement.name
+
+
+def test_names_what_is_loaded_and_not_what_that_was_computed_from(sample):
+    assert loaded_keys(sample.path) == []
+    packed = sample.shard(0)[1]
+    sample.load([packed])
+    wanted = [sample.curvature.key, sample.queries.key, packed.key]
+    assert loaded_keys(sample.path) == sorted(wanted, key=lambda key: key.asset)
+    sample.path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(StorageError, match="rebuild-catalogue"):  # and not that nothing is loaded
+        loaded_keys(sample.path)
+
+
+def test_what_cannot_be_read_may_hold_anything(sample):
+    assert not has_holes(sample.path)
+    sample.path.write_bytes(b"not a database" * 1000)
+    assert has_holes(sample.path)
