@@ -150,6 +150,8 @@ def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(machine):
         return "torn"
 
     assert remembered.measured(url, "x", measure) == "torn"
+    remembered.save()
+    assert not machine.path.exists()
     machine.wait("a.jsonl", 10)
     assert remembered.measured(url, "x", lambda _: "whole") == "whole"
     assert remembered.measured(url, "x", lambda _: "never asked") == "whole"

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_corpora import PACKINGS, lines, shards_of
 
-from influence_assets.corpus import readers, slices
+from influence_assets.corpus import readers, slices, stored_rows
 from influence_assets.corpus.readers import read_rows
 from influence_assets.corpus.sources import SourceFile
 from influence_assets.errors import InputError
@@ -121,18 +121,22 @@ def table(rows):
 
 
 @settings(deadline=None, max_examples=40)
-@given(TABLES, TABLES, SHARD_BYTES, st.integers(1, 30), st.integers(1, 30))
-def test_parquet_with_many_row_groups(folder, before, added, shard_bytes, row_group, other_row_group):
-    first = parquet_bytes(table(before), row_group)
-    whole, _ = only(folder, "a.parquet", first, WHOLE)
+@given(TABLES, TABLES, SHARD_BYTES, st.tuples(*[st.integers(1, 30)] * 2), st.integers(1, 100))
+def test_parquet_with_many_row_groups(folder, before, added, shard_bytes, row_groups, batch_rows):
+    first, more = (
+        parquet_bytes(table(rows), size) for rows, size in zip((before, before + added), row_groups, strict=True)
+    )
+    whole, corpus = only(folder, "a.parquet", first, WHOLE)
     assert [shard.content_hash for shard in whole] == [hashlib.sha256(first).hexdigest()]
-    rows = rows_of(*only(folder, "a.parquet", first, WHOLE))
-    earlier, corpus = only(folder, "a.parquet", first, shard_bytes)
-    assert rows_of(earlier, corpus) == rows
+    rows = rows_of(whole, corpus)
     assert [row["text"] for row in rows] == [text for text, _ in before]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stored_rows, "_BATCH_ROWS", batch_rows)
+        earlier, corpus = only(folder, "a.parquet", first, shard_bytes)
+        assert rows_of(earlier, corpus) == rows
     assert [shard.start for shard in earlier[1:]] == [shard.stop for shard in earlier[:-1]]
     assert all(shard.start // shard_bytes == shard.index for shard in earlier)
-    later, corpus = only(folder, "a.parquet", parquet_bytes(table(before + added), other_row_group), shard_bytes)
+    later, corpus = only(folder, "a.parquet", more, shard_bytes)
     assert places(later)[: len(earlier) - 1] == places(earlier)[:-1]
     assert [row["text"] for row in rows_of(later, corpus)] == [text for text, _ in before + added]
 
