@@ -3,6 +3,7 @@
 Two shards of different kinds, two query sets, a transformer of a few thousand parameters with a tokenizer of its own.
 """
 
+import contextlib
 import gzip
 import json
 import shutil
@@ -25,8 +26,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from influence_assets.pipeline.bring_up import Failure, Result, bring_up_to_date
 from influence_assets.pipeline.graph import STEPS
-from influence_assets.pipeline.run import materialise
 from influence_assets.pipeline.steps import Partition, Step
 from influence_assets.pipeline.versions import Choice, Versions
 from influence_assets.pipeline.workspace import Workspace
@@ -159,21 +160,41 @@ def versions_of(study: Path, choice: Choice = "newest", *, fit_another: bool = F
 
 
 def compute(study: Path, *, new_generation: bool = False, until: str | None = None) -> list[str]:
-    """Bring everything up to date, step by step, and return what was computed, in order, as `asset[partition]`.
+    """Bring everything up to date as the command does, and return what was computed, in order, as `asset[partition]`.
 
-    `until` names the last step to be computed, instead of all.
+    What a partition fails with is raised.
+
+    Args:
+        study: the study file.
+        new_generation: fit another generation.
+        until: the last step to be computed, instead of all: the run ends as if it had been killed after it.
     """
-    versions = versions_of(study)
-    done: list[str] = []
-    names = [step.name for step in STEPS]
-    for step in STEPS[: None if until is None else names.index(until) + 1]:
-        # Only the eigenbases are asked for anew; what comes after them finds the generation that is then the newest.
-        asked = versions_of(study, fit_another=True) if new_generation and step.name == "eigenbases" else versions
-        for partition in asked.partitions(step):
-            outcome = materialise(asked, step, partition, run_id="test", progress=lambda _done, _total: None)
-            if outcome.computed:
-                done.append(label(step, partition))
-    return done
+    result = Result()
+    events = bring_up_to_date(Study.load(study), _Until(until), result, run_id="test", new_generation=new_generation)
+    with contextlib.closing(events), contextlib.suppress(_EnoughError):
+        for event in events:
+            if isinstance(event, Failure):
+                raise event.error
+    return [label(*done) for done in result.computed]
+
+
+class _EnoughError(BaseException):
+    """In the place of the signal that would end the process."""
+
+
+class _Until:
+    """A watcher that ends a run before the first step that comes after one."""
+
+    def __init__(self, last: str | None) -> None:
+        names = [step.name for step in STEPS]
+        self._wanted = set(names if last is None else names[: names.index(last) + 1])
+
+    def begins(self, step: Step, partition: Partition, outstanding: int) -> None:
+        if step.name not in self._wanted:
+            raise _EnoughError
+
+    def progress(self, step: Step, partition: Partition, done: int, total: int | None) -> None:
+        pass
 
 
 def label(step: Step, partition: Partition) -> str:
