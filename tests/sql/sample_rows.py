@@ -7,19 +7,19 @@ from influence_assets.storage.statements import statements
 # Sequence 1 is three quarters document d1 and one quarter d2; sequence 2 is d2; sequence 3, of another shard, is d3.
 # Generation 2 is current; generation 1 has other scores.
 ROWS = """
-insert into catalogue values ('topics', 's', 'c', now());
+insert into catalogue values ('topics', 's', 'c', 'p', false, now());
 insert into generations by name
 select
     range as generation_id, 'w' || range as weights_hash, 'm' as model_path, 't' as tokenizer_hash,
     'float32' as dtype, 'true' as fisher, 0.1 as damping_scale, 8 as sequence_length_tokens,
     3 as training_sequences, 20 as training_tokens, 5 as attributed_parameters, 9 as total_parameters,
-    now() as created_at, range = 2 as is_current, 100 as materialization_id
+    now() as created_at, range = 2 as is_current, 10 as materialization_id
 from range(1, 3);
 insert into modules
-select generation_id, name, 4, 2, 8, 0.5, 0.05, 20, 3, 100
+select generation_id, name, 4, 2, 8, 0.5, 0.05, 20, 3, 10
 from generations, (values ('h.0.mlp'), ('h.1.mlp')) as modules (name);
 insert into shards values
-('a.jsonl', '/corpus/a.jsonl', 10, 'ha', 2, 0, 30, 1), ('b.jsonl', '/corpus/b.jsonl', 10, 'hb', 1, 0, 9, 2);
+('a.jsonl', '/corpus/a.jsonl', 10, 'ha', 2, 0, 1, 30, 1), ('b.jsonl', '/corpus/b.jsonl', 10, 'hb', 1, 0, 0, 9, 2);
 insert into documents values
 ('d1', 'a.jsonl', 1, 'x1', 'One', 'wiki', 'CC-BY', 'Ann', '2024', null, '{"k": 1}', 15, 'while', 1),
 ('d2', 'a.jsonl', 2, null, null, 'wiki', 'MIT', 'Bob', null, null, null, 15, 'for', 1),
@@ -49,18 +49,35 @@ where sequence_id = 1;
 insert into materializations
 select
     id, asset, partition, 'v' || id, '1', 'run-' || id, 'host', null,
-    timestamptz '2026-01-02 03:04:05+00', 1, 1, 1, 1, '{}', true
+    timestamptz '2026-01-02 23:30:00+00' + to_hours(id // 100), id, if(id < 100, 0.5, null), id * 10, id, 1, '{}',
+    content_hash, id < 100
 from (
     values
-    (1, 'documents', 'a.jsonl'), (2, 'documents', 'b.jsonl'), (3, 'token_sequences', 'a.jsonl'),
-    (4, 'token_sequences', 'b.jsonl'), (5, 'query_gradients', 'q.jsonl'), (6, 'influence_scores', 'a.jsonl|q.jsonl'),
-    (7, 'influence_scores', 'b.jsonl|q.jsonl'), (8, 'influence_scores', 'old'), (9, 'influence_details', 'q.jsonl'),
-    (100, 'curvature', null)
-) as made (id, asset, partition);
+    (1, 'documents', 'a.jsonl', 'ha'), (2, 'documents', 'b.jsonl', 'hb'), (3, 'token_sequences', 'a.jsonl', null),
+    (4, 'token_sequences', 'b.jsonl', null), (5, 'query_gradients', 'q.jsonl', null),
+    (6, 'influence_scores', 'q.jsonl|a.jsonl', null), (7, 'influence_scores', 'q.jsonl|b.jsonl', null),
+    (8, 'influence_scores', 'old', null), (9, 'influence_details', 'q.jsonl', null), (10, 'curvature', null, null),
+    (101, 'eigenbases', null, null), (102, 'covariances', 'a.jsonl', null), (103, 'language_model', null, 'weights')
+) as made (id, asset, partition, content_hash);
 insert into materialization_inputs
 select made.materialization_id, used.materialization_id, used.asset, used.partition, used.data_version
-from materializations as made, materializations as used
-where made.asset = 'influence_scores' and used.asset in ('token_sequences', 'query_gradients', 'curvature');
+from (
+    values
+    (3, 1), (3, 103), (4, 2), (4, 103), (5, 10), (5, 103), (6, 3), (6, 5), (7, 4), (7, 5), (8, 3), (8, 5), (9, 6),
+    (9, 7), (10, 101), (101, 102), (102, 3), (102, 103)
+) as edges (id, used)
+inner join materializations as made on edges.id = made.materialization_id
+inner join materializations as used on edges.used = used.materialization_id;
+insert into tombstones values
+('a.jsonl', 'd4', 'asked for', timestamptz '2026-02-03 00:00:00+00'),
+('z.jsonl', 'd1', 'its source file vanished', timestamptz '2026-02-04 00:00:00+00');
+insert into partition_states values
+('documents', 'a.jsonl', 'standing', 'v1', 'v1', null), ('documents', 'b.jsonl', 'stale', 'v3', 'v2', 'changed'),
+('documents', 'c.jsonl', 'missing', 'v4', null, 'new'), ('documents', 'd.jsonl', 'missing', 'v5', null, 'new'),
+('curvature', null, 'waiting', null, 'v10', 'documents are missing');
+insert into layer_drift values
+(2, 'h.0.mlp', 'A', 0.2, 0.1, 2, 1, 10), (2, 'h.0.mlp', 'S', 0.05, 0.1, 2, 1, 10),
+(2, 'h.1.mlp', 'eigenvalues', 0.3, null, 2, 1, 10);
 """
 
 

@@ -3,6 +3,7 @@
 import pytest
 from sample_rows import build, rows_of
 
+from influence_assets.pipeline.withdrawals import VANISHED
 from influence_assets.storage.statements import statements
 
 DOUBLED = {
@@ -63,11 +64,30 @@ DAMAGE = {
         ("update generations set is_current = true", 1),
         ("update generations set is_current = false", 1),
     ],
+    "no_withdrawn_document_is_loaded": [
+        (
+            "insert into tombstones values ('z.jsonl', 'd3', 'asked for', now())",
+            2,
+        ),  # withdrawn anywhere, in b.jsonl too
+        ("insert into tombstones values ('b.jsonl', 'd3', 'its source file vanished', now())", 2),
+        (
+            "delete from documents where document_id = 'd2';"
+            "insert into tombstones values ('a.jsonl', 'd2', 'asked for', now())",
+            1,  # two spans of one shard
+        ),
+        (
+            "delete from sequence_documents where document_id = 'd3';"
+            "insert into tombstones select shard, 'd3', 'asked for', now() from (values ('b.jsonl'), ('z')) as s (shard)",
+            1,
+        ),
+    ],
     "lineage_complete": [
         ("delete from materializations where materialization_id = 7", 1),
+        ("delete from materializations where materialization_id = 102", 1),  # three steps from a score
+        ("update materializations set code_version = '' where materialization_id = 8", 1),  # of the generation before
+        ("delete from materialization_inputs where materialization_id = 8", 1),
         ("update materializations set run_id = null where materialization_id = 6", 1),
         ("update materializations set code_version = '' where materialization_id = 6", 1),
-        ("delete from materialization_inputs where materialization_id = 8", 1),
         ("update generations set weights_hash = '' where generation_id = 2", 1),
         ("delete from generations where generation_id = 1", 1),
         ("delete from documents where document_id = 'd3'", 1),
@@ -133,6 +153,14 @@ def test_a_score_that_is_all_but_zero_may_differ_by_a_millionth_of_the_largest(c
     assert rows_of(catalogue, check) == []  # the query's largest is 4
     catalogue.execute("update layer_influence set influence_nats = 5e-6 where sequence_id = 4").complete()
     assert [row["sequence_id"] for row in rows_of(catalogue, check)] == [4]
+
+
+def test_a_vanished_files_document_may_be_in_another_shard(catalogue):
+    """The mark of a vanished file is the pipeline's; a check that expects another one would forbid every copy."""
+    catalogue.execute(
+        "delete from tombstones; insert into tombstones values ('z.jsonl', 'd3', $reason, now())", {"reason": VANISHED}
+    ).complete()
+    assert rows_of(catalogue, statements("checks")["no_withdrawn_document_is_loaded"].sql) == []
 
 
 def test_what_is_unscored_is_named(catalogue):

@@ -11,7 +11,12 @@ from influence_assets.storage import statements as module
 from influence_assets.storage.statements import schema_version, sql_folder, statements
 
 TABLES = sorted(statements("schema"))
-VIEWS = sorted(statements("views").keys() - {"strongest"})
+MACROS = {
+    "strongest": "strongest(query, n)",
+    "dependents_of_document": "dependents_of_document(document)",
+    "ancestry_of": "ancestry_of(materialization)",
+}
+VIEWS = sorted(statements("views").keys() - MACROS.keys())
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +38,12 @@ def test_the_tables_are_those_of_the_design():
         *("shards", "documents", "sequences", "sequence_documents", "queries", "modules", "generations"),
         *("influence_scores", "baseline_scores", "layer_influence", "token_influence"),
         *("materializations", "materialization_inputs", "catalogue"),
+        *("tombstones", "partition_states", "layer_drift"),
     }
     assert statements("load").keys() == set(TABLES)
 
 
-@pytest.mark.parametrize("kind", ["schema", "views", "load", "checks", "cookbook"])
+@pytest.mark.parametrize("kind", ["schema", "views", "load", "changes", "checks", "cookbook"])
 def test_every_file_says_what_it_is_and_its_grain(kind):
     for statement in statements(kind).values():
         assert statement.purpose, statement.name
@@ -45,8 +51,9 @@ def test_every_file_says_what_it_is_and_its_grain(kind):
         assert re.fullmatch(r"[a-z_]+", statement.name)
 
 
-def test_every_parameter_of_the_cookbook_is_described_and_used():
-    for statement in statements("cookbook").values():
+@pytest.mark.parametrize("kind", ["changes", "cookbook"])
+def test_every_parameter_is_described_and_used(kind):
+    for statement in statements(kind).values():
         code = re.sub(r"^-- .*\n", "", statement.sql, flags=re.M)
         assert set(re.findall(r"\$(\w+)", code)) == set(statement.parameters), statement.name
 
@@ -64,9 +71,13 @@ def test_tables_views_and_all_their_columns_have_comments(catalogue, name):
     assert [column for column, said in columns.fetchall() if not said] == []
 
 
-def test_the_macro_has_a_comment(catalogue):
-    found = catalogue.execute("select comment from duckdb_functions() where function_name = 'strongest'").fetchall()
-    assert "strongest(query, n)" in found[0][0]
+@pytest.mark.parametrize(("name", "signature"), MACROS.items())
+def test_macros_have_comments(catalogue, name, signature):
+    sql = "select comment, parameters from duckdb_functions() where function_name = $name"
+    [[comment, parameters]] = catalogue.execute(sql, {"name": name}).fetchall()
+    assert comment == f"{statements('views')[name].purpose} grain: ({statements('views')[name].grain})"
+    assert comment.startswith(f"{signature}: ")
+    assert signature == f"{name}({', '.join(parameters)})"
 
 
 def test_the_sign_and_the_position_are_said(catalogue):
@@ -113,7 +124,7 @@ def test_the_schemas_version_changes_with_what_makes_or_fills_it_only(monkeypatc
     shutil.copytree(sql_folder(), tmp_path / "sql")
     monkeypatch.setattr(module, "sql_folder", lambda: tmp_path / "sql")
     versions = []
-    for changed in (None, "checks/no_orphan_scores", "cookbook/strongest_passages", "schema/shards", "load/shards"):
+    for changed in (None, "checks/no_orphan_scores", "cookbook/strongest_passages", "schema/shards", "changes/unload"):
         if changed:
             path = tmp_path / "sql" / f"{changed}.sql"
             path.write_text(path.read_text() + "-- changed")
