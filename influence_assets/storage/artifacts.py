@@ -267,12 +267,13 @@ class ArtifactStore:
         with locks.exclusive(place.parent / locks.PUBLISHING):
             if self._is_complete(key):
                 return
-            if os.path.lexists(place):
-                removal.retire(place)
+            replaced = removal.set_aside(place)
             folder.rename(place)
             for parent in (place.parent, place.parent.parent, self.root):
                 files.sync_folder(parent)
             places.record_beside(place).unlink(missing_ok=True)
+            if replaced is not None:
+                removal.is_deleted(replaced)
 
     def _is_complete(self, key: ArtifactKey) -> bool:
         try:

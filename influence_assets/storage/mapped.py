@@ -47,21 +47,38 @@ class MappedArray:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def blocks(self) -> Iterator[MappedBlock]:
+    def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[MappedBlock]:
         """The chunks in the order of their rows, each read and checked before it is handed out.
+
+        Args:
+            start: chunks that end before this row are left out.
+            stop: chunks that begin at this row or later are left out.
 
         Raises:
             DamagedError: a chunk is missing, cut off or not as it was written.
         """
         chunk_shape = (self.rows_per_block, *self.shape[1:])
         expected_bytes = math.prod(chunk_shape) * self.dtype.itemsize
-        for number, start in enumerate(range(0, self.shape[0] if math.prod(self.shape) else 0, self.rows_per_block)):
+        end = self.shape[0] if stop is None else min(stop, self.shape[0])
+        chunks = math.ceil(end / self.rows_per_block) if expected_bytes else 0
+        for number in range(start // self.rows_per_block, chunks):
             path = self.folder.joinpath("c", str(number), *("0" for _ in self.shape[1:]))
             problem = _damage_of_chunk(path, expected_bytes, self.chunk_crc32c[number])
             if problem is not None:
                 raise damage_of_array(self.folder, problem, path)
             rows = np.memmap(path, dtype=self.dtype, mode="r", shape=chunk_shape)
-            yield MappedBlock(start, rows[: self.shape[0] - start])
+            first = number * self.rows_per_block
+            yield MappedBlock(first, rows[: self.shape[0] - first])
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Rows start to stop (left out) in memory.
+
+        Raises:
+            DamagedError: as for `blocks`.
+        """
+        parts = [np.empty((0, *self.shape[1:]), self.dtype)]
+        parts += [block.rows[max(0, start - block.start) : stop - block.start] for block in self.blocks(start, stop)]
+        return np.concatenate(parts)
 
 
 def map_array(folder: Path, record: ArrayRecord) -> MappedArray:

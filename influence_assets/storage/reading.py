@@ -43,7 +43,8 @@ class Artifact:
             DamagedError: it is damaged or incomplete.
             StorageError: there is none of that name.
         """
-        return arrays.read_array(self._array_folder(name))
+        record = self.array_record(name)
+        return self.mapped(name).read(0, record.shape[0]) if record.mappable else self._read(name, None)
 
     def rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         """Rows start to stop (left out) of an array; only the chunks that hold them are read.
@@ -52,7 +53,9 @@ class Artifact:
             DamagedError: as for `array`.
             StorageError: as for `array`.
         """
-        return arrays.read_array(self._array_folder(name), slice(start, stop))
+        if self.array_record(name).mappable:
+            return self.mapped(name).read(start, stop)
+        return self._read(name, slice(start, stop))
 
     def mapped(self, name: str) -> mapped.MappedArray:
         """An array written by `Draft.mappable_array`, to be read block by block through memory maps.
@@ -118,7 +121,12 @@ class Artifact:
 
     def damage(self) -> Iterator[tuple[str, str]]:
         """Read every file again; of each that is not as it was written, its path in the artifact and what is wrong."""
+        return self._damage_below("")
+
+    def _damage_below(self, beginning: str) -> Iterator[tuple[str, str]]:
         for name, record in self.manifest.files.items():
+            if not name.startswith(beginning):
+                continue
             problem = files.damage_of(self.folder / name, record, again=True)
             if problem is not None:
                 yield name, problem
@@ -128,6 +136,16 @@ class Artifact:
         expected = {MANIFEST, DAMAGE_MARK, *self.manifest.files}
         there = (path.relative_to(self.folder).as_posix() for path in files.files_below(self.folder))
         return [name for name in there if name not in expected]
+
+    def _read(self, name: str, rows: slice | None) -> npt.NDArray[Any]:
+        folder = self._array_folder(name)
+        try:
+            return arrays.read_array(folder, rows)
+        except DamagedError as error:
+            # Zarr does not say in which file; the hashes do.
+            inside = f"{folder.relative_to(self.folder).as_posix()}/"
+            wrong = [path for path, _ in self._damage_below(inside)]
+            raise DamagedError(self.folder, wrong or error.files, error.problem) from error
 
     def _array_folder(self, name: str) -> Path:
         """The folder of an array whose shape, type and layout are as they were written; chunks carry their checks."""

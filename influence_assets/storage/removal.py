@@ -20,7 +20,7 @@ def remove_artifact(place: Path) -> int:
         StorageError: the disk refuses; run again, then.
     """
     with removing(place.name, place.parent):
-        freed = retire(place)
+        freed = _remove(place)
         record = record_beside(place)
         if record.exists():
             freed += record.stat().st_size
@@ -38,17 +38,33 @@ def reduce_artifact(place: Path, manifest: Manifest) -> int:
     with writing("the record of what is removed", place.parent):
         files.write_atomically(record_beside(place), sealed(manifest), through=draft_beside(place))
     with removing(place.name, place.parent):
-        return retire(place)
+        return _remove(place)
 
 
-def retire(place: Path) -> int:
-    """Rename what lies in a place out of the way, delete it, and return the bytes freed."""
+def set_aside(place: Path) -> Path | None:
+    """Rename what lies in a place to a draft's name, which is returned, or None where nothing lies there."""
     draft = draft_beside(place)
     try:
         place.rename(draft)
     except FileNotFoundError:
-        return 0
+        return None
     files.sync_folder(place.parent)
+    return draft
+
+
+def is_deleted(path: Path) -> bool:
+    """Delete a file or folder if that can be done; a draft that cannot is left for the next process."""
+    try:
+        _delete(path)
+    except OSError:
+        return False
+    return True
+
+
+def _remove(place: Path) -> int:
+    draft = set_aside(place)
+    if draft is None:
+        return 0
     freed = files.bytes_below(draft) if draft.is_dir() else draft.stat().st_size
     _delete(draft)
     return freed
@@ -69,7 +85,7 @@ def remove_drafts(root: Path) -> list[Path]:
             for draft in found:
                 _delete(draft)
         return found
-    return [draft for draft in drafts if is_abandoned(draft) and _is_deleted(draft)]
+    return [draft for draft in drafts if is_abandoned(draft) and is_deleted(draft)]
 
 
 def remove_empty_folders(root: Path) -> list[Path]:
@@ -87,14 +103,6 @@ def remove_empty_folders(root: Path) -> list[Path]:
             asset.rmdir()
             removed.append(asset)
     return removed
-
-
-def _is_deleted(path: Path) -> bool:
-    try:
-        _delete(path)
-    except OSError:
-        return False  # the next run tries again
-    return True
 
 
 def _delete(path: Path) -> None:

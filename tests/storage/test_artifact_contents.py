@@ -135,6 +135,8 @@ def test_mapped_blocks_are_the_rows_in_order_and_read_only(written, rows):
     blocks = list(mapped.blocks())
     assert [block.start for block in blocks] == [0, *(block.stop for block in blocks)][:-1][: len(blocks)]
     assert sum(len(block.rows) for block in blocks) == rows == len(mapped)
+    for start, stop in ((0, rows), (3, 9), (8, 16), (7, 8), (rows, rows), (5, 1000)):
+        np.testing.assert_array_equal(artifact.rows("sketches", start, stop), values[start:stop])
     for block in blocks:
         assert isinstance(block.rows, np.memmap)
         assert not block.rows.flags.writeable

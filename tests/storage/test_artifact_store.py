@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from influence_assets.errors import InputError, StorageError
+from influence_assets.storage import drafts
 from influence_assets.storage.artifacts import MARKER, ArtifactStore
 from influence_assets.storage.files import files_below, safe_name
 from influence_assets.storage.manifest import ArtifactKey
@@ -63,6 +66,26 @@ class TestContract:
         others = [path for path in files_below(artifact.folder) if path.name != "manifest.json"]
         assert manifest.bytes == sum(path.stat().st_size for path in others)
         assert artifact.verify() == []
+
+    def test_time_and_processor_time_are_those_of_the_draft(self, store, monkeypatch):
+        class Jumping(datetime):
+            """A clock that is set back a day whenever it is read."""
+
+            days = 0
+
+            @classmethod
+            def now(cls, tz=None):
+                cls.days += 1
+                return datetime.now(tz) - timedelta(days=cls.days)
+
+        monkeypatch.setattr(drafts, "datetime", Jumping)
+        begun, spent = time.monotonic(), time.process_time()
+        with store.write(KEY, inputs=[], code_version="1"):
+            while time.process_time() - spent < 0.05:
+                pass
+        manifest = store.open(KEY).manifest
+        assert 0.05 <= manifest.cpu_seconds <= time.process_time() - spent
+        assert 0.05 <= manifest.seconds <= time.monotonic() - begun
 
     def test_the_layout_is_readable(self, store):
         write(store)

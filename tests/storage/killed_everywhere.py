@@ -1,0 +1,53 @@
+"""Do one thing to copies of a store again and again, each time killed one step later, until it gets to its end.
+
+A step is a file opened for writing, renamed or removed, or a folder made or removed. Run as
+`python -m tests.storage.killed_everywhere TEMPLATE FOLDER DEED`; prints how many copies there are in the folder.
+"""
+
+import os
+import shutil
+import signal
+import sys
+from itertools import count
+from pathlib import Path
+
+from tests.storage.stored import KEY, store_in, write
+
+DEEDS = {
+    "write": write,
+    "mark": lambda store: store.mark_damaged(store.place(KEY), ["sequences.parquet"], "is cut off"),
+    "remove": lambda store: store.remove(KEY),
+    "reduce": lambda store: store.reduce_to_record(KEY),
+}
+_STEPS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}
+
+
+def kill_at(step: int) -> None:
+    """Kill this process just before the step of that number, counted from now."""
+    steps = count()
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if (writes or event in _STEPS) and next(steps) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def main(template: Path, folder: Path, deed: str) -> None:
+    for step in count():
+        root = folder / f"{step:03}"
+        shutil.copytree(template, root, symlinks=True)
+        child = os.fork()
+        if not child:
+            store = store_in(root)
+            kill_at(step)
+            DEEDS[deed](store)
+            os._exit(0)
+        if os.waitpid(child, 0)[1] == 0:
+            print(step + 1)
+            return
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

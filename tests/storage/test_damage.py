@@ -1,0 +1,293 @@
+"""Whatever happens to a file of an artifact, reading it is an error that says so, never another value."""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+
+from influence_assets.errors import DamagedError, StorageError
+from influence_assets.storage import arrays, files
+from influence_assets.storage.files import files_below
+from influence_assets.storage.manifest import ArtifactKey
+from tests.storage.stored import INPUTS, KEY, another_process, hear, read_everything, store_in, tell, write
+
+FILES = [
+    "manifest.json",
+    "sequences.parquet",
+    "model/config.json",
+    *(f"arrays/{name}/zarr.json" for name in ("tokens", "stream", "signs")),
+    "arrays/tokens/c/0/0",
+    "arrays/tokens/c/2/0",
+    "arrays/stream/c/0/0",
+    "arrays/stream/c/3/0",
+    "arrays/signs/c/0/0",
+    "arrays/signs/c/3/0",
+]
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch):
+    monkeypatch.setattr(arrays, "_CHUNK_BYTES", 64)
+    monkeypatch.setattr(arrays, "_CHUNKS_PER_SHARD", 2)
+    monkeypatch.setattr(arrays, "_MAPPABLE_CHUNK_BYTES", 128)
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = store_in(tmp_path / "store")
+    write(store)
+    return store
+
+
+@pytest.fixture
+def place(store):
+    return store.place(KEY)
+
+
+def flip_a_bit(path, at, bit=2):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1 << bit
+    path.write_bytes(content)
+
+
+def test_undamaged_it_is_what_was_written(store, place):
+    assert set(FILES) <= {path.relative_to(place).as_posix() for path in files_below(place)}
+    read_everything(store)
+    assert list(store.verify()) == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_anywhere_is_an_error(store, place, name):
+    original = (place / name).read_bytes()
+    step = max(1, len(original) // 40)
+    for at in {*range(0, len(original), step), len(original) - 1}:
+        flip_a_bit(place / name, at, bit=at % 8)
+        with pytest.raises(DamagedError, match="`influence run` computes it again") as raised:
+            read_everything(store)
+        assert raised.value.folder == place
+        assert raised.value.files == (name,)
+        (place / name).write_bytes(original)
+    read_everything(store)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "longer", "a folder", "zeros"])
+def test_any_file_lost_or_torn_is_an_error(store, place, name, damage):
+    path = place / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "a folder":
+        path.mkdir()
+    elif damage != "gone":
+        half = len(content) // 2
+        torn = {"empty": b"", "cut": content[:-1], "longer": content + b" ", "zeros": content[:half] + bytes(half)}
+        path.write_bytes(torn[damage])
+    with pytest.raises(DamagedError) as raised:
+        read_everything(store)
+    assert raised.value.folder == place
+    [found] = store.verify()
+    assert (found.folder, found.files) == (place, (name,))
+    assert found.key == (None if name == "manifest.json" else KEY)
+
+
+def test_a_chunk_damaged_after_opening_is_an_error(store, place):
+    artifact = store.open(KEY)
+    flip_a_bit(place / "arrays/tokens/c/1/0", 3)
+    with pytest.raises(DamagedError, match="tokens"):
+        artifact.array("tokens")
+    shutil.rmtree(place / "arrays/stream/c/1")
+    with pytest.raises(DamagedError, match="chunk is missing"):
+        artifact.array("stream")
+
+
+def test_a_figure_changed_in_the_manifest_is_noticed(store, place):
+    text = (place / "manifest.json").read_text()
+    (place / "manifest.json").write_text(text.replace('"sequences": 40', '"sequences": 41'))
+    assert store.holds(KEY)
+    assert store.manifest(KEY) is None
+    assert list(store.manifests()) == []
+    with pytest.raises(DamagedError, match=r"manifest\.json: is not a manifest as it was written"):
+        store.open(KEY)
+
+
+def test_the_manifests_checksum_is_that_of_the_other_lines(place):
+    lines = (place / "manifest.json").read_bytes().split(b"\n")
+    with_it = json.loads((place / "manifest.json").read_bytes())
+    assert with_it["checksum"] == hashlib.sha256(b"\n".join(lines[:1] + lines[2:])).hexdigest()
+    assert with_it["format_version"] == 2
+
+
+def test_an_artifact_in_anothers_place_is_damage(store, place):
+    other = ArtifactKey("token_sequences", "other", "v1")
+    store.place(other).parent.mkdir()
+    place.rename(store.place(other))
+    with pytest.raises(DamagedError, match="lies elsewhere"):
+        store.open(other)
+    assert list(store.manifests()) == []
+    assert store.manifest(other) is None
+    assert [found.folder for found in store.verify()] == [store.place(other)]
+
+
+def test_what_was_found_right_is_read_once_until_it_changes(store, place, monkeypatch):
+    read = []
+    monkeypatch.setattr(files, "sha256_of", lambda path, of=files.sha256_of: (read.append(path.name), of(path))[1])
+    artifact = store.open(KEY)
+    for _ in range(3):
+        artifact.table("sequences")
+        artifact.path("model")
+    assert sorted(read) == ["config.json", "sequences.parquet"]
+    os.utime(place / "sequences.parquet")
+    artifact.table_path("sequences")
+    assert sorted(read) == ["config.json", "sequences.parquet", "sequences.parquet"]
+
+
+def test_a_file_that_may_not_be_read_is_no_damage(store, monkeypatch):
+    def refuse(_path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files, "sha256_of", refuse)
+    with pytest.raises(StorageError, match="Permission denied") as raised:
+        store.open(KEY).table("sequences")
+    assert not isinstance(raised.value, DamagedError)
+
+
+def test_a_bad_sector_is_damage(store, monkeypatch):
+    def fail(_path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(files, "sha256_of", fail)
+    with pytest.raises(DamagedError, match="Input/output error"):
+        store.open(KEY).table("sequences")
+
+
+class TestMark:
+    def test_marked_it_is_not_held_and_computed_again(self, store, place):
+        flip_a_bit(place / "arrays/tokens/c/1/0", 3)
+        [found] = store.verify()
+        assert store.holds(KEY)
+        store.mark_damaged(found.folder, found.files, found.problem)
+        assert not store.holds(KEY)
+        assert list(store.manifests()) == []
+        assert [manifest.key for manifest in store.manifests(with_damaged=True)] == [KEY]
+        manifest = store.manifest(KEY)
+        assert manifest is not None
+        assert manifest.inputs == tuple(INPUTS)
+        with pytest.raises(DamagedError, match=r"tokens/c/1/0: is not as it was written"):
+            store.open(KEY)
+        assert list(store.verify()) == [found]
+        write(store)
+        assert store.holds(KEY)
+        read_everything(store)
+        assert list(store.verify()) == []
+        assert not [path for path in place.parent.iterdir() if path.name.startswith(".draft-")]
+        assert not (place / "damaged.json").exists()
+
+    def test_what_stands_undamaged_is_not_replaced(self, store, place):
+        before = place.stat().st_ino
+        write(store)
+        assert place.stat().st_ino == before
+
+    def test_a_mark_that_is_damaged_itself_still_counts(self, store, place):
+        (place / "damaged.json").write_text("{")
+        assert not store.holds(KEY)
+        with pytest.raises(DamagedError, match="is marked as damaged"):
+            store.open(KEY)
+        write(store)
+        read_everything(store)
+
+    def test_only_artifacts_of_the_store_are_marked(self, store, tmp_path):
+        with pytest.raises(ValueError, match="not the place"):
+            store.mark_damaged(tmp_path, [], "is elsewhere")
+        store.mark_damaged(store.place(KEY).with_name("v2"), [], "is not there")
+        assert not store.place(KEY).with_name("v2").exists()
+
+    def test_the_error_crosses_processes(self, place):
+        error = DamagedError(place, ["a", "b", "c"], "is cut off")
+        again = pickle.loads(pickle.dumps(error))
+        assert (again.folder, again.files, again.problem, str(again)) == (
+            place,
+            ("a", "b", "c"),
+            "is cut off",
+            str(error),
+        )
+        assert str(error) == f"{place}/a (and 2 more of its files): is cut off. `influence run` computes it again."
+
+
+class TestVerify:
+    def test_reads_again_what_reading_took_for_right(self, store, place):
+        """A disk that loses a bit leaves size and times as they were."""
+        read_everything(store)
+        path = place / "sequences.parquet"
+        before = path.stat()
+        flip_a_bit(path, 9)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        [found] = store.verify()
+        assert found.files == ("sequences.parquet",)
+
+    def test_names_every_damaged_and_surplus_file(self, store, place):
+        (place / "model/config.json").unlink()
+        flip_a_bit(place / "sequences.parquet", 9)
+        (place / "model/extra.json").write_text("{}")
+        [found] = store.verify()
+        assert set(found.files) == {"model/config.json", "sequences.parquet", "model/extra.json"}
+
+    def test_a_surplus_file_alone_is_damage(self, store, place):
+        (place / "extra.parquet").write_text("")
+        [found] = store.verify()
+        assert (found.files, found.problem) == (("extra.parquet",), "is not in the manifest")
+
+    def test_tells_how_far_it_is(self, store):
+        write(store, ArtifactKey("documents", "a", "v1"))
+        with store.alone():
+            write(store, ArtifactKey("documents", "b", "v1"))
+            store.reduce_to_record(ArtifactKey("documents", "b", "v1"))
+        seen = []
+        assert list(store.verify(lambda done, total: seen.append((done, total)))) == []
+        assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+
+    def test_a_damaged_record_is_found_and_given_up(self, store, place):
+        with store.alone():
+            store.reduce_to_record(KEY)
+        [record] = place.parent.glob(".record-*")
+        flip_a_bit(record, 200)
+        [found] = store.verify()
+        assert (found.key, found.folder, found.files) == (None, place, (f"../{record.name}",))
+        store.mark_damaged(found.folder, found.files, found.problem)
+        assert list(store.verify()) == []
+        assert store.manifest(KEY) is None
+
+    def test_what_another_process_replaces_meanwhile_is_no_damage(self, store, place, monkeypatch):
+        """The folder is replaced by another process just when its first file has been read and found wrong."""
+        flip_a_bit(place / "model/config.json", 3)
+        code = """
+            wait()
+            store.mark_damaged(store.place(KEY), [], "is damaged")
+            write(store)
+            say("replaced")
+        """
+        original = files.sha256_of
+        with another_process(code, store.root) as writer:
+
+            def replaced_after_the_first(path):
+                found = original(path)
+                if writer.poll() is None:
+                    tell(writer)
+                    hear(writer, "replaced")
+                    writer.wait()
+                return found
+
+            monkeypatch.setattr(files, "sha256_of", replaced_after_the_first)
+            assert list(store.verify()) == []
+        read_everything(store)
+
+
+def test_a_torn_shard_of_zeros_is_not_zeros(store, place):
+    """What a power cut leaves of a file on some disks: its size, and zeros."""
+    path = place / "arrays/stream/c/1/0"
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(DamagedError) as raised:
+        store.open(KEY).array("stream")
+    assert raised.value.files == ("arrays/stream/c/1/0",)

@@ -1,0 +1,232 @@
+"""Who may do what at the same time, between real processes that may be killed."""
+
+import fcntl
+import os
+import threading
+
+import pytest
+
+from influence_assets.errors import StorageError
+from influence_assets.storage import locks
+from influence_assets.storage.manifest import ArtifactKey
+from tests.storage.stored import KEY, another_process, hear, kill, read_everything, store_in, tell, write
+
+USES = """
+    with store.in_use():
+        say("at work")
+        wait()
+    say("done")
+    wait()
+"""
+CLAIMS = """
+    say("asks")
+    with store.claim(KEY):
+        say("claimed")
+        wait()
+    say("done")
+    wait()
+"""
+
+
+@pytest.fixture
+def store(tmp_path):
+    return store_in(tmp_path / "store")
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(locks, "_PATIENCE_SECONDS", 0.2)
+
+
+def is_locked(path):
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+class TestUse:
+    def test_many_use_it_together(self, store):
+        with another_process(USES, store.root) as other, store.in_use(), store.in_use():
+            hear(other, "at work")
+            write(store)
+            read_everything(store)
+
+    def test_threads_use_it_together(self, store):
+        both = threading.Barrier(2, timeout=60)
+
+        def use():
+            with store.in_use():
+                both.wait()
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        with store.in_use():
+            both.wait()
+        thread.join()
+
+    def test_the_end_of_an_inner_use_is_not_the_end_of_the_outer(self, store):
+        with store.in_use():
+            with store.in_use():
+                pass
+            assert is_locked(store.root / locks.IN_USE)
+        assert not is_locked(store.root / locks.IN_USE)
+
+    @pytest.mark.usefixtures("impatient")
+    @pytest.mark.parametrize("end", ["killed", "done"])
+    def test_nobody_is_alone_while_another_process_is_at_work(self, store, end):
+        with another_process(USES, store.root) as other:
+            hear(other, "at work")
+            with pytest.raises(StorageError, match=r"somebody is at work.*Wait until it is done"), store.alone():
+                pass
+            if end == "killed":
+                kill(other)
+            else:
+                tell(other)
+                hear(other, "done")
+            with store.alone():
+                pass
+
+    @pytest.mark.usefixtures("impatient")
+    def test_writing_is_use(self, store):
+        code = """
+            with store.write(KEY, inputs=[], code_version="1"):
+                say("writing")
+                wait()
+        """
+        with another_process(code, store.root) as other:
+            hear(other, "writing")
+            with pytest.raises(StorageError, match="somebody is at work"), store.alone():
+                pass
+
+    def test_a_short_use_is_waited_for(self, store):
+        with another_process(USES, store.root) as other:
+            hear(other, "at work")
+            threading.Timer(0.3, tell, [other]).start()
+            with store.alone():
+                hear(other, "done")
+
+    def test_who_is_alone_may_use_it_and_others_wait(self, store):
+        done = []
+
+        def use():
+            with store.in_use():
+                done.append("used")
+
+        thread = threading.Thread(target=use)
+        with store.alone():
+            thread.start()
+            write(store)
+            with store.in_use():
+                read_everything(store)
+            thread.join(0.3)  # time enough to go in, if it could
+            done.append("removed")
+        thread.join()
+        assert done == ["removed", "used"]
+        with store.alone():
+            pass
+
+    def test_being_alone_twice_is_a_mistake(self, store):
+        with store.alone(), pytest.raises(RuntimeError, match="already"), store.alone():
+            pass
+
+    def test_a_forked_child_that_lives_on_does_not_hold_what_its_parent_let_go(self, store):
+        read, written = os.pipe()
+        with store.in_use():
+            child = os.fork()
+            if not child:
+                os.close(written)
+                os.read(read, 1)  # until the parent closes its end
+                os._exit(0)
+        os.close(read)
+        try:
+            assert not is_locked(store.root / locks.IN_USE)
+        finally:
+            os.close(written)
+            os.waitpid(child, 0)
+
+
+class TestClaim:
+    @pytest.mark.parametrize("end", ["killed", "done"])
+    def test_one_at_a_time_computes_a_partition(self, store, end):
+        with another_process(CLAIMS, store.root) as first:
+            hear(first, "asks")
+            hear(first, "claimed")
+            claim = store.place(KEY).parent / locks.CLAIM
+            assert is_locked(claim)
+            with another_process(CLAIMS, store.root) as second:
+                hear(second, "asks")
+                if end == "killed":
+                    kill(first)
+                else:
+                    tell(first)
+                    hear(first, "done")
+                hear(second, "claimed")
+                assert is_locked(claim)
+                tell(second)
+                hear(second, "done")
+                assert not is_locked(claim)
+
+    def test_threads_exclude_each_other(self, store):
+        inside = []
+
+        def compute():
+            with store.claim(KEY):
+                inside.append(1)
+                assert len(inside) == 1
+                write(store)
+                inside.clear()
+
+        threads = [threading.Thread(target=compute) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert inside == []
+
+    def test_other_partitions_are_free_and_what_is_claimed_can_be_written(self, store):
+        with another_process(CLAIMS, store.root) as other:
+            hear(other, "asks")
+            hear(other, "claimed")
+            free = ArtifactKey(KEY.asset, "another", "v1")
+            with store.claim(free):
+                write(store, free)
+            write(store)  # a claim is not what publishing waits for
+
+    @pytest.mark.usefixtures("impatient")
+    def test_nobody_is_alone_while_a_partition_is_claimed(self, store):
+        with another_process(CLAIMS, store.root) as other:
+            hear(other, "asks")
+            hear(other, "claimed")
+            with pytest.raises(StorageError, match="somebody is at work"), store.alone():
+                pass
+
+    def test_a_lock_file_that_was_removed_meanwhile_locks_nothing(self, store):
+        claim = store.place(KEY).parent / locks.CLAIM
+        with another_process(CLAIMS, store.root) as other:
+            with locks.exclusive(claim):
+                hear(other, "asks")
+                other_waits(claim)
+                claim.unlink()
+            hear(other, "claimed")
+            assert is_locked(claim)
+
+
+def other_waits(path):
+    """Until somebody waits for a lock on the file, as the kernel tells."""
+    inode = f":{path.stat().st_ino} "
+    while not any("->" in line and inode in line for line in open("/proc/locks", encoding="ascii")):  # noqa: PTH123, SIM115
+        threading.Event().wait(0.01)
+
+
+def test_a_lock_that_cannot_be_made_says_so(store, monkeypatch):
+    def refuse(*_arguments):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(StorageError, match=r"a lock cannot be written \(Read-only file system\)"), store.in_use():
+        pass

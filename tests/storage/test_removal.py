@@ -1,0 +1,169 @@
+"""What is removed is gone from the disk; what is reduced leaves its lineage; nothing else is touched."""
+
+import os
+
+import pytest
+
+from influence_assets.errors import StorageError
+from influence_assets.storage.files import files_below
+from influence_assets.storage.manifest import ArtifactKey
+from tests.storage.stored import INPUTS, KEY, TEXT, read_everything, store_in, write
+
+OTHER = ArtifactKey(KEY.asset, KEY.partition, "v2")
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = store_in(tmp_path / "store")
+    write(store)
+    write(store, OTHER)
+    return store
+
+
+def names_in(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in files_below(folder))
+
+
+def holds_the_text(folder):
+    """Whether a file below the folder holds the text, compressed or not: Parquet's statistics keep it in clear."""
+    return [path for path in files_below(folder) if TEXT.encode() in path.read_bytes()]
+
+
+def test_a_removed_artifact_is_gone(store):
+    assert holds_the_text(store.place(KEY))
+    expected = sum(path.stat().st_size for path in files_below(store.place(KEY)))
+    with store.alone():
+        assert store.remove(KEY) == expected
+        assert store.remove(KEY) == 0
+    assert not store.holds(KEY)
+    assert store.manifest(KEY) is None
+    assert names_in(store.place(KEY).parent) == sorted(
+        [".lock", *(f"v2/{name}" for name in names_in(store.place(OTHER)))]
+    )
+    read_everything(store, OTHER)
+    write(store)
+    read_everything(store)
+
+
+def test_a_record_keeps_the_lineage_and_nothing_of_the_content(store):
+    before = store.open(KEY).manifest
+    content = sum(path.stat().st_size for path in files_below(store.place(KEY)))
+    with store.alone():
+        store.remove(OTHER)
+        assert store.reduce_to_record(KEY) == content
+    assert not holds_the_text(store.root)
+    assert not store.holds(KEY)
+    assert store.manifest(KEY) == before
+    assert before.inputs == tuple(INPUTS)
+    assert list(store.manifests()) == []
+    assert list(store.manifests(with_records=True)) == [before]
+    assert list(store.manifests(KEY.asset, KEY.partition, with_records=True)) == [before]
+    with pytest.raises(StorageError, match="influence run"):
+        store.open(KEY)
+
+
+def test_reducing_twice_keeps_the_record(store):
+    with store.alone():
+        store.reduce_to_record(KEY)
+        assert store.reduce_to_record(KEY) == 0
+    assert store.manifest(KEY) is not None
+
+
+def test_what_is_computed_again_replaces_its_record(store):
+    with store.alone():
+        store.reduce_to_record(KEY)
+    write(store)
+    read_everything(store)
+    assert [manifest.key for manifest in store.manifests(with_records=True)] == [KEY, OTHER]
+    assert not list(store.place(KEY).parent.glob(".record-*"))
+    with store.alone():
+        store.remove(KEY)
+    assert store.manifest(KEY) is None
+
+
+def test_a_record_is_removed_like_an_artifact(store):
+    with store.alone():
+        store.reduce_to_record(KEY)
+        [record] = store.place(KEY).parent.glob(".record-*")
+        size = record.stat().st_size
+        assert store.remove(KEY) == size
+    assert store.manifest(KEY) is None
+    assert not record.exists()
+
+
+def test_what_is_damaged_is_reduced_while_its_manifest_can_be_read(store):
+    store.mark_damaged(store.place(KEY), ["sequences.parquet"], "is cut off")
+    store.mark_damaged(store.place(OTHER), ["sequences.parquet"], "is cut off")
+    (store.place(OTHER) / "manifest.json").write_text("{")
+    with store.alone():
+        store.reduce_to_record(KEY)
+        store.reduce_to_record(OTHER)
+    assert [manifest.key for manifest in store.manifests(with_records=True)] == [KEY]
+    assert not store.place(KEY).exists()
+    assert not store.place(OTHER).exists()
+
+
+def test_nothing_to_reduce_is_nothing_done(store):
+    with store.alone():
+        assert store.reduce_to_record(ArtifactKey("documents", "nothing", "v1")) == 0
+
+
+def test_folders_with_nothing_but_locks_are_removed(store):
+    empty = ArtifactKey("documents", "empty", "v1")
+    recorded = ArtifactKey("documents", "recorded", "v1")
+    for key in (empty, recorded):
+        with store.claim(key):
+            write(store, key)
+    (store.root / "curvature").mkdir()
+    with store.alone():
+        store.remove(empty)
+        store.reduce_to_record(recorded)
+        removed = store.remove_empty_folders()
+    assert set(removed) == {store.place(empty).parent, store.root / "curvature"}
+    assert store.manifest(recorded) is not None
+    read_everything(store)
+    with store.alone():
+        for key in (KEY, OTHER, recorded):
+            store.remove(key)
+        store.remove_empty_folders()
+    assert [path.name for path in store.root.iterdir() if path.is_dir()] == []
+    with store.claim(KEY):
+        write(store)
+    read_everything(store)
+
+
+def test_folders_of_others_are_not_the_stores(store):
+    (store.root / ".cache").mkdir()
+    with store.alone():
+        store.remove_empty_folders()
+    assert (store.root / ".cache").is_dir()
+
+
+def test_alone_the_drafts_of_all_processes_are_removed(store):
+    partition = store.place(KEY).parent
+    far, reused = (partition / f".draft-{'0' * 32}-{pid}" for pid in ("1-elsewhere", f"{os.getpid()}-here"))
+    for draft in (far, reused):
+        draft.mkdir()
+        (draft / "x").write_text(TEXT)
+    (partition / f".draft-{'1' * 32}-1-elsewhere").write_text("half a record")
+    assert store.remove_abandoned_drafts() == []
+    with store.alone():
+        assert len(store.remove_abandoned_drafts()) == 3
+    assert not list(partition.glob(".draft-*"))
+    read_everything(store)
+
+
+def test_what_cannot_be_deleted_is_told(store, monkeypatch):
+    def refuse(path, *_arguments, **_keywords):
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    with store.alone(), pytest.raises(StorageError, match=r"v1 cannot be removed \(Operation not permitted\)"):
+        store.remove(KEY)
+    assert not store.holds(KEY)
+    with store.alone(), pytest.raises(StorageError, match="half written cannot be removed"):
+        store.remove_abandoned_drafts()
+    monkeypatch.undo()
+    with store.alone():
+        store.remove_abandoned_drafts()
+    assert [path for path in holds_the_text(store.root) if "v2" not in path.parts] == []
