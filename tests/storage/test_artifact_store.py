@@ -81,7 +81,8 @@ class TestContract:
         monkeypatch.setattr(drafts, "datetime", Jumping)
         begun, spent = time.monotonic(), time.process_time()
         with store.write(KEY, inputs=[], code_version="1"):
-            while time.process_time() - spent < 0.05:
+            inside = time.process_time()
+            while time.process_time() - inside < 0.05:
                 pass
         manifest = store.open(KEY).manifest
         assert 0.05 <= manifest.cpu_seconds <= time.process_time() - spent
