@@ -77,7 +77,7 @@ DAMAGE = {
         ),
         (
             "delete from sequence_documents where document_id = 'd3';"
-            "insert into tombstones select shard, 'd3', 'asked for', now() from (values ('b.jsonl'), ('z')) as s (shard)",
+            "insert into tombstones select s, 'd3', 'asked for', now() from (values ('b.jsonl'), ('z')) as t (s)",
             1,
         ),
     ],

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import polars as pl
 
 from influence_assets.storage.artifacts import ArtifactStore
-from influence_assets.storage.catalogue import CatalogueContent, load_catalogue, query
+from influence_assets.storage.catalogue import CatalogueContent, load_catalogue, query, reading
 from influence_assets.storage.catalogue.content import STATES, TOMBSTONES
 from influence_assets.storage.manifest import ArtifactKey
 from influence_assets.storage.statements import statements
@@ -26,10 +26,13 @@ def tombstones(rows):
 
 def everything_in(path):
     """All rows of all tables, in any order, but for when and over what they were loaded."""
-    return {
-        table: sorted(map(repr, query(path, f"from {table}").drop("loaded_at", "has_holes", strict=False).rows()))
-        for table in statements("schema")
-    }
+    with reading._reader(path) as connection:
+        return {
+            table: sorted(
+                map(repr, connection.sql(f"from {table}").pl().drop("loaded_at", "has_holes", strict=False).rows())
+            )
+            for table in statements("schema")
+        }
 
 
 class Sample:
