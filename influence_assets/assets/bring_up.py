@@ -11,16 +11,20 @@ from influence_assets.assets.factory import asset_key, materialization
 from influence_assets.assets.partitions import Partitions
 from influence_assets.assets.session import Session, resource_key
 from influence_assets.assets.sources import observations
+from influence_assets.assets.told import told_versions
 from influence_assets.pipeline.bring_up import Ended, Failure, bring_up_to_date
-from influence_assets.pipeline.fingerprint import fingerprint
+from influence_assets.pipeline.fingerprint import WHOLE, fingerprint
 from influence_assets.pipeline.plan import plan
+from influence_assets.pipeline.run import Outcome
 from influence_assets.pipeline.versions import Versions
 from influence_assets.pipeline.workspace import Workspace
+from influence_assets.storage.manifest import ArtifactKey
 from influence_assets.study import Study
 
 PROCESS_TAG = "influence/process"
 
-Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation | dg.Output[None]
+Report = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
+Event = Report | dg.Output[None]
 
 
 class Request(dg.Config):
@@ -73,9 +77,11 @@ def execute(study: Study, instance: dg.DagsterInstance, session: Session, *, new
     from influence_assets.assets.definitions import build_definitions
 
     end_dead_runs(study, instance)
-    states = list(plan(Versions(Workspace(study))))
-    if not new_generation and not any(state.outstanding for state in states):
-        session.result.states = states
+    versions = Versions(Workspace(study))
+    session.result.states = list(plan(versions))
+    if not new_generation and not any(state.outstanding for state in session.result.states):
+        for event in _news(study, versions, session, instance):
+            instance.report_runless_asset_event(event)
         return
     job = build_definitions([study], session).resolve_job_def(job_name(study))
     config = {
@@ -117,15 +123,16 @@ def _compute(
     instance, result = context.instance, session.result
     watcher = session.watcher(context)
     try:
-        look = Workspace(study)
-        handled = fingerprint(look)
-        Partitions.of(study).register(look, instance)
-        yield from observations(study, look, instance)
+        look = Versions(Workspace(study))
+        handled = fingerprint(look.workspace)
+        result.states = result.states or list(plan(look))
+        yield from _news(study, look, session, instance)
         for event in bring_up_to_date(study, watcher, result, run_id=context.run_id, new_generation=new_generation):
             if isinstance(event, Failure):
                 context.log.error(f"{event.step.name} {event.partition.key or ''}: {event.error}")
             else:
                 yield from _recorded(study, event, session, instance)
+        yield from _untold(study, Versions(Workspace(study)), session, instance)
     except Exception as error:
         session.error = error
         raise
@@ -135,7 +142,28 @@ def _compute(
         raise dg.Failure(f"Not computed: {named}. What stood before still stands. Left out: {result.left_out}.")
 
 
-def _recorded(study: Study, event: Ended, session: Session, instance: dg.DagsterInstance) -> Iterator[Event]:
+def _news(study: Study, versions: Versions, session: Session, instance: dg.DagsterInstance) -> Iterator[Report]:
+    """What Dagster does not know yet of the files, and of what stands before anything is computed."""
+    Partitions.of(study).register(versions.workspace, instance)
+    yield from observations(study, versions.workspace, instance)
+    yield from _untold(study, versions, session, instance)
+
+
+def _untold(study: Study, versions: Versions, session: Session, instance: dg.DagsterInstance) -> Iterator[Report]:
+    """Partitions that stand in versions that Dagster was not told of, or was told of before others.
+
+    They were computed by another instance's run, or are asked for again after a setting or a file was taken back.
+    """
+    for state in session.result.states:
+        told = told_versions(instance, asset_key(study, state.step.name), dg.DagsterEventType.ASSET_MATERIALIZATION)
+        for standing in state.of("standing"):
+            key = ArtifactKey(state.step.name, standing.partition.key, str(standing.data_version))
+            if told.get(standing.partition.key or WHOLE) != key.data_version:
+                outcome = Outcome(versions.workspace.store.open(key), computed=False)
+                yield from _recorded(study, Ended(state.step, standing.partition, outcome, versions), session, instance)
+
+
+def _recorded(study: Study, event: Ended, session: Session, instance: dg.DagsterInstance) -> Iterator[Report]:
     """A partition that stands, and what the checks say of it, as Dagster's events."""
     step, partition, outcome, versions = event.step, event.partition, event.outcome, event.versions
     yield materialization(study, step, partition, outcome, versions, instance)

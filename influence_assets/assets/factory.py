@@ -95,6 +95,6 @@ def _dependencies(study: Study, step: Step, partitions: Partitions) -> list[dg.A
         if name in BY_NAME:
             mapping = partitions.mapping(BY_NAME[name].partitioning, step.partitioning)
         else:
-            mapping = None if step.partitioning == "none" else dg.IdentityPartitionMapping()
+            mapping = dg.IdentityPartitionMapping() if name in ("source_files", "query_files") else None
         deps.append(dg.AssetDep(asset_key(study, name), partition_mapping=mapping))
     return deps

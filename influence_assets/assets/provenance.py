@@ -17,7 +17,7 @@ from dagster._core.definitions.data_version import (
     get_input_event_pointer_tag,
 )
 
-from influence_assets.pipeline.fingerprint import sources
+from influence_assets.pipeline.fingerprint import WHOLE, sources
 from influence_assets.pipeline.graph import BY_NAME
 from influence_assets.pipeline.steps import Partition, Step
 from influence_assets.pipeline.versions import Versions
@@ -26,9 +26,17 @@ from influence_assets.study import Study
 NOTHING_COMES_AFTER = 2**62
 """As the place in Dagster's event log up to which a frozen asset knows what it was made of."""
 
+BY_PARTITION = "by partition"
 INPUT_DATA_VERSION = "dagster/input_data_version"
-SOURCES = {"documents": "source_files", "query_gradients": "query_files", "language_model": "model_files"}
-"""What steps read from outside the store."""
+SOURCES = {
+    "documents": ["source_files"],
+    "curvature_drift": ["corpus"],
+    "query_gradients": ["query_files"],
+    "influence_details": ["corpus"],
+    "influence_catalogue": ["corpus", "questions"],
+}
+"""What steps depend on outside the store. Those that are made of all files say nothing of one that is gone: of its
+partitions, which stay, nothing changes."""
 
 
 def code_version(step: Step, study: Study) -> str:
@@ -41,7 +49,7 @@ def upstream_names(step: Step, study: Study) -> list[str]:
     """The assets that a step depends on, sources included."""
     if step.name == "language_model":
         return ["documents"] if study.model.train is not None else ["model_files"]
-    return [*step.upstream, *([SOURCES[step.name]] if step.name in SOURCES else [])]
+    return [*step.upstream, *SOURCES.get(step.name, [])]
 
 
 def frozen_tags(step: Step, study: Study) -> dict[str, str]:
@@ -77,11 +85,11 @@ def _frozen_upstream(step: Step, study: Study) -> list[str]:
 
 def _version(name: str, versions: Versions) -> str:
     """The data version of an upstream asset without partitions; Dagster looks those of partitions up by itself."""
-    if name == "model_files":
-        return sources(versions.workspace)[name][""]
-    step = BY_NAME.get(name)
-    key = versions.key(step, Partition()) if step is not None and step.partitioning == "none" else None
-    return "by partition" if key is None else key.data_version
+    if name not in BY_NAME:
+        return sources(versions.workspace)[name].get(WHOLE, BY_PARTITION)
+    step = BY_NAME[name]
+    key = versions.key(step, Partition()) if step.partitioning == "none" else None
+    return BY_PARTITION if key is None else key.data_version
 
 
 def settings_digest(settings: dict[str, object]) -> str:

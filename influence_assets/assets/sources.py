@@ -1,58 +1,65 @@
 """What lies outside of the store, as assets that Dagster observes: source files, query files and the model's files.
 
 Their data version is the hash of their content. So the UI marks what was computed from a file that has changed since.
+What is made of all files reads `corpus` or `questions`, which tell of files that went, too.
 """
 
-import json
 from collections.abc import Iterator
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
 from influence_assets.assets.partitions import Partitions
-from influence_assets.pipeline.fingerprint import sources
+from influence_assets.assets.told import DATA_VERSION_TAG, told_versions
+from influence_assets.pipeline.fingerprint import WHOLE, sources
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.study import Study
 
+GROUP = "sources"
 DESCRIBED = {
     "source_files": "The documents' files, or slices of large ones, by content.",
+    "corpus": "All source files together: another version whenever one comes, changes or goes.",
     "query_files": "The files of questions, by content.",
+    "questions": "All query files together: another version whenever one comes, changes or goes.",
     "model_files": "The brought model's weights and tokenizer, by content.",
 }
+GONE = "gone"
+"""The version of a file that was there before."""
 
 
-def build_sources(study: Study) -> list[dg.AssetSpec]:
+def build_sources(study: Study) -> list[dg.SourceAsset]:
     """The sources of a study."""
+    names = [name for name in DESCRIBED if name != "model_files" or study.model.train is None]
+    return [_source(study, name) for name in names]
+
+
+def _source(study: Study, name: str) -> dg.SourceAsset:
     partitions = Partitions.of(study)
-    definitions = {"source_files": partitions.shard, "query_files": partitions.query_set, "model_files": None}
-    names = [name for name in definitions if name != "model_files" or study.model.train is None]
-    return [
-        dg.AssetSpec(
-            [study.name, name],
-            description=DESCRIBED[name],
-            group_name="sources",
-            kinds={"file"},
-            partitions_def=definitions[name],
-        )
-        for name in names
-    ]
+    definition = {"source_files": partitions.shard, "query_files": partitions.query_set}.get(name)
+
+    def observe() -> dg.DataVersion | dg.DataVersionsByPartition:
+        found = sources(Workspace(study))[name]
+        return dg.DataVersion(found[WHOLE]) if definition is None else dg.DataVersionsByPartition(dict(found))
+
+    source: dg.SourceAsset = dg.observable_source_asset(
+        key=[study.name, name],
+        description=DESCRIBED[name],
+        group_name=GROUP,
+        partitions_def=definition,
+        tags={"dagster/kind/file": ""},
+    )(observe)
+    return source
 
 
 def observations(study: Study, workspace: Workspace, instance: dg.DagsterInstance) -> Iterator[dg.AssetObservation]:
-    """What has come or changed since it was last observed; a partition must be registered before.
+    """What has come, changed or gone since Dagster was last told; a partition must be registered before.
 
     Raises:
         InputError: the corpus, the queries or the model cannot be listed.
     """
-    cursor = f"influence/{study.name}/observed"
-    known = json.loads(instance.daemon_cursor_storage.get_cursor_values({cursor}).get(cursor, "{}"))
-    found = sources(workspace)
-    for name, versions in found.items():
-        before = known.get(name, {})
-        for partition, version in versions.items():
-            if before.get(partition) != version:
-                yield dg.AssetObservation(
-                    [study.name, name], partition=partition or None, tags={DATA_VERSION_TAG: version}
-                )
-    if found != known:
-        instance.daemon_cursor_storage.set_cursor_values({cursor: json.dumps(found)})
+    for name, versions in sources(workspace).items():
+        key = dg.AssetKey([study.name, name])
+        told = told_versions(instance, key, dg.DagsterEventType.ASSET_OBSERVATION)
+        gone = dict.fromkeys(told.keys() - versions.keys(), GONE)
+        for partition, version in {**versions, **gone}.items():
+            if told.get(partition) != version:
+                yield dg.AssetObservation(key, partition=partition or None, tags={DATA_VERSION_TAG: version})
