@@ -164,7 +164,7 @@ class Tombstones:
         standing = self.stored().filter(~is_present | (~is_vanished & pl.col("document_id").is_in(sorted(entries))))
         now = datetime.now(UTC)
         rows = [
-            (shard, entry.document_id, entry.reason, datetime.fromisoformat(entry.withdrawn_at))
+            (shard, entry.document_id, entry.reason, datetime.fromisoformat(entry.withdrawn_at or now.isoformat()))
             for shard, found in withdrawn.items()
             for entry in found
         ] + [(shard, document, VANISHED, now) for shard, documents in vanished.items() for document in documents]
