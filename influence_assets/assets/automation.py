@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from influence_assets.assets.bring_up import handled_key, job_name
+from influence_assets.assets.bring_up import end_dead_runs, handled_key, job_name
 from influence_assets.assets.partitions import Partitions
 from influence_assets.assets.sources import observations
 from influence_assets.errors import InputError, StorageError
@@ -72,6 +72,7 @@ def _requests(
         return [], context.cursor, "automation.enabled is false: new files are registered, nothing is computed."
     if instance.daemon_cursor_storage.get_cursor_values({key}).get(key) == found:
         return [], context.cursor, f"Nothing changed in {study.corpus.path} or {study.queries.path}."
+    end_dead_runs(study, instance)
     if instance.get_runs(dg.RunsFilter(job_name=job_name(study), statuses=list(GOING)), limit=1):
         return [], context.cursor, "A run is at work."
     before = json.loads(context.cursor or "{}")

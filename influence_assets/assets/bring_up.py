@@ -91,7 +91,6 @@ def execute(study: Study, instance: dg.DagsterInstance, session: Session, *, new
     job.execute_in_process(
         run_config=config,
         instance=instance,
-        tags={PROCESS_TAG: f"{os.getpid()}@{socket.gethostname()}"},
         raise_on_error=False,
     )
     if session.error is not None:
@@ -99,7 +98,7 @@ def execute(study: Study, instance: dg.DagsterInstance, session: Session, *, new
 
 
 def end_dead_runs(study: Study, instance: dg.DagsterInstance) -> None:
-    """Mark runs of the command as failed whose process has gone: nobody else would."""
+    """Mark runs as failed whose process has gone: those of the command nobody else would, others not for long."""
     going = dg.RunsFilter(job_name=job_name(study), statuses=[dg.DagsterRunStatus.STARTED])
     for run in instance.get_runs(filters=going):
         pid, _, host = run.tags.get(PROCESS_TAG, "").partition("@")
@@ -121,6 +120,7 @@ def _compute(
     context: dg.OpExecutionContext, study: Study, session: Session, *, new_generation: bool
 ) -> Iterator[Event]:
     instance, result = context.instance, session.result
+    instance.add_run_tags(context.run_id, {PROCESS_TAG: f"{os.getpid()}@{socket.gethostname()}"})
     watcher = session.watcher(context)
     try:
         look = Versions(Workspace(study))
