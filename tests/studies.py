@@ -45,6 +45,9 @@ SHARDS = (COAST, TRADES)
 FIRST, SECOND = "first.jsonl", "second.jsonl"
 QUERY_SETS = (FIRST, SECOND)
 
+ROLLED_UP = {"curvature_drift", "influence_catalogue", *(f"influence_details[{name}]" for name in QUERY_SETS)}
+"""What is computed anew whenever a shard comes, changes or goes."""
+
 COAST_ROWS = [
     {"text": "The keeper climbs the tower every evening and lights the lamp.", "title": "Tower", "page": 1},
     {"text": "The lamp turns once in ten seconds, and ships count them.", "title": "Lamp", "page": 2},
@@ -220,6 +223,13 @@ def everything(
     return named
 
 
+def of_shard(shard: str, query_sets: Iterable[str] = QUERY_SETS) -> set[str]:
+    """What a new or changed shard costs once a generation stands."""
+    steps = ("documents", "token_sequences", "covariances", "corrected_eigenvalues", "gradient_sketches")
+    by_shard = {f"{step}[{shard}]" for step in steps}
+    return by_shard | {f"influence_scores[{query_set}|{shard}]" for query_set in query_sets} | ROLLED_UP
+
+
 def data_versions(study: Path) -> dict[str, str]:
     """The data version that the study asks for of every partition whose inputs stand."""
     versions = versions_of(study)
@@ -244,6 +254,30 @@ def scores(study: Path) -> dict[tuple[str, int], float]:
     """Every score of the current generation, by query_id and sequence_id."""
     rows = ask_sql(study, "select query_id, sequence_id, influence_nats from current_scores")
     return {(query_id, sequence): value for query_id, sequence, value in rows.iter_rows()}
+
+
+def sequences_of(study: Path, shard: str) -> set[int]:
+    """The published sequences of a shard."""
+    found = ask_sql(study, "select sequence_id from sequences where shard_id = $1", [shard])
+    return set(found["sequence_id"])
+
+
+def assert_no_stale_row(study: Path) -> None:
+    """The catalogue holds what a catalogue made from nothing would hold, row for row."""
+    standing, rebuilt = catalogue_rows(study), versions_of(study)
+    assert {"documents", "influence_scores", "materializations", "tombstones"} <= standing.keys()
+    path = rebuilt.workspace.catalogue
+    path.rename(path.with_suffix(".aside"))
+    rebuild_catalogue(rebuilt)
+    for table, rows in catalogue_rows(study).items():
+        assert rows == standing[table], table
+    path.with_suffix(".aside").replace(path)
+
+
+def catalogue_rows(study: Path) -> dict[str, list[str]]:
+    """Every row of what the catalogue holds, by table; not what it says of its own file."""
+    tables = ask_sql(study, "select table_name from duckdb_tables() where table_name <> 'catalogue'")["table_name"]
+    return {table: sorted(map(repr, ask_sql(study, f"select * from {table}").rows())) for table in tables}
 
 
 def rewrite(

@@ -14,14 +14,6 @@ from influence_assets.pipeline.steps import Partition
 from tests import studies
 from tests.studies import COAST, EXTRA, FIRST, QUERY_SETS, SECOND, SHARDS, TRADES
 
-FROM_THE_CORPUS = {"documents", "token_sequences", "covariances", "corrected_eigenvalues"}
-ROLLED_UP = {f"influence_details[{FIRST}]", f"influence_details[{SECOND}]", "influence_catalogue"}
-
-
-def of_shard(shard):
-    """What a new or changed shard costs once a generation stands."""
-    by_shard = {f"{step}[{shard}]" for step in [*FROM_THE_CORPUS, "gradient_sketches"]}
-    return by_shard | {f"influence_scores[{query_set}|{shard}]" for query_set in QUERY_SETS} | ROLLED_UP
 
 
 def assert_same_scores(found, expected):
@@ -32,25 +24,6 @@ def assert_same_scores(found, expected):
     )
 
 
-def assert_no_stale_row(study):
-    """The catalogue holds what a catalogue made from nothing would hold, row for row."""
-    versions = studies.versions_of(study)
-    tables = studies.ask_sql(study, "select table_name from duckdb_tables() where table_name <> 'catalogue'")
-    tables = tables["table_name"].to_list()
-    assert {"documents", "influence_scores", "materializations"} <= set(tables)
-    standing = {table: rows(study, table) for table in tables}
-    catalogue = versions.workspace.catalogue
-    catalogue.rename(catalogue.with_suffix(".aside"))
-    assert studies.compute(study) == ["influence_catalogue"]
-    for table in tables:
-        assert rows(study, table) == standing[table], table
-    catalogue.with_suffix(".aside").replace(catalogue)
-
-
-def rows(study, table):
-    return sorted(map(repr, studies.ask_sql(study, f"select * from {table}").rows()))
-
-
 def test_a_second_run_computes_nothing(standing):
     assert studies.compute(standing) == []
 
@@ -58,11 +31,11 @@ def test_a_second_run_computes_nothing(standing):
 def test_a_new_file_computes_its_own_partitions_alone(study):
     before = studies.scores(study)
     studies.write_extra(study)
-    assert sorted(studies.compute(study)) == sorted(of_shard(EXTRA))
+    assert sorted(studies.compute(study)) == sorted(studies.of_shard(EXTRA))
     after = studies.scores(study)
     assert {pair: after[pair] for pair in before} == before
     assert len(after) > len(before)
-    assert_no_stale_row(study)
+    studies.assert_no_stale_row(study)
     assert studies.compute(study) == []
 
 
@@ -97,7 +70,7 @@ def test_other_weights_under_the_same_path_change_every_version_downstream(study
     assert unchanged == {f"documents[{shard}]" for shard in SHARDS}
     assert studies.ask_sql(study, "select generation_id from generations")["generation_id"].to_list() == [2]
     assert set(studies.scores(study).values()).isdisjoint(scores.values())
-    assert_no_stale_row(study)
+    studies.assert_no_stale_row(study)
 
 
 def test_another_tokenizer_under_the_same_path_changes_every_version_downstream(study):
@@ -118,7 +91,7 @@ def test_another_damping_leaves_the_statistics_alone_and_can_be_taken_back(study
     statistics = ["documents", "language_model", "token_sequences", "covariances", "eigenbases"]
     assert set(studies.compute(study)) == studies.everything(but=[*statistics, "corrected_eigenvalues"])
     assert studies.scores(study) != scores
-    assert_no_stale_row(study)
+    studies.assert_no_stale_row(study)
     studies.write_study(study.parent)
     assert studies.compute(study) == ["influence_catalogue"], "all but the file to publish was there already"
     assert studies.data_versions(study) == before
@@ -160,26 +133,21 @@ def test_a_touched_file_computes_nothing(study):
 
 def test_a_changed_file_replaces_its_rows(study):
     before = studies.scores(study)
-    others = set(sequences_of(study, TRADES))
+    others = set(studies.sequences_of(study, TRADES))
     changed = [*studies.TRADES_ROWS[:1], {"text": "The cooper bends the staves over a fire.", "title": "Cooper"}]
     studies.write_parquet(study.parent / "corpus" / TRADES, changed)
-    assert set(studies.compute(study)) == of_shard(TRADES)
+    assert set(studies.compute(study)) == studies.of_shard(TRADES)
     titles = studies.ask_sql(study, "select title from documents where shard_id = $1 order by source_row", [TRADES])
     assert titles["title"].to_list() == ["Baker", "Cooper"]
     standing = studies.artifact(study, "token_sequences", shard=TRADES).table("sequences").collect()
-    assert set(sequences_of(study, TRADES)) == set(standing["sequence_id"])
+    assert set(studies.sequences_of(study, TRADES)) == set(standing["sequence_id"])
     after = studies.scores(study)
-    coast = set(sequences_of(study, COAST))
+    coast = set(studies.sequences_of(study, COAST))
     assert {pair: score for pair, score in before.items() if pair[1] in coast}.items() <= after.items()
     gone = others - set(standing["sequence_id"])
     assert gone
     assert not any(sequence in gone for _, sequence in after)
-    assert_no_stale_row(study)
-
-
-def sequences_of(study, shard):
-    found = studies.ask_sql(study, "select sequence_id from sequences where shard_id = $1", [shard])
-    return found["sequence_id"].to_list()
+    studies.assert_no_stale_row(study)
 
 
 def test_the_rows_of_a_vanished_file_leave_and_come_back_with_it(study):
@@ -187,14 +155,14 @@ def test_the_rows_of_a_vanished_file_leave_and_come_back_with_it(study):
     path = study.parent / "corpus" / TRADES
     content = path.read_bytes()
     path.unlink()
-    assert set(studies.compute(study)) == ROLLED_UP
+    assert set(studies.compute(study)) == studies.ROLLED_UP
     for table in ("documents", "sequences", "shards"):
         shards = studies.ask_sql(study, f"select distinct shard_id from {table}")["shard_id"].to_list()
         assert shards == [COAST], table
     after = studies.scores(study)
     assert after == {pair: before[pair] for pair in after}
-    assert {sequence for _, sequence in after} == set(sequences_of(study, COAST))
-    assert_no_stale_row(study)
+    assert {sequence for _, sequence in after} == set(studies.sequences_of(study, COAST))
+    studies.assert_no_stale_row(study)
     path.write_bytes(content)
     assert studies.compute(study) == ["influence_catalogue"]
     assert studies.scores(study) == before
@@ -206,63 +174,14 @@ def test_a_vanished_query_file_takes_its_rows_along(study):
     for table in ("queries", "influence_scores", "layer_influence", "token_influence", "baseline_scores"):
         found = studies.ask_sql(study, f"select distinct query_id from {table}")
         assert found.height == 1, table
-    assert_no_stale_row(study)
-
-
-def test_a_generation_can_be_damped_anew_whatever_became_of_its_shards(study):
-    """Λ is frozen with its generation: of the shards as they were when it was fitted, wherever they are now."""
-    path = study.parent / "corpus" / TRADES
-    (first,) = studies.ask_sql(study, "select mean_eigenvalue, damping from modules limit 1").rows()
-    studies.write_parquet(path, studies.TRADES_ROWS[:1])
-    studies.compute(study)
-    studies.write_study(study.parent, curvature={"damping_scale": 0.2})
-    assert {"curvature", f"query_gradients[{FIRST}]"} <= set(studies.compute(study))
-    (second,) = studies.ask_sql(study, "select mean_eigenvalue, damping from modules limit 1").rows()
-    assert second == (first[0], pytest.approx(2 * first[1]))
-    path.unlink()
-    studies.write_study(study.parent, curvature={"damping_scale": 0.3})
-    assert "curvature" in studies.compute(study)
-    (third,) = studies.ask_sql(study, "select mean_eigenvalue, damping from modules limit 1").rows()
-    assert third == (first[0], pytest.approx(3 * first[1]))
-    assert studies.ask_sql(study, "select generation_id from generations")["generation_id"].to_list() == [1]
-
-
-def test_a_generation_stands_without_what_it_was_merged_from(study):
-    """Curvature is frozen: another machine that is handed it and the eigenbases needs no statistics of other shards."""
-    scores = studies.scores(study)
-    shutil.rmtree(study.parent / "store" / "corrected_eigenvalues")
-    versions = studies.versions_of(study)
-    assert versions.stands(BY_NAME["curvature"], Partition())
-    assert versions.stands(BY_NAME["influence_scores"], Partition(COAST, FIRST))
-    assert set(studies.compute(study)) == {f"corrected_eigenvalues[{shard}]" for shard in SHARDS}
-    assert studies.scores(study) == scores
-
-
-def test_a_new_generation_is_fitted_on_what_is_there_now_and_views_show_it_alone(study):
-    studies.write_extra(study)
-    studies.compute(study)
-    before = studies.scores(study)
-    computed = studies.compute(study, new_generation=True)
-    again = ["documents", "language_model", "token_sequences", "covariances"]
-    assert set(computed) == studies.everything([*SHARDS, EXTRA], but=again)
-    generations = studies.ask_sql(study, "select generation_id, is_current, training_sequences from generations").rows()
-    sequences = studies.ask_sql(study, "select count(*) from sequences").item()
-    assert generations == [(2, True, sequences)]
-    after = studies.scores(study)
-    assert after.keys() == before.keys()
-    assert after != before
-    for view in ("current_scores", "top_influences", "score_lineage"):
-        found = studies.ask_sql(study, f"select distinct generation_id from {view}")["generation_id"].to_list()
-        assert found == [2], view
-    assert_no_stale_row(study)
-    assert studies.compute(study) == []
+    studies.assert_no_stale_row(study)
 
 
 def test_a_model_that_moved_is_found_where_it_is_now(study):
     shutil.move(study.parent / "model", study.parent / "moved")
     studies.write_study(study.parent, model={"path": "moved"})
     studies.write_extra(study)
-    assert set(studies.compute(study)) == of_shard(EXTRA)
+    assert set(studies.compute(study)) == studies.of_shard(EXTRA)
 
 
 @pytest.mark.parametrize("asset", ["documents", "covariances", "influence_scores", "influence_catalogue"])
@@ -325,6 +244,6 @@ def test_a_trained_model_stays_when_files_come_and_settings_train_another(tmp_pa
     studies.write_study(tmp_path, model={"path": None, "train": train}, sequences=length)
     assert set(studies.compute(study)) == studies.everything()
     studies.write_extra(study)
-    assert set(studies.compute(study)) == of_shard(EXTRA)
+    assert set(studies.compute(study)) == studies.of_shard(EXTRA)
     studies.write_study(tmp_path, model={"path": None, "train": train | {"seed": 1}}, sequences=length)
     assert set(studies.compute(study)) == studies.everything([*SHARDS, EXTRA], but=["documents"])
