@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pytest
 from catalogue_sample import Sample, everything_in, states
@@ -228,6 +230,21 @@ class TestKill:
                 outcomes.append(self.outcome(sample, states_of))
             process.stdin.close()
         assert "before" in outcomes
+
+    @pytest.mark.parametrize("anew", [False, True])
+    def test_what_a_killed_loader_had_committed_to_its_copy_is_not_taken_up(self, sample, anew):
+        """DuckDB replays a log that it finds beside a file of its name."""
+        shard = sample.shard(0)
+        sample.load(shard)
+        copy = sample.path.with_name(".catalogue.duckdb.loading")
+        shutil.copyfile(sample.path, copy)
+        with duckdb.connect(str(copy)) as killed:
+            killed.execute("pragma disable_checkpoint_on_shutdown").complete()
+            killed.execute("insert into influence_scores from influence_scores").complete()
+        assert beside(sample.path) == [copy.name, f"{copy.name}.wal", "catalogue.duckdb", "catalogue.duckdb.lock"]
+        load_catalogue(sample.path, sample.content(shard, sample.shard(1)), sample.store, anew=anew)
+        assert sample.scores() == [1.0, 2.0, 3.0, 4.0]
+        assert beside(sample.path) == ["catalogue.duckdb", "catalogue.duckdb.lock"]
 
 
 class TestReaders:

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from datetime import timedelta
 
 import duckdb
 import polars as pl
@@ -287,6 +288,8 @@ def test_tombstones_are_part_of_the_content(sample):
     assert (change.loaded, change.removed) == (0, 0)
     assert change.content_version != version
     assert query(sample.path, "select * from tombstones").rows() == [("b.jsonl", "d1", "asked for", DAY)]
+    remembered = tombstones([("b.jsonl", "d1", "asked for", DAY + timedelta(days=1))])
+    assert sample.content(tombstones=remembered).version == sample.content(tombstones=gone).version
     assert sample.load(sample.shard(0)).content_version == version
     assert query(sample.path, "select * from tombstones").rows() == []
 

@@ -5,7 +5,7 @@ import pytest
 from catalogue_sample import DAY, Sample, states, tombstones
 
 from influence_assets.errors import InputError, StorageError
-from influence_assets.storage.catalogue import cookbook, has_holes, loaded_keys, query, run_checks
+from influence_assets.storage.catalogue import cookbook, damaged_tables, has_holes, loaded_keys, query, run_checks
 
 
 @pytest.fixture
@@ -95,3 +95,22 @@ def test_what_cannot_be_read_may_hold_anything(sample):
     assert not has_holes(sample.path)
     sample.path.write_bytes(b"not a database" * 1000)
     assert has_holes(sample.path)
+
+
+def test_a_table_that_cannot_be_read_is_named_wherever_the_damage_is(sample):
+    """A byte is flipped in every block in turn: each is noticed by a table, or belongs to what opens the file."""
+    sample.load(*(sample.shard(number) for number in range(3)))
+    assert damaged_tables(sample.path) == {}
+    whole, block = sample.path.read_bytes(), 2**18
+    named = set()
+    for start in range(3 * 2**12, len(whole), block):
+        flipped = bytearray(whole)
+        flipped[start + 100] ^= 1
+        sample.path.write_bytes(flipped)
+        try:
+            named |= damaged_tables(sample.path).keys()
+        except StorageError:
+            named.add("the file")
+    assert named >= {"the file", "documents", "influence_scores", "materializations"}
+    with pytest.raises(StorageError, match="influence run"):
+        damaged_tables(sample.path.with_name("none"))

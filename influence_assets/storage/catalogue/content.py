@@ -17,6 +17,7 @@ TOMBSTONES = pl.Schema(
         "removed_at": pl.Datetime("us", "UTC"),
     }
 )
+_ASKED_FOR = ("shard_id", "document_id", "reason")
 STATES = pl.Schema(
     {name: pl.String() for name in ("asset", "partition", "state", "data_version", "standing_data_version", "cause")}
 )
@@ -42,9 +43,10 @@ class CatalogueContent:
 
     @cached_property
     def version(self) -> str:
-        """Hash of all of this but the states, which come and go without the rows that people ask for changing."""
+        """Hash of all of this but the states, which change while the rows that people ask for stay as they are."""
         numbers = sorted({key.materialization_id for key in self.artifacts})
-        tombstones = digest(self.tombstones, TOMBSTONES)
+        # Without their dates: those are remembered, not asked for, and must not make a catalogue another one.
+        tombstones = digest(self.tombstones, pl.Schema({name: TOMBSTONES[name] for name in _ASKED_FOR}))
         said = [self.study, schema_version(), self.current_generation, numbers, tombstones]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
 

@@ -135,6 +135,25 @@ def has_holes(path: Path) -> bool:
     return found != [(False,)]
 
 
+def damaged_tables(path: Path) -> dict[str, str]:
+    """Read every value of every table again, and say what is wrong with those that cannot be read.
+
+    DuckDB keeps a checksum of each block and compares it with what it reads.
+
+    Raises:
+        StorageError: there is no catalogue, or it cannot be opened at all.
+    """
+    damaged = {}
+    for table in statements("schema"):
+        with _reader(path) as connection:  # one each: an error may leave the connection unusable
+            try:
+                # The table's name is that of a file of this package.
+                connection.execute(f"select max(hash(whole)) from {table} as whole").fetchall()  # noqa: S608
+            except duckdb.Error as error:
+                damaged[table] = str(error).strip()
+    return damaged
+
+
 def standing_content_version(path: Path) -> str | None:
     """The published `CatalogueChange.content_version`; None where there is no catalogue that can be used."""
     standing = standing_of(path)
@@ -158,20 +177,3 @@ def _unreadable(path: Path, error: duckdb.Error) -> StorageError:
     return StorageError(
         f"{path}: is not a readable catalogue ({error}). Build it again: `influence rebuild-catalogue`."
     )
-
-
-def damaged_tables(path: Path) -> dict[str, str]:
-    """Read every value of every table, and return what DuckDB says of the tables that it cannot read.
-
-    Raises:
-        StorageError: there is no catalogue, or it is damaged as a whole.
-    """
-    found = {}
-    with _reader(path) as connection:
-        for table in statements("schema"):
-            try:
-                # The table's name is that of a file of this package.
-                connection.execute(f"select max(hash(read)) from {table} as read").fetchall()  # noqa: S608
-            except duckdb.Error as error:
-                found[table] = str(error).strip()
-    return found
