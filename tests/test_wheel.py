@@ -1,6 +1,7 @@
 """The wheel: what is installed from it finds its SQL and its Dagster settings."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -64,7 +65,7 @@ def test_the_wheel_alone_finds_what_it_needs(wheel, tmp_path):
         where, found[place] = ended.stdout.split("\n", 1)
         assert where.startswith(f"{place}{os.sep}")
     assert found[tmp_path / "unpacked"] == found[ROOT]
-    assert "\nviews current_scores " in found[ROOT]
+    assert re.search(r"^views .*\bcurrent_scores ", found[ROOT], re.MULTILINE)
     assert "telemetry:\n  enabled: false" in found[ROOT]
 
 

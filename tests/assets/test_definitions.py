@@ -16,6 +16,7 @@ from influence_assets.study import Study
 from tests import studies
 
 ROOT = Path(__file__).parents[2]
+SOURCES = ["corpus", "model_files", "query_files", "questions", "source_files"]
 
 
 def loaded(environment):
@@ -35,7 +36,7 @@ def test_definitions_load_without_torch(tmp_path):
     path = studies.lay_out(tmp_path)
     ended = loaded({"INFLUENCE_STUDY": str(path)})
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.splitlines() == ["[]", str(len(STEPS))]
+    assert ended.stdout.splitlines() == ["[]", str(len(STEPS) + len(SOURCES))]
     assert not (tmp_path / "store").exists(), "looking at the graph computes and creates nothing"
 
 
@@ -43,7 +44,7 @@ def test_several_studies_are_named_as_in_path(tmp_path):
     first, second = studies.lay_out(tmp_path / "one"), studies.lay_out(tmp_path / "two")
     second.write_text(second.read_text(encoding="utf-8").replace("name: tiny", "name: other"), encoding="utf-8")
     ended = loaded({"INFLUENCE_STUDY": os.pathsep.join([str(first), str(second)])})
-    assert ended.stdout.splitlines() == ["[]", str(2 * len(STEPS))], ended.stderr
+    assert ended.stdout.splitlines() == ["[]", str(2 * (len(STEPS) + len(SOURCES)))], ended.stderr
 
 
 def test_without_a_study_the_remedy_is_named(monkeypatch):
@@ -75,7 +76,7 @@ def test_two_studies_in_one_workspace_keep_their_partitions_and_results_apart(tm
     definitions = build_definitions([Study.load(path) for path in paths])
     with dg.DagsterInstance.ephemeral() as instance:
         for name in ("tiny", "other"):
-            sensor = definitions.resolve_sensor_def(f"{name}_new_files")
+            sensor = definitions.resolve_sensor_def(f"{name}_files")
             tick = sensor.evaluate_tick(dg.build_sensor_context(instance=instance, definitions=definitions))
             for request in tick.dynamic_partitions_requests:
                 instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)

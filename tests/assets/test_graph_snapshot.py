@@ -33,14 +33,16 @@ def test_the_graph_is_the_one_that_was_agreed_on():
 def test_a_model_that_is_brought_waits_for_no_documents():
     brought = Study.model_validate(STUDY | {"model": {"path": "gpt2"}})
     graph = build_definitions([brought]).resolve_asset_graph()
-    assert not graph.get(dg.AssetKey(["wiki", "language_model"])).parent_keys
+    (parent,) = graph.get(dg.AssetKey(["wiki", "language_model"])).parent_keys
+    assert parent == dg.AssetKey(["wiki", "model_files"])
+    assert graph.get(parent).is_observable
 
 
 def described(definitions: dg.Definitions) -> Iterator[str]:
     graph = definitions.resolve_asset_graph()
     for key in sorted(graph.get_all_asset_keys(), key=lambda key: key.path):
         node = graph.get(key)
-        yield f"asset {'/'.join(key.path)}"
+        yield f"{'source' if node.is_external else 'asset'} {'/'.join(key.path)}"
         yield f"  group {node.group_name}, kinds {', '.join(sorted(node.kinds))}, code version {node.code_version}"
         yield f"  partitions {partitions(node.partitions_def)}"
         for parent in sorted(node.parent_keys, key=lambda key: key.path):
@@ -48,12 +50,14 @@ def described(definitions: dg.Definitions) -> Iterator[str]:
             yield f"  reads {parent.path[-1]}{'' if mapping is None else f' by {mapped(mapping)}'}"
         for check in sorted(node.check_keys, key=lambda key: key.name):
             yield f"  check {check.name}"
-        yield f"  automation: {node.automation_condition.get_label()}"
     for job in sorted(definitions.jobs, key=lambda job: job.name):
-        keys = sorted(key.path[-1] for key in job.selection.resolve(graph))
-        yield f"job {job.name}: {', '.join(keys)}"
+        if isinstance(job, dg.JobDefinition):
+            yield f"job {job.name}: {', '.join(op.name for op in job.nodes)}, {job.executor_def.name}"
+        else:
+            yield f"job {job.name}: {', '.join(sorted(key.path[-1] for key in job.selection.resolve(graph)))}"
     for sensor in sorted(definitions.sensors, key=lambda sensor: sensor.name):
-        yield f"sensor {sensor.name}: {sensor.default_status.value}, every {sensor.minimum_interval_seconds} s"
+        yield f"sensor {sensor.name} of {', '.join(target.job_name for target in sensor.targets)}"
+        yield f"  {sensor.default_status.value}, every {sensor.minimum_interval_seconds} s"
     yield f"executor {definitions.executor.name}"
 
 

@@ -5,30 +5,35 @@ import base64
 import dagster as dg
 import pytest
 
-from influence_assets.assets.bring_up_to_date import Watcher, bring_up_to_date
+from influence_assets.assets.bring_up import execute
 from influence_assets.assets.jobs import JOBS
+from influence_assets.assets.session import Session
 from influence_assets.pipeline.graph import BY_NAME, STEPS
 from influence_assets.pipeline.steps import Partition
-from influence_assets.study import Study
 from tests import studies
-from tests.studies import COAST, FIRST, QUERY_SETS, SHARDS, TRADES
+from tests.studies import COAST, EXTRA, FIRST, QUERY_SETS, SHARDS, TRADES
 
 SHOWN = {
     "documents": {"documents", "duplicate_documents", "characters", "source_bytes", "first_documents"},
     "language_model": {"weights_hash", "tokenizer_hash", "architecture", "parameters", "context_tokens"},
-    "token_sequences": {"sequences", "tokens", "predicted_tokens", "first_sequences"},
+    "token_sequences": {"sequences", "tokens", "predicted_tokens"},
     "covariances": {"fitted_sequences", "counted_tokens", "training_sequences"},
     "eigenbases": {"generation_id", "training_sequences", "counted_tokens", "attributed_parameters"},
     "corrected_eigenvalues": {"counted_sequences"},
     "curvature": {"generation_id", "attributed_share", "spectra", "layers"},
+    "curvature_drift": {"largest_drift", "largest_drift_layer", "threshold", "exceeds", "by_layer", "by_shard"},
     "query_gradients": {"queries", "generation_id", "first_queries"},
     "gradient_sketches": {"sequences", "agreement", "expected_energy"},
-    "influence_scores": {"scores", "largest_nats", "smallest_nats", "positive_share", "distribution", "strongest"},
+    "influence_scores": {"scores", "largest_nats", "smallest_nats", "positive_share", "strongest"},
     "influence_details": {"split_scores", "sketch_agreement"},
-    "influence_catalogue": {"loaded_artifacts", "catalogue_bytes", "inserted"},
+    "influence_catalogue": {"loaded_artifacts", "catalogue_bytes", "inserted", "distribution"},
 }
 ALWAYS = {"outcome", "seconds", "bytes", "peak_memory_bytes", "path"}
-PLOTS = {"curvature": "spectra", "influence_scores": "distribution"}
+PLOTS = {
+    "curvature": ["spectra"],
+    "curvature_drift": ["by_layer", "by_shard"],
+    "influence_catalogue": ["distribution"],
+}
 
 
 def partitions(job):
@@ -67,8 +72,8 @@ def test_every_job_by_hand_ends_in_scores_and_says_what_it_did(located, runs):
             folder = studies.artifact(located.path, step.name, **named(where)).folder
             shown = folder.parents[2] / "influence.duckdb" if step.name == "influence_catalogue" else folder
             assert materialization.metadata["path"].value == str(shown)
-            if step.name in PLOTS:
-                assert_is_png(materialization.metadata[PLOTS[step.name]])
+            for plot in PLOTS.get(step.name, []):
+                assert_is_png(materialization.metadata[plot])
     assert told == versions
     assert set(told) == studies.everything()
     assert studies.compute(located.path) == []
@@ -86,8 +91,8 @@ def test_every_job_by_hand_ends_in_scores_and_says_what_it_did(located, runs):
     for job in names[names.index("fit_generation") + 1 :]:
         for partition in partitions(job):
             assert located.run(job, partition).success, (job, partition)
-    generations = studies.ask_sql(located.path, "select generation_id, is_current from generations").rows()
-    assert generations == [(2, True)]
+    generations = studies.ask_sql(located.path, "select generation_id, is_current from generations order by all").rows()
+    assert generations == [(1, False), (2, True)], "the one before stands beside it, to be compared"
     assert studies.compute(located.path) == []
 
 
@@ -109,40 +114,103 @@ def test_a_step_without_its_inputs_fails_and_names_them(located):
     assert "eigenbases needs covariances[letters/coast.jsonl]" in failure.step_failure_data.error.cause.message
 
 
-def test_bring_up_to_date_records_its_runs_and_leaves_out_what_a_failure_stops(tmp_path):
-    path = studies.lay_out(tmp_path)
-    (tmp_path / "corpus" / TRADES).write_bytes(b"no Parquet")
-    told, progress = [], []
-    watcher = Watcher(lambda *said: told.append(said), lambda step, *said: progress.append((step.name, *said)))
-    study = Study.load(path)
-    with dg.DagsterInstance.ephemeral() as instance:
-        result = bring_up_to_date(study, instance, watcher)
-        (failure,) = result.failures
-        assert (failure.job, failure.partition) == ("read_documents", TRADES)
-        assert f"{TRADES}, after row 0: cannot be read as Parquet" in str(failure.error)
-        computed = {studies.label(*done) for done in result.computed}
-        # The generation is fitted on all shards: without this one there is none yet.
-        by_shard = {f"{step}[{COAST}]" for step in ("documents", "token_sequences", "covariances")}
-        assert computed == by_shard | {"language_model"}
+class Listener:
+    """Who watches a run."""
 
-        studies.write_parquet(tmp_path / "corpus" / TRADES, studies.TRADES_ROWS)
-        result = bring_up_to_date(study, instance, watcher)
-        assert not result.failures
-        assert not result.checks_failed
-        assert {studies.label(*done) for done in result.computed} == studies.everything() - computed
-        assert result.stood == {"documents": 1, "language_model": 1, "token_sequences": 1, "covariances": 1}
-        runs = len(instance.get_run_ids())
-        result = bring_up_to_date(study, instance, watcher)
-        assert not result.computed
-        assert sum(result.stood.values()) == len(studies.everything())
-        assert len(instance.get_run_ids()) == runs, "nothing to do is no run"
-        latest = instance.get_latest_materialization_event(dg.AssetKey([studies.NAME, "influence_scores"]))
-    lineage = studies.ask_sql(path, "select distinct run_id from score_lineage")["run_id"].to_list()
+    def __init__(self):
+        self.begun, self.told = [], []
+
+    def begins(self, step, partition, outstanding):
+        self.begun.append((studies.label(step, partition), outstanding))
+
+    def progress(self, step, partition, done, total):
+        self.told.append((studies.label(step, partition), done, total))
+
+
+def bring_up(located, listener):
+    session = Session(located.study, listener)
+    execute(located.study, located.instance, session, new_generation=False)
+    return session
+
+
+def test_one_run_computes_all_and_leaves_out_what_a_failure_stops(located):
+    (located.path.parent / "corpus" / TRADES).write_bytes(b"no Parquet")
+    result = bring_up(located, Listener()).result
+    (failure,) = result.failures
+    assert (failure.step.name, failure.partition.key) == ("documents", TRADES)
+    assert f"{TRADES}, after row 0: cannot be read as Parquet" in str(failure.error)
+    computed = {studies.label(*done) for done in result.computed}
+    # The generation is fitted on all shards: without this one there is none yet.
+    by_shard = {f"{step}[{COAST}]" for step in ("documents", "token_sequences", "covariances")}
+    assert computed == by_shard | {"language_model"}
+    (run,) = located.instance.get_runs()
+    assert run.status == dg.DagsterRunStatus.FAILURE
+    errors = [e.dagster_event.step_failure_data.error for e in located.instance.all_logs(run.run_id) if is_failure(e)]
+    assert [f"Not computed: documents {TRADES}." in error.message + str(error.cause) for error in errors] == [True]
+
+    studies.write_parquet(located.path.parent / "corpus" / TRADES, studies.TRADES_ROWS)
+    listener = Listener()
+    session = bring_up(located, listener)
+    result = session.result
+    assert not result.failures
+    assert not session.checks_failed
+    assert {studies.label(*done) for done in result.computed} == studies.everything() - computed
+    stood = {step.name: result.stood(step) for step in STEPS}
+    assert stood == dict.fromkeys(stood, 0) | {n.partition("[")[0]: 1 for n in computed}
+    latest = located.instance.get_runs(limit=1)[0]
+    assert latest.status == dg.DagsterRunStatus.SUCCESS
+    assert studies.data_versions(located.path) == materialised(located), "of both runs"
+    lineage = studies.ask_sql(located.path, "select distinct run_id from score_lineage")["run_id"].to_list()
     assert latest.run_id in lineage
-    assert ("score_shard", f"{FIRST}|{COAST}", 1) in told
-    sequences = studies.artifact(path, "token_sequences", shard=COAST).manifest.summary["sequences"]
-    assert ("covariances", Partition(shard=COAST), sequences, sequences) in progress
-    assert {step.name for step in STEPS if step.heavy and step.name != "language_model"} <= {p[0] for p in progress}
+    assert (f"influence_scores[{FIRST}|{COAST}]", 4) in listener.begun
+    sequences = studies.artifact(located.path, "token_sequences", shard=COAST).manifest.summary["sequences"]
+    assert (f"corrected_eigenvalues[{COAST}]", sequences, sequences) in listener.told
+    heavy = {step.name for step in STEPS if step.heavy and step.name != "language_model"}
+    assert heavy <= {name.partition("[")[0] for name, *_ in listener.told}
+
+    session = bring_up(located, listener)
+    assert not session.result.computed
+    assert sum(session.result.stood(step) for step in STEPS) == len(studies.everything())
+    assert len(located.instance.get_run_ids()) == 2, "nothing to do is no run"
+
+
+def is_failure(entry):
+    return entry.dagster_event is not None and entry.dagster_event.is_step_failure
+
+
+def materialised(located):
+    """The data version that Dagster was last told of each partition."""
+    found = {}
+    for step in STEPS:
+        records = located.instance.fetch_materializations(located.key(step.name), limit=100, ascending=True).records
+        for record in records:
+            where = Partition.parse(step.partitioning, record.partition_key)
+            tags = record.event_log_entry.asset_materialization.tags
+            found[studies.label(step, where)] = tags["dagster/data_version"]
+    return found
+
+
+def test_the_job_by_hand_can_fit_another_generation(computed):
+    """From the launchpad, as the command's `--new-generation`."""
+    config = {"ops": {f"{studies.NAME}_compute_outstanding": {"config": {"new_generation": True}}}}
+    assert computed.run("bring_up_to_date", run_config=config).success
+    generations = studies.ask_sql(computed.path, "select generation_id from generations where is_current")
+    assert generations["generation_id"].to_list() == [2]
+    assert computed.run("bring_up_to_date").success
+    assert studies.ask_sql(computed.path, "select max(generation_id) from generations").item() == 2
+
+
+def test_checks_are_evaluated_in_the_run(computed):
+    studies.write_extra(computed.path)
+    computed.command()
+    (run,) = computed.instance.get_runs()
+    evaluated = [
+        event.dagster_event.event_specific_data
+        for event in computed.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    ]
+    assert all(evaluation.passed for evaluation in evaluated)
+    found = {(evaluation.asset_key.path[-1], evaluation.partition) for evaluation in evaluated}
+    assert {("covariances", EXTRA), ("influence_scores", f"{FIRST}|{EXTRA}"), ("curvature_drift", None)} <= found
 
 
 def test_a_check_that_fails_is_told(located, standing):
@@ -163,9 +231,7 @@ def test_a_check_that_fails_is_told(located, standing):
 
     # The catalogue that is made of it is checked by SQL, and the rows that are wrong are shown.
     studies.versions_of(located.path).workspace.catalogue.unlink()
-    with dg.DagsterInstance.ephemeral() as instance:
-        result = bring_up_to_date(Study.load(located.path), instance, Watcher(lambda *_: None, lambda *_: None))
-    assert "influence_catalogue: every_sequence_scored" in result.checks_failed
+    assert "influence_catalogue: every_sequence_scored" in bring_up(located, Listener()).checks_failed
     run = located.run("publish_catalogue")
     found = {check.check_name: check for check in run.get_asset_check_evaluations() if not check.passed}
     violations = found["every_sequence_scored"].metadata

@@ -7,10 +7,14 @@ import sys
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.observe import observe
 
 from influence_assets.assets.automation import ATTEMPTS
 from influence_assets.assets.bring_up import PROCESS_TAG, job_name
+from influence_assets.assets.partitions import Partitions
+from influence_assets.assets.sources import build_sources
 from influence_assets.pipeline.plan import plan
+from influence_assets.pipeline.workspace import Workspace
 from tests import studies
 from tests.studies import COAST, EXTRA, FIRST, QUERY_SETS, SHARDS, TRADES
 
@@ -101,6 +105,14 @@ def test_files_are_observed_when_their_content_is_new(located):
     gone = observed(located.sense())
     assert gone["source_files"] == {COAST: "gone"}
     assert gone["corpus"] != first["corpus"]
+    assert observed(located.sense()) == {}
+
+
+def test_a_person_can_observe_too(located):
+    """By the UI's button; what the sensor has seen already it does not tell again."""
+    for source in build_sources(located.study):
+        Partitions.of(located.study).register(Workspace(located.study), located.instance)
+        assert observe([source], instance=located.instance).success
     assert observed(located.sense()) == {}
 
 

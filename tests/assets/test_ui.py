@@ -5,6 +5,7 @@ import sys
 import pytest
 from serving import ROOT, SELECTOR, free_port, influence, serving
 
+from influence_assets.pipeline.graph import STEPS
 from tests import studies
 from tests.studies import COAST, QUERY_SETS, SHARDS
 
@@ -24,6 +25,11 @@ CHECKS = """
 query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
   assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } } } } }
 """
+STALE = """
+query ($key: AssetKeyInput!, $partition: String) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+  staleCauses(partition: $partition) { reason } } } }
+"""
+RUNS = "{ runsOrError { ... on Runs { results { status } } } }"
 
 
 def key(step):
@@ -32,6 +38,21 @@ def key(step):
 
 def partitions(server, step):
     return server.ask(PARTITIONS, key=key(step))["assetNodeOrError"]["partitionKeys"]
+
+
+def marks(server):
+    """Why the UI shows anything as outdated, by asset."""
+    found = {}
+    for step in STEPS:
+        keys = partitions(server, step.name) or [None]
+        nodes = [server.ask(STALE, key=key(step.name), partition=part)["assetNodeOrError"] for part in keys]
+        found[step.name] = {cause["reason"] for node in nodes for cause in node["staleCauses"]}
+    return found
+
+
+def finished(server):
+    runs = server.ask(RUNS)["runsOrError"]["results"]
+    return [run for run in runs if run["status"] not in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED")]
 
 
 def test_a_partition_is_launched_from_the_ui_that_our_command_starts(tmp_path):
@@ -78,7 +99,7 @@ def test_a_bare_dagster_dev_in_the_project_finds_the_same_location(tmp_path):
 
 @pytest.mark.slow
 def test_a_study_completes_by_itself_while_the_ui_is_open(tmp_path):
-    """Nothing but the UI's daemon: the sensor registers, the conditions request, runs compute, SQL answers."""
+    """Nothing but the UI's daemon: the sensor registers, observes and requests, one run computes, SQL answers."""
     study = studies.lay_out(tmp_path)
     (tmp_path / "corpus" / studies.TRADES).unlink()
     (tmp_path / "queries" / studies.SECOND).unlink()
@@ -95,5 +116,11 @@ def test_a_study_completes_by_itself_while_the_ui_is_open(tmp_path):
             return None if statuses & {None, "IN_PROGRESS"} else statuses
 
         assert server.wait(checked, 180) == {"SUCCEEDED"}
-    assert len(studies.scores(study)) == 2 * 10
+        assert marks(server) == {step.name: set() for step in STEPS}
+
+        # A file more: seen, computed and published, and nothing is marked.
+        studies.write_extra(study)
+        server.wait(lambda: len(studies.scores(study)) > 2 * 10, 180)
+        server.wait(lambda: [run["status"] for run in finished(server)] == ["SUCCESS", "SUCCESS"], 60)
+        assert marks(server) == {step.name: set() for step in STEPS}
     assert studies.compute(study) == []

@@ -58,9 +58,8 @@ BAD_QUERIES = {
 
 
 def standing(study: Path) -> dict[str, list[str]]:
-    """Every row of the catalogue, by table, as it stands."""
-    tables = studies.ask_sql(study, "select table_name from duckdb_tables()")["table_name"].to_list()
-    return {table: sorted(map(repr, studies.ask_sql(study, f"select * from {table}").rows())) for table in tables}
+    """Every row of the catalogue, by table, as it stands; not how far the study is from it."""
+    return {table: rows for table, rows in studies.catalogue_rows(study).items() if table != "partition_states"}
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +74,9 @@ def spoilt(first_run, tmp_path_factory):
     return study, influence("run", "--study", study)
 
 
-def failure(ended: Ended, job: str) -> str:
-    """The one line that says that a job failed."""
-    (line,) = [line for line in ended.out.splitlines() if line.startswith(f"Failed {job}: ")]
+def failure(ended: Ended, partition: str) -> str:
+    """The one line that says that a partition failed."""
+    (line,) = [line for line in ended.out.splitlines() if line.startswith(f"Failed {partition}: ")]
     return line
 
 
@@ -85,7 +84,7 @@ def failure(ended: Ended, job: str) -> str:
 def test_a_bad_shard_is_named_with_its_row_and_remedy(spoilt, name):
     study, ended = spoilt
     _, row, problem, remedy = BAD_SHARDS[name]
-    line = failure(ended, f"read_documents [{name}]")
+    line = failure(ended, f"documents [{name}]")
     assert f": {study.parent}/corpus/{name}{row}: " in line
     assert problem in line
     assert remedy in line.partition(problem)[2]
@@ -95,7 +94,7 @@ def test_a_bad_shard_is_named_with_its_row_and_remedy(spoilt, name):
 def test_a_bad_query_file_is_named_with_its_row_and_remedy(spoilt, name):
     study, ended = spoilt
     _, row, problem, remedy = BAD_QUERIES[name]
-    line = failure(ended, f"ask_queries [{name}]")
+    line = failure(ended, f"query_gradients [{name}]")
     assert f": {study.parent}/queries/{name}{row}: " in line
     assert problem in line
     assert remedy in line.partition(problem)[2]
@@ -108,6 +107,18 @@ def test_what_stood_before_bad_files_came_still_stands(first_run, spoilt):
     assert "Traceback" not in ended.out + ended.err
     assert "What stood before still stands." in ended.out
     assert standing(study) == standing(first_run[0])
+
+
+def test_what_is_not_as_it_should_be_can_be_asked_for(spoilt):
+    """Readers of the tables, too, can see that they are not up to date, and for what."""
+    study, _ = spoilt
+    outdated = studies.ask_sql(study, "select asset, partition, state from outdated_partitions")
+    files = {"documents": BAD_SHARDS, "query_gradients": BAD_QUERIES}
+    for asset, names in files.items():
+        found = outdated.filter(asset=asset)
+        assert set(found["partition"]) == set(names)
+        assert set(found["state"]) == {"missing"}
+    assert outdated.filter(asset="influence_catalogue")["state"].to_list() == ["waiting"]
 
 
 def test_bad_files_hold_up_nothing_beside_them(spoilt):
@@ -155,12 +166,12 @@ def with_larger_tokenizer(folder: Path) -> None:
 SPOILT_MODELS = {
     "a tokenizer with ids beyond the vocabulary": (
         with_larger_tokenizer,
-        "prepare_model",
+        "language_model",
         ("/model: the tokenizer does not belong to the model", "339", "290 rows", "Put the tokenizer"),
     ),
     "weights with NaN": (
         with_nan,
-        "prepare_model",
+        "language_model",
         ("model/model.safetensors: transformer.h.1.mlp.c_proj.weight holds NaN", "Save sound weights"),
     ),
     "no weights": (
@@ -170,12 +181,12 @@ SPOILT_MODELS = {
     ),
     "a sequence longer than the context": (
         lambda folder: studies.write_study(folder, sequences={"length": 33}),
-        "prepare_model",
+        "language_model",
         ("sequences.length: 33 is more than the model's context of 32", "Give at most 32"),
     ),
     "a pattern that matches nothing": (
         lambda folder: studies.write_study(folder, curvature={"modules": ["*.fc9"]}),
-        f"measure_curvature [{COAST}]",
+        f"covariances [{COAST}]",
         ("curvature.modules: '*.fc9' matches no linear layer", "transformer.h.*.mlp.c_fc"),
     ),
 }
@@ -183,14 +194,14 @@ SPOILT_MODELS = {
 
 @pytest.mark.parametrize("what", SPOILT_MODELS)
 def test_a_model_that_does_not_serve_is_named_and_what_stood_still_stands(study, what):
-    spoil, job, says = SPOILT_MODELS[what]
+    spoil, partition, says = SPOILT_MODELS[what]
     before = standing(study)
     spoil(study.parent)
     ended = influence("run", "--study", study)
-    if job is None:
+    if partition is None:
         assert_one_paragraph(ended, says)
     else:
-        line = failure(ended, job)
+        line = failure(ended, partition)
         assert [part in line for part in says] == [True] * len(says), line
     assert ended.code == 1
     assert "Traceback" not in ended.out + ended.err

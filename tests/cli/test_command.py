@@ -8,11 +8,10 @@ import re
 import polars as pl
 import pytest
 
+from influence_assets.pipeline.graph import STEPS
 from tests import studies
 from tests.commanding import influence, influence_process
 from tests.studies import COAST, FIRST, SHARDS, TRADES
-
-STEPS = 12
 
 
 def process(*arguments, folder):
@@ -29,10 +28,10 @@ def test_the_example_of_init_runs_as_it_is(tmp_path):
     folder = tmp_path / "new"
     code, out, err = process("run", folder=folder)
     assert (code, err) == (0, "")
-    assert f"Computed {STEPS} partitions" in out
+    assert f"Computed {len(STEPS)} partitions" in out
     code, out, err = process("run", folder=folder)
     assert (code, err) == (0, "")
-    assert out.strip() == f"Nothing to do: all {STEPS} partitions are up to date."
+    assert out.strip() == f"Nothing to do: all {len(STEPS)} partitions are up to date."
     question = ("--prompt", "The lamp turns once in", "--completion", " ten seconds", "--top", "1")
     ended = influence("ask", *question, "--study", folder / "study.yaml")
     assert (ended.code, ended.err) == (0, "")
@@ -58,20 +57,22 @@ def test_init_writes_over_nothing(tmp_path):
 def test_help_names_every_command():
     ended = influence("--help")
     assert ended.code == 0
-    for command in ("init", "run", "status", "ask", "sql", "rebuild-catalogue", "ui", "demo"):
+    for command in (
+        "init", "run", "status", "ask", "sql", "cookbook", "forget", "verify", "gc", "rebuild-catalogue", "ui", "demo",
+    ):  # fmt: skip
         assert command in ended.out
 
 
 def test_the_first_run_says_what_it_did(first_run):
     _, ended = first_run
-    assert "read documents [letters/coast.jsonl]" in ended.out
-    assert "score shard [first.jsonl|trades.parquet]" in ended.out
+    assert "documents [letters/coast.jsonl]\n" in ended.out
+    assert "influence_scores [first.jsonl|trades.parquet]\n" in ended.out
     done = dict(re.findall(r"^(\w+) +(\d+) +0", ended.out, re.MULTILINE))
     counted = {name.partition("[")[0] for name in studies.everything()}
     assert done.keys() == counted
     assert done["influence_scores"] == "4"
     assert done["documents"] == "2"
-    assert "Computed 22 partitions" in ended.out
+    assert "Computed 23 partitions" in ended.out
     assert ended.err == ""
 
 
@@ -79,7 +80,7 @@ def test_the_second_run_has_nothing_to_do(first_run):
     study, _ = first_run
     ended = influence("run", "--study", study)
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.strip() == "Nothing to do: all 22 partitions are up to date."
+    assert ended.out.strip() == "Nothing to do: all 23 partitions are up to date."
 
 
 def test_status_of_a_study_that_stands(first_run):
@@ -87,7 +88,7 @@ def test_status_of_a_study_that_stands(first_run):
     assert ended.code == 0
     for shard, figures in {COAST: "4 +10 +149", TRADES: "3 +7 +106"}.items():
         assert re.search(rf"^{re.escape(shard)} +{figures}", ended.out, re.MULTILINE)
-    assert re.search(r"^influence_scores +4 +0 +0", ended.out, re.MULTILINE)
+    assert re.search(r"^influence_scores +4 +0 +0 +0", ended.out, re.MULTILINE)
     assert "Generation 1: 17 training sequences" in ended.out
     assert "Everything is up to date." in ended.out
 
@@ -97,8 +98,10 @@ def test_status_tells_missing_from_stale(study):
     studies.write_parquet(study.parent / "corpus" / TRADES, studies.TRADES_ROWS[:1])
     ended = influence("status", "--study", study)
     assert ended.code == 0
-    assert re.search(r"^documents +1 +1 +1 +ferry\.txt\.gz, trades\.parquet", ended.out, re.MULTILINE)
-    assert re.search(r"^language_model +1 +0 +0", ended.out, re.MULTILINE)
+    assert re.search(r"^documents +1 +1 +1 +0 +ferry\.txt\.gz, trades\.parquet", ended.out, re.MULTILINE)
+    assert re.search(r"^language_model +1 +0 +0 +0", ended.out, re.MULTILINE)
+    assert re.search(r"^influence_scores +2 +0 +0 +4 +first\.jsonl\|ferry", ended.out, re.MULTILINE)
+    assert re.search(r"^documents\[ferry\.txt\.gz\] +was never computed", ended.out, re.MULTILINE)
     assert re.search(r"^ferry\.txt\.gz +– +– +–", ended.out, re.MULTILINE)
     assert "Bring it up to date with `influence run`." in ended.out
 
