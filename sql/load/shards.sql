@@ -13,6 +13,7 @@ with written as (
 select
     written.shard_id,
     written.path,
+    written.first_row,
     written.source_bytes,
     written.content_hash,
     written.documents,

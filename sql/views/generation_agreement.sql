@@ -67,8 +67,8 @@ select
     generation_id,
     other_generation_id,
     sequences,
-    if(isfinite(spearman), spearman, null) as spearman,
-    if(isfinite(pearson), pearson, null) as pearson,
+    case when isfinite(spearman) then spearman end as spearman,
+    case when isfinite(pearson) then pearson end as pearson,
     shared / least(20, sequences) as top_twenty_overlap
 from measured;
 
