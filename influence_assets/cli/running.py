@@ -70,7 +70,7 @@ def rebuild(study: Study, console: Console) -> None:
     from influence_assets.pipeline.versions import Versions
     from influence_assets.pipeline.workspace import Workspace
 
-    change = rebuild_catalogue(Versions(Workspace(study)))
+    change = rebuild_catalogue(Versions(Workspace(study), "published"))
     console.print(
         f"Rebuilt from {change.loaded} artifacts in {change.seconds:.1f} s: {sum(change.rows.values()):,} rows."
     )

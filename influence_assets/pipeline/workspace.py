@@ -90,7 +90,10 @@ class Workspace:
 
     @cached_property
     def published_generations(self) -> frozenset[int]:
-        """The generations that the catalogue has scores of."""
+        """The generations that the catalogue has scores of; once it was lost, those that one ever had."""
+        if self.catalogue_version() is None:
+            ever = self.store.manifests("influence_catalogue")
+            return frozenset(int(manifest.summary["generation_id"]) for manifest in ever)
         return frozenset(generation for (generation,) in self._published("generations"))
 
     def catalogue_version(self) -> str | None:
