@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from influence_assets.pipeline.bring_up import Failure, Result, bring_up_to_date
+from influence_assets.pipeline.catalogue import rebuild_catalogue
 from influence_assets.pipeline.graph import STEPS
 from influence_assets.pipeline.steps import Partition, Step
 from influence_assets.pipeline.versions import Choice, Versions
@@ -192,7 +193,7 @@ class _Until:
         names = [step.name for step in STEPS]
         self._wanted = set(names if last is None else names[: names.index(last) + 1])
 
-    def begins(self, step: Step, partition: Partition, outstanding: int) -> None:
+    def begins(self, step: Step, _partition: Partition, _outstanding: int) -> None:
         if step.name not in self._wanted:
             raise _EnoughError
 

@@ -12,8 +12,7 @@ from influence_assets.pipeline.graph import BY_NAME
 from influence_assets.pipeline.run import materialise
 from influence_assets.pipeline.steps import Partition
 from tests import studies
-from tests.studies import COAST, EXTRA, FIRST, QUERY_SETS, SECOND, SHARDS, TRADES
-
+from tests.studies import COAST, EXTRA, FIRST, SECOND, SHARDS, TRADES
 
 
 def assert_same_scores(found, expected):
