@@ -13,6 +13,13 @@ from influence_assets.storage.manifest import ArtifactKey, Manifest
 
 State = Literal["standing", "missing", "stale", "waiting"]
 CAUSES_NAMED = 3
+CATALOGUE = "influence_catalogue"
+READ_FROM = {
+    "language_model": "the model's files changed",
+    "query_gradients": "its query file changed",
+    CATALOGUE: "which documents are gone changed",
+}
+"""Why a step of the same code, settings and inputs is outdated."""
 
 STATE_SCHEMA = pl.Schema(
     dict.fromkeys(("asset", "partition", "state", "data_version", "standing_data_version", "cause"), pl.String)
@@ -97,13 +104,13 @@ def _state(versions: Versions, step: Step, partition: Partition) -> PartitionSta
 
 def _last(versions: Versions, step: Step, partition: Partition) -> Manifest | None:
     """What was computed last of a partition, whatever version it is."""
-    there = versions.workspace.store.manifests(step.name, partition.key)
+    there = versions.workspace.store.manifests(step.name, partition.key, with_damaged=True)
     return max(there, key=lambda manifest: manifest.started_at, default=None)
 
 
 def _cause(versions: Versions, step: Step, last: Manifest, key: ArtifactKey, inputs: Sequence[ArtifactKey]) -> str:
     if last.key == key:
-        return "its files are damaged"
+        return "its file is lost, damaged or of another time" if step.name == CATALOGUE else "its files are damaged"
     if last.code_version != step.code_version:
         return f"its code has version {step.code_version} now"
     settings = versions.settings(step)
@@ -112,7 +119,11 @@ def _cause(versions: Versions, step: Step, last: Manifest, key: ArtifactKey, inp
     before, now = set(last.inputs), set(inputs)
     if named := sorted({f"{k.asset}[{k.partition}]" if k.partition else k.asset for k in before ^ now}):
         return f"{_few(named)} changed"
-    return "what it was read from changed"
+    if step.name == "documents":
+        shard = versions.workspace.shard(str(key.partition))
+        is_same = last.summary.get("content_hash") == shard.content_hash
+        return "which of its documents are withdrawn changed" if is_same else "its source file changed"
+    return READ_FROM.get(step.name, "what it was read from changed")
 
 
 def _few(names: Sequence[str]) -> str:
