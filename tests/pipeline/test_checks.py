@@ -16,6 +16,7 @@ PARTITION = {
     "covariances": {"shard": COAST},
     "eigenbases": {},
     "corrected_eigenvalues": {"shard": COAST},
+    "curvature_drift": {},
     "influence_scores": {"shard": COAST, "query_set": FIRST},
     "influence_details": {"query_set": FIRST},
 }
@@ -86,6 +87,8 @@ MISTAKES = [
         f"{LAYER}.corrected_eigenvalues",
         with_entry(np.nan),
     ),
+    ("curvature_drift", "drift_is_below_the_threshold", "tables", "layer_drift", first_row(drift=0.21)),
+    ("curvature_drift", "drift_is_below_the_threshold", "tables", "layer_drift", first_row(drift=np.nan)),
     ("influence_scores", "every_sequence_is_scored", "tables", "influence_scores", shorter),
     ("influence_scores", "every_sequence_is_scored", "tables", "influence_scores", twice),
     ("influence_scores", "every_sequence_is_scored", "tables", "influence_scores", first_row(influence_nats=np.nan)),
@@ -126,5 +129,5 @@ def test_details_of_no_query_pass(study):
     studies.write_study(study.parent, scores={"details_per_query": 0})
     studies.compute(study)
     details = studies.artifact(study, "influence_details", query_set=FIRST)
-    assert details.manifest.rows == {"layer_influence": 0, "token_influence": 0}
+    assert details.manifest.rows == {"strongest": 0, "layer_influence": 0, "token_influence": 0}
     assert findings(study, "influence_details", details) == {"layers_sum_to_the_score": True}
