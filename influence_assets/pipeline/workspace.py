@@ -92,8 +92,9 @@ class Workspace:
     def published_generations(self) -> frozenset[int]:
         """The generations that the catalogue has scores of; once it was lost, those that one ever had."""
         if self.catalogue_version() is None:
-            ever = self.store.manifests("influence_catalogue")
-            return frozenset(int(manifest.summary["generation_id"]) for manifest in ever)
+            loaded = [key for manifest in self.store.manifests("influence_catalogue") for key in manifest.inputs]
+            curvatures = (self.store.manifest(key) for key in set(loaded) if key.asset == "curvature")
+            return frozenset(int(manifest.summary["generation_id"]) for manifest in curvatures if manifest is not None)
         return frozenset(generation for (generation,) in self._published("generations"))
 
     def catalogue_version(self) -> str | None:
