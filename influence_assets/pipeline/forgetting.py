@@ -45,7 +45,7 @@ def retract(workspace: Workspace) -> None:
     """
     store = workspace.store
     Tombstones(store.root).store(workspace.tombstones)
-    manifests = {manifest.key: manifest for manifest in store.manifests(with_records=True)}
+    manifests = {manifest.key: manifest for manifest in store.manifests(with_records=True, with_damaged=True)}
     load_catalogue(workspace.catalogue, published_content(workspace, tainted(workspace, manifests)), store)
 
 

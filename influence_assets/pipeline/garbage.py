@@ -40,8 +40,9 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False) -> Collec
     """Remove superseded versions, and every trace of what was withdrawn.
 
     Kept are: what the study asks for, what is published, all that either was computed from, and of each partition the
-    `keep` last versions beside those. What holds withdrawn documents, or those of vanished files, goes in any case: of
-    what something published was computed from the manifest stays, so that lineage does, and all else goes.
+    `keep` last versions beside those. What holds withdrawn documents, or those of vanished files, goes in any case, and
+    so does what is damaged and not asked for, which no run would mend: of what something published was computed from
+    the manifest stays, so that lineage does, and all else goes.
 
     Args:
         workspace: the study and its store.
@@ -55,21 +56,23 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False) -> Collec
     with store.alone():
         if not dry_run:
             store.remove_abandoned_drafts()
-        manifests = {manifest.key: manifest for manifest in store.manifests(with_records=True)}
-        wanted = _standing(workspace)
+        manifests = {m.key: m for m in store.manifests(with_records=True, with_damaged=True)}
+        wanted = _asked_for(workspace)
         published = set(loaded_keys(workspace.catalogue))
         needed = _with_ancestors(wanted | published, manifests)
         unclean = tainted(workspace, manifests) - wanted
         found.kept_back = sorted(unclean & published, key=str)
         unclean -= published
+        unclean |= {key for key in manifests.keys() - wanted if store.is_damaged(key)}
         superseded = _superseded(manifests.keys() - needed - unclean, manifests, keep)
-        found.reduced = sorted((key for key in unclean & needed if store.holds(key)), key=str)
+        found.reduced = sorted((key for key in unclean & needed if store.place(key).exists()), key=str)
         found.removed = sorted((unclean - needed) | superseded, key=str)
         if dry_run:
             found.bytes = sum(manifests[key].bytes for key in [*found.reduced, *found.removed])
             return found
         found.bytes = sum(store.reduce_to_record(key) for key in found.reduced)
         found.bytes += sum(store.remove(key) for key in found.removed)
+        found.bytes += store.remove_unreadable()
         store.remove_empty_folders()
         if has_holes(workspace.catalogue):
             load_catalogue(workspace.catalogue, published_content(workspace), store, anew=True)
@@ -77,15 +80,14 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False) -> Collec
     return found
 
 
-def _standing(workspace: Workspace) -> set[ArtifactKey]:
-    """All that the study asks for and has, in the generation that is published and in one that is being filled."""
-    held = set()
+def _asked_for(workspace: Workspace) -> set[ArtifactKey]:
+    """All that the study asks for, there or not, in the published generation and in one that is being filled."""
+    asked = set()
     for choice in ("published", "newest"):
         versions = Versions(workspace, choice)
-        for state in plan(versions):
-            keys = (versions.key(state.step, partition.partition) for partition in state.of("standing"))
-            held |= {key for key in keys if key is not None}
-    return held
+        keys = (versions.key(state.step, p.partition) for state in plan(versions) for p in state.partitions)
+        asked |= {key for key in keys if key is not None}
+    return asked
 
 
 def _with_ancestors(keys: Iterable[ArtifactKey], manifests: Manifests) -> set[ArtifactKey]:

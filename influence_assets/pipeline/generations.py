@@ -3,11 +3,11 @@
 A new one is fitted beside the one that is published. It takes its place once everything stands in it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from influence_assets.pipeline.workspace import Workspace
-from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.storage.manifest import ArtifactKey, Manifest
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def generations(workspace: Workspace, identity: str) -> list[Generation]:
     """All generations of this identity, the newest first, also those whose files were found damaged."""
     published = workspace.published_generations
     finished: dict[ArtifactKey, list[tuple[ArtifactKey, ...]]] = {}
-    for manifest in workspace.store.manifests("curvature", with_records=True):
+    for manifest in workspace.store.manifests("curvature", with_records=True, with_damaged=True):
         for key in manifest.inputs:
             if key.asset == "eigenbases":
                 finished.setdefault(key, []).append(manifest.inputs)
@@ -48,13 +48,17 @@ def generations(workspace: Workspace, identity: str) -> list[Generation]:
             tuple(finished.get(manifest.key, ())),
             int(manifest.summary["generation_id"]) in published,
         )
-        for manifest in workspace.store.manifests("eigenbases", with_records=True)
+        for manifest in fitted(workspace)
         if manifest.summary["identity"] == identity
     ]
     return sorted(found, key=lambda generation: -generation.generation_id)
 
 
+def fitted(workspace: Workspace) -> Iterator[Manifest]:
+    """The eigenbases of all generations, those that are damaged too: they are computed again under their number."""
+    return workspace.store.manifests("eigenbases", with_records=True, with_damaged=True)
+
+
 def next_generation_id(workspace: Workspace) -> int:
     """The number of a generation that is about to be fitted."""
-    stored = workspace.store.manifests("eigenbases", with_records=True)
-    return max((int(manifest.summary["generation_id"]) for manifest in stored), default=0) + 1
+    return max((int(manifest.summary["generation_id"]) for manifest in fitted(workspace)), default=0) + 1

@@ -62,7 +62,7 @@ def materialise(
                 draft.summarise(**_numbered(versions, step))
         except DamagedError as error:
             # From now on it counts as missing, so that the next pass computes it again.
-            store.mark_damaged(error.folder, [], str(error))
+            store.mark_damaged(error.folder, error.files, error.problem)
             raise
         return Outcome(store.open(key), computed=True)
 

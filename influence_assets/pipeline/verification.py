@@ -7,6 +7,8 @@ from influence_assets.errors import InputError, StorageError
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.storage.catalogue import damaged_tables
 
+REMEDY = "`influence run` computes it again; where nothing asks for it any more, `influence gc` removes it."
+
 
 @dataclass(frozen=True)
 class Trouble:
@@ -35,7 +37,7 @@ def verify(workspace: Workspace, progress: Callable[[int, int], object]) -> list
         for damage in store.verify(progress):
             store.mark_damaged(damage.folder, damage.files, damage.problem)
             what = str(damage.key) if damage.key is not None else "an artifact whose manifest cannot be read"
-            found.append(Trouble(what, str(damage.folder), damage.problem, "`influence run` computes it again."))
+            found.append(Trouble(what, str(damage.folder), damage.problem, REMEDY))
         found += _catalogue(workspace)
     return found
 

@@ -83,6 +83,10 @@ class ArtifactStore:
         place = f"{self.root}/{safe_name(key.asset)}/{partition_name(key.partition)}/{safe_name(key.data_version)}"
         return _exists(f"{place}/{MANIFEST}") and not _exists(f"{place}/{DAMAGE_MARK}")
 
+    def is_damaged(self, key: ArtifactKey) -> bool:
+        """Whether the artifact is there and marked as damaged."""
+        return _exists(f"{self.place(key)}/{DAMAGE_MARK}")
+
     def open(self, key: ArtifactKey) -> Artifact:
         """Open an artifact to read it: its manifest is as it was written, and so are the sizes of its files.
 
@@ -209,6 +213,20 @@ class ArtifactStore:
         place = self.place(key)
         manifest = self._manifest_at(place, with_records=True)
         return removal.remove_artifact(place) if manifest is None else removal.reduce_artifact(place, manifest)
+
+    def remove_unreadable(self) -> int:
+        """Remove what is marked as damaged and of which nobody can say what it is; returns the bytes freed.
+
+        To be called with the store alone.
+
+        Raises:
+            StorageError: the disk refuses.
+        """
+        folders = self._partition_folders(None, EVERY_PARTITION)
+        all_places = (place for folder in folders for place in places.places_below(folder, with_records=False))
+        damaged = [place for place in all_places if _exists(f"{place}/{DAMAGE_MARK}")]
+        lost = [place for place in damaged if self._manifest_at(place, with_records=True) is None]
+        return sum(map(removal.remove_artifact, lost))
 
     def remove_empty_folders(self) -> list[Path]:
         """Remove folders in which only lock files are left, and return them. To be called with the store alone."""
