@@ -1,5 +1,6 @@
 """A laid-out study, its definitions as Dagster has them, and what Dagster's daemon does with its sensor."""
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,10 +11,33 @@ from influence_assets.assets.bring_up import execute, job_name
 from influence_assets.assets.definitions import build_definitions
 from influence_assets.assets.session import Session
 from influence_assets.pipeline.bring_up import Result
+from influence_assets.pipeline.steps import Partition, Step
 from influence_assets.study import Study
 from tests import studies
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+class KilledError(BaseException):
+    """In the place of the signal that would end the process."""
+
+
+class Killed:
+    """A watcher that ends a run.
+
+    Args:
+        step: before this step begins.
+    """
+
+    def __init__(self, step: str) -> None:
+        self._step = step
+
+    def begins(self, step: Step, _partition: Partition, _outstanding: int) -> None:
+        if step.name == self._step:
+            raise KilledError
+
+    def progress(self, step: Step, partition: Partition, done: int, total: int | None) -> None:
+        pass
 
 
 @dataclass
@@ -68,10 +92,11 @@ class Located:
             for request in requested
         ]
 
-    def command(self, *, new_generation: bool = False) -> Result:
-        """What `influence run` does."""
-        session = Session(self.study)
-        execute(self.study, self.instance, session, new_generation=new_generation)
+    def command(self, *, new_generation: bool = False, killed_before: str | None = None) -> Result:
+        """What `influence run` does, where it is killed before a step begins."""
+        session = Session(self.study, None if killed_before is None else Killed(killed_before))
+        with contextlib.suppress(KilledError):
+            execute(self.study, self.instance, session, new_generation=new_generation)
         return session.result
 
     def run(self, job: str, partition: str | None = None, **arguments) -> dg.ExecuteInProcessResult:

@@ -156,6 +156,15 @@ def test_a_generation_that_is_being_filled(computed):
     assert stale == {"curvature"}
 
 
+def test_a_run_that_was_killed_while_it_filled_a_generation(computed):
+    """Two generations stand then; what the next run tells of one must not outdate what it tells of the other."""
+    computed.command(new_generation=True, killed_before="query_gradients")
+    assert_agree(computed, standing=12, stale=4, waiting=ALL - 16)
+    studies.write_extra(computed.path)
+    assert not computed.command().failures
+    assert_agree(computed, standing=ALL + 7)
+
+
 def test_withdrawn_documents(computed):
     (document,) = studies.ask_sql(computed.path, "select document_id from documents where title = 'Fog'").rows()[0]
     (computed.path.parent / "withdrawn.txt").write_text(document)
