@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
@@ -12,12 +12,11 @@ from influence_assets.assets.partitions import Partitions
 from influence_assets.assets.session import Session, resource_key
 from influence_assets.assets.sources import observations
 from influence_assets.assets.told import told_versions
-from influence_assets.pipeline.bring_up import Ended, Failure, bring_up_to_date
+from influence_assets.pipeline.bring_up import Ended, Failure, Result, bring_up_to_date
 from influence_assets.pipeline.fingerprint import WHOLE, fingerprint
-from influence_assets.pipeline.plan import plan
+from influence_assets.pipeline.plan import StepState, plan
 from influence_assets.pipeline.run import Outcome
 from influence_assets.pipeline.versions import Versions
-from influence_assets.pipeline.workspace import Workspace
 from influence_assets.storage.manifest import ArtifactKey
 from influence_assets.study import Study
 
@@ -74,24 +73,21 @@ def execute(study: Study, instance: dg.DagsterInstance, session: Session, *, new
     Raises:
         InputError: the corpus or the queries cannot be listed.
     """
-    from influence_assets.assets.definitions import build_definitions
-
     end_dead_runs(study, instance)
-    versions = Versions(Workspace(study))
+    versions = session.published
     session.result.states = list(plan(versions))
-    if not new_generation and not any(state.outstanding for state in session.result.states):
+    outstanding = any(state.outstanding for state in session.result.states) or versions.has_newer_generation
+    if not new_generation and not outstanding:
         for event in _news(study, versions, session, instance):
             instance.report_runless_asset_event(event)
         return
-    job = build_definitions([study], session).resolve_job_def(job_name(study))
     config = {
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         "ops": {f"{study.name}_compute_outstanding": {"config": {"new_generation": new_generation}}},
     }
-    job.execute_in_process(
-        run_config=config,
-        instance=instance,
-        raise_on_error=False,
+    # Not out of a code location: resolving the whole graph of assets takes longer than many a run.
+    build_bring_up_job(study).execute_in_process(
+        run_config=config, instance=instance, resources={resource_key(study): session}, raise_on_error=False
     )
     if session.error is not None:
         raise session.error
@@ -123,16 +119,21 @@ def _compute(
     instance.add_run_tags(context.run_id, {PROCESS_TAG: f"{os.getpid()}@{socket.gethostname()}"})
     watcher = session.watcher(context)
     try:
-        look = Versions(Workspace(study))
-        handled = fingerprint(look.workspace)
-        result.states = result.states or list(plan(look))
+        handled = fingerprint(session.published.workspace)
+        # Of two generations the newer one is told of: it is what the run ends with.
+        look = session.versions if session.published.has_newer_generation else session.published
+        result.states = list(plan(look)) if look is session.versions else result.states or list(plan(look))
+        before = result.states
         yield from _news(study, look, session, instance)
-        for event in bring_up_to_date(study, watcher, result, run_id=context.run_id, new_generation=new_generation):
+        for event in bring_up_to_date(
+            session.published, watcher, result, run_id=context.run_id, new_generation=new_generation
+        ):
             if isinstance(event, Failure):
                 context.log.error(f"{event.step.name} {event.partition.key or ''}: {event.error}")
             else:
                 yield from _recorded(study, event, session, instance)
-        yield from _untold(study, Versions(Workspace(study)), session, instance)
+        versions = result.versions or session.published
+        yield from _untold(study, versions, _skipped(before, result), session, instance)
     except Exception as error:
         session.error = error
         raise
@@ -146,15 +147,28 @@ def _news(study: Study, versions: Versions, session: Session, instance: dg.Dagst
     """What Dagster does not know yet of the files, and of what stands before anything is computed."""
     Partitions.of(study).register(versions.workspace, instance)
     yield from observations(study, versions.workspace, instance)
-    yield from _untold(study, versions, session, instance)
+    yield from _untold(study, versions, session.result.states, session, instance)
 
 
-def _untold(study: Study, versions: Versions, session: Session, instance: dg.DagsterInstance) -> Iterator[Report]:
+def _skipped(before: Sequence[StepState], result: Result) -> list[StepState]:
+    """The steps of which something stands now that neither stood before nor was computed: a version of old."""
+    computed = set(result.computed)
+    waited = {
+        state.step.name
+        for state in before
+        if any((state.step, place.partition) not in computed for place in state.outstanding)
+    }
+    return [state for state in result.states if state.step.name in waited]
+
+
+def _untold(
+    study: Study, versions: Versions, states: Sequence[StepState], session: Session, instance: dg.DagsterInstance
+) -> Iterator[Report]:
     """Partitions that stand in versions that Dagster was not told of, or was told of before others.
 
     They were computed by another instance's run, or are asked for again after a setting or a file was taken back.
     """
-    for state in session.result.states:
+    for state in states:
         told = told_versions(instance, asset_key(study, state.step.name), dg.DagsterEventType.ASSET_MATERIALIZATION)
         for standing in state.of("standing"):
             key = ArtifactKey(state.step.name, standing.partition.key, str(standing.data_version))

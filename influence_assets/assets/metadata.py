@@ -54,13 +54,10 @@ def _curvature(artifact: Artifact) -> Mapping[str, Any]:
 
 
 def _curvature_drift(artifact: Artifact) -> Mapping[str, Any]:
-    from influence_assets.report.plots import layer_drift, shard_drift
+    from influence_assets.report.plots import drift
 
     layers, shards = (artifact.table(name).collect() for name in ("layer_drift", "shard_drift"))
-    return {
-        "by_layer": image(layer_drift(layers), "Drift of each layer"),
-        "by_shard": image(shard_drift(shards), "Drift of each shard"),
-    }
+    return {"plot": image(drift(layers, shards), "Drift of each layer and shard")}
 
 
 def _query_gradients(artifact: Artifact) -> Mapping[str, Any]:

@@ -35,8 +35,13 @@ class Session:
 
     @cached_property
     def versions(self) -> Versions:
-        """Which version of each partition is asked for."""
+        """Which version of each partition is asked for, in the newest generation."""
         return Versions(Workspace(self.study))
+
+    @cached_property
+    def published(self) -> Versions:
+        """The same in the generation that readers see."""
+        return Versions(Workspace(self.study), "published")
 
     def watcher(self, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Watcher:
         """Whom to tell: the listener, else the run's log."""

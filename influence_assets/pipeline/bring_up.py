@@ -13,7 +13,6 @@ from influence_assets.pipeline.steps import Partition, Step
 from influence_assets.pipeline.versions import Choice, Versions
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.storage.catalogue import record_states
-from influence_assets.study import Study
 
 ATTEMPTS = 10
 """How often a run begins again because something that it read proved damaged, each time something else."""
@@ -70,6 +69,7 @@ class Result:
         failures: what went wrong; what depends on it was left as it was.
         mended: artifacts that were found damaged on the way, and are computed again.
         states: how every partition is afterwards.
+        versions: by which they are so.
         drift: what the check of the generation's drift found, where it is past the study's threshold.
     """
 
@@ -77,6 +77,7 @@ class Result:
     failures: list[Failure] = field(default_factory=list)
     mended: list[str] = field(default_factory=list)
     states: list[StepState] = field(default_factory=list)
+    versions: Versions | None = None
     drift: dict[str, object] | None = None
 
     @property
@@ -91,7 +92,7 @@ class Result:
 
 
 def bring_up_to_date(
-    study: Study, watcher: Watcher, result: Result, *, run_id: str | None = None, new_generation: bool = False
+    versions: Versions, watcher: Watcher, result: Result, *, run_id: str | None = None, new_generation: bool = False
 ) -> Iterator[Ended | Failure]:
     """Compute everything that the study asks for and the store lacks, and tell of each partition as it ends.
 
@@ -100,7 +101,7 @@ def bring_up_to_date(
     A partition that fails stops nothing but what needs it.
 
     Args:
-        study: the study.
+        versions: a fresh look at the study, in the generation that is published.
         watcher: told of beginnings and progress.
         result: filled on the way.
         run_id: the run, for the manifests.
@@ -109,54 +110,55 @@ def bring_up_to_date(
     Raises:
         InputError: the corpus or the queries cannot be listed.
     """
-    look = Workspace(study)
-    look.store.remove_abandoned_drafts()
-    with look.store.in_use():
-        work = _Work(study, watcher, result, run_id)
-        yield from work.complete("published")
-        if work.has_newer_generation:
-            yield from work.complete("newest")
+    study, store = versions.workspace.study, versions.workspace.store
+    store.remove_abandoned_drafts()
+    with store.in_use():
+        work = _Work(versions, watcher, result, run_id)
+        yield from work.complete(versions)
+        if work.versions.has_newer_generation:
+            yield from work.complete(work.look("newest"))
         result.drift = _drift(work.versions)
         automatic = study.curvature.new_generation == "automatic" and result.drift is not None
         if (new_generation or automatic) and not result.failures:
             yield from work.begin_generation()
-            yield from work.complete("newest")
+            yield from work.complete(work.look("newest"))
             result.drift = _drift(work.versions)
+        result.versions = work.versions
         result.states = list(plan(work.versions))
         if result.left_out:
-            record_states(look.catalogue, state_rows(result.states))
+            record_states(work.versions.workspace.catalogue, state_rows(result.states))
 
 
 class _Work:
-    def __init__(self, study: Study, watcher: Watcher, result: Result, run_id: str | None) -> None:
-        self._study = study
+    def __init__(self, versions: Versions, watcher: Watcher, result: Result, run_id: str | None) -> None:
         self._watcher = watcher
         self._result = result
         self._run_id = run_id
-        self.versions = Versions(Workspace(study))
+        self.versions = versions
 
-    @property
-    def has_newer_generation(self) -> bool:
-        """Whether another generation was begun than the one that is complete now."""
-        newest, current = Versions(self.versions.workspace).generation, self.versions.generation
-        return newest is not None and current is not None and newest.key != current.key
+    def look(self, choice: Choice) -> Versions:
+        """Look at the study and its store anew."""
+        return Versions(Workspace(self.versions.workspace.study), choice)
 
-    def complete(self, choice: Choice) -> Iterator[Ended | Failure]:
+    def complete(self, versions: Versions) -> Iterator[Ended | Failure]:
         """Compute what is outstanding, again from the start whenever something that was read proved damaged."""
         for _ in range(ATTEMPTS):
-            self.versions = Versions(Workspace(self._study), choice)
+            self.versions = versions
             self._result.failures.clear()
             try:
                 for step in STEPS:
                     yield from self._complete_step(step)
             except DamagedError as error:
+                # Also what was read to find out what is outstanding; from now on it counts as missing.
+                self.versions.workspace.store.mark_damaged(error.folder, error.files, error.problem)
                 self._result.mended.append(str(error.folder))
+                versions = self.look(versions.choice)
             else:
                 return
 
     def begin_generation(self) -> Iterator[Ended | Failure]:
         """Fit the eigenbases of another generation."""
-        another = Versions(Workspace(self._study), fit_another=True)
+        another = Versions(Workspace(self.versions.workspace.study), fit_another=True)
         yield from self._compute(another, BY_NAME["eigenbases"], Partition(), 1)
 
     def _complete_step(self, step: Step) -> Iterator[Ended | Failure]:

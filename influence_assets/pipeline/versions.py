@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from influence_assets.errors import StorageError
-from influence_assets.pipeline.generations import Generation, generations
+from influence_assets.pipeline.generations import Generation, generations, next_generation_id
 from influence_assets.pipeline.graph import BY_NAME
 from influence_assets.pipeline.steps import Partition, Step
 from influence_assets.pipeline.workspace import Workspace
@@ -46,7 +46,7 @@ class Versions:
         pinned: Generation | None = None,
     ) -> None:
         self.workspace = workspace
-        self._choice = choice
+        self.choice = choice
         self._fit_another = fit_another
         self._generation = pinned
         self._found: dict[tuple[str, Partition], Found] = {}
@@ -118,9 +118,15 @@ class Versions:
         """The generation that is asked for; None while there is none to be had."""
         if self._generation is None:
             usable = self._usable_generations
-            published = [g for g in usable if g.is_published] if self._choice == "published" else []
+            published = [g for g in usable if g.is_published] if self.choice == "published" else []
             self._generation = next(iter(published or usable), None)
         return self._generation
+
+    @property
+    def has_newer_generation(self) -> bool:
+        """Whether another generation was begun after the one that is asked for."""
+        newest = next(iter(self._usable_generations), None)
+        return newest is not None and self.generation is not None and newest.key != self.generation.key
 
     @property
     def previous_generation(self) -> Generation | None:
@@ -218,7 +224,9 @@ class Versions:
         workspace = self.workspace
         if step.name == "documents":
             shard = workspace.shard(str(partition.shard))
-            described |= {"content": shard.content_hash, "withdrawn": sorted(workspace.withdrawn.of(shard))}
+            # A slice's rows keep their numbers in the whole file, which can move without its own bytes changing.
+            place = [shard.content_hash, shard.first_row]
+            described |= {"content": place, "withdrawn": sorted(workspace.withdrawn.of(shard))}
         elif step.name == "query_gradients":
             described["content"] = workspace.query_hash(workspace.query_file(str(partition.query_set)))
         if any(key.asset == "language_model" for key in read):
@@ -244,8 +252,7 @@ class Versions:
         inputs = self._inputs(step, partition)
         if inputs is None:
             return None
-        number = len(list(self.workspace.store.manifests("eigenbases", with_records=True)))
-        another = number if self._fit_another else False
+        another = next_generation_id(self.workspace) if self._fit_another else False
         return self._key(step, partition, inputs, identity=self.identity, another=another), tuple(inputs)
 
     def _curvature(self, step: Step, partition: Partition) -> Found | None:

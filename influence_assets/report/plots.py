@@ -66,12 +66,18 @@ def score_distribution(scores: pl.DataFrame) -> bytes:
     return _png(chart.properties(width=520, height=300))
 
 
-def layer_drift(drifts: pl.DataFrame) -> bytes:
-    """How far each layer has moved from the frozen generation, by measure; dashed: the study's threshold.
+def drift(layers: pl.DataFrame, shards: pl.DataFrame) -> bytes:
+    """How far layers and shards have moved from the frozen generation, one picture above the other.
 
     Args:
-        drifts: `module_name`, `measure`, `drift` and `threshold`, layers in the model's order.
+        layers: `module_name`, `measure`, `drift` and `threshold`, layers in the model's order.
+        shards: `shard_id`, `fitted`, `measure` and `drift`.
     """
+    return _png(_layer_drift(layers) & _shard_drift(shards))
+
+
+def _layer_drift(drifts: pl.DataFrame) -> Any:
+    """Each layer's drift by measure; dashed: the study's threshold."""
     layers = drifts["module_name"].unique(maintain_order=True).to_list()
     points = (
         alt.Chart(drifts.select("module_name", "measure", pl.col("drift").fill_nan(None)))  # JSON has no NaN
@@ -84,21 +90,17 @@ def layer_drift(drifts: pl.DataFrame) -> bytes:
         )
     )
     rule = alt.Chart(drifts.select("threshold").head(1)).mark_rule(strokeDash=[4, 4]).encode(x="threshold:Q")
-    return _png((points + rule).properties(width=520, height=max(60, 18 * len(layers))))
+    return (points + rule).properties(width=520, height=max(60, 18 * len(layers)))
 
 
-def shard_drift(drifts: pl.DataFrame) -> bytes:
-    """Each shard's own drift by measure, shards in order: those that the generation was fitted on against new ones.
-
-    Args:
-        drifts: `shard_id`, `fitted`, `measure` and `drift`.
-    """
+def _shard_drift(drifts: pl.DataFrame) -> Any:
+    """Each shard's own drift by measure, shards in order: those that the generation was fitted on against new ones."""
     numbers = drifts.select(pl.col("shard_id").unique(maintain_order=True)).with_row_index("shard", offset=1)
     kinds = pl.when(pl.col("fitted")).then(pl.lit("fitted on")).otherwise(pl.lit("new since")).alias("generation")
     drawn = drifts.join(numbers, on="shard_id", maintain_order="left").select(
         "shard", "measure", pl.col("drift").fill_nan(None), kinds
     )
-    chart = (
+    return (
         alt.Chart(drawn)
         .mark_point(filled=True, size=30, opacity=0.6)
         .encode(
@@ -115,12 +117,11 @@ def shard_drift(drifts: pl.DataFrame) -> bytes:
         .facet(row=alt.Row("measure:N", title=None))
         .resolve_scale(y="independent")
     )
-    return _png(chart)
 
 
 def _measure() -> alt.Color:
     return alt.Color("measure:N", title=None, legend=alt.Legend(orient="bottom"))
 
 
-def _png(chart: "alt.LayerChart | alt.Chart | alt.FacetChart") -> bytes:
+def _png(chart: "alt.LayerChart | alt.Chart | alt.FacetChart | alt.VConcatChart") -> bytes:
     return vl_convert.vegalite_to_png(chart.to_json(), scale=1.5)

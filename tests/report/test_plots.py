@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from influence_assets.report.plots import layer_drift, score_distribution, shard_drift, spectra
+from influence_assets.report.plots import drift, score_distribution, spectra
 
 
 def test_spectra_with_zeros_and_several_layers():
@@ -33,20 +33,24 @@ def size_of(png):
     return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
 
 
-def test_drift_of_layers_shows_every_layer_the_drift_and_the_threshold():
-    few, many = layer_drift(drifts(["a", "b"])), layer_drift(drifts([f"h.{n}.mlp.c_fc" for n in range(40)]))
+def of_shards(fitted=5, measures=("A", "S", "eigenvalues")):
+    rows = [(f"part-{n}.txt", n < fitted, m, 0.01 * n) for n in range(9) for m in measures]
+    return pl.DataFrame(rows, schema=["shard_id", "fitted", "measure", "drift"], orient="row")
+
+
+def test_drift_shows_every_layer_the_drift_and_the_threshold():
+    few = drift(drifts(["a", "b"]), of_shards())
+    many = drift(drifts([f"h.{n}.mlp.c_fc" for n in range(40)]), of_shards())
     assert few.startswith(b"\x89PNG")
-    assert size_of(many)[1] > 5 * size_of(few)[1]
-    assert few != layer_drift(drifts(["a", "b"], drift=0.15))
-    assert few != layer_drift(drifts(["a", "b"], threshold=0.25))
+    assert size_of(many)[1] > 1.5 * size_of(few)[1]
+    assert few != drift(drifts(["a", "b"], drift=0.15), of_shards())
+    assert few != drift(drifts(["a", "b"], threshold=0.25), of_shards())
     unknown = pl.concat([drifts(["a"]), drifts(["<b>"], drift=float("nan"))])
-    assert layer_drift(unknown).startswith(b"\x89PNG")
+    assert drift(unknown, of_shards()).startswith(b"\x89PNG")
 
 
-def test_drift_of_shards_tells_new_ones_from_fitted_ones():
-    rows = [(f"part-{n}.txt", n < 5, m, 0.01 * n) for n in range(9) for m in ("A", "S", "eigenvalues")]
-    frame = pl.DataFrame(rows, schema=["shard_id", "fitted", "measure", "drift"], orient="row")
-    png = shard_drift(frame)
-    assert png.startswith(b"\x89PNG")
-    assert png != shard_drift(frame.with_columns(fitted=pl.lit(value=True)))
-    assert size_of(shard_drift(frame.filter(pl.col("measure") == "A")))[1] < size_of(png)[1]
+def test_drift_tells_new_shards_from_fitted_ones():
+    layers = drifts(["a"])
+    png = drift(layers, of_shards())
+    assert png != drift(layers, of_shards(fitted=9))
+    assert size_of(drift(layers, of_shards(measures=["A"])))[1] < size_of(png)[1]
