@@ -73,7 +73,7 @@ def drift(layers: pl.DataFrame, shards: pl.DataFrame) -> bytes:
         layers: `module_name`, `measure`, `drift` and `threshold`, layers in the model's order.
         shards: `shard_id`, `fitted`, `measure` and `drift`.
     """
-    return _png(_layer_drift(layers) & _shard_drift(shards))
+    return _png((_layer_drift(layers) & _shard_drift(shards)).resolve_scale(color="independent"))
 
 
 def _layer_drift(drifts: pl.DataFrame) -> Any:
