@@ -1,12 +1,13 @@
 """Reads everything again and says what is not as it was written."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from influence_assets.errors import InputError, StorageError
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.storage.catalogue import damaged_tables
 
+FILES_NAMED = 3
 REMEDY = "`influence run` computes it again; where nothing asks for it any more, `influence gc` removes it."
 
 
@@ -37,9 +38,16 @@ def verify(workspace: Workspace, progress: Callable[[int, int], object]) -> list
         for damage in store.verify(progress):
             store.mark_damaged(damage.folder, damage.files, damage.problem)
             what = str(damage.key) if damage.key is not None else "an artifact whose manifest cannot be read"
-            found.append(Trouble(what, str(damage.folder), damage.problem, REMEDY))
+            problem = f"{_named(damage.files)}{damage.problem}"
+            found.append(Trouble(what, str(damage.folder), problem, REMEDY))
         found += _catalogue(workspace)
     return found
+
+
+def _named(files: Sequence[str]) -> str:
+    """The first of the damaged files."""
+    more = f" and {len(files) - FILES_NAMED} more" if len(files) > FILES_NAMED else ""
+    return f"{', '.join(files[:FILES_NAMED])}{more} " if files else ""
 
 
 def _catalogue(workspace: Workspace) -> list[Trouble]:
