@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import dagster as dg
@@ -16,6 +17,7 @@ from influence_assets.pipeline.bring_up import Ended, Failure, Result, bring_up_
 from influence_assets.pipeline.fingerprint import WHOLE, fingerprint
 from influence_assets.pipeline.plan import StepState, plan
 from influence_assets.pipeline.run import Outcome
+from influence_assets.pipeline.steps import Step
 from influence_assets.pipeline.versions import Versions
 from influence_assets.storage.manifest import ArtifactKey
 from influence_assets.study import Study
@@ -123,15 +125,17 @@ def _compute(
         # Of two generations the newer one is told of: it is what the run ends with.
         look = session.versions if session.published.has_newer_generation else session.published
         result.states = list(plan(look)) if look is session.versions else result.states or list(plan(look))
-        before = result.states
+        before, passed = result.states, _Passed()
         yield from _news(study, look, session, instance)
         for event in bring_up_to_date(
             session.published, watcher, result, run_id=context.run_id, new_generation=new_generation
         ):
+            yield from passed.of_others(event.step)
             if isinstance(event, Failure):
                 context.log.error(f"{event.step.name} {event.partition.key or ''}: {event.error}")
             else:
-                yield from _recorded(study, event, session, instance)
+                yield from _recorded(study, event, session, instance, passed)
+        yield from passed.of_others(None)
         versions = result.versions or session.published
         yield from _untold(study, versions, _skipped(before, result), session, instance)
     except Exception as error:
@@ -168,24 +172,56 @@ def _untold(
 
     They were computed by another instance's run, or are asked for again after a setting or a file was taken back.
     """
+    passed = _Passed()
     for state in states:
+        yield from passed.of_others(state.step)
         told = told_versions(instance, asset_key(study, state.step.name), dg.DagsterEventType.ASSET_MATERIALIZATION)
         for standing in state.of("standing"):
             key = ArtifactKey(state.step.name, standing.partition.key, str(standing.data_version))
             if told.get(standing.partition.key or WHOLE) != key.data_version:
                 outcome = Outcome(versions.workspace.store.open(key), computed=False)
-                yield from _recorded(study, Ended(state.step, standing.partition, outcome, versions), session, instance)
+                ended = Ended(state.step, standing.partition, outcome, versions)
+                yield from _recorded(study, ended, session, instance, passed)
+    yield from passed.of_others(None)
 
 
-def _recorded(study: Study, event: Ended, session: Session, instance: dg.DagsterInstance) -> Iterator[Report]:
+class _Passed:
+    """Checks that hold, told once a step with the number of partitions: each event costs Dagster time."""
+
+    def __init__(self) -> None:
+        self._step: Step | None = None
+        self._last: dict[str, dg.AssetCheckEvaluation] = {}
+        self._partitions: Counter[str] = Counter()
+
+    def add(self, evaluation: dg.AssetCheckEvaluation) -> None:
+        """One more partition of which a check holds."""
+        self._last[evaluation.check_name] = evaluation
+        self._partitions[evaluation.check_name] += 1
+
+    def of_others(self, step: Step | None) -> Iterator[dg.AssetCheckEvaluation]:
+        """What held of the step before, now that this one is at work."""
+        if step is self._step:
+            return
+        for name, last in self._last.items():
+            count = self._partitions[name]
+            several = dg.AssetCheckEvaluation(
+                last.asset_key, name, passed=True, metadata={"partitions": count}, severity=last.severity
+            )
+            yield last if count == 1 else several
+        self._step, self._last, self._partitions = step, {}, Counter()
+
+
+def _recorded(
+    study: Study, event: Ended, session: Session, instance: dg.DagsterInstance, passed: _Passed
+) -> Iterator[Report]:
     """A partition that stands, and what the checks say of it, as Dagster's events."""
     step, partition, outcome, versions = event.step, event.partition, event.outcome, event.versions
     yield materialization(study, step, partition, outcome, versions, instance)
     for check in checks.results(step, versions.workspace, outcome.artifact):
-        if not check.passed:
+        if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
             place = f"{step.name}[{partition.key}]" if partition.key else step.name
             session.checks_failed.append(f"{place}: {check.check_name}")
-        yield dg.AssetCheckEvaluation(
+        evaluation = dg.AssetCheckEvaluation(
             asset_key(study, step.name),
             str(check.check_name),
             passed=check.passed,
@@ -193,3 +229,7 @@ def _recorded(study: Study, event: Ended, session: Session, instance: dg.Dagster
             severity=check.severity,
             partition=partition.key,
         )
+        if check.passed:
+            passed.add(evaluation)
+        else:
+            yield evaluation
