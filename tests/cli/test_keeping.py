@@ -1,0 +1,271 @@
+"""Withdrawing, verifying, collecting and another generation, as a person types them."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from influence_assets.pipeline.workspace import Workspace
+from influence_assets.storage.catalogue import run_checks
+from influence_assets.study import Study
+from tests import studies
+from tests.commanding import influence
+from tests.studies import COAST, EXTRA, SHARDS, TRADES
+
+GULLS = studies.COAST_ROWS[3]["text"]
+LETTERS, TOKENS = 12, 6
+"""So many in a row are found nowhere else in these tests' texts."""
+
+TOMBSTONES = "select shard_id, document_id, reason from tombstones order by all"
+DOCUMENTS = "select shard_id, title from documents order by all"
+
+
+def document_id(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def workspace(study: Path) -> Workspace:
+    return Workspace(Study.load(study))
+
+
+def titles(study: Path) -> set[str]:
+    return set(studies.ask_sql(study, DOCUMENTS)["title"])
+
+
+ALL_TITLES = {row["title"] for row in studies.COAST_ROWS + studies.TRADES_ROWS}
+
+
+class Traces:
+    """What would give a document away wherever it is: runs of its letters, and of its tokens."""
+
+    def __init__(self, text: str, others: list[str]) -> None:
+        tokenizer = studies.tokenizer()
+        kept = "\n".join(others)
+        cut = (text[start : start + LETTERS] for start in range(len(text) - LETTERS))
+        self.letters = [letters.encode() for letters in cut if letters not in kept]
+        tokens = tokenizer.encode(text).ids
+        self.tokens = [tuple(tokens[start : start + TOKENS]) for start in range(len(tokens) - TOKENS)]
+        assert len(self.letters) > 30
+        assert len(self.tokens) > 10
+
+    def of_bytes(self, content: bytes) -> bool:
+        """Whether there is one in a file as it lies on the disk."""
+        as_numbers = (np.array(run, dtype).tobytes() for run in self.tokens for dtype in ("<i4", "<i8", "<u2"))
+        return any(trace in content for trace in [*self.letters, *as_numbers])
+
+    def of_numbers(self, array: np.ndarray) -> bool:
+        """Whether there is one in an array that was stored compressed."""
+        text = "," + ",".join(map(str, array.ravel().tolist())) + ","
+        return any("," + ",".join(map(str, run)) + "," in text for run in self.tokens)
+
+    def found(self, study: Path) -> set[str]:
+        """Every place below the storage root where there is one, read as it lies and as it is meant."""
+        root = study.parent / "store"
+        found = {
+            str(path.relative_to(root))
+            for path in root.rglob("*")
+            if path.is_file() and self.of_bytes(path.read_bytes())
+        }
+        store = workspace(study).store
+        for manifest in store.manifests():
+            artifact = store.open(manifest.key)
+            numbers = (artifact.array(name) for name in artifact.array_names())
+            rows = (artifact.table(name).collect().write_json().encode() for name in manifest.rows)
+            held = any(array.dtype.kind in "iu" and self.of_numbers(array) for array in numbers)
+            if held or any(self.of_bytes(as_text(content)) for content in rows):
+                found.add(str(manifest.key))
+        for table in studies.ask_sql(study, "select table_name from duckdb_tables()")["table_name"]:
+            rows = studies.ask_sql(study, f"select columns(*)::varchar from {table}").rows()
+            if self.of_bytes(repr(rows).encode()):
+                found.add(f"table {table}")
+        return found
+
+
+def as_text(content: bytes) -> bytes:
+    """JSON's own spelling undone."""
+    return content.decode("unicode_escape", errors="surrogatepass").encode("latin-1", "ignore") + content
+
+
+@pytest.fixture
+def traces():
+    others = [row["text"] for row in studies.COAST_ROWS[:3] + studies.TRADES_ROWS]
+    questions = [row[name] for row in studies.FIRST_ROWS + studies.SECOND_ROWS for name in ("prompt", "completion")]
+    return Traces(GULLS, [*others, *questions])
+
+
+def test_of_a_forgotten_document_nothing_is_left_but_its_tombstone(study, traces):
+    """Neither in tables and arrays nor in any file below the storage root, Dagster's own included."""
+    before = traces.found(study)
+    known = {re.sub(r" @ .*", "", place) for place in before}
+    assert {f"documents[{COAST}]", f"token_sequences[{COAST}]", "table sequences", "influence.duckdb"} <= known
+    run_before = studies.ask_sql(study, "select max(run_id) from materializations").item()
+    ended = influence("forget", "--document", document_id(GULLS), "--reason", "by letter", "--study", study)
+    assert (ended.code, ended.err) == (0, ""), ended.out
+    assert "Listed as withdrawn: 1, already listed: 0." in ended.out
+    assert re.search(rf"{COAST} +{document_id(GULLS)} +by letter", ended.out)
+    assert "The catalogue was written anew." in ended.out
+    assert traces.found(study) == set()
+    assert titles(study) == ALL_TITLES - {"Gulls"}
+    assert studies.ask_sql(study, TOMBSTONES).rows() == [(COAST, document_id(GULLS), "by letter")]
+    assert (study.parent / "store" / ".dagster").is_dir()
+
+    # Lineage reaches what is gone: the generation names what it was fitted on, by whom and when.
+    fitted = studies.ask_sql(
+        study,
+        "select asset, partition, run_id, bytes from materializations where not is_loaded and partition = $1 "
+        "and run_id <> $2 order by asset",
+        [COAST, ""],
+    )
+    store = workspace(study).store
+    recorded = [m.key for m in store.manifests(with_records=True) if not store.holds(m.key)]
+    assert {(key.asset, key.partition) for key in recorded} == {
+        (asset, COAST) for asset in ("documents", "token_sequences", "covariances", "corrected_eigenvalues")
+    }
+    assert {"documents", "token_sequences", "covariances"} <= set(fitted["asset"])
+    assert run_before in set(fitted["run_id"])
+    assert {name for name, rows in run_checks(workspace(study).catalogue).items() if rows.height} == set()
+    ended = influence("run", "--study", study)
+    assert ended.out.startswith("Nothing to do")
+    assert influence("verify", "--study", study).code == 0
+
+
+def test_a_document_is_forgotten_while_another_file_is_broken(study, traces):
+    """What it was published with leaves the tables at once, and the disk; the rest comes back with the next run."""
+    (study.parent / "corpus" / TRADES).write_bytes(b"no Parquet")
+    ended = influence("forget", "--document", document_id(GULLS), "--study", study)
+    assert ended.code == 1
+    assert f"Failed documents [{TRADES}]: " in ended.out
+    assert "their shards were taken out of the published tables as they are" in ended.out
+    assert traces.found(study) == set()
+    assert titles(study) == {row["title"] for row in studies.TRADES_ROWS}, "what was there of the broken file stays"
+    assert {shard for shard, *_ in studies.ask_sql(study, TOMBSTONES).rows()} == {COAST}
+    studies.write_parquet(study.parent / "corpus" / TRADES, studies.TRADES_ROWS)
+    ended = influence("run", "--study", study)
+    assert ended.code == 0, ended.out
+    assert titles(study) == ALL_TITLES - {"Gulls"}
+    assert traces.found(study) == set()
+
+
+def test_a_document_can_be_listed_alone(study, traces):
+    before = studies.catalogue_rows(study)
+    ended = influence("forget", "--only-list", "--document", document_id(GULLS), "--study", study)
+    assert ended.code == 0
+    assert "`influence run` takes them out of every table, `influence gc` from the disk." in ended.out
+    assert studies.catalogue_rows(study) == before
+    assert influence("run", "--study", study).code == 0
+    assert titles(study) == ALL_TITLES - {"Gulls"}
+    assert traces.found(study), "until it is collected"
+    ended = influence("gc", "--keep", "5", "--study", study)
+    assert ended.code == 0
+    assert traces.found(study) == set()
+    again = influence("forget", "--only-list", "--document", document_id(GULLS), "--study", study)
+    assert "Listed as withdrawn: 0, already listed: 1." in again.out
+    assert "1 documents are withdrawn." in influence("status", "--study", study).out
+
+
+def test_an_id_that_no_shard_has_is_listed_for_when_its_text_comes(study):
+    ended = influence("forget", "--document", document_id(studies.EXTRA_TEXT), "--study", study)
+    assert ended.code == 0
+    assert "No shard had such a document. Should its text come, it will be left out." in ended.out
+    studies.write_extra(study)
+    assert influence("run", "--study", study).code == 0
+    assert titles(study) == ALL_TITLES
+    assert {shard for shard, _ in studies.ask_sql(study, DOCUMENTS).rows()} == set(SHARDS)
+    assert studies.ask_sql(study, TOMBSTONES).rows() == [(EXTRA, document_id(studies.EXTRA_TEXT), "withdrawn")]
+
+
+@pytest.mark.parametrize("malformed", ["", "Gulls", "A" * 32, document_id(GULLS)[:31], f"{document_id(GULLS)} "])
+def test_what_is_no_id_is_one_paragraph_and_lists_nothing(study, malformed):
+    ended = influence("forget", "--document", document_id(GULLS), "--document", malformed, "--study", study)
+    assert ended.code == 1
+    assert ended.err.count("\n") == 1
+    assert "is not a document_id. Take the document_id of the table `documents`" in ended.err
+    assert not (study.parent / "store" / "withdrawn.jsonl").exists()
+    assert influence("run", "--study", study).out.startswith("Nothing to do")
+
+
+def test_damage_is_found_named_and_mended(study):
+    ended = influence("verify", "--study", study)
+    artifacts = len(list(workspace(study).store.manifests()))
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == f"All {artifacts} artifacts and the catalogue are as they were written.\n"
+
+    folder = studies.artifact(study, "influence_scores", shard=COAST, query_set=studies.FIRST).folder
+    table = folder / "influence_scores.parquet"
+    content = bytearray(table.read_bytes())
+    content[len(content) // 2] ^= 1
+    table.write_bytes(content)
+    ended = influence("verify", "--study", study)
+    assert ended.code == 1
+    (line, place, remedy) = ended.out.splitlines()
+    assert line.startswith("Damaged influence_scores[first.jsonl|letters/coast.jsonl]")
+    assert line.endswith(": influence_scores.parquet is not as it was written")
+    assert place.strip() == str(folder)
+    assert "`influence run` computes it again" in remedy
+    assert "its files are damaged" in influence("status", "--study", study).out
+    ended = influence("run", "--study", study)
+    assert ended.code == 0
+    assert "Computed 1 partitions" in ended.out
+    assert influence("verify", "--study", study).code == 0
+
+
+def test_superseded_versions_are_collected(study):
+    studies.write_parquet(study.parent / "corpus" / TRADES, studies.TRADES_ROWS[:2])
+    assert influence("run", "--study", study).code == 0
+    nothing = influence("gc", "--study", study)
+    assert nothing.out.startswith("Removed 0 artifacts and the content of 0 more"), "one version is kept"
+    would = influence("gc", "--keep", "0", "--dry-run", "--study", study)
+    assert re.match(r"Would remove (\d+) artifacts", would.out).group(1) not in ("0", None)
+    assert f"  gradient_sketches[{TRADES}]" in would.out
+    before = len(list(workspace(study).store.manifests()))
+    did = influence("gc", "--keep", "0", "--study", study)
+    assert did.code == 0
+    assert did.out.split(":")[0].replace("Removed", "Would remove") == would.out.split(":")[0]
+    count = int(re.match(r"Removed (\d+) artifacts", did.out).group(1))
+    assert len(list(workspace(study).store.manifests())) == before - count
+    assert influence("run", "--study", study).out.startswith("Nothing to do")
+
+
+def test_while_a_run_is_at_work_nothing_is_collected(study):
+    with workspace(study).store.in_use():
+        ended = influence("gc", "--study", study)
+    assert ended.code == 1
+    assert ended.err.startswith("Error ")
+    assert ended.err.count("\n") == 1
+
+
+def test_drift_is_told_and_another_generation_is_fitted_on_demand(study):
+    studies.write_study(study.parent, curvature={"drift_threshold": 1e-3})
+    studies.write_extra(study)
+    ended = influence("run", "--study", study)
+    assert (ended.code, ended.err) == (0, ""), "it is news, not a failure"
+    assert "Check failed" not in ended.out
+    said = re.search(
+        r"The corpus has moved from the generation's curvature: (A|S|eigenvalues) of (transformer\.h\.\S+) by "
+        r"(\d\.\d\d), past the threshold of 0\.001\. Fit another with `influence run --new-generation`",
+        ended.out,
+    )
+    summary = studies.artifact(study, "curvature_drift").manifest.summary
+    assert said.groups() == (
+        summary["largest_drift_measure"], summary["largest_drift_layer"], f"{summary['largest_drift']:.2f}",
+    )  # fmt: skip
+    ended = influence("run", "--new-generation", "--study", study)
+    assert (ended.code, ended.err) == (0, "")
+    assert "The corpus has moved" not in ended.out
+    assert re.search(r"^eigenbases +1 +0", ended.out, re.MULTILINE)
+    assert "Generation 2: 21 training sequences" in influence("status", "--study", study).out
+
+
+def test_status_tells_of_a_generation_that_is_being_filled(study):
+    studies.compute(study, new_generation=True, until="corrected_eigenvalues")
+    ended = influence("status", "--study", study)
+    assert "Generation 1: 17 training sequences" in ended.out
+    assert "Generation 2 is being filled beside it." in ended.out
+    assert "Bring it up to date with `influence run`." in ended.out
+    question = ("--prompt", "The baker rises at", "--completion", " three")
+    assert influence("ask", *question, "--study", study).code == 0, "in the generation that stands"
+    ended = influence("run", "--study", study)
+    assert ended.code == 0
+    assert "Generation 2: " in influence("status", "--study", study).out
