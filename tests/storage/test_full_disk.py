@@ -142,6 +142,20 @@ def test_what_cannot_be_recorded_is_not_removed(small_disk, ballast):
     unload()
 
 
+def test_a_record_that_cannot_be_written_anew_stays_as_it_was(small_disk, ballast):
+    store = store_in(small_disk / "store")
+    write(store)
+    with store.alone():
+        store.reduce_to_record(KEY)
+    before = store.manifest(KEY)
+    assert before is not None
+    load, _ = ballast
+    load()
+    with store.alone(), pytest.raises(StorageError, match="the record of what is removed cannot be written"):
+        store.reduce_to_record(KEY)
+    assert store.manifest(KEY) == before
+
+
 @pytest.mark.parametrize("name", FILLED_BY)
 def test_a_limit_on_files_is_told_and_nothing_half_written_stays(tmp_path, name):
     code = """
