@@ -1,7 +1,7 @@
 """What identifies an artifact of the store, and what its manifest says of it.
 
 On the disk a manifest is JSON whose second line is the SHA-256 of the rest, so that a digit flipped in a count or a
-figure is noticed too: `sed 2d manifest.json | head -c -1 | sha256sum`.
+figure is noticed too: `sed 2d manifest.json | sha256sum`.
 """
 
 import hashlib
