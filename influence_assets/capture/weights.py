@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from pathlib import Path
 
@@ -141,14 +140,22 @@ def _read_cache(cache: Path | None) -> dict[str, tuple[_Stat, str]]:
     if cache is None:
         return {}
     try:
-        entries = json.loads(cache.read_text(encoding="utf-8"))
+        checksum, content = cache.read_bytes().split(b"\n", 1)
+        if checksum != hashlib.sha256(content).hexdigest().encode():
+            return {}
+        entries = json.loads(content)
         return {str(file): (list(stat), str(digest)) for file, (stat, digest) in entries.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
 def _write_cache(cache: Path, remembered: dict[str, tuple[_Stat, str]]) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_name(f"{cache.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(remembered, indent=1, sort_keys=True), encoding="utf-8")
-    partial.replace(cache)
+    """Two processes may write at once, and a death leaves at most one partial file: the hash tells a torn one."""
+    content = json.dumps(remembered, indent=1, sort_keys=True).encode()
+    partial = cache.with_name(f"{cache.name}.partial")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+        partial.replace(cache)
+    except OSError:
+        return

@@ -43,13 +43,13 @@ def rebuild_catalogue(versions: Versions) -> CatalogueChange:
     """
     workspace = versions.workspace
     step = BY_NAME["influence_catalogue"]
-    found = versions.find(step, Partition())
-    if found is None:
-        raise StorageError("Something is missing or out of date. Bring everything up to date with `influence run`.")
-    key, inputs = found
-    states = state_rows(list(plan(versions)))
-    content = _content(workspace, key, inputs, states)
-    return load_catalogue(workspace.catalogue, content, workspace.store, anew=True)
+    with workspace.store.in_use():
+        found = versions.find(step, Partition())
+        if found is None:
+            raise StorageError("Something is missing or out of date. Bring everything up to date with `influence run`.")
+        key, inputs = found
+        content = _content(workspace, key, inputs, state_rows(list(plan(versions))))
+        return load_catalogue(workspace.catalogue, content, workspace.store, anew=True)
 
 
 def published_content(workspace: Workspace, leaving_out: Collection[ArtifactKey] = ()) -> CatalogueContent:

@@ -8,6 +8,7 @@ import torch
 
 from influence_assets.capture.measurements import covariances as measure_covariances
 from influence_assets.capture.measurements import eigenvalue_corrections
+from influence_assets.errors import InputError
 from influence_assets.maths.ekfac import damping, eigenbasis
 from influence_assets.maths.moments import merged
 from influence_assets.pipeline import factors, passes
@@ -40,6 +41,9 @@ def eigenbases(work: Work) -> None:
     It is frozen. Shards that come later are scored in it, so that scores stay comparable.
     """
     shards = work.open_all("covariances")
+    if not shards:
+        problem, remedy = "has no document that is not withdrawn", "Put files with other documents into it."
+        raise InputError(work.study.corpus.path, problem, remedy)
     layers = factors.layers_of(shards[0])
     for done, layer in enumerate(layers, start=1):
         parts = [factors.read_covariances(shard, layer) for shard in shards]

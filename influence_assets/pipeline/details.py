@@ -201,6 +201,8 @@ def _sketch_agreement(loaded: _Loaded, earlier: Earlier | None) -> dict[str, Any
     if earlier is not None and _compared(earlier.artifact.manifest.inputs) == compared:
         found: dict[str, Any] | None = earlier.artifact.manifest.summary["sketch_agreement"]
         return found
+    if not compared:  # every document was withdrawn
+        return None
     layers, queries, store = layer_curvatures(loaded.work, loaded.runner), loaded.queries, loaded.work.workspace.store
     coordinates = strongest_coordinates(layers, loaded.work.study.sketches.coordinates)
     questions = query_sketches(unconditioned(queries.layers, layers), layers, coordinates, queries.N)

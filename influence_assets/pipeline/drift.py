@@ -127,8 +127,11 @@ def curvature_drift(work: Work) -> None:
             total = vector.clone() if total is None else total.add_(vector)
         count += float(counts.sum())
         work.progress(sum(part.shape[-1] for part in own), len(shards))
-    if total is None:
-        raise StorageError("curvature_drift has no shard to look at. Put files into the corpus, then `influence run`.")
+    if total is None:  # every document was withdrawn: nothing is left that could have moved
+        work.draft.table("layer_drift", pl.DataFrame(schema=LAYER_DRIFT_SCHEMA))
+        work.draft.table("shard_drift", pl.DataFrame(schema=SHARD_DRIFT_SCHEMA))
+        work.draft.summarise(generation_id=frozen.manifest.summary["generation_id"], exceeds=False, shards=0)
+        return
     drifts = layer_drifts(unpacked(total, shapes), torch.tensor(count, dtype=torch.float64), q)
     layers = _layer_rows(work, list(shapes), drifts.numpy()).with_columns(
         pl.lit(frozen.manifest.summary["generation_id"], pl.Int32).alias("generation_id"),

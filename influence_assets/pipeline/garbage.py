@@ -11,7 +11,7 @@ from influence_assets.pipeline.plan import plan
 from influence_assets.pipeline.versions import Versions
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.storage.artifacts import ArtifactStore
-from influence_assets.storage.catalogue import has_holes, load_catalogue, loaded_keys
+from influence_assets.storage.catalogue import has_holes, load_catalogue, loaded_keys, remove_abandoned_load
 from influence_assets.storage.manifest import ArtifactKey, Manifest
 
 Manifests = Mapping[ArtifactKey, Manifest]
@@ -74,6 +74,7 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False) -> Collec
         found.bytes += sum(store.remove(key) for key in found.removed)
         found.bytes += store.remove_unreadable()
         store.remove_empty_folders()
+        remove_abandoned_load(workspace.catalogue)
         if has_holes(workspace.catalogue):
             load_catalogue(workspace.catalogue, published_content(workspace), store, anew=True)
             found.catalogue_rebuilt = True

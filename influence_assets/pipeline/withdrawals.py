@@ -19,7 +19,7 @@ from influence_assets.corpus.slices import Shard
 from influence_assets.corpus.withdrawn import Withdrawal, read_withdrawn
 from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.artifacts import ArtifactStore
-from influence_assets.storage.files import replace_file
+from influence_assets.storage.small_files import read_cache, replace_cache, replace_file
 from influence_assets.study import Corpus
 
 TOMBSTONE_SCHEMA = pl.Schema(
@@ -84,7 +84,7 @@ class Withdrawn:
             found[name] = self._look(shard) if known is None else known
         index = {self._listed[name].content_hash: entry for name, entry in found.items() if entry["is_read"]}
         if index != remembered:
-            replace_file(self._index_path, json.dumps({"listed": listed, "found": index}))
+            replace_cache(self._index_path, {"listed": listed, "found": index})
         return found
 
     def _look(self, shard: Shard) -> dict[str, Any]:
@@ -110,11 +110,8 @@ class Withdrawn:
 
 
 def _read_index(path: Path, listed: str) -> dict[str, dict[str, Any]]:
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        return dict(index["found"]) if index["listed"] == listed else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}  # a cache: looked up again
+    index = read_cache(path)
+    return dict(index["found"]) if index is not None and index["listed"] == listed else {}
 
 
 class Tombstones:

@@ -6,7 +6,6 @@ import os
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
-from uuid import uuid4
 
 from influence_assets.errors import StorageError
 from influence_assets.storage.manifest import FileRecord
@@ -144,12 +143,6 @@ def write_atomically(path: Path, content: bytes, *, through: Path) -> None:
     finally:
         through.unlink(missing_ok=True)
     sync_folder(path.parent)
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a small file in the place of the one that there is, so that a reader finds either whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.encode(), through=path.with_name(f".{path.name}-{uuid4().hex}"))
 
 
 def bytes_below(folder: Path) -> int:

@@ -78,14 +78,16 @@ def remove_drafts(root: Path) -> list[Path]:
     Raises:
         StorageError: somebody who has the store alone cannot remove a draft.
     """
-    drafts = root.glob("*/*/.draft-*")
+    drafts = list(root.glob("*/*/.draft-*"))
+    # Small files are written without holding the store, so that whoever has it alone may not take what is alive.
+    small = [draft for pattern in (".draft-*", "*/.draft-*") for draft in root.glob(pattern) if is_abandoned(draft)]
     if locks.has_alone(root):
-        found = list(drafts)
+        found = drafts + small
         with removing("what was left half written", root):
             for draft in found:
                 _delete(draft)
         return found
-    return [draft for draft in drafts if is_abandoned(draft) and is_deleted(draft)]
+    return [draft for draft in [*drafts, *small] if is_abandoned(draft) and is_deleted(draft)]
 
 
 def remove_empty_folders(root: Path) -> list[Path]:

@@ -2,14 +2,13 @@
 
 import json
 from pathlib import Path
-from uuid import uuid4
 
 from influence_assets.errors import InputError, StorageError
 from influence_assets.storage import locks
 from influence_assets.storage.manifest import FORMAT_VERSION
+from influence_assets.storage.places import draft_beside
 
 MARKER = "influence_store.json"
-_FRESH = f".{MARKER}-"
 
 
 def prepare(root: Path, study: str) -> None:
@@ -23,7 +22,7 @@ def prepare(root: Path, study: str) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
         # Written even where a marker stands: it proves that the root can be written.
-        fresh = root / f"{_FRESH}{uuid4().hex}"
+        fresh = draft_beside(marker)
         fresh.write_text(json.dumps({"format_version": FORMAT_VERSION, "study": study}), encoding="utf-8")
         with locks.exclusive(root / locks.PUBLISHING):
             if marker.exists():

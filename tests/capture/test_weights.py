@@ -91,7 +91,19 @@ def test_damaged_cache_is_ignored(folder, tmp_path, damage):
     cache = tmp_path / "cache.json"
     cache.write_text(damage)
     assert weights_hash(folder, cache) == weights_hash(folder, None)
-    assert isinstance(json.loads(cache.read_text()), dict)
+    _, kept = cache.read_text().split("\n", 1)
+    assert isinstance(json.loads(kept), dict)
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_digit_changed_in_the_cache_is_noticed(folder, tmp_path):
+    cache = tmp_path / "cache.json"
+    found = weights_hash(folder, cache)
+    checksum, kept = cache.read_text().split("\n", 1)
+    (_, digest), *_ = json.loads(kept).values()
+    other = f"{(int(digest[0], 16) + 1) % 16:x}{digest[1:]}"
+    cache.write_text(f"{checksum}\n{kept.replace(digest, other)}")
+    assert weights_hash(folder, cache) == found
 
 
 def test_every_shard_and_the_index_count(folder):

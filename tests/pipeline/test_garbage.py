@@ -26,11 +26,11 @@ def held(study, asset, partition):
 
 
 def contents(folder):
-    """Every file below a folder, by content; what locks leave is no content."""
+    """Every file below a folder, by content; what locks leave is no content, and caches come and go with the clock."""
     return {
         path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
-        if path.is_file() and path.stat().st_size
+        if path.is_file() and path.stat().st_size and path.parent.name != ".cache"
     }
 
 

@@ -6,6 +6,7 @@ the published file: a reader is never kept waiting and never sees half a load.
 
 from influence_assets.storage.catalogue.content import CatalogueChange, CatalogueContent
 from influence_assets.storage.catalogue.loading import load_catalogue, record_states
+from influence_assets.storage.catalogue.publishing import remove_abandoned_load
 from influence_assets.storage.catalogue.reading import (
     ask_cookbook,
     check_names,
@@ -30,6 +31,7 @@ __all__ = [
     "loaded_keys",
     "query",
     "record_states",
+    "remove_abandoned_load",
     "run_checks",
     "standing_content_version",
 ]

@@ -44,7 +44,7 @@ def changed_copy(path: Path, *, anew: bool) -> Iterator[duckdb.DuckDBPyConnectio
     Raises:
         StorageError: the disk refuses, or DuckDB does.
     """
-    copy = path.with_name(f".{path.name}.loading")
+    copy = _copy_of(path)
     _remove(copy)  # of a loader that was killed; none is alive while the lock is held
     try:
         with _refusals_named(path):
@@ -66,6 +66,16 @@ def changed_copy(path: Path, *, anew: bool) -> Iterator[duckdb.DuckDBPyConnectio
         _remove(copy)
 
 
+def remove_abandoned_load(path: Path) -> None:
+    """Remove what a loader that was killed left beside the catalogue.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    with alone(path):
+        _remove(_copy_of(path))
+
+
 @contextmanager
 def _refusals_named(path: Path) -> Iterator[None]:
     try:
@@ -73,6 +83,10 @@ def _refusals_named(path: Path) -> Iterator[None]:
     except (OSError, duckdb.Error) as error:
         remedy = "What was published still stands. Free some space, or mend the folder, and try again."
         raise StorageError(f"{path}: cannot be written ({str(error).strip()}). {remedy}") from error
+
+
+def _copy_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.loading")
 
 
 def _copy(source: Path, target: Path) -> None:
