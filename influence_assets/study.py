@@ -226,6 +226,15 @@ class Automation(_Section):
     interval_seconds: int = Field(30, ge=1, description="How often the folders are looked at.")
 
 
+class Lineage(_Section):
+    """Who is told of what was computed, beside the tables."""
+
+    openlineage_url: Annotated[str, Field(pattern=r"^https?://")] | None = Field(
+        None,
+        description="A collector of OpenLineage events, such as http://localhost:5000. Needs the extra `openlineage`.",
+    )
+
+
 class Study(_Section):
     """One attribution study; see the README's reference of study.yaml."""
 
@@ -243,6 +252,7 @@ class Study(_Section):
     storage: Storage = Storage()
     compute: Compute = Compute()
     automation: Automation = Automation()
+    lineage: Lineage = Lineage()
 
     @model_validator(mode="before")
     @classmethod

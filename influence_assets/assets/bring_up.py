@@ -4,10 +4,11 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from influence_assets.assets import checks
+from influence_assets.assets import checks, openlineage
 from influence_assets.assets.factory import asset_key, materialization
 from influence_assets.assets.partitions import Partitions
 from influence_assets.assets.session import Session, resource_key
@@ -21,6 +22,9 @@ from influence_assets.pipeline.steps import Step
 from influence_assets.pipeline.versions import Versions
 from influence_assets.storage.manifest import ArtifactKey
 from influence_assets.study import Study
+
+if TYPE_CHECKING:
+    from openlineage.client import OpenLineageClient
 
 PROCESS_TAG = "influence/process"
 
@@ -125,7 +129,7 @@ def _compute(
         # Of two generations the newer one is told of: it is what the run ends with.
         look = session.versions if session.published.has_newer_generation else session.published
         result.states = list(plan(look)) if look is session.versions else result.states or list(plan(look))
-        before, passed = result.states, _Passed()
+        before, passed, collector = result.states, _Passed(), openlineage.connect(study)
         yield from _news(study, look, session, instance)
         for event in bring_up_to_date(
             session.published, watcher, result, run_id=context.run_id, new_generation=new_generation
@@ -135,6 +139,7 @@ def _compute(
                 context.log.error(f"{event.step.name} {event.partition.key or ''}: {event.error}")
             else:
                 yield from _recorded(study, event, session, instance, passed)
+                collector = _told_elsewhere(study, event, collector, context)
         yield from passed.of_others(None)
         versions = result.versions or session.published
         yield from _untold(study, versions, _skipped(before, result), session, instance)
@@ -183,6 +188,21 @@ def _untold(
                 ended = Ended(state.step, standing.partition, outcome, versions)
                 yield from _recorded(study, ended, session, instance, passed)
     yield from passed.of_others(None)
+
+
+def _told_elsewhere(
+    study: Study, event: Ended, collector: "OpenLineageClient | None", context: dg.OpExecutionContext
+) -> "OpenLineageClient | None":
+    """Tell the collector, if there is one; one that does not answer is left alone for the rest of the run."""
+    if collector is None or not event.outcome.computed:
+        return collector
+    try:
+        for told in openlineage.events(study, event.outcome.artifact.manifest):
+            collector.emit(told)
+    except Exception as error:  # noqa: BLE001  # whatever a collector answers, what was computed stands
+        context.log.warning(f"{study.lineage.openlineage_url} does not take OpenLineage events: {error}")
+        return None
+    return collector
 
 
 class _Passed:

@@ -45,7 +45,7 @@ def fingerprint(workspace: Workspace) -> str:
     said = [
         sources(workspace),
         sorted(workspace.withdrawn.entries),
-        workspace.study.model_dump(mode="json", exclude={"automation"}),
+        workspace.study.model_dump(mode="json", exclude={"automation", "lineage"}),
         [step.code_version for step in STEPS],
     ]
     return _digest(said)
