@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from influence_assets.pipeline import details
-from influence_assets.pipeline.strongest import Earlier, extremes, strongest_pairs
+from influence_assets.pipeline.strongest import Earlier, extremes, strongest_pairs, unchanged
 from influence_assets.storage.manifest import ArtifactKey
 from tests import studies
 from tests.studies import COAST, FIRST, TRADES
@@ -291,3 +291,17 @@ def test_equal_scores_are_ranked_the_same_in_whatever_order_they_come():
     rows = scores_frame([("q", 5, 1.0), ("q", 3, 1.0), ("q", 9, 1.0), ("q", 1, 1.0)])
     expected = [("q", 1, 1.0), ("q", 9, 1.0)]
     assert extremes(rows, 1).rows() == extremes(rows.reverse(), 1).rows() == expected
+
+
+def test_only_pairs_of_the_same_tokens_are_kept():
+    """Of the same shard, by the same artifact, and among the strongest before."""
+    columns = {"query_id": pl.String, "sequence_id": pl.Int64, "shard_id": pl.String}
+    before = pl.DataFrame([("q", 1, "same"), ("q", 2, "changed"), ("p", 3, "same")], schema=columns, orient="row")
+    now = pl.DataFrame(
+        [("q", 1, "same"), ("q", 2, "changed"), ("q", 3, "same"), ("q", 4, "new")], schema=columns, orient="row"
+    )
+    then = (ArtifactKey("token_sequences", "same", "v1"), ArtifactKey("token_sequences", "changed", "v1"))
+    inputs = (then[0], ArtifactKey("token_sequences", "changed", "v2"), ArtifactKey("token_sequences", "new", "v1"))
+    earlier = Earlier(Stored({"strongest": before}, SimpleNamespace(inputs=then)))
+    assert unchanged(now, inputs, earlier).rows() == [("q", 1, "same")]
+    assert unchanged(now, inputs, None).is_empty()
