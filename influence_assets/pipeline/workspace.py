@@ -44,6 +44,7 @@ class Workspace:
         self.study = study
         self.store = ArtifactStore.open_or_create(Path(study.storage.root), study.name)
         self._query_hashes: dict[str, str] = {}
+        self._catalogue_seen: tuple[tuple[int, ...], str | None] | None = None
 
     @property
     def _weights_cache(self) -> Path:
@@ -99,7 +100,14 @@ class Workspace:
 
     def catalogue_version(self) -> str | None:
         """What the catalogue holds now; None where there is none that can be used."""
-        return standing_content_version(self.catalogue)
+        try:
+            stat = self.catalogue.stat()
+        except OSError:
+            return None
+        seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if self._catalogue_seen is None or self._catalogue_seen[0] != seen:
+            self._catalogue_seen = seen, standing_content_version(self.catalogue)
+        return self._catalogue_seen[1]
 
     def _published(self, asked: str, **values: object) -> list[tuple[Any, ...]]:
         """Rows of the catalogue that stands; none where there is none."""
