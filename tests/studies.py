@@ -174,7 +174,9 @@ def compute(study: Path, *, new_generation: bool = False, until: str | None = No
         until: the last step to be computed, instead of all: the run ends as if it had been killed after it.
     """
     result = Result()
-    events = bring_up_to_date(versions_of(study, "published"), _Until(until), result, run_id="test", new_generation=new_generation)
+    events = bring_up_to_date(
+        versions_of(study, "published"), _Until(until), result, run_id="test", new_generation=new_generation
+    )
     with contextlib.closing(events), contextlib.suppress(_EnoughError):
         for event in events:
             if isinstance(event, Failure):
