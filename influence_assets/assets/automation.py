@@ -9,6 +9,7 @@ from influence_assets.assets.bring_up import end_dead_runs, handled_key, job_nam
 from influence_assets.assets.partitions import Partitions
 from influence_assets.assets.sources import observations
 from influence_assets.errors import InputError, StorageError
+from influence_assets.pipeline.bring_up import is_generation_due
 from influence_assets.pipeline.fingerprint import fingerprint
 from influence_assets.pipeline.plan import plan
 from influence_assets.pipeline.versions import Versions
@@ -79,7 +80,8 @@ def _requests(
     attempts = int(before.get("attempts", 0)) if before.get("fingerprint") == found else 0
     if attempts >= ATTEMPTS:
         return [], context.cursor, f"{ATTEMPTS} runs of these files died. Look at the last one, then run by hand."
-    if not any(state.outstanding for state in plan(Versions(workspace))):
+    versions = Versions(workspace)
+    if not any(state.outstanding for state in plan(versions)) and not is_generation_due(versions):
         instance.daemon_cursor_storage.set_cursor_values({key: found})
         return [], context.cursor, "Everything is up to date."
     cursor = json.dumps({"fingerprint": found, "attempts": attempts + 1})

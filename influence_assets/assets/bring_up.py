@@ -14,7 +14,14 @@ from influence_assets.assets.partitions import Partitions
 from influence_assets.assets.session import Session, resource_key
 from influence_assets.assets.sources import observations
 from influence_assets.assets.told import told_versions
-from influence_assets.pipeline.bring_up import Ended, Failure, Result, bring_up_to_date
+from influence_assets.pipeline.bring_up import (
+    Ended,
+    Failure,
+    Result,
+    bring_up_to_date,
+    drift,
+    is_generation_due,
+)
 from influence_assets.pipeline.fingerprint import WHOLE, fingerprint
 from influence_assets.pipeline.plan import StepState, plan
 from influence_assets.pipeline.run import Outcome
@@ -83,7 +90,8 @@ def execute(study: Study, instance: dg.DagsterInstance, session: Session, *, new
     versions = session.published
     session.result.states = list(plan(versions))
     outstanding = any(state.outstanding for state in session.result.states) or versions.has_newer_generation
-    if not new_generation and not outstanding:
+    session.result.drift = drift(versions)
+    if not new_generation and not outstanding and not is_generation_due(versions):
         for event in _news(study, versions, session, instance):
             instance.report_runless_asset_event(event)
         return

@@ -42,6 +42,11 @@ def forget_documents(
     else:
         console.print("What is left of them:")
         show_table(left, console)
+        listed = Workspace(study).listed
+        files = sorted({listed[shard].file.url for shard in left["shard_id"] if shard in listed})
+        if files:
+            said = f"The source files still hold the text, and are read without it: {', '.join(files)}."
+            console.print(escape(said), soft_wrap=True)
     return complete
 
 

@@ -2,14 +2,13 @@
 
 import time
 import warnings
-from collections.abc import Mapping
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from influence_assets.cli.showing import visible
+from influence_assets.cli.showing import drift_proposal, visible
 from influence_assets.errors import InputError, StorageError
 from influence_assets.pipeline.bring_up import Failure, Result
 from influence_assets.pipeline.graph import STEPS
@@ -36,7 +35,7 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
         console.print(f"[yellow]Was damaged[/] and is computed again: {escape(folder)}", soft_wrap=True)
     if result.computed:
         console.print(_done(result))
-        console.print(f"Computed {len(result.computed)} partitions in {seconds:.1f} s.")
+        console.print(f"Computed {_counted(len(result.computed), 'partition')} in {seconds:.1f} s.")
         if not result.failures:
             console.print("Look at them with `influence sql`, `influence ask` or `influence ui`.")
     elif not result.failures:
@@ -52,16 +51,6 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
         left_out = ", ".join(result.left_out)
         console.print(f"What stood before still stands. Not complete: {left_out}.", soft_wrap=True)
     return not result.failures and not session.checks_failed
-
-
-def drift_proposal(drift: Mapping[str, object]) -> str:
-    """What to do about a corpus that has moved from its generation."""
-    return (
-        f"[yellow]The corpus has moved from the generation's curvature[/]: {drift['largest_drift_measure']} of "
-        f"{escape(str(drift['largest_drift_layer']))} by {drift['largest_drift']:.2f}, past the threshold of "
-        f"{drift['threshold']:g}. Fit another with `influence run --new-generation`, or set curvature.new_generation "
-        "to automatic."
-    )
 
 
 def rebuild(study: Study, console: Console) -> None:
@@ -135,3 +124,7 @@ def _print_failure(failure: Failure, console: Console) -> None:
         import traceback
 
         console.print(visible("".join(traceback.format_exception(error))), markup=False, highlight=False)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "s")

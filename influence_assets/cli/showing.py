@@ -1,7 +1,7 @@
 """What the command prints: tables, passages and states. Corpus text is escaped wherever it is shown."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from influence_assets.errors import InputError
+from influence_assets.pipeline.bring_up import drift
 from influence_assets.pipeline.graph import BY_NAME
 from influence_assets.pipeline.plan import StepState, plan, state_rows
 from influence_assets.pipeline.steps import Partition
@@ -134,15 +135,28 @@ def show_status(study: Study, console: Console) -> None:
     console.print(f"Study [bold]{study.name}[/], store {escape(study.storage.root)}")
     console.print(_shards(versions))
     console.print(table)
-    console.print(_causes(states))
+    if any(step.of("stale", "missing") for step in states):
+        console.print(_causes(states))
     console.print(_generations(versions))
-    if workspace.withdrawn.entries:
-        console.print(f"{len(workspace.withdrawn.entries)} documents are withdrawn.")
+    if (found := drift(versions)) is not None:
+        console.print(drift_proposal(found), soft_wrap=True)
+    if listed := len(workspace.withdrawn.entries):
+        console.print(f"{listed} {'document is' if listed == 1 else 'documents are'} listed as withdrawn.")
     if any(step.outstanding for step in states):
         record_states(workspace.catalogue, state_rows(states))
         console.print("Bring it up to date with `influence run`.")
     else:
         console.print("[green]Everything is up to date.[/]")
+
+
+def drift_proposal(drift: Mapping[str, object]) -> str:
+    """What to do about a corpus that has moved from its generation."""
+    return (
+        f"[yellow]The corpus has moved from the generation's curvature[/]: {drift['largest_drift_measure']} of "
+        f"{escape(str(drift['largest_drift_layer']))} by {drift['largest_drift']:.2f}, past the threshold of "
+        f"{drift['threshold']:g}. Fit another with `influence run --new-generation`, or set curvature.new_generation "
+        "to automatic."
+    )
 
 
 def show_answer(study: Study, prompt: str, completion: str, top: int, console: Console) -> None:

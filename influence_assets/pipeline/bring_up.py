@@ -110,19 +110,17 @@ def bring_up_to_date(
     Raises:
         InputError: the corpus or the queries cannot be listed.
     """
-    study, store = versions.workspace.study, versions.workspace.store
+    store = versions.workspace.store
     store.remove_abandoned_drafts()
     with store.in_use():
         work = _Work(versions, watcher, result, run_id)
         yield from work.complete(versions)
         if work.versions.has_newer_generation:
             yield from work.complete(work.look("newest"))
-        result.drift = _drift(work.versions)
-        automatic = study.curvature.new_generation == "automatic" and result.drift is not None
-        if (new_generation or automatic) and not result.failures:
+        if (new_generation or is_generation_due(work.versions)) and not result.failures:
             yield from work.begin_generation()
             yield from work.complete(work.look("newest"))
-            result.drift = _drift(work.versions)
+        result.drift = drift(work.versions)
         result.versions = work.versions
         result.states = list(plan(work.versions))
         if result.left_out:
@@ -186,7 +184,12 @@ class _Work:
         yield Ended(step, partition, outcome, versions)
 
 
-def _drift(versions: Versions) -> dict[str, object] | None:
+def is_generation_due(versions: Versions) -> bool:
+    """Whether the corpus has drifted from the generation that is asked for, and the study has another one made then."""
+    return versions.workspace.study.curvature.new_generation == "automatic" and drift(versions) is not None
+
+
+def drift(versions: Versions) -> dict[str, object] | None:
     """What is known of the drift of the generation that is asked for, if it is past the threshold."""
     key = versions.key(BY_NAME["curvature_drift"], Partition())
     if key is None or not versions.holds(key):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from influence_assets.errors import StorageError
 from influence_assets.pipeline.catalogue import published_content
+from influence_assets.pipeline.generations import remember_last_generation
 from influence_assets.pipeline.graph import BY_NAME
 from influence_assets.pipeline.plan import plan
 from influence_assets.pipeline.versions import Versions
@@ -70,6 +71,7 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False) -> Collec
         if dry_run:
             found.bytes = sum(manifests[key].bytes for key in [*found.reduced, *found.removed])
             return found
+        remember_last_generation(workspace)
         found.bytes = sum(store.reduce_to_record(key) for key in found.reduced)
         found.bytes += sum(store.remove(key) for key in found.removed)
         found.bytes += store.remove_unreadable()

@@ -5,9 +5,11 @@ A new one is fitted beside the one that is published. It takes its place once ev
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.storage.manifest import ArtifactKey, Manifest
+from influence_assets.storage.small_files import read_cache, replace_cache
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,31 @@ def fitted(workspace: Workspace) -> Iterator[Manifest]:
     return workspace.store.manifests("eigenbases", with_records=True, with_damaged=True)
 
 
+def known_generation_id(workspace: Workspace, eigenbases: ArtifactKey) -> int | None:
+    """The number of a generation that was fitted before, which it keeps when it is damaged and computed again.
+
+    Its curvature knows it too, should even its manifest be damaged.
+    """
+    known = [workspace.store.manifest(eigenbases)]
+    finished = workspace.store.manifests("curvature", with_records=True, with_damaged=True)
+    known += [manifest for manifest in finished if eigenbases in manifest.inputs]
+    return next((int(manifest.summary["generation_id"]) for manifest in known if manifest is not None), None)
+
+
 def next_generation_id(workspace: Workspace) -> int:
-    """The number of a generation that is about to be fitted."""
-    return max((int(manifest.summary["generation_id"]) for manifest in fitted(workspace)), default=0) + 1
+    """The number of a generation that is about to be fitted; none is given twice."""
+    return _last_generation_id(workspace) + 1
+
+
+def remember_last_generation(workspace: Workspace) -> None:
+    """Keep the last number that was given: the generation that has it may be about to be removed."""
+    replace_cache(_counter(workspace), _last_generation_id(workspace))
+
+
+def _last_generation_id(workspace: Workspace) -> int:
+    stored = [int(manifest.summary["generation_id"]) for manifest in fitted(workspace)]
+    return max([*stored, int(read_cache(_counter(workspace)) or 0)])
+
+
+def _counter(workspace: Workspace) -> Path:
+    return workspace.store.root / ".cache" / "last_generation.json"

@@ -108,7 +108,7 @@ STEPS: tuple[Step, ...] = (
         (
             "token_sequences", "language_model", "eigenbases", "curvature", "query_gradients", "gradient_sketches",
             "influence_scores",
-        ), "1",
+        ), "2",
         "details.influence_details", frozenset({"torch", "parquet"}),
         "How the highest and lowest scores of each query split over layers and over training tokens; both splits add "
         "up to the score. The sketches' estimates are compared with the exact scores here too.",

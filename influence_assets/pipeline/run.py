@@ -8,11 +8,12 @@ from typing import Any
 import polars as pl
 
 from influence_assets.errors import DamagedError, StorageError
-from influence_assets.pipeline.generations import next_generation_id
+from influence_assets.pipeline.generations import known_generation_id, next_generation_id
 from influence_assets.pipeline.plan import plan, state_rows
 from influence_assets.pipeline.steps import Partition, Progress, Step, Work
 from influence_assets.pipeline.versions import Versions
 from influence_assets.storage.artifacts import Artifact
+from influence_assets.storage.manifest import ArtifactKey
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def materialise(
             ) as draft:  # fmt: skip
                 states = partial(_states, versions)
                 step.compute(Work(workspace, partition, key, inputs, draft, progress, states))
-                draft.summarise(**_numbered(versions, step))
+                draft.summarise(**_numbered(versions, step, key))
         except DamagedError as error:
             # From now on it counts as missing, so that the next pass computes it again.
             store.mark_damaged(error.folder, error.files, error.problem)
@@ -71,8 +72,10 @@ def _states(versions: Versions) -> pl.DataFrame:
     return state_rows(list(plan(versions)))
 
 
-def _numbered(versions: Versions, step: Step) -> Mapping[str, Any]:
+def _numbered(versions: Versions, step: Step, key: ArtifactKey) -> Mapping[str, Any]:
     """A generation's number, and what makes it comparable with others."""
     if step.name != "eigenbases":
         return {}
-    return {"generation_id": next_generation_id(versions.workspace), "identity": versions.identity}
+    workspace = versions.workspace
+    number = known_generation_id(workspace, key) or next_generation_id(workspace)
+    return {"generation_id": number, "identity": versions.identity}

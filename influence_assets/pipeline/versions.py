@@ -295,10 +295,12 @@ class Versions:
     def _is_whole(self, key: ArtifactKey) -> bool:
         if not self.workspace.store.holds(key):
             return False
-        if key.asset != "influence_catalogue":
+        if key.asset not in ("eigenbases", "influence_catalogue"):
             return True
         manifest = self.workspace.store.manifest(key)
-        return manifest is not None and self.workspace.catalogue_version() == manifest.summary["content_version"]
+        if manifest is None:
+            return False  # nobody knows of a generation without it
+        return key.asset == "eigenbases" or self.workspace.catalogue_version() == manifest.summary["content_version"]
 
 
 _RULES = {

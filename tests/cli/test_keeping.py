@@ -162,7 +162,7 @@ def test_a_document_can_be_listed_alone(study, traces):
     assert traces.found(study) == set()
     again = influence("forget", "--only-list", "--document", document_id(GULLS), "--study", study)
     assert "Listed as withdrawn: 0, already listed: 1." in again.out
-    assert "1 documents are withdrawn." in influence("status", "--study", study).out
+    assert "1 document is listed as withdrawn." in influence("status", "--study", study).out
 
 
 def test_an_id_that_no_shard_has_is_listed_for_when_its_text_comes(study):
