@@ -32,7 +32,24 @@ from influence_assets.pipeline.versions import Versions
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.study import Study
 
-WORDS = "lamp tower fog bell gull ship keeper water baker smith weaver thread iron dough ferry mail".split()
+WORDS = [
+    "lamp",
+    "tower",
+    "fog",
+    "bell",
+    "gull",
+    "ship",
+    "keeper",
+    "water",
+    "baker",
+    "smith",
+    "weaver",
+    "thread",
+    "iron",
+    "dough",
+    "ferry",
+    "mail",
+]
 STUDY = """\
 name: many
 corpus: {path: corpus}
