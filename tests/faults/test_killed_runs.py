@@ -1,0 +1,88 @@
+"""Kill -9 of whole runs: what stood is not computed again, and the end is that of a run left alone."""
+
+import os
+import signal
+import time
+from itertools import count
+
+import dagster as dg
+
+from influence_assets.storage.catalogue import query
+from tests.commanding import influence_process
+from tests.faults import comparison, working, zygote
+from tests.faults.changing import FILES
+
+
+def held(study):
+    """Every artifact that stands, with its folder's number on the disk, which another would not have."""
+    store = comparison.workspace(study).store
+    return {key: store.place(key).stat().st_ino for key in comparison.manifests(store) if store.holds(key)}
+
+
+def edit(corpus):
+    corpus.write(FILES[2], [6, 7])
+    corpus.write(FILES[0], [0, 1, 2, 3, 8, 9])
+    corpus.remove(FILES[1])
+
+
+def test_killed_again_and_again_a_run_computes_nothing_twice(ground, corpus):
+    edit(corpus)
+    before, kills = held(ground.study), 0
+    for steps in count(60, 7):  # more each time, so that it ends
+        ended = zygote.live(working.run, ground.study, below=ground.store, kill=zygote.Kill(step=steps))
+        after = held(ground.study)
+        assert {key: after.get(key) for key in before} == before
+        before = after
+        if not ended.killed:
+            break
+        kills += 1
+    assert kills > 3
+    assert not ended.answer.failures
+    assert zygote.live(working.run, ground.study, below=ground.store).answer.computed == []
+    comparison.assert_equal_catalogues(ground.study, comparison.from_scratch(ground.study))
+
+
+def test_a_run_that_is_killed_while_it_loads_leaves_the_catalogue_as_it_was(ground, corpus):
+    """The loader's steps are the last of a run; DuckDB's own lie between them."""
+    edit(corpus)
+    asked = "select shard_id, document_id from documents order by all"
+    before = query(comparison.workspace(ground.study).catalogue, asked)
+    whole = zygote.live(working.run, ground.study, below=ground.store).steps
+    after = query(comparison.workspace(ground.study).catalogue, asked)
+    assert not before.equals(after)
+    seen = set()
+    for step in range(whole - 30, whole, 3):
+        edit(ground.begin())
+        assert zygote.live(working.run, ground.study, below=ground.store, kill=zygote.Kill(step=step)).killed
+        found = query(comparison.workspace(ground.study).catalogue, asked)
+        seen.add("before" if found.equals(before) else "after")
+        assert found.equals(before) or found.equals(after)
+    assert seen == {"before", "after"}
+
+
+def test_the_command_is_killed_and_taken_up(ground, corpus):
+    """The real one, with Dagster: a run's record that nobody would end is ended by the next."""
+    edit(corpus)
+    for condition in ("covariances/*/.draft-*", ".influence.duckdb.loading"):
+        process = influence_process("run", folder=ground.folder)
+        wait_for(process, lambda condition=condition: list(ground.store.glob(condition)))
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    process = influence_process("run", folder=ground.folder)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    comparison.assert_equal_catalogues(ground.study, comparison.from_scratch(ground.study))
+    zygote.live(working.gc, ground.study, 0, below=ground.store)
+    comparison.assert_no_orphans(ground.study)
+    with dg.DagsterInstance.from_config(str(ground.store / ".dagster")) as instance:
+        ends = [run.status for run in instance.get_runs()]
+    failed, succeeded = dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS
+    assert ends == [succeeded, failed, failed], "the newest first"
+
+
+def wait_for(process, condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read() + process.stderr.read()
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.001)

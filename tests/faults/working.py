@@ -1,0 +1,172 @@
+"""What processes do to a study, as the command does it, without Dagster: their functions, importable by name."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from influence_assets.errors import InputError, StorageError
+from influence_assets.pipeline.bring_up import Ended, Result, bring_up_to_date
+from influence_assets.pipeline.catalogue import rebuild_catalogue
+from influence_assets.pipeline.forgetting import withdraw
+from influence_assets.pipeline.garbage import Collected, collect
+from influence_assets.pipeline.steps import Partition, Step
+from influence_assets.pipeline.verification import Trouble, verify
+from influence_assets.pipeline.versions import Versions
+from influence_assets.pipeline.workspace import Workspace
+from influence_assets.storage.artifacts import ArtifactStore
+from influence_assets.storage.catalogue import publishing
+from influence_assets.study import Study
+
+
+class Silent:
+    """Told of everything, says nothing."""
+
+    def begins(self, step: Step, partition: Partition, outstanding: int) -> None:
+        pass
+
+    def progress(self, step: Step, partition: Partition, done: int, total: int | None) -> None:
+        pass
+
+
+@dataclass
+class Ran:
+    """What a run did.
+
+    Args:
+        computed: what it computed, in order, as `asset` or `asset[partition]`.
+        failures: what it says went wrong.
+        mended: how many artifacts it found damaged.
+        left_out: steps that are not complete.
+    """
+
+    computed: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    mended: int = 0
+    left_out: list[str] = field(default_factory=list)
+
+
+def run(study: Path, *, new_generation: bool = False, run_id: str = "test") -> Ran:
+    """Bring everything up to date."""
+    result = Result()
+    computed = []
+    for event in bring_up_to_date(
+        Versions(Workspace(Study.load(study)), "published"),
+        Silent(),
+        result,
+        run_id=run_id,
+        new_generation=new_generation,
+    ):
+        if isinstance(event, Ended) and event.outcome.computed:
+            computed.append(named(event.step, event.partition))
+    failures = [f"{named(f.step, f.partition)}: {type(f.error).__name__}: {f.error}" for f in result.failures]
+    return Ran(computed, failures, len(result.mended), result.left_out)
+
+
+def begin_generation(study: Path) -> Ran:
+    """Bring everything up to date, in another generation."""
+    return run(study, new_generation=True)
+
+
+def gc(study: Path, keep: int) -> Collected:
+    """Remove what is superseded."""
+    return collect(Workspace(Study.load(study)), keep=keep)
+
+
+def forget(study: Path, document_id: str, reason: str) -> int:
+    """List a document as withdrawn."""
+    return len(withdraw(Workspace(Study.load(study)), [document_id], reason))
+
+
+def look(study: Path) -> list[Trouble]:
+    """Read everything again and mark what is damaged."""
+    return verify(Workspace(Study.load(study)), lambda _done, _total: None)
+
+
+def rebuild(study: Path) -> None:
+    """Build the DuckDB file anew."""
+    rebuild_catalogue(Versions(Workspace(Study.load(study))))
+
+
+def named(step: Step, partition: Partition) -> str:
+    """`asset`, or `asset[partition]`."""
+    return f"{step.name}[{partition.key}]" if partition.key else step.name
+
+
+def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function answers, or what it says to the user."""
+    try:
+        return function(*arguments)
+    except (InputError, StorageError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def run_without_claims(study: Path) -> Ran:
+    """A run that does not keep others from the partition that it computes."""
+    with mock.patch.object(ArtifactStore, "claim", lambda _store, _key: nullcontext()):
+        return run(study)
+
+
+def materialise_by_hand(study: Path, shards: Sequence[str]) -> dict[str, str]:
+    """What becomes of the UI's job of one asset, shard by shard, in Dagster."""
+    import dagster as dg
+
+    from influence_assets.assets.definitions import build_definitions
+
+    found = {}
+    described = Study.load(study)
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = build_definitions([described]).resolve_job_def(f"{described.name}_read_documents")
+        for shard in shards:
+            instance.add_dynamic_partitions(job.partitions_def.name, [shard])
+            done = job.execute_in_process(instance=instance, partition_key=shard, raise_on_error=False)
+            found[shard] = "success" if done.success else str([event.step_failure_data for event in done.all_events])
+    return found
+
+
+def edit_and_run(study: Path, edits: Sequence[Mapping[str, bytes | None]]) -> list[Ran]:
+    """Write and remove files of the corpus, and run after each edit."""
+    done = []
+    for edit in edits:
+        for name, content in edit.items():
+            path = study.parent / "corpus" / name
+            if content is None:
+                path.unlink()
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+        done.append(run(study))
+    return done
+
+
+def run_in_place(study: Path) -> Ran:
+    """A run whose loader changes the published file itself, not a copy of it."""
+
+    def copy_of(path: Path) -> Path:
+        return path
+
+    with mock.patch.object(publishing, "_copy_of", copy_of), mock.patch.object(publishing, "_remove"):
+        return run(study)
+
+
+def at_another_time(seconds: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function answers on a machine whose clock is off by so much."""
+    now, now_ns = time.time, time.time_ns
+
+    class Off(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(seconds=seconds)
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(time, "time", lambda: now() + seconds))
+        stack.enter_context(mock.patch.object(time, "time_ns", lambda: now_ns() + seconds * 10**9))
+        for module in list(sys.modules.values()):
+            if module.__name__.startswith("influence_assets") and getattr(module, "datetime", None) is datetime:
+                stack.enter_context(mock.patch.object(module, "datetime", Off))
+        return function(*arguments)
