@@ -1,5 +1,7 @@
 """A study and its store, and what is costly to look up about them more than once."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,7 +11,7 @@ import polars as pl
 from influence_assets.corpus.digests import Digests, file_hash
 from influence_assets.corpus.slices import Shard, list_shards
 from influence_assets.corpus.sources import SourceFile, list_query_files
-from influence_assets.errors import InputError
+from influence_assets.errors import InputError, StorageError
 from influence_assets.pipeline.withdrawals import Tombstones, Withdrawn
 from influence_assets.storage.artifacts import ArtifactStore
 from influence_assets.storage.catalogue import query, standing_content_version
@@ -83,8 +85,9 @@ class Workspace:
             name: [self.withdrawn.entries[document] for document in sorted(self.withdrawn.of(shard))]
             for name, shard in self.listed.items()
         }
+        published = self._published("vanished_documents", shards=list(self.listed))
         vanished: dict[str, list[str]] = {}
-        for shard, document in self._published("vanished_documents", shards=list(self.listed)):
+        for shard, document in self._vanished_of_artifacts() if published is None else published:
             vanished.setdefault(shard, []).append(document)
         tombstones = Tombstones(self.store.root)
         return tombstones.wanted(withdrawn, vanished, self.listed.keys(), self.withdrawn.entries.keys())
@@ -92,11 +95,12 @@ class Workspace:
     @cached_property
     def published_generations(self) -> frozenset[int]:
         """The generations that the catalogue has scores of; once it was lost, those that one ever had."""
-        if self.catalogue_version() is None:
+        published = self._published("generations")
+        if published is None:
             loaded = [key for manifest in self.store.manifests("influence_catalogue") for key in manifest.inputs]
             curvatures = (self.store.manifest(key) for key in set(loaded) if key.asset == "curvature")
             return frozenset(int(manifest.summary["generation_id"]) for manifest in curvatures if manifest is not None)
-        return frozenset(generation for (generation,) in self._published("generations"))
+        return frozenset(generation for (generation,) in published)
 
     def catalogue_version(self) -> str | None:
         """What the catalogue holds now; None where there is none that can be used."""
@@ -109,11 +113,24 @@ class Workspace:
             self._catalogue_seen = seen, standing_content_version(self.catalogue)
         return self._catalogue_seen[1]
 
-    def _published(self, asked: str, **values: object) -> list[tuple[Any, ...]]:
-        """Rows of the catalogue that stands; none where there is none."""
+    def _published(self, asked: str, **values: object) -> list[tuple[Any, ...]] | None:
+        """Rows of the catalogue that stands; None where there is none, or none that can be read."""
         if self.catalogue_version() is None:
-            return []
-        return query(self.catalogue, _ASKED[asked], values).rows()
+            return None
+        try:
+            return query(self.catalogue, _ASKED[asked], values).rows()
+        except StorageError:
+            return None
+
+    def _vanished_of_artifacts(self) -> Iterator[tuple[str, str]]:
+        """The documents of shards without a file in what the last catalogue was loaded from."""
+        loads = self.store.manifests("influence_catalogue")
+        last = max(loads, key=lambda manifest: manifest.started_at, default=None)
+        for key in last.inputs if last is not None else ():
+            if key.asset == "documents" and key.partition is not None and key.partition not in self.listed:
+                with suppress(StorageError):
+                    held = self.store.open(key).table("documents").select("document_id").collect()["document_id"]
+                    yield from ((key.partition, document) for document in held)
 
     @cached_property
     def query_sets(self) -> dict[str, SourceFile]:

@@ -23,12 +23,13 @@ def prepare(root: Path, study: str) -> None:
         root.mkdir(parents=True, exist_ok=True)
         # Written even where a marker stands: it proves that the root can be written.
         fresh = draft_beside(marker)
-        fresh.write_text(json.dumps({"format_version": FORMAT_VERSION, "study": study}), encoding="utf-8")
-        with locks.exclusive(root / locks.PUBLISHING):
-            if marker.exists():
-                fresh.unlink()
-            else:
-                fresh.rename(marker)
+        try:
+            fresh.write_text(json.dumps({"format_version": FORMAT_VERSION, "study": study}), encoding="utf-8")
+            with locks.exclusive(root / locks.PUBLISHING):
+                if not marker.exists():
+                    fresh.rename(marker)
+        finally:
+            fresh.unlink(missing_ok=True)
     except OSError as error:
         problem = f"{root} cannot be written ({error.strerror or error})"
         remedy = "Choose a folder that you may write to, or free some space there."

@@ -17,7 +17,7 @@ from influence_assets.storage.catalogue.content import (
     as_rows,
     digest,
 )
-from influence_assets.storage.catalogue.publishing import alone, changed_copy
+from influence_assets.storage.catalogue.publishing import SpoiledError, alone, changed_copy
 from influence_assets.storage.catalogue.reading import standing_of
 from influence_assets.storage.catalogue.rows import (
     delete_tables,
@@ -57,8 +57,10 @@ def load_catalogue(
             kept = len({key.materialization_id for key in content.artifacts})
             return CatalogueChange(0, 0, kept, content.version, {}, time.monotonic() - started)
         is_empty = standing is None or standing.schema_version != schema_version()
-        with changed_copy(path, anew=is_empty) as connection:
-            loaded, removed, rows = _bring_to(connection, content, store)
+        try:
+            loaded, removed, rows = _load(path, content, store, anew=is_empty)
+        except SpoiledError:
+            loaded, removed, rows = _load(path, content, store, anew=True)
     unchanged = len({key.materialization_id for key in content.artifacts}) - loaded
     return CatalogueChange(loaded, removed, unchanged, content.version, rows, time.monotonic() - started)
 
@@ -87,6 +89,13 @@ def record_states(path: Path, states: pl.DataFrame) -> bool:
             _replace(connection, "partition_states", as_rows(states, STATES))
             connection.execute("update catalogue set states_version = $version", {"version": version}).complete()
     return True
+
+
+def _load(
+    path: Path, content: CatalogueContent, store: ArtifactStore, *, anew: bool
+) -> tuple[int, int, dict[str, int]]:
+    with changed_copy(path, anew=anew) as connection:
+        return _bring_to(connection, content, store)
 
 
 def _bring_to(

@@ -10,12 +10,17 @@ import duckdb
 
 from influence_assets.errors import StorageError
 from influence_assets.storage import files, locks
+from influence_assets.storage.catalogue.reading import tells_of_damage, unreadable
 from influence_assets.storage.statements import statements
 
 _DUCKDB_FORMAT = "v1.2.0"
 """Readers of the last DuckDB versions, not only of the newest, can open the file."""
 _FICLONE = 0x40049409
 """Linux's request that a file share another's blocks until one of them is written to."""
+
+
+class SpoiledError(StorageError):
+    """The published file is damaged where it was to be changed."""
 
 
 @contextmanager
@@ -81,6 +86,8 @@ def _refusals_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, duckdb.Error) as error:
+        if tells_of_damage(error):
+            raise SpoiledError(str(unreadable(path, error))) from error
         remedy = "What was published still stands. Free some space, or mend the folder, and try again."
         raise StorageError(f"{path}: cannot be written ({str(error).strip()}). {remedy}") from error
 

@@ -35,6 +35,8 @@ def query(path: Path, sql: str, parameters: Mapping[str, object] | Sequence[obje
             # A statement that answers nothing, such as an empty one, has no relation.
             frame: pl.DataFrame = pl.DataFrame() if answer is None else answer.pl()
         except (duckdb.Error, pl.exceptions.PolarsError) as error:  # polars has no intervals of months, for one
+            if tells_of_damage(error):
+                raise unreadable(path, error) from error
             remedy = "`show tables` and `describe top_influences` say what is there; it can only be read."
             raise InputError("SQL", str(error).strip(), remedy) from error
     return frame
@@ -47,10 +49,15 @@ def run_checks(path: Path) -> dict[str, pl.DataFrame]:
         StorageError: there is no catalogue, or it is damaged.
     """
     with _reader(path) as connection:
-        return {
-            name: connection.sql(statement.sql).limit(_VIOLATIONS_KEPT).pl()
-            for name, statement in statements("checks").items()
-        }
+        try:
+            return {
+                name: connection.sql(statement.sql).limit(_VIOLATIONS_KEPT).pl()
+                for name, statement in statements("checks").items()
+            }
+        except duckdb.Error as error:
+            if not tells_of_damage(error):
+                raise
+            raise unreadable(path, error) from error
 
 
 def check_names() -> tuple[str, ...]:
@@ -101,7 +108,7 @@ def _reader(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
             connection.execute("attach $path as influence (read_only)", {"path": str(path)}).complete()
         except duckdb.Error as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         for safety in ("use influence", "set enable_external_access = false", "set lock_configuration = true"):
             connection.execute(safety).complete()
         yield connection
@@ -120,7 +127,7 @@ def loaded_keys(path: Path) -> list[ArtifactKey]:
         try:
             return [ArtifactKey(*row) for row in connection.execute(sql).fetchall()]
         except duckdb.Error as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
 
 
 def has_holes(path: Path) -> bool:
@@ -173,7 +180,13 @@ def standing_of(path: Path) -> Standing | None:
     return Standing(*found[0]) if len(found) == 1 else None
 
 
-def _unreadable(path: Path, error: duckdb.Error) -> StorageError:
+def tells_of_damage(error: Exception) -> bool:
+    """Whether an error of DuckDB says that a block is not as it was written."""
+    return "Corrupt database file" in str(error)
+
+
+def unreadable(path: Path, error: Exception) -> StorageError:
+    """What to do about a damaged file."""
     return StorageError(
         f"{path}: is not a readable catalogue ({error}). Build it again: `influence rebuild-catalogue`."
     )
