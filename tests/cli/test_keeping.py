@@ -207,7 +207,7 @@ def test_damage_is_found_named_and_mended(study):
     assert "its files are damaged" in influence("status", "--study", study).out
     ended = influence("run", "--study", study)
     assert ended.code == 0
-    assert "Computed 1 partitions" in ended.out
+    assert "Computed 1 partition in" in ended.out
     assert influence("verify", "--study", study).code == 0
 
 
