@@ -1,9 +1,10 @@
 """Clocks that jump and times that lie: content decides what is outstanding, and nothing that is needed goes."""
 
 import os
+from functools import partial
 
-from influence_assets.corpus import digests
-from influence_assets.pipeline.garbage import collect
+import pytest
+
 from influence_assets.storage.catalogue import loaded_keys
 from tests.faults import comparison, working, zygote
 from tests.faults.changing import FILES
@@ -25,19 +26,23 @@ def test_times_that_change_alone_change_nothing(ground, corpus):
         assert zygote.live(working.run, ground.study, below=ground.store).answer.computed == []
 
 
-def test_content_that_changes_behind_the_times_is_seen(ground, corpus):
-    """The same size and the time of before: what a copy that keeps times leaves, or a clock that was set back."""
+@pytest.mark.parametrize("remembers_by", ["time of the last change", "time of modification alone"])
+def test_content_that_changes_behind_the_times_is_seen(ground, corpus, remembers_by):
+    """The same size and the time of before: what a copy that keeps times leaves, or a clock that was set back.
+
+    The time of modification alone, as others remember files by, would overlook it.
+    """
+    run = partial(working.run_remembering_at_once, ground.study, by_modification_alone="alone" in remembers_by)
+    assert zygote.live(run, below=ground.store).answer.computed == []
     path = corpus.folder / FILES[1]
-    set_back(path, DAYS)  # long settled, so that what it held is remembered
-    working.run(ground.study)
-    before = path.stat()
-    content = path.read_bytes().replace(b"rests.", b"rusts.")
-    path.write_bytes(content)
+    before, content = path.stat(), path.read_bytes()
+    path.write_bytes(content.replace(b"lights", b"lifted"))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
     assert path.stat().st_mtime_ns == before.st_mtime_ns
-    ran = zygote.live(working.run, ground.study, below=ground.store).answer
-    assert f"documents[{FILES[1]}]" in ran.computed
+    assert path.read_bytes() != content
+    is_seen = f"documents[{FILES[1]}]" in zygote.live(run, below=ground.store).answer.computed
+    assert is_seen == ("alone" not in remembers_by)
 
 
 def test_steps_of_which_each_is_an_hour_before_the_last(ground, corpus):
@@ -58,6 +63,3 @@ def test_steps_of_which_each_is_an_hour_before_the_last(ground, corpus):
     zygote.live(working.gc, ground.study, 0, below=ground.store)
     comparison.assert_no_orphans(ground.study)
 
-
-assert digests
-assert collect

@@ -1,5 +1,6 @@
 """What processes do to a study, as the command does it, without Dagster: their functions, importable by name."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from influence_assets.corpus import digests
 from influence_assets.errors import InputError, StorageError
 from influence_assets.pipeline.bring_up import Ended, Result, bring_up_to_date
 from influence_assets.pipeline.catalogue import rebuild_catalogue
@@ -56,10 +58,7 @@ def run(study: Path, *, new_generation: bool = False, run_id: str = "test") -> R
     result = Result()
     computed = []
     for event in bring_up_to_date(
-        Versions(Workspace(Study.load(study)), "published"),
-        Silent(),
-        result,
-        run_id=run_id,
+        Versions(Workspace(Study.load(study)), "published"), Silent(), result, run_id=run_id,
         new_generation=new_generation,
     ):
         if isinstance(event, Ended) and event.outcome.computed:
@@ -170,3 +169,16 @@ def at_another_time(seconds: int, function: Callable[..., Any], *arguments: Any)
             if module.__name__.startswith("influence_assets") and getattr(module, "datetime", None) is datetime:
                 stack.enter_context(mock.patch.object(module, "datetime", Off))
         return function(*arguments)
+
+
+def run_remembering_at_once(study: Path, *, by_modification_alone: bool) -> Ran:
+    """A run that remembers what files held without waiting for the clock's next tick."""
+
+    def identity(stat: os.stat_result) -> list[int]:
+        return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns]
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(digests, "_CLOCK_GRAIN_NS", 0))
+        if by_modification_alone:
+            stack.enter_context(mock.patch.object(digests, "_identity", identity))
+        return run(study)

@@ -1,0 +1,99 @@
+"""A full disk, for real: what stands still stands, the error says what to do, and with room the run goes on."""
+
+import os
+import shutil
+
+import pytest
+import yaml
+
+from influence_assets.storage.catalogue import query
+from tests.commanding import influence_process
+from tests.faults import comparison, working
+from tests.faults.changing import FILES
+
+MEGABYTES = 24
+ASKED = "select shard_id, document_id from documents order by all"
+
+
+@pytest.fixture
+def disk(ground, corpus, small_disk):
+    """A study whose store lies on a disk that can be filled up to some last bytes."""
+    folder = small_disk(MEGABYTES)
+    described = yaml.safe_load(ground.study.read_text())
+    described["storage"] = {"root": str(folder / "store")}
+    ground.study.write_text(yaml.safe_dump(described))
+    shutil.move(ground.store, folder / "store")
+    return Disk(folder, corpus)
+
+
+class Disk:
+    def __init__(self, folder, corpus):
+        self.folder, self.corpus = folder, corpus
+
+    @property
+    def catalogue(self):
+        return self.folder / "store" / "influence.duckdb"
+
+    def fill(self, *, but):
+        """Leave so many bytes free."""
+        free = os.statvfs(self.folder)
+        (self.folder / "ballast").write_bytes(bytes(max(0, free.f_bavail * free.f_bsize - but)))
+
+    def make_room(self):
+        (self.folder / "ballast").unlink()
+
+
+@pytest.mark.parametrize("left", [0, 40_000, 200_000, 2_000_000])
+def test_a_run_says_so_and_the_next_one_goes_on(ground, disk, left):
+    """With nothing left it cannot even begin; with two megabytes only the catalogue cannot be loaded."""
+    disk.corpus.write(FILES[2], [6, 7])
+    before = query(disk.catalogue, ASKED)
+    disk.fill(but=left)
+    said = working.attempt(working.run, ground.study)
+    failures = [said] if isinstance(said, str) else said.failures
+    assert failures
+    assert all("Error: " in failure and "pace" in failure for failure in failures), failures
+    assert all("InputError" in failure or "StorageError" in failure for failure in failures), failures
+    assert query(disk.catalogue, ASKED).equals(before)
+    assert not list((disk.folder / "store").rglob(".draft-*"))
+    disk.make_room()
+    standing = set(everything_held(ground.study))
+    ran = working.run(ground.study)
+    assert not ran.failures
+    assert not set(ran.computed) & standing
+    assert working.look(ground.study) == []
+    comparison.assert_equal_catalogues(ground.study, comparison.from_scratch(ground.study))
+
+
+def everything_held(study):
+    store = comparison.workspace(study).store
+    return [f"{m.asset}[{m.partition}]" if m.partition else m.asset for m in store.manifests() if m.asset not in AGAIN]
+
+
+AGAIN = {"curvature_drift", "influence_details", "influence_catalogue"}
+"""Of these there was another version before."""
+
+
+@pytest.mark.parametrize("home", ["on the disk", "elsewhere"])
+def test_the_command_says_so_without_a_traceback(ground, disk, home, tmp_path):
+    """Dagster keeps its own files, on the full disk or on another."""
+    disk.corpus.write(FILES[2], [6, 7])
+    before = query(disk.catalogue, ASKED)
+    folder = disk.folder / "home" if home == "on the disk" else tmp_path / "home"
+    folder.mkdir()
+    environment = {"DAGSTER_HOME": str(folder)}
+    disk.fill(but=300_000)
+    out, err, code = finished(influence_process("run", folder=ground.folder, environment=environment))
+    assert code == 1, out + err
+    assert "Traceback" not in out + err, out + err
+    assert "pace" in out + err, out + err
+    assert query(disk.catalogue, ASKED).equals(before)
+    disk.make_room()
+    out, err, code = finished(influence_process("run", folder=ground.folder, environment=environment))
+    assert code == 0, out + err
+    assert len(query(disk.catalogue, ASKED)) == len(before) + 2
+
+
+def finished(process):
+    out, err = process.communicate(timeout=120)
+    return out, err, process.returncode
