@@ -54,3 +54,16 @@ def test_drift_tells_new_shards_from_fitted_ones():
     png = drift(layers, of_shards())
     assert png != drift(layers, of_shards(fitted=9))
     assert size_of(drift(layers, of_shards(measures=["A"])))[1] < size_of(png)[1]
+
+
+def test_many_shards_layers_and_questions_are_drawn():
+    """Altair's limit of 5,000 rows must not end a run."""
+    rows = [(f"part-{n}.txt", n < 5, m, 0.01) for n in range(2500) for m in ("A", "S", "eigenvalues")]
+    shards = pl.DataFrame(rows, schema=["shard_id", "fitted", "measure", "drift"], orient="row")
+    assert drift(drifts([f"h.{n}" for n in range(60)]), shards).startswith(b"\x89PNG")
+    layers = {f"h.{n}.mlp.c_fc": np.linspace(1, 2, 400).reshape(20, 20) for n in range(60)}
+    assert spectra(layers, dict.fromkeys(layers, 0.1)).startswith(b"\x89PNG")
+    frame = pl.DataFrame(
+        {"query_id": [f"q{n % 60}" for n in range(60 * 200)], "influence_nats": range(1, 60 * 200 + 1)}
+    )
+    assert score_distribution(frame.cast({"influence_nats": pl.Float64})).startswith(b"\x89PNG")
