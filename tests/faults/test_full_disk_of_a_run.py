@@ -56,8 +56,8 @@ def test_a_run_says_so_and_the_next_one_goes_on(ground, disk, left):
     assert all("InputError" in failure or "StorageError" in failure for failure in failures), failures
     assert query(disk.catalogue, ASKED).equals(before)
     assert not list((disk.folder / "store").rglob(".draft-*"))
-    standing = set(everything_held(ground.study))
     disk.make_room()
+    standing = set(everything_held(ground.study))
     ran = working.run(ground.study)
     assert not ran.failures
     assert not set(ran.computed) & standing
