@@ -30,7 +30,15 @@ OF_THE_RUN = {
 }  # fmt: skip
 FROZEN = ("eigenbases", "curvature")
 OF_EARLIER_GENERATIONS = {"influence_scores", "query_gradients", "influence_catalogue"}
-AT_THE_TOP = {".cache", ".dagster", ".in_use", ".lock", "influence_store.json", "influence.duckdb", "influence.duckdb.lock"}
+AT_THE_TOP = {
+    ".cache",
+    ".dagster",
+    ".in_use",
+    ".lock",
+    "influence_store.json",
+    "influence.duckdb",
+    "influence.duckdb.lock",
+}
 CACHES = ("sources.json", "weights.json", "withdrawn.json", "last_generation.json")
 LISTS = {"withdrawn.jsonl", ".withdrawn.jsonl.lock", ".withdrawn.jsonl.partial", "tombstones.jsonl"}
 Manifests = dict[ArtifactKey, Manifest]
@@ -157,7 +165,9 @@ def assert_equal_rows(table: str, found: pl.DataFrame, expected: pl.DataFrame) -
     numbers = [name for name in expected.columns if name not in keys]
     found, expected = found.sort(keys, nulls_last=True), expected.sort(keys, nulls_last=True)
     if not found.select(keys).equals(expected.select(keys)):
-        lost, doubled = (a.join(b, on=keys, how="anti", nulls_equal=True) for a, b in ((expected, found), (found, expected)))
+        lost, doubled = (
+            a.join(b, on=keys, how="anti", nulls_equal=True) for a, b in ((expected, found), (found, expected))
+        )
         raise AssertionError(f"{table}: {found.height} rows, not {expected.height}; lost: {lost}; too many: {doubled}")
     for name in numbers:
         a, b = found[name].to_numpy(), expected[name].to_numpy()

@@ -97,9 +97,7 @@ def machine(ground: Ground) -> type[RuleBasedStateMachine]:
             self.is_damaged = True
 
         def happens(self, function: Callable[..., Any], *arguments: Any, kill: zygote.Kill | None) -> None:
-            process = zygote.Process(
-                working.attempt, function, ground.study, *arguments, below=ground.store, kill=kill
-            )
+            process = zygote.Process(working.attempt, function, ground.study, *arguments, below=ground.store, kill=kill)
             ended = process.ended()
             if not ended.killed and not self.is_damaged:
                 answer = ended.answer
@@ -151,7 +149,9 @@ def machine(ground: Ground) -> type[RuleBasedStateMachine]:
             self.assert_no_traces()
             again = comparison.from_scratch(study)
             comparison.assert_equal_catalogues(study, again)
-            violated = {name: rows for name, rows in run_checks(comparison.workspace(study).catalogue).items() if len(rows)}
+            violated = {
+                name: rows for name, rows in run_checks(comparison.workspace(study).catalogue).items() if len(rows)
+            }
             assert not violated
 
         def assert_documents(self, *, was_damaged: bool) -> None:

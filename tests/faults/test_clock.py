@@ -62,4 +62,3 @@ def test_steps_of_which_each_is_an_hour_before_the_last(ground, corpus):
     comparison.assert_equal_catalogues(ground.study, comparison.from_scratch(ground.study))
     zygote.live(working.gc, ground.study, 0, below=ground.store)
     comparison.assert_no_orphans(ground.study)
-

@@ -8,7 +8,6 @@ import os
 import pytest
 
 from influence_assets.storage import files
-
 from tests.faults import comparison, working
 from tests.faults.changing import FILES
 from tests.studies import write_jsonl

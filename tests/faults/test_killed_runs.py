@@ -1,4 +1,4 @@
-"""Kill -9 of whole runs: what stood stands, nothing of it is computed again, and the end is that of a run left alone."""
+"""Kill -9 of whole runs: what stood is not computed again, and the end is that of a run left alone."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from tests.faults.changing import FILES
 
 
 def held(study):
-    """Every artifact that stands, with the number of its folder on the disk, which another in its place would not have."""
+    """Every artifact that stands, with its folder's number on the disk, which another would not have."""
     store = comparison.workspace(study).store
     return {key: store.place(key).stat().st_ino for key in comparison.manifests(store) if store.holds(key)}
 

@@ -92,4 +92,3 @@ def test_one_that_stays_keeps_its_state_and_keeps_nobody_waiting(ground, corpus)
             assert held.execute(asked).fetchall() == before.rows()
             assert query(path, asked).height == before.height + 1
     comparison.assert_equal_catalogues(ground.study, comparison.from_scratch(ground.study))
-

@@ -58,7 +58,10 @@ def run(study: Path, *, new_generation: bool = False, run_id: str = "test") -> R
     result = Result()
     computed = []
     for event in bring_up_to_date(
-        Versions(Workspace(Study.load(study)), "published"), Silent(), result, run_id=run_id,
+        Versions(Workspace(Study.load(study)), "published"),
+        Silent(),
+        result,
+        run_id=run_id,
         new_generation=new_generation,
     ):
         if isinstance(event, Ended) and event.outcome.computed:

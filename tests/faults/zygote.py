@@ -1,4 +1,4 @@
-"""Real processes that end by SIGKILL at a point that can be asked for again, without the seconds that torch's import takes.
+"""Real processes that end by SIGKILL at a point that can be asked for again, without the seconds of torch's import.
 
 They are forked from a server that has imported everything and executed nothing, so that no pool of threads is cut off
 by the fork. A child counts what it does to the files of a store (it is told of each step just before it is taken) and
@@ -75,9 +75,7 @@ class Process:
         kill: when it shall die.
     """
 
-    def __init__(
-        self, function: Callable[..., Any], *arguments: Any, below: Path, kill: Kill | None = None
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], *arguments: Any, below: Path, kill: Kill | None = None) -> None:
         self._kill = kill or Kill()
         self._answers, answer = _context.Pipe(duplex=False)
         self._process: BaseProcess = _context.Process(
