@@ -92,7 +92,7 @@ def look(study: Path) -> list[Trouble]:
 
 def rebuild(study: Path) -> None:
     """Build the DuckDB file anew."""
-    rebuild_catalogue(Versions(Workspace(Study.load(study))))
+    rebuild_catalogue(Versions(Workspace(Study.load(study)), "published"))
 
 
 def named(step: Step, partition: Partition) -> str:
