@@ -14,6 +14,7 @@ from influence_assets.assets.partitions import Partitions
 from influence_assets.assets.session import Session, resource_key
 from influence_assets.assets.sources import observations
 from influence_assets.assets.told import told_versions
+from influence_assets.errors import StorageError
 from influence_assets.pipeline.bring_up import (
     Ended,
     Failure,
@@ -85,6 +86,7 @@ def execute(study: Study, instance: dg.DagsterInstance, session: Session, *, new
 
     Raises:
         InputError: the corpus or the queries cannot be listed.
+        StorageError: Dagster cannot keep record of the run.
     """
     end_dead_runs(study, instance)
     versions = session.published
@@ -100,11 +102,16 @@ def execute(study: Study, instance: dg.DagsterInstance, session: Session, *, new
         "ops": {f"{study.name}_compute_outstanding": {"config": {"new_generation": new_generation}}},
     }
     # Not out of a code location: resolving the whole graph of assets takes longer than many a run.
-    build_bring_up_job(study).execute_in_process(
+    ended = build_bring_up_job(study).execute_in_process(
         run_config=config, instance=instance, resources={resource_key(study): session}, raise_on_error=False
     )
     if session.error is not None:
         raise session.error
+    if not ended.success and not session.result.failures:
+        raise StorageError(
+            f"{instance.root_directory}: Dagster ended the run before its time, most likely because it cannot write "
+            "there. What was computed stands. See that there is space on that disk and run again."
+        )
 
 
 def end_dead_runs(study: Study, instance: dg.DagsterInstance) -> None:

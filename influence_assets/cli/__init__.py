@@ -10,6 +10,9 @@ from rich.markup import escape
 
 from influence_assets.errors import InputError, StorageError
 
+_OF_A_FULL_DISK = ("database or disk is full", "disk I/O error")
+"""What SQLite says of one; the second, where it cannot enlarge the file that its readers share."""
+
 
 def _print_error(message: str) -> None:
     from influence_assets.cli.showing import visible  # messages quote what was read
@@ -24,7 +27,7 @@ def _tells_of_a_full_disk(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if isinstance(error, sqlite3.OperationalError) and "disk is full" in str(error):
+        if isinstance(error, sqlite3.OperationalError) and str(error) in _OF_A_FULL_DISK:
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -45,10 +48,10 @@ def main() -> None:
     except Exception as error:
         if not _tells_of_a_full_disk(error):
             raise
-        folder = os.environ.get("DAGSTER_HOME", "its folder")
+        folder = os.environ.get("DAGSTER_HOME", "Its folder")
         _print_error(
-            f"{folder}: Dagster cannot write its files there, the disk is full. What stood before still stands. "
-            "Free some space on that disk and run again."
+            f"{folder}: Dagster cannot write its files there. What stood before still stands. "
+            "Free some space on that disk, or mend it, and run again."
         )
         code = 1
     sys.stdout.flush()

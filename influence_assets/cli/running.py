@@ -36,9 +36,9 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
     if result.computed:
         console.print(_done(result))
         console.print(f"Computed {_counted(len(result.computed), 'partition')} in {seconds:.1f} s.")
-        if not result.failures:
+        if not result.left_out:
             console.print("Look at them with `influence sql`, `influence ask` or `influence ui`.")
-    elif not result.failures:
+    elif not result.left_out:
         standing = sum(len(state.of("standing")) for state in result.states)
         console.print(f"[green]Nothing to do[/]: all {standing} partitions are up to date.")
     for check in session.checks_failed:
@@ -47,10 +47,10 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
         console.print(drift_proposal(result.drift), soft_wrap=True)
     for failure in result.failures:
         _print_failure(failure, console)
-    if result.failures:
+    if result.left_out:
         left_out = ", ".join(result.left_out)
         console.print(f"What stood before still stands. Not complete: {left_out}.", soft_wrap=True)
-    return not result.failures and not session.checks_failed
+    return not result.failures and not result.left_out and not session.checks_failed
 
 
 def rebuild(study: Study, console: Console) -> None:
