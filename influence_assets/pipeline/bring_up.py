@@ -1,11 +1,12 @@
 """Computes everything that is outstanding, in this process, whoever asked for it."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from influence_assets.errors import DamagedError
+from influence_assets.errors import DamagedError, StorageError
 from influence_assets.pipeline.graph import BY_NAME, STEPS
 from influence_assets.pipeline.plan import StepState, plan, state_rows
 from influence_assets.pipeline.run import Outcome, materialise
@@ -124,7 +125,8 @@ def bring_up_to_date(
         result.versions = work.versions
         result.states = list(plan(work.versions))
         if result.left_out:
-            record_states(work.versions.workspace.catalogue, state_rows(result.states))
+            with suppress(StorageError):  # what left them out, such as a full disk, is told already
+                record_states(work.versions.workspace.catalogue, state_rows(result.states))
 
 
 class _Work:
