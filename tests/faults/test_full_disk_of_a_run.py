@@ -45,8 +45,16 @@ class Disk:
         (self.folder / "ballast").unlink()
 
 
-@pytest.mark.parametrize("left", [0, 40_000, 200_000, 2_000_000])
-def test_a_run_says_so_and_the_next_one_goes_on(ground, disk, left):
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [
+        (0, "storage.root: "),
+        (40_000, f"[{FILES[2]}]: "),
+        (200_000, "cannot be written (No space left on device)"),
+        (2_000_000, "influence_catalogue: "),
+    ],
+)
+def test_a_run_says_so_and_the_next_one_goes_on(ground, disk, left, told):
     """With nothing left it cannot even begin; with two megabytes only the catalogue cannot be loaded."""
     disk.corpus.write(FILES[2], [6, 7])
     before = query(disk.catalogue, ASKED)
@@ -54,6 +62,7 @@ def test_a_run_says_so_and_the_next_one_goes_on(ground, disk, left):
     said = working.attempt(working.run, ground.study)
     failures = [said] if isinstance(said, str) else said.failures
     assert failures
+    assert told in failures[0]
     assert all("Error: " in failure and "pace" in failure for failure in failures), failures
     assert all("InputError" in failure or "StorageError" in failure for failure in failures), failures
     assert query(disk.catalogue, ASKED).equals(before)
