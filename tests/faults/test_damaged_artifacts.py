@@ -8,9 +8,9 @@ import os
 import pytest
 
 from influence_assets.storage import files
-from tests.faults import comparison, working
+from tests.faults import changing, comparison, working
 from tests.faults.changing import FILES
-from tests.studies import write_jsonl
+from tests.studies import write_jsonl, write_study
 
 ONE = FILES[0]
 PLACES = {
@@ -38,6 +38,7 @@ NOT_READ = {
     "a question's gradient", "signs of a sketch",
 }  # fmt: skip
 """What nobody reads once what is made of it stands; `verify` does."""
+TRAINING = {"layers": 1, "width": 8, "heads": 2, "vocabulary": 290, "epochs": 3, "batch_sequences": 2}
 QUESTION = {"query_id": "bell", "prompt": "The bell", "completion": " rings at noon"}
 ASKED = {
     "query_gradients[second.jsonl]",
@@ -135,3 +136,31 @@ def test_without_checksums_it_would_pass_for_what_was_written(ground, spoil, wha
     monkeypatch.setattr(files, "sha256_of", lambda _path: "")
     monkeypatch.setattr(files, "damage_of", lambda _path, _record, **_: None)
     assert working.look(ground.study) == []
+
+
+@pytest.mark.parametrize("finds_it", ["verify", "a question"])
+def test_a_trained_models_weights_are_trained_again_to_what_they_were(tmp_path, finds_it):
+    """Nothing else is computed again: the same training gives the same weights."""
+    study = changing.lay_out(tmp_path)
+    study = write_study(
+        study.parent,
+        model={"path": None, "train": TRAINING, "dtype": "float32"},
+        sequences={"length": changing.LENGTH},
+        scores={"details_per_query": 1},
+        sketches={"coordinates": 16},
+    )
+    assert not working.run(study).failures
+    before = contents(study)
+    place, _ = artifacts(study)["language_model"]
+    (weights,) = place.glob("model/*.safetensors")
+    damage(weights, "flip")
+    if finds_it == "verify":
+        (trouble,) = working.look(study)
+        assert trouble.what.startswith("language_model @ ")
+        assert working.run(study).computed == ["language_model"]
+    else:
+        write_jsonl(tmp_path / "queries" / "second.jsonl", [QUESTION])
+        assert set(working.run(study).computed) == ASKED | {"language_model"}
+    after = contents(study)
+    assert {name: after[name] for name in before.keys() - ASKED} == {n: before[n] for n in before.keys() - ASKED}
+    assert working.look(study) == []
