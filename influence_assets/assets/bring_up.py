@@ -87,6 +87,7 @@ def execute(study: Study, instance: dg.DagsterInstance, session: Session, *, new
     Raises:
         InputError: the corpus or the queries cannot be listed.
         StorageError: Dagster cannot keep record of the run.
+        KeyboardInterrupt: the user has ended it.
     """
     end_dead_runs(study, instance)
     versions = session.published
@@ -158,7 +159,7 @@ def _compute(
         yield from passed.of_others(None)
         versions = result.versions or session.published
         yield from _untold(study, versions, _skipped(before, result), session, instance)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         session.error = error
         raise
     instance.daemon_cursor_storage.set_cursor_values({handled_key(study): handled})

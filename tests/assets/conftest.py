@@ -18,7 +18,7 @@ from tests import studies
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
-class KilledError(BaseException):
+class KilledError(KeyboardInterrupt):
     """In the place of the signal that would end the process."""
 
 
