@@ -11,7 +11,7 @@ demo: .venv/installed
 	$(BIN)/influence demo demo
 
 test: .venv/developed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # 200 random histories of a corpus, killed at random, each compared with a build from scratch: about a quarter of an hour.
 soak: .venv/developed

@@ -54,7 +54,6 @@ class Disk:
         (2_000_000, "influence_catalogue: "),
     ],
 )
-@pytest.mark.xfail(reason="one of these cases does not say what it should yet: see the log", strict=False)
 def test_a_run_says_so_and_the_next_one_goes_on(ground, disk, left, told):
     """With nothing left it cannot even begin; with two megabytes only the catalogue cannot be loaded."""
     disk.corpus.write(FILES[2], [6, 7])
