@@ -5,7 +5,7 @@ STUDY ?= demo/study.yaml
 # Peers to agree with. Without their dependencies, which ask for packages that the comparison never touches.
 PEERS := kronfluence==1.0.1 einconv==0.1.0 opt_einsum==3.4.0
 
-.PHONY: demo test soak check ui format clean
+.PHONY: demo test soak check ui format clean bench
 
 demo: .venv/installed
 	$(BIN)/influence demo demo
@@ -16,6 +16,11 @@ test: .venv/developed
 # 200 random histories of a corpus, killed at random, each compared with a build from scratch: about a quarter of an hour.
 soak: .venv/developed
 	SEQUENCES=200 $(BIN)/python -m pytest -q tests/faults/test_any_sequence_of_edits.py
+
+# Against kronfluence and the plain training step, on two threads: about a quarter of an hour; writes README's table.
+bench: .venv/developed
+	$(BIN)/python -m benchmarks.bench --sizes small medium
+	$(BIN)/python -m benchmarks.report
 
 check: .venv/developed
 	$(BIN)/ruff format --check .

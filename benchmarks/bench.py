@@ -64,6 +64,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--bergson-python", default="", help="interpreter of a virtual environment with bergson 2.5.1")
     parser.add_argument("--folder", help="where temporary files go")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
+    parser.add_argument("--no-variants", action="store_true", help="only what stands in the table")
     parser.add_argument("--fresh", action="store_true", help="drop the rows of other sizes from results.json")
     return parser
 
@@ -108,9 +109,14 @@ def jobs(size: Size, asked: argparse.Namespace) -> Iterator[tuple[int, Key]]:
             yield repetition, Key("training_step", "training_step")
         for stage in stages:
             if repetition < size.repetitions_of(stage):
-                keys = [key for key in keys_of(size, stage, repetition) if key.subject in asked.subjects]
+                keys = [key for key in keys_of(size, stage, repetition) if wanted(key, asked)]
                 for key in reversed(keys) if repetition % 2 else keys:
                     yield repetition, key
+
+
+def wanted(key: Key, asked: argparse.Namespace) -> bool:
+    """Whether the command line leaves a job in."""
+    return key.subject in asked.subjects and not (key.variant and asked.no_variants)
 
 
 def keys_of(size: Size, stage: str, repetition: int) -> list[Key]:
@@ -118,8 +124,11 @@ def keys_of(size: Size, stage: str, repetition: int) -> list[Key]:
     if stage == "sketches":
         return [Key("ours", stage)]
     if stage == "scores_512":
-        ours = Key("ours", stage, query_batch=size.query_chunk)
-        return [ours, *(Key("kronfluence", stage, query_batch=batch) for batch in (size.query_chunk, PEER_QUERY_BATCH))]
+        most = min(size.query_chunk, size.many_queries)
+        return [
+            Key("ours", stage, query_batch=most),
+            *(Key("kronfluence", stage, query_batch=n) for n in (most, PEER_QUERY_BATCH)),
+        ]
     keys = [Key("kronfluence", stage), Key("ours", stage)]
     if repetition == 0 and stage in {"covariances", "corrected_eigenvalues"}:
         keys += [Key("ours", stage, "sampled"), Key("kronfluence", stage, "sampled")]

@@ -85,17 +85,11 @@ def corpus_tokens(corpus: Path, vocabulary: int, counts: dict[str, tuple[int, in
 def trained(size: Size, tokens: np.ndarray, device: str) -> GPT2LMHeadModel:
     """A GPT-2 of the size, after a few steps of AdamW."""
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=size.vocabulary,
-            n_positions=size.tokens,
-            n_embd=size.width,
-            n_layer=size.layers,
-            n_head=size.heads,
-            bos_token_id=0,
-            eos_token_id=0,
-        )  # fmt: skip
-    ).to(device)  # type: ignore[arg-type]
+    config = GPT2Config(
+        vocab_size=size.vocabulary, n_positions=size.tokens, n_embd=size.width, n_layer=size.layers,
+        n_head=size.heads, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config).to(device)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     rows = torch.from_numpy(tokens.astype(np.int64))
     for step in range(size.training_steps):

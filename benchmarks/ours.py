@@ -66,7 +66,7 @@ class Ours:
         np.save(self.job.scores if store == self.job.store else store / "scores.npy", found)
         return bytes_of(store) if stage == "total" else found.nbytes
 
-    def warm(self, store: Path) -> None:
+    def warm(self, _store: Path) -> None:
         """One batch, so that the first call's costs are not the stage's."""
         few = inputs.read(self.job.inputs, inputs.TRAIN, self.job.size.batch)
         measurements.covariances(self.runner, few, None)

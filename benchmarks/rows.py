@@ -84,10 +84,11 @@ class Measured:
         """Repetition by repetition, so that what the machine did meanwhile weighs on both sides."""
         unit = self.runs.get(Key("training_step", "training_step"), {})
         scale = self.size.sequences_of(key.stage) / self.size.sequences
+        scored = key.stage.startswith(("scores", "second"))
         said: Row = {}
         if key.subject != "training_step":
             said["training_steps"] = self._ratio(runs, unit, scale)
-            said["pass_training_steps"] = self._ratio(runs, unit, scale, part="pass")
+            said["pass_training_steps"] = self._ratio(runs, unit, scale, part="pass") if scored else None
         if key.subject == "ours":
             # Where kronfluence was measured with several query batches, all are compared with.
             peers = [k for k in self.runs if (k.subject, k.stage, k.variant) == ("kronfluence", key.stage, key.variant)]
@@ -96,7 +97,7 @@ class Measured:
                 {
                     "query_batch": peer.query_batch,
                     "whole": self._ratio(self.runs[peer], runs, 1.0),
-                    "pass": self._ratio(self.runs[peer], runs, 1.0, part="pass", of_unit=True),
+                    "pass": self._ratio(self.runs[peer], runs, 1.0, part="pass", of_unit=True) if scored else None,
                     "peak_memory": _memory(runs) / _memory(self.runs[peer]),
                     "scores_agree": agreed,
                 }

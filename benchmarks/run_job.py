@@ -24,11 +24,11 @@ SUBJECTS = {
 class Subject(Protocol):
     """What runs stages."""
 
-    def run(self, clock: Clock, store: Path, sequences: Sequences, queries: Sequences | None) -> int:
+    def run(self, clock: Clock, store: Path, sequences: Sequences, queries: Sequences | None, /) -> int:
         """Run the job's stage; returns the bytes that it left."""
         ...
 
-    def warm(self, store: Path) -> None:
+    def warm(self, store: Path, /) -> None:
         """One small batch."""
         ...
 

@@ -1,0 +1,82 @@
+"""The harness at its tiny size, and the README's table against the rows that it is said to be made of. No timing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("kronfluence", reason="the peer is installed by `make test`")
+
+from benchmarks import bench, report
+from benchmarks.cases import SIZES
+from benchmarks.limits import lines
+from benchmarks.rows import Row
+
+ROOT = Path(__file__).resolve().parents[2]
+FIELDS = {
+    "size": str, "stage": str, "subject": str, "cpu_seconds_median": float, "wall_seconds_median": float,
+    "peak_memory_bytes": int, "device": str, "bytes_on_disk": int, "repetitions": int, "spread": dict,
+    "sequences": int, "queries": int, "batch": int, "dtype": str, "threads": int, "versions": dict,
+}  # fmt: skip
+RESULTS = ROOT / "benchmarks" / "results.json"
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    out = tmp_path_factory.mktemp("bench")
+    bench.main(["--sizes", "tiny", "--repetitions", "1", "--threads", "1", "--no-variants", "--out", str(out)])
+    found: list[Row] = json.loads((out / "results.json").read_text())
+    return found
+
+
+def test_every_stage_of_every_subject_has_a_row(rows):
+    stages = SIZES["tiny"].stages()
+    measured = {(row["subject"], row["stage"]) for row in rows}
+    assert measured == {("training_step", "training_step")} | {("ours", stage) for stage in stages} | {
+        ("kronfluence", stage) for stage in stages if stage != "sketches"
+    }
+    for row in rows:
+        for field, kind in FIELDS.items():
+            assert isinstance(row[field], kind), field
+
+
+def test_what_is_compared_agrees(rows):
+    ours = {row["stage"]: row["agreement"] for row in rows if row["subject"] == "ours"}
+    estimate = ours.pop("second_scores_32")
+    assert ours.pop("sketches") is None
+    assert min(ours.values()) > 0.999
+    assert 0.5 < estimate < 1
+
+
+def test_nothing_is_called_faster_that_does_not_agree(rows):
+    row = next(row for row in rows if (row["subject"], row["stage"]) == ("ours", "scores_32"))
+    against = row["kronfluence_over_ours"][0]
+    differing = row | {"agreement": 0.5, "kronfluence_over_ours": [against | {"scores_agree": False}]}
+    assert "times faster" in "\n".join(lines([row]))
+    assert "times faster" not in "\n".join(lines([differing]))
+    assert f"{against['whole']['median']:.3g}" not in report.ratio(
+        differing, differing["kronfluence_over_ours"][0], "whole"
+    )
+
+
+def test_the_readme_shows_the_results():
+    if not RESULTS.exists():
+        pytest.skip("nothing has been measured yet")
+    assert report.between((ROOT / "README.md").read_text()) == report.section(json.loads(RESULTS.read_text()))
+
+
+def test_tables_and_plot_come_from_the_rows(rows, tmp_path):
+    results, readme = tmp_path / "results.json", tmp_path / "README.md"
+    results.write_text(json.dumps(rows))
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.main(["--results", str(results), "--readme", str(readme)])
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old" not in text
+    # One line for each of ours, one more for the second query batch of kronfluence's.
+    assert (
+        text.count("| tiny |")
+        == len([row for row in rows if row["subject"] == "ours" and row["stage"] != "sketches"]) + 1
+    )
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
