@@ -130,6 +130,8 @@ def keys_of(size: Size, stage: str, repetition: int) -> list[Key]:
             *(Key("kronfluence", stage, query_batch=n) for n in (most, PEER_QUERY_BATCH)),
         ]
     keys = [Key("kronfluence", stage), Key("ours", stage)]
+    if stage == "total":
+        keys.append(Key("bergson", stage))
     if repetition == 0 and stage in {"covariances", "corrected_eigenvalues"}:
         keys += [Key("ours", stage, "sampled"), Key("kronfluence", stage, "sampled")]
     if repetition == 0 and stage in {"covariances", "corrected_eigenvalues", "scores_32"}:

@@ -18,13 +18,18 @@ def lines(rows: list[Row]) -> list[str]:
     return found + [line for row in ours for line in _second(row, rows)] + [_share(row) for row in ours]
 
 
+def kronfluence(row: Row) -> list[Row]:
+    """What a row of ours says of kronfluence, for each query batch."""
+    return [against for against in row["peers"] if against["subject"] == "kronfluence"]
+
+
 def _faster(row: Row) -> Iterator[str]:
     needed = FASTER.get(row["stage"])
     if row["size"] == "gpt2":
         needed = GPU if row["stage"] == "total" else None
     if needed is None:
         return
-    for against in row["kronfluence_over_ours"]:
+    for against in kronfluence(row):
         batch = f", kronfluence {against['query_batch']} queries at once" if against["query_batch"] else ""
         for part in ("whole", "pass"):
             ratio = against[part]
@@ -39,7 +44,7 @@ def _faster(row: Row) -> Iterator[str]:
 
 
 def _memory(row: Row) -> Iterator[str]:
-    for against in row["kronfluence_over_ours"]:
+    for against in kronfluence(row):
         share = against["peak_memory"]
         batch = f" ({against['query_batch']} at once)" if against["query_batch"] else ""
         said = f"peak memory {share:.2f} of kronfluence's, {PEAK_MEMORY} wanted"

@@ -63,7 +63,7 @@ class Ours:
             found = self.second_scores(clock, store, queries)
         else:
             found = self.scores(clock, store, sequences, queries)
-        np.save(self.job.scores if store == self.job.store else store / "scores.npy", found)
+        np.save(store / "scores.npy" if self.job.variant else self.job.scores, found)
         return bytes_of(store) if stage == "total" else found.nbytes
 
     def warm(self, _store: Path) -> None:
@@ -83,7 +83,8 @@ class Ours:
     def eigendecomposition(self, store: Path) -> None:
         """Q_A, Q_S."""
         read = load_file(_at(store, "covariances"), device=self.job.device)
-        count, found = int(read["count"]), {}
+        count = int(read["count"])
+        found: dict[str, Tensor] = {}
         for linear in self.runner.modules:
             A, S = (SecondMoment(read[f"{linear.name}.{letter}"], count) for letter in "AS")
             basis = eigenbasis(A, S).to(self.job.device, self.dtype)

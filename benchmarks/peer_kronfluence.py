@@ -69,7 +69,7 @@ class Kronfluence:
         with TimedPass(clock):
             self.score(analyzer, stage, sequences, queries)
         found = analyzer.load_pairwise_scores(stage)["all_modules"].float().numpy()
-        np.save(self.job.scores if store == self.job.store else store / "scores.npy", found)
+        np.save(store / "scores.npy" if self.job.variant else self.job.scores, found)
         return bytes_of(store) if stage == "total" else bytes_of(analyzer.scores_output_dir(stage))
 
     def warm(self, store: Path) -> None:

@@ -29,7 +29,13 @@ class Processes:
 
     def __init__(self, *, device: str, threads: int, bergson_python: str) -> None:
         os.environ.update(dict.fromkeys(THREADS, str(threads)))
-        os.environ |= {"TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
+        # A thread that waits for another would otherwise spin, and what else runs on the machine would be measured.
+        os.environ |= {
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONWARNINGS": "ignore",
+        }
         self._bergson_python = bergson_python
         self._context: ForkServerContext | SpawnContext
         if device == "cpu":

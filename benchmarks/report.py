@@ -30,7 +30,7 @@ NAMES = {
     "total": "whole job, 32 queries",
 }
 HEADER = (
-    "| size | stage | sequences | kronfluence, s | ours, s | ratio | of the pass alone | ours, training steps | "
+    "| size | stage | peer | sequences | peer, s | ours, s | ratio | of the pass alone | ours, training steps | "
     "counted limit | peak memory, MiB | on disk, MB | agreement |"
 )
 VARIANTS = {"sampled": "labels sampled from the model", "kept_memory": "with ours' memory allocator settings"}
@@ -56,7 +56,7 @@ def between(text: str) -> str:
 
 def section(rows: list[Row]) -> str:
     """The README's generated part."""
-    alignment = "|" + " --- |" * 2 + " ---: |" * (HEADER.count("|") - 3)
+    alignment = "|" + " --- |" * 3 + " ---: |" * (HEADER.count("|") - 4)
     table = [HEADER, alignment, *(line for row in rows for line in table_lines(row, rows))]
     others = [line for row in rows for line in variant_lines(row)]
     if others:
@@ -82,31 +82,35 @@ def caption(rows: list[Row]) -> str:
 
 
 def table_lines(row: Row, rows: list[Row]) -> Iterator[str]:
-    """A line of ours for each query batch that kronfluence was measured with."""
+    """A line for each peer, and for each query batch that it was measured with."""
     if row["subject"] != "ours" or row["variant"] or row["stage"] not in NAMES:
         return
     name = NAMES[row["stage"]].format(queries=row["queries"])
-    for against in row["kronfluence_over_ours"] or [None]:
-        peer = None if against is None else peer_row(row, against["query_batch"], rows)
-        told = name
-        if against and len(row["kronfluence_over_ours"]) > 1:
-            told += f" (kronfluence: {against['query_batch']} at once)"
+    for against in row["peers"] or [None]:
+        peer = None if against is None else peer_row(row, against, rows)
         cells = [
-            row["size"], told, str(row["sequences"]), _plain(peer), _plain(row),
+            row["size"], name, peer_name(against), str(row["sequences"]), _plain(peer), _plain(row),
             ratio(row, against, "whole"), ratio(row, against, "pass"), steps(row),
             "" if row["counted_training_steps"] is None else f"{row['counted_training_steps']:.2f}",
             f"{_mebibytes(row)} of {_mebibytes(peer)}", f"{row['bytes_on_disk'] / 1e6:.1f}",
-            "" if row["agreement"] is None else f"{row['agreement']:.4f}",
+            "" if against is None or against["agreement"] is None else f"{against['agreement']:.4f}",
         ]  # fmt: skip
         yield "| " + " | ".join(cells) + " |"
 
 
-def peer_row(row: Row, query_batch: int, rows: list[Row]) -> Row | None:
-    """kronfluence's row for the same stage."""
+def peer_name(against: Row | None) -> str:
+    """kronfluence's query batch with it where there are several."""
+    if against is None:
+        return ""
+    return against["subject"] + (f", {against['query_batch']} queries at once" if against["query_batch"] else "")
+
+
+def peer_row(row: Row, against: Row, rows: list[Row]) -> Row | None:
+    """The peer's row for the same stage."""
     same = ("size", "stage", "variant", "device", "dtype")
     for other in rows:
         alike = all(other[field] == row[field] for field in same)
-        if alike and other["subject"] == "kronfluence" and other["query_batch"] == query_batch:
+        if alike and all(other[field] == against[field] for field in ("subject", "query_batch")):
             return other
     return None
 
@@ -136,8 +140,6 @@ def variant_lines(row: Row) -> Iterator[str]:
     elif row["stage"] == "sketches":
         found = f"{_seconds(row):.3g} s, {row['bytes_on_disk'] / 1e6:.1f} MB"
         yield f"- {row['size']}, sketches of {row['sequences']} sequences, ours alone: {found}"
-    elif row["subject"] == "bergson":
-        yield f"- {row['size']}, {NAMES[row['stage']]}, bergson: {_seconds(row):.3g} s, {_mebibytes(row)} MiB"
 
 
 def plot(rows: list[Row]) -> bytes:

@@ -54,7 +54,8 @@ class Measured:
 
     def _row(self, key: Key, runs: Runs) -> Row:
         sequences = self.size.sequences_of(key.stage)
-        found = agrees(self, key)
+        peer = next((other for other in self.runs if is_peer(other, key)), None)
+        found = None if peer is None else agrees(self, key, peer)
         row = {
             "size": self.size.name,
             "stage": key.stage,
@@ -78,32 +79,35 @@ class Measured:
             "batch": self.size.batch,
             "tokens": self.size.tokens,
         }
-        return row | self.shared | self._ratios(key, runs, found) | self._counted(key, runs)
+        return row | self.shared | self._ratios(key, runs) | self._counted(key, runs)
 
-    def _ratios(self, key: Key, runs: Runs, found: Agreement | None) -> Row:
+    def _ratios(self, key: Key, runs: Runs) -> Row:
         """Repetition by repetition, so that what the machine did meanwhile weighs on both sides."""
         unit = self.runs.get(Key("training_step", "training_step"), {})
         scale = self.size.sequences_of(key.stage) / self.size.sequences
-        scored = key.stage.startswith(("scores", "second"))
         said: Row = {}
         if key.subject != "training_step":
             said["training_steps"] = self._ratio(runs, unit, scale)
-            said["pass_training_steps"] = self._ratio(runs, unit, scale, part="pass") if scored else None
+            said["pass_training_steps"] = self._ratio(runs, unit, scale, part="pass") if is_scored(key.stage) else None
         if key.subject == "ours":
-            # Where kronfluence was measured with several query batches, all are compared with.
-            peers = [k for k in self.runs if (k.subject, k.stage, k.variant) == ("kronfluence", key.stage, key.variant)]
-            agreed = found is not None and found.value >= THRESHOLD
-            said["kronfluence_over_ours"] = [
-                {
-                    "query_batch": peer.query_batch,
-                    "whole": self._ratio(self.runs[peer], runs, 1.0),
-                    "pass": self._ratio(self.runs[peer], runs, 1.0, part="pass", of_unit=True) if scored else None,
-                    "peak_memory": _memory(runs) / _memory(self.runs[peer]),
-                    "scores_agree": agreed,
-                }
-                for peer in peers
-            ]
+            said["peers"] = [self._against(peer, key, runs) for peer in self.runs if is_peer(peer, key)]
         return said
+
+    def _against(self, peer: Key, key: Key, runs: Runs) -> Row:
+        """How many times longer a peer takes, and ours' share of its memory."""
+        theirs = self.runs[peer]
+        found = agrees(self, key, peer)
+        pass_alone = self._ratio(theirs, runs, 1.0, part="pass", of_unit=True) if is_scored(key.stage) else None
+        return {
+            "subject": peer.subject,
+            "query_batch": peer.query_batch,
+            "whole": self._ratio(theirs, runs, 1.0),
+            "pass": pass_alone,
+            "peak_memory": _memory(runs) / _memory(theirs),
+            "agreement": None if found is None else round(found.value, 6),
+            "agreement_details": None if found is None else asdict(found),
+            "scores_agree": found is not None and found.value >= THRESHOLD,
+        }
 
     def _ratio(
         self, runs: Runs, unit: Runs, scale: float, *, part: str | None = None, of_unit: bool = False
@@ -128,22 +132,28 @@ class Measured:
         }
 
 
-def agrees(measured: Measured, key: Key) -> Agreement | None:
-    """Of ours with kronfluence's for the same stage; None for what nothing is compared with."""
-    if key.subject != "ours" or key.variant:
+def is_peer(other: Key, key: Key) -> bool:
+    """Whether a job does with another library what a job of ours does."""
+    same = (other.stage, other.variant) == (key.stage, key.variant)
+    return key.subject == "ours" and other.subject in {"kronfluence", "bergson"} and same
+
+
+def is_scored(stage: str) -> bool:
+    """Whether a stage is queries' own part and a pass over the training sequences."""
+    return stage.startswith(("scores", "second"))
+
+
+def agrees(measured: Measured, key: Key, peer: Key) -> Agreement | None:
+    """Of ours with a peer's for the same stage; None where labels are sampled and nothing can be compared."""
+    if key.variant:
         return None
-    size, folder = measured.size, measured.folder
-    ours, theirs = folder / "ours", folder / "kronfluence"
     if key.stage in agreement.PAIRS:
-        return agreement.of_factors(key.stage, ours, theirs)
-    if key.stage == "total":
-        return agreement.of_scores(ours / "total/scores.npy", theirs / "total/scores.npy", size.sequences)
-    batches = [k.query_batch for k in measured.runs if (k.subject, k.stage) == ("kronfluence", key.stage)]
-    jobs = {name: Job(str(folder), size, name, key.stage) for name in ("ours", "kronfluence")}
-    if key.stage == "scores_512" and batches:
-        suffixes = (f"scores_512.{key.query_batch}.npy", f"scores_512.{batches[0]}.npy")
-        return agreement.of_scores(ours / suffixes[0], theirs / suffixes[1], size.sequences_of(key.stage))
-    return agreement.of_scores(jobs["ours"].scores, jobs["kronfluence"].scores, size.sequences_of(key.stage))
+        return agreement.of_factors(key.stage, measured.folder / "ours", measured.folder / "kronfluence")
+    ours, theirs = (
+        Job(str(measured.folder), measured.size, one.subject, one.stage, query_batch=one.query_batch).scores
+        for one in (key, peer)
+    )
+    return agreement.of_scores(ours, theirs, measured.size.sequences_of(key.stage))
 
 
 def _seconds(runs: Runs, clock: str, part: str | None) -> dict[int, float]:

@@ -9,6 +9,7 @@ from benchmarks.cases import Job
 from benchmarks.measuring import Clock
 from influence_assets.capture.batches import IGNORED, Sequences
 from influence_assets.capture.models import keep_freed_memory, load_model
+from influence_assets.study import Dtype
 
 
 class TrainingStep:
@@ -17,14 +18,15 @@ class TrainingStep:
     def __init__(self, job: Job) -> None:
         keep_freed_memory()
         self.job = job
-        dtype = "bfloat16" if job.dtype == "bfloat16" else "float32"
+        dtype: Dtype = "bfloat16" if job.dtype == "bfloat16" else "float32"
         self.model = load_model(job.inputs / "model", dtype=dtype, device=job.device).requires_grad_(True)  # noqa: FBT003
 
     def run(self, _clock: Clock, _store: Path, sequences: Sequences, _queries: Sequences | None) -> int:
         """A step for each batch."""
         for batch in sequences.batches(self.job.size.batch, self.job.device):
             logits = self.model(input_ids=batch.tokens).logits.float()
-            cross_entropy(logits.flatten(0, 1), batch.labels().flatten(), ignore_index=IGNORED).backward()
+            loss = cross_entropy(logits.flatten(0, 1), batch.labels().flatten(), ignore_index=IGNORED)
+            loss.backward()  # type: ignore[no-untyped-call]
             self.model.zero_grad(set_to_none=True)
         return 0
 
