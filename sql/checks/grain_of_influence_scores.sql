@@ -1,10 +1,10 @@
 -- Rows of influence_scores that are there more than once.
--- grain: (generation_id, query_id, sequence_id)
+-- grain: (generation_id, query_key, sequence_id)
 select
     generation_id,
-    query_id,
+    query_key,
     sequence_id,
     count(*) as copies
 from influence_scores
-group by generation_id, query_id, sequence_id
+group by generation_id, query_key, sequence_id
 having count(*) > 1;

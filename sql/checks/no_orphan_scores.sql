@@ -2,11 +2,11 @@
 -- grain: (table_name, query_id, sequence_id, generation_id)
 select distinct
     'influence_scores' as table_name,
-    influence_scores.query_id,
+    coalesce(queries.query_id, influence_scores.query_key::varchar) as query_id,
     influence_scores.sequence_id,
     influence_scores.generation_id
 from influence_scores
-left join queries on influence_scores.query_id = queries.query_id
+left join queries on influence_scores.query_key = queries.query_key
 left join sequences on influence_scores.sequence_id = sequences.sequence_id
 left join generations on influence_scores.generation_id = generations.generation_id
 where queries.query_id is null or sequences.sequence_id is null or generations.generation_id is null

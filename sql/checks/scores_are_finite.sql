@@ -2,12 +2,13 @@
 -- grain: none; one row for each such score
 select
     'influence_scores' as table_name,
-    query_id,
-    sequence_id,
-    generation_id,
-    influence_nats as score
+    coalesce(queries.query_id, influence_scores.query_key::varchar) as query_id,
+    influence_scores.sequence_id,
+    influence_scores.generation_id,
+    influence_scores.influence_nats as score
 from influence_scores
-where not isfinite(influence_nats)
+left join queries on influence_scores.query_key = queries.query_key
+where not isfinite(influence_scores.influence_nats)
 union all
 select
     'baseline_scores' as table_name,

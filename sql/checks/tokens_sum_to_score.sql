@@ -17,11 +17,11 @@ with parts as (
 largest as (
     select
         generation_id,
-        query_id,
+        query_key,
         max(abs(influence_nats)) as influence_nats
     from influence_scores
     where isfinite(influence_nats)
-    group by generation_id, query_id
+    group by generation_id, query_key
 ),
 
 compared as (
@@ -36,12 +36,13 @@ compared as (
         case generations.dtype when 'float64' then 1e-9 when 'bfloat16' then 5e-2 else 1e-3 end as tolerance
     from parts
     inner join generations on parts.generation_id = generations.generation_id
+    left join queries on parts.query_id = queries.query_id
     left join influence_scores as scores
         on
             parts.generation_id = scores.generation_id
-            and parts.query_id = scores.query_id
+            and queries.query_key = scores.query_key
             and parts.sequence_id = scores.sequence_id
-    left join largest on parts.generation_id = largest.generation_id and parts.query_id = largest.query_id
+    left join largest on parts.generation_id = largest.generation_id and queries.query_key = largest.query_key
 )
 
 select

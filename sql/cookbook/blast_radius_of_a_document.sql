@@ -1,4 +1,4 @@
--- For takedowns: what depends on one document, and has to go or be computed again when it is withdrawn?
+-- For takedowns: what depends on one document, and is it removed when the document is forgotten?
 -- $document_id: the document, from the table documents
 -- grain: (materialization_id)
 select
@@ -8,6 +8,7 @@ select
     rows,
     bytes,
     seconds,
+    is_forgotten,
     is_loaded,
     materialization_id
 from dependents_of_document($document_id)

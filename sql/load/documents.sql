@@ -12,6 +12,7 @@ with written as (
 
 select
     written.document_id,
+    hash(written.document_id) as document_key,
     written.shard_id,
     written.source_row,
     written.external_id,

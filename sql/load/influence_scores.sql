@@ -1,6 +1,6 @@
 -- The rows of influence_scores.parquet of many artifacts ($paths), each marked with its artifact by the table
 -- new_files, which the loader registers. Columns that may be null may also be missing from the files.
--- grain: (generation_id, query_id, sequence_id)
+-- grain: (generation_id, query_key, sequence_id)
 insert into influence_scores by name
 with written as (
     select * from influence_scores
@@ -11,11 +11,11 @@ with written as (
 )
 
 select
-    written.query_id,
+    case when written.query_id is not null then hash(written.query_id) end as query_key,
     written.sequence_id,
     written.generation_id,
     written.influence_nats,
     new_files.materialization_id
 from written
 inner join new_files on written.loaded_from = new_files.path
-order by written.query_id asc, written.influence_nats desc;
+order by query_key asc, new_files.materialization_id asc, written.influence_nats desc;

@@ -12,6 +12,7 @@ with written as (
 
 select
     written.query_id,
+    hash(written.query_id) as query_key,
     written.query_set_id,
     written.source_row,
     written.prompt,

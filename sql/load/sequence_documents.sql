@@ -13,6 +13,7 @@ with written as (
 select
     written.sequence_id,
     written.document_id,
+    hash(written.document_id) as document_key,
     written.token_start,
     written.token_end,
     written.character_start,

@@ -3,6 +3,7 @@
 -- grain: (shard_id, document_id)
 create table documents (
     document_id varchar not null,
+    document_key ubigint not null,
     shard_id varchar not null,
     source_row bigint not null,
     external_id varchar,
@@ -21,6 +22,7 @@ create table documents (
 comment on table documents is
 'One document of the corpus, without its full text, which stays in the Parquet file of its shard. The same text in two shards is two rows. grain: (shard_id, document_id)';
 comment on column documents.document_id is 'First 32 hex digits of the sha256 of the document''s UTF-8 text.';
+comment on column documents.document_key is 'A hash of document_id, by which documents are found sooner than by their text.';
 comment on column documents.shard_id is 'The shard that it was read from; see shards.';
 comment on column documents.source_row is 'Number of its row in the source file, from 1.';
 comment on column documents.external_id is 'The corpus''s own id of it, from corpus.id_column.';

@@ -1,17 +1,22 @@
--- The influence of one training sequence on one query, in one generation. Within a materialization the rows lie by
--- query, the strongest first.
--- grain: (generation_id, query_id, sequence_id)
+-- The influence of one training sequence on one query, in one generation; current_scores has the query's name.
+-- grain: (generation_id, query_key, sequence_id)
+
+-- A query is meant by a key of eight bytes, not by its name: names cost a load half as much again, and DuckDB's
+-- statistics of a block of rows tell names apart by their first letters only, so that of names which begin alike every
+-- block would have to be read. Rows lie by query, then by artifact, the strongest first: those of one query are a
+-- few blocks among hundreds, and an artifact's number is the same over long runs. Sequences' ids are hashes, in which
+-- there is nothing to compress.
 create table influence_scores (
-    query_id varchar not null,
-    sequence_id bigint not null,
+    query_key ubigint not null,
+    sequence_id bigint not null using compression uncompressed,
     generation_id integer not null,
     influence_nats double not null,
     materialization_id bigint not null
 );
 
 comment on table influence_scores is
-'The influence of one training sequence on one query, in one generation. Within a materialization the rows lie by query, the strongest first. grain: (generation_id, query_id, sequence_id)';
-comment on column influence_scores.query_id is 'The query; see queries.';
+'The influence of one training sequence on one query, in one generation; current_scores has the query''s name. grain: (generation_id, query_key, sequence_id)';
+comment on column influence_scores.query_key is 'The query; see queries.query_key.';
 comment on column influence_scores.sequence_id is 'The training sequence; see sequences.';
 comment on column influence_scores.generation_id is
 'The generation of curvature and weights that the score was computed in; see generations.';

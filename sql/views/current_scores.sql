@@ -2,14 +2,16 @@
 -- grain: (query_id, sequence_id)
 create view current_scores as
 select
-    query_id,
-    sequence_id,
-    generation_id,
-    influence_nats,
-    materialization_id
+    queries.query_id,
+    influence_scores.sequence_id,
+    influence_scores.generation_id,
+    influence_scores.influence_nats,
+    influence_scores.materialization_id
 from influence_scores
+-- The key of a query that is asked for is found here, and DuckDB then reads the blocks of that key only.
+inner join queries on influence_scores.query_key = queries.query_key
 where
-    generation_id in (
+    influence_scores.generation_id in (
         select generations.generation_id
         from generations
         where generations.is_current

@@ -4,16 +4,17 @@
 create view generation_agreement as
 with compared as (
     select
-        later.query_id,
+        queries.query_id,
         later.sequence_id,
         later.generation_id,
         earlier.generation_id as other_generation_id,
         later.influence_nats,
         earlier.influence_nats as other_influence_nats
     from influence_scores as later
+    inner join queries on later.query_key = queries.query_key
     inner join influence_scores as earlier
         on
-            later.query_id = earlier.query_id
+            later.query_key = earlier.query_key
             and later.sequence_id = earlier.sequence_id
             and later.generation_id > earlier.generation_id
     where isfinite(later.influence_nats) and isfinite(earlier.influence_nats)

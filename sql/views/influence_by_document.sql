@@ -6,30 +6,30 @@ with spans as (
     select
         sequence_documents.sequence_id,
         sequences.shard_id,
-        sequence_documents.document_id,
+        sequence_documents.document_key,
         sum(sequence_documents.token_end - sequence_documents.token_start) / any_value(sequences.tokens) as token_share
     from sequence_documents
     inner join sequences on sequence_documents.sequence_id = sequences.sequence_id
-    group by sequence_documents.sequence_id, sequences.shard_id, sequence_documents.document_id
+    group by sequence_documents.sequence_id, sequences.shard_id, sequence_documents.document_key
 ),
 
 shared as (
     select
         current_scores.query_id,
         spans.shard_id,
-        spans.document_id,
+        spans.document_key,
         sum(current_scores.influence_nats * spans.token_share) as influence_nats,
         max(current_scores.influence_nats) as strongest_sequence_nats,
         count(*) as sequences
     from current_scores
     inner join spans on current_scores.sequence_id = spans.sequence_id
-    group by current_scores.query_id, spans.shard_id, spans.document_id
+    group by current_scores.query_id, spans.shard_id, spans.document_key
 )
 
 select
     shared.query_id,
     shared.shard_id,
-    shared.document_id,
+    documents.document_id,
     documents.external_id,
     documents.title,
     documents.source,
@@ -40,7 +40,7 @@ select
     shared.strongest_sequence_nats,
     shared.sequences
 from shared
-inner join documents on shared.shard_id = documents.shard_id and shared.document_id = documents.document_id;
+inner join documents on shared.document_key = documents.document_key and shared.shard_id = documents.shard_id;
 
 comment on view influence_by_document is
 'The influence of each document on each query: a sequence''s score is shared over its documents by their share of its tokens, and the shares are summed. grain: (query_id, shard_id, document_id)';

@@ -16,23 +16,34 @@ create macro strongest(query, n) as table
         select
             sequence_documents.sequence_id,
             sequences.shard_id,
-            sequence_documents.document_id,
+            sequence_documents.document_key,
             sum(sequence_documents.token_end - sequence_documents.token_start) as tokens
         from sequence_documents
         inner join sequences on sequence_documents.sequence_id = sequences.sequence_id
         where sequence_documents.sequence_id in (select found.sequence_id from found)
-        group by sequence_documents.sequence_id, sequences.shard_id, sequence_documents.document_id
+        group by sequence_documents.sequence_id, sequences.shard_id, sequence_documents.document_key
+    ),
+
+    -- A join of one number: of two columns DuckDB would fetch the texts of every document to compare them.
+    holders as (
+        select
+            shard_id,
+            document_id,
+            document_key,
+            coalesce(title, external_id, document_id) as name
+        from documents
+        where document_key in (select spans.document_key from spans)
     ),
 
     named as (
         select
             spans.sequence_id,
             list(
-                coalesce(documents.title, documents.external_id, documents.document_id)
-                order by spans.tokens desc, documents.document_id asc
+                holders.name
+                order by spans.tokens desc, holders.document_id asc
             ) as documents
         from spans
-        inner join documents on spans.shard_id = documents.shard_id and spans.document_id = documents.document_id
+        inner join holders on spans.document_key = holders.document_key and spans.shard_id = holders.shard_id
         group by spans.sequence_id
     )
 

@@ -8,8 +8,14 @@ with ranked as (
         sequence_id,
         generation_id,
         influence_nats,
-        row_number() over (partition by query_id order by influence_nats desc, sequence_id asc) as rank,
-        count(*) over (partition by query_id) as scores
+        -- Ordered by one pair, not by two columns: then DuckDB keeps n rows a query where rank <= n is asked for, in
+        -- place of sorting all.
+        row_number() over (
+            partition by query_id order by {'influence_nats': influence_nats, 'against_ties': -sequence_id} desc
+        ) as rank,
+        row_number() over (
+            partition by query_id order by {'influence_nats': influence_nats, 'against_ties': -sequence_id} asc
+        ) as rank_lowest
     from current_scores
 )
 
@@ -19,7 +25,7 @@ select
     queries.prompt,
     queries.completion,
     ranked.rank,
-    ranked.scores - ranked.rank + 1 as rank_lowest,
+    ranked.rank_lowest,
     ranked.influence_nats,
     ranked.sequence_id,
     sequences.shard_id,

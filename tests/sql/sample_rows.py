@@ -21,30 +21,36 @@ from generations, (values ('h.0.mlp'), ('h.1.mlp')) as modules (name);
 insert into shards values
 ('a.jsonl', '/corpus/a.jsonl', 1, 10, 'ha', 2, 0, 1, 30, 1), ('b.jsonl', '/corpus/b.jsonl', 1, 10, 'hb', 1, 0, 0, 9, 2);
 insert into documents values
-('d1', 'a.jsonl', 1, 'x1', 'One', 'wiki', 'CC-BY', 'Ann', '2024', null, '{"k": 1}', 15, 'while', 1),
-('d2', 'a.jsonl', 2, null, null, 'wiki', 'MIT', 'Bob', null, null, null, 15, 'for', 1),
-('d3', 'b.jsonl', 1, 'x3', 'Three', null, null, null, null, null, null, 9, 'if', 2);
+('d1', hash('d1'), 'a.jsonl', 1, 'x1', 'One', 'wiki', 'CC-BY', 'Ann', '2024', null, '{"k": 1}', 15, 'while', 1),
+('d2', hash('d2'), 'a.jsonl', 2, null, null, 'wiki', 'MIT', 'Bob', null, null, null, 15, 'for', 1),
+('d3', hash('d3'), 'b.jsonl', 1, 'x3', 'Three', null, null, null, null, null, null, 9, 'if', 2);
 insert into sequences values
 (1, 'a.jsonl', 0, 8, 'Ada said while', 3), (2, 'a.jsonl', 1, 6, 'for', 3), (3, 'b.jsonl', 0, 6, 'if', 4);
 insert into sequence_documents values
-(1, 'd1', 0, 6, 0, 15, 3), (1, 'd2', 6, 8, 0, 3, 3), (2, 'd2', 0, 6, 3, 15, 3), (3, 'd3', 0, 6, 0, 9, 4);
+(1, 'd1', hash('d1'), 0, 6, 0, 15, 3), (1, 'd2', hash('d2'), 6, 8, 0, 3, 3),
+(2, 'd2', hash('d2'), 0, 6, 3, 15, 3), (3, 'd3', hash('d3'), 0, 6, 0, 9, 4);
 insert into queries values
-('q1', 'q.jsonl', 1, 'p1', 'c1', '{"topic": "loops"}', 2, 1, -1.5, 3.0, 5),
-('q2', 'q.jsonl', 2, 'p2', 'c2', null, 2, 1, -2.5, 3.0, 5);
-insert into influence_scores values
-('q1', 1, 2, 4.0, 6), ('q1', 2, 2, -1.0, 6), ('q1', 3, 2, 1.0, 7),
-('q2', 1, 2, -3.0, 6), ('q2', 2, 2, -2.0, 6), ('q2', 3, 2, -1.0, 7),
-('q1', 1, 1, 99.0, 8), ('q1', 2, 1, 98.0, 8), ('q1', 3, 1, 97.0, 8);
+('q1', hash('q1'), 'q.jsonl', 1, 'p1', 'c1', '{"topic": "loops"}', 2, 1, -1.5, 3.0, 5),
+('q2', hash('q2'), 'q.jsonl', 2, 'p2', 'c2', null, 2, 1, -2.5, 3.0, 5);
+create temp table scored as
+select *
+from (
+    values
+    ('q1', 1, 2, 4.0, 6), ('q1', 2, 2, -1.0, 6), ('q1', 3, 2, 1.0, 7),
+    ('q2', 1, 2, -3.0, 6), ('q2', 2, 2, -2.0, 6), ('q2', 3, 2, -1.0, 7),
+    ('q1', 1, 1, 99.0, 8), ('q1', 2, 1, 98.0, 8), ('q1', 3, 1, 97.0, 8)
+) as scores (query_id, sequence_id, generation_id, influence_nats, materialization_id);
+insert into influence_scores select hash(query_id), * exclude (query_id) from scored;
 insert into baseline_scores
 select query_id, sequence_id, generation_id, 'gradient_dot', 10 * influence_nats, materialization_id
-from influence_scores;
+from scored;
 insert into layer_influence
 select query_id, sequence_id, generation_id, name, share * influence_nats, 9
-from influence_scores, (values ('h.0.mlp', 1.5), ('h.1.mlp', -0.5)) as parts (name, share)
+from scored, (values ('h.0.mlp', 1.5), ('h.1.mlp', -0.5)) as parts (name, share)
 where sequence_id = 1;
 insert into token_influence
 select query_id, sequence_id, generation_id, position, token, share * influence_nats, 9
-from influence_scores, (values (0, 'Ada', 0.25), (1, ' said', 0.75)) as parts (position, token, share)
+from scored, (values (0, 'Ada', 0.25), (1, ' said', 0.75)) as parts (position, token, share)
 where sequence_id = 1;
 insert into materializations
 select

@@ -13,20 +13,20 @@ DOUBLED = {
 DAMAGE = {
     **DOUBLED,
     "every_sequence_scored": [
-        ("delete from influence_scores where query_id = 'q1' and sequence_id = 2 and generation_id = 2", 1),
+        ("delete from influence_scores where query_key = hash('q1') and sequence_id = 2 and generation_id = 2", 1),
         ("insert into sequences values (9, 'b.jsonl', 1, 6, 'new', 4)", 2),
-        ("insert into queries select * replace ('q3' as query_id) from queries limit 1", 2),
+        ("insert into queries select * replace ('q3' as query_id, hash('q3') as query_key) from queries limit 1", 2),
         ("update generations set is_current = (generation_id = 1)", 2),
     ],
     "no_orphan_scores": [
-        ("insert into influence_scores values ('none', 1, 2, 1.0, 6)", 1),
+        ("insert into influence_scores values (hash('none'), 1, 2, 1.0, 6)", 1),
         ("insert into baseline_scores values ('q1', 77, 2, 'gradient_dot', 1.0, 6)", 1),
         ("insert into layer_influence values ('q1', 1, 3, 'h.0.mlp', 1.0, 6)", 1),
         ("insert into token_influence values ('q1', 77, 2, 0, 'x', 1.0, 6)", 1),
         ("delete from sequences where sequence_id = 3", 2 * 3),
     ],
     "no_orphan_spans": [
-        ("insert into sequence_documents values (77, 'd1', 0, 6, 0, 9, 3)", 1),
+        ("insert into sequence_documents values (77, 'd1', hash('d1'), 0, 6, 0, 9, 3)", 1),
         ("delete from documents where document_id = 'd2'", 2),
         ("update documents set shard_id = 'b.jsonl' where document_id = 'd1'", 1),
     ],
@@ -40,22 +40,22 @@ DAMAGE = {
         ("update layer_influence set influence_nats = 1.01 * influence_nats where query_id = 'q1'", 2),
         ("update layer_influence set influence_nats = -influence_nats where query_id = 'q2'", 1),
         ("delete from layer_influence where module_name = 'h.1.mlp' and query_id = 'q2'", 1),
-        ("delete from influence_scores where query_id = 'q2' and sequence_id = 1", 1),
+        ("delete from influence_scores where query_key = hash('q2') and sequence_id = 1", 1),
         ("update layer_influence set influence_nats = 'nan' where query_id = 'q2' and module_name = 'h.0.mlp'", 1),
     ],
     "tokens_sum_to_score": [
-        ("update influence_scores set influence_nats = 'nan' where query_id = 'q2' and sequence_id = 1", 1),
+        ("update influence_scores set influence_nats = 'nan' where query_key = hash('q2') and sequence_id = 1", 1),
         (
             "update influence_scores set influence_nats = 'nan' where sequence_id = 2;"
-            "update influence_scores set influence_nats = 3.9 where query_id = 'q1' and sequence_id = 1",
+            "update influence_scores set influence_nats = 3.9 where query_key = hash('q1') and sequence_id = 1",
             2,  # another sequence's NaN does not raise the floor; generation 1's score is wrong then, too
         ),
         ("update token_influence set influence_nats = 1.01 * influence_nats where query_id = 'q1'", 2),
         ("delete from token_influence where token = 'Ada' and query_id = 'q2'", 1),
-        ("update influence_scores set influence_nats = 3.9 where query_id = 'q1' and generation_id = 2", 1),
+        ("update influence_scores set influence_nats = 3.9 where query_key = hash('q1') and generation_id = 2", 1),
     ],
     "scores_are_finite": [
-        ("update influence_scores set influence_nats = 'nan' where query_id = 'q2' and sequence_id = 1", 1),
+        ("update influence_scores set influence_nats = 'nan' where query_key = hash('q2') and sequence_id = 1", 1),
         ("update baseline_scores set score = '-inf' where query_id = 'q2' and sequence_id = 1", 1),
         ("update layer_influence set influence_nats = 'inf' where query_id = 'q2'", 2),
         ("update token_influence set influence_nats = 'nan' where query_id = 'q2'", 2),
@@ -146,7 +146,7 @@ def test_rounding_is_no_violation(catalogue, part):
 def test_a_score_that_is_all_but_zero_may_differ_by_a_millionth_of_the_largest(catalogue):
     catalogue.execute(
         "insert into sequences values (4, 'b.jsonl', 1, 6, 'x', 4);"
-        "insert into influence_scores values ('q1', 4, 2, 0.0, 7);"
+        "insert into influence_scores values (hash('q1'), 4, 2, 0.0, 7);"
         "insert into layer_influence values ('q1', 4, 2, 'h.0.mlp', 3e-6, 9)"
     ).complete()
     check = statements("checks")["layers_sum_to_score"].sql
@@ -164,7 +164,7 @@ def test_a_vanished_files_document_may_be_in_another_shard(catalogue):
 
 
 def test_what_is_unscored_is_named(catalogue):
-    catalogue.execute("delete from influence_scores where query_id = 'q2' and sequence_id = 3").complete()
+    catalogue.execute("delete from influence_scores where query_key = hash('q2') and sequence_id = 3").complete()
     assert rows_of(catalogue, statements("checks")["every_sequence_scored"].sql) == [
         {"query_id": "q2", "shard_id": "b.jsonl", "sequences": 1, "scored_sequences": 0}
     ]

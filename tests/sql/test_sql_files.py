@@ -13,6 +13,7 @@ from influence_assets.storage.statements import schema_version, sql_folder, stat
 TABLES = sorted(statements("schema"))
 MACROS = {
     "strongest": "strongest(query, n)",
+    "strongest_of_each": "strongest_of_each(n)",
     "dependents_of_document": "dependents_of_document(document)",
     "ancestry_of": "ancestry_of(materialization)",
 }

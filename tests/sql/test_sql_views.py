@@ -98,7 +98,7 @@ def test_concentration_is_of_the_positive_part(catalogue):
 
 def test_concentration_of_many_equal_scores(catalogue):
     catalogue.execute(
-        "delete from influence_scores; insert into influence_scores select 'q1', range, 2, 1.0, 6 from range(250)"
+        "delete from influence_scores; insert into influence_scores select hash('q1'), range, 2, 1.0, 6 from range(250)"
     ).complete()
     [row] = rows_of(catalogue, "select * from influence_concentration")
     assert row["top_percent_share"] == 3 / 250  # a hundredth of 250, rounded up
@@ -139,7 +139,8 @@ def test_dependents_are_all_that_a_document_reaches(catalogue):
 
 
 def test_a_text_in_two_shards_reaches_what_either_does(catalogue):
-    catalogue.execute("insert into documents select * replace ('d3' as document_id) from documents limit 1").complete()
+    sql = "select * replace ('d3' as document_id, hash('d3') as document_key) from documents limit 1"
+    catalogue.execute(f"insert into documents {sql}").complete()
     assert catalogue.execute("select count(*) from dependents_of_document('d3')").fetchall() == [(12,)]
 
 
@@ -208,7 +209,7 @@ class TestAgreementOfGenerations:
         scores = {g: {s: chance.randrange(8) / 4 for s in range(100 * g, 100 * g + 160)} for g in (1, 2)}
         catalogue.execute("delete from influence_scores").complete()
         rows = [("q1", s, g, score, 6) for g, each in scores.items() for s, score in each.items()]
-        catalogue.executemany("insert into influence_scores values (?, ?, ?, ?, ?)", rows)
+        catalogue.executemany("insert into influence_scores values (hash(?), ?, ?, ?, ?)", rows)
         both = sorted(scores[1].keys() & scores[2].keys())
         one, other = ([scores[g][s] for s in both] for g in (2, 1))
         tops = [set(sorted(both, key=lambda s, each=scores[g]: (-each[s], s))[:20]) for g in (1, 2)]
@@ -226,7 +227,7 @@ class TestAgreementOfGenerations:
 
     def test_a_filter_reaches_the_scores_before_they_are_joined(self, catalogue):
         plan = catalogue.execute("explain select * from generation_agreement where query_id = 'q1'").fetchall()[0][1]
-        assert plan.count("query_id = 'q1'") >= 2
+        assert "query_id = 'q1'" in plan[plan.rindex("Window") :]
 
 
 def test_a_filter_reaches_the_scores_before_they_are_ranked(catalogue):

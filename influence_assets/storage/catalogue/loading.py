@@ -2,13 +2,13 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import duckdb
 import polars as pl
 
-from influence_assets.storage.artifacts import ArtifactStore
+from influence_assets.storage.artifacts import Artifact, ArtifactStore
 from influence_assets.storage.catalogue.content import (
     STATES,
     TOMBSTONES,
@@ -29,7 +29,9 @@ from influence_assets.storage.manifest import ArtifactKey
 from influence_assets.storage.statements import schema_version, statements
 
 _ARTIFACTS_AT_ONCE = 500
-"""Large enough that statements are few, small enough that neither manifests nor sorts of rows fill the memory."""
+"""Large enough that statements are few, small enough that manifests do not fill the memory."""
+_ROWS_AT_ONCE = 25_000_000
+"""Large enough that the rows of a query lie together, small enough that a sort of them stays in the memory."""
 
 
 def load_catalogue(
@@ -95,6 +97,8 @@ def _load(
     path: Path, content: CatalogueContent, store: ArtifactStore, *, anew: bool
 ) -> tuple[int, int, dict[str, int]]:
     with changed_copy(path, anew=anew) as connection:
+        if connection.execute(statements("changes")["outdated_keys"].sql).fetchall():
+            raise SpoiledError(f"{path}: its keys are those of another version of DuckDB.")
         return _bring_to(connection, content, store)
 
 
@@ -125,12 +129,26 @@ def _insert_artifacts(
 ) -> dict[str, int]:
     """Load tables and manifests of artifacts, sorted so that those of one asset come together; the rows by table."""
     rows: Counter[str] = Counter()
-    for start in range(0, len(keys), _ARTIFACTS_AT_ONCE):
-        artifacts = [store.open(key) for key in keys[start : start + _ARTIFACTS_AT_ONCE]]
+    for artifacts in _batches(store.open(key) for key in keys):
         manifests = [artifact.manifest for artifact in artifacts]
         rows.update(insert_manifests(connection, manifests, is_loaded=True))
         rows.update(insert_tables(connection, artifacts))
     return dict(rows)
+
+
+def _batches(artifacts: Iterable[Artifact]) -> Iterator[list[Artifact]]:
+    """So many artifacts that each limit above is kept, but for single artifacts that are larger."""
+    batch: list[Artifact] = []
+    rows = 0
+    for artifact in artifacts:
+        held = sum(artifact.manifest.rows.values())
+        if batch and (len(batch) == _ARTIFACTS_AT_ONCE or rows + held > _ROWS_AT_ONCE):
+            yield batch
+            batch, rows = [], 0
+        batch.append(artifact)
+        rows += held
+    if batch:
+        yield batch
 
 
 def _find_ancestors(connection: duckdb.DuckDBPyConnection, store: ArtifactStore) -> None:

@@ -1,0 +1,43 @@
+-- strongest_of_each(n): of every query, the n sequences of the current generation that raise its completion most, of
+-- equal ones those with the smaller id. What top_influences says where rank <= n, without counting and sorting all.
+-- grain: (query_id, rank)
+create macro strongest_of_each(n) as table
+    with strongest_by_query as (
+        select
+            influence_scores.query_key,
+            -- One pass that keeps n pairs a query, in the order of their fields.
+            max(
+                {'influence_nats': influence_scores.influence_nats, 'against_ties': -influence_scores.sequence_id}, n
+            ) as pairs
+        from influence_scores
+        where
+            influence_scores.generation_id in (
+                select generations.generation_id
+                from generations
+                where generations.is_current
+            )
+        group by influence_scores.query_key
+    ),
+
+    found as (
+        select
+            strongest_by_query.query_key,
+            unnest(range(1, len(strongest_by_query.pairs) + 1)) as rank,
+            unnest(strongest_by_query.pairs) as pair
+        from strongest_by_query
+    )
+
+    select
+        queries.query_id,
+        found.rank,
+        found.pair.influence_nats,
+        sequences.sequence_id,
+        sequences.shard_id,
+        sequences.text
+    from found
+    inner join queries on found.query_key = queries.query_key
+    inner join sequences on -found.pair.against_ties = sequences.sequence_id
+    order by queries.query_id, found.rank;
+
+comment on macro table strongest_of_each is -- noqa: PRS
+'strongest_of_each(n): of every query, the n sequences of the current generation that raise its completion most, of equal ones those with the smaller id. What top_influences says where rank <= n, without counting and sorting all. grain: (query_id, rank)';
