@@ -17,18 +17,19 @@ class Agreement:
 
     Args:
         pearson: over all numbers of the stage.
-        spearman: of scores: mean over queries of the rank correlation; of factors: over all numbers.
+        spearman: of scores: mean over queries of the rank correlation; None of factors, most of whose numbers may be
+            zero but for rounding, in no order.
         largest_difference: relative to the largest number of the peer's, after scores are brought to one scale.
     """
 
     pearson: float
-    spearman: float
+    spearman: float | None
     largest_difference: float
 
     @property
     def value(self) -> float:
-        """The smaller of both correlations."""
-        return min(self.pearson, self.spearman)
+        """The smallest of the correlations."""
+        return self.pearson if self.spearman is None else min(self.pearson, self.spearman)
 
 
 def of_scores(ours: Path, theirs: Path, training_sequences: int) -> Agreement | None:
@@ -48,7 +49,7 @@ def of_factors(stage: str, ours: Path, theirs: Path) -> Agreement | None:
         return None
     pairs = PAIRS[stage](load_file(file), place)
     a, b = (np.concatenate([side.ravel().astype(np.float64) for side in sides]) for sides in zip(*pairs, strict=True))
-    return Agreement(float(pearsonr(a, b).statistic), float(spearmanr(a, b).statistic), _difference(a, b))
+    return Agreement(float(pearsonr(a, b).statistic), None, _difference(a, b))
 
 
 Numbers = dict[str, np.ndarray]

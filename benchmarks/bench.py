@@ -19,12 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import SIZES, Job, Size
+from benchmarks.cases import QUERIES, SIZES, Job, Size
 from benchmarks.processes import ROOT, JobError, Processes
 from benchmarks.rows import Key, Measured, Row
-
-PEER_QUERY_BATCH = 32
-"""What kronfluence's own examples take."""
 
 
 def main(given: list[str] | None = None) -> None:
@@ -123,19 +120,21 @@ def keys_of(size: Size, stage: str, repetition: int) -> list[Key]:
     """The jobs of a stage; what is there to be compared with the main rows runs once."""
     if stage == "sketches":
         return [Key("ours", stage)]
-    if stage == "scores_512":
-        most = min(size.query_chunk, size.many_queries)
-        return [
-            Key("ours", stage, query_batch=most),
-            *(Key("kronfluence", stage, query_batch=n) for n in (most, PEER_QUERY_BATCH)),
-        ]
-    keys = [Key("kronfluence", stage), Key("ours", stage)]
-    if stage == "total":
+    queries = size.queries_of(stage)
+    if queries <= QUERIES:
+        keys = [Key("kronfluence", stage), Key("ours", stage)]
+    else:
+        # kronfluence repeats its pass for every batch of queries: it is measured with as many at once as ours has, and
+        # with those of its examples, but for the whole job, where that would take too long.
+        most = min(size.query_chunk, queries)
+        batches = [most] if stage == "total" else [most, QUERIES]
+        keys = [Key("ours", stage, query_batch=most), *(Key("kronfluence", stage, query_batch=n) for n in batches)]
+    if stage == "total" and queries == QUERIES:
         keys.append(Key("bergson", stage))
-    if repetition == 0 and stage in {"covariances", "corrected_eigenvalues"}:
-        keys += [Key("ours", stage, "sampled"), Key("kronfluence", stage, "sampled")]
-    if repetition == 0 and stage in {"covariances", "corrected_eigenvalues", "scores_32"}:
-        keys.append(Key("kronfluence", stage, "kept_memory"))
+    if repetition == 0 and size.variants:
+        fits = stage in {"covariances", "corrected_eigenvalues"}
+        keys += [Key("ours", stage, "sampled")] if fits else []
+        keys += [Key("kronfluence", stage, "kept_memory")] if fits or stage == "scores_32" else []
     return keys
 
 

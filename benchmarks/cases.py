@@ -17,7 +17,8 @@ STAGES = (
 )
 """In the order in which they need each other; `sketches` is ours alone."""
 
-QUERIES = {"scores_32": 32, "second_scores_32": 32, "total": 32, "scores_512": 512}
+QUERIES = 32
+"""Of the stages that have queries, but for scores_512."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Size:
         training_steps: before anything is measured, so that the model is not random.
         query_chunk: queries whose gradients are held at once, by ours and by kronfluence's larger query batch.
         many_queries: of `scores_512`; 0 leaves it out.
+        queries_of_total: of the whole job.
+        variants: whether what the table is to be judged by is measured too: sampled labels, another allocator.
     """
 
     name: str
@@ -56,6 +59,8 @@ class Size:
     training_steps: int = 12
     query_chunk: int = 512
     many_queries: int = 512
+    queries_of_total: int = QUERIES
+    variants: bool = False
 
     def sequences_of(self, stage: str) -> int:
         """Training sequences that a stage runs over."""
@@ -68,7 +73,13 @@ class Size:
 
     def queries_of(self, stage: str) -> int:
         """Queries of a stage; 0 where it has none."""
-        return self.many_queries if stage == "scores_512" else QUERIES.get(stage, 0)
+        special = {"scores_512": self.many_queries, "total": self.queries_of_total}
+        return special.get(stage, QUERIES if "scores" in stage else 0)
+
+    @property
+    def most_queries(self) -> int:
+        """Of any stage."""
+        return max(self.queries_of(stage) for stage in STAGES)
 
     def repetitions_of(self, stage: str) -> int:
         """How often a stage is measured."""
@@ -86,13 +97,13 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size("tiny", 2, 16, 2, 64, 16, 8, 12, 4, 24, batch=4, repetitions=2, training_steps=4, many_queries=40),
-    "small": Size("small", 4, 256, 4, 8192, 128, 64, 96, 16, 1000, repetitions_of_long=2),
+    "tiny": Size("tiny", 2, 16, 2, 64, 16, 8, 12, 4, 24, batch=4, repetitions=2, training_steps=4, many_queries=40, variants=True),
+    "small": Size("small", 4, 256, 4, 8192, 128, 64, 96, 16, 1000, repetitions_of_long=2, variants=True),
     "medium": Size("medium", 6, 512, 8, 8192, 512, 64, 16, 0, 0, repetitions=2, training_steps=6, many_queries=0),
     # The published case of kronfluence: 481 queries of whole sequences against WikiText's 4,656.
     "gpt2": Size(
-        "gpt2", 12, 768, 12, 50_257, 512, 512, 4656, 4656, 0,
-        batch=32, repetitions=1, training_steps=50, query_chunk=96, many_queries=481,
+        "gpt2", 12, 768, 12, 50_257, 512, 512, 4656, 0, 0,
+        batch=32, repetitions=1, training_steps=50, query_chunk=96, many_queries=0, queries_of_total=481,
     ),
 }  # fmt: skip
 
@@ -138,7 +149,7 @@ class Job:
     @property
     def scores(self) -> Path:
         """Where the stage's scores [query, sequence] are left for comparison."""
-        suffix = f".{self.query_batch}" if self.stage == "scores_512" else ""
+        suffix = f".{self.query_batch}" if self.query_batch else ""
         return self.store / f"{self.stage}{suffix}.npy"
 
     def to_json(self) -> str:

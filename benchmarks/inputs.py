@@ -7,6 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from benchmarks.cases import QUERIES as PER_SET
 from benchmarks.cases import Size
 from influence_assets.capture.batches import Sequences
 
@@ -19,8 +20,12 @@ def build(folder: Path, size: Size, device: str, corpus: Path | None = None, mod
     """Write `model/` and the tokens of each set; with `model`, a folder with a model takes the place of the own."""
     folder.mkdir(parents=True)
     most = max(size.sequences, size.second_sequences, size.many_query_sequences)
-    asked = max(32, size.many_queries)
-    counts = {TRAIN: (most, size.tokens), QUERIES: (asked, size.query_tokens), SECOND_QUERIES: (32, size.query_tokens)}
+    asked = size.most_queries
+    counts = {
+        TRAIN: (most, size.tokens),
+        QUERIES: (asked, size.query_tokens),
+        SECOND_QUERIES: (PER_SET, size.query_tokens),
+    }
     if corpus is None:
         text = {
             name: markov_tokens(size.vocabulary, *shape, seed=row) for row, (name, shape) in enumerate(counts.items())

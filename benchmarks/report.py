@@ -27,7 +27,7 @@ NAMES = {
     "scores_32": "scores, 32 queries",
     "scores_512": "scores, {queries} queries",
     "second_scores_32": "32 more queries, from sketches",
-    "total": "whole job, 32 queries",
+    "total": "whole job, {queries} queries",
 }
 HEADER = (
     "| size | stage | peer | sequences | peer, s | ours, s | ratio | of the pass alone | ours, training steps | "
@@ -102,7 +102,8 @@ def peer_name(against: Row | None) -> str:
     """kronfluence's query batch with it where there are several."""
     if against is None:
         return ""
-    return against["subject"] + (f", {against['query_batch']} queries at once" if against["query_batch"] else "")
+    batch = f", {against['query_batch']} queries at once" if against["query_batch"] else ""
+    return f"{against['subject']}{batch}"
 
 
 def peer_row(row: Row, against: Row, rows: list[Row]) -> Row | None:
