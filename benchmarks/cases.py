@@ -97,7 +97,10 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size("tiny", 2, 16, 2, 64, 16, 8, 12, 4, 24, batch=4, repetitions=2, training_steps=4, many_queries=40, variants=True),
+    "tiny": Size(
+        "tiny", 2, 16, 2, 64, 16, 8, 12, 4, 24,
+        batch=4, repetitions=2, training_steps=4, many_queries=40, variants=True,
+    ),
     "small": Size("small", 4, 256, 4, 8192, 128, 64, 96, 16, 1000, repetitions_of_long=2, variants=True),
     "medium": Size("medium", 6, 512, 8, 8192, 512, 64, 16, 0, 0, repetitions=2, training_steps=6, many_queries=0),
     # The published case of kronfluence: 481 queries of whole sequences against WikiText's 4,656.

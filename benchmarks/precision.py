@@ -59,7 +59,7 @@ def main(given: Sequence[str] | None = None) -> None:
     torch.set_num_threads(asked.threads)
     keep_freed_memory()
     size = SIZES[asked.size]
-    size = replace(size, second_sequences=asked.sequences or max(size.second_sequences, 3 * TOP), many_queries=0)
+    size = replace(size, second_sequences=asked.sequences, many_queries=0)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "inputs"
@@ -77,7 +77,7 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--sequences", type=int, help="more than 100, or the first 100 are all")
+    parser.add_argument("--sequences", type=int, default=4 * TOP, help="many more than 100")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--corpus", default="", help="folder of text files in place of made-up tokens")
