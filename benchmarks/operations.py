@@ -78,9 +78,9 @@ def _covariances(size: Size) -> float:
 
 
 def _corrections(size: Size) -> float:
-    """The rotated gradient of a sequence, in the cheaper of its two orders."""
+    """The rotated gradient of a sequence; each side's rotation before the sum over tokens or after it."""
     total = 0
     for d_out, d_in in layers(size):
-        tokens_first = 2 * size.tokens * (d_out**2 + d_in**2)
-        total += 2 * size.tokens * d_out * d_in + min(tokens_first, 2 * d_out * d_in * (d_out + d_in))
+        rotations = d_in**2 * min(size.tokens, d_out) + d_out**2 * min(size.tokens, d_in)
+        total += 2 * size.tokens * d_out * d_in + 2 * rotations
     return total
