@@ -1,20 +1,28 @@
 -- A key that this version of DuckDB would make differently: hashes may change from one to the next, and keys that do
 -- not agree would join nothing. One of each table tells of all.
--- grain: (id)
-(
-    select query_id as id
-    from (
-        from queries
-        limit 1
-    )
-    where query_key != hash(query_id)
+-- grain: (table_name)
+with first_query as (
+    select
+        query_id,
+        query_key
+    from queries
+    order by query_key
+    limit 1
+),
+
+first_document as (
+    select
+        document_id,
+        document_key
+    from documents
+    order by document_key
+    limit 1
 )
+
+select 'queries' as table_name
+from first_query
+where query_key != hash(query_id)
 union all
-(
-    select document_id as id
-    from (
-        from documents
-        limit 1
-    )
-    where document_key != hash(document_id)
-);
+select 'documents' as table_name
+from first_document
+where document_key != hash(document_id);

@@ -2,13 +2,13 @@
 -- grain: (generation_id, query_key, sequence_id)
 
 -- A query is meant by a key of eight bytes, not by its name: names cost a load half as much again, and DuckDB's
--- statistics of a block of rows tell names apart by their first letters only, so that of names which begin alike every
--- block would have to be read. Rows lie by query, then by artifact, the strongest first: those of one query are a
--- few blocks among hundreds, and an artifact's number is the same over long runs. Sequences' ids are hashes, in which
--- there is nothing to compress.
+-- statistics of a block of rows tell names apart by their first letters only, so that of names which begin alike
+-- every block would have to be read. Rows lie by query, then by artifact, the strongest first: those of one query
+-- are a few blocks among hundreds, and an artifact's number is the same over long runs, which costs no space. By
+-- query and score alone the file was two fifths larger and one query's answer 10 ms sooner.
 create table influence_scores (
     query_key ubigint not null,
-    sequence_id bigint not null using compression uncompressed,
+    sequence_id bigint not null,
     generation_id integer not null,
     influence_nats double not null,
     materialization_id bigint not null

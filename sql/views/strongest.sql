@@ -2,7 +2,7 @@
 -- documents, the larger share of the tokens first. The fast way to a handful of rows among very many.
 -- grain: (rank)
 create macro strongest(query, n) as table
-    with found as (
+    with scored as (
         select
             sequence_id,
             influence_nats
@@ -12,20 +12,30 @@ create macro strongest(query, n) as table
         limit n
     ),
 
+    -- Once, because a look for a handful of sequences reads the ids of all.
+    found as materialized (
+        select
+            scored.sequence_id,
+            scored.influence_nats,
+            sequences.shard_id,
+            sequences.text
+        from scored
+        inner join sequences on scored.sequence_id = sequences.sequence_id
+    ),
+
     spans as (
         select
             sequence_documents.sequence_id,
-            sequences.shard_id,
+            found.shard_id,
             sequence_documents.document_key,
             sum(sequence_documents.token_end - sequence_documents.token_start) as tokens
         from sequence_documents
-        inner join sequences on sequence_documents.sequence_id = sequences.sequence_id
-        where sequence_documents.sequence_id in (select found.sequence_id from found)
-        group by sequence_documents.sequence_id, sequences.shard_id, sequence_documents.document_key
+        inner join found on sequence_documents.sequence_id = found.sequence_id
+        group by sequence_documents.sequence_id, found.shard_id, sequence_documents.document_key
     ),
 
     -- A join of one number: of two columns DuckDB would fetch the texts of every document to compare them.
-    holders as (
+    holders as materialized (
         select
             shard_id,
             document_id,
@@ -51,11 +61,10 @@ create macro strongest(query, n) as table
         row_number() over (order by found.influence_nats desc, found.sequence_id asc) as rank,
         found.influence_nats,
         found.sequence_id,
-        sequences.shard_id,
+        found.shard_id,
         named.documents,
-        sequences.text
+        found.text
     from found
-    inner join sequences on found.sequence_id = sequences.sequence_id
     left join named on found.sequence_id = named.sequence_id
     order by rank;
 

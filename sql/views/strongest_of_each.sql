@@ -4,19 +4,17 @@
 create macro strongest_of_each(n) as table
     with strongest_by_query as (
         select
-            influence_scores.query_key,
+            query_key,
             -- One pass that keeps n pairs a query, in the order of their fields.
-            max(
-                {'influence_nats': influence_scores.influence_nats, 'against_ties': -influence_scores.sequence_id}, n
-            ) as pairs
+            max({ 'influence_nats': influence_nats, 'against_ties': -sequence_id }, n) as pairs
         from influence_scores
         where
-            influence_scores.generation_id in (
+            generation_id in (
                 select generations.generation_id
                 from generations
                 where generations.is_current
             )
-        group by influence_scores.query_key
+        group by query_key
     ),
 
     found as (

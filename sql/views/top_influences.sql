@@ -11,10 +11,10 @@ with ranked as (
         -- Ordered by one pair, not by two columns: then DuckDB keeps n rows a query where rank <= n is asked for, in
         -- place of sorting all.
         row_number() over (
-            partition by query_id order by {'influence_nats': influence_nats, 'against_ties': -sequence_id} desc
+            partition by query_id order by { 'influence_nats': influence_nats, 'against_ties': -sequence_id } desc
         ) as rank,
         row_number() over (
-            partition by query_id order by {'influence_nats': influence_nats, 'against_ties': -sequence_id} asc
+            partition by query_id order by { 'influence_nats': influence_nats, 'against_ties': -sequence_id } asc
         ) as rank_lowest
     from current_scores
 )

@@ -51,6 +51,47 @@ def test_strongest_names_the_documents_the_larger_share_first(catalogue):
     ]
 
 
+def test_strongest_of_each_agrees_with_the_ranks_also_of_equal_scores(catalogue):
+    chance = random.Random(2)
+    catalogue.execute("delete from influence_scores").complete()
+    catalogue.execute("insert into sequences select range, 'a.jsonl', range, 6, 'x', 3 from range(10, 90)").complete()
+    scores = {q: {s: chance.randrange(-3, 4) / 4 for s in range(10, 90)} for q in ("q1", "q2")}
+    rows = [(q, s, 2, score, 6) for q, each in scores.items() for s, score in each.items()]
+    rows += [("q1", s, 1, 9.0, 6) for s in range(10, 90)]  # of a generation that is not current
+    catalogue.executemany("insert into influence_scores values (hash(?), ?, ?, ?, ?)", rows)
+    expected = [
+        (q, rank, score, s)
+        for q, each in scores.items()
+        for rank, (score, s) in enumerate(
+            sorted(((v, s) for s, v in each.items()), key=lambda p: (-p[0], p[1]))[:25], 1
+        )
+    ]
+    columns = "query_id, rank, influence_nats, sequence_id"
+    assert catalogue.execute(f"select {columns} from strongest_of_each(25)").fetchall() == expected
+    ranked = f"select {columns} from top_influences where rank <= $n order by all"
+    assert catalogue.execute(ranked, {"n": 25}).fetchall() == expected
+    one = "select 'q2', rank, influence_nats, sequence_id from strongest('q2', 25) order by rank"
+    assert catalogue.execute(one).fetchall() == expected[25:]
+
+
+def test_a_query_whose_name_begins_like_all_others_is_found_in_its_own_blocks(catalogue):
+    """A block has 122,880 rows; DuckDB's statistics of texts would not tell these names apart."""
+    catalogue.execute(
+        "create temp table names as select range as n, 'question-of-the-day-' || range as name from range(6);"
+        "insert into queries by name select * exclude (n, name) replace (name as query_id, hash(name) as query_key)"
+        " from names, (from queries limit 1);"
+        "delete from influence_scores; insert into influence_scores"
+        " select hash(name), i, 2, i, 6 from names, range(130_000) each (i) order by all"
+    ).complete()
+    asked = "select max(influence_nats) from current_scores where query_id = 'question-of-the-day-3'"
+    assert catalogue.execute(asked).fetchall() == [(129_999.0,)]
+    plan = catalogue.execute(f"explain analyze {asked}").fetchall()[0][1]
+    blocks = [tuple(map(int, found)) for found in re.findall(r"Row Groups Scanned: (\d+) / (\d+)", plan)]
+    read, there = max(blocks, key=lambda found: found[1])
+    assert there > 6
+    assert read <= 3
+
+
 def test_a_documents_influence_is_its_share_of_its_sequences(catalogue):
     found = catalogue.execute(
         "select document_id, influence_nats, strongest_sequence_nats, sequences from influence_by_document "
@@ -131,10 +172,14 @@ def test_dependents_are_all_that_a_document_reaches(catalogue):
         (3, "influence_details", "q.jsonl"),
     ]
     assert [(row["materialization_id"], row["rows"], row["bytes"]) for row in found][2] == (7, 1, 7)
+    assert all(row["is_forgotten"] for row in found)
     # The generation was fitted on d1's shard, so that the other shard's scores depend on it as well.
     sql = "select materialization_id, depth, is_loaded from dependents_of_document('d1')"
     reached = {1: 0, 3: 1, 6: 2, 8: 2, 102: 2, 9: 3, 101: 3, 10: 4, 5: 5, 7: 6}
     assert set(catalogue.execute(sql).fetchall()) == {(number, d, number < 100) for number, d in reached.items()}
+    # Eigenbases, curvature and what is asked of them alone hold no one's text, and stand when d1 is forgotten.
+    forgotten = "select materialization_id from dependents_of_document('d1') where is_forgotten order by all"
+    assert catalogue.execute(forgotten).fetchall() == [(1,), (3,), (6,), (8,), (9,), (102,)]
     assert catalogue.execute("select * from dependents_of_document('none')").fetchall() == []
 
 

@@ -130,6 +130,31 @@ def test_many_artifacts_are_read_by_few_statements(sample, monkeypatch):
     assert len(inserted) < 38
 
 
+def test_many_rows_are_read_in_several_batches(sample, monkeypatch):
+    """A batch holds three rows at most; an artifact with more is one of its own."""
+    held = []
+    real = loading.insert_tables
+    monkeypatch.setattr(
+        loading, "insert_tables", lambda c, artifacts: held.append(len(artifacts)) or real(c, artifacts)
+    )
+    monkeypatch.setattr(loading, "_ROWS_AT_ONCE", 3)
+    sample.load(*(sample.shard(number) for number in range(3)))
+    # curvature (1 row) and a shard's documents (2); documents alone, twice; of each shard scores and then
+    # sequences (4 rows) are in the order of their keys: three scores, the query before them, three token_sequences.
+    assert sum(held) == 11
+    assert max(held) == 2
+    assert sample.scores() == [float(score) for score in range(1, 7)]
+
+
+def test_keys_of_another_version_of_duckdb_are_made_anew(sample):
+    first, second = sample.shard(0), sample.shard(1)
+    sample.load(first)
+    with duckdb.connect(str(sample.path)) as connection:
+        connection.execute("update queries set query_key = 1; update influence_scores set query_key = 1").complete()
+    assert sample.load(first, second).loaded == 8
+    assert sample.scores() == [1.0, 2.0, 3.0, 4.0]
+
+
 def test_a_vanished_shard_leaves_every_table(sample):
     first, second = sample.shard(0), sample.shard(1)
     sample.load(first, second)
