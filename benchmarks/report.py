@@ -55,13 +55,27 @@ def between(text: str) -> str:
 
 
 def section(rows: list[Row]) -> str:
-    """The README's generated part."""
+    """The README's generated part: a table for each device and precision."""
+    kinds = list(dict.fromkeys((row["device"], row["dtype"]) for row in rows))
+    tables = [table([row for row in rows if (row["device"], row["dtype"]) == kind]) for kind in kinds]
+    return "\n".join([BEGIN, *(line for lines_of_one in tables for line in lines_of_one), END])
+
+
+def table(rows: list[Row]) -> list[str]:
+    """Caption, table and what was measured beside it."""
     alignment = "|" + " --- |" * 3 + " ---: |" * (HEADER.count("|") - 4)
-    table = [HEADER, alignment, *(line for row in rows for line in table_lines(row, rows))]
-    others = [line for row in rows for line in variant_lines(row)]
-    if others:
-        others = ["Measured beside them:", "", *others, ""]
-    return "\n".join([BEGIN, caption(rows), "", *table, "", *others, END])
+    beside = [line for row in rows for line in variant_lines(row)]
+    if beside:
+        beside = ["Measured beside them:", "", *beside, ""]
+    return [
+        caption(rows),
+        "",
+        HEADER,
+        alignment,
+        *(line for row in rows for line in table_lines(row, rows)),
+        "",
+        *beside,
+    ]
 
 
 def caption(rows: list[Row]) -> str:
