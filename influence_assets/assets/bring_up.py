@@ -27,6 +27,7 @@ from influence_assets.pipeline.fingerprint import WHOLE, fingerprint
 from influence_assets.pipeline.plan import StepState, plan
 from influence_assets.pipeline.run import Outcome
 from influence_assets.pipeline.steps import Step
+from influence_assets.pipeline.together import STEPS_OF_ONE_PASS
 from influence_assets.pipeline.versions import Versions
 from influence_assets.storage.manifest import ArtifactKey
 from influence_assets.study import Study
@@ -226,25 +227,31 @@ class _Passed:
 
     def __init__(self) -> None:
         self._step: Step | None = None
-        self._last: dict[str, dg.AssetCheckEvaluation] = {}
-        self._partitions: Counter[str] = Counter()
+        self._last: dict[tuple[dg.AssetKey, str], dg.AssetCheckEvaluation] = {}
+        self._partitions: Counter[tuple[dg.AssetKey, str]] = Counter()
 
     def add(self, evaluation: dg.AssetCheckEvaluation) -> None:
         """One more partition of which a check holds."""
-        self._last[evaluation.check_name] = evaluation
-        self._partitions[evaluation.check_name] += 1
+        check = evaluation.asset_key, evaluation.check_name
+        self._last[check] = evaluation
+        self._partitions[check] += 1
 
     def of_others(self, step: Step | None) -> Iterator[dg.AssetCheckEvaluation]:
         """What held of the step before, now that this one is at work."""
-        if step is self._step:
+        if step is self._step or (_by_one_pass(step) and _by_one_pass(self._step)):
             return
-        for name, last in self._last.items():
-            count = self._partitions[name]
+        for (asset, name), last in self._last.items():
+            count = self._partitions[asset, name]
             several = dg.AssetCheckEvaluation(
-                last.asset_key, name, passed=True, metadata={"partitions": count}, severity=last.severity
+                asset, name, passed=True, metadata={"partitions": count}, severity=last.severity
             )
             yield last if count == 1 else several
         self._step, self._last, self._partitions = step, {}, Counter()
+
+
+def _by_one_pass(step: Step | None) -> bool:
+    """Whether partitions of this step end in turns with those of others."""
+    return step is not None and step.name in STEPS_OF_ONE_PASS
 
 
 def _recorded(

@@ -31,7 +31,7 @@ class Session:
     listener: Watcher | None = None
     result: Result = field(default_factory=Result)
     checks_failed: list[str] = field(default_factory=list)
-    error: Exception | None = None
+    error: BaseException | None = None
 
     @cached_property
     def versions(self) -> Versions:

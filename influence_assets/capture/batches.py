@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -21,12 +22,17 @@ class Batch:
         lengths: real tokens in each sequence.
         first_scored: the first position whose token is scored: 1 in training, where the completion starts in a query.
         keys: a 63-bit number for each sequence, which seeds the labels that are sampled for it.
+        rows: which of the `Sequences` these are, in the same order.
+        positions: where `counted` is true in the flattened [sequence · token], ascending. Known on the host beforehand,
+            since finding them on a device would make the host wait for it.
     """
 
     tokens: Int[Tensor, "sequence token"]
     lengths: Int[Tensor, " sequence"]
     first_scored: Int[Tensor, " sequence"]
     keys: tuple[int, ...]
+    rows: npt.NDArray[np.int64]
+    positions: Int[Tensor, " counted"]
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -43,10 +49,9 @@ class Batch:
 
     def to(self, device: str) -> "Batch":
         """The same batch on a device."""
-        tokens, lengths, first_scored = (
-            part.to(device, non_blocking=True) for part in (self.tokens, self.lengths, self.first_scored)
-        )
-        return Batch(tokens, lengths, first_scored, self.keys)
+        parts = (self.tokens, self.lengths, self.first_scored, self.positions)
+        tokens, lengths, first_scored, positions = (part.to(device, non_blocking=True) for part in parts)
+        return Batch(tokens, lengths, first_scored, self.keys, self.rows, positions)
 
 
 @dataclass(frozen=True)
@@ -73,22 +78,34 @@ class Sequences:
         scored = None if self.first_scored is None else self.first_scored[rows]
         return Sequences(self.tokens[rows], self.lengths[rows], self.keys[rows], scored)
 
-    def rows(self, size: int) -> Iterator["Sequences"]:
-        """The sequences in order, `size` at a time."""
-        for start in range(0, len(self), size):
-            yield self.take(np.arange(start, min(start + size, len(self))))
+    def batches(self, size: int, device: str, *, by_length: bool = False) -> Iterator[Batch]:
+        """The sequences, `size` at a time, each batch cut to its longest sequence.
 
-    def batches(self, size: int, device: str) -> Iterator[Batch]:
-        """The sequences in order, `size` at a time, each batch cut to its longest sequence."""
-        for start in range(0, len(self), size):
-            rows = slice(start, start + size)
-            lengths = torch.from_numpy(self.lengths[rows].astype(np.int64))
-            scored = np.ones(len(lengths), np.int64) if self.first_scored is None else self.first_scored[rows]
-            tokens = self.tokens[rows, : int(lengths.max())].astype(np.int64)
-            batch = Batch(
-                torch.from_numpy(tokens),
-                lengths,
-                torch.from_numpy(scored.astype(np.int64)),
-                tuple(int(key) for key in self.keys[rows]),
-            )
-            yield batch.to(device)
+        Args:
+            size: sequences in a batch.
+            device: where the batches are wanted. Each is on its way there while the one before is worked on.
+            by_length: sequences of like length together, the longest first, rather than in order: less padding.
+        """
+        order = np.argsort(-self.lengths, kind="stable") if by_length else np.arange(len(self))
+        ahead: Batch | None = None
+        for start in range(0, len(order), size):
+            following = self._batch(order[start : start + size]).to(device)
+            if ahead is not None:
+                yield ahead
+            ahead = following
+        if ahead is not None:
+            yield ahead
+
+    def _batch(self, rows: npt.NDArray[np.int64]) -> Batch:
+        lengths = self.lengths[rows].astype(np.int64)
+        scored = np.ones(len(rows), np.int64) if self.first_scored is None else self.first_scored[rows].astype(np.int64)
+        following = np.arange(int(lengths.max()))[None, :] + 1
+        counted = (following >= scored[:, None]) & (following < lengths[:, None])
+        return Batch(
+            torch.from_numpy(self.tokens[rows, : following.shape[1]].astype(np.int64)),
+            torch.from_numpy(lengths),
+            torch.from_numpy(scored),
+            tuple(int(key) for key in self.keys[rows]),
+            rows,
+            torch.from_numpy(np.flatnonzero(counted)),
+        )

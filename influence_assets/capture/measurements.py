@@ -1,84 +1,51 @@
 """What is measured of training sequences: factor statistics, sketches and scores, each in one pass a batch."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from influence_assets.capture.batches import Batch, Sequences
-from influence_assets.capture.hooks import Consumer, LayerTap
+from influence_assets.capture.hooks import Consumer
+from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.modules import LinearModule
-from influence_assets.capture.passes import LabelSampler, run_pass
-from influence_assets.maths.ekfac import (
-    Eigenbasis,
-    LayerCurvature,
-    corrected_eigenvalues,
-    second_moment,
-    sequence_gradients,
-)
+from influence_assets.capture.runner import Runner, refuse_not_finite
+from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature, rotation_order, sequence_gradients
 from influence_assets.maths.influence import layer_scores, token_scores
-from influence_assets.maths.moments import Accumulator, SecondMoment
+from influence_assets.maths.moments import GramAccumulator, SecondMoment, SquareAccumulator
 from influence_assets.maths.sketches import Coordinates, layer_sketch
 
-Progress = Callable[[int], None]
-"""Called with the number of sequences that a batch has finished."""
 
-
-@dataclass(frozen=True)
-class Runner:
-    """A loaded model with the layers that are attributed, and how its passes are run.
+class LayerGradient:
+    """One layer of a batch in a backward pass. What several measurements need of it is computed once.
 
     Args:
-        model: frozen, in evaluation mode.
-        modules: the attributed layers.
-        batch_sequences: sequences in one pass.
-        progress: told after every batch.
+        name: of the layer.
+        a: its input [sequence, token, d_in].
+        Ds: the gradient at its output [sequence, token, d_out].
+        basis: of the layer, where rotated gradients will be asked for.
     """
 
-    model: PreTrainedModel
-    modules: Sequence[LinearModule]
-    batch_sequences: int = 16
-    progress: Progress = lambda _count: None
+    def __init__(self, name: str, a: Tensor, Ds: Tensor, basis: Eigenbasis | None = None) -> None:
+        self.name = name
+        self.a = a
+        self.Ds = Ds
+        self._basis = basis
 
-    @property
-    def device(self) -> str:
-        """Where the model is."""
-        return str(self.model.device)
+    @cached_property
+    def gradients(self) -> Tensor:
+        """G, [sequence, d_out, d_in]."""
+        return sequence_gradients(self.Ds, self.a)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the model's weights and passes."""
-        return self.model.dtype
-
-    def run(
-        self,
-        sequences: Sequences,
-        consumer: Callable[[Batch], Consumer],
-        *,
-        sampler: LabelSampler | None = None,
-        sign: float = -1.0,
-    ) -> np.ndarray:
-        """One pass over all the sequences; `consumer(batch)` says what is done with each layer of a batch.
-
-        Returns:
-            float64 [sequence]: the log-likelihoods under the labels used.
-
-        Raises:
-            FloatingPointError: a log-likelihood is not finite.
-        """
-        found = []
-        for batch in sequences.batches(self.batch_sequences, self.device):
-            with LayerTap(self.model, self.modules, consumer(batch)) as tap:
-                likelihoods = run_pass(self.model, tap, batch, sampler=sampler, sign=sign).double().cpu().numpy()
-            if not np.isfinite(likelihoods).all():
-                raise FloatingPointError("the model's log-likelihood of a sequence is not finite")
-            found.append(likelihoods)
-            self.progress(len(batch))
-        return np.concatenate(found) if found else np.zeros(0)
+    @cached_property
+    def rotated(self) -> Tensor:
+        """Q_Sᵀ G Q_A, [sequence, d_out, d_in]."""
+        assert self._basis is not None  # noqa: S101  # whoever asks has given it
+        return self._basis.rotated_sequence_gradients(self.Ds, self.a)
 
 
 @dataclass(frozen=True)
@@ -93,39 +60,61 @@ class Covariances:
         return Covariances(self.A + other.A, self.S + other.S)
 
 
+class CovarianceTotals:
+    """Sums a aᵀ and Ds Dsᵀ of every layer over the tokens that carry a loss."""
+
+    def __init__(self) -> None:
+        self._A: dict[str, GramAccumulator] = defaultdict(GramAccumulator)
+        self._S: dict[str, GramAccumulator] = defaultdict(GramAccumulator)
+
+    def add(self, batch: Batch, layer: LayerGradient) -> None:
+        """Add a layer of a batch."""
+        # Positions without a loss are left out: in A they would weigh with whatever the model makes of padding.
+        self._A[layer.name].add(layer.a.flatten(0, 1)[batch.positions])
+        self._S[layer.name].add(layer.Ds.flatten(0, 1)[batch.positions])
+
+    def totals(self, runner: Runner) -> dict[str, Covariances]:
+        """Of each layer, in the model's order."""
+        return {m.name: Covariances(self._A[m.name].moment(), self._S[m.name].moment()) for m in runner.modules}
+
+
 def covariances(runner: Runner, sequences: Sequences, sampler: LabelSampler | None) -> dict[str, Covariances]:
     """Totals of a aᵀ and Ds Dsᵀ over the tokens of the sequences that carry a loss; `sampler` None: empirical."""
-    A: dict[str, Accumulator] = defaultdict(Accumulator)
-    S: dict[str, Accumulator] = defaultdict(Accumulator)
+    found = CovarianceTotals()
 
     def consumer(batch: Batch) -> Consumer:
-        counted = batch.counted()
-
-        def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
-            A[linear.name].add(second_moment(a, counted))
-            S[linear.name].add(second_moment(Ds, counted))
-
-        return consume
+        return lambda linear, a, Ds: found.add(batch, LayerGradient(linear.name, a, Ds))
 
     runner.run(sequences, consumer, sampler=sampler)
-    return {linear.name: Covariances(A[linear.name].moment(), S[linear.name].moment()) for linear in runner.modules}
+    return found.totals(runner)
+
+
+class CorrectionTotals:
+    """Sums the squared rotated gradients of every layer over sequences."""
+
+    def __init__(self) -> None:
+        self._Λ: dict[str, SquareAccumulator] = defaultdict(SquareAccumulator)
+
+    def add(self, layer: LayerGradient) -> None:
+        """Add a layer of a batch."""
+        self._Λ[layer.name].add(layer.rotated)
+
+    def totals(self, runner: Runner) -> dict[str, SecondMoment]:
+        """Of each layer, in the model's order."""
+        return {linear.name: self._Λ[linear.name].moment() for linear in runner.modules}
 
 
 def eigenvalue_corrections(
     runner: Runner, sequences: Sequences, bases: Mapping[str, Eigenbasis], sampler: LabelSampler | None
 ) -> dict[str, SecondMoment]:
     """Totals of Λ over the sequences, in the frozen bases; labels as in `covariances`."""
-    Λ: dict[str, Accumulator] = defaultdict(Accumulator)
+    found = CorrectionTotals()
 
     def consumer(_batch: Batch) -> Consumer:
-        def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
-            rotated = bases[linear.name].rotated_sequence_gradients(Ds, a)
-            Λ[linear.name].add(corrected_eigenvalues(rotated))
-
-        return consume
+        return lambda linear, a, Ds: found.add(LayerGradient(linear.name, a, Ds, bases[linear.name]))
 
     runner.run(sequences, consumer, sampler=sampler)
-    return {linear.name: Λ[linear.name].moment() for linear in runner.modules}
+    return found.totals(runner)
 
 
 @dataclass(frozen=True)
@@ -143,16 +132,67 @@ class QueryGradients:
 
 def query_gradients(runner: Runner, queries: Sequences) -> QueryGradients:
     """Gradients of each query's log-probability of its completion; the prompt conditions and is not scored."""
-    layers: dict[str, list[Tensor]] = defaultdict(list)
+    layers: dict[str, Tensor] = {}
 
-    def consumer(_batch: Batch) -> Consumer:
+    def consumer(batch: Batch) -> Consumer:
         def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
-            layers[linear.name].append(sequence_gradients(Ds, a))
+            if linear.name not in layers:
+                layers[linear.name] = a.new_empty(len(queries), linear.output_width, linear.input_width)
+            layers[linear.name][batch.rows] = sequence_gradients(Ds, a)
 
         return consume
 
     likelihoods = runner.run(queries, consumer, sign=+1.0)
-    return QueryGradients({name: torch.cat(parts) for name, parts in layers.items()}, likelihoods)
+    return QueryGradients(layers, likelihoods)
+
+
+class ScoreTotals:
+    """Sums −⟨P, G⟩ / N over layers, for every query of several methods and every sequence.
+
+    Args:
+        methods: for each method, each layer's preconditioned query gradients P [query, d_out, d_in].
+        sequences: how many will be scored.
+        N: training sequences of the generation.
+        device: where the passes run.
+    """
+
+    def __init__(self, methods: Mapping[str, Mapping[str, Tensor]], sequences: int, N: int, device: str) -> None:
+        self._methods = methods
+        self._N = N
+        self._totals = {
+            name: torch.zeros(_count(P), sequences, dtype=torch.float64, device=device) for name, P in methods.items()
+        }
+        self._rotated: set[str] = set()
+
+    def rotate(self, bases: Mapping[str, Eigenbasis], tokens: int) -> None:
+        """Score by rotated gradients where those are there anyway and rotating the queries costs less than forming G.
+
+        Args:
+            bases: of the layers whose rotated gradients will be there.
+            tokens: in a sequence.
+        """
+        methods = {name: dict(P) for name, P in self._methods.items()}
+        queries, sequences = sum(map(_count, methods.values())), next(iter(self._totals.values())).shape[1]
+        for layer, basis in bases.items():
+            d_out, d_in = len(basis.Q_S), len(basis.Q_A)
+            # A finished gradient is rotated like that of a sequence with more tokens than either side is wide.
+            rotation = rotation_order(d_out + d_in, d_out, d_in).multiplications
+            if queries * rotation < sequences * tokens * d_out * d_in:
+                self._rotated.add(layer)
+                for P in methods.values():
+                    P[layer] = basis.rotate(P[layer])
+        self._methods = methods
+
+    def add(self, batch: Batch, layer: LayerGradient) -> None:
+        """Add a layer of a batch."""
+        G = layer.rotated if layer.name in self._rotated else layer.gradients
+        rows = torch.from_numpy(batch.rows).to(G.device, non_blocking=True)
+        for name, P in self._methods.items():
+            self._totals[name].index_add_(1, rows, layer_scores(P[layer.name], G, self._N).double())
+
+    def totals(self) -> dict[str, np.ndarray]:
+        """For each method float64 [query, sequence]."""
+        return {name: total.cpu().numpy() for name, total in self._totals.items()}
 
 
 def scores(
@@ -169,23 +209,13 @@ def scores(
     Returns:
         For each method float64 [query, sequence]; for a curvature method in nats per added copy.
     """
-    joined = {linear.name: torch.cat([P[linear.name] for P in methods.values()]) for linear in runner.modules}
-    parts: list[Tensor] = []
+    found = ScoreTotals(methods, len(sequences), N, runner.device)
 
     def consumer(batch: Batch) -> Consumer:
-        total = torch.zeros(_count(joined), len(batch), dtype=torch.float64, device=runner.device)
-        parts.append(total)
-
-        def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
-            total.add_(layer_scores(joined[linear.name], sequence_gradients(Ds, a), N))
-
-        return consume
+        return lambda linear, a, Ds: found.add(batch, LayerGradient(linear.name, a, Ds))
 
     runner.run(sequences, consumer)
-    together = torch.cat(parts, dim=1).cpu().numpy()
-    sizes = [_count(P) for P in methods.values()]
-    split = np.split(together, np.cumsum(sizes)[:-1])
-    return dict(zip(methods, split, strict=True))
+    return found.totals()
 
 
 def _count(P: Mapping[str, Tensor]) -> int:
@@ -211,17 +241,12 @@ def score_details(runner: Runner, sequences: Sequences, P: Mapping[str, Tensor],
     queries = _count(P)
     by_layer = np.zeros((queries, len(sequences), len(order)))
     by_token = np.zeros((queries, *sequences.tokens.shape))
-    start = 0
 
     def consumer(batch: Batch) -> Consumer:
-        nonlocal start
-        rows = slice(start, start + len(batch))
-        start += len(batch)
-
         def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
             parts = token_scores(P[linear.name], Ds, a, N).double().cpu().numpy()
-            by_layer[:, rows, order[linear.name]] = parts.sum(-1)
-            by_token[:, rows, : parts.shape[-1]] += parts
+            by_layer[:, batch.rows, order[linear.name]] = parts.sum(-1)
+            by_token[:, batch.rows, : parts.shape[-1]] += parts
 
         return consume
 
@@ -244,6 +269,48 @@ class WhitenedBatch:
     exact: np.ndarray
 
 
+class SketchRows:
+    """Whitened gradients of one batch after another, at the kept coordinates.
+
+    Args:
+        runner: the model.
+        curvature: of every layer.
+        coordinates: which to keep.
+        probes: each layer's preconditioned gradients P [probe, d_out, d_in] of a few questions, whose exact scores the
+            sketches are to estimate.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        curvature: Mapping[str, LayerCurvature],
+        coordinates: Coordinates,
+        probes: Mapping[str, Tensor],
+    ) -> None:
+        self._order = [linear.name for linear in runner.modules]
+        self._curvature = curvature
+        self._coordinates = coordinates
+        self._probes = {name: layer.basis.rotate(probes[name]) for name, layer in curvature.items()}
+        self._parts: dict[str, Tensor] = {}
+        self._squared_norms: list[Tensor] = []
+        self._exact: list[Tensor] = []
+
+    def add(self, layer: LayerGradient) -> None:
+        """Add a layer of the batch."""
+        curvature = self._curvature[layer.name]
+        self._squared_norms.append(curvature.whiten(layer.rotated).square().flatten(1).sum(1).double())
+        self._parts[layer.name] = layer_sketch(curvature, layer.rotated, self._coordinates.kept[layer.name])
+        self._exact.append(layer_scores(self._probes[layer.name], layer.rotated, 1).double())
+
+    def batch(self) -> WhitenedBatch:
+        """What was added since the last one, which must be all layers."""
+        whole = torch.cat([self._parts[name] for name in self._order], dim=1)
+        norms, scored = (torch.stack(layers).sum(0).cpu().numpy() for layers in (self._squared_norms, self._exact))
+        for added in (self._parts, self._squared_norms, self._exact):
+            added.clear()
+        return WhitenedBatch(whole.float().cpu().numpy(), norms, scored)
+
+
 def sketches(
     runner: Runner,
     sequences: Sequences,
@@ -258,35 +325,19 @@ def sketches(
         sequences: the training sequences.
         curvature: of every layer.
         coordinates: which to keep.
-        probes: each layer's preconditioned gradients P [probe, d_out, d_in] of a few questions.
+        probes: see `SketchRows`.
 
     Yields:
         Batch after batch of the sequences, in order.
     """
-    order = {linear.name: index for index, linear in enumerate(runner.modules)}
-    rotated_probes = {name: layer.basis.rotate(probes[name]) for name, layer in curvature.items()}
-    parts: dict[int, Tensor] = {}
-    squared_norms: list[Tensor] = []
-    exact: list[Tensor] = []
+    found = SketchRows(runner, curvature, coordinates, probes)
 
-    def consumer(_batch: Batch) -> Consumer:
-        def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
-            layer = curvature[linear.name]
-            rotated = layer.basis.rotated_sequence_gradients(Ds, a)
-            squared_norms.append(layer.whiten(rotated).square().flatten(1).sum(1).double())
-            parts[order[linear.name]] = layer_sketch(layer, rotated, coordinates.kept[linear.name])
-            exact.append(layer_scores(rotated_probes[linear.name], rotated, 1).double())
+    def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
+        found.add(LayerGradient(linear.name, a, Ds, curvature[linear.name].basis))
 
-        return consume
-
-    for rows in sequences.rows(runner.batch_sequences):
-        runner.run(rows, consumer)
-        whole = torch.cat([parts[index] for index in sorted(parts)], dim=1)
-        norms, scored = (torch.stack(layers).sum(0).cpu().numpy() for layers in (squared_norms, exact))
-        yield WhitenedBatch(whole.float().cpu().numpy(), norms, scored)
-        parts.clear()
-        squared_norms.clear()
-        exact.clear()
+    for _, forward in runner.passes(sequences, by_length=False):
+        refuse_not_finite(forward.backward(consume).double().cpu().numpy())
+        yield found.batch()
 
 
 def query_sketches(

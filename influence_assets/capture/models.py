@@ -14,6 +14,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers.activations import FastGELUActivation, NewGELUActivation
 
 from influence_assets.capture.weights import safetensors_files
 from influence_assets.errors import InputError
@@ -55,6 +56,7 @@ def load_model(folder: Path, *, dtype: Dtype, device: str, trust_remote_code: bo
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # eval() is enough until somebody calls train()
     model.config.use_cache = False
+    _fuse_activations(model)
     model.train(mode=False)
     return model.to(device)  # type: ignore[arg-type, no-any-return]  # transformers hides torch's signature
 
@@ -174,6 +176,14 @@ def _load(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool) -> tuple
             "Save it anew with `model.save_pretrained(folder)`.",
         ) from error
     return model, report
+
+
+def _fuse_activations(model: PreTrainedModel) -> None:
+    """Run GPT-2's GELU as one operation: written out in Python it is eight, a third of a small model's pass."""
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, NewGELUActivation | FastGELUActivation):
+                setattr(parent, name, nn.GELU(approximate="tanh"))
 
 
 def _refuse_incomplete(folder: Path, report: dict[str, Any]) -> None:

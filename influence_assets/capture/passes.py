@@ -1,66 +1,61 @@
 """One pass of the model over a batch: log-likelihood, labels and the backward that feeds the tapped layers."""
 
-from dataclasses import dataclass
-
-import numpy as np
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from influence_assets.capture.batches import IGNORED, Batch
-from influence_assets.capture.hooks import LayerTap
+from influence_assets.capture.batches import Batch
+from influence_assets.capture.hooks import Consumer, LayerTap
+from influence_assets.capture.losses import (
+    Head,
+    LabelSampler,
+    chunked_log_likelihoods,
+    log_likelihoods,
+    sampled_labels,
+)
 
 
-@dataclass(frozen=True)
-class LabelSampler:
-    """Draws labels from the model's own distribution: the true Fisher's labels.
+class Pass:
+    """A batch that has gone forward through the model, ready for backward passes of its log-likelihood.
 
-    Every sequence has a generator of its own, seeded by the study's seed and the sequence's key, so that its labels
-    depend neither on the batch that it came in nor on the shard or process.
+    Args:
+        model: frozen.
+        head: its head, if `plain_head` found one; else all logits are held at once.
+        tap: entered, on the model's attributed layers.
+        batch: on the model's device.
     """
 
-    seed: int
+    def __init__(self, model: PreTrainedModel, head: Head | None, tap: LayerTap, batch: Batch) -> None:
+        self._head = head
+        self._tap = tap
+        self._batch = batch
+        tap.start()
+        if head is None:
+            self._output = model(input_ids=batch.tokens, use_cache=False).logits
+        else:
+            self._output = model.base_model(input_ids=batch.tokens, use_cache=False)[0]
 
-    def uniforms(self, batch: Batch) -> Float[Tensor, "sequence token"]:
-        """One number in [0, 1) for each position, in float64."""
-        length = batch.tokens.shape[1]
-        rows = [np.random.Generator(np.random.Philox(key=(self.seed, key))).random(length) for key in batch.keys]
-        return torch.from_numpy(np.stack(rows))
+    def backward(
+        self, consume: Consumer, *, sampler: LabelSampler | None = None, sign: float = -1.0, again: bool = False
+    ) -> Float[Tensor, " sequence"]:
+        """Hand every layer's input and the gradient of sign · Σ log-likelihood at its output to `consume`.
 
-    def __call__(self, logits: Float[Tensor, "sequence token word"], batch: Batch) -> Int[Tensor, "sequence token"]:
-        """Labels by inversion of the cumulative distribution; IGNORED where no loss is counted."""
-        probabilities = logits.detach().softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        cumulative = probabilities.cumsum(-1)
-        uniform = self.uniforms(batch).to(cumulative.device, cumulative.dtype)[..., None] * cumulative[..., -1:]
-        drawn = torch.searchsorted(cumulative, uniform, right=True)[..., 0].clamp_(max=logits.shape[-1] - 1)
-        return drawn.masked_fill_(~batch.counted(), IGNORED)
+        Args:
+            consume: told of each layer, the last one first.
+            sampler: draws labels from the model instead of taking the data's own.
+            sign: −1 gives gradients of the loss L = −log p, as training has them; +1 those of a query's f.
+            again: another backward pass of the same batch will follow.
 
-
-def log_likelihoods(
-    logits: Float[Tensor, "sequence token word"], labels: Int[Tensor, "sequence token"]
-) -> Float[Tensor, " sequence"]:
-    """Σ_t log p(label_t | tokens up to t) of each sequence, in nats; IGNORED positions count nothing."""
-    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = cross_entropy(precise.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
-    return -losses.view(labels.shape).sum(-1)
-
-
-def run_pass(
-    model: PreTrainedModel, tap: LayerTap, batch: Batch, *, sampler: LabelSampler | None = None, sign: float = -1.0
-) -> Float[Tensor, " sequence"]:
-    """Forward, and backward of sign · Σ log-likelihood through the tapped layers.
-
-    The default sign gives gradients of the loss L = −log p, as training has them; +1 gives those of a query's f.
-
-    Returns:
-        Each sequence's log-likelihood under the labels used.
-    """
-    tap.start()
-    logits = model(input_ids=batch.tokens, use_cache=False).logits
-    labels = batch.labels() if sampler is None else sampler(logits, batch)
-    likelihoods = log_likelihoods(logits, labels)
-    (sign * likelihoods.sum()).backward()  # type: ignore[no-untyped-call]
-    tap.finish()
-    return likelihoods.detach()
+        Returns:
+            Each sequence's log-likelihood under the labels used.
+        """
+        with self._tap.consuming(consume):
+            if self._head is None:
+                batch, logits = self._batch, self._output
+                labels = batch.labels() if sampler is None else sampled_labels(logits, batch, sampler)
+                likelihoods = log_likelihoods(logits, labels)
+                (sign * likelihoods.sum()).backward(retain_graph=again)  # type: ignore[no-untyped-call]
+            else:
+                likelihoods, gradient = chunked_log_likelihoods(self._output, self._head, self._batch, sampler)
+                self._output.backward(gradient.mul_(sign), retain_graph=again)
+        return likelihoods.detach()

@@ -8,24 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from influence_assets.maths.moments import SecondMoment
-from influence_assets.maths.notation import accumulation_dtype
-
-
-def second_moment(
-    x: Float[Tensor, "sequence token width"],
-    counted: Bool[Tensor, "sequence token"],
-) -> SecondMoment:
-    """Σ x xᵀ over the tokens that carry a loss: A of inputs, S of output gradients.
-
-    Positions without a loss are left out of the total and of the count: a padded position would otherwise
-    weigh in A with whatever the model makes of padding.
-    """
-    rows = x[counted].to(accumulation_dtype(x.dtype))
-    return SecondMoment(rows.T @ rows, rows.shape[0])
+from influence_assets.maths.moments import SecondMoment, SquareAccumulator
 
 
 def sequence_gradients(
@@ -34,6 +20,28 @@ def sequence_gradients(
 ) -> Float[Tensor, "sequence d_out d_in"]:
     """G = Σ_t Ds_t a_tᵀ, one for each sequence."""
     return torch.bmm(rearrange(Ds, "sequence token d_out -> sequence d_out token"), a)
+
+
+@dataclass(frozen=True)
+class RotationOrder:
+    """Which sides of sequence gradients are rotated token by token, before the sum over tokens, and at what cost.
+
+    Args:
+        S_by_token: Ds is rotated rather than the gradient's rows.
+        A_by_token: a is rotated rather than the gradient's columns.
+        multiplications: of both rotations of one sequence.
+    """
+
+    S_by_token: bool
+    A_by_token: bool
+    multiplications: int
+
+
+def rotation_order(tokens: int, d_out: int, d_in: int) -> RotationOrder:
+    """The cheapest order of rotating one sequence's gradient of a layer, by counted multiplications."""
+    by_token = tokens < d_in, tokens < d_out
+    multiplications = min(tokens, d_in) * d_out**2 + min(tokens, d_out) * d_in**2
+    return RotationOrder(*by_token, multiplications)
 
 
 @dataclass(frozen=True)
@@ -56,15 +64,18 @@ class Eigenbasis:
     def rotated_sequence_gradients(
         self, Ds: Float[Tensor, "sequence token d_out"], a: Float[Tensor, "sequence token d_in"]
     ) -> Float[Tensor, "sequence d_out d_in"]:
-        """Q_Sᵀ (Σ_t Ds_t a_tᵀ) Q_A, by whichever of its two orders takes fewer multiplications.
+        """Q_Sᵀ (Σ_t Ds_t a_tᵀ) Q_A, each side by whichever of its two orders takes fewer multiplications.
 
-        Rotating every token costs T·(d_in² + d_out²), rotating the finished gradient d_in·d_out·(d_in + d_out);
-        the sum over tokens in between costs the same in both.
+        Rotating the tokens of one side costs T·d², rotating the finished gradient d² times the other side's width; the
+        sum over tokens in between costs the same in all orders.
         """
-        tokens, d_out, d_in = a.shape[1], Ds.shape[2], a.shape[2]
-        if tokens * (d_in**2 + d_out**2) < d_in * d_out * (d_in + d_out):
-            return sequence_gradients(Ds @ self.Q_S, a @ self.Q_A)
-        return self.rotate(sequence_gradients(Ds, a))
+        order = rotation_order(a.shape[1], Ds.shape[2], a.shape[2])
+        G = sequence_gradients(
+            Ds @ self.Q_S if order.S_by_token else Ds,
+            a @ self.Q_A if order.A_by_token else a,
+        )
+        G = G if order.S_by_token else self.Q_S.T @ G
+        return G if order.A_by_token else G @ self.Q_A
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> "Eigenbasis":
         """The same basis on another device and in another dtype."""
@@ -93,8 +104,9 @@ def _eigh(M: Float[Tensor, "width width"]) -> tuple[Float[Tensor, " width"], Flo
 
 def corrected_eigenvalues(rotated: Float[Tensor, "sequence d_out d_in"]) -> SecondMoment:
     """Λ = E_sequence[(Q_Sᵀ G Q_A)^∘2]: tokens are summed before squaring, sequences are averaged after it."""
-    squares = rotated.to(accumulation_dtype(rotated.dtype)).square()
-    return SecondMoment(squares.sum(dim=0), rotated.shape[0])
+    Λ = SquareAccumulator()
+    Λ.add(rotated)
+    return Λ.moment()
 
 
 def damping(Λ: Float[Tensor, "d_out d_in"], scale: float) -> float:

@@ -5,18 +5,21 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
 
 from influence_assets.analysis.agreement import agreement
-from influence_assets.capture.measurements import Runner, query_sketches
+from influence_assets.capture.batches import Sequences
+from influence_assets.capture.measurements import WhitenedBatch, query_sketches
 from influence_assets.capture.measurements import query_gradients as measure_gradients
 from influence_assets.capture.measurements import scores as measure_scores
 from influence_assets.capture.measurements import sketches as measure_sketches
+from influence_assets.capture.runner import Runner
 from influence_assets.capture.sign_codes import SignCodes, encode, estimate
 from influence_assets.maths.ekfac import LayerCurvature
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.methods.ekfac import EKFAC
 from influence_assets.pipeline import factors, passes
-from influence_assets.pipeline.queries import read_preconditioned
+from influence_assets.pipeline.queries import Preconditioned, read_preconditioned
 from influence_assets.pipeline.steps import Work
 from influence_assets.storage.artifacts import Artifact
 
@@ -33,32 +36,61 @@ def gradient_sketches(work: Work) -> None:
     sequences = passes.shard_sequences(work.open("token_sequences"))
     runner = passes.runner(work.workspace, work.open("language_model"), work.progress, len(sequences))
     layers = layer_curvatures(work, runner)
-    coordinates = strongest_coordinates(layers, work.study.sketches.coordinates)
-    asked = np.unique(np.linspace(0, len(sequences) - 1, PROBES).astype(int))
-    quiet = Runner(runner.model, runner.modules, runner.batch_sequences)
-    probes = measure_gradients(quiet, sequences.take(asked)).layers
-    questions = query_sketches(probes, layers, coordinates, 1)
-    signs = work.draft.mappable_array("signs", (len(sequences), -(-coordinates.width // 8)), "uint8")
-    scales, exact, estimated = [], [], []
-    for batch in measure_sketches(runner, sequences, layers, coordinates, EKFAC(layers).precondition(probes)):
+    recorder = SketchRecorder(work, runner, sequences, layers)
+    for batch in measure_sketches(runner, sequences, layers, recorder.coordinates, recorder.probes):
+        recorder.add(batch)
+    recorder.finish()
+
+
+class SketchRecorder:
+    """Encodes whitened gradients into the draft of `gradient_sketches`, and compares them with exact scores.
+
+    Args:
+        work: of the step.
+        runner: the model.
+        sequences: of the shard; a few of them are the questions.
+        layers: the generation's curvature.
+    """
+
+    def __init__(self, work: Work, runner: Runner, sequences: Sequences, layers: dict[str, LayerCurvature]) -> None:
+        self._work = work
+        self._sequences = len(sequences)
+        self.coordinates = strongest_coordinates(layers, work.study.sketches.coordinates)
+        self._asked = np.unique(np.linspace(0, len(sequences) - 1, PROBES).astype(int))
+        quiet = Runner(runner.model, runner.modules, runner.batch_sequences)
+        gradients = measure_gradients(quiet, sequences.take(self._asked)).layers
+        self._questions = query_sketches(gradients, layers, self.coordinates, 1)
+        self.probes = EKFAC(layers).precondition(gradients)
+        row_bytes = -(-self.coordinates.width // 8)
+        self._signs = work.draft.mappable_array("signs", (len(sequences), row_bytes), "uint8")
+        self._scales: list[np.ndarray] = []
+        self._exact: list[np.ndarray] = []
+        self._estimated: list[np.ndarray] = []
+
+    def add(self, batch: WhitenedBatch) -> None:
+        """Encode the next sequences."""
         codes = encode(batch.rows, batch.squared_norms)
-        signs.append(codes.signs)
-        scales.append(codes.scales)
-        exact.append(batch.exact)
-        estimated.append(estimate(questions, codes))
-    work.draft.array("scales", np.concatenate(scales))
-    truth = np.concatenate(exact, axis=1)
-    truth[np.arange(len(asked)), asked] = np.nan  # a sequence's score for itself stands out and would flatter
-    found = agreement(truth, np.concatenate(estimated, axis=1))
-    summary = work.open("curvature").manifest.summary
-    work.draft.summarise(
-        sequences=len(sequences),
-        coordinates=coordinates.width,
-        expected_energy=round(coordinates.energy, 4),
-        generation_id=summary["generation_id"],
-        training_sequences=summary["training_sequences"],
-        agreement=None if found is None else found.rounded(),
-    )
+        self._signs.append(codes.signs)
+        self._scales.append(codes.scales)
+        self._exact.append(batch.exact)
+        self._estimated.append(estimate(self._questions, codes))
+
+    def finish(self) -> None:
+        """Say what was kept and how well it agrees."""
+        self._work.draft.array("scales", np.concatenate(self._scales))
+        truth = np.concatenate(self._exact, axis=1)
+        # A sequence's score for itself stands out and would flatter.
+        truth[np.arange(len(self._asked)), self._asked] = np.nan
+        found = agreement(truth, np.concatenate(self._estimated, axis=1))
+        summary = self._work.open("curvature").manifest.summary
+        self._work.draft.summarise(
+            sequences=self._sequences,
+            coordinates=self.coordinates.width,
+            expected_energy=round(self.coordinates.energy, 4),
+            generation_id=summary["generation_id"],
+            training_sequences=summary["training_sequences"],
+            agreement=None if found is None else found.rounded(),
+        )
 
 
 def influence_scores(work: Work) -> None:
@@ -66,20 +98,31 @@ def influence_scores(work: Work) -> None:
 
     Positive: adding the sequence once more to the training set would raise the completion's log-probability.
     """
-    tokens, gradients = work.open("token_sequences"), work.open("query_gradients")
-    sequences = passes.shard_sequences(tokens)
+    sequences = passes.shard_sequences(work.open("token_sequences"))
     runner = passes.runner(work.workspace, work.open("language_model"), work.progress, len(sequences))
-    queries = read_preconditioned(gradients, runner.device)
+    queries, methods = read_methods(work, runner.device)
+    record_scores(work, queries, sequences.keys, measure_scores(runner, sequences, methods, queries.N))
+
+
+def read_methods(work: Work, device: str) -> tuple[Preconditioned, dict[str, dict[str, Tensor]]]:
+    """A query set, and what its scores are computed with by each method."""
+    gradients = work.open("query_gradients")
+    queries = read_preconditioned(gradients, device)
     methods = {"ekfac": queries.layers}
     for baseline in work.study.scores.baselines:
-        methods[baseline] = factors.read_layers(gradients, "gradient", runner.device)
-    found = measure_scores(runner, sequences, methods, queries.N)
-    exact = _table(found.pop("ekfac"), queries.query_ids, sequences.keys, queries.generation_id)
+        methods[baseline] = factors.read_layers(gradients, "gradient", device)
+    return queries, methods
+
+
+def record_scores(work: Work, queries: Preconditioned, keys: np.ndarray, found: dict[str, np.ndarray]) -> None:
+    """The scores of each method, [query, sequence], into the draft of `influence_scores`."""
+    exact = _table(found["ekfac"], queries.query_ids, keys, queries.generation_id)
     exact = exact.rename({"score": "influence_nats"}).sort("query_id", "influence_nats", descending=[False, True])
     work.draft.table("influence_scores", exact)
     baselines = [
-        _table(scores, queries.query_ids, sequences.keys, queries.generation_id).with_columns(method=pl.lit(method))
+        _table(scores, queries.query_ids, keys, queries.generation_id).with_columns(method=pl.lit(method))
         for method, scores in found.items()
+        if method != "ekfac"
     ]
     if baselines:
         work.draft.table("baseline_scores", pl.concat(baselines))
@@ -87,7 +130,7 @@ def influence_scores(work: Work) -> None:
     work.draft.summarise(
         scores=exact.height,
         queries=len(queries.query_ids),
-        sequences=len(sequences),
+        sequences=len(keys),
         generation_id=queries.generation_id,
         largest_nats=scored.max(),
         smallest_nats=scored.min(),

@@ -9,8 +9,9 @@ from typing import Protocol
 from influence_assets.errors import DamagedError, StorageError
 from influence_assets.pipeline.graph import BY_NAME, STEPS
 from influence_assets.pipeline.plan import StepState, plan, state_rows
-from influence_assets.pipeline.run import Outcome, materialise
+from influence_assets.pipeline.run import Outcome, materialise, materialise_together
 from influence_assets.pipeline.steps import Partition, Step
+from influence_assets.pipeline.together import together
 from influence_assets.pipeline.versions import Choice, Versions
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.storage.catalogue import record_states
@@ -147,6 +148,8 @@ class _Work:
             self._result.failures.clear()
             try:
                 for step in STEPS:
+                    if step.name in ("covariances", "gradient_sketches"):
+                        yield from self._complete_shards(step)
                     yield from self._complete_step(step)
             except DamagedError as error:
                 # Also what was read to find out what is outstanding; from now on it counts as missing.
@@ -167,6 +170,40 @@ class _Work:
         for number, partition in enumerate(outstanding):
             if versions.find(step, partition) is not None:
                 yield from self._compute(versions, step, partition, len(outstanding) - number)
+
+    def _complete_shards(self, first: Step) -> Iterator[Ended | Failure]:
+        """Compute by one pass a shard what can be had so, beginning with this step.
+
+        A shard that comes to a standing generation has all of it outstanding at once: then the questions come first,
+        which need no shard.
+        """
+        versions = self.versions
+        fitting = first.name == "covariances"
+        if fitting:
+            curvature = BY_NAME["curvature"]
+            if versions.generation is None or not versions.stands(curvature, Partition()):
+                return
+            yield from self._complete_step(BY_NAME["query_gradients"])
+        shards = [partition.shard for partition in versions.partitions(first)]
+        outstanding = [places for shard in shards if len(places := together(versions, str(shard))) > 1]
+        for number, places in enumerate(outstanding):
+            yield from self._compute_together(versions, places, len(outstanding) - number)
+
+    def _compute_together(
+        self, versions: Versions, places: list[tuple[Step, Partition]], outstanding: int
+    ) -> Iterator[Ended | Failure]:
+        self._watcher.begins(*places[0], outstanding)
+        progress = partial(self._watcher.progress, *places[0])
+        try:
+            outcomes = materialise_together(versions, places, run_id=self._run_id, progress=progress)
+        except DamagedError:
+            raise
+        except Exception:  # noqa: BLE001  # each is tried alone afterwards: one of them may be at fault
+            return
+        for (step, partition), outcome in zip(places, outcomes, strict=True):
+            if outcome.computed:
+                self._result.computed.append((step, partition))
+            yield Ended(step, partition, outcome, versions)
 
     def _compute(
         self, versions: Versions, step: Step, partition: Partition, outstanding: int

@@ -1,16 +1,20 @@
 """The steps of the group `curvature`: factor statistics a shard, then one frozen, numbered generation."""
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import polars as pl
 import torch
 
+from influence_assets.capture.batches import Sequences
+from influence_assets.capture.measurements import Covariances, eigenvalue_corrections
 from influence_assets.capture.measurements import covariances as measure_covariances
-from influence_assets.capture.measurements import eigenvalue_corrections
+from influence_assets.capture.runner import Runner
 from influence_assets.errors import InputError
-from influence_assets.maths.ekfac import damping, eigenbasis
-from influence_assets.maths.moments import merged
+from influence_assets.maths.ekfac import Eigenbasis, damping, eigenbasis
+from influence_assets.maths.moments import SecondMoment, merged
 from influence_assets.pipeline import factors, passes
 from influence_assets.pipeline.drift import drift_statistics, packed
 from influence_assets.pipeline.steps import Work
@@ -24,9 +28,17 @@ def covariances(work: Work) -> None:
     sequences = passes.shard_sequences(work.open("token_sequences"))
     fit = passes.fit_sequences(sequences, work.study.curvature)
     runner = passes.runner(work.workspace, work.open("language_model"), work.progress, len(fit))
-    factors.write_covariances(work.draft, measure_covariances(runner, fit, passes.labels(work.study.curvature)))
+    found = measure_covariances(runner, fit, passes.labels(work.study.curvature))
+    record_covariances(work, runner, sequences, len(fit), found)
+
+
+def record_covariances(
+    work: Work, runner: Runner, sequences: Sequences, fitted: int, found: dict[str, Covariances]
+) -> None:
+    """What was measured of so many of a shard's sequences, into the draft of `covariances`."""
+    factors.write_covariances(work.draft, found)
     work.draft.summarise(
-        fitted_sequences=len(fit),
+        fitted_sequences=fitted,
         training_sequences=len(sequences),
         training_tokens=int(sequences.lengths.sum()),
         attributed_parameters=sum(linear.parameters for linear in runner.modules),
@@ -76,12 +88,19 @@ def corrected_eigenvalues(work: Work) -> None:
     dtype = torch.promote_types(runner.dtype, torch.float32)
     bases = {layer: factors.read_basis(frozen, layer).to(runner.device, dtype) for layer in factors.layers_of(frozen)}
     found = eigenvalue_corrections(runner, fit, bases, passes.labels(work.study.curvature))
-    factors.write_corrections(work.draft, found)
     totals = work.open("covariances")
-    statistics = {
-        layer: drift_statistics(factors.read_covariances(totals, layer), basis, found[layer])
-        for layer, basis in bases.items()
-    }
+    record_corrections(work, bases, found, partial(factors.read_covariances, totals))
+
+
+def record_corrections(
+    work: Work,
+    bases: Mapping[str, Eigenbasis],
+    found: dict[str, SecondMoment],
+    covariances_of: Callable[[str], Covariances],
+) -> None:
+    """What was measured, and the shard's drift, into the draft of `corrected_eigenvalues`."""
+    factors.write_corrections(work.draft, found)
+    statistics = {layer: drift_statistics(covariances_of(layer), basis, found[layer]) for layer, basis in bases.items()}
     work.draft.array("drift", packed(statistics))
 
 

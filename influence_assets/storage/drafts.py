@@ -37,6 +37,7 @@ class Draft:
         self._started_at = datetime.now(UTC)
         self._started = time.monotonic()
         self._cpu_started = time.process_time()
+        self._sharing = 1
         self._arrays: dict[str, ArrayRecord] = {}
         self._writers: dict[str, arrays.RowWriter] = {}
         self._rows: dict[str, int] = {}
@@ -131,6 +132,10 @@ class Draft:
             path.mkdir()
         return path
 
+    def shares_its_cost_with(self, others: int) -> None:
+        """Say that as many other artifacts came out of the same work: each is put down for its part of the time."""
+        self._sharing = others + 1
+
     def summarise(self, **figures: Any) -> None:
         """Add figures that people read to the manifest: numbers, texts and lists or mappings of them."""
         self._summary.update(json.loads(json.dumps(figures, default=_as_json)))
@@ -160,8 +165,8 @@ class Draft:
             data_version=key.data_version,
             host=socket.gethostname(),
             started_at=self._started_at,
-            seconds=time.monotonic() - self._started,
-            cpu_seconds=time.process_time() - self._cpu_started,
+            seconds=(time.monotonic() - self._started) / self._sharing,
+            cpu_seconds=(time.process_time() - self._cpu_started) / self._sharing,
             peak_memory_bytes=_peak_memory_bytes(),
             bytes=sum(record.bytes for record in written.values()),
             rows=self._rows,

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from influence_assets.capture.losses import LabelSampler, sampled_labels
 from influence_assets.capture.measurements import (
-    Runner,
+    CorrectionTotals,
+    CovarianceTotals,
+    ScoreTotals,
+    SketchRows,
     covariances,
     eigenvalue_corrections,
     query_gradients,
@@ -15,7 +19,8 @@ from influence_assets.capture.measurements import (
     sketches,
 )
 from influence_assets.capture.modules import select_modules
-from influence_assets.capture.passes import LabelSampler
+from influence_assets.capture.one_pass import Wanted, measure
+from influence_assets.capture.runner import Runner
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.maths.sketches import strongest_coordinates
 from tests import cases
@@ -105,7 +110,7 @@ def test_sampled_labels_follow_the_models_distribution():
     made = cases.Sequences(np.zeros((count, 2), np.int32), np.full(count, 2, np.int32), keys)
     batch = next(made.batches(count, "cpu"))
     logits = torch.tensor([0.0, 1.0, -1.0, 2.0], dtype=torch.float64).expand(count, 2, 4)
-    drawn = LabelSampler(5)(logits, batch)
+    drawn = sampled_labels(logits, batch, LabelSampler(5))
     assert (drawn[:, 1] == -100).all()
     p = torch.tensor([0.0, 1.0, -1.0, 2.0]).softmax(0).numpy()
     frequency = np.bincount(drawn[:, 0].numpy(), minlength=4) / count
@@ -188,3 +193,35 @@ def test_bfloat16_passes_keep_sums_in_float32():
         assert found[name].A.total.dtype == torch.float32
         error = (found[name].A.total.double() - exact[name].A.total).norm() / exact[name].A.total.norm()
         assert error < 0.02
+
+
+@pytest.mark.parametrize("sampler", [None, LabelSampler(11)], ids=["empirical", "true"])
+@pytest.mark.parametrize("queries", [1, 60], ids=["queries rotated", "gradients formed"])
+def test_one_pass_measures_what_the_separate_ones_do(sampler, queries):
+    runner, sequences = runner_for("gpt2", batch_sequences=3), cases.sequences(7)
+    curvature = fit(runner, sequences, sampler)
+    bases = {name: layer.basis for name, layer in curvature.items()}
+    everything = strongest_coordinates(curvature, 40)
+    P = {m.name: torch.randn(queries, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
+    probes = {name: p[:1] for name, p in P.items()}
+    wanted = Wanted(
+        bases,
+        sampler,
+        CovarianceTotals(),
+        CorrectionTotals(),
+        SketchRows(runner, curvature, everything, probes),
+        (ScoreTotals({"first": P}, 7, N, "cpu"), ScoreTotals({"second": probes}, 7, N, "cpu")),
+    )
+    whitened = list(measure(runner, sequences, wanted))
+    apart = covariances(runner, sequences, sampler)
+    corrections = eigenvalue_corrections(runner, sequences, bases, sampler)
+    for name in bases:
+        torch.testing.assert_close(wanted.covariances.totals(runner)[name].A.total, apart[name].A.total)
+        torch.testing.assert_close(wanted.covariances.totals(runner)[name].S.total, apart[name].S.total)
+        torch.testing.assert_close(wanted.corrections.totals(runner)[name].total, corrections[name].total)
+    for together, alone in zip(whitened, sketches(runner, sequences, curvature, everything, probes), strict=True):
+        for part in ("rows", "squared_norms", "exact"):
+            np.testing.assert_allclose(getattr(together, part), getattr(alone, part), rtol=1e-6)
+    exact = scores(runner, sequences, {"m": P}, N)["m"]
+    np.testing.assert_allclose(wanted.scores[0].totals()["first"], exact, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(wanted.scores[1].totals()["second"], exact[:1], rtol=1e-8, atol=1e-12)

@@ -83,7 +83,8 @@ def test_loaded_model_computes_what_was_saved(model, tmp_path, dtype, torch_dtyp
     model.save_pretrained(tmp_path)
     loaded = load_model(tmp_path, dtype=dtype, device="cpu")
     expected = model.to(torch_dtype)(input_ids=tokens()).logits
-    torch.testing.assert_close(loaded(input_ids=tokens()).logits, expected, rtol=0, atol=0)
+    rounding = 8 * torch.finfo(torch_dtype).eps * float(expected.detach().abs().max())  # activations are fused
+    torch.testing.assert_close(loaded(input_ids=tokens()).logits, expected, rtol=0, atol=rounding)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch_dtype}
 
 

@@ -7,16 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.measurements import Runner, covariances, eigenvalue_corrections
 from influence_assets.capture.modules import select_modules
-from influence_assets.capture.passes import LabelSampler
 from influence_assets.maths.ekfac import (
     Eigenbasis,
     LayerCurvature,
     corrected_eigenvalues,
     damping,
     eigenbasis,
-    second_moment,
     sequence_gradients,
 )
 from influence_assets.maths.influence import layer_scores
@@ -26,6 +25,11 @@ from tests import cases
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def second_moment(x: Tensor, counted: Tensor) -> SecondMoment:
+    rows = x[counted]
+    return SecondMoment(rows.T @ rows, len(rows))
 
 
 def dense(layer: LayerCurvature) -> Tensor:

@@ -1,0 +1,138 @@
+"""Log-likelihoods and their gradient at the model's last hidden state, without ever holding all the logits.
+
+The output head of a causal language model is one matrix product, and the gradient of a log-likelihood with respect to
+its logits is known in closed form: one-hot label minus softmax. So the logits of a few positions at a time are made,
+turned in place into their own gradient and multiplied back, while they lie in the processor's cache. The logits of a
+batch are often its largest tensor; autograd would hold them three times.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from influence_assets.capture.batches import IGNORED, Batch
+from influence_assets.capture.modules import LinearModule
+from influence_assets.maths.notation import accumulation_dtype
+
+_LOGITS_AT_ONCE = {"cpu": 2**20}
+_LOGITS_AT_ONCE_ON_DEVICE = 2**27
+"""Numbers: 4 MiB in float32 stay in a processor's cache; a GPU wants large products."""
+
+
+@dataclass(frozen=True)
+class LabelSampler:
+    """Draws labels from the model's own distribution: the true Fisher's labels.
+
+    Every sequence has a generator of its own, seeded by the study's seed and the sequence's key, so that its labels
+    depend neither on the batch that it came in nor on the shard or process.
+    """
+
+    seed: int
+
+    def uniforms(self, batch: Batch) -> Float[Tensor, " counted"]:
+        """One number in [0, 1) for each counted position, in float64."""
+        length = batch.tokens.shape[1]
+        rows = [np.random.Generator(np.random.Philox(key=(self.seed, key))).random(length) for key in batch.keys]
+        return torch.from_numpy(np.stack(rows)).flatten().to(batch.tokens.device)[batch.positions]
+
+    @staticmethod
+    def draw(
+        probabilities: Float[Tensor, "position word"], uniforms: Float[Tensor, " position"]
+    ) -> Int[Tensor, " position"]:
+        """Labels by inversion of the cumulative distribution."""
+        cumulative = probabilities.cumsum(-1)
+        reached = uniforms.to(cumulative.dtype)[:, None] * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, reached, right=True)[:, 0].clamp_(max=probabilities.shape[-1] - 1)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last linear map of a model: logits = hidden state · weightᵀ + bias."""
+
+    weight: Float[Tensor, "word width"]
+    bias: Float[Tensor, " word"] | None
+
+
+def plain_head(model: PreTrainedModel, attributed: Sequence[LinearModule]) -> Head | None:
+    """The model's head, if its logits are nothing but the head's product with the last hidden state.
+
+    Tried out rather than believed: some architectures scale, cap or mask their logits afterwards. None for those, and
+    where the head itself is attributed, whose inputs a hook must see.
+    """
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if type(head) is not nn.Linear or model.base_model is model or any(m.module is head for m in attributed):
+        return None
+    tokens = torch.arange(min(8, head.weight.shape[0]), device=model.device)[None]
+    with torch.no_grad():
+        logits = model(input_ids=tokens, use_cache=False).logits
+        by_hand = head(model.base_model(input_ids=tokens, use_cache=False)[0])
+    is_plain = logits.shape == by_hand.shape and torch.equal(logits.double(), by_hand.double())
+    return Head(head.weight, head.bias) if is_plain else None
+
+
+def log_likelihoods(
+    logits: Float[Tensor, "sequence token word"], labels: Int[Tensor, "sequence token"]
+) -> Float[Tensor, " sequence"]:
+    """Σ_t log p(label_t | tokens up to t) of each sequence, in nats; IGNORED positions count nothing."""
+    precise = logits.to(accumulation_dtype(logits.dtype))
+    losses = cross_entropy(precise.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    return -losses.view(labels.shape).sum(-1)
+
+
+def sampled_labels(
+    logits: Float[Tensor, "sequence token word"], batch: Batch, sampler: LabelSampler
+) -> Int[Tensor, "sequence token"]:
+    """Labels drawn at each counted position; IGNORED elsewhere."""
+    rows = logits.detach().flatten(0, 1)[batch.positions]
+    drawn = sampler.draw(rows.softmax(-1, dtype=accumulation_dtype(rows.dtype)), sampler.uniforms(batch))
+    labels = torch.full_like(batch.tokens, IGNORED)
+    labels.view(-1)[batch.positions] = drawn
+    return labels
+
+
+def chunked_log_likelihoods(
+    hidden: Float[Tensor, "sequence token width"],
+    head: Head,
+    batch: Batch,
+    sampler: LabelSampler | None,
+) -> tuple[Float[Tensor, " sequence"], Float[Tensor, "sequence token width"]]:
+    """Each sequence's log-likelihood, and the gradient of their sum with respect to the last hidden state.
+
+    Args:
+        hidden: the model's last hidden state, as it goes into the head.
+        head: of the model.
+        batch: whose tokens are the labels.
+        sampler: draws other labels from the model itself.
+    """
+    states = hidden.detach().flatten(0, 1)[batch.positions].to(head.weight.device)
+    tokens = batch.tokens.flatten().to(states.device)
+    # The last position of a sequence is never counted, so that the following token is the sequence's own.
+    labels = None if sampler is not None else tokens[batch.positions.to(states.device) + 1]
+    uniforms = None if sampler is None else sampler.uniforms(batch).to(states.device)
+    found = states.new_empty(len(states), dtype=accumulation_dtype(states.dtype))
+    gradient = torch.empty_like(states)
+    at_once = max(1, _LOGITS_AT_ONCE.get(states.device.type, _LOGITS_AT_ONCE_ON_DEVICE) // head.weight.shape[0])
+    for start in range(0, len(states), at_once):
+        part = slice(start, start + at_once)
+        logits = nn.functional.linear(states[part], head.weight, head.bias)
+        logp = logits.log_softmax(-1, dtype=found.dtype)
+        if uniforms is None:
+            chosen = labels[part, None]  # type: ignore[index]  # one of the two is there
+            found[part] = logp.gather(1, chosen)[:, 0]
+            p = logp.exp_()
+        else:
+            p = logp.exp()
+            chosen = LabelSampler.draw(p, uniforms[part])[:, None]
+            found[part] = logp.gather(1, chosen)[:, 0]
+        slope = p.neg_().scatter_add_(1, chosen, torch.ones_like(chosen, dtype=p.dtype))
+        torch.mm(slope.to(head.weight.dtype), head.weight, out=gradient[part])
+    sequence = batch.positions // batch.tokens.shape[1]
+    totals = found.new_zeros(len(batch), device=hidden.device).index_add_(0, sequence, found.to(hidden.device))
+    spread = torch.zeros_like(hidden).flatten(0, 1).index_copy_(0, batch.positions, gradient.to(hidden.device))
+    return totals, spread.view_as(hidden)

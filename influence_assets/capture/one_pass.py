@@ -1,0 +1,91 @@
+"""Everything that is measured of training sequences, from one forward pass and the backward passes that are needed.
+
+With sampled labels two: one of those labels, for the statistics of the curvature, and one of the data's own, for
+sketches and scores. With the data's own labels for both, one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from influence_assets.capture.batches import Batch, Sequences
+from influence_assets.capture.hooks import Consumer
+from influence_assets.capture.losses import LabelSampler
+from influence_assets.capture.measurements import (
+    CorrectionTotals,
+    CovarianceTotals,
+    LayerGradient,
+    ScoreTotals,
+    SketchRows,
+    WhitenedBatch,
+)
+from influence_assets.capture.modules import LinearModule
+from influence_assets.capture.runner import Runner, refuse_not_finite
+from influence_assets.maths.ekfac import Eigenbasis
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to measure; None is left out.
+
+    Args:
+        bases: of every layer.
+        sampler: of the labels that the curvature's statistics are measured with; None: the data's own.
+        covariances: A and S.
+        corrections: Λ.
+        sketches: whitened gradients.
+        scores: for the queries of several sets, one element a set.
+    """
+
+    bases: dict[str, Eigenbasis]
+    sampler: LabelSampler | None
+    covariances: CovarianceTotals | None = None
+    corrections: CorrectionTotals | None = None
+    sketches: SketchRows | None = None
+    scores: tuple[ScoreTotals, ...] = ()
+
+
+def measure(runner: Runner, sequences: Sequences, wanted: Wanted) -> Iterator[WhitenedBatch | None]:
+    """Measure batch after batch, in order.
+
+    Yields:
+        The batch's whitened gradients, if they are wanted.
+
+    Raises:
+        FloatingPointError: a log-likelihood is not finite.
+    """
+    if wanted.sketches is not None:  # rotated gradients will be there
+        for scores in wanted.scores:
+            scores.rotate(wanted.bases, sequences.tokens.shape[1])
+    fits = wanted.covariances is not None or wanted.corrections is not None
+    attributes = wanted.sketches is not None or bool(wanted.scores)
+    for batch, forward in runner.passes(sequences, by_length=False):
+        likelihoods = []
+        if fits and attributes and wanted.sampler is None:
+            likelihoods.append(forward.backward(_consumer(wanted, batch, fits=True, attributes=True)))
+        else:
+            if fits:
+                consume = _consumer(wanted, batch, fits=True, attributes=False)
+                likelihoods.append(forward.backward(consume, sampler=wanted.sampler, again=attributes))
+            if attributes:
+                likelihoods.append(forward.backward(_consumer(wanted, batch, fits=False, attributes=True)))
+        refuse_not_finite(torch.stack(likelihoods).double().cpu().numpy())
+        yield None if wanted.sketches is None else wanted.sketches.batch()
+
+
+def _consumer(wanted: Wanted, batch: Batch, *, fits: bool, attributes: bool) -> Consumer:
+    def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
+        layer = LayerGradient(linear.name, a, Ds, wanted.bases.get(linear.name))
+        if fits and wanted.covariances is not None:
+            wanted.covariances.add(batch, layer)
+        if fits and wanted.corrections is not None:
+            wanted.corrections.add(layer)
+        if attributes and wanted.sketches is not None:
+            wanted.sketches.add(layer)
+        if attributes:
+            for scores in wanted.scores:
+                scores.add(batch, layer)
+
+    return consume

@@ -1,0 +1,94 @@
+"""Runs a loaded model over sequences, batch by batch, for whoever measures something of each layer."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from influence_assets.capture.batches import Batch, Sequences
+from influence_assets.capture.hooks import Consumer, LayerTap
+from influence_assets.capture.losses import Head, LabelSampler, plain_head
+from influence_assets.capture.modules import LinearModule
+from influence_assets.capture.passes import Pass
+
+Progress = Callable[[int], None]
+"""Called with the number of sequences that a batch has finished."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A loaded model with the layers that are attributed, and how its passes are run.
+
+    Args:
+        model: frozen, in evaluation mode.
+        modules: the attributed layers.
+        batch_sequences: sequences in one pass.
+        progress: told after every batch.
+    """
+
+    model: PreTrainedModel
+    modules: Sequence[LinearModule]
+    batch_sequences: int = 16
+    progress: Progress = lambda _count: None
+
+    @property
+    def device(self) -> str:
+        """Where the model is."""
+        return str(self.model.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the model's weights and passes."""
+        return self.model.dtype
+
+    @cached_property
+    def head(self) -> Head | None:
+        """The model's head, where the loss can be computed without holding all the logits."""
+        return plain_head(self.model, self.modules)
+
+    def passes(self, sequences: Sequences, *, by_length: bool = True) -> Iterator[tuple[Batch, Pass]]:
+        """Each batch of the sequences, gone forward; backward passes are up to the caller."""
+        for batch in sequences.batches(self.batch_sequences, self.device, by_length=by_length):
+            with LayerTap(self.modules) as tap:
+                yield batch, Pass(self.model, self.head, tap, batch)
+            self.progress(len(batch))
+
+    def run(
+        self,
+        sequences: Sequences,
+        consumer: Callable[[Batch], Consumer],
+        *,
+        sampler: LabelSampler | None = None,
+        sign: float = -1.0,
+    ) -> np.ndarray:
+        """One pass over all the sequences; `consumer(batch)` says what is done with each layer of a batch.
+
+        Batches are of sequences of like length: their `rows` say which.
+
+        Returns:
+            float64 [sequence]: the log-likelihoods under the labels used.
+
+        Raises:
+            FloatingPointError: a log-likelihood is not finite.
+        """
+        found = np.zeros(len(sequences))
+        parts = []
+        for batch, forward in self.passes(sequences):
+            parts.append((batch.rows, forward.backward(consumer(batch), sampler=sampler, sign=sign)))
+        for rows, likelihoods in parts:  # only now: looking at a number makes the host wait for the device
+            found[rows] = likelihoods.double().cpu().numpy()
+        return refuse_not_finite(found)
+
+
+def refuse_not_finite(likelihoods: np.ndarray) -> np.ndarray:
+    """The same log-likelihoods.
+
+    Raises:
+        FloatingPointError: one is not finite.
+    """
+    if not np.isfinite(likelihoods).all():
+        raise FloatingPointError("the model's log-likelihood of a sequence is not finite")
+    return likelihoods
