@@ -13,7 +13,7 @@ create macro strongest(query, n) as table
     ),
 
     -- Once, because a look for a handful of sequences reads the ids of all.
-    found as materialized (
+    found as (
         select
             scored.sequence_id,
             scored.influence_nats,
@@ -34,26 +34,17 @@ create macro strongest(query, n) as table
         group by sequence_documents.sequence_id, found.shard_id, sequence_documents.document_key
     ),
 
-    -- A join of one number: of two columns DuckDB would fetch the texts of every document to compare them.
-    holders as materialized (
-        select
-            shard_id,
-            document_id,
-            document_key,
-            coalesce(title, external_id, document_id) as name
-        from documents
-        where document_key in (select spans.document_key from spans)
-    ),
-
+    -- Joined by one number, and the shard compared afterwards: of two columns together DuckDB would not look for the
+    -- few that are wanted, but fetch the texts of every document.
     named as (
         select
             spans.sequence_id,
             list(
-                holders.name
-                order by spans.tokens desc, holders.document_id asc
-            ) as documents
+                coalesce(documents.title, documents.external_id, documents.document_id)
+                order by spans.tokens desc, documents.document_id asc
+            ) filter (where documents.shard_id = spans.shard_id) as documents
         from spans
-        inner join holders on spans.document_key = holders.document_key and spans.shard_id = holders.shard_id
+        inner join documents on spans.document_key = documents.document_key
         group by spans.sequence_id
     )
 
