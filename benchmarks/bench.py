@@ -124,11 +124,11 @@ def keys_of(size: Size, stage: str, repetition: int) -> list[Key]:
     if queries <= QUERIES:
         keys = [Key("kronfluence", stage), Key("ours", stage)]
     else:
-        # kronfluence repeats its pass for every batch of queries: it is measured with as many at once as ours has, and
-        # with those of its examples, but for the whole job, where that would take too long.
-        most = min(size.query_chunk, queries)
-        batches = [most] if stage == "total" else [most, QUERIES]
-        keys = [Key("ours", stage, query_batch=most), *(Key("kronfluence", stage, query_batch=n) for n in batches)]
+        # kronfluence repeats its pass for every batch of queries: it is measured with as many at once as fit, and with
+        # those of its examples, but for the whole job, where that would take too long.
+        batches = [min(size.peer_query_batch, queries), *([] if stage == "total" else [QUERIES])]
+        keys = [Key("ours", stage, query_batch=min(size.query_chunk, queries))]
+        keys += [Key("kronfluence", stage, query_batch=batch) for batch in batches]
     if stage == "total" and queries == QUERIES:
         keys.append(Key("bergson", stage))
     if repetition == 0 and size.variants:

@@ -37,7 +37,8 @@ class Size:
         repetitions: of most stages.
         repetitions_of_long: of eigendecomposition and total; scores_512, sketches and second_scores_32 run once.
         training_steps: before anything is measured, so that the model is not random.
-        query_chunk: queries whose gradients are held at once, by ours and by kronfluence's larger query batch.
+        query_chunk: queries whose gradients ours holds at once.
+        peer_query_batch: as many for kronfluence, beside the 32 of its examples.
         many_queries: of `scores_512`; 0 leaves it out.
         queries_of_total: of the whole job.
         variants: whether what the table is to be judged by is measured too: sampled labels, another allocator.
@@ -57,7 +58,8 @@ class Size:
     repetitions: int = 3
     repetitions_of_long: int = 1
     training_steps: int = 12
-    query_chunk: int = 512
+    query_chunk: int = 128
+    peer_query_batch: int = 512
     many_queries: int = 512
     queries_of_total: int = QUERIES
     variants: bool = False
@@ -106,7 +108,7 @@ SIZES = {
     # The published case of kronfluence: 481 queries of whole sequences against WikiText's 4,656.
     "gpt2": Size(
         "gpt2", 12, 768, 12, 50_257, 512, 512, 4656, 0, 0,
-        batch=32, repetitions=1, training_steps=50, query_chunk=96, many_queries=0, queries_of_total=481,
+        batch=32, repetitions=1, training_steps=50, query_chunk=48, peer_query_batch=96, many_queries=0, queries_of_total=481,
     ),
 }  # fmt: skip
 
