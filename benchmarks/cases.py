@@ -108,7 +108,8 @@ SIZES = {
     # The published case of kronfluence: 481 queries of whole sequences against WikiText's 4,656.
     "gpt2": Size(
         "gpt2", 12, 768, 12, 50_257, 512, 512, 4656, 0, 0,
-        batch=32, repetitions=1, training_steps=50, query_chunk=48, peer_query_batch=96, many_queries=0, queries_of_total=481,
+        batch=32, repetitions=1, training_steps=50, query_chunk=48, peer_query_batch=96,
+        many_queries=0, queries_of_total=481,
     ),
 }  # fmt: skip
 
