@@ -14,10 +14,10 @@ from benchmarks.cases import Job
 from benchmarks.measuring import Clock, bytes_of
 from influence_assets.capture import measurements
 from influence_assets.capture.batches import Sequences
-from influence_assets.capture.measurements import Runner
+from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.models import keep_freed_memory, load_model
 from influence_assets.capture.modules import select_modules
-from influence_assets.capture.passes import LabelSampler
+from influence_assets.capture.runner import Runner
 from influence_assets.capture.sign_codes import SignCodes, encode, estimate
 from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature, damping, eigenbasis
 from influence_assets.maths.moments import SecondMoment
@@ -103,7 +103,9 @@ class Ours:
         with clock.part("reading"):
             ekfac = EKFAC(self._curvature(store))
         rows = []
-        for asked in queries.rows(self.job.query_batch or len(queries)):
+        at_once = self.job.query_batch or len(queries)
+        for start in range(0, len(queries), at_once):
+            asked = queries.take(np.arange(start, min(start + at_once, len(queries))))
             with clock.part("query_gradients"):
                 V = measurements.query_gradients(self.runner, asked).layers
             with clock.part("preconditioning"):

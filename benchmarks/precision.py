@@ -22,9 +22,10 @@ from scipy.stats import pearsonr, spearmanr
 from benchmarks import inputs
 from benchmarks.cases import SIZES, Size
 from benchmarks.processes import ROOT
-from influence_assets.capture.measurements import Runner, covariances, eigenvalue_corrections, query_gradients, scores
+from influence_assets.capture.measurements import covariances, eigenvalue_corrections, query_gradients, scores
 from influence_assets.capture.models import keep_freed_memory, load_model
 from influence_assets.capture.modules import select_modules
+from influence_assets.capture.runner import Runner
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.methods.ekfac import EKFAC
 from influence_assets.study import Dtype
