@@ -214,7 +214,11 @@ class Compute(_Section):
     """The machine."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N.")
-    batch_sequences: int = Field(16, ge=1, description="Sequences in one pass of the model; less needs less memory.")
+    batch_sequences: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="Sequences in one pass of the model; less needs less memory. `auto` measures one and takes as many "
+        "as a share of the free memory holds. Results do not depend on it but for rounding.",
+    )
 
 
 class Automation(_Section):

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from influence_assets.capture.batch_size import batch_size
 from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import Consumer, LayerTap
 from influence_assets.capture.losses import Head, LabelSampler, plain_head
@@ -25,13 +27,13 @@ class Runner:
     Args:
         model: frozen, in evaluation mode.
         modules: the attributed layers.
-        batch_sequences: sequences in one pass.
+        batch_sequences: sequences in one pass; `auto`: as many as the memory is found to hold.
         progress: told after every batch.
     """
 
     model: PreTrainedModel
     modules: Sequence[LinearModule]
-    batch_sequences: int = 16
+    batch_sequences: int | Literal["auto"] = "auto"
     progress: Progress = lambda _count: None
 
     @property
@@ -49,9 +51,15 @@ class Runner:
         """The model's head, where the loss can be computed without holding all the logits."""
         return plain_head(self.model, self.modules)
 
+    def batch_size(self, sequences: Sequences) -> int:
+        """How many of these sequences go through the model at once."""
+        if self.batch_sequences != "auto":
+            return self.batch_sequences
+        return batch_size(self.model, self.head, self.modules, int(sequences.lengths.max(initial=1)))
+
     def passes(self, sequences: Sequences, *, by_length: bool = True) -> Iterator[tuple[Batch, Pass]]:
         """Each batch of the sequences, gone forward; backward passes are up to the caller."""
-        for batch in sequences.batches(self.batch_sequences, self.device, by_length=by_length):
+        for batch in sequences.batches(self.batch_size(sequences), self.device, by_length=by_length):
             with LayerTap(self.modules) as tap:
                 yield batch, Pass(self.model, self.head, tap, batch)
             self.progress(len(batch))

@@ -1,0 +1,158 @@
+"""How many sequences go through the model at once: as many as fit a share of the memory, measured with one of them.
+
+One sequence goes forward and backward while what the pass keeps is counted, tensor by tensor, which works alike on
+every device. To this come the gradients of the largest layer, the first thing that a measurement makes of a batch.
+"""
+
+import os
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import PreTrainedModel
+
+from influence_assets.capture.batches import Sequences
+from influence_assets.capture.hooks import Consumer, LayerTap
+from influence_assets.capture.losses import Head
+from influence_assets.capture.modules import LinearModule
+from influence_assets.capture.passes import Pass
+from influence_assets.maths.ekfac import sequence_gradients
+from influence_assets.maths.notation import accumulation_dtype
+
+MOST_SEQUENCES_OF_CPU = 16
+MOST_SEQUENCES_OF_DEVICE = 64
+"""On a processor larger batches only leave its caches (figures in docs/log.md)."""
+
+LARGEST_BUDGET_OF_CPU = 2**30
+SHARE_OF_CPU = 1 / 8
+"""Of the memory that is available, so that two processes and what they hold beside a batch fit."""
+
+SHARE_OF_DEVICE = 1 / 2
+"""Of the memory that is free; the rest is for the accumulators and the products with queries."""
+
+_measured: WeakKeyDictionary[PreTrainedModel, dict[tuple[object, ...], int]] = WeakKeyDictionary()
+_fitting: WeakKeyDictionary[PreTrainedModel, dict[tuple[int, int], int]] = WeakKeyDictionary()
+
+
+def batch_size(model: PreTrainedModel, head: Head | None, modules: Sequence[LinearModule], tokens: int) -> int:
+    """How many sequences of so many tokens go through the model at once.
+
+    Args:
+        model: frozen.
+        head: its head, as the passes have it.
+        modules: the attributed layers.
+        tokens: in the longest sequence.
+    """
+    is_cpu = model.device.type == "cpu"
+    most = MOST_SEQUENCES_OF_CPU if is_cpu else MOST_SEQUENCES_OF_DEVICE
+    size = max(1, min(most, memory_budget(model.device) // sequence_bytes(model, head, modules, tokens)))
+    return size if is_cpu else _fitting_size(model, head, modules, tokens, size)
+
+
+def memory_budget(device: torch.device) -> int:
+    """Bytes that a batch may take on a device."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(SHARE_OF_DEVICE * (torch.cuda.mem_get_info(device)[0] + unused))
+    return min(LARGEST_BUDGET_OF_CPU, int(SHARE_OF_CPU * available_memory()))
+
+
+def available_memory() -> int:
+    """Bytes of the machine's memory that programs can still have; all of it where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123  # not a file on a disk
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def sequence_bytes(model: PreTrainedModel, head: Head | None, modules: Sequence[LinearModule], tokens: int) -> int:
+    """Bytes that one sequence of a batch takes at the height of a pass; measured once for a model and a length."""
+    known = _measured.setdefault(model, {})
+    key = (tokens, *(linear.name for linear in modules))
+    if key not in known:
+        layers = (layer_bytes(linear, tokens, accumulation_dtype(model.dtype)) for linear in modules)
+        known[key] = _kept_bytes(model, head, modules, tokens) + max(layers)
+    return known[key]
+
+
+def layer_bytes(linear: LinearModule, tokens: int, dtype: torch.dtype) -> int:
+    """Bytes of a layer's input, output gradient, gradient and rotated gradient of one sequence, each twice."""
+    by_token = tokens * (linear.input_width + linear.output_width)
+    return 2 * (by_token + linear.parameters) * dtype.itemsize
+
+
+def _kept_bytes(model: PreTrainedModel, head: Head | None, modules: Sequence[LinearModule], tokens: int) -> int:
+    """Bytes that a pass keeps of one sequence between forward and backward."""
+    kept = _Storages(model)
+    inputs: list[int] = []
+
+    def consume(linear: LinearModule, a: Tensor, _Ds: Tensor) -> None:
+        # The tap keeps the layer's input, as it is and without the bias's column.
+        inputs.append(a[..., : a.shape[-1] - int(linear.has_bias)].numel() * model.dtype.itemsize)
+
+    with saved_tensors_hooks(kept.pack, kept.unpack):
+        _pass(model, head, modules, (1, tokens), consume)
+    return kept.bytes + sum(inputs)
+
+
+def _fitting_size(
+    model: PreTrainedModel, head: Head | None, modules: Sequence[LinearModule], tokens: int, size: int
+) -> int:
+    """The size, halved until a pass of so many sequences with their gradients goes through; tried once each."""
+    tried = _fitting.setdefault(model, {})
+    if (tokens, size) not in tried:
+        tried[tokens, size] = size
+        while tried[tokens, size] > 1 and not _fits(model, head, modules, (tried[tokens, size], tokens)):
+            tried[tokens, size] //= 2
+    return tried[tokens, size]
+
+
+def _fits(model: PreTrainedModel, head: Head | None, modules: Sequence[LinearModule], shape: tuple[int, int]) -> bool:
+    def consume(_linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
+        G = sequence_gradients(Ds, a)
+        torch.empty_like(G)  # what it is rotated into
+
+    try:
+        _pass(model, head, modules, shape, consume)
+    except torch.OutOfMemoryError:
+        return False
+    return True
+
+
+def _pass(
+    model: PreTrainedModel,
+    head: Head | None,
+    modules: Sequence[LinearModule],
+    shape: tuple[int, int],
+    consume: Consumer,
+) -> None:
+    """Forward and backward of sequences of nothing but the first token."""
+    count, tokens = shape
+    made = Sequences(np.zeros(shape, np.int32), np.full(count, tokens, np.int32), np.arange(count))
+    for batch in made.batches(count, str(model.device)):
+        with LayerTap(modules) as tap:
+            Pass(model, head, tap, batch).backward(consume)
+
+
+class _Storages:
+    """Counts the memory that autograd saves, each block once, and what is the model's own not at all."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        own = (*model.parameters(), *model.buffers())
+        self._seen = {tensor.untyped_storage().data_ptr() for tensor in own}
+        self.bytes = 0
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor
+
+    @staticmethod
+    def unpack(tensor: Tensor) -> Tensor:
+        return tensor
