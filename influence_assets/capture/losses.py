@@ -6,8 +6,9 @@ turned in place into their own gradient and multiplied back, while they lie in t
 batch are often its largest tensor; autograd would hold them three times.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -59,6 +60,18 @@ class Head:
     bias: Float[Tensor, " word"] | None
 
 
+class Loss(NamedTuple):
+    """What a backward pass begins with.
+
+    Args:
+        likelihoods: each sequence's log-likelihood.
+        gradient: of their sum, at the last hidden state.
+    """
+
+    likelihoods: Float[Tensor, " sequence"]
+    gradient: Float[Tensor, "sequence token width"]
+
+
 def plain_head(model: PreTrainedModel, attributed: Sequence[LinearModule]) -> Head | None:
     """The model's head, if its logits are nothing but the head's product with the last hidden state.
 
@@ -96,43 +109,57 @@ def sampled_labels(
     return labels
 
 
-def chunked_log_likelihoods(
+def chunked_losses(
     hidden: Float[Tensor, "sequence token width"],
     head: Head,
     batch: Batch,
-    sampler: LabelSampler | None,
-) -> tuple[Float[Tensor, " sequence"], Float[Tensor, "sequence token width"]]:
+    samplers: Sequence[LabelSampler | None],
+) -> list[Loss]:
     """Each sequence's log-likelihood, and the gradient of their sum with respect to the last hidden state.
 
     Args:
         hidden: the model's last hidden state, as it goes into the head.
         head: of the model.
         batch: whose tokens are the labels.
-        sampler: draws other labels from the model itself.
+        samplers: for each set of labels one that draws it from the model itself, or None for the batch's own.
+
+    Returns:
+        One loss for each set of labels. The logits are computed once for all.
     """
-    states = hidden.detach().flatten(0, 1)[batch.positions].to(head.weight.device)
-    tokens = batch.tokens.flatten().to(states.device)
+    device = head.weight.device
+    states = hidden.detach().flatten(0, 1)[batch.positions].to(device)
     # The last position of a sequence is never counted, so that the following token is the sequence's own.
-    labels = None if sampler is not None else tokens[batch.positions.to(states.device) + 1]
-    uniforms = None if sampler is None else sampler.uniforms(batch).to(states.device)
-    found = states.new_empty(len(states), dtype=accumulation_dtype(states.dtype))
-    gradient = torch.empty_like(states)
-    at_once = max(1, _LOGITS_AT_ONCE.get(states.device.type, _LOGITS_AT_ONCE_ON_DEVICE) // head.weight.shape[0])
+    own = batch.tokens.flatten()[batch.positions + 1].to(device)
+    uniforms = [None if sampler is None else sampler.uniforms(batch).to(device) for sampler in samplers]
+    precise = accumulation_dtype(states.dtype)
+    found = [states.new_empty(len(states), dtype=precise) for _ in samplers]
+    gradients = [torch.empty_like(states) for _ in samplers]
+    at_once = max(1, _LOGITS_AT_ONCE.get(device.type, _LOGITS_AT_ONCE_ON_DEVICE) // head.weight.shape[0])
     for start in range(0, len(states), at_once):
         part = slice(start, start + at_once)
-        logits = nn.functional.linear(states[part], head.weight, head.bias)
-        logp = logits.log_softmax(-1, dtype=found.dtype)
-        if uniforms is None:
-            chosen = labels[part, None]  # type: ignore[index]  # one of the two is there
-            found[part] = logp.gather(1, chosen)[:, 0]
-            p = logp.exp_()
-        else:
-            p = logp.exp()
-            chosen = LabelSampler.draw(p, uniforms[part])[:, None]
-            found[part] = logp.gather(1, chosen)[:, 0]
-        slope = p.neg_().scatter_add_(1, chosen, torch.ones_like(chosen, dtype=p.dtype))
-        torch.mm(slope.to(head.weight.dtype), head.weight, out=gradient[part])
+        logp = nn.functional.linear(states[part], head.weight, head.bias).log_softmax(-1, dtype=precise)
+        p = logp.exp()
+        labels = [own[part] if drawn is None else LabelSampler.draw(p, drawn[part]) for drawn in uniforms]
+        for likelihoods, chosen in zip(found, labels, strict=True):
+            likelihoods[part] = logp.gather(1, chosen[:, None])[:, 0]
+        for gradient, slope in zip(gradients, _slopes(p, labels, head.weight), strict=True):
+            gradient[part] = slope
+    return [_of_sequences(hidden, batch, *loss) for loss in zip(found, gradients, strict=True)]
+
+
+def _slopes(p: Tensor, labels: Sequence[Tensor], weight: Tensor) -> Iterator[Tensor]:
+    """(one-hot − p) · weight for each set of labels of some positions."""
+    if len(labels) > 1 and p.dtype == weight.dtype:
+        expected = p @ weight  # the same for all sets; in half precision their difference would be lost
+        yield from (weight[chosen] - expected for chosen in labels)
+        return
+    for chosen in labels:
+        slope = (-p).scatter_add_(1, chosen[:, None], torch.ones_like(p[:, :1]))
+        yield slope.to(weight.dtype) @ weight
+
+
+def _of_sequences(hidden: Tensor, batch: Batch, found: Tensor, gradient: Tensor) -> Loss:
     sequence = batch.positions // batch.tokens.shape[1]
     totals = found.new_zeros(len(batch), device=hidden.device).index_add_(0, sequence, found.to(hidden.device))
     spread = torch.zeros_like(hidden).flatten(0, 1).index_copy_(0, batch.positions, gradient.to(hidden.device))
-    return totals, spread.view_as(hidden)
+    return Loss(totals, spread.view_as(hidden))

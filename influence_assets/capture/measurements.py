@@ -16,8 +16,8 @@ from influence_assets.capture.modules import LinearModule
 from influence_assets.capture.runner import Runner, refuse_not_finite
 from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature, rotation_order, sequence_gradients
 from influence_assets.maths.influence import layer_scores, token_scores
-from influence_assets.maths.moments import GramAccumulator, SecondMoment, SquareAccumulator
-from influence_assets.maths.sketches import Coordinates, layer_sketch
+from influence_assets.maths.moments import FactorMoment, GramAccumulator, SecondMoment, SquareAccumulator
+from influence_assets.maths.sketches import Coordinates, layer_sketch, whitened_squared_norms
 
 
 class LayerGradient:
@@ -52,20 +52,22 @@ class LayerGradient:
 class Covariances:
     """A and S of one layer, as totals over tokens."""
 
-    A: SecondMoment
-    S: SecondMoment
-
-    def __add__(self, other: "Covariances") -> "Covariances":
-        """The statistics of both together."""
-        return Covariances(self.A + other.A, self.S + other.S)
+    A: FactorMoment
+    S: FactorMoment
 
 
 class CovarianceTotals:
-    """Sums a aᵀ and Ds Dsᵀ of every layer over the tokens that carry a loss."""
+    """Sums a aᵀ and Ds Dsᵀ of every layer over the tokens that carry a loss.
 
-    def __init__(self) -> None:
-        self._A: dict[str, GramAccumulator] = defaultdict(GramAccumulator)
-        self._S: dict[str, GramAccumulator] = defaultdict(GramAccumulator)
+    The totals of all layers are in memory at once, each on its layer's device: a pass goes through all of them.
+
+    Args:
+        blocks: on the diagonal of each factor; nothing else of it is made.
+    """
+
+    def __init__(self, blocks: int = 1) -> None:
+        self._A: dict[str, GramAccumulator] = defaultdict(lambda: GramAccumulator(blocks))
+        self._S: dict[str, GramAccumulator] = defaultdict(lambda: GramAccumulator(blocks))
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:
         """Add a layer of a batch."""
@@ -78,9 +80,18 @@ class CovarianceTotals:
         return {m.name: Covariances(self._A[m.name].moment(), self._S[m.name].moment()) for m in runner.modules}
 
 
-def covariances(runner: Runner, sequences: Sequences, sampler: LabelSampler | None) -> dict[str, Covariances]:
-    """Totals of a aᵀ and Ds Dsᵀ over the tokens of the sequences that carry a loss; `sampler` None: empirical."""
-    found = CovarianceTotals()
+def covariances(
+    runner: Runner, sequences: Sequences, sampler: LabelSampler | None, *, blocks: int = 1
+) -> dict[str, Covariances]:
+    """Totals of a aᵀ and Ds Dsᵀ over the tokens of the sequences that carry a loss.
+
+    Args:
+        runner: the model.
+        sequences: what is measured.
+        sampler: draws the labels; None: the data's own, the empirical Fisher.
+        blocks: on the diagonal of each factor.
+    """
+    found = CovarianceTotals(blocks)
 
     def consumer(batch: Batch) -> Consumer:
         return lambda linear, a, Ds: found.add(batch, LayerGradient(linear.name, a, Ds))
@@ -99,14 +110,14 @@ class CorrectionTotals:
         """Add a layer of a batch."""
         self._Λ[layer.name].add(layer.rotated)
 
-    def totals(self, runner: Runner) -> dict[str, SecondMoment]:
+    def totals(self, runner: Runner) -> dict[str, SecondMoment[Tensor]]:
         """Of each layer, in the model's order."""
         return {linear.name: self._Λ[linear.name].moment() for linear in runner.modules}
 
 
 def eigenvalue_corrections(
     runner: Runner, sequences: Sequences, bases: Mapping[str, Eigenbasis], sampler: LabelSampler | None
-) -> dict[str, SecondMoment]:
+) -> dict[str, SecondMoment[Tensor]]:
     """Totals of Λ over the sequences, in the frozen bases; labels as in `covariances`."""
     found = CorrectionTotals()
 
@@ -176,7 +187,7 @@ class ScoreTotals:
         for layer, basis in bases.items():
             d_out, d_in = len(basis.Q_S), len(basis.Q_A)
             # A finished gradient is rotated like that of a sequence with more tokens than either side is wide.
-            rotation = rotation_order(d_out + d_in, d_out, d_in).multiplications
+            rotation = rotation_order(d_out + d_in, d_out, d_in, blocks=basis.blocks).multiplications
             if queries * rotation < sequences * tokens * d_out * d_in:
                 self._rotated.add(layer)
                 for P in methods.values():
@@ -291,6 +302,7 @@ class SketchRows:
         self._curvature = curvature
         self._coordinates = coordinates
         self._probes = {name: layer.basis.rotate(probes[name]) for name, layer in curvature.items()}
+        self._weights = {name: (layer.Λ + layer.λ).reciprocal() for name, layer in curvature.items()}
         self._parts: dict[str, Tensor] = {}
         self._squared_norms: list[Tensor] = []
         self._exact: list[Tensor] = []
@@ -298,7 +310,7 @@ class SketchRows:
     def add(self, layer: LayerGradient) -> None:
         """Add a layer of the batch."""
         curvature = self._curvature[layer.name]
-        self._squared_norms.append(curvature.whiten(layer.rotated).square().flatten(1).sum(1).double())
+        self._squared_norms.append(whitened_squared_norms(layer.rotated, self._weights[layer.name]).double())
         self._parts[layer.name] = layer_sketch(curvature, layer.rotated, self._coordinates.kept[layer.name])
         self._exact.append(layer_scores(self._probes[layer.name], layer.rotated, 1).double())
 

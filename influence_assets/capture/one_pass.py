@@ -68,7 +68,7 @@ def measure(runner: Runner, sequences: Sequences, wanted: Wanted) -> Iterator[Wh
         else:
             if fits:
                 consume = _consumer(wanted, batch, fits=True, attributes=False)
-                likelihoods.append(forward.backward(consume, sampler=wanted.sampler, again=attributes))
+                likelihoods.append(forward.backward(consume, sampler=wanted.sampler, then=[None] if attributes else []))
             if attributes:
                 likelihoods.append(forward.backward(_consumer(wanted, batch, fits=False, attributes=True)))
         refuse_not_finite(torch.stack(likelihoods).double().cpu().numpy())

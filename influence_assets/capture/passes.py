@@ -1,5 +1,7 @@
 """One pass of the model over a batch: log-likelihood, labels and the backward that feeds the tapped layers."""
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -9,7 +11,8 @@ from influence_assets.capture.hooks import Consumer, LayerTap
 from influence_assets.capture.losses import (
     Head,
     LabelSampler,
-    chunked_log_likelihoods,
+    Loss,
+    chunked_losses,
     log_likelihoods,
     sampled_labels,
 )
@@ -29,6 +32,7 @@ class Pass:
         self._head = head
         self._tap = tap
         self._batch = batch
+        self._losses: dict[LabelSampler | None, Loss] = {}
         tap.start()
         if head is None:
             self._output = model(input_ids=batch.tokens, use_cache=False).logits
@@ -36,7 +40,12 @@ class Pass:
             self._output = model.base_model(input_ids=batch.tokens, use_cache=False)[0]
 
     def backward(
-        self, consume: Consumer, *, sampler: LabelSampler | None = None, sign: float = -1.0, again: bool = False
+        self,
+        consume: Consumer,
+        *,
+        sampler: LabelSampler | None = None,
+        sign: float = -1.0,
+        then: Sequence[LabelSampler | None] = (),
     ) -> Float[Tensor, " sequence"]:
         """Hand every layer's input and the gradient of sign · Σ log-likelihood at its output to `consume`.
 
@@ -44,7 +53,7 @@ class Pass:
             consume: told of each layer, the last one first.
             sampler: draws labels from the model instead of taking the data's own.
             sign: −1 gives gradients of the loss L = −log p, as training has them; +1 those of a query's f.
-            again: another backward pass of the same batch will follow.
+            then: the labels of the backward passes of the same batch that will follow.
 
         Returns:
             Each sequence's log-likelihood under the labels used.
@@ -54,8 +63,12 @@ class Pass:
                 batch, logits = self._batch, self._output
                 labels = batch.labels() if sampler is None else sampled_labels(logits, batch, sampler)
                 likelihoods = log_likelihoods(logits, labels)
-                (sign * likelihoods.sum()).backward(retain_graph=again)  # type: ignore[no-untyped-call]
+                (sign * likelihoods.sum()).backward(retain_graph=bool(then))  # type: ignore[no-untyped-call]
             else:
-                likelihoods, gradient = chunked_log_likelihoods(self._output, self._head, self._batch, sampler)
-                self._output.backward(gradient.mul_(sign), retain_graph=again)
+                if sampler not in self._losses:
+                    samplers = (sampler, *then)
+                    losses = chunked_losses(self._output, self._head, self._batch, samplers)
+                    self._losses = dict(zip(samplers, losses, strict=True))
+                likelihoods, gradient = self._losses.pop(sampler)
+                self._output.backward(gradient.mul_(sign), retain_graph=bool(then))
         return likelihoods.detach()

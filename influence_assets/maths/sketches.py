@@ -56,3 +56,17 @@ def layer_sketch(
     """The kept coordinates of the whitened gradients; only those are whitened."""
     scale = (layer.Λ.flatten()[kept] + layer.λ).rsqrt()
     return rotated.flatten(1)[:, kept] * scale
+
+
+def whitened_squared_norms(
+    rotated: Float[Tensor, "sequence d_out d_in"], weights: Float[Tensor, "d_out d_in"]
+) -> Float[Tensor, " sequence"]:
+    """‖(Λ + λ)^−½ ⊙ Q_Sᵀ G Q_A‖² of each gradient over all its coordinates.
+
+    Args:
+        rotated: Q_Sᵀ G Q_A.
+        weights: 1/(Λ + λ).
+    """
+    flat = weights.flatten()
+    # One gradient at a time: its squares stay in the processor's cache.
+    return torch.stack([torch.dot(G.square().flatten(), flat) for G in rotated])
