@@ -77,7 +77,7 @@ def empirical(tmp_path_factory):
     return study
 
 
-def stored(study, truth, sql="select query_id, sequence_id, influence_nats from influence_scores"):
+def stored(study, truth, sql="select query_id, sequence_id, influence_nats from current_scores"):
     """[question, sequence] in the oracle's order; every pair must be there."""
     rows = {(query, sequence): score for query, sequence, score in studies.ask_sql(study, sql).iter_rows()}
     ids = [row.get("query_id") or question_id(row) for row in QUESTIONS]
@@ -134,9 +134,9 @@ def test_tokens_of_the_strongest_sum_to_the_score_and_are_spelt_out(empirical, t
     sums = studies.ask_sql(
         empirical,
         "select query_id, sequence_id, sum(token_influence.influence_nats) as tokens, "
-        "any_value(influence_scores.influence_nats) as score, count(*) as positions, "
+        "any_value(current_scores.influence_nats) as score, count(*) as positions, "
         "string_agg(token, '' order by token_position) as text "
-        "from token_influence join influence_scores using (query_id, sequence_id) group by all",
+        "from token_influence join current_scores using (query_id, sequence_id) group by all",
     )
     tokenizer, texts = studies.tokenizer(), {text.key: text.tokens.tolist() for text in truth.sequences}
     largest = sums.select(pl.col("score").abs().max()).item()
