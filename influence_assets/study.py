@@ -125,6 +125,12 @@ class Curvature(_Section):
         description="Which linear layers are attributed: `mlp` (the paper's choice), `linear` (attention too), "
         "or a list of glob patterns over module names, such as ['*.mlp.*', '*.attn.c_proj'].",
     )
+    blocks: int = Field(
+        1,
+        ge=1,
+        description="Diagonal blocks that A and S of each layer are cut into, of equal width but for one column; a "
+        "narrower factor into single columns. For wide layers: memory and time of the factors fall by about as much.",
+    )
     fisher: Literal["true", "empirical"] = Field(
         "true",
         description="`true` samples labels from the model, as the paper does; `empirical` takes the data's own.",

@@ -22,14 +22,19 @@ The bins are (r_a + c_b) mod k with a random r for each row and c for each colum
 probability 1/k, which is all that the variance asks of them. The signs are bits of one 64-bit hash for 64 entries.
 Signs and bins depend on the width alone and come from integer arithmetic written out here, never from a library's
 generator: sketches that were made years apart, by other versions or on other devices, must still add up.
+
+Of a factor in diagonal blocks M′ is zero outside of them, as M and Q are: its entries keep the places, signs and bins
+that they have in the whole matrix.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from influence_assets.maths.block_diagonal import BlockDiagonal, blocks_of
 
 SKETCH_WIDTH = 256
 """Numbers kept of what is off a rotated factor's diagonal."""
@@ -74,17 +79,19 @@ def sketch_width(width: int) -> int:
     return min(SKETCH_WIDTH, width * (width - 1) // 2)
 
 
-def rotated_factor(M: Float[Tensor, "width width"], Q: Float[Tensor, "width width"]) -> RotatedFactor:
+def rotated_factor(
+    M: Float[Tensor, "width width"] | BlockDiagonal, Q: Float[Tensor, "width width"] | BlockDiagonal
+) -> RotatedFactor:
     """The diagonal and the sketch of Qᵀ M Q, in float64 on the host.
 
     The rotation itself runs where and in what M and Q are: it is the only part that costs width³.
 
     Args:
         M: a total of A or S.
-        Q: its frozen eigenvectors, in columns.
+        Q: its frozen eigenvectors, in columns, in the same blocks.
     """
     rotated = Q.T @ M @ Q
-    return RotatedFactor(rotated.diagonal().to("cpu", torch.float64), _offdiagonal_sketch(rotated))
+    return RotatedFactor(rotated.diagonal().to("cpu", torch.float64), _offdiagonal_sketch(blocks_of(rotated)))
 
 
 def block_sums(Λ: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "rows columns"]:
@@ -113,40 +120,57 @@ def eigenvalue_drift(
     return (p - q).abs().sum((-2, -1)) / q.sum()
 
 
-def _offdiagonal_sketch(rotated: Float[Tensor, "width width"]) -> Float[Tensor, " sketched"]:
-    """Signed sums of √2 · (entries below the diagonal), or the entries themselves where they are as few."""
-    width = rotated.shape[0]
+def _offdiagonal_sketch(rotated: Sequence[Tensor]) -> Float[Tensor, " sketched"]:
+    """Signed sums of √2 · (entries below the diagonal), or the entries themselves where they are as few.
+
+    Args:
+        rotated: the diagonal blocks of M′, all there is of it.
+    """
+    width = sum(map(len, rotated))
     kept = sketch_width(width)
     if kept == width * (width - 1) // 2:
-        below = torch.tril_indices(width, width, offset=-1, device=rotated.device)
-        return rotated[below[0], below[1]].to("cpu", torch.float64) * 2**0.5
+        below = torch.tril_indices(width, width, offset=-1)
+        whole: Tensor = torch.block_diag(*rotated)  # type: ignore[no-untyped-call]
+        return whole.to("cpu", torch.float64)[below[0], below[1]] * 2**0.5
     row_shift, column_bin = (
         _hash(width, stream, torch.arange(width)) % kept for stream in (1, 2)
     )  # % is never negative
     sketch = torch.zeros(kept, dtype=torch.float64)
-    for rows in _blocks(width):
-        entries = rotated[rows].to("cpu", torch.float64).tril(rows.start - 1) * _signs(width, rows)
-        by_column = torch.zeros(len(entries), kept, dtype=torch.float64).index_add_(1, column_bin, entries)
-        source = (torch.arange(kept) - row_shift[rows, None]) % kept  # bin j of row a was bin j − r_a of its columns
-        sketch += by_column.gather(1, source).sum(0)
+    first = 0
+    for block in rotated:
+        columns = slice(first, first + len(block))
+        for part in _parts(len(block)):
+            rows = slice(first + part.start, first + part.stop)
+            below = block[part].to("cpu", torch.float64).tril(part.start - 1)
+            entries = below * _signs(width, rows, columns)
+            by_column = torch.zeros(len(entries), kept, dtype=torch.float64)
+            by_column.index_add_(1, column_bin[columns], entries)
+            source = (
+                torch.arange(kept) - row_shift[rows, None]
+            ) % kept  # bin j of row a was bin j − r_a of its columns
+            sketch += by_column.gather(1, source).sum(0)
+        first = columns.stop
     return sketch * 2**0.5
 
 
-def _blocks(width: int) -> Iterator[slice]:
+def _parts(width: int) -> Iterator[slice]:
+    """Rows of a square matrix, few enough at a time."""
     rows = max(1, _ENTRIES_AT_ONCE // width)
     for start in range(0, width, rows):
         yield slice(start, min(start + rows, width))
 
 
-def _signs(width: int, rows: slice) -> Float[Tensor, "rows width"]:
-    """±1 for every entry of these rows, one bit of the hash each."""
+def _signs(width: int, rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
+    """±1 for every entry of these rows and columns, one bit of the hash each."""
     words = -(-width // 64)
-    numbers = torch.arange(rows.start * words, rows.stop * words)
-    bits = (_hash(width, 0, numbers)[:, None] >> torch.arange(64)) & 1
-    return (2 * bits - 1).reshape(rows.stop - rows.start, words * 64)[:, :width].to(torch.float64)
+    first, last = columns.start // 64, -(-columns.stop // 64)
+    numbers = torch.arange(rows.start, rows.stop)[:, None] * words + torch.arange(first, last)
+    bits = (_hash(width, 0, numbers)[..., None] >> torch.arange(64)) & 1
+    signs = (2 * bits - 1).flatten(1)[:, columns.start - 64 * first : columns.stop - 64 * first]
+    return signs.to(torch.float64)
 
 
-def _hash(width: int, stream: int, numbers: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+def _hash(width: int, stream: int, numbers: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
     """A random signed word for each number of one of a width's streams (0: signs, 1: rows, 2: columns)."""
     return _mixed(_mixed(torch.tensor(4 * width + stream)) + numbers * _GOLDEN)
 

@@ -11,7 +11,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from influence_assets.maths.moments import SecondMoment, SquareAccumulator
+from influence_assets.maths.block_diagonal import BlockDiagonal, block_diagonal, block_widths, blocks_of
+from influence_assets.maths.moments import FactorMoment, SecondMoment, SquareAccumulator
 
 
 def sequence_gradients(
@@ -37,21 +38,38 @@ class RotationOrder:
     multiplications: int
 
 
-def rotation_order(tokens: int, d_out: int, d_in: int) -> RotationOrder:
-    """The cheapest order of rotating one sequence's gradient of a layer, by counted multiplications."""
+def rotation_order(tokens: int, d_out: int, d_in: int, *, blocks: int = 1) -> RotationOrder:
+    """The cheapest order of rotating one sequence's gradient of a layer, by counted multiplications.
+
+    Args:
+        tokens: of the sequence.
+        d_out: width of S.
+        d_in: width of A.
+        blocks: on the diagonal of Q_S and Q_A.
+    """
     by_token = tokens < d_in, tokens < d_out
-    multiplications = min(tokens, d_in) * d_out**2 + min(tokens, d_out) * d_in**2
-    return RotationOrder(*by_token, multiplications)
+    S, A = (sum(width**2 for width in block_widths(side, blocks)) for side in (d_out, d_in))
+    return RotationOrder(*by_token, min(tokens, d_in) * S + min(tokens, d_out) * A)
 
 
 @dataclass(frozen=True)
 class Eigenbasis:
     """The Kronecker eigenvectors of one layer, Q_S ⊗ Q_A, and the eigenvalues of both factors."""
 
-    Q_S: Float[Tensor, "d_out d_out"]
-    Q_A: Float[Tensor, "d_in d_in"]
+    Q_S: Float[Tensor, "d_out d_out"] | BlockDiagonal
+    Q_A: Float[Tensor, "d_in d_in"] | BlockDiagonal
     eigenvalues_S: Float[Tensor, " d_out"]
     eigenvalues_A: Float[Tensor, " d_in"]
+
+    @property
+    def blocks(self) -> int:
+        """Blocks on the diagonal of the factors; a factor narrower than that has fewer."""
+        return max(len(blocks_of(Q)) for Q in (self.Q_S, self.Q_A))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.eigenvalues_A.device
 
     def rotate(self, G: Float[Tensor, "*batch d_out d_in"]) -> Float[Tensor, "*batch d_out d_in"]:
         """Q_Sᵀ G Q_A: from the model's coordinates into the eigenbasis."""
@@ -83,8 +101,8 @@ class Eigenbasis:
         return Eigenbasis(*moved)
 
 
-def eigenbasis(A: SecondMoment, S: SecondMoment) -> Eigenbasis:
-    """A = Q_A Λ_A Q_Aᵀ and S = Q_S Λ_S Q_Sᵀ, decomposed in float64 after symmetrising.
+def eigenbasis(A: FactorMoment, S: FactorMoment) -> Eigenbasis:
+    """A = Q_A Λ_A Q_Aᵀ and S = Q_S Λ_S Q_Sᵀ, decomposed in float64 after symmetrising, block by block.
 
     Raises:
         ValueError: a factor is not finite.
@@ -94,15 +112,21 @@ def eigenbasis(A: SecondMoment, S: SecondMoment) -> Eigenbasis:
     return Eigenbasis(Q_S, Q_A, eigenvalues_S, eigenvalues_A)
 
 
-def _eigh(M: Float[Tensor, "width width"]) -> tuple[Float[Tensor, " width"], Float[Tensor, "width width"]]:
-    M = M.to(torch.float64)
-    if not bool(torch.isfinite(M).all()):
-        raise ValueError("a covariance is not finite: a loss or an activation of the model overflowed")
-    eigenvalues, Q = torch.linalg.eigh((M + M.T) / 2)
-    return eigenvalues, Q
+def _eigh(
+    M: Float[Tensor, "width width"] | BlockDiagonal,
+) -> tuple[Float[Tensor, " width"], Float[Tensor, "width width"] | BlockDiagonal]:
+    eigenvalues, Q = [], []
+    for block in blocks_of(M):
+        B = block.to(torch.float64)
+        if not bool(torch.isfinite(B).all()):
+            raise ValueError("a covariance is not finite: a loss or an activation of the model overflowed")
+        found = torch.linalg.eigh((B + B.T) / 2)
+        eigenvalues.append(found.eigenvalues)
+        Q.append(found.eigenvectors)
+    return torch.cat(eigenvalues), block_diagonal(Q)
 
 
-def corrected_eigenvalues(rotated: Float[Tensor, "sequence d_out d_in"]) -> SecondMoment:
+def corrected_eigenvalues(rotated: Float[Tensor, "sequence d_out d_in"]) -> SecondMoment[Tensor]:
     """Λ = E_sequence[(Q_Sᵀ G Q_A)^∘2]: tokens are summed before squaring, sequences are averaged after it."""
     Λ = SquareAccumulator()
     Λ.add(rotated)
@@ -128,6 +152,11 @@ class LayerCurvature:
     basis: Eigenbasis
     Λ: Float[Tensor, "d_out d_in"]
     λ: float
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.Λ.device
 
     def inverse_times(self, V: Float[Tensor, "*batch d_out d_in"]) -> Float[Tensor, "*batch d_out d_in"]:
         """(G+λI)⁻¹ vec V ↦ Q_S[(Q_Sᵀ V Q_A) ⊘ (Λ + λ)] Q_Aᵀ (Grosse et al. 2023, Eq. 21)."""

@@ -1,32 +1,38 @@
 """Mergeable statistics: a total and the number of things in it."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-GRAM_BLOCK = 128
-"""Columns in a block of x xᵀ: of 1,024 columns 9/16 of the products are made; narrower blocks multiply slower."""
+from influence_assets.maths.block_diagonal import BlockDiagonal, block_widths
+
+GRAM_TILE = 128
+"""Columns in a tile of x xᵀ: of 1,024 columns 9/16 of the products are made; narrower tiles multiply slower."""
+
+Matrix = TypeVar("Matrix", Tensor, BlockDiagonal)
 
 
 @dataclass(frozen=True)
-class SecondMoment:
+class SecondMoment(Generic[Matrix]):
     """An uncentred second moment that adds up over batches, shards and machines.
 
     Args:
-        total: the sum, not yet divided by anything.
+        total: the sum [rows, columns], not yet divided by anything.
         count: the number of tokens or sequences that were summed.
     """
 
-    total: Float[Tensor, "rows columns"]
+    total: Matrix
     count: int
 
-    def __add__(self, other: "SecondMoment") -> "SecondMoment":
+    def __add__(self, other: "SecondMoment[Matrix]") -> "SecondMoment[Matrix]":
         """The moment of both together."""
         return SecondMoment(self.total + other.total, self.count + other.count)
 
-    def mean(self) -> Float[Tensor, "rows columns"]:
+    def mean(self) -> Matrix:
         """The expectation.
 
         Raises:
@@ -37,36 +43,54 @@ class SecondMoment:
         return self.total / self.count
 
 
+FactorMoment = SecondMoment[Tensor] | SecondMoment[BlockDiagonal]
+"""A or S: a plain matrix, or its diagonal blocks."""
+
+
+def factor_moment(blocks: Sequence[Tensor], count: int) -> FactorMoment:
+    """The moment whose total has these diagonal blocks, one or several."""
+    if len(blocks) == 1:
+        return SecondMoment(blocks[0], count)
+    return SecondMoment(BlockDiagonal(tuple(blocks)), count)
+
+
 class GramAccumulator:
     """Sums Σ x xᵀ in place over many batches.
 
-    x xᵀ is symmetric: only the blocks on and below the diagonal are multiplied, which for the widths that matter is
+    x xᵀ is symmetric: only the tiles on and below the diagonal are multiplied, which for the widths that matter is
     little more than half of the products. Peers multiply all of them.
+
+    Args:
+        blocks: the rows are cut into so many; products of different blocks are left out.
     """
 
-    def __init__(self) -> None:
-        self._total: Tensor | None = None
+    def __init__(self, blocks: int = 1) -> None:
+        self._blocks = blocks
+        self._totals: list[Tensor] = []
         self._count = 0
 
     def add(self, rows: Float[Tensor, "n width"]) -> None:
         """Add x xᵀ of each row."""
-        width = rows.shape[1]
-        if self._total is None:
-            self._total = rows.new_zeros(width, width)
-        for start in range(0, width, GRAM_BLOCK):
-            stop = min(start + GRAM_BLOCK, width)
-            self._total[start:stop, :stop].addmm_(rows[:, start:stop].T, rows[:, :stop])
+        widths = block_widths(rows.shape[1], self._blocks)
+        if not self._totals:
+            self._totals = [rows.new_zeros(width, width) for width in widths]
+        for total, x in zip(self._totals, torch.split(rows, widths, dim=1), strict=True):
+            for start in range(0, len(total), GRAM_TILE):
+                stop = min(start + GRAM_TILE, len(total))
+                total[start:stop, :stop].addmm_(x[:, start:stop].T, x[:, :stop])
         self._count += rows.shape[0]
 
-    def moment(self) -> SecondMoment:
-        """What has been added so far.
+    def moment(self) -> FactorMoment:
+        """What has been added so far. It shares the accumulator's memory: a layer's total is there once, not twice.
 
         Raises:
             ValueError: nothing has been added.
         """
-        if self._total is None:
+        if not self._totals:
             raise ValueError("no batch has been added")
-        return SecondMoment(self._total.tril() + self._total.tril(-1).T, self._count)
+        for total in self._totals:  # what lies above the diagonal is never read before it is written here
+            total.tril_().add_(total.tril(-1).T)
+        return factor_moment(self._totals, self._count)
 
 
 class SquareAccumulator:
@@ -84,7 +108,7 @@ class SquareAccumulator:
             self._total.addcmul_(X, X)
         self._count += len(matrices)
 
-    def moment(self) -> SecondMoment:
+    def moment(self) -> SecondMoment[Tensor]:
         """What has been added so far.
 
         Raises:
@@ -95,15 +119,21 @@ class SquareAccumulator:
         return SecondMoment(self._total, self._count)
 
 
-def merged(moments: "list[SecondMoment]") -> SecondMoment:
+def merged(moments: Iterable[SecondMoment[Matrix]]) -> SecondMoment[Matrix]:
     """The moment of all together, summed in float64 in the order given, so that it does not depend on who came first.
+
+    They are taken one at a time: no more than two are in memory.
 
     Raises:
         ValueError: there are none.
     """
-    if not moments:
+    total, count = None, 0
+    for moment in moments:
+        if total is None:
+            total = moment.total.to(dtype=torch.float64, copy=True)
+        else:
+            total += moment.total
+        count += moment.count
+    if total is None:
         raise ValueError("there is no moment to merge")
-    total = moments[0].total.to(torch.float64)
-    for moment in moments[1:]:
-        total = total + moment.total.to(torch.float64)
-    return SecondMoment(total, sum(moment.count for moment in moments))
+    return SecondMoment(total, count)

@@ -13,6 +13,9 @@
 | P      | (G+λI)⁻¹ applied to V | [query, d_out, d_in] |
 | N      | number of training sequences | scalar |
 
+A and S may be kept as diagonal blocks (`block_diagonal.py`); Q_A and Q_S then have the same blocks, each with its own
+ascending eigenvalues.
+
 Every layer has its weight as [d_out, d_in], whatever the model's own class stores.
 """
 

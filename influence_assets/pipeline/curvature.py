@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from influence_assets.capture.batches import Sequences
 from influence_assets.capture.measurements import Covariances, eigenvalue_corrections
@@ -28,7 +29,8 @@ def covariances(work: Work) -> None:
     sequences = passes.shard_sequences(work.open("token_sequences"))
     fit = passes.fit_sequences(sequences, work.study.curvature)
     runner = passes.runner(work.workspace, work.open("language_model"), work.progress, len(fit))
-    found = measure_covariances(runner, fit, passes.labels(work.study.curvature))
+    curvature = work.study.curvature
+    found = measure_covariances(runner, fit, passes.labels(curvature), blocks=curvature.blocks)
     record_covariances(work, runner, sequences, len(fit), found)
 
 
@@ -58,8 +60,7 @@ def eigenbases(work: Work) -> None:
         raise InputError(work.study.corpus.path, problem, remedy)
     layers = factors.layers_of(shards[0])
     for done, layer in enumerate(layers, start=1):
-        parts = [factors.read_covariances(shard, layer) for shard in shards]
-        A, S = merged([part.A for part in parts]), merged([part.S for part in parts])
+        A, S = (merged(factors.read_factor(shard, layer, letter) for shard in shards) for letter in "AS")
         factors.write_basis(work.draft, layer, eigenbasis(A, S))
         work.progress(done, len(layers))
     figures = [shard.manifest.summary for shard in shards]
@@ -95,7 +96,7 @@ def corrected_eigenvalues(work: Work) -> None:
 def record_corrections(
     work: Work,
     bases: Mapping[str, Eigenbasis],
-    found: dict[str, SecondMoment],
+    found: dict[str, SecondMoment[Tensor]],
     covariances_of: Callable[[str], Covariances],
 ) -> None:
     """What was measured, and the shard's drift, into the draft of `corrected_eigenvalues`."""
@@ -112,9 +113,10 @@ def curvature(work: Work) -> None:
     study, generation = work.study, figures["generation_id"]
     modules: list[dict[str, Any]] = []
     for layer in factors.layers_of(frozen):
-        Λ = merged([factors.read_correction(shard, layer) for shard in shards])
-        λ = damping(Λ.mean(), study.curvature.damping_scale)
-        work.draft.array(f"{layer}.corrected_eigenvalues", Λ.mean().numpy())
+        total = merged(factors.read_correction(shard, layer) for shard in shards)
+        Λ = total.mean()
+        λ = damping(Λ, study.curvature.damping_scale)
+        work.draft.array(f"{layer}.corrected_eigenvalues", Λ.numpy())
         output_width, input_width = figures["shapes"][layer]
         modules.append(
             {
@@ -123,10 +125,10 @@ def curvature(work: Work) -> None:
                 "input_width": input_width,
                 "output_width": output_width,
                 "parameters": input_width * output_width,
-                "mean_eigenvalue": float(Λ.mean().mean()),
+                "mean_eigenvalue": float(Λ.mean()),
                 "damping": λ,
                 "covariance_tokens": figures["counted_tokens"],
-                "fit_sequences": Λ.count,
+                "fit_sequences": total.count,
             }
         )
     described = model.manifest.summary

@@ -55,7 +55,7 @@ class DriftStatistics:
     Λ: Tensor
 
 
-def drift_statistics(totals: Covariances, basis: Eigenbasis, Λ: SecondMoment) -> DriftStatistics:
+def drift_statistics(totals: Covariances, basis: Eigenbasis, Λ: SecondMoment[Tensor]) -> DriftStatistics:
     """One layer's statistics of a shard; the rotation runs on the basis's device and in its dtype."""
     A, S = (moment.total.to(basis.Q_A.device, basis.Q_A.dtype) for moment in (totals.A, totals.S))
     return DriftStatistics(rotated_factor(A, basis.Q_A), rotated_factor(S, basis.Q_S), block_sums(Λ.total))

@@ -1,56 +1,69 @@
-"""How factor statistics lie in an artifact: one array a layer and letter, and the counts in the manifest."""
+"""How factor statistics lie in an artifact: one array a layer and letter, and the counts in the manifest.
+
+Of a factor in diagonal blocks one array a block: `layer.block0.A`, `layer.block1.A` and so on instead of `layer.A`.
+"""
 
 from collections.abc import Mapping
+from itertools import count, takewhile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from influence_assets.capture.measurements import Covariances
+from influence_assets.maths.block_diagonal import BlockDiagonal, block_diagonal, blocks_of
 from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
-from influence_assets.maths.moments import SecondMoment
+from influence_assets.maths.moments import FactorMoment, SecondMoment, factor_moment
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.drafts import Draft
-
-BASIS = ("Q_S", "Q_A", "eigenvalues_S", "eigenvalues_A")
 
 
 def write_covariances(draft: Draft, layers: Mapping[str, Covariances]) -> None:
     """A and S of each layer as totals; all layers count the same tokens."""
     for name, layer in layers.items():
-        _write(draft, f"{name}.A", layer.A.total)
-        _write(draft, f"{name}.S", layer.S.total)
+        _write_blocks(draft, name, "A", layer.A.total)
+        _write_blocks(draft, name, "S", layer.S.total)
     draft.summarise(layers=list(layers), counted_tokens=next(iter(layers.values())).A.count)
 
 
 def read_covariances(artifact: Artifact, layer: str) -> Covariances:
     """A and S of one layer."""
-    count = int(_figure(artifact, "counted_tokens"))
-    A, S = (SecondMoment(_read(artifact, f"{layer}.{letter}"), count) for letter in "AS")
-    return Covariances(A, S)
+    return Covariances(read_factor(artifact, layer, "A"), read_factor(artifact, layer, "S"))
 
 
-def write_corrections(draft: Draft, layers: Mapping[str, SecondMoment]) -> None:
+def read_factor(artifact: Artifact, layer: str, letter: str) -> FactorMoment:
+    """A or S of one layer."""
+    return factor_moment(_read_blocks(artifact, layer, letter), _figure(artifact, "counted_tokens"))
+
+
+def write_corrections(draft: Draft, layers: Mapping[str, SecondMoment[Tensor]]) -> None:
     """Λ of each layer as a total; all layers count the same sequences."""
     for name, moment in layers.items():
         _write(draft, f"{name}.corrected_eigenvalues", moment.total)
     draft.summarise(layers=list(layers), counted_sequences=next(iter(layers.values())).count)
 
 
-def read_correction(artifact: Artifact, layer: str) -> SecondMoment:
+def read_correction(artifact: Artifact, layer: str) -> SecondMoment[Tensor]:
     """Λ of one layer."""
-    return SecondMoment(_read(artifact, f"{layer}.corrected_eigenvalues"), int(_figure(artifact, "counted_sequences")))
+    return SecondMoment(_read(artifact, f"{layer}.corrected_eigenvalues"), _figure(artifact, "counted_sequences"))
 
 
 def write_basis(draft: Draft, layer: str, basis: Eigenbasis) -> None:
     """The eigenbasis of one layer, in float64."""
-    for part in BASIS:
-        _write(draft, f"{layer}.{part}", getattr(basis, part))
+    _write_blocks(draft, layer, "Q_S", basis.Q_S)
+    _write_blocks(draft, layer, "Q_A", basis.Q_A)
+    _write(draft, f"{layer}.eigenvalues_S", basis.eigenvalues_S)
+    _write(draft, f"{layer}.eigenvalues_A", basis.eigenvalues_A)
 
 
 def read_basis(artifact: Artifact, layer: str) -> Eigenbasis:
     """The eigenbasis of one layer."""
-    return Eigenbasis(*(_read(artifact, f"{layer}.{part}") for part in BASIS))
+    return Eigenbasis(
+        block_diagonal(_read_blocks(artifact, layer, "Q_S")),
+        block_diagonal(_read_blocks(artifact, layer, "Q_A")),
+        _read(artifact, f"{layer}.eigenvalues_S"),
+        _read(artifact, f"{layer}.eigenvalues_A"),
+    )
 
 
 def read_curvature(
@@ -80,6 +93,23 @@ def read_layers(artifact: Artifact, kind: str, device: str) -> dict[str, Tensor]
 def layers_of(artifact: Artifact) -> list[str]:
     """The attributed layers, in the model's order."""
     return [str(layer) for layer in artifact.manifest.summary["layers"]]
+
+
+def _write_blocks(draft: Draft, layer: str, letter: str, M: Tensor | BlockDiagonal) -> None:
+    blocks = blocks_of(M)
+    names = [f"{layer}.{letter}"] if len(blocks) == 1 else (_block(layer, index, letter) for index in count())
+    for name, block in zip(names, blocks, strict=False):
+        _write(draft, name, block)
+
+
+def _read_blocks(artifact: Artifact, layer: str, letter: str) -> list[Tensor]:
+    there = set(artifact.array_names())
+    blocks = takewhile(there.__contains__, (_block(layer, index, letter) for index in count()))
+    return [_read(artifact, name) for name in list(blocks) or [f"{layer}.{letter}"]]
+
+
+def _block(layer: str, index: int, letter: str) -> str:
+    return f"{layer}.block{index}.{letter}"
 
 
 def _write(draft: Draft, name: str, values: Tensor) -> None:

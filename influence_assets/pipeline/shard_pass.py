@@ -34,7 +34,7 @@ def compute(works: Sequence[Work]) -> None:
     wanted = Wanted(
         bases,
         passes.labels(first.study.curvature),
-        CovarianceTotals() if fitting is not None else None,
+        CovarianceTotals(first.study.curvature.blocks) if fitting is not None else None,
         CorrectionTotals() if correcting is not None else None,
         SketchRows(runner, layers, recorder.coordinates, recorder.probes) if recorder is not None else None,
         tuple(ScoreTotals(methods, len(sequences), queries.N, runner.device) for _, queries, methods in asked),

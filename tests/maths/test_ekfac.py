@@ -10,6 +10,7 @@ from torch import Tensor
 from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.measurements import Runner, covariances, eigenvalue_corrections
 from influence_assets.capture.modules import select_modules
+from influence_assets.maths.block_diagonal import blocks_of
 from influence_assets.maths.ekfac import (
     Eigenbasis,
     LayerCurvature,
@@ -34,7 +35,7 @@ def second_moment(x: Tensor, counted: Tensor) -> SecondMoment:
 
 def dense(layer: LayerCurvature) -> Tensor:
     """(Q_S ⊗ Q_A) diag(vec Λ) (Q_S ⊗ Q_A)ᵀ for row-major vec."""
-    Q = torch.kron(layer.basis.Q_S, layer.basis.Q_A)
+    Q = torch.kron(*(torch.block_diag(*blocks_of(Q)) for Q in (layer.basis.Q_S, layer.basis.Q_A)))
     return Q @ torch.diag(layer.Λ.flatten()) @ Q.T
 
 
@@ -133,6 +134,27 @@ def test_ekfac_is_nearer_to_the_dense_gauss_newton_hessian_than_kfac_and_both_th
         float((truth - guess).norm() / truth.norm()) for guess in (dense(LayerCurvature(basis, Λ, 0.0)), kfac, identity)
     ]
     assert errors[0] < errors[1] < errors[2]
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["c_fc", "c_proj"])
+def test_blocks_lie_between_the_whole_factors_and_the_identity(index):
+    """Of the dense Gauss-Newton matrix in Frobenius norm; the same labels for both."""
+    model = cases.gpt2(width=4, layers=1)
+    linear = select_modules(model, "mlp")[index]
+    runner = Runner(model, (linear,), 64)
+    sequences = cases.sequences(12)
+    truth = dense_gauss_newton(model, linear, sequences)
+    repeated = sequences.take(np.tile(np.arange(12), 150))
+    many = cases.Sequences(repeated.tokens, repeated.lengths, np.arange(len(repeated)))
+
+    def error(blocks):
+        factors = covariances(runner, many, LabelSampler(0), blocks=blocks)[linear.name]
+        basis = eigenbasis(factors.A, factors.S)
+        Λ = eigenvalue_corrections(runner, many, {linear.name: basis}, LabelSampler(1))[linear.name].mean()
+        return float((truth - dense(LayerCurvature(basis, Λ, 0.0))).norm())
+
+    identity = float((truth - truth.diagonal().mean() * torch.eye(len(truth))).norm())
+    assert error(1) < error(2) < error(4) < identity
 
 
 def test_large_damping_leaves_the_gradient_dot_product_and_no_curvature_divides_by_the_damping(layer):

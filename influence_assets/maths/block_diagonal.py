@@ -1,0 +1,92 @@
+"""Block-diagonal factors for wide layers (Grosse et al. 2023, Sec. 3: block-diagonal A and S).
+
+A factor of width d in k blocks takes 1/k of the numbers of a whole one, and 1/k² of its decomposition's operations.
+Cutting A and S says that activations of different blocks are uncorrelated; Λ is measured in the eigenbasis that comes
+of it, and has the same shape. A factor in one block is a plain matrix: nothing here is in its way.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class BlockDiagonal:
+    """A square matrix that is zero outside of contiguous square blocks on its diagonal.
+
+    It multiplies tensors from either side, as a matrix does, and other such matrices with the same blocks.
+    """
+
+    blocks: tuple[Tensor, ...]
+
+    @property
+    def widths(self) -> list[int]:
+        """Of the blocks, in order."""
+        return [len(block) for block in self.blocks]
+
+    @property
+    def T(self) -> "BlockDiagonal":  # noqa: N802  # as torch calls it
+        """The transposed matrix."""
+        return BlockDiagonal(tuple(block.T for block in self.blocks))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the blocks."""
+        return self.blocks[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the blocks are."""
+        return self.blocks[0].device
+
+    def __len__(self) -> int:
+        return sum(self.widths)
+
+    def __matmul__(self, X: Any) -> Any:
+        """The product with a tensor [..., width, columns], or with a matrix of the same blocks."""
+        if isinstance(X, BlockDiagonal):
+            return BlockDiagonal(tuple(a @ b for a, b in zip(self.blocks, X.blocks, strict=True)))
+        return torch.cat([a @ x for a, x in zip(self.blocks, torch.split(X, self.widths, dim=-2), strict=True)], dim=-2)
+
+    def __rmatmul__(self, X: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+        """The product of a tensor [..., width] with this matrix."""
+        return torch.cat([x @ a for a, x in zip(self.blocks, torch.split(X, self.widths, dim=-1), strict=True)], dim=-1)
+
+    def __add__(self, other: "BlockDiagonal") -> "BlockDiagonal":
+        return BlockDiagonal(tuple(a + b for a, b in zip(self.blocks, other.blocks, strict=True)))
+
+    def __iadd__(self, other: "BlockDiagonal") -> "BlockDiagonal":
+        for a, b in zip(self.blocks, other.blocks, strict=True):
+            a.add_(b)
+        return self
+
+    def __truediv__(self, divisor: int) -> "BlockDiagonal":
+        return BlockDiagonal(tuple(block / divisor for block in self.blocks))
+
+    def diagonal(self) -> Float[Tensor, " width"]:
+        """The entries on the diagonal."""
+        return torch.cat([block.diagonal() for block in self.blocks])
+
+    def to(self, *where: Any, **how: Any) -> "BlockDiagonal":
+        """The same matrix on another device or in another dtype; arguments as torch's own."""
+        return BlockDiagonal(tuple(block.to(*where, **how) for block in self.blocks))
+
+
+def block_widths(width: int, blocks: int) -> list[int]:
+    """Widths of so many contiguous blocks, wider ones first, that differ by at most one; no block is empty."""
+    blocks = min(blocks, width)
+    return [width // blocks + (index < width % blocks) for index in range(blocks)]
+
+
+def block_diagonal(blocks: Sequence[Tensor]) -> Tensor | BlockDiagonal:
+    """The matrix with these blocks; one block is the matrix itself."""
+    return blocks[0] if len(blocks) == 1 else BlockDiagonal(tuple(blocks))
+
+
+def blocks_of(M: Tensor | BlockDiagonal) -> tuple[Tensor, ...]:
+    """The blocks on a matrix's diagonal outside of which it is zero, as far as its type tells."""
+    return M.blocks if isinstance(M, BlockDiagonal) else (M,)
