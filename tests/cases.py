@@ -3,13 +3,23 @@
 import numpy as np
 import torch
 from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
 )
 
 from influence_assets.capture.batches import Sequences
@@ -27,13 +37,17 @@ def gpt2(*, seed: int = 0, width: int = 8, layers: int = 2) -> PreTrainedModel:
     return frozen(GPT2LMHeadModel(config))
 
 
-def llama(*, seed: int = 0) -> PreTrainedModel:
+GROUPED_QUERIES = {
+    "vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT, "hidden_size": 8, "intermediate_size": 12,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.4,
+    "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None,
+}  # fmt: skip
+"""Two attention heads share each key and value, as in all that follows Llama."""
+
+
+def llama(*, seed: int = 0, tied: bool = False) -> PreTrainedModel:
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, max_position_embeddings=CONTEXT, hidden_size=8, intermediate_size=12,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.4,
-    )  # fmt: skip
-    return frozen(LlamaForCausalLM(config))
+    return frozen(LlamaForCausalLM(LlamaConfig(**GROUPED_QUERIES, tie_word_embeddings=tied)))
 
 
 def neox(*, seed: int = 0) -> PreTrainedModel:
@@ -45,7 +59,49 @@ def neox(*, seed: int = 0) -> PreTrainedModel:
     return frozen(GPTNeoXForCausalLM(config))
 
 
-ARCHITECTURES = {"gpt2": gpt2, "llama": llama, "neox": neox}
+def gemma2(*, cap: float = 2.0) -> PreTrainedModel:
+    """Logits and attention are capped by a tanh; embeddings are tied and scaled."""
+    torch.manual_seed(0)
+    caps = {"final_logit_softcapping": cap, "attn_logit_softcapping": cap}
+    return frozen(Gemma2ForCausalLM(Gemma2Config(**GROUPED_QUERIES, **caps, head_dim=4)))
+
+
+def cohere() -> PreTrainedModel:
+    """Logits are scaled; attention and MLP see the same input, side by side."""
+    torch.manual_seed(0)
+    return frozen(CohereForCausalLM(CohereConfig(**GROUPED_QUERIES, logit_scale=0.3)))
+
+
+def granite() -> PreTrainedModel:
+    """Logits, residuals and attention are scaled."""
+    torch.manual_seed(0)
+    scales = {"logits_scaling": 8.0, "residual_multiplier": 0.3, "attention_multiplier": 0.6}
+    return frozen(GraniteForCausalLM(GraniteConfig(**GROUPED_QUERIES, **scales)))
+
+
+def mixtral() -> PreTrainedModel:
+    """Each token goes through two of four experts."""
+    torch.manual_seed(0)
+    return with_experts(MixtralForCausalLM(MixtralConfig(**GROUPED_QUERIES, num_local_experts=4)))
+
+
+def qwen2_moe() -> PreTrainedModel:
+    """The first block has a plain MLP, the second experts and one more that all tokens share."""
+    torch.manual_seed(0)
+    sizes = {"moe_intermediate_size": 6, "shared_expert_intermediate_size": 6, "num_experts": 4}
+    config = Qwen2MoeConfig(**GROUPED_QUERIES, **sizes, num_experts_per_tok=2, mlp_only_layers=[0])
+    return with_experts(Qwen2MoeForCausalLM(config))
+
+
+def with_experts(model: PreTrainedModel) -> PreTrainedModel:
+    model.set_experts_implementation("eager")  # the fused kernels have no float64
+    return frozen(model)
+
+
+ARCHITECTURES = {"gpt2": gpt2, "llama": llama, "llama_tied": lambda: llama(tied=True), "neox": neox}
+SCALED_LOGITS = {"gemma2": gemma2, "cohere": cohere, "granite": granite}
+"""Their logits are more than the head's product with the last hidden state."""
+EXPERTS = {"mixtral": mixtral, "qwen2_moe": qwen2_moe}
 
 
 def frozen(model: PreTrainedModel) -> PreTrainedModel:

@@ -72,7 +72,8 @@ def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tupl
 
     Raises:
         InputError: a pattern matches no linear map; a matched module keeps weights that no layer rule covers
-            (mixture-of-experts blocks, for one); or a matched weight belongs to several modules.
+            (mixture-of-experts blocks, for one), or with `linear` any module but an embedding does; or a matched
+            weight belongs to several modules.
     """
     patterns, head = _patterns(model, modules)
     matched = {
@@ -80,13 +81,7 @@ def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tupl
         for name, module in model.named_modules(remove_duplicate=False)
         if name and module is not head and any(fnmatchcase(name, pattern) for pattern in patterns)
     }
-    unknown = [f"{name} ({type(module).__name__})" for name, module in matched.items() if _has_unknown_weights(module)]
-    if unknown:
-        raise InputError(
-            KEY,
-            f"no layer rule covers {', '.join(unknown[:5])}",
-            "Give patterns that leave these modules out; linear layers (Linear, Conv1D) can be attributed.",
-        )
+    _refuse_unknown(model, _maps(model) if modules == "linear" else matched)
     selected = tuple(LinearModule(name, module) for name, module in matched.items() if _is_linear(module))
     _refuse_idle_patterns(model, patterns, selected, modules)
     _refuse_shared(model, selected)
@@ -106,6 +101,38 @@ def _patterns(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[tup
         linear = tuple(name for name, module in model.named_modules() if _is_linear(module))
         return linear, model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return tuple(modules), None
+
+
+def _maps(model: PreTrainedModel) -> Mapping[str, nn.Module]:
+    """Whatever may be a linear map, the output head and embeddings left out."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name and module is not head and not isinstance(module, nn.Embedding)
+    }
+
+
+def _refuse_unknown(model: PreTrainedModel, matched: Mapping[str, nn.Module]) -> None:
+    """A layer without a rule must not be left out in silence: the scores would miss what it says."""
+    unknown = [name for name, module in matched.items() if _has_unknown_weights(module)]
+    if not unknown:
+        return
+    named = [f"{name} ({type(matched[name]).__name__})" for name in unknown]
+    experts = any(p.ndim > 2 for name in unknown for p in matched[name].parameters(recurse=False))
+    reason = ", a mixture of experts, each of which sees only the tokens that are routed to it" if experts else ""
+    blocks = tuple(name.rpartition(".")[0] + "." for name in unknown) if experts else tuple(unknown)
+    others = [n for n, m in _maps(model).items() if _is_linear(m) and not n.startswith(blocks)]
+    patterns = list(dict.fromkeys(map(_without_numbers, others)))
+    raise InputError(
+        KEY,
+        f"no layer rule covers {_listed(named)}{reason}",
+        f"Leave these out by naming what is to be attributed, such as curvature.modules: {patterns}.",
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _refuse_idle_patterns(

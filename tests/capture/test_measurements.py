@@ -21,17 +21,18 @@ from influence_assets.capture.measurements import (
 from influence_assets.capture.modules import select_modules
 from influence_assets.capture.one_pass import Wanted, measure
 from influence_assets.capture.runner import Runner
-from influence_assets.maths.block_diagonal import blocks_of
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.maths.sketches import strongest_coordinates
 from tests import cases
+from tests.oracles import ekfac as dense
 from tests.oracles import gradients as oracle
 
 N = 40
+EVERY = cases.ARCHITECTURES | cases.SCALED_LOGITS
 
 
 def runner_for(architecture, modules="linear", batch_sequences=4):
-    model = cases.ARCHITECTURES[architecture]()
+    model = EVERY[architecture]()
     return Runner(model, select_modules(model, modules), batch_sequences)
 
 
@@ -42,9 +43,11 @@ def fit(runner, sequences, sampler=None, blocks=1):
     return {name: LayerCurvature(bases[name], Λ[name], damping(Λ[name], 0.1)) for name in bases}
 
 
-@pytest.mark.parametrize("architecture", cases.ARCHITECTURES)
-def test_query_gradients_are_those_of_autograd(architecture):
-    runner, queries = runner_for(architecture), cases.queries()
+@pytest.mark.parametrize("modules", ["mlp", "linear"])
+@pytest.mark.parametrize("architecture", EVERY)
+def test_query_gradients_are_those_of_autograd(architecture, modules):
+    runner, queries = runner_for(architecture, modules), cases.queries()
+    assert (runner.head is None) is (architecture in cases.SCALED_LOGITS)
     found = query_gradients(runner, queries)
     expected, likelihoods = oracle.gradients(runner.model, runner.modules, queries, sign=+1)
     torch.testing.assert_close(torch.from_numpy(found.log_probabilities), likelihoods)
@@ -53,7 +56,7 @@ def test_query_gradients_are_those_of_autograd(architecture):
         torch.testing.assert_close(found.layers[name], expected[name])
 
 
-@pytest.mark.parametrize("architecture", cases.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY)
 def test_scores_are_inner_products_with_autograd_gradients_of_the_summed_loss(architecture):
     runner, sequences = runner_for(architecture), cases.sequences()
     P = {m.name: torch.randn(3, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
@@ -63,7 +66,7 @@ def test_scores_are_inner_products_with_autograd_gradients_of_the_summed_loss(ar
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("architecture", cases.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EVERY)
 def test_layers_and_tokens_sum_to_the_score(architecture):
     runner, sequences = runner_for(architecture), cases.sequences()
     P = {m.name: torch.randn(2, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
@@ -77,6 +80,34 @@ def test_layers_and_tokens_sum_to_the_score(architecture):
         np.testing.assert_allclose(details.by_layer[..., index], expected, rtol=1e-8, atol=1e-12)
     padding = np.arange(cases.CONTEXT)[None, :] >= sequences.lengths[:, None] - 1
     assert (details.by_token[:, padding] == 0).all()
+
+
+@pytest.mark.parametrize("architecture", cases.EXPERTS)
+def test_attention_beside_experts_has_autograds_gradients(architecture):
+    model = cases.EXPERTS[architecture]()
+    runner, queries = Runner(model, select_modules(model, ["*.self_attn.*"]), 4), cases.queries()
+    found = query_gradients(runner, queries)
+    expected, _ = oracle.gradients(model, runner.modules, queries, sign=+1)
+    for name in expected:
+        torch.testing.assert_close(found.layers[name], expected[name])
+
+
+@pytest.mark.parametrize("architecture", cases.SCALED_LOGITS)
+def test_sampled_labels_of_scaled_logits_are_drawn_from_what_the_model_says(architecture):
+    """The total of S of the last layer is that of autograd with labels drawn by the oracle from the model's logits."""
+    runner, sequences = runner_for(architecture, "mlp"), cases.sequences(3)
+    found = covariances(runner, sequences, LabelSampler(3))
+    last = runner.modules[-1]
+    expected = torch.zeros(last.output_width, last.output_width, dtype=torch.float64)
+    for row, length, key in zip(sequences.tokens, sequences.lengths, sequences.keys, strict=True):
+        text = dense.Text(torch.from_numpy(row[:length].astype("int64")), key=int(key))
+        labels = dense.sampled_labels(runner.model, text, 3)
+        with oracle.Unfrozen((last,)), dense.Recorder((last,)) as recorder:
+            (-dense.label_likelihood(runner.model, text, labels)).backward()
+        Ds = recorder.seen[last.name][1].grad[0, : length - 1]
+        expected += Ds.T @ Ds
+        runner.model.zero_grad(set_to_none=True)
+    torch.testing.assert_close(found[last.name].S.total, expected)
 
 
 def test_covariances_count_only_positions_with_a_loss():
@@ -158,10 +189,12 @@ def test_a_sketch_of_every_coordinate_gives_the_score_itself(blocks):
     everything = strongest_coordinates(curvature, 10**9)
     assert everything.energy == pytest.approx(1)
     P = {name: layer.inverse_times(gradients.layers[name]) for name, layer in curvature.items()}
-    batches = list(sketches(runner, sequences, curvature, everything, P))
+    rotated = {name: layer.basis.rotate(gradients.layers[name]) for name, layer in curvature.items()}
+    probes = {name: layer.basis.rotate(P[name]) for name, layer in curvature.items()}
+    batches = list(sketches(runner, sequences, curvature, everything, probes))
     rows = np.concatenate([batch.rows for batch in batches])
     probed = [batch.exact for batch in batches]
-    estimate = query_sketches(gradients.layers, curvature, everything, N) @ rows.T
+    estimate = query_sketches(rotated, curvature, everything, N) @ rows.T
     np.testing.assert_allclose(np.concatenate([b.squared_norms for b in batches]), (rows**2).sum(1), rtol=1e-4)
     exact = scores(runner, sequences, {"m": P}, N)["m"]
     np.testing.assert_allclose(np.concatenate(probed, axis=1) / N, exact, rtol=1e-9)
@@ -197,35 +230,59 @@ def test_bfloat16_passes_keep_sums_in_float32():
         assert error < 0.02
 
 
-@pytest.mark.parametrize("sampler", [None, LabelSampler(11)], ids=["empirical", "true"])
-@pytest.mark.parametrize("queries", [1, 60], ids=["queries rotated", "gradients formed"])
-@pytest.mark.parametrize("blocks", [1, 3])
-def test_one_pass_measures_what_the_separate_ones_do(sampler, queries, blocks):
+@pytest.mark.parametrize(("queries", "rotates"), [(1, "queries"), (60, "sequences")])
+def test_scores_of_queries_in_the_eigenbases_are_those_of_queries_rotated_back(queries, rotates):
+    """Both contractions: whichever side is rotated, the score is the same."""
     runner, sequences = runner_for("gpt2", batch_sequences=3), cases.sequences(7)
-    curvature = fit(runner, sequences, sampler, blocks)
+    curvature = fit(runner, sequences)
+    bases = {name: layer.basis for name, layer in curvature.items()}
+    P = {m.name: torch.randn(queries, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
+    rotated = {name: basis.rotate(P[name]) for name, basis in bases.items()}
+    totals = ScoreTotals({"m": rotated}, 7, N, "cpu")
+    chosen = totals.in_eigenbases(bases, cases.CONTEXT, rotated_anyway=False)
+    assert set(chosen) == (set(bases) if rotates == "sequences" else set())
+    exact = scores(runner, sequences, {"m": P}, N)["m"]
+    found = scores(runner, sequences, {"m": rotated}, N, bases)["m"]
+    np.testing.assert_allclose(found, exact, rtol=1e-8, atol=1e-12)
+
+
+def test_query_gradients_in_the_eigenbases_are_the_rotated_ones():
+    runner, sequences, queries = runner_for("gpt2"), cases.sequences(), cases.queries()
+    curvature = fit(runner, sequences)
+    plain, found = (
+        query_gradients(runner, queries, bases).layers
+        for bases in (None, {name: layer.basis for name, layer in curvature.items()})
+    )
+    for name, layer in curvature.items():
+        torch.testing.assert_close(found[name], layer.basis.Q_S.T @ plain[name] @ layer.basis.Q_A)
+
+
+@pytest.mark.parametrize("sampler", [None, LabelSampler(11)], ids=["empirical", "true"])
+def test_one_pass_measures_what_the_separate_ones_do(sampler):
+    runner, sequences = runner_for("gpt2", batch_sequences=3), cases.sequences(7)
+    curvature = fit(runner, sequences, sampler)
     bases = {name: layer.basis for name, layer in curvature.items()}
     everything = strongest_coordinates(curvature, 40)
-    P = {m.name: torch.randn(queries, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
+    P = {m.name: torch.randn(5, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
     probes = {name: p[:1] for name, p in P.items()}
     wanted = Wanted(
         bases,
         sampler,
-        CovarianceTotals(blocks),
+        CovarianceTotals(),
         CorrectionTotals(),
         SketchRows(runner, curvature, everything, probes),
         (ScoreTotals({"first": P}, 7, N, "cpu"), ScoreTotals({"second": probes}, 7, N, "cpu")),
     )
     whitened = list(measure(runner, sequences, wanted))
-    apart = covariances(runner, sequences, sampler, blocks=blocks)
+    apart = covariances(runner, sequences, sampler)
     corrections = eigenvalue_corrections(runner, sequences, bases, sampler)
     for name in bases:
-        together = wanted.covariances.totals(runner)[name]
-        for found, expected in ((together.A, apart[name].A), (together.S, apart[name].S)):
-            torch.testing.assert_close(blocks_of(found.total), blocks_of(expected.total))
+        torch.testing.assert_close(wanted.covariances.totals(runner)[name].A.total, apart[name].A.total)
+        torch.testing.assert_close(wanted.covariances.totals(runner)[name].S.total, apart[name].S.total)
         torch.testing.assert_close(wanted.corrections.totals(runner)[name].total, corrections[name].total)
     for together, alone in zip(whitened, sketches(runner, sequences, curvature, everything, probes), strict=True):
         for part in ("rows", "squared_norms", "exact"):
             np.testing.assert_allclose(getattr(together, part), getattr(alone, part), rtol=1e-6)
-    exact = scores(runner, sequences, {"m": P}, N)["m"]
+    exact = scores(runner, sequences, {"m": P}, N, bases)["m"]
     np.testing.assert_allclose(wanted.scores[0].totals()["first"], exact, rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(wanted.scores[1].totals()["second"], exact[:1], rtol=1e-8, atol=1e-12)
