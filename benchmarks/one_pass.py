@@ -50,7 +50,7 @@ def passes(runner: Runner, shard: Sequences, queries: Sequences) -> dict[str, Ca
     bases = {name: eigenbasis(c.A, c.S).to(runner.device, dtype) for name, c in factors.items()}
     Λ = {name: found.mean() for name, found in eigenvalue_corrections(runner, shard, bases, SAMPLER).items()}
     layers = {name: LayerCurvature(bases[name], Λ[name], damping(Λ[name], 0.1)) for name in bases}
-    P = EKFAC(layers).precondition(query_gradients(runner, queries).layers)
+    P = EKFAC(layers).precondition(query_gradients(runner, queries, bases).layers)
     probes = {name: layer[:4] for name, layer in P.items()}
     kept = strongest_coordinates(layers, 131_072)
 
@@ -61,7 +61,7 @@ def passes(runner: Runner, shard: Sequences, queries: Sequences) -> dict[str, Ca
             CovarianceTotals(),
             CorrectionTotals(),
             SketchRows(runner, layers, kept, probes),
-            (ScoreTotals({"ekfac": P}, len(shard), len(shard), runner.device),),
+            (ScoreTotals({"ekfac": dict(P)}, len(shard), len(shard), runner.device),),
         )
         for _ in measure(runner, shard, wanted):
             pass
@@ -70,7 +70,7 @@ def passes(runner: Runner, shard: Sequences, queries: Sequences) -> dict[str, Ca
         "covariances": lambda: covariances(runner, shard, SAMPLER),
         "corrected_eigenvalues": lambda: eigenvalue_corrections(runner, shard, bases, SAMPLER),
         "sketches": lambda: list(sketches(runner, shard, layers, kept, probes)),
-        "scores_32": lambda: scores(runner, shard, {"ekfac": P}, len(shard)),
+        "scores_32": lambda: scores(runner, shard, {"ekfac": dict(P)}, len(shard), bases),
         "one_pass": together,
     }
 

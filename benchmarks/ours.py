@@ -101,17 +101,18 @@ class Ours:
     def scores(self, clock: Clock, store: Path, sequences: Sequences, queries: Sequences) -> np.ndarray:
         """Exact scores, as many queries at once as the job says."""
         with clock.part("reading"):
-            ekfac = EKFAC(self._curvature(store))
+            layers = self._curvature(store)
+            bases = {name: layer.basis for name, layer in layers.items()}
         rows = []
         at_once = self.job.query_batch or len(queries)
         for start in range(0, len(queries), at_once):
             asked = queries.take(np.arange(start, min(start + at_once, len(queries))))
             with clock.part("query_gradients"):
-                V = measurements.query_gradients(self.runner, asked).layers
+                V = measurements.query_gradients(self.runner, asked, bases).layers
             with clock.part("preconditioning"):
-                P = ekfac.precondition(V)
+                P = EKFAC(layers).precondition(V)
             with clock.part("pass"):
-                rows.append(measurements.scores(self.runner, sequences, {"ekfac": P}, len(sequences))["ekfac"])
+                rows.append(measurements.scores(self.runner, sequences, {"ekfac": P}, len(sequences), bases)["ekfac"])
         return np.concatenate(rows)
 
     def sketches(self, store: Path, sequences: Sequences) -> None:
@@ -134,7 +135,8 @@ class Ours:
             kept = {name: read[f"kept.{name}"].to(self.job.device) for name in layers}
             codes = SignCodes(read["signs"].numpy(), read["scales"].numpy())
         with clock.part("query_gradients"):
-            V = measurements.query_gradients(self.runner, queries).layers
+            bases = {name: layer.basis for name, layer in layers.items()}
+            V = measurements.query_gradients(self.runner, queries, bases).layers
         with clock.part("query_sketches"):
             asked = measurements.query_sketches(V, layers, Coordinates(kept, 1.0), len(codes.signs))
         with clock.part("pass"):

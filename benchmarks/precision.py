@@ -107,8 +107,8 @@ def scored(place: Path, size: Size, precision: str, device: str) -> np.ndarray:
     layers = {
         name: LayerCurvature(basis, corrected[name], damping(corrected[name], 0.1)) for name, basis in bases.items()
     }
-    P = EKFAC(layers).precondition(query_gradients(runner, queries).layers)
-    return scores(runner, train, {"ekfac": P}, len(train))["ekfac"]
+    P = EKFAC(layers).precondition(query_gradients(runner, queries, bases).layers)
+    return scores(runner, train, {"ekfac": P}, len(train), bases)["ekfac"]
 
 
 def compared(found: np.ndarray, truth: np.ndarray) -> Precision:

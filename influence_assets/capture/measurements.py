@@ -133,7 +133,7 @@ class QueryGradients:
     """∇f of every query, layer by layer, and f itself.
 
     Args:
-        layers: [query, d_out, d_in] for each layer.
+        layers: [query, d_out, d_in] for each layer; Q_Sᵀ ∇f Q_A where bases were given.
         log_probabilities: float64 [query]: f = log p(completion given prompt), in nats.
     """
 
@@ -141,15 +141,25 @@ class QueryGradients:
     log_probabilities: np.ndarray
 
 
-def query_gradients(runner: Runner, queries: Sequences) -> QueryGradients:
-    """Gradients of each query's log-probability of its completion; the prompt conditions and is not scored."""
+def query_gradients(
+    runner: Runner, queries: Sequences, bases: Mapping[str, Eigenbasis] | None = None
+) -> QueryGradients:
+    """Gradients of each query's log-probability of its completion; the prompt conditions and is not scored.
+
+    Args:
+        runner: the model.
+        queries: with the completions' starts.
+        bases: of every layer, for gradients in the eigenbases: rotating a query's tokens takes fewer operations than
+            rotating its gradient.
+    """
     layers: dict[str, Tensor] = {}
 
     def consumer(batch: Batch) -> Consumer:
         def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
             if linear.name not in layers:
                 layers[linear.name] = a.new_empty(len(queries), linear.output_width, linear.input_width)
-            layers[linear.name][batch.rows] = sequence_gradients(Ds, a)
+            layer = LayerGradient(linear.name, a, Ds, None if bases is None else bases[linear.name])
+            layers[linear.name][batch.rows] = layer.gradients if bases is None else layer.rotated
 
         return consume
 
@@ -161,13 +171,14 @@ class ScoreTotals:
     """Sums −⟨P, G⟩ / N over layers, for every query of several methods and every sequence.
 
     Args:
-        methods: for each method, each layer's preconditioned query gradients P [query, d_out, d_in].
+        methods: for each method, each layer's preconditioned query gradients P [query, d_out, d_in]. They are given
+            up: a layer that is rotated back takes the place of the other in these mappings, since both would not fit.
         sequences: how many will be scored.
         N: training sequences of the generation.
         device: where the passes run.
     """
 
-    def __init__(self, methods: Mapping[str, Mapping[str, Tensor]], sequences: int, N: int, device: str) -> None:
+    def __init__(self, methods: Mapping[str, dict[str, Tensor]], sequences: int, N: int, device: str) -> None:
         self._methods = methods
         self._N = N
         self._totals = {
@@ -175,24 +186,31 @@ class ScoreTotals:
         }
         self._rotated: set[str] = set()
 
-    def rotate(self, bases: Mapping[str, Eigenbasis], tokens: int) -> None:
-        """Score by rotated gradients where those are there anyway and rotating the queries costs less than forming G.
+    def in_eigenbases(self, bases: Mapping[str, Eigenbasis], tokens: int, *, rotated_anyway: bool) -> list[str]:
+        """Say that P is given in the eigenbases; each layer is scored there or P rotated back, whichever costs less.
+
+        Inner products are the same in both. The sequences' rotated gradients cost a rotation of each sequence's tokens,
+        plain ones a rotation of each query's gradient.
 
         Args:
-            bases: of the layers whose rotated gradients will be there.
+            bases: of every layer.
             tokens: in a sequence.
+            rotated_anyway: whether something else needs the rotated gradients too.
+
+        Returns:
+            The layers that are scored in their eigenbasis.
         """
-        methods = {name: dict(P) for name, P in self._methods.items()}
-        queries, sequences = sum(map(_count, methods.values())), next(iter(self._totals.values())).shape[1]
+        queries, sequences = sum(map(_count, self._methods.values())), next(iter(self._totals.values())).shape[1]
         for layer, basis in bases.items():
             d_out, d_in = len(basis.Q_S), len(basis.Q_A)
-            # A finished gradient is rotated like that of a sequence with more tokens than either side is wide.
-            rotation = rotation_order(d_out + d_in, d_out, d_in, blocks=basis.blocks).multiplications
-            if queries * rotation < sequences * tokens * d_out * d_in:
+            of_sequences = sequences * rotation_order(tokens, d_out, d_in).multiplications
+            of_queries = queries * d_out * d_in * (d_out + d_in)
+            if rotated_anyway or of_sequences < of_queries:
                 self._rotated.add(layer)
-                for P in methods.values():
-                    P[layer] = basis.rotate(P[layer])
-        self._methods = methods
+                continue
+            for P in self._methods.values():
+                P[layer] = basis.rotate_back(P[layer])
+        return sorted(self._rotated)
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:
         """Add a layer of a batch."""
@@ -207,23 +225,32 @@ class ScoreTotals:
 
 
 def scores(
-    runner: Runner, sequences: Sequences, methods: Mapping[str, Mapping[str, Tensor]], N: int
+    runner: Runner,
+    sequences: Sequences,
+    methods: Mapping[str, dict[str, Tensor]],
+    N: int,
+    bases: Mapping[str, Eigenbasis] | None = None,
 ) -> dict[str, np.ndarray]:
     """Scores of every sequence for every query, by several methods in one pass.
 
     Args:
         runner: the model.
         sequences: the training sequences.
-        methods: for each method, each layer's preconditioned query gradients P [query, d_out, d_in].
+        methods: for each method, each layer's preconditioned query gradients P [query, d_out, d_in]; see `ScoreTotals`.
         N: training sequences of the generation.
+        bases: of every layer, where P is given in the eigenbases.
 
     Returns:
         For each method float64 [query, sequence]; for a curvature method in nats per added copy.
     """
     found = ScoreTotals(methods, len(sequences), N, runner.device)
+    if bases is not None:
+        found.in_eigenbases(bases, sequences.tokens.shape[1], rotated_anyway=False)
 
     def consumer(batch: Batch) -> Consumer:
-        return lambda linear, a, Ds: found.add(batch, LayerGradient(linear.name, a, Ds))
+        return lambda linear, a, Ds: found.add(
+            batch, LayerGradient(linear.name, a, Ds, None if bases is None else bases[linear.name])
+        )
 
     runner.run(sequences, consumer)
     return found.totals()
@@ -287,8 +314,8 @@ class SketchRows:
         runner: the model.
         curvature: of every layer.
         coordinates: which to keep.
-        probes: each layer's preconditioned gradients P [probe, d_out, d_in] of a few questions, whose exact scores the
-            sketches are to estimate.
+        probes: each layer's preconditioned gradients P [probe, d_out, d_in] of a few questions, in the eigenbases,
+            whose exact scores the sketches are to estimate.
     """
 
     def __init__(
@@ -301,7 +328,7 @@ class SketchRows:
         self._order = [linear.name for linear in runner.modules]
         self._curvature = curvature
         self._coordinates = coordinates
-        self._probes = {name: layer.basis.rotate(probes[name]) for name, layer in curvature.items()}
+        self._probes = probes
         self._weights = {name: (layer.Λ + layer.λ).reciprocal() for name, layer in curvature.items()}
         self._parts: dict[str, Tensor] = {}
         self._squared_norms: list[Tensor] = []
@@ -355,8 +382,13 @@ def sketches(
 def query_sketches(
     V: Mapping[str, Tensor], curvature: Mapping[str, LayerCurvature], coordinates: Coordinates, N: int
 ) -> np.ndarray:
-    """What training sketches are multiplied with to estimate scores in nats: float32 [query, width], −1/N included."""
-    parts = [
-        layer_sketch(layer, layer.basis.rotate(V[name]), coordinates.kept[name]) for name, layer in curvature.items()
-    ]
+    """What training sketches are multiplied with to estimate scores in nats: float32 [query, width], −1/N included.
+
+    Args:
+        V: each layer's query gradients in the eigenbases.
+        curvature: of every layer.
+        coordinates: that are kept.
+        N: training sequences of the generation.
+    """
+    parts = [layer_sketch(layer, V[name], coordinates.kept[name]) for name, layer in curvature.items()]
     return (-torch.cat(parts, dim=1) / N).float().cpu().numpy()

@@ -31,7 +31,7 @@ class Wanted:
     """What to measure; None is left out.
 
     Args:
-        bases: of every layer.
+        bases: of every layer; query gradients are given in them.
         sampler: of the labels that the curvature's statistics are measured with; None: the data's own.
         covariances: A and S.
         corrections: Λ.
@@ -56,9 +56,9 @@ def measure(runner: Runner, sequences: Sequences, wanted: Wanted) -> Iterator[Wh
     Raises:
         FloatingPointError: a log-likelihood is not finite.
     """
-    if wanted.sketches is not None:  # rotated gradients will be there
-        for scores in wanted.scores:
-            scores.rotate(wanted.bases, sequences.tokens.shape[1])
+    for scores in wanted.scores:
+        rotated_anyway = wanted.sketches is not None
+        scores.in_eigenbases(wanted.bases, sequences.tokens.shape[1], rotated_anyway=rotated_anyway)
     fits = wanted.covariances is not None or wanted.corrections is not None
     attributes = wanted.sketches is not None or bool(wanted.scores)
     for batch, forward in runner.passes(sequences, by_length=False):

@@ -10,11 +10,11 @@ from influence_assets.maths.ekfac import LayerCurvature
 
 @dataclass(frozen=True)
 class EKFAC:
-    """P = (G + λI)⁻¹ V: scores are in nats per added copy of a sequence."""
+    """P = (G + λI)⁻¹ V, in the eigenbases a division: scores are in nats per added copy of a sequence."""
 
     layers: Mapping[str, LayerCurvature]
     name: str = "ekfac"
 
     def precondition(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The damped inverse applied in every layer."""
-        return {name: layer.inverse_times(gradients[name]) for name, layer in self.layers.items()}
+        """The damped inverse applied in every layer, in place: gradients are large, and two of each may not fit."""
+        return {name: gradients[name].div_(layer.Λ + layer.λ) for name, layer in self.layers.items()}

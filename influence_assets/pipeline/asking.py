@@ -14,7 +14,7 @@ from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.pipeline import factors, passes
 from influence_assets.pipeline.attribution import read_codes
 from influence_assets.pipeline.graph import BY_NAME
-from influence_assets.pipeline.queries import as_sequences, tokenize
+from influence_assets.pipeline.queries import as_sequences, bases_of, tokenize
 from influence_assets.pipeline.steps import Partition
 from influence_assets.pipeline.versions import Versions
 from influence_assets.storage.artifacts import Artifact
@@ -77,7 +77,7 @@ def ask(versions: Versions, prompt: str, completion: str, top: int) -> Answer:
     runner = passes.runner(workspace, model, lambda _done, _total: None)
     dtype = torch.promote_types(runner.dtype, torch.float32)
     layers = factors.read_curvature(bases, curvature, runner.device, dtype)
-    found = measure_gradients(runner, as_sequences([query]))
+    found = measure_gradients(runner, as_sequences([query]), bases_of(layers))
     coordinates = strongest_coordinates(layers, workspace.study.sketches.coordinates)
     N = int(curvature.manifest.summary["training_sequences"])
     question = query_sketches(found.layers, layers, coordinates, N)

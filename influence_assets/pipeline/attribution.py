@@ -15,11 +15,11 @@ from influence_assets.capture.measurements import scores as measure_scores
 from influence_assets.capture.measurements import sketches as measure_sketches
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.sign_codes import SignCodes, encode, estimate
-from influence_assets.maths.ekfac import LayerCurvature
+from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.methods.ekfac import EKFAC
 from influence_assets.pipeline import factors, passes
-from influence_assets.pipeline.queries import Preconditioned, read_preconditioned
+from influence_assets.pipeline.queries import Preconditioned, bases_of, read_preconditioned
 from influence_assets.pipeline.steps import Work
 from influence_assets.storage.artifacts import Artifact
 
@@ -58,7 +58,7 @@ class SketchRecorder:
         self.coordinates = strongest_coordinates(layers, work.study.sketches.coordinates)
         self._asked = np.unique(np.linspace(0, len(sequences) - 1, PROBES).astype(int))
         quiet = Runner(runner.model, runner.modules, runner.batch_sequences)
-        gradients = measure_gradients(quiet, sequences.take(self._asked)).layers
+        gradients = measure_gradients(quiet, sequences.take(self._asked), bases_of(layers)).layers
         self._questions = query_sketches(gradients, layers, self.coordinates, 1)
         self.probes = EKFAC(layers).precondition(gradients)
         row_bytes = -(-self.coordinates.width // 8)
@@ -101,7 +101,8 @@ def influence_scores(work: Work) -> None:
     sequences = passes.shard_sequences(work.open("token_sequences"))
     runner = passes.runner(work.workspace, work.open("language_model"), work.progress, len(sequences))
     queries, methods = read_methods(work, runner.device)
-    record_scores(work, queries, sequences.keys, measure_scores(runner, sequences, methods, queries.N))
+    bases = eigenbases_of(work, runner)
+    record_scores(work, queries, sequences.keys, measure_scores(runner, sequences, methods, queries.N, bases))
 
 
 def read_methods(work: Work, device: str) -> tuple[Preconditioned, dict[str, dict[str, Tensor]]]:
@@ -136,6 +137,13 @@ def record_scores(work: Work, queries: Preconditioned, keys: np.ndarray, found: 
         smallest_nats=scored.min(),
         positive_share=round(int((scored > 0).sum()) / max(1, len(scored)), 4),
     )
+
+
+def eigenbases_of(work: Work, runner: Runner) -> dict[str, Eigenbasis]:
+    """The generation's eigenbases on the runner's device, in the dtype that sums are kept in."""
+    dtype = torch.promote_types(runner.dtype, torch.float32)
+    frozen = work.open("eigenbases")
+    return {layer: factors.read_basis(frozen, layer).to(runner.device, dtype) for layer in factors.layers_of(frozen)}
 
 
 def layer_curvatures(work: Work, runner: Runner) -> dict[str, LayerCurvature]:

@@ -18,9 +18,10 @@ from influence_assets.capture.measurements import query_sketches, score_details
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.sign_codes import SignCodes, estimate
 from influence_assets.corpus.tokenization import Tokenization
+from influence_assets.maths.ekfac import Eigenbasis
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.pipeline import passes
-from influence_assets.pipeline.attribution import layer_curvatures, read_codes
+from influence_assets.pipeline.attribution import eigenbases_of, layer_curvatures, read_codes
 from influence_assets.pipeline.queries import Preconditioned, read_preconditioned, unconditioned
 from influence_assets.pipeline.steps import Work
 from influence_assets.pipeline.strongest import PAIR, Earlier, earlier_details, shard_of, strongest_pairs, unchanged
@@ -105,6 +106,10 @@ class _Loaded:
         return read_preconditioned(self.work.open("query_gradients"), self.runner.device)
 
     @cached_property
+    def bases(self) -> dict[str, Eigenbasis]:
+        return eigenbases_of(self.work, self.runner)
+
+    @cached_property
     def tokenization(self) -> Tokenization:
         return Tokenization.load(self.work.open("language_model").path("tokenizer"))
 
@@ -120,7 +125,7 @@ def _measured(loaded: _Loaded, pairs: pl.DataFrame) -> Iterable[Splits]:
         if not len(asked):
             continue
         rows = sequences.take(np.flatnonzero(np.isin(sequences.keys, asked.to_numpy())))
-        P = {name: layer[index : index + 1] for name, layer in queries.layers.items()}
+        P = {name: loaded.bases[name].rotate_back(layer[index : index + 1]) for name, layer in queries.layers.items()}
         details = score_details(loaded.runner, rows, P, queries.N)
         layers = _labelled(_layer_rows(details.by_layer[0], rows, modules), query_id, queries)
         tokens = _labelled(_token_rows(details.by_token[0], rows, loaded.tokenization), query_id, queries)

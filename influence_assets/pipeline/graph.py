@@ -81,9 +81,9 @@ STEPS: tuple[Step, ...] = (
         lambda study: {"drift_threshold": study.curvature.drift_threshold},
     ),
     Step(
-        "query_gradients", "queries", "query_set", ("language_model", "eigenbases", "curvature"), "1",
+        "query_gradients", "queries", "query_set", ("language_model", "eigenbases", "curvature"), "2",
         "queries.query_gradients", frozenset({"torch", "zarr"}),
-        "(G+λI)⁻¹ ∇ log p(completion given prompt) of every query of the set, layer by layer.",
+        "(G+λI)⁻¹ ∇ log p(completion given prompt) of every query of the set, layer by layer, in the eigenbases.",
         lambda study: {"dtype": study.model.dtype, "baselines": sorted(study.scores.baselines)}, heavy=True,
     ),
     Step(
@@ -97,7 +97,8 @@ STEPS: tuple[Step, ...] = (
         lambda study: {"dtype": study.model.dtype, "coordinates": study.sketches.coordinates}, heavy=True,
     ),
     Step(
-        "influence_scores", "attribution", "pair", ("token_sequences", "language_model", "query_gradients"), "1",
+        "influence_scores", "attribution", "pair",
+        ("token_sequences", "language_model", "eigenbases", "query_gradients"), "2",
         "attribution.influence_scores", frozenset({"torch", "parquet"}),
         "One exact score for each query of the set and each sequence of the shard, in nats per added copy. Positive: "
         "adding the sequence once more to the training set would raise the completion's log-probability.",

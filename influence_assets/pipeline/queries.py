@@ -13,7 +13,7 @@ from influence_assets.corpus.queries import TokenizedQuery, read_query_set, toke
 from influence_assets.corpus.sources import SourceFile
 from influence_assets.corpus.tokenization import Tokenization
 from influence_assets.errors import InputError
-from influence_assets.maths.ekfac import LayerCurvature
+from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
 from influence_assets.methods.ekfac import EKFAC
 from influence_assets.pipeline import factors, passes
 from influence_assets.pipeline.steps import Work
@@ -22,7 +22,7 @@ from influence_assets.storage.artifacts import Artifact
 
 
 def query_gradients(work: Work) -> None:
-    """(G+λI)⁻¹ ∇ log p(completion given prompt) of every query of the set, layer by layer."""
+    """(G+λI)⁻¹ ∇ log p(completion given prompt) of every query of the set, layer by layer, in the eigenbases."""
     file = work.workspace.query_file(str(work.partition.query_set))
     queries = read_query_set(file)
     work.workspace.refuse_changed(file)
@@ -33,10 +33,11 @@ def query_gradients(work: Work) -> None:
     runner = passes.runner(work.workspace, model, work.progress, len(tokenized))
     dtype = torch.promote_types(runner.dtype, torch.float32)
     curvature = factors.read_curvature(work.open("eigenbases"), work.open("curvature"), runner.device, dtype)
-    found = measure_gradients(runner, as_sequences(tokenized))
-    factors.write_layers(work.draft, "preconditioned", EKFAC(curvature).precondition(found.layers))
+    found = measure_gradients(runner, as_sequences(tokenized), bases_of(curvature))
+    norms = gradient_norms(found.layers)
     if "gradient_dot" in work.study.scores.baselines:
         factors.write_layers(work.draft, "gradient", found.layers)
+    factors.write_layers(work.draft, "preconditioned", EKFAC(curvature).precondition(found.layers))
     starts = [query.completion_start for query in tokenized]
     work.draft.table(
         "queries",
@@ -44,7 +45,7 @@ def query_gradients(work: Work) -> None:
             pl.Series("prompt_tokens", starts, pl.Int32),
             pl.Series("completion_tokens", [len(q.tokens) - q.completion_start for q in tokenized], pl.Int32),
             pl.Series("log_probability_nats", found.log_probabilities),
-            pl.Series("gradient_norm", gradient_norms(found.layers)),
+            pl.Series("gradient_norm", norms),
         ),
     )
     work.draft.summarise(
@@ -116,7 +117,7 @@ class Preconditioned:
 
     Args:
         query_ids: of the set, in order.
-        layers: P of every layer, [query, d_out, d_in].
+        layers: P of every layer in its eigenbasis, [query, d_out, d_in].
         N: training sequences of the generation.
         generation_id: the generation.
     """
@@ -139,8 +140,10 @@ def read_preconditioned(artifact: Artifact, device: str) -> Preconditioned:
 
 
 def unconditioned(P: dict[str, Tensor], curvature: dict[str, LayerCurvature]) -> dict[str, Tensor]:
-    """∇f back from its preconditioned form, as `query_sketches` takes it: V = Q_S[(Λ + λ) ⊙ (Q_Sᵀ P Q_A)] Q_Aᵀ."""
-    return {
-        name: layer.basis.rotate_back(layer.basis.rotate(P[name]) * (layer.Λ + layer.λ))
-        for name, layer in curvature.items()
-    }
+    """∇f back from its preconditioned form, both in the eigenbases: V = (Λ + λ) ⊙ P."""
+    return {name: P[name] * (layer.Λ + layer.λ) for name, layer in curvature.items()}
+
+
+def bases_of(curvature: dict[str, LayerCurvature]) -> dict[str, Eigenbasis]:
+    """The eigenbasis of every layer."""
+    return {name: layer.basis for name, layer in curvature.items()}

@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 
-import torch
-
 from influence_assets.capture.measurements import CorrectionTotals, CovarianceTotals, ScoreTotals, SketchRows
 from influence_assets.capture.one_pass import Wanted, measure
-from influence_assets.capture.runner import Runner
-from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
 from influence_assets.pipeline import factors, passes
-from influence_assets.pipeline.attribution import SketchRecorder, layer_curvatures, read_methods, record_scores
+from influence_assets.pipeline.attribution import (
+    SketchRecorder,
+    eigenbases_of,
+    layer_curvatures,
+    read_methods,
+    record_scores,
+)
 from influence_assets.pipeline.curvature import record_corrections, record_covariances
+from influence_assets.pipeline.queries import bases_of
 from influence_assets.pipeline.steps import Work
 
 
@@ -28,7 +31,8 @@ def compute(works: Sequence[Work]) -> None:
     sequences = passes.shard_sequences(first.open("token_sequences"))
     runner = passes.runner(first.workspace, first.open("language_model"), first.progress, len(sequences))
     layers = layer_curvatures(sketching, runner) if sketching is not None else {}
-    bases = _bases(runner, layers, correcting)
+    rotating = next((work for work in works if work.key.asset in ("corrected_eigenvalues", "influence_scores")), None)
+    bases = bases_of(layers) if layers or rotating is None else eigenbases_of(rotating, runner)
     recorder = SketchRecorder(sketching, runner, sequences, layers) if sketching is not None else None
     asked = [(work, *read_methods(work, runner.device)) for work in works if work.key.asset == "influence_scores"]
     wanted = Wanted(
@@ -57,12 +61,3 @@ def compute(works: Sequence[Work]) -> None:
             wanted.corrections.totals(runner),
             lambda layer: covariances[layer] if stored is None else factors.read_covariances(stored, layer),
         )
-
-
-def _bases(runner: Runner, layers: dict[str, LayerCurvature], correcting: Work | None) -> dict[str, Eigenbasis]:
-    """The generation's eigenbasis of each layer, as far as anything here needs it."""
-    if correcting is None or layers:
-        return {name: layer.basis for name, layer in layers.items()}
-    dtype = torch.promote_types(runner.dtype, torch.float32)
-    frozen = correcting.open("eigenbases")
-    return {layer: factors.read_basis(frozen, layer).to(runner.device, dtype) for layer in factors.layers_of(frozen)}

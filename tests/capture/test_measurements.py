@@ -238,7 +238,7 @@ def test_scores_of_queries_in_the_eigenbases_are_those_of_queries_rotated_back(q
     bases = {name: layer.basis for name, layer in curvature.items()}
     P = {m.name: torch.randn(queries, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
     rotated = {name: basis.rotate(P[name]) for name, basis in bases.items()}
-    totals = ScoreTotals({"m": rotated}, 7, N, "cpu")
+    totals = ScoreTotals({"m": dict(rotated)}, 7, N, "cpu")
     chosen = totals.in_eigenbases(bases, cases.CONTEXT, rotated_anyway=False)
     assert set(chosen) == (set(bases) if rotates == "sequences" else set())
     exact = scores(runner, sequences, {"m": P}, N)["m"]
@@ -271,7 +271,7 @@ def test_one_pass_measures_what_the_separate_ones_do(sampler):
         CovarianceTotals(),
         CorrectionTotals(),
         SketchRows(runner, curvature, everything, probes),
-        (ScoreTotals({"first": P}, 7, N, "cpu"), ScoreTotals({"second": probes}, 7, N, "cpu")),
+        (ScoreTotals({"first": dict(P)}, 7, N, "cpu"), ScoreTotals({"second": dict(probes)}, 7, N, "cpu")),
     )
     whitened = list(measure(runner, sequences, wanted))
     apart = covariances(runner, sequences, sampler)
@@ -283,6 +283,6 @@ def test_one_pass_measures_what_the_separate_ones_do(sampler):
     for together, alone in zip(whitened, sketches(runner, sequences, curvature, everything, probes), strict=True):
         for part in ("rows", "squared_norms", "exact"):
             np.testing.assert_allclose(getattr(together, part), getattr(alone, part), rtol=1e-6)
-    exact = scores(runner, sequences, {"m": P}, N, bases)["m"]
+    exact = scores(runner, sequences, {"m": dict(P)}, N, bases)["m"]
     np.testing.assert_allclose(wanted.scores[0].totals()["first"], exact, rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(wanted.scores[1].totals()["second"], exact[:1], rtol=1e-8, atol=1e-12)

@@ -104,8 +104,8 @@ def our_scores(model, train, queries):
         name: LayerCurvature(bases[name], corrected[name].mean(), damping(corrected[name].mean(), 0.1))
         for name in bases
     }
-    P = EKFAC(layers).precondition(query_gradients(runner, queries).layers)
-    return scores(runner, train, {"ekfac": P}, N=len(train))["ekfac"]
+    P = EKFAC(layers).precondition(query_gradients(runner, queries, bases).layers)
+    return scores(runner, train, {"ekfac": P}, len(train), bases)["ekfac"]
 
 
 @pytest.mark.parametrize("ragged", [False, True], ids=["full sequences", "padded sequences"])
