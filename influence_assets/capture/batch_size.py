@@ -46,10 +46,14 @@ def batch_size(model: PreTrainedModel, head: Head | None, modules: Sequence[Line
         modules: the attributed layers.
         tokens: in the longest sequence.
     """
-    is_cpu = model.device.type == "cpu"
-    most = MOST_SEQUENCES_OF_CPU if is_cpu else MOST_SEQUENCES_OF_DEVICE
-    size = max(1, min(most, memory_budget(model.device) // sequence_bytes(model, head, modules, tokens)))
-    return size if is_cpu else _fitting_size(model, head, modules, tokens, size)
+    size = largest_batch(model.device, sequence_bytes(model, head, modules, tokens))
+    return size if model.device.type == "cpu" else _fitting_size(model, head, modules, tokens, size)
+
+
+def largest_batch(device: torch.device, bytes_of_sequence: int) -> int:
+    """How many sequences of so many bytes the budget holds, within the most that are of use."""
+    most = MOST_SEQUENCES_OF_CPU if device.type == "cpu" else MOST_SEQUENCES_OF_DEVICE
+    return max(1, min(most, memory_budget(device) // bytes_of_sequence))
 
 
 def memory_budget(device: torch.device) -> int:
@@ -74,19 +78,26 @@ def sequence_bytes(model: PreTrainedModel, head: Head | None, modules: Sequence[
     known = _measured.setdefault(model, {})
     key = (tokens, *(linear.name for linear in modules))
     if key not in known:
-        layers = (layer_bytes(linear, tokens, accumulation_dtype(model.dtype)) for linear in modules)
-        known[key] = _kept_bytes(model, head, modules, tokens) + max(layers)
+        dtype = accumulation_dtype(model.dtype)
+        layers = (layer_bytes(linear.output_width, linear.input_width, tokens, dtype) for linear in modules)
+        known[key] = kept_bytes(model, modules, tokens, has_plain_head=head is not None) + max(layers)
     return known[key]
 
 
-def layer_bytes(linear: LinearModule, tokens: int, dtype: torch.dtype) -> int:
-    """Bytes of a layer's input, output gradient, gradient and rotated gradient of one sequence, each twice."""
-    by_token = tokens * (linear.input_width + linear.output_width)
-    return 2 * (by_token + linear.parameters) * dtype.itemsize
+def layer_bytes(d_out: int, d_in: int, tokens: int, dtype: torch.dtype) -> int:
+    """Bytes of a layer's input, output gradient and gradient of one sequence, and of all three rotated."""
+    return 2 * (tokens * (d_in + d_out) + d_out * d_in) * dtype.itemsize
 
 
-def _kept_bytes(model: PreTrainedModel, head: Head | None, modules: Sequence[LinearModule], tokens: int) -> int:
-    """Bytes that a pass keeps of one sequence between forward and backward."""
+def kept_bytes(model: PreTrainedModel, modules: Sequence[LinearModule], tokens: int, *, has_plain_head: bool) -> int:
+    """Bytes that a pass keeps of one sequence between forward and backward.
+
+    Args:
+        model: frozen.
+        modules: the attributed layers.
+        tokens: in the sequence.
+        has_plain_head: whether the logits are never held at once, see `plain_head`.
+    """
     kept = _Storages(model)
     inputs: list[int] = []
 
@@ -94,8 +105,15 @@ def _kept_bytes(model: PreTrainedModel, head: Head | None, modules: Sequence[Lin
         # The tap keeps the layer's input, as it is and without the bias's column.
         inputs.append(a[..., : a.shape[-1] - int(linear.has_bias)].numel() * model.dtype.itemsize)
 
-    with saved_tensors_hooks(kept.pack, kept.unpack):
-        _pass(model, head, modules, (1, tokens), consume)
+    ids = torch.zeros((1, tokens), dtype=torch.long, device=model.device)
+    with LayerTap(modules) as tap, saved_tensors_hooks(kept.pack, kept.unpack):
+        tap.start()
+        if has_plain_head:
+            output = model.base_model(input_ids=ids, use_cache=False)[0]
+        else:
+            output = model(input_ids=ids, use_cache=False).logits
+        with tap.consuming(consume):
+            output.backward(torch.zeros_like(output))
     return kept.bytes + sum(inputs)
 
 
@@ -143,13 +161,13 @@ class _Storages:
 
     def __init__(self, model: PreTrainedModel) -> None:
         own = (*model.parameters(), *model.buffers())
-        self._seen = {tensor.untyped_storage().data_ptr() for tensor in own}
+        self._seen = {tensor.untyped_storage()._cdata for tensor in own}
         self.bytes = 0
 
     def pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
             self.bytes += storage.nbytes()
         return tensor
 

@@ -54,7 +54,7 @@ def test_what_is_counted_is_what_is_alive_between_forward_and_backward(architect
     alive = made.alive_bytes()
     del forward
     inputs = sum(cases.CONTEXT * (m.input_width - m.has_bias) * 8 for m in selected)
-    found = measured._kept_bytes(model, head, selected, cases.CONTEXT)
+    found = measured.kept_bytes(model, selected, cases.CONTEXT, has_plain_head=head is not None)
     assert alive - 2 * batch.tokens.shape[1] * 8 * 8 <= found <= alive + inputs
 
 
@@ -89,11 +89,16 @@ def test_as_many_sequences_as_the_budget_holds(monkeypatch):
 def test_a_sequence_is_measured_once_for_a_model_and_a_length(monkeypatch):
     model, head, selected = parts()
     passes = []
-    really = measured._pass
-    monkeypatch.setattr(measured, "_pass", lambda *given: (passes.append(given[3]), really(*given)))
+    really = measured.kept_bytes
+
+    def counted(model, modules, tokens, **how):
+        passes.append(tokens)
+        return really(model, modules, tokens, **how)
+
+    monkeypatch.setattr(measured, "kept_bytes", counted)
     for tokens in (12, 12, 5, 12):
         measured.batch_size(model, head, selected, tokens)
-    assert passes == [(1, 12), (1, 5)]
+    assert passes == [12, 5]
     measured.batch_size(*parts(), 12)
     assert len(passes) == 3, "another model"
 

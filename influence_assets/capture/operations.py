@@ -1,0 +1,292 @@
+"""How many operations the measurements of a model take, counted from shapes alone: no weights are needed.
+
+The products of two matrices [m, k] and [k, n] are 2·m·k·n operations. What is elementwise is left out. The model's own
+pass is counted as torch runs it, on tensors without memory; everything else by the formulas here.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from influence_assets.capture.batch_size import kept_bytes, layer_bytes
+from influence_assets.capture.hooks import LayerTap
+from influence_assets.capture.models import _fuse_activations
+from influence_assets.capture.modules import LinearModule, select_modules, total_parameters
+from influence_assets.maths.block_diagonal import block_widths
+from influence_assets.maths.ekfac import RotationOrder, rotation_order
+from influence_assets.maths.moments import GRAM_TILE
+from influence_assets.maths.notation import accumulation_dtype
+from influence_assets.study import Dtype
+
+EIGENDECOMPOSITION = 9
+"""Times width³: tridiagonal form 4/3, its eigenvectors by divide and conquer at most 17/3, their way back 2."""
+
+SECONDS_OF_A_RATE = 0.2
+
+
+def _attention(q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **__: object) -> int:
+    return int(sdpa_flop_count(q, k, v))  # type: ignore[no-untyped-call]
+
+
+def _attention_backward(grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **__: object) -> int:
+    return int(sdpa_backward_flop_count(grad, q, k, v))  # type: ignore[no-untyped-call]
+
+
+_ATTENTION_OF_CPU = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+"""What torch's own counter leaves out."""
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """An attributed layer.
+
+    Args:
+        name: of its module.
+        d_out: width of its output.
+        d_in: width of its input, with the bias's column.
+        blocks: on the diagonals of A and S.
+    """
+
+    name: str
+    d_out: int
+    d_in: int
+    blocks: int = 1
+
+    @property
+    def factor_widths(self) -> list[int]:
+        """Of the diagonal blocks of A and S."""
+        return [width for side in (self.d_in, self.d_out) for width in block_widths(side, self.blocks)]
+
+    def order(self, tokens: int) -> RotationOrder:
+        """How the gradient of a sequence is rotated."""
+        return rotation_order(tokens, self.d_out, self.d_in, blocks=self.blocks)
+
+    def gradient(self, tokens: int) -> int:
+        """Operations of Σ_t Ds_t a_tᵀ of a sequence."""
+        return 2 * tokens * self.d_out * self.d_in
+
+    def rotated_gradient(self, tokens: int) -> int:
+        """Operations of Q_Sᵀ G Q_A of a sequence, forming it included."""
+        return self.gradient(tokens) + 2 * self.order(tokens).multiplications
+
+    def rotation(self) -> int:
+        """Operations of Qᵀ G Q of a gradient that is there."""
+        return 2 * self.order(self.d_out + self.d_in).multiplications
+
+    def contraction(self, queries: int) -> int:
+        """Operations of the products of a sequence's gradient with those of queries."""
+        return 2 * queries * self.d_out * self.d_in
+
+    def covariances(self, positions: int) -> int:
+        """Operations of A and S of so many positions: the tiles on and below the diagonal."""
+        return sum(_gram(positions, width) for width in self.factor_widths)
+
+    def decomposition(self) -> int:
+        """Operations of the eigenvectors of A and S."""
+        return EIGENDECOMPOSITION * sum(width**3 for width in self.factor_widths)
+
+    def drift(self) -> int:
+        """Operations of Qᵀ A Q and Qᵀ S Q."""
+        return 4 * sum(width**3 for width in self.factor_widths)
+
+
+def _gram(rows: int, width: int) -> int:
+    stops = [min(start + GRAM_TILE, width) for start in range(0, width, GRAM_TILE)]
+    return sum(2 * rows * (stop - start) * stop for start, stop in zip(range(0, width, GRAM_TILE), stops, strict=True))
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A model, and what one pass of one sequence takes.
+
+    Args:
+        layers: attributed.
+        tokens: in the sequence.
+        parameters: in all.
+        forward: operations up to the last hidden state.
+        backward: operations of the activations' gradients down to the first attributed layer.
+        head: operations of the head's product with the hidden states of all but the last position.
+        kept_bytes: that lie between forward and backward.
+        width: of the head's input.
+        dtype: of the passes.
+    """
+
+    layers: tuple[LayerShape, ...]
+    tokens: int
+    parameters: int
+    forward: int
+    backward: int
+    head: int
+    kept_bytes: int
+    width: int
+    dtype: torch.dtype
+
+    def passes(self, labels: int = 1) -> int:
+        """Operations of one forward pass and a backward pass for each kind of labels.
+
+        The logits are made once, and their expected gradient goes back through the head once for all kinds; in half
+        precision once for each.
+        """
+        through_head = labels if self.dtype != accumulation_dtype(self.dtype) else 1
+        return self.forward + (1 + through_head) * self.head + labels * self.backward
+
+    def training_step(self) -> int:
+        """Operations of one forward pass and a whole backward pass."""
+        return 3 * (self.forward + self.head)
+
+    @property
+    def sequence_bytes(self) -> int:
+        """What a sequence of a batch takes at the height of a pass, see `batch_size`."""
+        sums = accumulation_dtype(self.dtype)
+        return self.kept_bytes + max(layer_bytes(layer.d_out, layer.d_in, self.tokens, sums) for layer in self.layers)
+
+    @property
+    def sums_itemsize(self) -> int:
+        """Bytes of a number of what is summed and stored."""
+        return accumulation_dtype(self.dtype).itemsize
+
+    def covariances(self) -> int:
+        """Operations of A and S of every layer, the pass left out."""
+        return sum(layer.covariances(self.tokens - 1) for layer in self.layers)
+
+    def gradients(self) -> int:
+        """Operations of G of every layer."""
+        return sum(layer.gradient(self.tokens) for layer in self.layers)
+
+    def rotated_gradients(self) -> int:
+        """Operations of Q_Sᵀ G Q_A of every layer."""
+        return sum(layer.rotated_gradient(self.tokens) for layer in self.layers)
+
+    def contractions(self, queries: int) -> int:
+        """Operations of the products with queries."""
+        return sum(layer.contraction(queries) for layer in self.layers)
+
+    def rotations(self) -> int:
+        """Operations of rotating a gradient that is there."""
+        return sum(layer.rotation() for layer in self.layers)
+
+    def scores(self, queries: int, sequences: int) -> int:
+        """Operations of the exact scores of all the sequences, the pass left out.
+
+        In each layer the sequences' gradients are rotated or those of the queries back, whichever takes less (see
+        `ScoreTotals.in_eigenbases`).
+        """
+        rotations = (
+            min(queries * layer.rotation(), sequences * 2 * layer.order(self.tokens).multiplications)
+            for layer in self.layers
+        )
+        return sum(rotations) + sequences * (self.gradients() + self.contractions(queries))
+
+    @property
+    def factor_numbers(self) -> int:
+        """In A and S of all layers, and so in Q_A and Q_S."""
+        return sum(width**2 for layer in self.layers for width in layer.factor_widths)
+
+    @property
+    def gradient_numbers(self) -> int:
+        """In a gradient of all attributed layers, and so in Λ."""
+        return sum(layer.d_out * layer.d_in for layer in self.layers)
+
+
+def model_shape(
+    config: PretrainedConfig,
+    dtype: Dtype,
+    modules: str | Sequence[str],
+    *,
+    tokens: int,
+    blocks: int = 1,
+    trust_remote_code: bool = False,
+) -> ModelShape:
+    """What a model of this configuration takes; built without memory for its weights.
+
+    Args:
+        config: of the model.
+        dtype: of the passes.
+        modules: `curvature.modules`.
+        tokens: in a sequence.
+        blocks: `curvature.blocks`.
+        trust_remote_code: whether the model's own code may run.
+
+    Raises:
+        InputError: `modules` cannot be attributed in this model.
+    """
+    precision: torch.dtype = getattr(torch, dtype)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        build: Any = AutoModelForCausalLM.from_config  # untyped
+        model: PreTrainedModel = build(config, dtype=precision, trust_remote_code=trust_remote_code)
+        model.requires_grad_(requires_grad=False).train(mode=False)
+        _fuse_activations(model)
+        selected = select_modules(model, modules)
+        forward, backward = _counted_pass(model, selected, tokens)
+        head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        rows, width = head.weight.shape
+        return ModelShape(
+            tuple(LayerShape(m.name, m.output_width, m.input_width, blocks) for m in selected),
+            tokens,
+            total_parameters(model),
+            forward,
+            backward,
+            2 * (tokens - 1) * rows * width,
+            kept_bytes(model, selected, tokens, has_plain_head=not any(m.module is head for m in selected)),
+            width,
+            precision,
+        )
+
+
+def matrix_rate(device: str, dtype: Dtype) -> float:
+    """Operations a second of a square matrix product on this device, measured in a fraction of a second."""
+    width = 512 if device == "cpu" else 8192
+    a, b = (torch.randn(width, width, device=device).to(getattr(torch, dtype)) for _ in range(2))
+    a @ b  # the first one loads libraries
+    _wait(device)
+    started, done = time.perf_counter(), 0
+    while time.perf_counter() - started < SECONDS_OF_A_RATE:
+        a @ b
+        _wait(device)
+        done += 1
+    return done * 2 * width**3 / (time.perf_counter() - started)
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def _counted_pass(model: PreTrainedModel, modules: Sequence[LinearModule], tokens: int) -> tuple[int, int]:
+    """Operations forward and backward, the head left out."""
+    ids = torch.zeros((1, tokens), dtype=torch.long, device=model.device)
+    with LayerTap([m for m in modules if m.module is not model.get_output_embeddings()]) as tap:  # type: ignore[no-untyped-call]
+        tap.start()
+        with FlopCounterMode(display=False, custom_mapping=_ATTENTION_OF_CPU) as forward:
+            hidden = model.base_model(input_ids=ids, use_cache=False)[0]
+        counting = FlopCounterMode(display=False, custom_mapping=_ATTENTION_OF_CPU)
+        with counting as backward, tap.consuming(lambda *_: None):
+            hidden.backward(torch.zeros_like(hidden))
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+def contraction_orders(shape: ModelShape, queries: int, sequences: int) -> Mapping[tuple[int, int], tuple[str, str]]:
+    """For each shape (d_out, d_in) of a layer: what is rotated for Λ and sketches, and for scores without sketches."""
+    return {
+        (layer.d_out, layer.d_in): (_rotated(layer.order(shape.tokens)), _scored(shape, layer, queries, sequences))
+        for layer in shape.layers
+    }
+
+
+def _rotated(order: RotationOrder) -> str:
+    S, A = ("tokens" if by_token else "gradients" for by_token in (order.S_by_token, order.A_by_token))
+    return S if S == A else f"{S} by Q_S, {A} by Q_A"
+
+
+def _scored(shape: ModelShape, layer: LayerShape, queries: int, sequences: int) -> str:
+    of_sequences = sequences * 2 * layer.order(shape.tokens).multiplications
+    return "sequences" if of_sequences < queries * layer.rotation() else "queries"

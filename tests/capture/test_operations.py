@@ -1,0 +1,181 @@
+"""Counted operations against torch's own counter around the functions that really run, and against hand formulas."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from influence_assets.capture import measurements
+from influence_assets.capture.batch_size import sequence_bytes
+from influence_assets.capture.losses import LabelSampler, plain_head
+from influence_assets.capture.models import _fuse_activations
+from influence_assets.capture.modules import select_modules
+from influence_assets.capture.one_pass import Wanted, measure
+from influence_assets.capture.operations import LayerShape, contraction_orders, model_shape
+from influence_assets.capture.runner import Runner
+from influence_assets.maths.ekfac import LayerCurvature, eigenbasis
+from influence_assets.maths.sketches import strongest_coordinates
+from influence_assets.methods.ekfac import EKFAC
+from tests import cases
+
+SEQUENCES = 6
+QUERIES = 3
+TOLERANCE = 0.005
+
+
+ATEN = torch.ops.aten
+
+
+def product_in_place(_total, left, right, **_):
+    return 2 * left[0] * left[1] * right[1]
+
+
+def attention(q, k, v, *_, **__):
+    """q kᵀ, and its product with v."""
+    sequences, heads, tokens, width = q
+    return 2 * sequences * heads * tokens * k[2] * (width + v[3])
+
+
+def attention_backward(_gradient, *shapes, **_):
+    """q kᵀ is made again; then the gradients of v, of the weights, of q and of k."""
+    return 5 * attention(*shapes) // 2
+
+
+LEFT_OUT_BY_TORCH = {
+    ATEN.addmm_: product_in_place,
+    ATEN._scaled_dot_product_flash_attention_for_cpu: attention,
+    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,
+}
+
+
+class Counted:
+    """A tiny model, what torch counts of its measurements, and its shape."""
+
+    def __init__(self, architecture, modules):
+        self.model = cases.ARCHITECTURES[architecture]()
+        _fuse_activations(self.model)  # as a loaded model's are
+        self.runner = Runner(self.model, select_modules(self.model, modules), 2)
+        self.sequences = cases.sequences(SEQUENCES, ragged=False)
+        self.shape = model_shape(self.model.config, "float64", modules, tokens=cases.CONTEXT)
+
+    def of(self, function, *given):
+        _ = self.runner.head  # trying it out is no part of a measurement
+        with FlopCounterMode(display=False, custom_mapping=LEFT_OUT_BY_TORCH) as counter:
+            result = function(*given)
+        return counter.get_total_flops(), result
+
+
+@pytest.fixture(params=[(a, m) for a in cases.ARCHITECTURES for m in ("mlp", "linear")], ids="-".join)
+def counted(request):
+    return Counted(*request.param)
+
+
+def test_covariances(counted):
+    real, _ = counted.of(measurements.covariances, counted.runner, counted.sequences, LabelSampler(0))
+    shape = counted.shape
+    assert real == pytest.approx(SEQUENCES * (shape.passes() + shape.covariances()), rel=TOLERANCE)
+
+
+def curvature(counted):
+    found = measurements.covariances(counted.runner, counted.sequences, None)
+    bases = {name: eigenbasis(layer.A, layer.S) for name, layer in found.items()}
+    Λ = measurements.eigenvalue_corrections(counted.runner, counted.sequences, bases, None)
+    return {name: LayerCurvature(basis, Λ[name].mean(), 0.1) for name, basis in bases.items()}
+
+
+def test_corrected_eigenvalues(counted):
+    bases = {name: layer.basis for name, layer in curvature(counted).items()}
+    real, _ = counted.of(measurements.eigenvalue_corrections, counted.runner, counted.sequences, bases, LabelSampler(0))
+    shape = counted.shape
+    assert real == pytest.approx(SEQUENCES * (shape.passes() + shape.rotated_gradients()), rel=TOLERANCE)
+
+
+def test_queries_and_scores(counted):
+    layers, shape = curvature(counted), counted.shape
+    bases = {name: layer.basis for name, layer in layers.items()}
+    questions = counted.sequences.take(np.arange(QUERIES))
+    real, found = counted.of(measurements.query_gradients, counted.runner, questions, bases)
+    assert real == pytest.approx(QUERIES * (shape.passes() + shape.rotated_gradients()), rel=TOLERANCE)
+    real, P = counted.of(EKFAC(layers).precondition, found.layers)
+    assert real == 0, "in the eigenbases a division"
+    for methods in ({"ekfac": P}, {"ekfac": P, "other": P}):
+        real, _ = counted.of(measurements.scores, counted.runner, counted.sequences, methods, 1, bases)
+        expected = SEQUENCES * shape.passes() + shape.scores(len(methods) * QUERIES, SEQUENCES)
+        assert real == pytest.approx(expected, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("labels", ["sampled", "own"])
+def test_everything_of_a_shard_in_one_pass(counted, labels):
+    layers, shape = curvature(counted), counted.shape
+    bases = {name: layer.basis for name, layer in layers.items()}
+    few = counted.sequences.take(np.arange(QUERIES))
+    P = EKFAC(layers).precondition(measurements.query_gradients(counted.runner, few, bases).layers)
+    kept = strongest_coordinates(layers, 16)
+
+    def everything():
+        wanted = Wanted(
+            bases,
+            LabelSampler(0) if labels == "sampled" else None,
+            measurements.CovarianceTotals(),
+            measurements.CorrectionTotals(),
+            measurements.SketchRows(counted.runner, layers, kept, P),
+            (measurements.ScoreTotals({"ekfac": P}, SEQUENCES, 1, "cpu"),),
+        )
+        list(measure(counted.runner, counted.sequences, wanted))
+
+    real, _ = counted.of(everything)
+    kinds = 2 if labels == "sampled" else 1
+    each = shape.passes(kinds) + shape.covariances() + kinds * shape.rotated_gradients()
+    expected = SEQUENCES * (each + shape.contractions(QUERIES) + shape.contractions(QUERIES))  # of sketches, of scores
+    assert real == pytest.approx(expected, rel=TOLERANCE)
+
+
+def test_the_memory_of_a_sequence_is_the_one_that_is_measured(counted):
+    """By the same rules, but on a model that has no memory."""
+    head = plain_head(counted.model, counted.runner.modules)
+    real = sequence_bytes(counted.model, head, counted.runner.modules, cases.CONTEXT)
+    assert counted.shape.sequence_bytes == pytest.approx(real, rel=0.2)
+
+
+def test_a_gpt2_against_the_figures_of_its_architecture():
+    """12·width² numbers a block, the head, and attention's two products: 2 operations a number and token."""
+    width, layers, tokens, vocabulary = 8, 2, cases.CONTEXT, cases.VOCABULARY
+    shape = model_shape(cases.gpt2().config, "float32", "mlp", tokens=tokens)
+    attention = 4 * tokens**2 * width
+    assert shape.forward == layers * (2 * tokens * 12 * width**2 + attention)
+    # Below the first attributed layer nothing goes back: one block whole, and one matrix of the other's MLP.
+    assert shape.backward == 2 * tokens * (12 + 4) * width**2 + 5 * attention // 2
+    assert shape.head == 2 * (tokens - 1) * width * vocabulary
+    assert [(layer.d_out, layer.d_in) for layer in shape.layers] == [(4 * width, width + 1), (width, 4 * width + 1)] * 2
+    assert shape.parameters == sum(p.numel() for p in cases.gpt2().parameters())
+    assert shape.gradient_numbers == layers * (4 * width * (width + 1) + width * (4 * width + 1))
+
+
+def test_a_layer_by_hand():
+    layer = LayerShape("wide", d_out=300, d_in=20)
+    # Tiles of 128 rows: 128·128 + 128·256 + 44·300 products a position, and one tile of 20·20.
+    assert layer.covariances(7) == 2 * 7 * (128 * 128 + 128 * 256 + 44 * 300 + 20 * 20)
+    assert layer.decomposition() == 9 * (300**3 + 20**3)
+    assert layer.drift() == 2 * 2 * (300**3 + 20**3)
+    # 50 tokens: fewer than d_out, more than d_in.
+    assert layer.rotated_gradient(50) == 2 * 50 * 300 * 20 + 2 * (20 * 300**2 + 50 * 20**2)
+    assert layer.rotation() == 2 * (300 * 300 * 20 + 300 * 20 * 20)
+    assert layer.contraction(32) == 2 * 32 * 300 * 20
+
+
+def test_factors_in_blocks():
+    layer = LayerShape("wide", d_out=6, d_in=5, blocks=2)
+    assert sorted(layer.factor_widths) == [2, 3, 3, 3]
+    assert layer.decomposition() == 9 * (2**3 + 3 * 3**3)
+    assert layer.covariances(4) == 2 * 4 * (2**2 + 3 * 3**2)
+    assert layer.rotation() == 2 * (5 * 2 * 3**2 + 6 * (3**2 + 2**2))
+
+
+def test_the_orders_are_told_in_words():
+    """GPT-2 of width 8: layers of 32 × 9 and 8 × 33."""
+    few = model_shape(cases.gpt2().config, "float32", "mlp", tokens=4)
+    assert set(contraction_orders(few, 9, 1000).values()) == {("tokens", "queries")}
+    assert set(contraction_orders(few, 1000, 9).values()) == {("tokens", "sequences")}
+    many = contraction_orders(model_shape(cases.gpt2().config, "float32", "mlp", tokens=12), 1, 1)
+    assert many[32, 9][0] == "gradients by Q_S, tokens by Q_A"
+    assert many[8, 33][0] == "tokens by Q_S, gradients by Q_A"
