@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from influence_assets.capture.batches import IGNORED, Batch
+from influence_assets.capture.models import input_device
 from influence_assets.capture.modules import LinearModule
 from influence_assets.maths.notation import accumulation_dtype
 
@@ -81,11 +82,11 @@ def plain_head(model: PreTrainedModel, attributed: Sequence[LinearModule]) -> He
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if type(head) is not nn.Linear or model.base_model is model or any(m.module is head for m in attributed):
         return None
-    tokens = torch.arange(min(8, head.weight.shape[0]), device=model.device)[None]
+    tokens = torch.arange(min(8, head.weight.shape[0]), device=input_device(model))[None]
     with torch.no_grad():
         logits = model(input_ids=tokens, use_cache=False).logits
         by_hand = head(model.base_model(input_ids=tokens, use_cache=False)[0])
-    is_plain = logits.shape == by_hand.shape and torch.equal(logits.double(), by_hand.double())
+    is_plain = logits.shape == by_hand.shape and torch.equal(logits.to(by_hand).double(), by_hand.double())
     return Head(head.weight, head.bias) if is_plain else None
 
 
@@ -94,7 +95,8 @@ def log_likelihoods(
 ) -> Float[Tensor, " sequence"]:
     """Σ_t log p(label_t | tokens up to t) of each sequence, in nats; IGNORED positions count nothing."""
     precise = logits.to(accumulation_dtype(logits.dtype))
-    losses = cross_entropy(precise.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    targets = labels.flatten().to(logits.device)
+    losses = cross_entropy(precise.flatten(0, 1), targets, ignore_index=IGNORED, reduction="none")
     return -losses.view(labels.shape).sum(-1)
 
 
@@ -102,10 +104,11 @@ def sampled_labels(
     logits: Float[Tensor, "sequence token word"], batch: Batch, sampler: LabelSampler
 ) -> Int[Tensor, "sequence token"]:
     """Labels drawn at each counted position; IGNORED elsewhere."""
-    rows = logits.detach().flatten(0, 1)[batch.positions]
-    drawn = sampler.draw(rows.softmax(-1, dtype=accumulation_dtype(rows.dtype)), sampler.uniforms(batch))
+    rows = logits.detach().flatten(0, 1)[batch.positions.to(logits.device)]
+    uniforms = sampler.uniforms(batch).to(logits.device)
+    drawn = sampler.draw(rows.softmax(-1, dtype=accumulation_dtype(rows.dtype)), uniforms)
     labels = torch.full_like(batch.tokens, IGNORED)
-    labels.view(-1)[batch.positions] = drawn
+    labels.view(-1)[batch.positions] = drawn.to(labels.device)
     return labels
 
 
@@ -127,7 +130,7 @@ def chunked_losses(
         One loss for each set of labels. The logits are computed once for all.
     """
     device = head.weight.device
-    states = hidden.detach().flatten(0, 1)[batch.positions].to(device)
+    states = hidden.detach().flatten(0, 1)[batch.positions.to(hidden.device)].to(device)
     # The last position of a sequence is never counted, so that the following token is the sequence's own.
     own = batch.tokens.flatten()[batch.positions + 1].to(device)
     uniforms = [None if sampler is None else sampler.uniforms(batch).to(device) for sampler in samplers]
@@ -159,7 +162,8 @@ def _slopes(p: Tensor, labels: Sequence[Tensor], weight: Tensor) -> Iterator[Ten
 
 
 def _of_sequences(hidden: Tensor, batch: Batch, found: Tensor, gradient: Tensor) -> Loss:
-    sequence = batch.positions // batch.tokens.shape[1]
+    positions = batch.positions.to(hidden.device)
+    sequence = positions // batch.tokens.shape[1]
     totals = found.new_zeros(len(batch), device=hidden.device).index_add_(0, sequence, found.to(hidden.device))
-    spread = torch.zeros_like(hidden).flatten(0, 1).index_copy_(0, batch.positions, gradient.to(hidden.device))
+    spread = torch.zeros_like(hidden).flatten(0, 1).index_copy_(0, positions, gradient.to(hidden.device))
     return Loss(totals, spread.view_as(hidden))

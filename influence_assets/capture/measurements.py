@@ -72,8 +72,9 @@ class CovarianceTotals:
     def add(self, batch: Batch, layer: LayerGradient) -> None:
         """Add a layer of a batch."""
         # Positions without a loss are left out: in A they would weigh with whatever the model makes of padding.
-        self._A[layer.name].add(layer.a.flatten(0, 1)[batch.positions])
-        self._S[layer.name].add(layer.Ds.flatten(0, 1)[batch.positions])
+        positions = batch.positions.to(layer.a.device)
+        self._A[layer.name].add(layer.a.flatten(0, 1)[positions])
+        self._S[layer.name].add(layer.Ds.flatten(0, 1)[positions])
 
     def totals(self, runner: Runner) -> dict[str, Covariances]:
         """Of each layer, in the model's order."""
@@ -120,6 +121,7 @@ def eigenvalue_corrections(
 ) -> dict[str, SecondMoment[Tensor]]:
     """Totals of Λ over the sequences, in the frozen bases; labels as in `covariances`."""
     found = CorrectionTotals()
+    bases = runner.placed(bases)
 
     def consumer(_batch: Batch) -> Consumer:
         return lambda linear, a, Ds: found.add(LayerGradient(linear.name, a, Ds, bases[linear.name]))
@@ -153,13 +155,17 @@ def query_gradients(
             rotating its gradient.
     """
     layers: dict[str, Tensor] = {}
+    if bases is not None:
+        bases = runner.placed(bases)
 
     def consumer(batch: Batch) -> Consumer:
         def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
             if linear.name not in layers:
-                layers[linear.name] = a.new_empty(len(queries), linear.output_width, linear.input_width)
+                shape = len(queries), linear.output_width, linear.input_width
+                layers[linear.name] = a.new_empty(shape, device=runner.device)
             layer = LayerGradient(linear.name, a, Ds, None if bases is None else bases[linear.name])
-            layers[linear.name][batch.rows] = layer.gradients if bases is None else layer.rotated
+            gradients = layer.gradients if bases is None else layer.rotated
+            layers[linear.name][batch.rows] = gradients.to(runner.device)
 
         return consume
 
@@ -185,6 +191,11 @@ class ScoreTotals:
             name: torch.zeros(_count(P), sequences, dtype=torch.float64, device=device) for name, P in methods.items()
         }
         self._rotated: set[str] = set()
+
+    def place(self, runner: Runner) -> None:
+        """Move P of each layer to that layer's device."""
+        for P in self._methods.values():
+            P.update(runner.placed(P))
 
     def in_eigenbases(self, bases: Mapping[str, Eigenbasis], tokens: int, *, rotated_anyway: bool) -> list[str]:
         """Say that P is given in the eigenbases; each layer is scored there or P rotated back, whichever costs less.
@@ -215,9 +226,10 @@ class ScoreTotals:
     def add(self, batch: Batch, layer: LayerGradient) -> None:
         """Add a layer of a batch."""
         G = layer.rotated if layer.name in self._rotated else layer.gradients
-        rows = torch.from_numpy(batch.rows).to(G.device, non_blocking=True)
+        rows = torch.from_numpy(batch.rows).to(batch.tokens.device, non_blocking=True)
         for name, P in self._methods.items():
-            self._totals[name].index_add_(1, rows, layer_scores(P[layer.name], G, self._N).double())
+            scored = layer_scores(P[layer.name], G, self._N).double()
+            self._totals[name].index_add_(1, rows, scored.to(rows.device))
 
     def totals(self) -> dict[str, np.ndarray]:
         """For each method float64 [query, sequence]."""
@@ -244,7 +256,9 @@ def scores(
         For each method float64 [query, sequence]; for a curvature method in nats per added copy.
     """
     found = ScoreTotals(methods, len(sequences), N, runner.device)
+    found.place(runner)
     if bases is not None:
+        bases = runner.placed(bases)
         found.in_eigenbases(bases, sequences.tokens.shape[1], rotated_anyway=False)
 
     def consumer(batch: Batch) -> Consumer:
@@ -277,6 +291,7 @@ def score_details(runner: Runner, sequences: Sequences, P: Mapping[str, Tensor],
     """The split of each score over layers and tokens; both sums are the score."""
     order = {linear.name: index for index, linear in enumerate(runner.modules)}
     queries = _count(P)
+    P = runner.placed(P)
     by_layer = np.zeros((queries, len(sequences), len(order)))
     by_token = np.zeros((queries, *sequences.tokens.shape))
 
@@ -326,10 +341,11 @@ class SketchRows:
         probes: Mapping[str, Tensor],
     ) -> None:
         self._order = [linear.name for linear in runner.modules]
-        self._curvature = curvature
-        self._coordinates = coordinates
-        self._probes = probes
-        self._weights = {name: (layer.Λ + layer.λ).reciprocal() for name, layer in curvature.items()}
+        self._device = runner.device
+        self._curvature = runner.placed(curvature)
+        self._kept = runner.placed(coordinates.kept)
+        self._probes = runner.placed(probes)
+        self._weights = {name: (layer.Λ + layer.λ).reciprocal() for name, layer in self._curvature.items()}
         self._parts: dict[str, Tensor] = {}
         self._squared_norms: list[Tensor] = []
         self._exact: list[Tensor] = []
@@ -337,9 +353,11 @@ class SketchRows:
     def add(self, layer: LayerGradient) -> None:
         """Add a layer of the batch."""
         curvature = self._curvature[layer.name]
-        self._squared_norms.append(whitened_squared_norms(layer.rotated, self._weights[layer.name]).double())
-        self._parts[layer.name] = layer_sketch(curvature, layer.rotated, self._coordinates.kept[layer.name])
-        self._exact.append(layer_scores(self._probes[layer.name], layer.rotated, 1).double())
+        norms = whitened_squared_norms(layer.rotated, self._weights[layer.name])
+        self._squared_norms.append(norms.double().to(self._device))
+        self._parts[layer.name] = layer_sketch(curvature, layer.rotated, self._kept[layer.name]).to(self._device)
+        exact = layer_scores(self._probes[layer.name], layer.rotated, 1)
+        self._exact.append(exact.double().to(self._device))
 
     def batch(self) -> WhitenedBatch:
         """What was added since the last one, which must be all layers."""
@@ -369,6 +387,7 @@ def sketches(
     Yields:
         Batch after batch of the sequences, in order.
     """
+    curvature = runner.placed(curvature)
     found = SketchRows(runner, curvature, coordinates, probes)
 
     def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:

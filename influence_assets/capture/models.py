@@ -1,6 +1,7 @@
 """Language models and tokenizers as they lie in a folder, made ready to be measured."""
 
 import ctypes
+import importlib.util
 import json
 import platform
 from collections.abc import Iterator
@@ -25,13 +26,16 @@ _DTYPES: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float64": torch.float64,
 }
+DEVICE_MAP = "model.device_map"
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # The names that architectures give the number of positions they were built for.
 _CONTEXT_KEYS = ("n_positions", "max_position_embeddings", "n_ctx", "max_seq_len", "seq_length")
 
 
-def load_model(folder: Path, *, dtype: Dtype, device: str, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_model(
+    folder: Path, *, dtype: Dtype, device: str, trust_remote_code: bool = False, device_map: str | None = None
+) -> PreTrainedModel:
     """The causal language model of a folder: frozen, in evaluation mode, without dropout or cache.
 
     Attention runs through torch's scaled dot product wherever the architecture supports it.
@@ -41,14 +45,21 @@ def load_model(folder: Path, *, dtype: Dtype, device: str, trust_remote_code: bo
         dtype: precision of the parameters and of the passes.
         device: a torch device, as `resolve_device` names it.
         trust_remote_code: whether Python code that lies beside the weights may run.
+        device_map: `auto` spreads the layers over all devices there are, whatever `device` says.
 
     Raises:
         InputError: when the weights are missing, damaged, not finite, or not those of the
-            architecture in config.json. A model is never completed with random numbers.
+            architecture in config.json; or when they do not fit on the devices that they are spread over.
+            A model is never completed with random numbers.
     """
     safetensors_files(folder)
+    given: dict[str, Any] = {"dtype": _DTYPES[dtype], "trust_remote_code": trust_remote_code}
+    if device_map is not None:
+        _refuse_without_accelerate()
+        given["device_map"] = device_map
     with _quiet():
-        model, report = _load(folder, dtype=_DTYPES[dtype], trust_remote_code=trust_remote_code)
+        model, report = _load(folder, **given)
+    _refuse_offloaded(model)
     _refuse_incomplete(folder, report)
     _refuse_not_finite(folder, model)
     model.requires_grad_(requires_grad=False)
@@ -56,9 +67,13 @@ def load_model(folder: Path, *, dtype: Dtype, device: str, trust_remote_code: bo
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # eval() is enough until somebody calls train()
     model.config.use_cache = False
+    if dtype == "float64":
+        model.set_experts_implementation("eager")  # the fused kernels of experts have no float64
     _fuse_activations(model)
     model.train(mode=False)
-    return model.to(device)  # type: ignore[arg-type, no-any-return]  # transformers hides torch's signature
+    if device_map is None:
+        model.to(device)  # type: ignore[arg-type]  # transformers hides torch's signature
+    return model
 
 
 def resolve_device(device: str) -> str:
@@ -95,9 +110,18 @@ def keep_freed_memory() -> None:
 
 def embedding_rows(model: PreTrainedModel) -> int:
     """Rows of the input embedding: every token id must be smaller."""
+    return _embedding(model).shape[0]
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where a model wants its tokens; of a spread model that is the device of its first part."""
+    return _embedding(model).device
+
+
+def _embedding(model: PreTrainedModel) -> torch.Tensor:
     weight = model.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)  # noqa: S101  # an embedding's weight is one
-    return weight.shape[0]
+    return weight
 
 
 def context_length(config: PretrainedConfig) -> int:
@@ -156,7 +180,7 @@ def export_tokenizer(folder: Path, destination: Path, *, embedding_rows: int) ->
     (destination / "tokens.json").write_text(json.dumps(surroundings), encoding="utf-8")
 
 
-def _load(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
+def _load(folder: Path, **given: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The model and the report of what its files lacked; sdpa is transformers' own first choice."""
     loader: Any = AutoModelForCausalLM  # its signature does not know output_loading_info
     try:
@@ -164,10 +188,9 @@ def _load(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool) -> tuple
             folder,
             local_files_only=True,
             use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are named by `_refuse_incomplete`
+            **given,
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise InputError(
@@ -176,6 +199,26 @@ def _load(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool) -> tuple
             "Save it anew with `model.save_pretrained(folder)`.",
         ) from error
     return model, report
+
+
+def _refuse_without_accelerate() -> None:
+    if importlib.util.find_spec("accelerate") is None:
+        raise InputError(
+            DEVICE_MAP,
+            "spreading a model needs accelerate, which is not installed",
+            "Install it with `pip install accelerate`, or leave the key out.",
+        )
+
+
+def _refuse_offloaded(model: PreTrainedModel) -> None:
+    """Weights that are fetched anew in every pass would be there in neither the backward pass nor a layer rule."""
+    away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if away:
+        raise InputError(
+            DEVICE_MAP,
+            f"the model does not fit on the devices: {away[0]} and {len(away) - 1} more would be offloaded",
+            "Use devices with more memory, set model.dtype to bfloat16, or set compute.device to cpu without this key.",
+        )
 
 
 def _fuse_activations(model: PreTrainedModel) -> None:

@@ -42,6 +42,11 @@ class LinearModule:
         return (weight.shape[0] if isinstance(self.module, Conv1D) else weight.shape[1]) + int(self.has_bias)
 
     @property
+    def device(self) -> torch.device:
+        """Where its weight is, and with it what is measured of it."""
+        return self._weight().device
+
+    @property
     def parameters(self) -> int:
         """Numbers in the weight and the bias."""
         return self.input_width * self.output_width

@@ -5,7 +5,7 @@ sketches and scores. With the data's own labels for both, one.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,7 +56,9 @@ def measure(runner: Runner, sequences: Sequences, wanted: Wanted) -> Iterator[Wh
     Raises:
         FloatingPointError: a log-likelihood is not finite.
     """
+    wanted = replace(wanted, bases=runner.placed(wanted.bases))
     for scores in wanted.scores:
+        scores.place(runner)
         rotated_anyway = wanted.sketches is not None
         scores.in_eigenbases(wanted.bases, sequences.tokens.shape[1], rotated_anyway=rotated_anyway)
     fits = wanted.covariances is not None or wanted.corrections is not None

@@ -1,20 +1,25 @@
 """Runs a loaded model over sequences, batch by batch, for whoever measures something of each layer."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from influence_assets.capture.batch_size import batch_size
 from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import Consumer, LayerTap
 from influence_assets.capture.losses import Head, LabelSampler, plain_head
+from influence_assets.capture.models import input_device
 from influence_assets.capture.modules import LinearModule
 from influence_assets.capture.passes import Pass
+from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
+
+Placeable = TypeVar("Placeable", Tensor, Eigenbasis, LayerCurvature)
 
 Progress = Callable[[int], None]
 """Called with the number of sequences that a batch has finished."""
@@ -38,8 +43,12 @@ class Runner:
 
     @property
     def device(self) -> str:
-        """Where the model is."""
-        return str(self.model.device)
+        """Where batches go, and where results are: that of the embeddings. Of a spread model layers are elsewhere."""
+        return str(input_device(self.model))
+
+    def placed(self, layers: Mapping[str, Placeable]) -> dict[str, Placeable]:
+        """What belongs to each attributed layer, on that layer's device; what is there already is not copied."""
+        return {linear.name: layers[linear.name].to(linear.device) for linear in self.modules if linear.name in layers}
 
     @property
     def dtype(self) -> torch.dtype:

@@ -66,11 +66,6 @@ class Eigenbasis:
         """Blocks on the diagonal of the factors; a factor narrower than that has fewer."""
         return max(len(blocks_of(Q)) for Q in (self.Q_S, self.Q_A))
 
-    @property
-    def device(self) -> torch.device:
-        """Where it is."""
-        return self.eigenvalues_A.device
-
     def rotate(self, G: Float[Tensor, "*batch d_out d_in"]) -> Float[Tensor, "*batch d_out d_in"]:
         """Q_Sᵀ G Q_A: from the model's coordinates into the eigenbasis."""
         return self.Q_S.T @ G @ self.Q_A
@@ -95,8 +90,8 @@ class Eigenbasis:
         G = G if order.S_by_token else self.Q_S.T @ G
         return G if order.A_by_token else G @ self.Q_A
 
-    def to(self, device: str | torch.device, dtype: torch.dtype) -> "Eigenbasis":
-        """The same basis on another device and in another dtype."""
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "Eigenbasis":
+        """The same basis on another device, and in another dtype if one is given."""
         moved = (part.to(device=device, dtype=dtype) for part in vars(self).values())
         return Eigenbasis(*moved)
 
@@ -153,11 +148,6 @@ class LayerCurvature:
     Λ: Float[Tensor, "d_out d_in"]
     λ: float
 
-    @property
-    def device(self) -> torch.device:
-        """Where it is."""
-        return self.Λ.device
-
     def inverse_times(self, V: Float[Tensor, "*batch d_out d_in"]) -> Float[Tensor, "*batch d_out d_in"]:
         """(G+λI)⁻¹ vec V ↦ Q_S[(Q_Sᵀ V Q_A) ⊘ (Λ + λ)] Q_Aᵀ (Grosse et al. 2023, Eq. 21)."""
         return self.basis.rotate_back(self.basis.rotate(V) / (self.Λ + self.λ))
@@ -166,6 +156,6 @@ class LayerCurvature:
         """(Λ + λ)^−½ ⊙ (Q_Sᵀ G Q_A): the inner product of two whitened gradients is ⟨V, (G+λI)⁻¹ G⟩."""
         return rotated * (self.Λ + self.λ).rsqrt()
 
-    def to(self, device: str | torch.device, dtype: torch.dtype) -> "LayerCurvature":
-        """The same curvature on another device and in another dtype."""
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "LayerCurvature":
+        """The same curvature on another device, and in another dtype if one is given."""
         return LayerCurvature(self.basis.to(device, dtype), self.Λ.to(device=device, dtype=dtype), self.λ)

@@ -11,6 +11,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PretrainedConfig,
     PreTrainedTokenizerFast,
 )
@@ -321,3 +323,16 @@ def test_slow_tokenizer_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("influence_assets.capture.models.AutoTokenizer.from_pretrained", lambda *_, **__: Slow())
     with pytest.raises(InputError, match="Slow has no fast version"):
         export_tokenizer(tmp_path, tmp_path / "out", embedding_rows=VOCABULARY)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_models_with_experts_run_in_every_dtype(tmp_path, dtype):
+    """Fused kernels of experts have no float64."""
+    sizes = {"num_local_experts": 4, "num_key_value_heads": 2}
+    torch.manual_seed(0)
+    model = MixtralForCausalLM(MixtralConfig(**{**LLAMA, **sizes})).eval()
+    model.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, dtype=dtype, device="cpu")
+    expected = model(input_ids=tokens()).logits
+    rounding = {"float32": 1e-5, "bfloat16": 0.05, "float64": 1e-5}[dtype] * float(expected.detach().abs().max())
+    torch.testing.assert_close(loaded(input_ids=tokens()).logits.float(), expected, rtol=0, atol=rounding)
