@@ -1,5 +1,7 @@
 """Factors in diagonal blocks, against the whole matrices that they stand for, in float64."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -100,6 +102,22 @@ def test_shards_merge_block_by_block_and_stay_as_they_were():
     torch.testing.assert_close(dense(found.total), cut(x[:8].T @ x[:8], 3))
     assert found.count == 8
     torch.testing.assert_close(dense(parts[0].total), before, rtol=0, atol=0)
+
+
+def test_no_more_than_two_shards_are_in_memory_while_they_merge():
+    alive, most = weakref.WeakSet(), 0
+
+    def shards():
+        nonlocal most
+        for seed in range(5):
+            part = gram(normal(9, 7, seed=seed), 3)
+            alive.add(part)
+            most = max(most, len(alive))
+            yield part
+            del part
+
+    assert merged(shards()).count == 45
+    assert most <= 2
 
 
 def test_each_block_is_decomposed_by_itself(layer):
