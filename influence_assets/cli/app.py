@@ -107,6 +107,14 @@ def status(study: StudyOption = HERE) -> None:
     show_status(Study.load(study), console)
 
 
+@app.command("plan")
+def plan_study(study: StudyOption = HERE) -> None:
+    """Estimate what each stage will take before it runs: operations, time, memory, bytes; beside it, what it took."""
+    from influence_assets.cli.planning import show_plan
+
+    show_plan(Study.load(study), console)
+
+
 @app.command()
 def ask(
     prompt: Annotated[str, typer.Option(help="What the model is given.")],

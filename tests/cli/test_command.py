@@ -58,7 +58,7 @@ def test_help_names_every_command():
     ended = influence("--help")
     assert ended.code == 0
     for command in (
-        "init", "run", "status", "ask", "sql", "cookbook", "forget", "verify", "gc", "rebuild-catalogue", "ui", "demo",
+        "init", "run", "status", "plan", "ask", "sql", "cookbook", "forget", "verify", "gc", "rebuild-catalogue", "ui", "demo",
     ):  # fmt: skip
         assert command in ended.out
 
