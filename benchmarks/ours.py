@@ -111,6 +111,7 @@ class Ours:
                 V = measurements.query_gradients(self.runner, asked, bases).layers
             with clock.part("preconditioning"):
                 P = EKFAC(layers).precondition(V)
+                del V  # P took its place
             with clock.part("pass"):
                 rows.append(measurements.scores(self.runner, sequences, {"ekfac": P}, len(sequences), bases)["ekfac"])
         return np.concatenate(rows)

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +14,17 @@ from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.modules import LinearModule
 from influence_assets.capture.runner import Runner, refuse_not_finite
-from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature, rotation_order, sequence_gradients
+from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature, sequence_gradients
 from influence_assets.maths.influence import layer_scores, token_scores
 from influence_assets.maths.moments import FactorMoment, GramAccumulator, SecondMoment, SquareAccumulator
 from influence_assets.maths.sketches import Coordinates, layer_sketch, whitened_squared_norms
+
+
+class Sides(NamedTuple):
+    """Which sides of a gradient are in the eigenbasis: that of the outputs, that of the inputs."""
+
+    S: bool
+    A: bool
 
 
 class LayerGradient:
@@ -35,17 +42,27 @@ class LayerGradient:
         self.a = a
         self.Ds = Ds
         self._basis = basis
+        self._found: dict[Sides, Tensor] = {}
 
-    @cached_property
+    @property
     def gradients(self) -> Tensor:
         """G, [sequence, d_out, d_in]."""
-        return sequence_gradients(self.Ds, self.a)
+        return self.with_sides(Sides(S=False, A=False))
 
-    @cached_property
+    @property
     def rotated(self) -> Tensor:
         """Q_Sᵀ G Q_A, [sequence, d_out, d_in]."""
-        assert self._basis is not None  # noqa: S101  # whoever asks has given it
-        return self._basis.rotated_sequence_gradients(self.Ds, self.a)
+        return self.with_sides(Sides(S=True, A=True))
+
+    def with_sides(self, sides: Sides) -> Tensor:
+        """G with these of its sides in the eigenbasis, [sequence, d_out, d_in]."""
+        if sides not in self._found:
+            if not any(sides):
+                self._found[sides] = sequence_gradients(self.Ds, self.a)
+            else:
+                assert self._basis is not None  # noqa: S101  # whoever asks has given it
+                self._found[sides] = self._basis.rotated_sequence_gradients(self.Ds, self.a, S=sides.S, A=sides.A)
+        return self._found[sides]
 
 
 @dataclass(frozen=True)
@@ -190,18 +207,20 @@ class ScoreTotals:
         self._totals = {
             name: torch.zeros(_count(P), sequences, dtype=torch.float64, device=device) for name, P in methods.items()
         }
-        self._rotated: set[str] = set()
+        self._sides: dict[str, Sides] = {}
 
     def place(self, runner: Runner) -> None:
         """Move P of each layer to that layer's device."""
         for P in self._methods.values():
             P.update(runner.placed(P))
 
-    def in_eigenbases(self, bases: Mapping[str, Eigenbasis], tokens: int, *, rotated_anyway: bool) -> list[str]:
-        """Say that P is given in the eigenbases; each layer is scored there or P rotated back, whichever costs less.
+    def in_eigenbases(
+        self, bases: Mapping[str, Eigenbasis], tokens: int, *, rotated_anyway: bool
+    ) -> Mapping[str, Sides]:
+        """Say that P is given in the eigenbases; each side is scored there or rotated back, whichever costs less.
 
-        Inner products are the same in both. The sequences' rotated gradients cost a rotation of each sequence's tokens,
-        plain ones a rotation of each query's gradient.
+        Inner products are the same in both. In the eigenbasis each sequence's tokens have to be rotated, in the model's
+        coordinates each query's gradient.
 
         Args:
             bases: of every layer.
@@ -209,23 +228,24 @@ class ScoreTotals:
             rotated_anyway: whether something else needs the rotated gradients too.
 
         Returns:
-            The layers that are scored in their eigenbasis.
+            Of each layer the sides that are scored in the eigenbasis.
         """
         queries, sequences = sum(map(_count, self._methods.values())), next(iter(self._totals.values())).shape[1]
         for layer, basis in bases.items():
             d_out, d_in = len(basis.Q_S), len(basis.Q_A)
-            of_sequences = sequences * rotation_order(tokens, d_out, d_in).multiplications
-            of_queries = queries * d_out * d_in * (d_out + d_in)
-            if rotated_anyway or of_sequences < of_queries:
-                self._rotated.add(layer)
-                continue
-            for P in self._methods.values():
-                P[layer] = basis.rotate_back(P[layer])
-        return sorted(self._rotated)
+            # Of one side both cost d² times what follows.
+            S = sequences * min(tokens, d_in) < queries * d_in
+            A = sequences * min(tokens, d_out) < queries * d_out
+            sides = Sides(S=True, A=True) if rotated_anyway else Sides(S, A)
+            self._sides[layer] = sides
+            if not all(sides):
+                for P in self._methods.values():
+                    P[layer] = basis.rotate_back(P[layer], S=not S, A=not A)
+        return self._sides
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:
         """Add a layer of a batch."""
-        G = layer.rotated if layer.name in self._rotated else layer.gradients
+        G = layer.with_sides(self._sides.get(layer.name, Sides(S=False, A=False)))
         rows = torch.from_numpy(batch.rows).to(batch.tokens.device, non_blocking=True)
         for name, P in self._methods.items():
             scored = layer_scores(P[layer.name], G, self._N).double()

@@ -70,25 +70,45 @@ class Eigenbasis:
         """Q_Sᵀ G Q_A: from the model's coordinates into the eigenbasis."""
         return self.Q_S.T @ G @ self.Q_A
 
-    def rotate_back(self, G: Float[Tensor, "*batch d_out d_in"]) -> Float[Tensor, "*batch d_out d_in"]:
-        """Q_S G Q_Aᵀ: from the eigenbasis into the model's coordinates."""
-        return self.Q_S @ G @ self.Q_A.T
+    def rotate_back(
+        self, G: Float[Tensor, "*batch d_out d_in"], *, S: bool = True, A: bool = True
+    ) -> Float[Tensor, "*batch d_out d_in"]:
+        """Q_S G Q_Aᵀ: from the eigenbasis into the model's coordinates, or that of one side alone."""
+        found = torch.empty_like(G)
+        shape = -1, *G.shape[-2:]
+        for rotated, plain in zip(
+            G.reshape(shape), found.view(shape), strict=True
+        ):  # all at once would copy Q for each
+            half = rotated @ self.Q_A.T if A else rotated
+            plain.copy_(self.Q_S @ half if S else half)
+        return found
 
     def rotated_sequence_gradients(
-        self, Ds: Float[Tensor, "sequence token d_out"], a: Float[Tensor, "sequence token d_in"]
+        self,
+        Ds: Float[Tensor, "sequence token d_out"],
+        a: Float[Tensor, "sequence token d_in"],
+        *,
+        S: bool = True,
+        A: bool = True,
     ) -> Float[Tensor, "sequence d_out d_in"]:
         """Q_Sᵀ (Σ_t Ds_t a_tᵀ) Q_A, each side by whichever of its two orders takes fewer multiplications.
 
         Rotating the tokens of one side costs T·d², rotating the finished gradient d² times the other side's width; the
         sum over tokens in between costs the same in all orders.
+
+        Args:
+            Ds: gradients at the outputs.
+            a: inputs.
+            S: whether the side of the outputs is rotated.
+            A: whether the side of the inputs is.
         """
         order = rotation_order(a.shape[1], Ds.shape[2], a.shape[2])
         G = sequence_gradients(
-            Ds @ self.Q_S if order.S_by_token else Ds,
-            a @ self.Q_A if order.A_by_token else a,
+            Ds @ self.Q_S if S and order.S_by_token else Ds,
+            a @ self.Q_A if A and order.A_by_token else a,
         )
-        G = G if order.S_by_token else self.Q_S.T @ G
-        return G if order.A_by_token else G @ self.Q_A
+        G = self.Q_S.T @ G if S and not order.S_by_token else G
+        return G @ self.Q_A if A and not order.A_by_token else G
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "Eigenbasis":
         """The same basis on another device, and in another dtype if one is given."""
