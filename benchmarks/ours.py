@@ -112,8 +112,11 @@ class Ours:
             with clock.part("preconditioning"):
                 P = EKFAC(layers).precondition(V)
                 del V  # P took its place
+                totals = measurements.ScoreTotals({"ekfac": P}, len(sequences), len(sequences), self.runner.device)
+                totals.in_eigenbases(bases, sequences.tokens.shape[1], rotated_anyway=False)
             with clock.part("pass"):
-                rows.append(measurements.scores(self.runner, sequences, {"ekfac": P}, len(sequences), bases)["ekfac"])
+                measurements.score_pass(self.runner, sequences, totals, bases)
+                rows.append(totals.totals()["ekfac"])
         return np.concatenate(rows)
 
     def sketches(self, store: Path, sequences: Sequences) -> None:

@@ -280,6 +280,14 @@ def scores(
     if bases is not None:
         bases = runner.placed(bases)
         found.in_eigenbases(bases, sequences.tokens.shape[1], rotated_anyway=False)
+    score_pass(runner, sequences, found, bases)
+    return found.totals()
+
+
+def score_pass(
+    runner: Runner, sequences: Sequences, found: ScoreTotals, bases: Mapping[str, Eigenbasis] | None
+) -> None:
+    """Add up the scores of every sequence in one pass; arguments as in `scores`."""
 
     def consumer(batch: Batch) -> Consumer:
         return lambda linear, a, Ds: found.add(
@@ -287,7 +295,6 @@ def scores(
         )
 
     runner.run(sequences, consumer)
-    return found.totals()
 
 
 def _count(P: Mapping[str, Tensor]) -> int:

@@ -76,9 +76,8 @@ class Eigenbasis:
         """Q_S G Q_Aᵀ: from the eigenbasis into the model's coordinates, or that of one side alone."""
         found = torch.empty_like(G)
         shape = -1, *G.shape[-2:]
-        for rotated, plain in zip(
-            G.reshape(shape), found.view(shape), strict=True
-        ):  # all at once would copy Q for each
+        # One matrix at a time: a product of all at once would copy Q for each.
+        for rotated, plain in zip(G.reshape(shape), found.view(shape), strict=True):
             half = rotated @ self.Q_A.T if A else rotated
             plain.copy_(self.Q_S @ half if S else half)
         return found

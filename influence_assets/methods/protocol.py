@@ -20,5 +20,5 @@ class AttributionMethod(Protocol):
         ...
 
     def precondition(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """P of every layer, [query, d_out, d_in], from V = ∇f of the same shape, both in the eigenbases; V is given up."""
+        """P of every layer, [query, d_out, d_in], from V = ∇f, both in the eigenbases; V is given up."""
         ...
