@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from influence_assets.capture.batches import Sequences
 from influence_assets.capture.hooks import Consumer, LayerTap
 from influence_assets.capture.losses import Head
+from influence_assets.capture.models import input_device
 from influence_assets.capture.modules import LinearModule
 from influence_assets.capture.passes import Pass
 from influence_assets.maths.ekfac import sequence_gradients
@@ -46,8 +47,12 @@ def batch_size(model: PreTrainedModel, head: Head | None, modules: Sequence[Line
         modules: the attributed layers.
         tokens: in the longest sequence.
     """
-    size = largest_batch(model.device, sequence_bytes(model, head, modules, tokens))
-    return size if model.device.type == "cpu" else _fitting_size(model, head, modules, tokens, size)
+    devices = {linear.device for linear in modules} | {input_device(model)}
+    needed = sequence_bytes(model, head, modules, tokens)
+    size = min(
+        largest_batch(device, needed) for device in devices
+    )  # of a spread model as if each device held all of it
+    return size if devices == {torch.device("cpu")} else _fitting_size(model, head, modules, tokens, size)
 
 
 def largest_batch(device: torch.device, bytes_of_sequence: int) -> int:
@@ -105,7 +110,7 @@ def kept_bytes(model: PreTrainedModel, modules: Sequence[LinearModule], tokens: 
         # The tap keeps the layer's input, as it is and without the bias's column.
         inputs.append(a[..., : a.shape[-1] - int(linear.has_bias)].numel() * model.dtype.itemsize)
 
-    ids = torch.zeros((1, tokens), dtype=torch.long, device=model.device)
+    ids = torch.zeros((1, tokens), dtype=torch.long, device=input_device(model))
     with LayerTap(modules) as tap, saved_tensors_hooks(kept.pack, kept.unpack):
         tap.start()
         if has_plain_head:
@@ -151,7 +156,7 @@ def _pass(
     """Forward and backward of sequences of nothing but the first token."""
     count, tokens = shape
     made = Sequences(np.zeros(shape, np.int32), np.full(count, tokens, np.int32), np.arange(count))
-    for batch in made.batches(count, str(model.device)):
+    for batch in made.batches(count, str(input_device(model))):
         with LayerTap(modules) as tap:
             Pass(model, head, tap, batch).backward(consume)
 

@@ -82,6 +82,22 @@ class LayerShape:
         """Operations of Qᵀ G Q of a gradient that is there."""
         return 2 * self.order(self.d_out + self.d_in).multiplications
 
+    def scored_sides(self, tokens: int, queries: int, sequences: int) -> tuple[bool, bool]:
+        """Of S and A, whether the sequences' gradients are rotated for scores alone, and not those of the queries.
+
+        Of one side either costs d² times what is compared (see `ScoreTotals.in_eigenbases`).
+        """
+        S = sequences * min(tokens, self.d_in) < queries * self.d_in
+        A = sequences * min(tokens, self.d_out) < queries * self.d_out
+        return S, A
+
+    def rotation_for_scores(self, tokens: int, queries: int, sequences: int) -> int:
+        """Operations of these rotations, of all sequences or queries."""
+        S, A = (sum(width**2 for width in block_widths(side, self.blocks)) for side in (self.d_out, self.d_in))
+        of_S = min(sequences * min(tokens, self.d_in), queries * self.d_in)
+        of_A = min(sequences * min(tokens, self.d_out), queries * self.d_out)
+        return 2 * (S * of_S + A * of_A)
+
     def contraction(self, queries: int) -> int:
         """Operations of the products of a sequence's gradient with those of queries."""
         return 2 * queries * self.d_out * self.d_in
@@ -177,13 +193,9 @@ class ModelShape:
     def scores(self, queries: int, sequences: int) -> int:
         """Operations of the exact scores of all the sequences, the pass left out.
 
-        In each layer the sequences' gradients are rotated or those of the queries back, whichever takes less (see
-        `ScoreTotals.in_eigenbases`).
+        On each side of a layer the sequences' gradients are rotated or those of the queries back, whichever takes less.
         """
-        rotations = (
-            min(queries * layer.rotation(), sequences * 2 * layer.order(self.tokens).multiplications)
-            for layer in self.layers
-        )
+        rotations = (layer.rotation_for_scores(self.tokens, queries, sequences) for layer in self.layers)
         return sum(rotations) + sequences * (self.gradients() + self.contractions(queries))
 
     @property
@@ -288,5 +300,6 @@ def _rotated(order: RotationOrder) -> str:
 
 
 def _scored(shape: ModelShape, layer: LayerShape, queries: int, sequences: int) -> str:
-    of_sequences = sequences * 2 * layer.order(shape.tokens).multiplications
-    return "sequences" if of_sequences < queries * layer.rotation() else "queries"
+    sides = layer.scored_sides(shape.tokens, queries, sequences)
+    S, A = ("sequences" if of_sequences else "queries" for of_sequences in sides)
+    return S if S == A else f"{S} by Q_S, {A} by Q_A"

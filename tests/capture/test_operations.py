@@ -136,6 +136,14 @@ def test_a_layer_by_hand():
     assert layer.rotated_gradient(50) == 2 * 50 * 300 * 20 + 2 * (20 * 300**2 + 50 * 20**2)
     assert layer.rotation() == 2 * (300 * 300 * 20 + 300 * 20 * 20)
     assert layer.contraction(32) == 2 * 32 * 300 * 20
+    # 4 sequences of 50 tokens and 6 queries: Q_S on 4·20 or 6·20 rows, Q_A on 4·50 or 6·300.
+    assert layer.scored_sides(50, 6, 4) == (True, True)
+    assert layer.rotation_for_scores(50, 6, 4) == 2 * (300**2 * 4 * 20 + 20**2 * 4 * 50)
+    # 40 sequences: Q_S on 6·20 rows of the queries, Q_A on 6·300 of theirs, which is less than 40·50.
+    assert layer.scored_sides(50, 6, 40) == (False, False)
+    # 20 sequences: Q_A on 20·50.
+    assert layer.scored_sides(50, 6, 20) == (False, True)
+    assert layer.rotation_for_scores(50, 6, 20) == 2 * (300**2 * 6 * 20 + 20**2 * 20 * 50)
 
 
 def test_factors_in_blocks():
