@@ -58,7 +58,8 @@ def test_help_names_every_command():
     ended = influence("--help")
     assert ended.code == 0
     for command in (
-        "init", "run", "status", "plan", "ask", "sql", "cookbook", "forget", "verify", "gc", "rebuild-catalogue", "ui", "demo",
+        "init", "run", "status", "plan", "ask", "sql", "cookbook", "forget", "verify", "gc", "rebuild-catalogue", "ui",
+        "demo",
     ):  # fmt: skip
         assert command in ended.out
 
@@ -66,7 +67,7 @@ def test_help_names_every_command():
 def test_the_first_run_says_what_it_did(first_run):
     _, ended = first_run
     assert "documents [letters/coast.jsonl]\n" in ended.out
-    assert "influence_scores [first.jsonl|trades.parquet]\n" in ended.out
+    assert "gradient_sketches [trades.parquet]\n" in ended.out, "its scores come of the same pass"
     done = dict(re.findall(r"^(\w+) +(\d+) +0", ended.out, re.MULTILINE))
     counted = {name.partition("[")[0] for name in studies.everything()}
     assert done.keys() == counted

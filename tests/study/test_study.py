@@ -92,6 +92,7 @@ REFUSED = [
     ("curvature.damping_scale", -0.1, "greater than 0"),
     ("curvature.damping_scale", math.nan, "finite"),
     ("curvature.damping_scale", math.inf, "finite"),
+    ("curvature.blocks", 0, "greater than or equal to 1"),
     ("curvature.drift_threshold", 0, "greater than 0"),
     ("curvature.drift_threshold", math.inf, "finite"),
     ("curvature.new_generation", "always", "'propose' or 'automatic'"),
