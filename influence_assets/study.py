@@ -97,6 +97,11 @@ class LanguageModel(_Section):
     dtype: Dtype = Field(
         "float32", description="Precision of the passes: float32, bfloat16 (sums stay float32) or float64 (checks)."
     )
+    device_map: Literal["auto"] | None = Field(
+        None,
+        description="`auto` spreads a model that is too large for one device over all there are, whatever "
+        "`compute.device` says; null keeps it on that one. Needs the package accelerate.",
+    )
     trust_remote_code: bool = Field(
         default=False,
         description="Allow the model's own Python code to run. Leave it off unless you have read that code.",

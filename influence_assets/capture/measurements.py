@@ -251,6 +251,16 @@ class ScoreTotals:
             scored = layer_scores(P[layer.name], G, self._N).double()
             self._totals[name].index_add_(1, rows, scored.to(rows.device))
 
+    def contractions(self) -> dict[str, str]:
+        """What is rotated in each layer, as people read it."""
+        said = {
+            Sides(S=False, A=False): "queries",
+            Sides(S=True, A=True): "sequences",
+            Sides(S=True, A=False): "output gradients of sequences, inputs of queries",
+            Sides(S=False, A=True): "inputs of sequences, output gradients of queries",
+        }
+        return {layer: said[sides] for layer, sides in self._sides.items()}
+
     def totals(self) -> dict[str, np.ndarray]:
         """For each method float64 [query, sequence]."""
         return {name: total.cpu().numpy() for name, total in self._totals.items()}
@@ -275,13 +285,24 @@ def scores(
     Returns:
         For each method float64 [query, sequence]; for a curvature method in nats per added copy.
     """
+    return scored(runner, sequences, methods, N, bases).totals()
+
+
+def scored(
+    runner: Runner,
+    sequences: Sequences,
+    methods: Mapping[str, dict[str, Tensor]],
+    N: int,
+    bases: Mapping[str, Eigenbasis] | None,
+) -> ScoreTotals:
+    """As `scores`, with the contractions that were chosen."""
     found = ScoreTotals(methods, len(sequences), N, runner.device)
     found.place(runner)
     if bases is not None:
         bases = runner.placed(bases)
         found.in_eigenbases(bases, sequences.tokens.shape[1], rotated_anyway=False)
     score_pass(runner, sequences, found, bases)
-    return found.totals()
+    return found
 
 
 def score_pass(

@@ -69,7 +69,7 @@ def load_model(
     model.config.use_cache = False
     if dtype == "float64":
         model.set_experts_implementation("eager")  # the fused kernels of experts have no float64
-    _fuse_activations(model)
+    fuse_activations(model)
     model.train(mode=False)
     if device_map is None:
         model.to(device)  # type: ignore[arg-type]  # transformers hides torch's signature
@@ -221,7 +221,7 @@ def _refuse_offloaded(model: PreTrainedModel) -> None:
         )
 
 
-def _fuse_activations(model: PreTrainedModel) -> None:
+def fuse_activations(model: PreTrainedModel) -> None:
     """Run GPT-2's GELU as one operation: written out in Python it is eight, a third of a small model's pass."""
     for parent in model.modules():
         for name, child in parent.named_children():

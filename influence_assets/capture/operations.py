@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from influence_assets.capture.batch_size import kept_bytes, layer_bytes
 from influence_assets.capture.hooks import LayerTap
-from influence_assets.capture.models import _fuse_activations
+from influence_assets.capture.models import fuse_activations
 from influence_assets.capture.modules import LinearModule, select_modules, total_parameters
 from influence_assets.maths.block_diagonal import block_widths
 from influence_assets.maths.ekfac import RotationOrder, rotation_order
@@ -237,7 +237,7 @@ def model_shape(
         build: Any = AutoModelForCausalLM.from_config  # untyped
         model: PreTrainedModel = build(config, dtype=precision, trust_remote_code=trust_remote_code)
         model.requires_grad_(requires_grad=False).train(mode=False)
-        _fuse_activations(model)
+        fuse_activations(model)
         selected = select_modules(model, modules)
         forward, backward = _counted_pass(model, selected, tokens)
         head = model.get_output_embeddings()  # type: ignore[no-untyped-call]

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from influence_assets.analysis.agreement import agreement
 from influence_assets.capture.batches import Sequences
-from influence_assets.capture.measurements import WhitenedBatch, query_sketches
+from influence_assets.capture.measurements import WhitenedBatch, query_sketches, scored
 from influence_assets.capture.measurements import query_gradients as measure_gradients
-from influence_assets.capture.measurements import scores as measure_scores
 from influence_assets.capture.measurements import sketches as measure_sketches
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.sign_codes import SignCodes, encode, estimate
@@ -19,7 +18,7 @@ from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.methods.ekfac import EKFAC
 from influence_assets.pipeline import factors, passes
-from influence_assets.pipeline.queries import Preconditioned, bases_of, read_preconditioned
+from influence_assets.pipeline.queries import Preconditioned, bases_of
 from influence_assets.pipeline.steps import Work
 from influence_assets.storage.artifacts import Artifact
 
@@ -100,19 +99,22 @@ def influence_scores(work: Work) -> None:
     """
     sequences = passes.shard_sequences(work.open("token_sequences"))
     runner = passes.runner(work.workspace, work.open("language_model"), work.progress, len(sequences))
-    queries, methods = read_methods(work, runner.device)
-    bases = eigenbases_of(work, runner)
-    record_scores(work, queries, sequences.keys, measure_scores(runner, sequences, methods, queries.N, bases))
+    queries, bases = Preconditioned(work.open("query_gradients"), runner.device), eigenbases_of(work, runner)
+    parts = []
+    for rows in queries.chunks():
+        found = scored(runner, sequences, methods_of(work, queries, rows), queries.N, bases)
+        work.draft.summarise(rotated=found.contractions())
+        parts.append(found.totals())
+    together = {method: np.concatenate([part[method] for part in parts]) for method in parts[0]}
+    record_scores(work, queries, sequences.keys, together)
 
 
-def read_methods(work: Work, device: str) -> tuple[Preconditioned, dict[str, dict[str, Tensor]]]:
-    """A query set, and what its scores are computed with by each method."""
-    gradients = work.open("query_gradients")
-    queries = read_preconditioned(gradients, device)
-    methods = {"ekfac": queries.layers}
+def methods_of(work: Work, queries: Preconditioned, rows: slice) -> dict[str, dict[str, Tensor]]:
+    """What the scores of some queries are computed with by each method."""
+    methods = {"ekfac": queries.layers(rows)}
     for baseline in work.study.scores.baselines:
-        methods[baseline] = factors.read_layers(gradients, "gradient", device)
-    return queries, methods
+        methods[baseline] = queries.layers(rows, "gradient")
+    return methods
 
 
 def record_scores(work: Work, queries: Preconditioned, keys: np.ndarray, found: dict[str, np.ndarray]) -> None:
@@ -127,15 +129,15 @@ def record_scores(work: Work, queries: Preconditioned, keys: np.ndarray, found: 
     ]
     if baselines:
         work.draft.table("baseline_scores", pl.concat(baselines))
-    scored = exact["influence_nats"]
+    influences = exact["influence_nats"]
     work.draft.summarise(
         scores=exact.height,
         queries=len(queries.query_ids),
         sequences=len(keys),
         generation_id=queries.generation_id,
-        largest_nats=scored.max(),
-        smallest_nats=scored.min(),
-        positive_share=round(int((scored > 0).sum()) / max(1, len(scored)), 4),
+        largest_nats=influences.max(),
+        smallest_nats=influences.min(),
+        positive_share=round(int((influences > 0).sum()) / max(1, len(influences)), 4),
     )
 
 

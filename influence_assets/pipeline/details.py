@@ -22,7 +22,7 @@ from influence_assets.maths.ekfac import Eigenbasis
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.pipeline import passes
 from influence_assets.pipeline.attribution import eigenbases_of, layer_curvatures, read_codes
-from influence_assets.pipeline.queries import Preconditioned, read_preconditioned, unconditioned
+from influence_assets.pipeline.queries import Preconditioned, unconditioned
 from influence_assets.pipeline.steps import Work
 from influence_assets.pipeline.strongest import PAIR, Earlier, earlier_details, shard_of, strongest_pairs, unchanged
 from influence_assets.storage.artifacts import Artifact
@@ -103,7 +103,7 @@ class _Loaded:
 
     @cached_property
     def queries(self) -> Preconditioned:
-        return read_preconditioned(self.work.open("query_gradients"), self.runner.device)
+        return Preconditioned(self.work.open("query_gradients"), self.runner.device)
 
     @cached_property
     def bases(self) -> dict[str, Eigenbasis]:
@@ -125,7 +125,7 @@ def _measured(loaded: _Loaded, pairs: pl.DataFrame) -> Iterable[Splits]:
         if not len(asked):
             continue
         rows = sequences.take(np.flatnonzero(np.isin(sequences.keys, asked.to_numpy())))
-        P = {name: loaded.bases[name].rotate_back(layer[index : index + 1]) for name, layer in queries.layers.items()}
+        P = {name: loaded.bases[name].rotate_back(p) for name, p in queries.layers(slice(index, index + 1)).items()}
         details = score_details(loaded.runner, rows, P, queries.N)
         layers = _labelled(_layer_rows(details.by_layer[0], rows, modules), query_id, queries)
         tokens = _labelled(_token_rows(details.by_token[0], rows, loaded.tokenization), query_id, queries)
@@ -211,7 +211,8 @@ def _sketch_agreement(loaded: _Loaded, earlier: Earlier | None) -> dict[str, Any
         return None
     layers, queries, store = layer_curvatures(loaded.work, loaded.runner), loaded.queries, loaded.work.workspace.store
     coordinates = strongest_coordinates(layers, loaded.work.study.sketches.coordinates)
-    questions = query_sketches(unconditioned(queries.layers, layers), layers, coordinates, queries.N)
+    gradients = (unconditioned(queries.layers(rows), layers) for rows in queries.chunks())
+    questions = np.concatenate([query_sketches(V, layers, coordinates, queries.N) for V in gradients])
     exact: list[np.ndarray] = []
     estimated: list[np.ndarray] = []
     for shard in compared:

@@ -79,15 +79,10 @@ def read_curvature(
     }
 
 
-def write_layers(draft: Draft, kind: str, layers: Mapping[str, Tensor]) -> None:
-    """One array a layer, such as query gradients."""
-    for name, values in layers.items():
-        _write(draft, f"{name}.{kind}", values)
-
-
-def read_layers(artifact: Artifact, kind: str, device: str) -> dict[str, Tensor]:
-    """What `write_layers` wrote."""
-    return {layer: _read(artifact, f"{layer}.{kind}").to(device) for layer in layers_of(artifact)}
+def read_layers(artifact: Artifact, kind: str, device: str, rows: slice) -> dict[str, Tensor]:
+    """Some rows of an array of each layer, such as query gradients."""
+    read = {layer: artifact.rows(f"{layer}.{kind}", rows.start, rows.stop) for layer in layers_of(artifact)}
+    return {layer: torch.from_numpy(np.ascontiguousarray(values)).to(device) for layer, values in read.items()}
 
 
 def layers_of(artifact: Artifact) -> list[str]:

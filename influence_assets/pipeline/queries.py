@@ -1,6 +1,7 @@
 """The step of the group `queries`: preconditioned gradients of what is to be explained."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from influence_assets.capture.batches import Sequences
+from influence_assets.capture.measurements import QueryGradients
 from influence_assets.capture.measurements import query_gradients as measure_gradients
 from influence_assets.corpus.queries import TokenizedQuery, read_query_set, tokenize_query
 from influence_assets.corpus.sources import SourceFile
@@ -17,6 +19,7 @@ from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
 from influence_assets.methods.ekfac import EKFAC
 from influence_assets.pipeline import factors, passes
 from influence_assets.pipeline.steps import Work
+from influence_assets.pipeline.together import LARGEST_QUESTIONS_BYTES
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.storage.artifacts import Artifact
 
@@ -33,19 +36,18 @@ def query_gradients(work: Work) -> None:
     runner = passes.runner(work.workspace, model, work.progress, len(tokenized))
     dtype = torch.promote_types(runner.dtype, torch.float32)
     curvature = factors.read_curvature(work.open("eigenbases"), work.open("curvature"), runner.device, dtype)
-    found = measure_gradients(runner, as_sequences(tokenized), bases_of(curvature))
-    norms = gradient_norms(found.layers)
-    if "gradient_dot" in work.study.scores.baselines:
-        factors.write_layers(work.draft, "gradient", found.layers)
-    factors.write_layers(work.draft, "preconditioned", EKFAC(curvature).precondition(found.layers))
+    written = _GradientArrays(work, curvature, len(tokenized))
+    for rows in chunks(len(tokenized), bytes_of_gradient(curvature)):
+        found = measure_gradients(runner, as_sequences(tokenized[rows]), bases_of(curvature))
+        written.append(found)
     starts = [query.completion_start for query in tokenized]
     work.draft.table(
         "queries",
         queries.with_columns(
             pl.Series("prompt_tokens", starts, pl.Int32),
             pl.Series("completion_tokens", [len(q.tokens) - q.completion_start for q in tokenized], pl.Int32),
-            pl.Series("log_probability_nats", found.log_probabilities),
-            pl.Series("gradient_norm", norms),
+            pl.Series("log_probability_nats", written.log_probabilities),
+            pl.Series("gradient_norm", written.norms),
         ),
     )
     work.draft.summarise(
@@ -54,6 +56,44 @@ def query_gradients(work: Work) -> None:
         generation_id=work.open("curvature").manifest.summary["generation_id"],
         training_sequences=work.open("curvature").manifest.summary["training_sequences"],
     )
+
+
+class _GradientArrays:
+    """Writes the gradients of one chunk of queries after another."""
+
+    def __init__(self, work: Work, curvature: dict[str, LayerCurvature], queries: int) -> None:
+        self._ekfac = EKFAC(curvature)
+        self._kinds = ["preconditioned", *(["gradient"] if "gradient_dot" in work.study.scores.baselines else [])]
+        self._arrays = {
+            (kind, name): work.draft.mappable_array(
+                f"{name}.{kind}", (queries, *layer.Λ.shape), str(layer.Λ.dtype).removeprefix("torch.")
+            )
+            for kind in self._kinds
+            for name, layer in curvature.items()
+        }
+        self.log_probabilities: list[float] = []
+        self.norms: list[float] = []
+
+    def append(self, found: QueryGradients) -> None:
+        """Precondition and write the next queries."""
+        self.log_probabilities += found.log_probabilities.tolist()
+        self.norms += gradient_norms(found.layers)
+        for kind in reversed(self._kinds):  # preconditioning takes the gradients' place
+            layers = self._ekfac.precondition(found.layers) if kind == "preconditioned" else found.layers
+            for name, values in layers.items():
+                self._arrays[kind, name].append(values.cpu().numpy())
+
+
+def bytes_of_gradient(curvature: dict[str, LayerCurvature]) -> int:
+    """What the gradient of one query takes over all layers."""
+    return sum(layer.Λ.numel() * layer.Λ.element_size() for layer in curvature.values())
+
+
+def chunks(queries: int, bytes_each: int) -> Iterator[slice]:
+    """The queries in order, as many at a time as their gradients may be held at once."""
+    at_once = max(1, LARGEST_QUESTIONS_BYTES // bytes_each)
+    for start in range(0, queries, at_once):
+        yield slice(start, min(start + at_once, queries))
 
 
 def tokenize(
@@ -111,32 +151,38 @@ def gradient_norms(layers: dict[str, Tensor]) -> list[float]:
     return [float(norm) for norm in squares.sum(0).sqrt()]
 
 
-@dataclass(frozen=True)
 class Preconditioned:
-    """What scores are computed with.
+    """What `query_gradients` wrote, and scores are computed with.
 
     Args:
-        query_ids: of the set, in order.
-        layers: P of every layer in its eigenbasis, [query, d_out, d_in].
-        N: training sequences of the generation.
-        generation_id: the generation.
+        artifact: of the query set.
+        device: where the gradients are wanted.
     """
 
-    query_ids: list[str]
-    layers: dict[str, Tensor]
-    N: int
-    generation_id: int
+    def __init__(self, artifact: Artifact, device: str) -> None:
+        summary = artifact.manifest.summary
+        self._artifact = artifact
+        self._device = device
+        self.query_ids = list(artifact.table("queries").select("query_id").collect()["query_id"])
+        self.N = int(summary["training_sequences"])
+        self.generation_id = int(summary["generation_id"])
 
+    @property
+    def all(self) -> slice:
+        """All of the set's queries."""
+        return slice(0, len(self.query_ids))
 
-def read_preconditioned(artifact: Artifact, device: str) -> Preconditioned:
-    """What `query_gradients` wrote."""
-    summary = artifact.manifest.summary
-    return Preconditioned(
-        list(artifact.table("queries").select("query_id").collect()["query_id"]),
-        factors.read_layers(artifact, "preconditioned", device),
-        int(summary["training_sequences"]),
-        int(summary["generation_id"]),
-    )
+    def layers(self, rows: slice, kind: str = "preconditioned") -> dict[str, Tensor]:
+        """P of every layer in its eigenbasis, [query, d_out, d_in], of some queries; or V, `gradient`."""
+        return factors.read_layers(self._artifact, kind, self._device, rows)
+
+    def chunks(self) -> Iterator[slice]:
+        """The queries in order, as many at a time as their gradients may be held at once."""
+        records = (
+            self._artifact.array_record(f"{layer}.preconditioned") for layer in factors.layers_of(self._artifact)
+        )
+        each = sum(math.prod(record.shape[1:]) * np.dtype(record.dtype).itemsize for record in records)
+        return chunks(len(self.query_ids), each)
 
 
 def unconditioned(P: dict[str, Tensor], curvature: dict[str, LayerCurvature]) -> dict[str, Tensor]:

@@ -9,11 +9,11 @@ from influence_assets.pipeline.attribution import (
     SketchRecorder,
     eigenbases_of,
     layer_curvatures,
-    read_methods,
+    methods_of,
     record_scores,
 )
 from influence_assets.pipeline.curvature import record_corrections, record_covariances
-from influence_assets.pipeline.queries import bases_of
+from influence_assets.pipeline.queries import Preconditioned, bases_of
 from influence_assets.pipeline.steps import Work
 
 
@@ -34,21 +34,29 @@ def compute(works: Sequence[Work]) -> None:
     rotating = next((work for work in works if work.key.asset in ("corrected_eigenvalues", "influence_scores")), None)
     bases = bases_of(layers) if layers or rotating is None else eigenbases_of(rotating, runner)
     recorder = SketchRecorder(sketching, runner, sequences, layers) if sketching is not None else None
-    asked = [(work, *read_methods(work, runner.device)) for work in works if work.key.asset == "influence_scores"]
+    asked = [
+        (work, Preconditioned(work.open("query_gradients"), runner.device))
+        for work in works
+        if work.key.asset == "influence_scores"
+    ]
     wanted = Wanted(
         bases,
         passes.labels(first.study.curvature),
         CovarianceTotals(first.study.curvature.blocks) if fitting is not None else None,
         CorrectionTotals() if correcting is not None else None,
         SketchRows(runner, layers, recorder.coordinates, recorder.probes) if recorder is not None else None,
-        tuple(ScoreTotals(methods, len(sequences), queries.N, runner.device) for _, queries, methods in asked),
+        tuple(
+            ScoreTotals(methods_of(work, queries, queries.all), len(sequences), queries.N, runner.device)
+            for work, queries in asked
+        ),
     )
     for whitened in measure(runner, sequences, wanted):
         if recorder is not None and whitened is not None:
             recorder.add(whitened)
     if recorder is not None:
         recorder.finish()
-    for (work, queries, _), scores in zip(asked, wanted.scores, strict=True):
+    for (work, queries), scores in zip(asked, wanted.scores, strict=True):
+        work.draft.summarise(rotated=scores.contractions())
         record_scores(work, queries, sequences.keys, scores.totals())
     covariances = wanted.covariances.totals(runner) if wanted.covariances is not None else {}
     if fitting is not None:

@@ -197,9 +197,8 @@ class Workspace:
         """
         if self.study.model.path is not None:
             self._refuse_other_weights(folder, weights_hash)
-        return _load_model(
-            folder, weights_hash, self.study.model.dtype, self.device, self.study.model.trust_remote_code
-        )
+        model = self.study.model
+        return _load_model(folder, weights_hash, model.dtype, self.device, model.trust_remote_code, model.device_map)
 
     def _refuse_other_weights(self, folder: Path, expected: str) -> None:
         from influence_assets.capture.weights import weights_hash
@@ -217,11 +216,12 @@ def _load_model(
     dtype: Dtype,
     device: str,
     trust_remote_code: bool,  # noqa: FBT001  # lru_cache keys positions
+    device_map: str | None,
 ) -> "PreTrainedModel":
     from influence_assets.capture.models import keep_freed_memory, load_model
 
     keep_freed_memory()
-    return load_model(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    return load_model(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code, device_map=device_map)
 
 
 def _found(files: dict[str, _File], key: str, path: str) -> _File:

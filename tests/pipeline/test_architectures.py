@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from influence_assets.capture import models
 from influence_assets.capture.batches import Sequences
 from influence_assets.capture.modules import select_modules
 from influence_assets.pipeline import passes
@@ -105,3 +106,22 @@ def oracle_error(study, stored):
     return max(abs(found[key] - value) for key, value in zip(sequences.keys.tolist(), expected, strict=True)) / max(
         map(abs, expected)
     )
+
+
+def test_a_study_of_a_spread_model_has_the_same_versions_and_scores(tmp_path, monkeypatch):
+    """Where a model lies changes no result, so that nothing is computed anew for it."""
+    alone = studies.lay_out(tmp_path / "alone")
+    studies.compute(alone)
+    asked = []
+    load = models.AutoModelForCausalLM.from_pretrained
+
+    def asks(*where, **how):
+        asked.append(how.get("device_map"))
+        return load(*where, **how)
+
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", asks)
+    spread = studies.lay_out(tmp_path / "spread", model={"device_map": "auto"})
+    studies.compute(spread)
+    assert set(asked) == {"auto"}
+    assert studies.data_versions(spread) == studies.data_versions(alone)
+    assert studies.scores(spread) == pytest.approx(studies.scores(alone), rel=1e-9)

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from influence_assets.capture.modules import LinearModule, select_modules
+from influence_assets.pipeline import queries, together
 from tests import studies
 from tests.oracles import ekfac as oracle
 
@@ -189,3 +190,18 @@ def test_the_curvature_can_be_fitted_on_a_draw(study, truth):
     fitted = studies.ask_sql(study, "select distinct fit_sequences from modules")["fit_sequences"].to_list()
     assert fitted == [6]
     assert stored(study, truth).shape == (3, len(truth.sequences))
+
+
+def test_queries_that_do_not_fit_into_memory_at_once_are_scored_in_turns(tmp_path, monkeypatch):
+    """A study with room for one query's gradient at a time has the scores of one with room for all."""
+    one, all_at_once = (studies.lay_out(tmp_path / name) for name in ("one", "all"))
+    studies.compute(all_at_once)
+    monkeypatch.setattr(queries, "LARGEST_QUESTIONS_BYTES", 1)
+    monkeypatch.setattr(together, "LARGEST_QUESTIONS_BYTES", 1)
+    studies.compute(one)
+    assert len(list(queries.chunks(3, 10))) == 3
+    found, expected = studies.scores(one), studies.scores(all_at_once)
+    assert found.keys() == expected.keys()
+    largest = max(map(abs, expected.values()))
+    for pair, score in expected.items():
+        assert found[pair] == pytest.approx(score, rel=RELATIVE, abs=RELATIVE * largest)

@@ -64,6 +64,7 @@ REFUSED = [
     ("model.path", "", "at least 1 character"),
     ("model.dtype", "float16", "'float32', 'bfloat16' or 'float64'"),
     ("model.trust_remote_code", "perhaps", "valid boolean"),
+    ("model.device_map", "cpu", "'auto'"),
     ("model.train", True, "valid dictionary"),
     ("model.train.layers", 0, "greater than or equal to 1"),
     ("model.train.width", 4, "greater than or equal to 8"),
