@@ -42,7 +42,7 @@ def machine(ground: Ground) -> type[RuleBasedStateMachine]:
             self.generations = 1
             self.published: set[tuple[str, str]] = set()
             self.version = ""
-            self.tombstones: set[tuple[str, str]] = set()
+            self.tombstones: dict[tuple[str, str], bool] = {}  # whether the document's file vanished
             self.observe()
 
         @rule(name=st.sampled_from(FILES), documents=documents)
@@ -69,8 +69,6 @@ def machine(ground: Ground) -> type[RuleBasedStateMachine]:
         def withdraw_a_document(self, choice: int, kill: zygote.Kill | None) -> None:
             there = sorted({document for found in self.corpus.files.values() for document in found})
             self.happens(working.forget, IDS[there[choice % len(there)]], "asked for", kill=kill)
-            listed = {entry.document_id for entry in read_withdrawn(own_list(ground.store))}
-            self.withdrawn = {number for number, document_id in enumerate(IDS) if document_id in listed}
 
         @rule(kill=kills)
         def run(self, kill: zygote.Kill | None) -> None:
@@ -109,6 +107,8 @@ def machine(ground: Ground) -> type[RuleBasedStateMachine]:
 
         def observe(self) -> None:
             """What a reader sees is complete, whatever just happened, and what left it is remembered."""
+            listed = {entry.document_id for entry in read_withdrawn(own_list(ground.store))}
+            self.withdrawn = {number for number, document_id in enumerate(IDS) if document_id in listed}
             catalogue = comparison.workspace(ground.study).catalogue
             try:
                 version = query(catalogue, "select content_version from catalogue").item()
@@ -123,12 +123,17 @@ def machine(ground: Ground) -> type[RuleBasedStateMachine]:
                 self.tombstones = self.tombstones_after_a_load()
                 self.published = set(rows)
 
-        def tombstones_after_a_load(self) -> set[tuple[str, str]]:
-            shards = self.corpus.shards()
-            standing = {(shard, document) for shard, document in self.tombstones if shard not in shards}
-            vanished = {(shard, document) for shard, document in self.published if shard not in shards}
-            withdrawn = {(shard, IDS[d]) for shard, found in shards.items() for d in found if d in self.withdrawn}
-            return standing | vanished | withdrawn
+        def tombstones_after_a_load(self) -> dict[tuple[str, str], bool]:
+            """A withdrawal is remembered also when the file has lost the document since; a file that is back is not."""
+            shards, withdrawn_ids = self.corpus.shards(), {IDS[d] for d in self.withdrawn}
+            withdrawn = {(shard, IDS[d]): False for shard, held in shards.items() for d in held if d in self.withdrawn}
+            vanished = {(shard, document): True for shard, document in self.published if shard not in shards}
+            standing = {
+                (shard, document): has_vanished
+                for (shard, document), has_vanished in self.tombstones.items()
+                if shard not in shards or (not has_vanished and document in withdrawn_ids)
+            }
+            return withdrawn | vanished | standing
 
         def teardown(self) -> None:
             """To the end, and compare."""
@@ -163,7 +168,7 @@ def machine(ground: Ground) -> type[RuleBasedStateMachine]:
             tombstones = query(catalogue, "from tombstones")
             left = set(tombstones.select("shard_id", "document_id").rows())
             # Where the damaged tables could not be read, nobody knows what had been in them.
-            assert left <= self.tombstones if was_damaged else left == self.tombstones
+            assert left <= self.tombstones.keys() if was_damaged else left == self.tombstones.keys()
             present = tombstones.filter(pl.col("shard_id").is_in(list(shards)))
             assert set(present["reason"]) <= {"asked for"}
 
