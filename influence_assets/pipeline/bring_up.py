@@ -166,7 +166,12 @@ class _Work:
 
     def _complete_step(self, step: Step) -> Iterator[Ended | Failure]:
         versions = self.versions
-        outstanding = [partition for partition in versions.partitions(step) if not versions.stands(step, partition)]
+        failed = {failure.partition for failure in self._result.failures if failure.step is step}
+        outstanding = [
+            partition
+            for partition in versions.partitions(step)
+            if partition not in failed and not versions.stands(step, partition)
+        ]
         for number, partition in enumerate(outstanding):
             if versions.find(step, partition) is not None:
                 yield from self._compute(versions, step, partition, len(outstanding) - number)

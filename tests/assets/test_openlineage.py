@@ -75,7 +75,7 @@ def test_a_collector_is_told_of_everything_that_was_computed(study, collector):
     assert (
         inputs[f"token_sequences/{EXTRA}"] == studies.artifact(study, "token_sequences", shard=EXTRA).key.data_version
     )
-    assert inputs.keys() == {f"token_sequences/{EXTRA}", "language_model", f"query_gradients/{FIRST}"}
+    assert inputs.keys() == {f"token_sequences/{EXTRA}", "language_model", "eigenbases", f"query_gradients/{FIRST}"}
 
 
 def test_a_collector_that_is_down_holds_nothing_up(study, collector):

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from influence_assets.capture import measurements
 from influence_assets.capture.batch_size import sequence_bytes
 from influence_assets.capture.losses import LabelSampler, plain_head
-from influence_assets.capture.models import _fuse_activations
+from influence_assets.capture.models import fuse_activations
 from influence_assets.capture.modules import select_modules
 from influence_assets.capture.one_pass import Wanted, measure
 from influence_assets.capture.operations import LayerShape, contraction_orders, model_shape
@@ -28,7 +28,7 @@ class Counted:
 
     def __init__(self, architecture, modules):
         self.model = cases.ARCHITECTURES[architecture]()
-        _fuse_activations(self.model)  # as a loaded model's are
+        fuse_activations(self.model)  # as a loaded model's are
         self.runner = Runner(self.model, select_modules(self.model, modules), 2)
         self.sequences = cases.sequences(SEQUENCES, ragged=False)
         self.shape = model_shape(self.model.config, "float64", modules, tokens=cases.CONTEXT)

@@ -105,7 +105,9 @@ def _freeze(curvature: ArtifactKey, known: Manifests, source: ArtifactStore, tar
         else:
             record = source.place(key).with_name(f".record-{key.data_version}.json")
             target.place(key).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(record, target.place(key).parent)
+            # Of a version of old that was damaged there is no record, but a manifest.
+            known_by = record if record.exists() else source.place(key) / "manifest.json"
+            shutil.copy(known_by, target.place(key).with_name(record.name))
 
 
 def rows(study: Path) -> dict[str, pl.DataFrame]:

@@ -170,7 +170,7 @@ def test_the_rows_of_a_vanished_file_leave_and_come_back_with_it(study):
 def test_a_vanished_query_file_takes_its_rows_along(study):
     (study.parent / "queries" / FIRST).unlink()
     assert studies.compute(study) == ["influence_catalogue"]
-    for table in ("queries", "influence_scores", "layer_influence", "token_influence", "baseline_scores"):
+    for table in ("queries", "current_scores", "layer_influence", "token_influence", "baseline_scores"):
         found = studies.ask_sql(study, f"select distinct query_id from {table}")
         assert found.height == 1, table
     studies.assert_no_stale_row(study)
