@@ -107,7 +107,8 @@ def _freeze(curvature: ArtifactKey, known: Manifests, source: ArtifactStore, tar
             target.place(key).parent.mkdir(parents=True, exist_ok=True)
             # Of a version of old that was damaged there is no record, but a manifest.
             known_by = record if record.exists() else source.place(key) / "manifest.json"
-            shutil.copy(known_by, target.place(key).with_name(record.name))
+            if known_by.exists():  # else its manifest was what was damaged, and nobody knows it any more
+                shutil.copy(known_by, target.place(key).with_name(record.name))
 
 
 def rows(study: Path) -> dict[str, pl.DataFrame]:
