@@ -26,6 +26,9 @@ _LOGITS_AT_ONCE = {"cpu": 2**20}
 _LOGITS_AT_ONCE_ON_DEVICE = 2**27
 """Numbers: 4 MiB in float32 stay in a processor's cache; a GPU wants large products."""
 
+_ENLARGEMENT = 2.0**12
+"""A power of two, which rounds nothing."""
+
 
 @dataclass(frozen=True)
 class LabelSampler:
@@ -76,14 +79,16 @@ class Loss(NamedTuple):
 def plain_head(model: PreTrainedModel, attributed: Sequence[LinearModule]) -> Head | None:
     """The model's head, if its logits are nothing but the head's product with the last hidden state.
 
-    Tried out rather than believed: some architectures scale, cap or mask their logits afterwards. None for those, and
-    where the head itself is attributed, whose inputs a hook must see.
+    Tried out rather than believed: some architectures scale, cap or mask their logits afterwards. It is tried with
+    logits far larger than the model's own, since a cap leaves small ones as they are. None for those, and where the
+    head itself is attributed, whose inputs a hook must see.
     """
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if type(head) is not nn.Linear or model.base_model is model or any(m.module is head for m in attributed):
         return None
     tokens = torch.arange(min(8, head.weight.shape[0]), device=input_device(model))[None]
-    with torch.no_grad():
+    enlarged = head.register_forward_hook(lambda _head, _inputs, output: output * _ENLARGEMENT)
+    with enlarged, torch.no_grad():
         logits = model(input_ids=tokens, use_cache=False).logits
         by_hand = head(model.base_model(input_ids=tokens, use_cache=False)[0])
     is_plain = logits.shape == by_hand.shape and torch.equal(logits.to(by_hand).double(), by_hand.double())
