@@ -15,6 +15,7 @@ from influence_assets.pipeline.together import together
 from influence_assets.pipeline.versions import Choice, Versions
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.storage.catalogue import record_states
+from influence_assets.storage.manifest import ArtifactKey
 
 ATTEMPTS = 10
 """How often a run begins again because something that it read proved damaged, each time something else."""
@@ -189,8 +190,8 @@ class _Work:
             if versions.generation is None or not versions.stands(curvature, Partition()):
                 return
             yield from self._complete_step(BY_NAME["query_gradients"])
-        shards = [partition.shard for partition in versions.partitions(first)]
-        outstanding = [places for shard in shards if len(places := together(versions, str(shard))) > 1]
+        shards, sizes = [partition.shard for partition in versions.partitions(first)], dict[ArtifactKey, int]()
+        outstanding = [places for shard in shards if len(places := together(versions, str(shard), sizes)) > 1]
         for number, places in enumerate(outstanding):
             yield from self._compute_together(versions, places, len(outstanding) - number)
 
