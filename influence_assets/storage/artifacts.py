@@ -131,7 +131,8 @@ class ArtifactStore:
     def mark_damaged(self, folder: Path, names: Sequence[str], problem: str) -> None:
         """Mark an artifact as damaged: it is not held any more, and writing it again replaces it.
 
-        Where nothing is there any more, nothing is marked; a record that is damaged is removed, as nothing can mend it.
+        Where nothing is there any more, nothing is marked; of a record that is damaged one copy mends the other, and
+        if both are, it is removed.
 
         Args:
             folder: the artifact's.
@@ -147,7 +148,11 @@ class ArtifactStore:
             if folder.is_dir():
                 damage.mark(folder, names, problem)
             elif damage.find_damage(folder, self.study) is not None:
-                removal.remove_artifact(folder)
+                known = self._manifest_at(folder, with_records=True)
+                if known is None:
+                    removal.remove_artifact(folder)
+                else:
+                    removal.reduce_artifact(folder, known)
 
     def verify(self, progress: Callable[[int, int], object] = lambda _done, _total: None) -> Iterator[damage.Damage]:
         """Read every file of every artifact again and tell what is not as it was written. Nothing is marked.
@@ -302,10 +307,10 @@ class ArtifactStore:
 
     def _manifest_at(self, place: Path, *, with_records: bool) -> Manifest | None:
         with suppress(StorageError):
-            return manifest_of(place, self.study)
+            return manifest_of(place, self.study, salvage=True)
         if with_records:
             with suppress(StorageError):
-                return manifest_of(place, self.study, places.record_beside(place))
+                return manifest_of(place, self.study, places.record_beside(place), salvage=True)
         return None
 
     def _partition_folders(self, asset: str | None, partition: str | EveryPartition | None) -> Iterator[Path]:

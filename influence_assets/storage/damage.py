@@ -92,7 +92,7 @@ def _damage_of_record(place: Path, study: str) -> Damage | None:
 
 def _key_of(place: Path) -> ArtifactKey | None:
     try:
-        return read_manifest(place / MANIFEST).key
+        return read_manifest(place / MANIFEST, salvage=True).key
     except StorageError:
         return None
 

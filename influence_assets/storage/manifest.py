@@ -1,10 +1,12 @@
 """What identifies an artifact of the store, and what its manifest says of it.
 
 On the disk a manifest is JSON whose second line is the SHA-256 of the rest, so that a digit flipped in a count or a
-figure is noticed too: `sed 2d manifest.json | sha256sum`.
+figure is noticed too. It stands there twice, one after the other: what an artifact was computed from is known from
+nowhere else once its inputs are gone, and must outlive a damaged byte. `jq -s '.[0]' manifest.json` shows it.
 """
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -139,10 +141,10 @@ _DIGITS = 64
 
 
 def sealed(manifest: Manifest) -> bytes:
-    """A manifest as it stands in its file, with its checksum."""
+    """A manifest as it stands in its file: twice, each time with its checksum."""
     content = manifest.model_dump_json(indent=1).encode()
     checksum = hashlib.sha256(content).hexdigest().encode()
-    return _CHECKSUM + checksum + b'",' + content.removeprefix(b"{")
+    return 2 * (_CHECKSUM + checksum + b'",' + content.removeprefix(b"{") + b"\n")
 
 
 def unsealed(content: bytes) -> Manifest:
@@ -151,8 +153,29 @@ def unsealed(content: bytes) -> Manifest:
     Raises:
         ValueError: it is not a manifest, or not as it was written.
     """
+    half = len(content) // 2
+    if content[:half] != content[half:]:
+        raise ValueError("its two copies differ")
+    return _of_copy(content[:half])
+
+
+def salvaged(content: bytes) -> Manifest:
+    """The manifest of a file's content, if one of its copies is whole: enough to say what something was made of.
+
+    Raises:
+        ValueError: neither is.
+    """
+    half, second = len(content) // 2, content.rfind(_CHECKSUM)
+    # Of a file that was cut off the first copy ends where the second begins.
+    for copy in (content[:half], content[half:], content[:second]):
+        with suppress(ValueError):
+            return _of_copy(copy)
+    raise ValueError("neither copy is as it was written")
+
+
+def _of_copy(content: bytes) -> Manifest:
     stop = len(_CHECKSUM) + _DIGITS
-    without = b"{" + content[stop:].removeprefix(b'",')
+    without = b"{" + content[stop:].removeprefix(b'",').removesuffix(b"\n")
     if content[:stop] != _CHECKSUM + hashlib.sha256(without).hexdigest().encode():
         raise ValueError("the checksum is that of something else")
     return Manifest.model_validate_json(without)

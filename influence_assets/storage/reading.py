@@ -11,7 +11,7 @@ import polars as pl
 
 from influence_assets.errors import DamagedError, StorageError
 from influence_assets.storage import arrays, files, mapped
-from influence_assets.storage.manifest import ArrayRecord, ArtifactKey, Manifest, unsealed
+from influence_assets.storage.manifest import ArrayRecord, ArtifactKey, Manifest, salvaged, unsealed
 from influence_assets.storage.places import ARRAYS, DAMAGE_MARK, MANIFEST, place_of
 
 
@@ -162,15 +162,19 @@ class Artifact:
         return path
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, *, salvage: bool = False) -> Manifest:
     """The manifest in a file, in or beside an artifact's folder.
+
+    Args:
+        path: the file.
+        salvage: whether one of its two copies is enough.
 
     Raises:
         DamagedError: it is not as it was written.
         StorageError: the artifact is not there, or the file cannot be read.
     """
     try:
-        return unsealed(path.read_bytes())
+        return (salvaged if salvage else unsealed)(path.read_bytes())
     except OSError as error:
         problem = files.damage_told_by(error, path)
         if not path.parent.is_dir():
@@ -180,20 +184,21 @@ def read_manifest(path: Path) -> Manifest:
         raise DamagedError(path.parent, [path.name], "is not a manifest as it was written") from error
 
 
-def manifest_of(place: Path, study: str, path: Path | None = None) -> Manifest:
+def manifest_of(place: Path, study: str, path: Path | None = None, *, salvage: bool = False) -> Manifest:
     """The manifest of the artifact that belongs in a place.
 
     Args:
         place: the artifact's folder, there or not.
         study: the study that owns the store.
         path: the file to read; by default the manifest in the folder.
+        salvage: as for `read_manifest`.
 
     Raises:
         DamagedError: it is not as it was written, or that of something else.
         StorageError: as for `read_manifest`.
     """
     path = path or place / MANIFEST
-    manifest = read_manifest(path)
+    manifest = read_manifest(path, salvage=salvage)
     if manifest.study != study:
         raise DamagedError(path.parent, [path.name], f"belongs to the study {manifest.study!r}, not {study!r}")
     if place_of(place.parents[2], manifest.key) != place:

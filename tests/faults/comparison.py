@@ -15,7 +15,7 @@ from influence_assets.pipeline.versions import Versions
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.storage.artifacts import Artifact, ArtifactStore
 from influence_assets.storage.catalogue import loaded_keys, query
-from influence_assets.storage.manifest import ArtifactKey, Manifest
+from influence_assets.storage.manifest import ArtifactKey, Manifest, salvaged, sealed
 from influence_assets.study import Study
 from tests.faults import working
 
@@ -107,8 +107,7 @@ def _freeze(curvature: ArtifactKey, known: Manifests, source: ArtifactStore, tar
             target.place(key).parent.mkdir(parents=True, exist_ok=True)
             # Of a version of old that was damaged there is no record, but a manifest.
             known_by = record if record.exists() else source.place(key) / "manifest.json"
-            if known_by.exists():  # else its manifest was what was damaged, and nobody knows it any more
-                shutil.copy(known_by, target.place(key).with_name(record.name))
+            target.place(key).with_name(record.name).write_bytes(sealed(salvaged(known_by.read_bytes())))
 
 
 def rows(study: Path) -> dict[str, pl.DataFrame]:

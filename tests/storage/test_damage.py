@@ -90,7 +90,8 @@ def test_any_file_lost_or_torn_is_an_error(store, place, name, damage):
     assert raised.value.folder == place
     [found] = store.verify()
     assert (found.folder, found.files) == (place, (name,))
-    assert found.key == (None if name == "manifest.json" else KEY)
+    is_lost = name == "manifest.json" and damage in ("gone", "empty", "a folder")
+    assert found.key == (None if is_lost else KEY)
 
 
 def test_a_chunk_damaged_after_opening_is_an_error(store, place):
@@ -113,12 +114,30 @@ def test_a_figure_changed_in_the_manifest_is_noticed(store, place):
         store.open(KEY)
 
 
-def test_the_manifests_checksum_is_that_of_the_other_lines(place):
-    lines = (place / "manifest.json").read_bytes().split(b"\n")
-    written = json.loads(b"\n".join(lines))
-    del lines[1]  # as `sed 2d` does
+def test_a_manifest_stands_in_its_file_twice_with_the_checksum_of_its_other_lines(place):
+    content = (place / "manifest.json").read_bytes()
+    copy = content[: len(content) // 2]
+    assert content == 2 * copy
+    lines = copy.removesuffix(b"\n").split(b"\n")
+    written = json.loads(copy)
+    del lines[1]
     assert written["checksum"] == hashlib.sha256(b"\n".join(lines)).hexdigest()
     assert written["format_version"] == 2
+
+
+def test_what_an_artifact_was_made_of_outlives_any_damaged_byte_of_its_manifest(store, place):
+    path, whole = place / "manifest.json", store.manifest(KEY)
+    original = path.read_bytes()
+    for at in {*range(0, len(original), len(original) // 40), len(original) // 2, len(original) - 1}:
+        flip_a_bit(path, at, bit=at % 8)
+        assert store.manifest(KEY) == whole
+        with pytest.raises(DamagedError):
+            store.open(KEY)
+        path.write_bytes(original)
+    path.write_bytes(original[: 2 * len(original) // 3])
+    assert store.manifest(KEY) == whole
+    path.write_bytes(original[: len(original) // 3])
+    assert store.manifest(KEY) is None
 
 
 def test_an_artifact_in_anothers_place_is_damage(store, place):
@@ -249,11 +268,25 @@ class TestVerify:
         assert list(store.verify(lambda done, total: seen.append((done, total)))) == []
         assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
-    def test_a_damaged_record_is_found_and_given_up(self, store, place):
+    def test_a_damaged_record_is_found_and_mended_from_its_other_copy(self, store, place):
+        with store.alone():
+            store.reduce_to_record(KEY)
+        [record] = place.parent.glob(".record-*")
+        original = record.read_bytes()
+        for at in (200, len(original) - 200):
+            flip_a_bit(record, at)
+            [found] = store.verify()
+            assert (found.folder, found.files) == (place, (f"../{record.name}",))
+            store.mark_damaged(found.folder, found.files, found.problem)
+            assert list(store.verify()) == []
+            assert record.read_bytes() == original
+
+    def test_a_record_of_which_neither_copy_is_whole_is_given_up(self, store, place):
         with store.alone():
             store.reduce_to_record(KEY)
         [record] = place.parent.glob(".record-*")
         flip_a_bit(record, 200)
+        flip_a_bit(record, record.stat().st_size - 200)
         [found] = store.verify()
         assert (found.key, found.folder, found.files) == (None, place, (f"../{record.name}",))
         store.mark_damaged(found.folder, found.files, found.problem)
