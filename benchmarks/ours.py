@@ -149,7 +149,8 @@ class Ours:
     def _bases(self, store: Path) -> dict[str, Eigenbasis]:
         read = load_file(_at(store, "eigendecomposition"), device=self.job.device)
         names = [linear.name for linear in self.runner.modules]
-        return {name: Eigenbasis(*(read[f"{name}.{part}"] for part in BASIS)) for name in names}
+        bases = {name: Eigenbasis(*(read[f"{name}.{part}"] for part in BASIS)) for name in names}
+        return {name: basis.to(self.job.device) for name, basis in bases.items()}
 
     def _curvature(self, store: Path) -> dict[str, LayerCurvature]:
         read = load_file(_at(store, "corrected_eigenvalues"), device=self.job.device)

@@ -21,6 +21,7 @@ from influence_assets.capture.batches import IGNORED, Batch
 from influence_assets.capture.models import input_device
 from influence_assets.capture.modules import LinearModule
 from influence_assets.maths.notation import accumulation_dtype
+from influence_assets.maths.products import product
 
 _LOGITS_AT_ONCE = {"cpu": 2**20}
 _LOGITS_AT_ONCE_ON_DEVICE = 2**27
@@ -145,20 +146,28 @@ def chunked_losses(
     at_once = max(1, _LOGITS_AT_ONCE.get(device.type, _LOGITS_AT_ONCE_ON_DEVICE) // head.weight.shape[0])
     for start in range(0, len(states), at_once):
         part = slice(start, start + at_once)
-        logp = nn.functional.linear(states[part], head.weight, head.bias).log_softmax(-1, dtype=precise)
-        p = logp.exp()
+        logits = _logits(states[part], head).to(precise)
+        largest = logits.amax(-1, keepdim=True)
+        p = logits.softmax(-1)
+        # log Σ exp(logits), by the largest, whose probability is far from underflow.
+        normalisers = largest - p.amax(-1, keepdim=True).log()
         labels = [own[part] if drawn is None else LabelSampler.draw(p, drawn[part]) for drawn in uniforms]
         for likelihoods, chosen in zip(found, labels, strict=True):
-            likelihoods[part] = logp.gather(1, chosen[:, None])[:, 0]
+            likelihoods[part] = (logits.gather(1, chosen[:, None]) - normalisers)[:, 0]
         for gradient, slope in zip(gradients, _slopes(p, labels, head.weight), strict=True):
             gradient[part] = slope
     return [_of_sequences(hidden, batch, *loss) for loss in zip(found, gradients, strict=True)]
 
 
+def _logits(states: Tensor, head: Head) -> Tensor:
+    logits = product(states, head.weight.T)
+    return logits if head.bias is None else logits.add_(head.bias)
+
+
 def _slopes(p: Tensor, labels: Sequence[Tensor], weight: Tensor) -> Iterator[Tensor]:
     """(one-hot − p) · weight for each set of labels of some positions."""
-    if len(labels) > 1 and p.dtype == weight.dtype:
-        expected = p @ weight  # the same for all sets; in half precision their difference would be lost
+    if p.dtype == weight.dtype:
+        expected = product(p, weight)  # the same for all sets; in half precision their difference would be lost
         yield from (weight[chosen] - expected for chosen in labels)
         return
     for chosen in labels:

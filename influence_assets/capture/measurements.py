@@ -27,6 +27,21 @@ class Sides(NamedTuple):
     A: bool
 
 
+class Places:
+    """Memory for the gradients of a layer, used again for the next one: what was just written is in the cache."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[Sides, torch.Size], Tensor] = {}
+
+    def of(self, sides: Sides, a: Tensor, Ds: Tensor) -> Tensor:
+        """Room for G [sequence, d_out, d_in] with these sides in the eigenbasis; what was there is overwritten."""
+        shape = torch.Size((len(a), Ds.shape[2], a.shape[2]))
+        found = self._places.get((sides, shape))
+        if found is None or found.device != a.device:
+            found = self._places[sides, shape] = a.new_empty(shape)
+        return found
+
+
 class LayerGradient:
     """One layer of a batch in a backward pass. What several measurements need of it is computed once.
 
@@ -35,13 +50,17 @@ class LayerGradient:
         a: its input [sequence, token, d_in].
         Ds: the gradient at its output [sequence, token, d_out].
         basis: of the layer, where rotated gradients will be asked for.
+        places: where gradients are put; they are overwritten by those of the next layer.
     """
 
-    def __init__(self, name: str, a: Tensor, Ds: Tensor, basis: Eigenbasis | None = None) -> None:
+    def __init__(
+        self, name: str, a: Tensor, Ds: Tensor, basis: Eigenbasis | None = None, places: Places | None = None
+    ) -> None:
         self.name = name
         self.a = a
         self.Ds = Ds
         self._basis = basis
+        self._places = places or Places()
         self._found: dict[Sides, Tensor] = {}
 
     @property
@@ -57,11 +76,12 @@ class LayerGradient:
     def with_sides(self, sides: Sides) -> Tensor:
         """G with these of its sides in the eigenbasis, [sequence, d_out, d_in]."""
         if sides not in self._found:
+            out = self._places.of(sides, self.a, self.Ds)
             if not any(sides):
-                self._found[sides] = sequence_gradients(self.Ds, self.a)
+                self._found[sides] = sequence_gradients(self.Ds, self.a, out=out)
             else:
                 assert self._basis is not None  # noqa: S101  # whoever asks has given it
-                self._found[sides] = self._basis.rotated_sequence_gradients(self.Ds, self.a, S=sides.S, A=sides.A)
+                self._found[sides] = self._basis.rotated_sequence_gradients(self.Ds, self.a, **sides._asdict(), out=out)
         return self._found[sides]
 
 
@@ -137,11 +157,11 @@ def eigenvalue_corrections(
     runner: Runner, sequences: Sequences, bases: Mapping[str, Eigenbasis], sampler: LabelSampler | None
 ) -> dict[str, SecondMoment[Tensor]]:
     """Totals of Λ over the sequences, in the frozen bases; labels as in `covariances`."""
-    found = CorrectionTotals()
+    found, places = CorrectionTotals(), Places()
     bases = runner.placed(bases)
 
     def consumer(_batch: Batch) -> Consumer:
-        return lambda linear, a, Ds: found.add(LayerGradient(linear.name, a, Ds, bases[linear.name]))
+        return lambda linear, a, Ds: found.add(LayerGradient(linear.name, a, Ds, bases[linear.name], places))
 
     runner.run(sequences, consumer, sampler=sampler)
     return found.totals(runner)
@@ -172,17 +192,20 @@ def query_gradients(
             rotating its gradient.
     """
     layers: dict[str, Tensor] = {}
+    places = Places()
     if bases is not None:
         bases = runner.placed(bases)
 
     def consumer(batch: Batch) -> Consumer:
+        rows = torch.from_numpy(batch.rows).to(runner.device, non_blocking=True)
+
         def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
             if linear.name not in layers:
                 shape = len(queries), linear.output_width, linear.input_width
                 layers[linear.name] = a.new_empty(shape, device=runner.device)
-            layer = LayerGradient(linear.name, a, Ds, None if bases is None else bases[linear.name])
+            layer = LayerGradient(linear.name, a, Ds, None if bases is None else bases[linear.name], places)
             gradients = layer.gradients if bases is None else layer.rotated
-            layers[linear.name][batch.rows] = gradients.to(runner.device)
+            layers[linear.name].index_copy_(0, rows, gradients.to(runner.device))
 
         return consume
 
@@ -195,7 +218,7 @@ class ScoreTotals:
 
     Args:
         methods: for each method, each layer's preconditioned query gradients P [query, d_out, d_in]. They are given
-            up: a layer that is rotated back takes the place of the other in these mappings, since both would not fit.
+            up: what is rotated back is so in place, since two of each would not fit.
         sequences: how many will be scored.
         N: training sequences of the generation.
         device: where the passes run.
@@ -240,7 +263,7 @@ class ScoreTotals:
             self._sides[layer] = sides
             if not all(sides):
                 for P in self._methods.values():
-                    P[layer] = basis.rotate_back(P[layer], S=not S, A=not A)
+                    basis.rotate_back(P[layer], S=not S, A=not A)
         return self._sides
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:
@@ -310,9 +333,11 @@ def score_pass(
 ) -> None:
     """Add up the scores of every sequence in one pass; arguments as in `scores`."""
 
+    places = Places()
+
     def consumer(batch: Batch) -> Consumer:
         return lambda linear, a, Ds: found.add(
-            batch, LayerGradient(linear.name, a, Ds, None if bases is None else bases[linear.name])
+            batch, LayerGradient(linear.name, a, Ds, None if bases is None else bases[linear.name], places)
         )
 
     runner.run(sequences, consumer)
@@ -436,10 +461,10 @@ def sketches(
         Batch after batch of the sequences, in order.
     """
     curvature = runner.placed(curvature)
-    found = SketchRows(runner, curvature, coordinates, probes)
+    found, places = SketchRows(runner, curvature, coordinates, probes), Places()
 
     def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
-        found.add(LayerGradient(linear.name, a, Ds, curvature[linear.name].basis))
+        found.add(LayerGradient(linear.name, a, Ds, curvature[linear.name].basis, places))
 
     for _, forward in runner.passes(sequences, by_length=False):
         refuse_not_finite(forward.backward(consume).double().cpu().numpy())

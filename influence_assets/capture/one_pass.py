@@ -17,6 +17,7 @@ from influence_assets.capture.measurements import (
     CorrectionTotals,
     CovarianceTotals,
     LayerGradient,
+    Places,
     ScoreTotals,
     SketchRows,
     WhitenedBatch,
@@ -63,23 +64,24 @@ def measure(runner: Runner, sequences: Sequences, wanted: Wanted) -> Iterator[Wh
         scores.in_eigenbases(wanted.bases, sequences.tokens.shape[1], rotated_anyway=rotated_anyway)
     fits = wanted.covariances is not None or wanted.corrections is not None
     attributes = wanted.sketches is not None or bool(wanted.scores)
+    places = Places()
     for batch, forward in runner.passes(sequences, by_length=False):
         likelihoods = []
         if fits and attributes and wanted.sampler is None:
-            likelihoods.append(forward.backward(_consumer(wanted, batch, fits=True, attributes=True)))
+            likelihoods.append(forward.backward(_consumer(wanted, batch, places, fits=True, attributes=True)))
         else:
             if fits:
-                consume = _consumer(wanted, batch, fits=True, attributes=False)
+                consume = _consumer(wanted, batch, places, fits=True, attributes=False)
                 likelihoods.append(forward.backward(consume, sampler=wanted.sampler, then=[None] if attributes else []))
             if attributes:
-                likelihoods.append(forward.backward(_consumer(wanted, batch, fits=False, attributes=True)))
+                likelihoods.append(forward.backward(_consumer(wanted, batch, places, fits=False, attributes=True)))
         refuse_not_finite(torch.stack(likelihoods).double().cpu().numpy())
         yield None if wanted.sketches is None else wanted.sketches.batch()
 
 
-def _consumer(wanted: Wanted, batch: Batch, *, fits: bool, attributes: bool) -> Consumer:
+def _consumer(wanted: Wanted, batch: Batch, places: Places, *, fits: bool, attributes: bool) -> Consumer:
     def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
-        layer = LayerGradient(linear.name, a, Ds, wanted.bases.get(linear.name))
+        layer = LayerGradient(linear.name, a, Ds, wanted.bases.get(linear.name), places)
         if fits and wanted.covariances is not None:
             wanted.covariances.add(batch, layer)
         if fits and wanted.corrections is not None:

@@ -8,6 +8,8 @@ The letters are those of `notation.py`.
 from jaxtyping import Float
 from torch import Tensor, einsum
 
+from influence_assets.maths.products import product
+
 
 def layer_scores(
     P: Float[Tensor, "query d_out d_in"],
@@ -15,7 +17,7 @@ def layer_scores(
     N: int,
 ) -> Float[Tensor, "query sequence"]:
     """−⟨P_q, G_s⟩ / N, by one matrix product over the flattened gradients."""
-    return -(P.flatten(1) @ G.flatten(1).T) / N
+    return -product(G.flatten(1), P.flatten(1).T).T / N
 
 
 def token_scores(

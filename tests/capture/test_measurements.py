@@ -241,7 +241,7 @@ def test_scores_of_queries_in_the_eigenbases_are_those_of_queries_rotated_back(q
     bases = {name: layer.basis for name, layer in curvature.items()}
     P = {m.name: torch.randn(queries, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
     rotated = {name: basis.rotate(P[name]) for name, basis in bases.items()}
-    totals = ScoreTotals({"m": dict(rotated)}, len(sequences), N, "cpu")
+    totals = ScoreTotals({"m": {name: p.clone() for name, p in rotated.items()}}, len(sequences), N, "cpu")
     chosen = totals.in_eigenbases(bases, cases.CONTEXT, rotated_anyway=False)
     assert set(sides) <= set(map(tuple, chosen.values()))
     exact = scores(runner, sequences, {"m": P}, N)["m"]

@@ -1,0 +1,58 @@
+"""Matrix products on processors, by the faster of the two libraries that torch carries.
+
+torch's own `@` calls MKL for float32. oneDNN, which torch carries too and otherwise takes for half precision alone, is
+up to a fifth faster where MKL does not favour the processor or the widths are odd, as those of layers with a bias are,
+and twice where one side is a handful of rows (figures in docs/log.md). Where it does not apply, `@` it is.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from influence_assets.maths.block_diagonal import BlockDiagonal
+
+_ROWS_WORTH_A_COPY = 2048
+"""So many rows pay for laying the other matrix out as oneDNN wants it."""
+
+
+def product(x: Float[Tensor, "*batch k"], M: Float[Tensor, "k m"] | BlockDiagonal) -> Float[Tensor, "*batch m"]:
+    """x M. Not differentiable: frozen values alone are multiplied here.
+
+    Fastest where M is laid out column by column, as `columnwise` does it.
+    """
+    if isinstance(M, BlockDiagonal) or not _is_for_onednn(x, M):
+        return x @ M
+    weight = M.T
+    if not weight.is_contiguous() and x.numel() >= _ROWS_WORTH_A_COPY * x.shape[-1]:
+        weight = weight.contiguous()
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return found
+
+
+def left_product(
+    Q: Float[Tensor, "n k"] | BlockDiagonal, M: Float[Tensor, "k m"]
+) -> Float[Tensor, "n m"]:
+    """Q M, laid out anew first where that is worth it: as fast whatever the widths."""
+    return Q @ M if isinstance(Q, BlockDiagonal) else product(Q, columnwise(M) if _is_for_onednn(Q, M) else M)
+
+
+def columnwise(M: Float[Tensor, "k m"] | BlockDiagonal) -> Float[Tensor, "k m"] | BlockDiagonal:
+    """The same matrix, laid out in memory column by column."""
+    if isinstance(M, BlockDiagonal):
+        return BlockDiagonal(tuple(block.T.contiguous().T for block in M.blocks))
+    return M.T.contiguous().T
+
+
+def _is_for_onednn(x: Tensor, M: Tensor) -> bool:
+    return (
+        type(x) is Tensor  # not one that only stands for a shape
+        and x.device.type == M.device.type == "cpu"
+        and x.dtype == M.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and not (torch.is_grad_enabled() and (x.requires_grad or M.requires_grad))
+        and x.numel() > 0
+        and M.numel() > 0
+        # Of other layouts oneDNN has but a reference that takes a thousand times as long.
+        and x.is_contiguous()
+        and (M.is_contiguous() or M.T.is_contiguous())
+    )
