@@ -146,7 +146,7 @@ def chunked_losses(
     at_once = max(1, _LOGITS_AT_ONCE.get(device.type, _LOGITS_AT_ONCE_ON_DEVICE) // head.weight.shape[0])
     for start in range(0, len(states), at_once):
         part = slice(start, start + at_once)
-        logits = _logits(states[part], head).to(precise)
+        logits = product(states[part], head.weight.T, bias=head.bias).to(precise)
         largest = logits.amax(-1, keepdim=True)
         p = logits.softmax(-1)
         # log Σ exp(logits), by the largest, whose probability is far from underflow.
@@ -157,11 +157,6 @@ def chunked_losses(
         for gradient, slope in zip(gradients, _slopes(p, labels, head.weight), strict=True):
             gradient[part] = slope
     return [_of_sequences(hidden, batch, *loss) for loss in zip(found, gradients, strict=True)]
-
-
-def _logits(states: Tensor, head: Head) -> Tensor:
-    logits = product(states, head.weight.T)
-    return logits if head.bias is None else logits.add_(head.bias)
 
 
 def _slopes(p: Tensor, labels: Sequence[Tensor], weight: Tensor) -> Iterator[Tensor]:

@@ -192,20 +192,26 @@ def query_gradients(
             rotating its gradient.
     """
     layers: dict[str, Tensor] = {}
-    places = Places()
     if bases is not None:
         bases = runner.placed(bases)
 
     def consumer(batch: Batch) -> Consumer:
         rows = torch.from_numpy(batch.rows).to(runner.device, non_blocking=True)
+        first, last = int(batch.rows[0]), int(batch.rows[-1])
+        follow_each_other = bool((np.diff(batch.rows) == 1).all())
 
         def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
             if linear.name not in layers:
                 shape = len(queries), linear.output_width, linear.input_width
                 layers[linear.name] = a.new_empty(shape, device=runner.device)
-            layer = LayerGradient(linear.name, a, Ds, None if bases is None else bases[linear.name], places)
-            gradients = layer.gradients if bases is None else layer.rotated
-            layers[linear.name].index_copy_(0, rows, gradients.to(runner.device))
+            whole = layers[linear.name]
+            out = whole[first : last + 1] if follow_each_other and whole.device == a.device else None
+            if bases is None:
+                gradients = sequence_gradients(Ds, a, out=out)
+            else:
+                gradients = bases[linear.name].rotated_sequence_gradients(Ds, a, out=out)
+            if out is None:
+                whole.index_copy_(0, rows, gradients.to(runner.device))
 
         return consume
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from influence_assets.capture.batch_size import batch_size
 from influence_assets.capture.batches import Batch, Sequences
+from influence_assets.capture.frozen_products import frozen_products
 from influence_assets.capture.hooks import Consumer, LayerTap
 from influence_assets.capture.losses import Head, LabelSampler, plain_head
 from influence_assets.capture.models import input_device
@@ -69,7 +70,7 @@ class Runner:
     def passes(self, sequences: Sequences, *, by_length: bool = True) -> Iterator[tuple[Batch, Pass]]:
         """Each batch of the sequences, gone forward; backward passes are up to the caller."""
         for batch in sequences.batches(self.batch_size(sequences), self.device, by_length=by_length):
-            with LayerTap(self.modules) as tap:
+            with LayerTap(self.modules) as tap, frozen_products(self.model):
                 yield batch, Pass(self.model, self.head, tap, batch)
             self.progress(len(batch))
 

@@ -5,6 +5,7 @@ The letters are those of `notation.py`.
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from einops import rearrange
@@ -130,8 +131,11 @@ class Eigenbasis:
             product(a, self.Q_A) if A and order.A_by_token else a,
             out=out,
         )
-        G = self.Q_S.T @ G if S and not order.S_by_token else G
-        return product(G, self.Q_A) if A and not order.A_by_token else G
+        if S and not order.S_by_token:
+            G = self.Q_S.T @ G
+        if A and not order.A_by_token:
+            G = product(G, self.Q_A)
+        return G if out is None or G is out else out.copy_(G)
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "Eigenbasis":
         """The same basis on another device, and in another dtype if one is given; eigenvectors laid out one by one."""
@@ -158,10 +162,20 @@ def _eigh(
         B = block.to(torch.float64)
         if not bool(torch.isfinite(B).all()):
             raise ValueError("a covariance is not finite: a loss or an activation of the model overflowed")
-        found = torch.linalg.eigh((B + B.T) / 2)
-        eigenvalues.append(found.eigenvalues)
-        Q.append(found.eigenvectors)
+        values, vectors = _eigh_of_block((B + B.T) / 2)
+        eigenvalues.append(values)
+        Q.append(vectors)
     return torch.cat(eigenvalues), block_diagonal(Q)
+
+
+def _eigh_of_block(B: Float[Tensor, "width width"]) -> tuple[Tensor, Tensor]:
+    """By LAPACK's divide and conquer; SciPy's is up to twice as fast as torch's on a processor."""
+    if B.device.type != "cpu" or find_spec("scipy") is None:
+        return torch.linalg.eigh(B)
+    from scipy.linalg import eigh  # not where a bare GPU node lacks it
+
+    values, vectors = eigh(B.numpy(), driver="evd", overwrite_a=True, check_finite=False)
+    return torch.from_numpy(values), torch.from_numpy(vectors)
 
 
 def corrected_eigenvalues(rotated: Float[Tensor, "sequence d_out d_in"]) -> SecondMoment[Tensor]:

@@ -15,17 +15,19 @@ _ROWS_WORTH_A_COPY = 2048
 """So many rows pay for laying the other matrix out as oneDNN wants it."""
 
 
-def product(x: Float[Tensor, "*batch k"], M: Float[Tensor, "k m"] | BlockDiagonal) -> Float[Tensor, "*batch m"]:
-    """x M. Not differentiable: frozen values alone are multiplied here.
+def product(
+    x: Float[Tensor, "*batch k"], M: Float[Tensor, "k m"] | BlockDiagonal, *, bias: Float[Tensor, " m"] | None = None
+) -> Float[Tensor, "*batch m"]:
+    """x M, or x M + bias. Not differentiable: frozen values alone are multiplied here.
 
     Fastest where M is laid out column by column, as `columnwise` does it.
     """
     if isinstance(M, BlockDiagonal) or not _is_for_onednn(x, M):
-        return x @ M
+        return x @ M if bias is None else torch.addmm(bias, x.flatten(0, -2), M).view(*x.shape[:-1], -1)
     weight = M.T
     if not weight.is_contiguous() and x.numel() >= _ROWS_WORTH_A_COPY * x.shape[-1]:
         weight = weight.contiguous()
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return found
 
 
