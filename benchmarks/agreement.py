@@ -43,11 +43,11 @@ def of_scores(ours: Path, theirs: Path, training_sequences: int) -> Agreement | 
 
 def of_factors(stage: str, ours: Path, theirs: Path) -> Agreement | None:
     """Agreement of what a stage stored: of A and S, their eigenvalues, or Λ, each as a mean."""
-    file = ours / f"{stage}.safetensors"
+    folder = ours / stage
     place = theirs / "bench" / "factors_f"
-    if not (file.exists() and place.exists()):
+    if not (folder.exists() and place.exists()):
         return None
-    pairs = PAIRS[stage](load_file(file), place)
+    pairs = PAIRS[stage]({file.stem: np.load(file) for file in folder.iterdir()}, place)
     a, b = (np.concatenate([side.ravel().astype(np.float64) for side in sides]) for sides in zip(*pairs, strict=True))
     return Agreement(float(pearsonr(a, b).statistic), None, _difference(a, b))
 

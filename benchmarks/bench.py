@@ -134,7 +134,9 @@ def keys_of(size: Size, stage: str, repetition: int) -> list[Key]:
     if repetition == 0 and size.variants:
         fits = stage in {"covariances", "corrected_eigenvalues"}
         keys += [Key("ours", stage, "sampled")] if fits else []
-        keys += [Key("kronfluence", stage, "kept_memory")] if fits or stage == "scores_32" else []
+        keys += [Key("ours", stage, "queries_rotated")] if stage == "scores_32" else []
+        if fits or stage == "scores_32":
+            keys += [Key("kronfluence", stage, variant) for variant in ("kept_memory", "matched_batch")]
     return keys
 
 

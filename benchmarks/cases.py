@@ -33,7 +33,8 @@ class Size:
         sequences: that most stages run over.
         many_query_sequences: that `scores_512` runs over: with so many queries their own part dominates.
         second_sequences: that are sketched, and that `second_scores_32` runs over; 0 leaves both stages out.
-        batch: sequences in a pass, for every subject.
+        batch: sequences in a pass; on a processor ours finds its own.
+        matched_batch: what that is, for kronfluence's variant `matched_batch`.
         repetitions: of most stages.
         repetitions_of_long: of eigendecomposition and total; scores_512, sketches and second_scores_32 run once.
         training_steps: before anything is measured, so that the model is not random.
@@ -41,7 +42,7 @@ class Size:
         peer_query_batch: as many for kronfluence, beside the 32 of its examples.
         many_queries: of `scores_512`; 0 leaves it out.
         queries_of_total: of the whole job.
-        variants: whether what the table is to be judged by is measured too: sampled labels, another allocator.
+        variants: whether what the table is to be judged by is measured too, see `Job`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Size:
     many_query_sequences: int
     second_sequences: int
     batch: int = 8
+    matched_batch: int = 8
     repetitions: int = 3
     repetitions_of_long: int = 1
     training_steps: int = 12
@@ -103,8 +105,13 @@ SIZES = {
         "tiny", 2, 16, 2, 64, 16, 8, 12, 4, 24,
         batch=4, repetitions=2, training_steps=4, many_queries=40, variants=True,
     ),
-    "small": Size("small", 4, 256, 4, 8192, 128, 64, 96, 16, 1000, repetitions_of_long=2, variants=True),
-    "medium": Size("medium", 6, 512, 8, 8192, 512, 64, 16, 0, 0, repetitions=2, training_steps=6, many_queries=0),
+    "small": Size(
+        "small", 4, 256, 4, 8192, 128, 64, 96, 16, 1000, matched_batch=16, repetitions_of_long=2, variants=True
+    ),
+    "medium": Size(
+        "medium", 6, 512, 8, 8192, 512, 64, 16, 0, 0,
+        matched_batch=2, repetitions=2, training_steps=6, many_queries=0, variants=True,
+    ),
     # The published case of kronfluence: 481 queries of whole sequences against WikiText's 4,656.
     "gpt2": Size(
         "gpt2", 12, 768, 12, 50_257, 512, 512, 4656, 0, 0,
@@ -124,7 +131,8 @@ class Job:
         subject: ours, kronfluence, bergson or training_step.
         stage: of STAGES, or training_step.
         device, dtype, threads: where and how.
-        variant: what is done otherwise than in the row that is compared: `sampled`, `kept_memory`.
+        variant: what is done otherwise than in the row that is compared: labels are `sampled`, kronfluence has ours'
+            `kept_memory` settings or its `matched_batch`, or ours has `queries_rotated` rather than sequences.
         query_batch: queries whose gradients are held at once.
         tf32: whether matrix products of float32 on a GPU may round their inputs.
     """

@@ -14,7 +14,9 @@ GPU = 10.0
 def lines(rows: list[Row]) -> list[str]:
     """Every limit that some row bears on."""
     ours = [row for row in rows if row["subject"] == "ours" and not row["variant"]]
+    rotated = [row for row in rows if row["variant"] == "queries_rotated"]
     found = [line for row in ours for line in (*_faster(row), *_memory(row), *_steps(row))]
+    found += [f"{line}, queries rotated" for row in rotated for line in _steps(row)]
     return found + [line for row in ours for line in _second(row, rows)] + [_share(row) for row in ours]
 
 
@@ -47,7 +49,8 @@ def _memory(row: Row) -> Iterator[str]:
     for against in kronfluence(row):
         share = against["peak_memory"]
         batch = f" ({against['query_batch']} at once)" if against["query_batch"] else ""
-        said = f"peak memory {share:.2f} of kronfluence's, {PEAK_MEMORY} wanted"
+        beyond = f"beyond the libraries {against['peak_memory_beyond_libraries']:.2f}"
+        said = f"peak memory {share:.2f} of kronfluence's, {PEAK_MEMORY} wanted; {beyond}"
         yield f"{_sign(met=share <= PEAK_MEMORY)} {row['size']} {row['stage']}{batch}: {said}"
 
 

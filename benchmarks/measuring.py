@@ -73,6 +73,11 @@ class Clock:
         return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def resident_bytes() -> int:
+    """What this process has in memory now."""
+    return _status("VmRSS")
+
+
 def _status(key: str) -> int:
     """A line of /proc/self/status, in bytes; 0 where there is none."""
     status = Path("/proc/self/status")

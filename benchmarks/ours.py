@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks import inputs
@@ -38,7 +37,9 @@ class Ours:
         dtype: Dtype = job.dtype  # type: ignore[assignment]
         self.job = job
         self.model = load_model(job.inputs / "model", dtype=dtype, device=job.device)
-        self.runner = Runner(self.model, select_modules(self.model, "mlp"), job.size.batch)
+        # On a processor as for its users, who need not say.
+        batch = "auto" if job.device == "cpu" else job.size.batch
+        self.runner = Runner(self.model, select_modules(self.model, "mlp"), batch)
         self.sampler = LabelSampler(0) if job.variant == "sampled" else None
         self.dtype = torch.promote_types(self.model.dtype, torch.float32)
 
@@ -57,7 +58,7 @@ class Ours:
                     stages[name]()
         elif stage in stages:
             stages[stage]()
-            return bytes_of(store / f"{stage}.safetensors")
+            return bytes_of(store / stage)
         assert queries is not None
         if stage == "second_scores_32":
             found = self.second_scores(clock, store, queries)
@@ -76,27 +77,23 @@ class Ours:
         """A and S."""
         layers = measurements.covariances(self.runner, sequences, self.sampler)
         tensors = {f"{name}.{letter}": getattr(c, letter).total for name, c in layers.items() for letter in "AS"}
-        save_file(
-            _whole(tensors) | {"count": torch.tensor(next(iter(layers.values())).A.count)}, _at(store, "covariances")
-        )
+        write(store / "covariances", tensors | {"count": torch.tensor(next(iter(layers.values())).A.count)})
 
     def eigendecomposition(self, store: Path) -> None:
         """Q_A, Q_S."""
-        read = load_file(_at(store, "covariances"), device=self.job.device)
-        count = int(read["count"])
-        found: dict[str, Tensor] = {}
+        covariances = store / "covariances"
+        count = int(read(covariances, "count"))
         for linear in self.runner.modules:
-            A, S = (SecondMoment(read[f"{linear.name}.{letter}"], count) for letter in "AS")
+            A, S = (SecondMoment(self._read(covariances, f"{linear.name}.{letter}"), count) for letter in "AS")
             basis = eigenbasis(A, S).to(self.job.device, self.dtype)
-            found |= {f"{linear.name}.{part}": getattr(basis, part) for part in BASIS}
-        save_file(_whole(found), _at(store, "eigendecomposition"))
+            write(store / "eigendecomposition", {f"{linear.name}.{part}": getattr(basis, part) for part in BASIS})
 
     def corrected_eigenvalues(self, store: Path, sequences: Sequences) -> None:
         """Λ."""
         layers = measurements.eigenvalue_corrections(self.runner, sequences, self._bases(store), self.sampler)
         tensors = {name: moment.total for name, moment in layers.items()}
         counted = torch.tensor(next(iter(layers.values())).count)
-        save_file(_whole(tensors) | {"count": counted}, _at(store, "corrected_eigenvalues"))
+        write(store / "corrected_eigenvalues", tensors | {"count": counted})
 
     def scores(self, clock: Clock, store: Path, sequences: Sequences, queries: Sequences) -> np.ndarray:
         """Exact scores, as many queries at once as the job says."""
@@ -113,7 +110,11 @@ class Ours:
                 P = EKFAC(layers).precondition(V)
                 del V  # P took its place
                 totals = measurements.ScoreTotals({"ekfac": P}, len(sequences), len(sequences), self.runner.device)
-                totals.in_eigenbases(bases, sequences.tokens.shape[1], rotated_anyway=False)
+                if self.job.variant == "queries_rotated":
+                    for name, basis in bases.items():
+                        basis.rotate_back(P[name])
+                else:
+                    totals.in_eigenbases(bases, sequences.tokens.shape[1], rotated_anyway=False)
             with clock.part("pass"):
                 measurements.score_pass(self.runner, sequences, totals, bases)
                 rows.append(totals.totals()["ekfac"])
@@ -129,15 +130,15 @@ class Ours:
         tensors = {f"kept.{name}": kept for name, kept in coordinates.kept.items()}
         tensors["signs"] = torch.from_numpy(np.concatenate([code.signs for code in codes]))
         tensors["scales"] = torch.from_numpy(np.concatenate([code.scales for code in codes]))
-        save_file(_whole(tensors), _at(store, "sketches"))
+        write(store / "sketches", tensors)
 
     def second_scores(self, clock: Clock, store: Path, queries: Sequences) -> np.ndarray:
         """Scores of new queries over what `sketches` stored, without the training sequences."""
         with clock.part("reading"):
             layers = self._curvature(store)
-            read = load_file(_at(store, "sketches"))
-            kept = {name: read[f"kept.{name}"].to(self.job.device) for name in layers}
-            codes = SignCodes(read["signs"].numpy(), read["scales"].numpy())
+            sketches = store / "sketches"
+            kept = {name: self._read(sketches, f"kept.{name}") for name in layers}
+            codes = SignCodes(*(read(sketches, part).numpy() for part in ("signs", "scales")))
         with clock.part("query_gradients"):
             bases = {name: layer.basis for name, layer in layers.items()}
             V = measurements.query_gradients(self.runner, queries, bases).layers
@@ -147,21 +148,29 @@ class Ours:
             return estimate(asked, codes)
 
     def _bases(self, store: Path) -> dict[str, Eigenbasis]:
-        read = load_file(_at(store, "eigendecomposition"), device=self.job.device)
-        names = [linear.name for linear in self.runner.modules]
-        bases = {name: Eigenbasis(*(read[f"{name}.{part}"] for part in BASIS)) for name in names}
-        return {name: basis.to(self.job.device) for name, basis in bases.items()}
+        names, place = [linear.name for linear in self.runner.modules], store / "eigendecomposition"
+        return {name: self._basis(place, name).to(self.job.device) for name in names}
+
+    def _basis(self, place: Path, name: str) -> Eigenbasis:
+        return Eigenbasis(*(self._read(place, f"{name}.{part}") for part in BASIS))
 
     def _curvature(self, store: Path) -> dict[str, LayerCurvature]:
-        read = load_file(_at(store, "corrected_eigenvalues"), device=self.job.device)
-        means = {name: read[name] / int(read["count"]) for name in read if name != "count"}
-        bases = self._bases(store)
+        place = store / "corrected_eigenvalues"
+        count, bases = int(read(place, "count")), self._bases(store)
+        means = {name: self._read(place, name).div_(count) for name in bases}
         return {name: LayerCurvature(basis, means[name], damping(means[name], 0.1)) for name, basis in bases.items()}
 
+    def _read(self, folder: Path, name: str) -> Tensor:
+        return read(folder, name).to(self.job.device)
 
-def _at(store: Path, stage: str) -> Path:
-    return store / f"{stage}.safetensors"
+
+def write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A file each, as the pipeline has an array each: nothing is held twice."""
+    folder.mkdir(exist_ok=True)
+    for name, tensor in tensors.items():
+        np.save(folder / f"{name}.npy", tensor.cpu().numpy())
 
 
-def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+def read(folder: Path, name: str) -> Tensor:
+    """What `write` wrote, on the host."""
+    return torch.from_numpy(np.load(folder / f"{name}.npy"))

@@ -33,6 +33,7 @@ class Kronfluence:
             keep_freed_memory()
         logging.disable(logging.WARNING)
         self.job = job
+        self.batch = job.size.matched_batch if job.variant == "matched_batch" else job.size.batch
         loaded = load_model(job.inputs / "model", dtype="float32", device="cpu")
         names = [linear.name for linear in select_modules(loaded, "mlp")]
         self.task = LanguageModelTask(names)
@@ -85,14 +86,14 @@ class Kronfluence:
             analyzer.perform_eigendecomposition(**common)
             return
         fit = {"covariances": analyzer.fit_covariance_matrices, "corrected_eigenvalues": analyzer.fit_lambda_matrices}
-        fit[stage](dataset=Rows(sequences), per_device_batch_size=self.job.size.batch, **common)
+        fit[stage](dataset=Rows(sequences), per_device_batch_size=self.batch, **common)
 
     def score(self, analyzer: Any, stage: str, sequences: Sequences, queries: Sequences) -> None:
         """Pairwise scores: its pass over the training sequences is repeated for each batch of queries."""
         analyzer.compute_pairwise_scores(
             stage, "f", Rows(queries), Rows(sequences), score_args=self.scoring, overwrite_output_dir=True,
             per_device_query_batch_size=self.job.query_batch or len(queries),
-            per_device_train_batch_size=self.job.size.batch,
+            per_device_train_batch_size=self.batch,
         )  # fmt: skip
 
 

@@ -65,6 +65,7 @@ class Measured:
             "wall_seconds_median": _median(runs, "wall_seconds"),
             "peak_memory_bytes": int(median(run["peak_memory_bytes"] for run in runs.values())),
             "memory_before_bytes": int(median(run["memory_before_bytes"] for run in runs.values())),
+            "memory_of_libraries_bytes": int(median(run.get("memory_of_libraries_bytes", 0) for run in runs.values())),
             "bytes_on_disk": next(iter(runs.values()))["bytes_on_disk"],
             "agreement": None if found is None else round(found.value, 6),
             "agreement_details": None if found is None else asdict(found),
@@ -104,6 +105,7 @@ class Measured:
             "whole": self._ratio(theirs, runs, 1.0),
             "pass": pass_alone,
             "peak_memory": _memory(runs) / _memory(theirs),
+            "peak_memory_beyond_libraries": _own_memory(runs) / _own_memory(theirs),
             "agreement": None if found is None else round(found.value, 6),
             "agreement_details": None if found is None else asdict(found),
             "scores_agree": found is not None and found.value >= THRESHOLD,
@@ -164,6 +166,11 @@ def _seconds(runs: Runs, clock: str, part: str | None) -> dict[int, float]:
 
 def _memory(runs: Runs) -> float:
     return median(run["peak_memory_bytes"] for run in runs.values())
+
+
+def _own_memory(runs: Runs) -> float:
+    """Beyond what the process held before it had anything of the model: on a processor the libraries' code."""
+    return median(run["peak_memory_bytes"] - run.get("memory_of_libraries_bytes", 0) for run in runs.values())
 
 
 def _median(runs: Runs, clock: str) -> float:

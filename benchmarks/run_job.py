@@ -11,7 +11,7 @@ import torch
 
 from benchmarks import inputs
 from benchmarks.cases import Job
-from benchmarks.measuring import Clock, matmul_rate
+from benchmarks.measuring import Clock, matmul_rate, resident_bytes
 from influence_assets.capture.batches import Sequences
 
 SUBJECTS = {
@@ -43,6 +43,7 @@ def run(job: Job) -> dict[str, Any]:
     """The measured figures of a job."""
     torch.set_num_threads(job.threads)
     torch.backends.cuda.matmul.allow_tf32 = job.tf32
+    libraries = resident_bytes()
     module, name = SUBJECTS[job.subject]
     subject: Subject = getattr(importlib.import_module(module), name)(job)
     sequences = inputs.read(job.inputs, inputs.TRAIN, job.size.sequences_of(job.stage))
@@ -54,7 +55,7 @@ def run(job: Job) -> dict[str, Any]:
     clock = Clock(job.device)
     with clock.measured() as found:
         left = subject.run(clock, store, sequences, queries)
-    return found | {"bytes_on_disk": left}
+    return found | {"bytes_on_disk": left, "memory_of_libraries_bytes": libraries}
 
 
 def rate(job: Job) -> dict[str, Any]:

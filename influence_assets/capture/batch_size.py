@@ -23,9 +23,12 @@ from influence_assets.capture.passes import Pass
 from influence_assets.maths.ekfac import sequence_gradients
 from influence_assets.maths.notation import accumulation_dtype
 
-MOST_SEQUENCES_OF_CPU = 16
+ENOUGH_TOKENS_OF_CPU = 1024
+ENOUGH_BYTES_OF_CPU = 2**28
+"""On a processor matrices of so many rows are multiplied as fast as any, and up to twice as many are worth no more
+memory than this (figures in docs/log.md)."""
+
 MOST_SEQUENCES_OF_DEVICE = 64
-"""On a processor larger batches only leave its caches (figures in docs/log.md)."""
 
 LARGEST_BUDGET_OF_CPU = 2**30
 SHARE_OF_CPU = 1 / 8
@@ -50,14 +53,17 @@ def batch_size(model: PreTrainedModel, head: Head | None, modules: Sequence[Line
     devices = {linear.device for linear in modules} | {input_device(model)}
     needed = sequence_bytes(model, head, modules, tokens)
     size = min(
-        largest_batch(device, needed) for device in devices
+        largest_batch(device, needed, tokens) for device in devices
     )  # of a spread model as if each device held all of it
     return size if devices == {torch.device("cpu")} else _fitting_size(model, head, modules, tokens, size)
 
 
-def largest_batch(device: torch.device, bytes_of_sequence: int) -> int:
-    """How many sequences of so many bytes the budget holds, within the most that are of use."""
-    most = MOST_SEQUENCES_OF_CPU if device.type == "cpu" else MOST_SEQUENCES_OF_DEVICE
+def largest_batch(device: torch.device, bytes_of_sequence: int, tokens: int) -> int:
+    """How many sequences of so many tokens and bytes the budget holds, within the most that are of use."""
+    most = MOST_SEQUENCES_OF_DEVICE
+    if device.type == "cpu":
+        enough = max(1, ENOUGH_TOKENS_OF_CPU // max(1, tokens))
+        most = min(max(enough, ENOUGH_BYTES_OF_CPU // bytes_of_sequence), 2 * enough)
     return max(1, min(most, memory_budget(device) // bytes_of_sequence))
 
 

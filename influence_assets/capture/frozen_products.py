@@ -1,7 +1,8 @@
-"""The model's own linear maps while its weights are frozen: no weight gradient, and the faster product on processors."""
+"""A model's own linear maps while its weights are frozen: no weight gradients, and the faster product on processors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,14 +21,19 @@ def frozen_products(model: PreTrainedModel) -> Iterator[None]:
     """
     replaced = [module for module in model.modules() if _is_frozen_linear(module)]
     for module in replaced:
-        is_conv, bias = isinstance(module, Conv1D), module.bias
-        matrix = module.weight if is_conv else module.weight.T
-        module.forward = lambda x, M=matrix, b=bias: _FrozenProduct.apply(x, M, b)
+        weight: Any = module.weight
+        matrix = weight if isinstance(module, Conv1D) else weight.T
+        module.forward = partial(_product, matrix, module.bias)
     try:
         yield
     finally:
         for module in replaced:
             del module.forward
+
+
+def _product(M: Tensor, b: Any, x: Tensor) -> Tensor:
+    found: Tensor = _FrozenProduct.apply(x, M, b)  # type: ignore[no-untyped-call]
+    return found
 
 
 class _FrozenProduct(torch.autograd.Function):

@@ -338,7 +338,6 @@ def score_pass(
     runner: Runner, sequences: Sequences, found: ScoreTotals, bases: Mapping[str, Eigenbasis] | None
 ) -> None:
     """Add up the scores of every sequence in one pass; arguments as in `scores`."""
-
     places = Places()
 
     def consumer(batch: Batch) -> Consumer:

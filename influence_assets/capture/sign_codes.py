@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-SEQUENCES_AT_ONCE = 256
-"""Sequences whose bits are spread out to numbers at a time: 32 times their stored size."""
+from influence_assets.maths.products import product
+
+NUMBERS_AT_ONCE = 2**22
+"""So many bits are spread out to numbers of four bytes at a time: as many as stay in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,15 @@ def estimate(questions: npt.NDArray[np.float32], codes: SignCodes) -> npt.NDArra
         codes: of the training sequences.
     """
     width = questions.shape[1]
-    everything = questions.sum(axis=1, dtype=np.float64)[:, None]
+    at_once = max(1, NUMBERS_AT_ONCE // max(1, width))
+    asked = torch.from_numpy(np.ascontiguousarray(questions))
+    everything = asked.sum(1, dtype=torch.float64)[:, None]
     found = np.empty((len(questions), len(codes.signs)), np.float32)
-    for start in range(0, len(codes.signs), SEQUENCES_AT_ONCE):
-        rows = slice(start, start + SEQUENCES_AT_ONCE)
-        bits = np.unpackbits(codes.signs[rows], axis=1, count=width).astype(np.float32)
+    place = torch.empty(at_once, width)
+    for start in range(0, len(codes.signs), at_once):
+        rows = slice(start, start + at_once)
+        bits = torch.from_numpy(np.unpackbits(codes.signs[rows], axis=1, count=width))
+        numbers = place[: len(bits)].copy_(bits)
         # Σ q·(2b − 1) = 2 Σ q·b − Σ q
-        found[:, rows] = (2 * (questions @ bits.T) - everything) * codes.scales[rows]
+        found[:, rows] = (2 * product(numbers, asked.T).T.double() - everything).numpy() * codes.scales[rows]
     return found

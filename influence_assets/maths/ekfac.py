@@ -16,7 +16,6 @@ from influence_assets.maths.block_diagonal import BlockDiagonal, block_diagonal,
 from influence_assets.maths.moments import FactorMoment, SecondMoment, SquareAccumulator
 from influence_assets.maths.products import columnwise, left_product, product
 
-
 TOKENS_WORTH_ONE_BY_ONE = 256
 """Sequences so long are multiplied one by one on a processor: a fifth faster than torch's product of batches."""
 
@@ -171,7 +170,8 @@ def _eigh(
 def _eigh_of_block(B: Float[Tensor, "width width"]) -> tuple[Tensor, Tensor]:
     """By LAPACK's divide and conquer; SciPy's is up to twice as fast as torch's on a processor."""
     if B.device.type != "cpu" or find_spec("scipy") is None:
-        return torch.linalg.eigh(B)
+        found = torch.linalg.eigh(B)
+        return found.eigenvalues, found.eigenvectors
     from scipy.linalg import eigh  # not where a bare GPU node lacks it
 
     values, vectors = eigh(B.numpy(), driver="evd", overwrite_a=True, check_finite=False)

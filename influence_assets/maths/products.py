@@ -18,11 +18,13 @@ _ROWS_WORTH_A_COPY = 2048
 def product(
     x: Float[Tensor, "*batch k"], M: Float[Tensor, "k m"] | BlockDiagonal, *, bias: Float[Tensor, " m"] | None = None
 ) -> Float[Tensor, "*batch m"]:
-    """x M, or x M + bias. Not differentiable: frozen values alone are multiplied here.
+    """The product x M, plus a bias if there is one. Not differentiable: frozen values alone are multiplied here.
 
     Fastest where M is laid out column by column, as `columnwise` does it.
     """
-    if isinstance(M, BlockDiagonal) or not _is_for_onednn(x, M):
+    if isinstance(M, BlockDiagonal):
+        return x @ M if bias is None else x @ M + bias
+    if not _is_for_onednn(x, M):
         return x @ M if bias is None else torch.addmm(bias, x.flatten(0, -2), M).view(*x.shape[:-1], -1)
     weight = M.T
     if not weight.is_contiguous() and x.numel() >= _ROWS_WORTH_A_COPY * x.shape[-1]:
@@ -31,10 +33,8 @@ def product(
     return found
 
 
-def left_product(
-    Q: Float[Tensor, "n k"] | BlockDiagonal, M: Float[Tensor, "k m"]
-) -> Float[Tensor, "n m"]:
-    """Q M, laid out anew first where that is worth it: as fast whatever the widths."""
+def left_product(Q: Float[Tensor, "n k"] | BlockDiagonal, M: Float[Tensor, "k m"]) -> Float[Tensor, "n m"]:
+    """The product Q M, laid out anew first where that is worth it: as fast whatever the widths."""
     return Q @ M if isinstance(Q, BlockDiagonal) else product(Q, columnwise(M) if _is_for_onednn(Q, M) else M)
 
 
@@ -50,7 +50,7 @@ def _is_for_onednn(x: Tensor, M: Tensor) -> bool:
         type(x) is Tensor  # not one that only stands for a shape
         and x.device.type == M.device.type == "cpu"
         and x.dtype == M.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and not (torch.is_grad_enabled() and (x.requires_grad or M.requires_grad))
         and x.numel() > 0
         and M.numel() > 0

@@ -109,7 +109,7 @@ class StudySizes:
     def batch_sequences(self) -> int:
         """Training sequences in one pass of the model."""
         given = self.versions.workspace.study.compute.batch_sequences
-        size = largest_batch(self.device, self.shape.sequence_bytes) if given == "auto" else given
+        size = largest_batch(self.device, self.shape.sequence_bytes, self.shape.tokens) if given == "auto" else given
         return min(size, max(map(self.sequences, self.versions.workspace.shards), default=1))
 
     @property

@@ -35,7 +35,7 @@ def test_blocks_change_nothing(monkeypatch):
     rows, questions = gradients(10, 33), gradients(2, 33, 1)
     codes = encode(rows, np.ones(10))
     whole = estimate(questions, codes)
-    monkeypatch.setattr(sign_codes, "SEQUENCES_AT_ONCE", 3)
+    monkeypatch.setattr(sign_codes, "NUMBERS_AT_ONCE", 3 * 33)
     np.testing.assert_allclose(estimate(questions, codes), whole, atol=1e-5 * np.abs(whole).max())
 
 
