@@ -1,6 +1,8 @@
 """Clocks and peak memory of the measured part of a process."""
 
+import ctypes
 import gc
+import platform
 import resource
 import time
 from collections.abc import Iterator
@@ -40,6 +42,7 @@ class Clock:
         """Measure the whole; what comes out holds the figures once the block has ended."""
         found: dict[str, Any] = {}
         gc.collect()
+        hand_back_freed_memory()
         before = self._forget_peak()
         cpu, wall = self._now()
         yield found
@@ -71,6 +74,12 @@ class Clock:
         if self.device.startswith("cuda"):
             return torch.cuda.max_memory_allocated()
         return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def hand_back_freed_memory() -> None:
+    """So that what the warm-up took and freed does not count as this stage's. Without glibc nothing happens."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def resident_bytes() -> int:

@@ -2,6 +2,7 @@
 within the measured part, as it is by kronfluence."""
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +35,17 @@ class Ours:
 
     def __init__(self, job: Job) -> None:
         keep_freed_memory()
-        dtype: Dtype = job.dtype  # type: ignore[assignment]
         self.job = job
-        self.model = load_model(job.inputs / "model", dtype=dtype, device=job.device)
-        # On a processor as for its users, who need not say.
-        batch = "auto" if job.device == "cpu" else job.size.batch
-        self.runner = Runner(self.model, select_modules(self.model, "mlp"), batch)
         self.sampler = LabelSampler(0) if job.variant == "sampled" else None
-        self.dtype = torch.promote_types(self.model.dtype, torch.float32)
+        if job.stage != "eigendecomposition":  # which needs no model
+            assert self.runner.modules  # and so it is loaded before anything is measured
+
+    @cached_property
+    def runner(self) -> Runner:
+        """The model; on a processor with the batch size that it finds, as for its users, who need not say."""
+        dtype: Dtype = self.job.dtype  # type: ignore[assignment]
+        model = load_model(self.job.inputs / "model", dtype=dtype, device=self.job.device)
+        return Runner(model, select_modules(model, "mlp"), "auto" if self.job.device == "cpu" else self.job.size.batch)
 
     def run(self, clock: Clock, store: Path, sequences: Sequences, queries: Sequences | None) -> int:
         """Run the job's stage; returns the bytes that it left."""
@@ -69,9 +73,11 @@ class Ours:
 
     def warm(self, _store: Path) -> None:
         """One batch, so that the first call's costs are not the stage's."""
+        torch.linalg.eigh(torch.eye(64, dtype=torch.float64, device=self.job.device))
+        if self.job.stage == "eigendecomposition":
+            return
         few = inputs.read(self.job.inputs, inputs.TRAIN, self.job.size.batch)
         measurements.covariances(self.runner, few, None)
-        torch.linalg.eigh(torch.eye(64, dtype=torch.float64, device=self.job.device))
 
     def covariances(self, store: Path, sequences: Sequences) -> None:
         """A and S."""
@@ -83,10 +89,10 @@ class Ours:
         """Q_A, Q_S."""
         covariances = store / "covariances"
         count = int(read(covariances, "count"))
-        for linear in self.runner.modules:
-            A, S = (SecondMoment(self._read(covariances, f"{linear.name}.{letter}"), count) for letter in "AS")
-            basis = eigenbasis(A, S).to(self.job.device, self.dtype)
-            write(store / "eigendecomposition", {f"{linear.name}.{part}": getattr(basis, part) for part in BASIS})
+        for name in sorted(file.name.removesuffix(".A.npy") for file in covariances.glob("*.A.npy")):
+            A, S = (SecondMoment(self._read(covariances, f"{name}.{letter}"), count) for letter in "AS")
+            basis = eigenbasis(A, S).to(self.job.device, A.total.dtype)
+            write(store / "eigendecomposition", {f"{name}.{part}": getattr(basis, part) for part in BASIS})
 
     def corrected_eigenvalues(self, store: Path, sequences: Sequences) -> None:
         """Λ."""
