@@ -49,7 +49,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--stages", nargs="+", help="some of the stages, in their order; later ones need earlier ones")
     parser.add_argument("--repetitions", type=int, help="of every stage, in place of each size's own")
     parser.add_argument("--sequences", type=int, help="in place of each size's own number")
-    parser.add_argument("--batch", type=int, help="sequences in a pass, for every subject")
+    parser.add_argument("--batch", type=int, help="sequences in a pass; on the CPU ours finds its own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--tf32", action="store_true", help="on a GPU: products of float32 round their inputs")

@@ -49,7 +49,8 @@ def _memory(row: Row) -> Iterator[str]:
     for against in kronfluence(row):
         share = against["peak_memory"]
         batch = f" ({against['query_batch']} at once)" if against["query_batch"] else ""
-        beyond = f"beyond the libraries {against['peak_memory_beyond_libraries']:.2f}"
+        own = against["peak_memory_beyond_libraries"]
+        beyond = "not known" if own is None else f"{own:.2f} beyond the libraries"
         said = f"peak memory {share:.2f} of kronfluence's, {PEAK_MEMORY} wanted; {beyond}"
         yield f"{_sign(met=share <= PEAK_MEMORY)} {row['size']} {row['stage']}{batch}: {said}"
 

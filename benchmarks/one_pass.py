@@ -61,7 +61,11 @@ def passes(runner: Runner, shard: Sequences, queries: Sequences) -> dict[str, Ca
             CovarianceTotals(),
             CorrectionTotals(),
             SketchRows(runner, layers, kept, probes),
-            (ScoreTotals({"ekfac": dict(P)}, len(shard), len(shard), runner.device),),
+            (
+                ScoreTotals(
+                    {"ekfac": {name: p.clone() for name, p in P.items()}}, len(shard), len(shard), runner.device
+                ),
+            ),
         )
         for _ in measure(runner, shard, wanted):
             pass
@@ -70,7 +74,9 @@ def passes(runner: Runner, shard: Sequences, queries: Sequences) -> dict[str, Ca
         "covariances": lambda: covariances(runner, shard, SAMPLER),
         "corrected_eigenvalues": lambda: eigenvalue_corrections(runner, shard, bases, SAMPLER),
         "sketches": lambda: list(sketches(runner, shard, layers, kept, probes)),
-        "scores_32": lambda: scores(runner, shard, {"ekfac": dict(P)}, len(shard), bases),
+        "scores_32": lambda: scores(
+            runner, shard, {"ekfac": {name: p.clone() for name, p in P.items()}}, len(shard), bases
+        ),
         "one_pass": together,
     }
 

@@ -154,7 +154,8 @@ def steps(row: Row) -> str:
 
 def beyond(against: Row | None) -> str:
     """Ours' share of the peer's memory, without what both processes hold before they have a model."""
-    return "" if against is None else f"{against['peak_memory_beyond_libraries']:.2f}"
+    found = None if against is None else against["peak_memory_beyond_libraries"]
+    return "" if found is None else f"{found:.2f}"
 
 
 def variant_lines(row: Row) -> Iterator[str]:

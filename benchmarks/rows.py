@@ -65,7 +65,7 @@ class Measured:
             "wall_seconds_median": _median(runs, "wall_seconds"),
             "peak_memory_bytes": int(median(run["peak_memory_bytes"] for run in runs.values())),
             "memory_before_bytes": int(median(run["memory_before_bytes"] for run in runs.values())),
-            "memory_of_libraries_bytes": int(median(run.get("memory_of_libraries_bytes", 0) for run in runs.values())),
+            "memory_of_libraries_bytes": next(iter(runs.values())).get("memory_of_libraries_bytes"),
             "bytes_on_disk": next(iter(runs.values()))["bytes_on_disk"],
             "agreement": None if found is None else round(found.value, 6),
             "agreement_details": None if found is None else asdict(found),
@@ -77,7 +77,7 @@ class Measured:
             "sequences": sequences,
             "queries": self.size.queries_of(key.stage),
             "query_batch": key.query_batch,
-            "batch": self.size.batch,
+            "batch": next(iter(runs.values())).get("batch", self.size.batch),
             "tokens": self.size.tokens,
         }
         return row | self.shared | self._ratios(key, runs) | self._counted(key, runs)
@@ -105,7 +105,7 @@ class Measured:
             "whole": self._ratio(theirs, runs, 1.0),
             "pass": pass_alone,
             "peak_memory": _memory(runs) / _memory(theirs),
-            "peak_memory_beyond_libraries": _own_memory(runs) / _own_memory(theirs),
+            "peak_memory_beyond_libraries": _own_memory(runs) / _own_memory(theirs) if _is_known(theirs) else None,
             "agreement": None if found is None else round(found.value, 6),
             "agreement_details": None if found is None else asdict(found),
             "scores_agree": found is not None and found.value >= THRESHOLD,
@@ -170,7 +170,12 @@ def _memory(runs: Runs) -> float:
 
 def _own_memory(runs: Runs) -> float:
     """Beyond what the process held before it had anything of the model: on a processor the libraries' code."""
-    return median(run["peak_memory_bytes"] - run.get("memory_of_libraries_bytes", 0) for run in runs.values())
+    return median(run["peak_memory_bytes"] - run["memory_of_libraries_bytes"] for run in runs.values())
+
+
+def _is_known(runs: Runs) -> bool:
+    """Not of bergson, whose processes are started otherwise."""
+    return all("memory_of_libraries_bytes" in run for run in runs.values())
 
 
 def _median(runs: Runs, clock: str) -> float:

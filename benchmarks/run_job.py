@@ -22,7 +22,9 @@ SUBJECTS = {
 
 
 class Subject(Protocol):
-    """What runs stages."""
+    """What runs stages, with so many sequences in a pass."""
+
+    batch: int
 
     def run(self, clock: Clock, store: Path, sequences: Sequences, queries: Sequences | None, /) -> int:
         """Run the job's stage; returns the bytes that it left."""
@@ -43,7 +45,7 @@ def run(job: Job) -> dict[str, Any]:
     """The measured figures of a job."""
     torch.set_num_threads(job.threads)
     torch.backends.cuda.matmul.allow_tf32 = job.tf32
-    libraries = resident_bytes()
+    libraries = resident_bytes() if job.device == "cpu" else 0
     module, name = SUBJECTS[job.subject]
     subject: Subject = getattr(importlib.import_module(module), name)(job)
     sequences = inputs.read(job.inputs, inputs.TRAIN, job.size.sequences_of(job.stage))
@@ -55,7 +57,7 @@ def run(job: Job) -> dict[str, Any]:
     clock = Clock(job.device)
     with clock.measured() as found:
         left = subject.run(clock, store, sequences, queries)
-    return found | {"bytes_on_disk": left, "memory_of_libraries_bytes": libraries}
+    return found | {"bytes_on_disk": left, "memory_of_libraries_bytes": libraries, "batch": subject.batch}
 
 
 def rate(job: Job) -> dict[str, Any]:

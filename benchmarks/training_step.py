@@ -18,6 +18,7 @@ class TrainingStep:
     def __init__(self, job: Job) -> None:
         keep_freed_memory()
         self.job = job
+        self.batch = job.size.batch
         dtype: Dtype = "bfloat16" if job.dtype == "bfloat16" else "float32"
         self.model = load_model(job.inputs / "model", dtype=dtype, device=job.device).requires_grad_(True)  # noqa: FBT003
 

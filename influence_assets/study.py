@@ -228,7 +228,8 @@ class Compute(_Section):
     batch_sequences: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",
         description="Sequences in one pass of the model; less needs less memory. `auto` measures one and takes as many "
-        "as a share of the free memory holds. Results do not depend on it but for rounding.",
+        "as a share of the free memory holds, on a processor no more than are of use. Results do not depend on it but "
+        "for rounding.",
     )
 
 

@@ -1,5 +1,7 @@
 """Operations that torch's FlopCounterMode leaves out on a processor, counted from their shapes."""
 
+from math import prod
+
 import torch
 
 ATEN = torch.ops.aten
@@ -20,7 +22,12 @@ def attention_backward(_gradient, *shapes, **_):
     return 5 * attention(*shapes) // 2
 
 
+def product_with_transposed(rows, weight, *_, **__):
+    return 2 * prod(rows) * weight[0]
+
+
 LEFT_OUT_BY_TORCH = {
+    torch.ops.mkldnn._linear_pointwise: product_with_transposed,
     ATEN.addmm_: product_in_place,
     ATEN._scaled_dot_product_flash_attention_for_cpu: attention,
     ATEN._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward,

@@ -1,7 +1,8 @@
 """How many sequences go through the model at once: as many as fit a share of the memory, measured with one of them.
 
-One sequence goes forward and backward while what the pass keeps is counted, tensor by tensor, which works alike on
-every device. To this come the gradients of the largest layer, the first thing that a measurement makes of a batch.
+On a processor no more than are of use. One sequence goes forward and backward while what the pass keeps is counted,
+tensor by tensor, which works alike on every device. To this come the gradients of the largest layer, the first thing
+that a measurement makes of a batch.
 """
 
 import os
@@ -27,6 +28,9 @@ ENOUGH_TOKENS_OF_CPU = 1024
 ENOUGH_BYTES_OF_CPU = 2**28
 """On a processor matrices of so many rows are multiplied as fast as any, and up to twice as many are worth no more
 memory than this (figures in docs/log.md)."""
+
+MOST_SEQUENCES_OF_CPU = 16
+"""Of short ones, such as queries: each has gradients of its own, whatever its length."""
 
 MOST_SEQUENCES_OF_DEVICE = 64
 
@@ -63,7 +67,7 @@ def largest_batch(device: torch.device, bytes_of_sequence: int, tokens: int) -> 
     most = MOST_SEQUENCES_OF_DEVICE
     if device.type == "cpu":
         enough = max(1, ENOUGH_TOKENS_OF_CPU // max(1, tokens))
-        most = min(max(enough, ENOUGH_BYTES_OF_CPU // bytes_of_sequence), 2 * enough)
+        most = min(max(enough, ENOUGH_BYTES_OF_CPU // bytes_of_sequence), 2 * enough, MOST_SEQUENCES_OF_CPU)
     return max(1, min(most, memory_budget(device) // bytes_of_sequence))
 
 

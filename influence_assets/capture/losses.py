@@ -2,7 +2,7 @@
 
 The output head of a causal language model is one matrix product, and the gradient of a log-likelihood with respect to
 its logits is known in closed form: one-hot label minus softmax. So the logits of a few positions at a time are made,
-turned in place into their own gradient and multiplied back, while they lie in the processor's cache. The logits of a
+turned in place into probabilities and multiplied back, while they lie in the processor's cache. The logits of a
 batch are often its largest tensor; autograd would hold them three times.
 """
 
@@ -148,12 +148,13 @@ def chunked_losses(
         part = slice(start, start + at_once)
         logits = product(states[part], head.weight.T, bias=head.bias).to(precise)
         largest = logits.amax(-1, keepdim=True)
-        p = logits.softmax(-1)
-        # log Σ exp(logits), by the largest, whose probability is far from underflow.
-        normalisers = largest - p.amax(-1, keepdim=True).log()
+        of_own = logits.gather(1, own[part, None]) - largest
+        p = torch.softmax(logits, -1, out=logits)
         labels = [own[part] if drawn is None else LabelSampler.draw(p, drawn[part]) for drawn in uniforms]
-        for likelihoods, chosen in zip(found, labels, strict=True):
-            likelihoods[part] = (logits.gather(1, chosen[:, None]) - normalisers)[:, 0]
+        for likelihoods, drawn, chosen in zip(found, uniforms, labels, strict=True):
+            # Of the data's own label by the largest, since its own probability may be too small for a number.
+            logp = of_own + p.amax(-1, keepdim=True).log() if drawn is None else p.gather(1, chosen[:, None]).log()
+            likelihoods[part] = logp[:, 0]
         for gradient, slope in zip(gradients, _slopes(p, labels, head.weight), strict=True):
             gradient[part] = slope
     return [_of_sequences(hidden, batch, *loss) for loss in zip(found, gradients, strict=True)]

@@ -31,15 +31,19 @@ class Places:
     """Memory for the gradients of a layer, used again for the next one: what was just written is in the cache."""
 
     def __init__(self) -> None:
-        self._places: dict[tuple[Sides, torch.Size], Tensor] = {}
+        self._places: dict[tuple[Sides, int, int], Tensor] = {}
 
-    def of(self, sides: Sides, a: Tensor, Ds: Tensor) -> Tensor:
-        """Room for G [sequence, d_out, d_in] with these sides in the eigenbasis; what was there is overwritten."""
-        shape = torch.Size((len(a), Ds.shape[2], a.shape[2]))
-        found = self._places.get((sides, shape))
-        if found is None or found.device != a.device:
-            found = self._places[sides, shape] = a.new_empty(shape)
-        return found
+    def of(self, sides: Sides, a: Tensor, Ds: Tensor) -> Tensor | None:
+        """Room for G [sequence, d_out, d_in] with these sides in the eigenbasis; what was there is overwritten.
+
+        None on a device, whose allocator keeps memory by itself.
+        """
+        if a.device.type != "cpu":
+            return None
+        kind = sides, Ds.shape[2], a.shape[2]
+        if kind not in self._places or len(self._places[kind]) < len(a):
+            self._places[kind] = a.new_empty(len(a), *kind[1:])
+        return self._places[kind][: len(a)]
 
 
 class LayerGradient:
@@ -224,7 +228,7 @@ class ScoreTotals:
 
     Args:
         methods: for each method, each layer's preconditioned query gradients P [query, d_out, d_in]. They are given
-            up: what is rotated back is so in place, since two of each would not fit.
+            up: what is rotated back is so in place, since two of each would not fit. No two share a tensor.
         sequences: how many will be scored.
         N: training sequences of the generation.
         device: where the passes run.

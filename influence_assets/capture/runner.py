@@ -48,7 +48,7 @@ class Runner:
         return str(input_device(self.model))
 
     def placed(self, layers: Mapping[str, Placeable]) -> dict[str, Placeable]:
-        """What belongs to each attributed layer, on that layer's device; what is there already is not copied."""
+        """What belongs to each attributed layer, on its device; copied where it is not there or lies otherwise."""
         return {linear.name: layers[linear.name].to(linear.device) for linear in self.modules if linear.name in layers}
 
     @property

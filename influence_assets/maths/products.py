@@ -5,6 +5,8 @@ up to a fifth faster where MKL does not favour the processor or the widths are o
 and twice where one side is a handful of rows (figures in docs/log.md). Where it does not apply, `@` it is.
 """
 
+from functools import cache
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,7 +27,7 @@ def product(
     if isinstance(M, BlockDiagonal):
         return x @ M if bias is None else x @ M + bias
     if not _is_for_onednn(x, M):
-        return x @ M if bias is None else torch.addmm(bias, x.flatten(0, -2), M).view(*x.shape[:-1], -1)
+        return x @ M if bias is None else torch.addmm(bias, x.reshape(-1, len(M)), M).view(*x.shape[:-1], M.shape[1])
     weight = M.T
     if not weight.is_contiguous() and x.numel() >= _ROWS_WORTH_A_COPY * x.shape[-1]:
         weight = weight.contiguous()
@@ -45,12 +47,19 @@ def columnwise(M: Float[Tensor, "k m"] | BlockDiagonal) -> Float[Tensor, "k m"] 
     return M.T.contiguous().T
 
 
+@cache
+def _has_onednn() -> bool:
+    """The operator is undocumented: without it, everything is multiplied by `@`."""
+    is_there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return is_there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
 def _is_for_onednn(x: Tensor, M: Tensor) -> bool:
     return (
         type(x) is Tensor  # not one that only stands for a shape
         and x.device.type == M.device.type == "cpu"
         and x.dtype == M.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and _has_onednn()
         and not (torch.is_grad_enabled() and (x.requires_grad or M.requires_grad))
         and x.numel() > 0
         and M.numel() > 0

@@ -9,6 +9,7 @@ from influence_assets.storage.catalogue import damaged_tables
 
 FILES_NAMED = 3
 REMEDY = "`influence run` computes it again; where nothing asks for it any more, `influence gc` removes it."
+MENDED = "It was mended from its other copy."
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ def verify(workspace: Workspace, progress: Callable[[int, int], object]) -> list
     store, found = workspace.store, []
     with store.in_use():
         for damage in store.verify(progress):
-            store.mark_damaged(damage.folder, damage.files, damage.problem)
+            is_mended = store.mark_damaged(damage.folder, damage.files, damage.problem)
             what = str(damage.key) if damage.key is not None else "an artifact whose manifest cannot be read"
             problem = f"{_named(damage.files)}{damage.problem}"
-            found.append(Trouble(what, str(damage.folder), problem, REMEDY))
+            found.append(Trouble(what, str(damage.folder), problem, MENDED if is_mended else REMEDY))
         found += _catalogue(workspace)
     return found
 

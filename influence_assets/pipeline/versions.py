@@ -297,8 +297,9 @@ class Versions:
             return False
         if key.asset not in ("eigenbases", "influence_catalogue"):
             return True
-        manifest = self.workspace.store.manifest(key)
-        if manifest is None:
+        try:
+            manifest = self.workspace.store.open(key).manifest
+        except StorageError:
             return False  # nobody knows of a generation without it
         return key.asset == "eigenbases" or self.workspace.catalogue_version() == manifest.summary["content_version"]
 

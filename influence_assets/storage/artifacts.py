@@ -112,7 +112,9 @@ class ArtifactStore:
         with_records: bool = False,
         with_damaged: bool = False,
     ) -> Iterator[Manifest]:
-        """The manifests of the artifacts that the store holds, sorted by asset, partition and version in their folders.
+        """The manifests of the artifacts that are there, sorted by asset, partition and version in their folders.
+
+        Also those of which one copy is damaged, which `open` refuses: they say what something was made of.
 
         Args:
             asset: of this asset alone.
@@ -128,7 +130,7 @@ class ArtifactStore:
                 if manifest is not None:
                     yield manifest
 
-    def mark_damaged(self, folder: Path, names: Sequence[str], problem: str) -> None:
+    def mark_damaged(self, folder: Path, names: Sequence[str], problem: str) -> bool:
         """Mark an artifact as damaged: it is not held any more, and writing it again replaces it.
 
         Where nothing is there any more, nothing is marked; of a record that is damaged one copy mends the other, and
@@ -138,6 +140,9 @@ class ArtifactStore:
             folder: the artifact's.
             names: what is damaged, by path inside the folder.
             problem: what is wrong, in one clause.
+
+        Returns:
+            Whether it was mended.
 
         Raises:
             StorageError: the disk refuses.
@@ -153,6 +158,8 @@ class ArtifactStore:
                     removal.remove_artifact(folder)
                 else:
                     removal.reduce_artifact(folder, known)
+                    return True
+        return False
 
     def verify(self, progress: Callable[[int, int], object] = lambda _done, _total: None) -> Iterator[damage.Damage]:
         """Read every file of every artifact again and tell what is not as it was written. Nothing is marked.

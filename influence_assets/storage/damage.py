@@ -86,13 +86,17 @@ def _damage_of_record(place: Path, study: str) -> Damage | None:
     try:
         manifest_of(place, study, path=record)
     except DamagedError as damaged:
-        return Damage(None, place, (f"../{record.name}",), damaged.problem)
+        return Damage(_key_at(record), place, (f"../{record.name}",), damaged.problem)
     return None
 
 
 def _key_of(place: Path) -> ArtifactKey | None:
+    return _key_at(place / MANIFEST)
+
+
+def _key_at(path: Path) -> ArtifactKey | None:
     try:
-        return read_manifest(place / MANIFEST, salvage=True).key
+        return read_manifest(path, salvage=True).key
     except StorageError:
         return None
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 """Version of the folders' layout and of the manifest; a store of another one is refused."""
 
 
@@ -109,7 +109,7 @@ class Manifest(_Frozen):
         summary: figures that people read.
     """
 
-    format_version: Literal[2] = FORMAT_VERSION
+    format_version: Literal[3] = FORMAT_VERSION
     study: str
     asset: str
     partition: str | None
@@ -167,7 +167,7 @@ def salvaged(content: bytes) -> Manifest:
     """
     half, second = len(content) // 2, content.rfind(_CHECKSUM)
     # Of a file that was cut off the first copy ends where the second begins.
-    for copy in (content[:half], content[half:], content[:second]):
+    for copy in (content[:half], content[half:], content[: second or None]):
         with suppress(ValueError):
             return _of_copy(copy)
     raise ValueError("neither copy is as it was written")

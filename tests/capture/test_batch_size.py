@@ -80,7 +80,7 @@ def test_as_many_sequences_as_the_budget_holds(monkeypatch):
         one: 1,
         3 * one: 3,
         5 * one - 1: 4,
-        10**15: 2 * (measured.ENOUGH_TOKENS_OF_CPU // 12),
+        10**15: measured.MOST_SEQUENCES_OF_CPU,
     }.items():
         monkeypatch.setattr(measured, "memory_budget", lambda _device, budget=budget: budget)
         assert measured.batch_size(model, head, selected, 12) == size
