@@ -107,7 +107,7 @@ def _notes(stages: list[Estimate], sizes: StudySizes) -> list[str]:
 
 def _scaled(value: float, base: int, unit: str) -> str:
     prefixes = ["", "k", "M", "G", "T", "P", "E", "Z"]
-    while value >= base and len(prefixes) > 1:
+    while float(f"{value:.3g}") >= base and len(prefixes) > 1:  # as it will be shown: 999.6 is not 1e+03
         value /= base
         prefixes.pop(0)
     return f"{value:.3g} {prefixes[0]}{unit}".rstrip()
@@ -118,7 +118,7 @@ def _size(count: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 0.1:
+    if float(f"{seconds:.2g}") < 0.1:  # as it will be shown: 99.6 ms are not 1e+02
         return f"{seconds * 1000:.2g} ms"
     if seconds < 100:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"

@@ -2,6 +2,9 @@
 
 import re
 
+import pytest
+
+from influence_assets.cli import planning
 from influence_assets.pipeline.graph import STEPS
 from tests import studies
 from tests.commanding import influence
@@ -54,3 +57,21 @@ def test_a_pattern_that_matches_nothing_is_told_at_once(tmp_path):
     ended = influence("plan", "--study", studies.lay_out(tmp_path, curvature={"modules": ["*.nothing"]}))
     assert ended.code == 1
     assert "'*.nothing' matches no linear layer" in ended.error
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.0594, "59 ms"), (0.0994, "99 ms"), (0.0996, "0.1 s"), (2.345, "2.3 s"), (9.96, "10 s"), (99.4, "99 s"),
+        (150, "2 min"), (6000, "1.7 h"),
+    ],
+)  # fmt: skip
+def test_durations_are_shown_as_people_write_them(seconds, shown):
+    assert planning._duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0 B"), (999, "999 B"), (999.6, "1 kB"), (1490, "1.49 kB"), (999_700_000, "1 GB")]
+)
+def test_sizes_are_shown_as_people_write_them(count, shown):
+    assert planning._size(count) == shown
