@@ -13,7 +13,7 @@ demo: .venv/installed
 test: .venv/developed
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-# 200 random histories of a corpus, killed at random, each compared with a build from scratch: about a quarter of an hour.
+# 200 random histories of a corpus, killed at random, each compared with a build from scratch: about 25 minutes.
 soak: .venv/developed
 	SEQUENCES=200 $(BIN)/python -m pytest -q tests/faults/test_any_sequence_of_edits.py
 

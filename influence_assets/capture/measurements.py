@@ -68,11 +68,6 @@ class LayerGradient:
         self._found: dict[Sides, Tensor] = {}
 
     @property
-    def gradients(self) -> Tensor:
-        """G, [sequence, d_out, d_in]."""
-        return self.with_sides(Sides(S=False, A=False))
-
-    @property
     def rotated(self) -> Tensor:
         """Q_Sᵀ G Q_A, [sequence, d_out, d_in]."""
         return self.with_sides(Sides(S=True, A=True))
