@@ -17,7 +17,7 @@ test: .venv/developed
 soak: .venv/developed
 	SEQUENCES=200 $(BIN)/python -m pytest -q tests/faults/test_any_sequence_of_edits.py
 
-# Against kronfluence and the plain training step, on two threads: about a quarter of an hour; writes README's table.
+# Against kronfluence and the plain training step, on two threads: about 20 minutes; writes README's table.
 bench: .venv/developed
 	$(BIN)/python -m benchmarks.bench --sizes small medium
 	$(BIN)/python -m benchmarks.report
