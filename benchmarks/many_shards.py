@@ -23,9 +23,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from influence_assets.assets.bring_up import execute
-from influence_assets.assets.instance import open_instance
-from influence_assets.assets.session import Session
+from influence_assets.orchestration.bring_up import execute
+from influence_assets.orchestration.instance import open_instance
+from influence_assets.orchestration.session import Session
 from influence_assets.pipeline.plan import plan
 from influence_assets.pipeline.steps import Partition, Step
 from influence_assets.pipeline.versions import Versions

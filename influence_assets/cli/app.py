@@ -179,8 +179,8 @@ def ui(
     port: Annotated[int, typer.Option(help="Where to listen.")] = 3000,
 ) -> None:
     """Start Dagster's UI on the study, with its sensors."""
-    from influence_assets.assets.definitions import STUDIES
-    from influence_assets.assets.instance import open_instance
+    from influence_assets.orchestration.definitions import STUDIES
+    from influence_assets.orchestration.instance import open_instance
 
     path = study.resolve()
     with open_instance(Study.load(path)) as instance:
@@ -188,7 +188,7 @@ def ui(
     console.print(f"Dagster's UI will be at [bold]http://{host}:{port}[/]; Ctrl+C ends it.")
     workspace = home / "workspace.yaml"
     workspace.write_text(
-        "load_from:\n  - python_module:\n      module_name: influence_assets.assets.location\n"
+        "load_from:\n  - python_module:\n      module_name: influence_assets.orchestration.location\n"
         "      location_name: influence_assets\n",
         encoding="utf-8",
     )

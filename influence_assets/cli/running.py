@@ -22,9 +22,9 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
 
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
-    from influence_assets.assets.bring_up import execute
-    from influence_assets.assets.instance import open_instance
-    from influence_assets.assets.session import Session
+    from influence_assets.orchestration.bring_up import execute
+    from influence_assets.orchestration.instance import open_instance
+    from influence_assets.orchestration.session import Session
 
     started = time.monotonic()
     with open_instance(study) as instance, _Display(console) as display:

@@ -118,7 +118,7 @@ def materialise_by_hand(study: Path, shards: Sequence[str]) -> dict[str, str]:
     """What becomes of the UI's job of one asset, shard by shard, in Dagster."""
     import dagster as dg
 
-    from influence_assets.assets.definitions import build_definitions
+    from influence_assets.orchestration.definitions import build_definitions
 
     found = {}
     described = Study.load(study)

@@ -8,9 +8,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from influence_assets.assets.definitions import build_definitions, studies_from_environment
-from influence_assets.assets.jobs import JOBS
 from influence_assets.errors import InputError
+from influence_assets.orchestration.definitions import build_definitions, studies_from_environment
+from influence_assets.orchestration.jobs import JOBS
 from influence_assets.pipeline.graph import STEPS
 from influence_assets.study import Study
 from tests import studies

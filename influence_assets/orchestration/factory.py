@@ -2,11 +2,11 @@
 
 import dagster as dg
 
-from influence_assets.assets import checks
-from influence_assets.assets.metadata import metadata
-from influence_assets.assets.partitions import Partitions
-from influence_assets.assets.provenance import code_version, frozen_tags, provenance_tags, upstream_names
-from influence_assets.assets.session import Session, resource_key
+from influence_assets.orchestration import checks
+from influence_assets.orchestration.metadata import metadata
+from influence_assets.orchestration.partitions import Partitions
+from influence_assets.orchestration.provenance import code_version, frozen_tags, provenance_tags, upstream_names
+from influence_assets.orchestration.session import Session, resource_key
 from influence_assets.pipeline.graph import BY_NAME, STEPS
 from influence_assets.pipeline.run import Outcome, materialise
 from influence_assets.pipeline.steps import Partition, Step

@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import dagster as dg
 import pytest
 
-from influence_assets.assets.bring_up import execute
-from influence_assets.assets.session import Session
+from influence_assets.orchestration.bring_up import execute
+from influence_assets.orchestration.session import Session
 from influence_assets.study import Study
 from tests import studies
 from tests.studies import COAST, EXTRA, FIRST

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from influence_assets.assets import checks, openlineage
-from influence_assets.assets.factory import asset_key, materialization
-from influence_assets.assets.partitions import Partitions
-from influence_assets.assets.session import Session, resource_key
-from influence_assets.assets.sources import observations
-from influence_assets.assets.told import told_versions
 from influence_assets.errors import StorageError
+from influence_assets.orchestration import checks, openlineage
+from influence_assets.orchestration.factory import asset_key, materialization
+from influence_assets.orchestration.partitions import Partitions
+from influence_assets.orchestration.session import Session, resource_key
+from influence_assets.orchestration.sources import observations
+from influence_assets.orchestration.told import told_versions
 from influence_assets.pipeline.bring_up import (
     Ended,
     Failure,

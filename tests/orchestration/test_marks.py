@@ -11,7 +11,7 @@ from collections import Counter
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from influence_assets.assets.jobs import JOBS
+from influence_assets.orchestration.jobs import JOBS
 from influence_assets.pipeline.graph import BY_NAME
 from influence_assets.pipeline.plan import plan
 from influence_assets.pipeline.steps import Partition

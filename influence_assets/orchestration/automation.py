@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from influence_assets.assets.bring_up import end_dead_runs, handled_key, job_name
-from influence_assets.assets.partitions import Partitions
-from influence_assets.assets.sources import observations
 from influence_assets.errors import InputError, StorageError
+from influence_assets.orchestration.bring_up import end_dead_runs, handled_key, job_name
+from influence_assets.orchestration.partitions import Partitions
+from influence_assets.orchestration.sources import observations
 from influence_assets.pipeline.bring_up import is_generation_due
 from influence_assets.pipeline.fingerprint import fingerprint
 from influence_assets.pipeline.plan import plan

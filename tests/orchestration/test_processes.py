@@ -9,8 +9,8 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 
-from influence_assets.assets.instance import open_instance
-from influence_assets.assets.partitions import Partitions
+from influence_assets.orchestration.instance import open_instance
+from influence_assets.orchestration.partitions import Partitions
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.study import Study
 from tests import studies
@@ -54,7 +54,7 @@ def test_two_processes_at_a_time_compute_what_one_computes(standing, tmp_path):
 
 def materialising(study: Path, shard: str) -> "subprocess.Popen[str]":
     selection = " or ".join(f'key:"{studies.NAME}/{step}"' for step in STEPS)
-    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "influence_assets.assets.location"]
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "influence_assets.orchestration.location"]
     environment = {
         "INFLUENCE_STUDY": str(study),
         "DAGSTER_HOME": str(study.parent / "store" / ".dagster"),

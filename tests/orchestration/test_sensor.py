@@ -9,10 +9,10 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.observe import observe
 
-from influence_assets.assets.automation import ATTEMPTS
-from influence_assets.assets.bring_up import PROCESS_TAG, job_name
-from influence_assets.assets.partitions import Partitions
-from influence_assets.assets.sources import build_sources
+from influence_assets.orchestration.automation import ATTEMPTS
+from influence_assets.orchestration.bring_up import PROCESS_TAG, job_name
+from influence_assets.orchestration.partitions import Partitions
+from influence_assets.orchestration.sources import build_sources
 from influence_assets.pipeline.plan import plan
 from influence_assets.pipeline.workspace import Workspace
 from tests import studies

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from influence_assets.assets.automation import build_sensor
-from influence_assets.assets.bring_up import build_bring_up_job
-from influence_assets.assets.factory import HEAVY_TAG, build_assets
-from influence_assets.assets.jobs import build_jobs
-from influence_assets.assets.session import Session, resource_key, session_resource
-from influence_assets.assets.sources import build_sources
 from influence_assets.errors import InputError
+from influence_assets.orchestration.automation import build_sensor
+from influence_assets.orchestration.bring_up import build_bring_up_job
+from influence_assets.orchestration.factory import HEAVY_TAG, build_assets
+from influence_assets.orchestration.jobs import build_jobs
+from influence_assets.orchestration.session import Session, resource_key, session_resource
+from influence_assets.orchestration.sources import build_sources
 from influence_assets.study import Study
 
 STUDIES = "INFLUENCE_STUDY"

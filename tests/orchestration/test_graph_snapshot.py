@@ -2,7 +2,7 @@
 
 When a change is meant, write the snapshot anew:
 
-    INFLUENCE_REFRESH=1 python -m pytest tests/assets/test_graph_snapshot.py
+    INFLUENCE_REFRESH=1 python -m pytest tests/orchestration/test_graph_snapshot.py
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from influence_assets.assets.definitions import build_definitions
+from influence_assets.orchestration.definitions import build_definitions
 from influence_assets.study import Study
 
 SNAPSHOT = Path(__file__).with_name("graph.txt")

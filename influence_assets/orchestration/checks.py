@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from influence_assets.assets.metadata import table
+from influence_assets.orchestration.metadata import table
 from influence_assets.pipeline.checks import CHECKS
 from influence_assets.pipeline.steps import Step
 from influence_assets.pipeline.workspace import Workspace

@@ -7,9 +7,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from influence_assets.assets.bring_up import execute, job_name
-from influence_assets.assets.definitions import build_definitions
-from influence_assets.assets.session import Session
+from influence_assets.orchestration.bring_up import execute, job_name
+from influence_assets.orchestration.definitions import build_definitions
+from influence_assets.orchestration.session import Session
 from influence_assets.pipeline.bring_up import Result
 from influence_assets.pipeline.steps import Partition, Step
 from influence_assets.study import Study

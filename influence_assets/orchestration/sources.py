@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from influence_assets.assets.partitions import Partitions
-from influence_assets.assets.told import DATA_VERSION_TAG, told_versions
+from influence_assets.orchestration.partitions import Partitions
+from influence_assets.orchestration.told import DATA_VERSION_TAG, told_versions
 from influence_assets.pipeline.fingerprint import WHOLE, sources
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.study import Study

@@ -5,9 +5,9 @@ import base64
 import dagster as dg
 import pytest
 
-from influence_assets.assets.bring_up import execute
-from influence_assets.assets.jobs import JOBS
-from influence_assets.assets.session import Session
+from influence_assets.orchestration.bring_up import execute
+from influence_assets.orchestration.jobs import JOBS
+from influence_assets.orchestration.session import Session
 from influence_assets.pipeline.graph import BY_NAME, STEPS
 from influence_assets.pipeline.steps import Partition
 from tests import studies
