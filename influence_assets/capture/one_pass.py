@@ -11,20 +11,16 @@ import torch
 from torch import Tensor
 
 from influence_assets.capture.batches import Batch, Sequences
+from influence_assets.capture.correction import CorrectionTotals
+from influence_assets.capture.covariance import CovarianceTotals
 from influence_assets.capture.hooks import Consumer
+from influence_assets.capture.layer_gradient import GradientBuffers, LayerGradient
 from influence_assets.capture.losses import LabelSampler
-from influence_assets.capture.measurements import (
-    CorrectionTotals,
-    CovarianceTotals,
-    LayerGradient,
-    Places,
-    ScoreTotals,
-    SketchRows,
-    WhitenedBatch,
-)
-from influence_assets.capture.modules import LinearModule
 from influence_assets.capture.runner import Runner, refuse_not_finite
+from influence_assets.capture.scores import ScoreTotals
+from influence_assets.capture.sketches import SketchRows, WhitenedBatch
 from influence_assets.maths.ekfac import Eigenbasis
+from influence_assets.models.layers.rule import LinearModule
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ def measure(runner: Runner, sequences: Sequences, wanted: Wanted) -> Iterator[Wh
         scores.in_eigenbases(wanted.bases, sequences.tokens.shape[1], rotated_anyway=rotated_anyway)
     fits = wanted.covariances is not None or wanted.corrections is not None
     attributes = wanted.sketches is not None or bool(wanted.scores)
-    places = Places()
+    places = GradientBuffers()
     for batch, forward in runner.passes(sequences, by_length=False):
         likelihoods = []
         if fits and attributes and wanted.sampler is None:
@@ -79,7 +75,7 @@ def measure(runner: Runner, sequences: Sequences, wanted: Wanted) -> Iterator[Wh
         yield None if wanted.sketches is None else wanted.sketches.batch()
 
 
-def _consumer(wanted: Wanted, batch: Batch, places: Places, *, fits: bool, attributes: bool) -> Consumer:
+def _consumer(wanted: Wanted, batch: Batch, places: GradientBuffers, *, fits: bool, attributes: bool) -> Consumer:
     def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
         layer = LayerGradient(linear.name, a, Ds, wanted.bases.get(linear.name), places)
         if fits and wanted.covariances is not None:

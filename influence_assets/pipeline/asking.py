@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from influence_assets.capture.measurements import query_gradients as measure_gradients
-from influence_assets.capture.measurements import query_sketches
+from influence_assets.capture.gradients import query_gradients as measure_gradients
 from influence_assets.capture.sign_codes import estimate
+from influence_assets.capture.sketches import query_sketches
 from influence_assets.errors import StorageError
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.pipeline import factors, passes

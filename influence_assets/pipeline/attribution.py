@@ -9,11 +9,12 @@ from torch import Tensor
 
 from influence_assets.analysis.agreement import agreement
 from influence_assets.capture.batches import Sequences
-from influence_assets.capture.measurements import WhitenedBatch, query_sketches, scored
-from influence_assets.capture.measurements import query_gradients as measure_gradients
-from influence_assets.capture.measurements import sketches as measure_sketches
+from influence_assets.capture.gradients import query_gradients as measure_gradients
 from influence_assets.capture.runner import Runner
+from influence_assets.capture.scores import scored
 from influence_assets.capture.sign_codes import SignCodes, encode, estimate
+from influence_assets.capture.sketches import WhitenedBatch, query_sketches
+from influence_assets.capture.sketches import sketches as measure_sketches
 from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.methods.ekfac import EKFAC

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from influence_assets.capture.batches import Sequences
-from influence_assets.capture.measurements import Covariances, eigenvalue_corrections
-from influence_assets.capture.measurements import covariances as measure_covariances
+from influence_assets.capture.correction import eigenvalue_corrections
+from influence_assets.capture.covariance import Covariances
+from influence_assets.capture.covariance import covariances as measure_covariances
 from influence_assets.capture.runner import Runner
 from influence_assets.errors import InputError
 from influence_assets.maths.ekfac import Eigenbasis, damping, eigenbasis

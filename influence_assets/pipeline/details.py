@@ -14,9 +14,10 @@ import polars as pl
 
 from influence_assets.analysis.agreement import agreement
 from influence_assets.capture.batches import Sequences
-from influence_assets.capture.measurements import query_sketches, score_details
+from influence_assets.capture.details import score_details
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.sign_codes import SignCodes, estimate
+from influence_assets.capture.sketches import query_sketches
 from influence_assets.corpus.tokenization import Tokenization
 from influence_assets.maths.ekfac import Eigenbasis
 from influence_assets.maths.sketches import strongest_coordinates

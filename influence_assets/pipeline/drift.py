@@ -9,7 +9,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from influence_assets.capture.measurements import Covariances
+from influence_assets.capture.covariance import Covariances
 from influence_assets.errors import StorageError
 from influence_assets.maths.drift import BINS, RotatedFactor, block_sums, eigenvalue_drift, rotated_factor, sketch_width
 from influence_assets.maths.ekfac import Eigenbasis

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from influence_assets.capture.measurements import Covariances
+from influence_assets.capture.covariance import Covariances
 from influence_assets.maths.block_diagonal import BlockDiagonal, block_diagonal, blocks_of
 from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
 from influence_assets.maths.moments import FactorMoment, SecondMoment, factor_moment

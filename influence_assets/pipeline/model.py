@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from influence_assets.capture.models import context_length, embedding_rows, export_tokenizer
-from influence_assets.capture.training import TrainingProgress, train_language_model, train_tokenizer
-from influence_assets.capture.weights import tokenizer_hash, weights_hash
 from influence_assets.corpus.packing import pack
 from influence_assets.corpus.tokenization import Tokenization
 from influence_assets.errors import InputError
+from influence_assets.models.dimensions import context_length, embedding_rows
+from influence_assets.models.tokenizers import export_tokenizer
+from influence_assets.models.training import TrainingProgress, train_language_model, train_tokenizer
+from influence_assets.models.weights import tokenizer_hash, weights_hash
 from influence_assets.pipeline.corpus import stored_documents
 from influence_assets.pipeline.steps import Work
 from influence_assets.pipeline.workspace import Workspace

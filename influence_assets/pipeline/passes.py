@@ -6,8 +6,9 @@ import numpy as np
 
 from influence_assets.capture.batches import Sequences
 from influence_assets.capture.losses import LabelSampler
-from influence_assets.capture.modules import LinearModule, select_modules
 from influence_assets.capture.runner import Runner
+from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.selection import select_modules
 from influence_assets.pipeline.model import model_folder
 from influence_assets.pipeline.steps import Progress
 from influence_assets.pipeline.workspace import Workspace

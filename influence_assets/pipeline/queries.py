@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from influence_assets.capture.batches import Sequences
-from influence_assets.capture.measurements import QueryGradients
-from influence_assets.capture.measurements import query_gradients as measure_gradients
+from influence_assets.capture.gradients import QueryGradients
+from influence_assets.capture.gradients import query_gradients as measure_gradients
 from influence_assets.corpus.queries import TokenizedQuery, read_query_set, tokenize_query
 from influence_assets.corpus.sources import SourceFile
 from influence_assets.corpus.tokenization import Tokenization

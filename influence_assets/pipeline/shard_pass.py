@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 
-from influence_assets.capture.measurements import CorrectionTotals, CovarianceTotals, ScoreTotals, SketchRows
+from influence_assets.capture.correction import CorrectionTotals
+from influence_assets.capture.covariance import CovarianceTotals
 from influence_assets.capture.one_pass import Wanted, measure
+from influence_assets.capture.scores import ScoreTotals
+from influence_assets.capture.sketches import SketchRows
 from influence_assets.pipeline import factors, passes
 from influence_assets.pipeline.attribution import (
     SketchRecorder,

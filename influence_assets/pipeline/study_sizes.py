@@ -7,9 +7,9 @@ import torch
 from transformers import AutoConfig, GPT2Config, PretrainedConfig
 
 from influence_assets.capture.batch_size import largest_batch
-from influence_assets.capture.models import context_length
 from influence_assets.capture.operations import ModelShape, model_shape
 from influence_assets.corpus.queries import read_query_set
+from influence_assets.models.dimensions import context_length
 from influence_assets.pipeline.graph import BY_NAME
 from influence_assets.pipeline.queries import tokenize
 from influence_assets.pipeline.steps import Partition, Step

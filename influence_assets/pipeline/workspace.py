@@ -171,21 +171,21 @@ class Workspace:
     @cached_property
     def model_folder(self) -> Path:
         """Where the model of `model.path` lies."""
-        from influence_assets.capture.weights import resolve_model_folder
+        from influence_assets.models.weights import resolve_model_folder
 
         return resolve_model_folder(self.study.model)
 
     @cached_property
     def model_file_hashes(self) -> tuple[str, str]:
         """The weights (with their configuration) and the tokenizer's files of `model.path`, by content."""
-        from influence_assets.capture.weights import tokenizer_files_hash, weights_hash
+        from influence_assets.models.weights import tokenizer_files_hash, weights_hash
 
         return weights_hash(self.model_folder, self._weights_cache), tokenizer_files_hash(self.model_folder)
 
     @cached_property
     def device(self) -> str:
         """The device of `compute.device`, `auto` resolved."""
-        from influence_assets.capture.models import resolve_device
+        from influence_assets.models.devices import resolve_device
 
         return resolve_device(self.study.compute.device)
 
@@ -201,7 +201,7 @@ class Workspace:
         return _load_model(folder, weights_hash, model.dtype, self.device, model.trust_remote_code, model.device_map)
 
     def _refuse_other_weights(self, folder: Path, expected: str) -> None:
-        from influence_assets.capture.weights import weights_hash
+        from influence_assets.models.weights import weights_hash
 
         if weights_hash(folder, self._weights_cache) != expected:
             raise InputError(
@@ -218,7 +218,8 @@ def _load_model(
     trust_remote_code: bool,  # noqa: FBT001  # lru_cache keys positions
     device_map: str | None,
 ) -> "PreTrainedModel":
-    from influence_assets.capture.models import keep_freed_memory, load_model
+    from influence_assets.models.devices import keep_freed_memory
+    from influence_assets.models.loading import load_model
 
     keep_freed_memory()
     return load_model(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code, device_map=device_map)
