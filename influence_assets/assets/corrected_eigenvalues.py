@@ -59,6 +59,7 @@ class _Participant:
 
     fits = True
     needs_bases = True
+    rotates = True
 
     def __init__(self, work: Work, context: PassContext) -> None:
         from influence_assets.capture.correction import CorrectionTotals

@@ -57,6 +57,7 @@ class _Participant:
 
     fits = True
     needs_bases = False
+    rotates = False
 
     def __init__(self, work: Work, context: PassContext) -> None:
         from influence_assets.capture.covariance import CovarianceTotals

@@ -105,6 +105,7 @@ class _Participant:
 
     fits = False
     needs_bases = True
+    rotates = True
 
     def __init__(self, work: Work, context: PassContext) -> None:
         from influence_assets.capture.sketches import SketchRows

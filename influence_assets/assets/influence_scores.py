@@ -101,6 +101,7 @@ class _Participant:
 
     fits = False
     needs_bases = True
+    rotates = False
 
     def __init__(self, work: Work, context: PassContext) -> None:
         from influence_assets.capture.scores import ScoreTotals

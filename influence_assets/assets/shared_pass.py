@@ -21,18 +21,20 @@ PROBES = 4
 
 
 class Participant(Protocol):
-    """What takes part in a pass: it is given every layer of every batch, and writes what it made of them.
+    """What takes part in a pass (see `capture.one_pass.Participant`), and writes what it made of it.
 
     Attributes:
         fits: whether it is measured with the labels of the curvature, else with the data's own.
-        needs_bases: whether it needs gradients in the eigenbases.
+        needs_bases: whether it needs the eigenbases.
+        rotates: whether it needs gradients in the eigenbases on both sides.
     """
 
     fits: bool
     needs_bases: bool
+    rotates: bool
 
     def begin(self, *, is_rotated_anyway: bool) -> None:
-        """Prepare; the argument says whether another participant has the same gradients rotated on both sides."""
+        """Prepare; the argument says whether another participant has the data's own gradients rotated."""
         ...
 
     def add(self, batch: "Batch", layer: "LayerGradient") -> None:
@@ -40,7 +42,7 @@ class Participant(Protocol):
         ...
 
     def end_batch(self) -> None:
-        """Take in that all layers of a batch have been added."""
+        """Note that all layers of a batch have been added."""
         ...
 
     def finish(self) -> None:

@@ -190,21 +190,21 @@ class Workspace:
     @cached_property
     def model_folder(self) -> Path:
         """Where the model of `model.path` lies."""
-        from influence_assets.capture.weights import resolve_model_folder
+        from influence_assets.models.weights import resolve_model_folder
 
         return resolve_model_folder(self.study.model)
 
     @cached_property
     def model_file_hashes(self) -> tuple[str, str]:
         """The weights (with their configuration) and the tokenizer's files of `model.path`, by content."""
-        from influence_assets.capture.weights import tokenizer_files_hash, weights_hash
+        from influence_assets.models.weights import tokenizer_files_hash, weights_hash
 
         return weights_hash(self.model_folder, self.weights_cache), tokenizer_files_hash(self.model_folder)
 
     @cached_property
     def device(self) -> str:
         """The device of `compute.device`, `auto` resolved."""
-        from influence_assets.capture.models import resolve_device
+        from influence_assets.models.devices import resolve_device
 
         return resolve_device(self.study.compute.device)
 

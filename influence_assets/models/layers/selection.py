@@ -1,71 +1,17 @@
-"""Layer rules: which modules are linear maps, and how each stores its weight."""
+"""Which modules of a model are attributed: those that `curvature.modules` names, all covered by a layer rule."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from influence_assets.errors import InputError
+from influence_assets.models.layers.rule import LinearModule, is_linear
 
 KEY = "curvature.modules"
 MLP_PATTERNS = ("*.mlp.*", "*.fc1", "*.fc2", "*.feed_forward.*", "*.ffn.*")
-
-
-@dataclass(frozen=True)
-class LinearModule:
-    """A linear map y = W x (+ b), seen as one [d_out, d_in] matrix with the bias as its last column."""
-
-    name: str
-    module: nn.Module
-
-    @property
-    def has_bias(self) -> bool:
-        """Whether a column of ones belongs to the input."""
-        return getattr(self.module, "bias", None) is not None
-
-    @property
-    def output_width(self) -> int:
-        """d_out."""
-        weight = self._weight()
-        return weight.shape[1] if isinstance(self.module, Conv1D) else weight.shape[0]
-
-    @property
-    def input_width(self) -> int:
-        """d_in, the bias's column included."""
-        weight = self._weight()
-        return (weight.shape[0] if isinstance(self.module, Conv1D) else weight.shape[1]) + int(self.has_bias)
-
-    @property
-    def device(self) -> torch.device:
-        """Where its weight is, and with it what is measured of it."""
-        return self._weight().device
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in the weight and the bias."""
-        return self.input_width * self.output_width
-
-    def input_with_bias(self, x: Float[Tensor, "*token width"]) -> Float[Tensor, "*token d_in"]:
-        """a: the module's input, with a 1 appended where there is a bias."""
-        return torch.cat([x, x.new_ones(*x.shape[:-1], 1)], dim=-1) if self.has_bias else x
-
-    def as_matrix(
-        self, weight: Float[Tensor, "rows columns"], bias: Float[Tensor, " d_out"] | None
-    ) -> Float[Tensor, "d_out d_in"]:
-        """A gradient of this module's parameters, in the module's own layout, as one [d_out, d_in] matrix."""
-        matrix = weight.T if isinstance(self.module, Conv1D) else weight
-        return matrix if bias is None else torch.cat([matrix, bias[:, None]], dim=1)
-
-    def _weight(self) -> Tensor:
-        weight = self.module.weight
-        assert isinstance(weight, Tensor)  # noqa: S101  # _is_linear has seen to it
-        return weight
 
 
 def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[LinearModule, ...]:
@@ -87,15 +33,10 @@ def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tupl
         if name and module is not head and any(fnmatchcase(name, pattern) for pattern in patterns)
     }
     _refuse_unknown(model, _maps(model) if modules == "linear" else matched)
-    selected = tuple(LinearModule(name, module) for name, module in matched.items() if _is_linear(module))
+    selected = tuple(LinearModule(name, module) for name, module in matched.items() if is_linear(module))
     _refuse_idle_patterns(model, patterns, selected, modules)
     _refuse_shared(model, selected)
     return selected
-
-
-def total_parameters(model: PreTrainedModel) -> int:
-    """Numbers in the model, each shared tensor counted once."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _patterns(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[tuple[str, ...], nn.Module | None]:
@@ -103,7 +44,7 @@ def _patterns(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[tup
     if modules == "mlp":
         return MLP_PATTERNS, None
     if modules == "linear":
-        linear = tuple(name for name, module in model.named_modules() if _is_linear(module))
+        linear = tuple(name for name, module in model.named_modules() if is_linear(module))
         return linear, model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return tuple(modules), None
 
@@ -127,7 +68,7 @@ def _refuse_unknown(model: PreTrainedModel, matched: Mapping[str, nn.Module]) ->
     experts = any(p.ndim > 2 for name in unknown for p in matched[name].parameters(recurse=False))
     reason = ", a mixture of experts, each of which sees only the tokens that are routed to it" if experts else ""
     blocks = tuple(name.rpartition(".")[0] + "." for name in unknown) if experts else tuple(unknown)
-    others = [n for n, m in _maps(model).items() if _is_linear(m) and not n.startswith(blocks)]
+    others = [n for n, m in _maps(model).items() if is_linear(m) and not n.startswith(blocks)]
     patterns = list(dict.fromkeys(map(_without_numbers, others)))
     raise InputError(
         KEY,
@@ -146,7 +87,7 @@ def _refuse_idle_patterns(
     named = not isinstance(modules, str)
     idle = [p for p in patterns if named and not any(fnmatchcase(linear.name, p) for linear in selected)]
     if idle or not selected:
-        available = list(dict.fromkeys(_without_numbers(name) for name, m in model.named_modules() if _is_linear(m)))
+        available = list(dict.fromkeys(_without_numbers(name) for name, m in model.named_modules() if is_linear(m)))
         raise InputError(
             KEY,
             f"{', '.join(repr(p) for p in idle) or repr(modules)} matches no linear layer of {type(model).__name__}",
@@ -170,12 +111,8 @@ def _refuse_shared(model: PreTrainedModel, selected: tuple[LinearModule, ...]) -
                 )
 
 
-def _is_linear(module: nn.Module) -> bool:
-    return type(module) in (nn.Linear, Conv1D)
-
-
 def _has_unknown_weights(module: nn.Module) -> bool:
-    return not _is_linear(module) and any(p.ndim >= 2 for p in module.parameters(recurse=False))
+    return not is_linear(module) and any(p.ndim >= 2 for p in module.parameters(recurse=False))
 
 
 def _without_numbers(name: str) -> str:

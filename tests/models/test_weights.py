@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from influence_assets.capture import weights
-from influence_assets.capture.weights import resolve_model_folder, tokenizer_hash, weights_hash
 from influence_assets.errors import InputError
+from influence_assets.models import weights
+from influence_assets.models.weights import resolve_model_folder, tokenizer_hash, weights_hash
 from influence_assets.study import LanguageModel
 
 

@@ -17,14 +17,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from influence_assets.capture.models import (
-    context_length,
-    export_tokenizer,
-    keep_freed_memory,
-    load_model,
-    resolve_device,
-)
 from influence_assets.errors import InputError
+from influence_assets.models.devices import keep_freed_memory, resolve_device
+from influence_assets.models.dimensions import context_length
+from influence_assets.models.loading import load_model
+from influence_assets.models.tokenizers import export_tokenizer
 
 VOCABULARY = 320
 SIZES = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
@@ -224,11 +221,11 @@ def test_keeping_freed_memory_needs_glibc(monkeypatch):
         def mallopt(parameter, value):
             asked.append((parameter, value))
 
-    monkeypatch.setattr("influence_assets.capture.models.ctypes.CDLL", lambda _: Libc)
-    monkeypatch.setattr("influence_assets.capture.models.platform.libc_ver", lambda: ("", ""))
+    monkeypatch.setattr("influence_assets.models.devices.ctypes.CDLL", lambda _: Libc)
+    monkeypatch.setattr("influence_assets.models.devices.platform.libc_ver", lambda: ("", ""))
     keep_freed_memory()
     assert asked == []
-    monkeypatch.setattr("influence_assets.capture.models.platform.libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr("influence_assets.models.devices.platform.libc_ver", lambda: ("glibc", "2.36"))
     keep_freed_memory()
     assert dict(asked) == {-3: 2**25, -1: 2**29}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
 
@@ -320,7 +317,7 @@ def test_slow_tokenizer_is_refused(tmp_path, monkeypatch):
     class Slow:
         is_fast = False
 
-    monkeypatch.setattr("influence_assets.capture.models.AutoTokenizer.from_pretrained", lambda *_, **__: Slow())
+    monkeypatch.setattr("influence_assets.models.tokenizers.AutoTokenizer.from_pretrained", lambda *_, **__: Slow())
     with pytest.raises(InputError, match="Slow has no fast version"):
         export_tokenizer(tmp_path, tmp_path / "out", embedding_rows=VOCABULARY)
 

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 from transformers import GPT2LMHeadModel
 
-from influence_assets.capture.measurements import Runner, covariances
-from influence_assets.capture.modules import select_modules, total_parameters
+from influence_assets.capture.covariance import covariances
+from influence_assets.capture.runner import Runner
 from influence_assets.errors import InputError
+from influence_assets.models.dimensions import total_parameters
+from influence_assets.models.layers.selection import select_modules
 from tests import cases
 
 MLP = {"gpt2": ["mlp.c_fc", "mlp.c_proj"], "neox": ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"]}

@@ -7,10 +7,11 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from influence_assets.capture import training as training_module
-from influence_assets.capture.models import export_tokenizer, load_model
-from influence_assets.capture.training import one_cycle, train_language_model, train_tokenizer
 from influence_assets.errors import InputError
+from influence_assets.models import training as training_module
+from influence_assets.models.loading import load_model
+from influence_assets.models.tokenizers import export_tokenizer
+from influence_assets.models.training import one_cycle, train_language_model, train_tokenizer
 from influence_assets.study import Training
 
 TEXTS = ["the quick brown fox jumps over the lazy dog", "pack my box with five dozen liquor jugs"] * 5

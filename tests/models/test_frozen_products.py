@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from influence_assets.capture.frozen_products import frozen_products
+from influence_assets.models.frozen_products import frozen_products
 from tests import cases
 
 
