@@ -1,4 +1,4 @@
-"""Bringing a study up to date, with progress for whoever watches."""
+"""Brings a study up to date and prints how it goes and what was done; imports Dagster."""
 
 import time
 import warnings
@@ -8,7 +8,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from influence_assets.cli.showing import drift_proposal, visible
+from influence_assets.cli.drift import drift_proposal
+from influence_assets.cli.escaping import visible
+from influence_assets.cli.figures import counted
 from influence_assets.errors import InputError, StorageError
 from influence_assets.pipeline.bring_up import Failure, Result
 from influence_assets.pipeline.graph import STEPS
@@ -17,7 +19,7 @@ from influence_assets.study import Study
 
 
 def run_study(study: Study, console: Console, *, new_generation: bool = False) -> bool:
-    """Compute what is outstanding, print what was done, and return whether all of it worked."""
+    """Compute what is outstanding and print what was done; returns whether all is complete and every check holds."""
     import dagster as dg
 
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -35,7 +37,7 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
         console.print(f"[yellow]Was damaged[/] and is computed again: {escape(folder)}", soft_wrap=True)
     if result.computed:
         console.print(_done(result))
-        console.print(f"Computed {_counted(len(result.computed), 'partition')} in {seconds:.1f} s.")
+        console.print(f"Computed {counted(len(result.computed), 'partition')} in {seconds:.1f} s.")
         if not result.left_out:
             console.print("Look at them with `influence sql`, `influence ask` or `influence ui`.")
     elif not result.left_out:
@@ -51,18 +53,6 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
         left_out = ", ".join(result.left_out)
         console.print(f"What stood before still stands. Not complete: {left_out}.", soft_wrap=True)
     return not result.failures and not result.left_out and not session.checks_failed
-
-
-def rebuild(study: Study, console: Console) -> None:
-    """Build the DuckDB file anew, beside the one that stands until it is done."""
-    from influence_assets.pipeline.catalogue import rebuild_catalogue
-    from influence_assets.pipeline.versions import Versions
-    from influence_assets.pipeline.workspace import Workspace
-
-    change = rebuild_catalogue(Versions(Workspace(study), "published"))
-    console.print(
-        f"Rebuilt from {change.loaded} artifacts in {change.seconds:.1f} s: {sum(change.rows.values()):,} rows."
-    )
 
 
 class _Display:
@@ -124,7 +114,3 @@ def _print_failure(failure: Failure, console: Console) -> None:
         import traceback
 
         console.print(visible("".join(traceback.format_exception(error))), markup=False, highlight=False)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" + ("" if count == 1 else "s")
