@@ -5,15 +5,16 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from influence_assets.assets import open_workspace
+from influence_assets.engine.bring_up import is_generation_due
+from influence_assets.engine.fingerprint import fingerprint
+from influence_assets.engine.plan import plan
+from influence_assets.engine.versions import Versions
+from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError, StorageError
 from influence_assets.orchestration.bring_up import end_dead_runs, handled_key, job_name
 from influence_assets.orchestration.partitions import Partitions
 from influence_assets.orchestration.sources import observations
-from influence_assets.pipeline.bring_up import is_generation_due
-from influence_assets.pipeline.fingerprint import fingerprint
-from influence_assets.pipeline.plan import plan
-from influence_assets.pipeline.versions import Versions
-from influence_assets.pipeline.workspace import Workspace
 from influence_assets.study import Study
 
 ATTEMPTS = 3
@@ -44,7 +45,7 @@ def build_sensor(study: Study) -> dg.SensorDefinition:
     )
     def files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
-            workspace = Workspace(study)
+            workspace = open_workspace(study)
             found = fingerprint(workspace)
             unregistered = partitions.unregistered(workspace, context.instance)
             events = list(observations(study, workspace, context.instance))

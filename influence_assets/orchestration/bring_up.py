@@ -8,6 +8,19 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from influence_assets.engine.bring_up import (
+    Failure,
+    Finished,
+    Result,
+    bring_up_to_date,
+    drift,
+    is_generation_due,
+)
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.fingerprint import WHOLE, fingerprint
+from influence_assets.engine.materialise import Outcome
+from influence_assets.engine.plan import AssetState, plan
+from influence_assets.engine.versions import Versions
 from influence_assets.errors import StorageError
 from influence_assets.orchestration import checks, openlineage
 from influence_assets.orchestration.factory import asset_key, materialization
@@ -15,20 +28,7 @@ from influence_assets.orchestration.partitions import Partitions
 from influence_assets.orchestration.session import Session, resource_key
 from influence_assets.orchestration.sources import observations
 from influence_assets.orchestration.told import told_versions
-from influence_assets.pipeline.bring_up import (
-    Ended,
-    Failure,
-    Result,
-    bring_up_to_date,
-    drift,
-    is_generation_due,
-)
-from influence_assets.pipeline.fingerprint import WHOLE, fingerprint
-from influence_assets.pipeline.plan import StepState, plan
-from influence_assets.pipeline.run import Outcome
-from influence_assets.pipeline.steps import Step
 from influence_assets.pipeline.together import STEPS_OF_ONE_PASS
-from influence_assets.pipeline.versions import Versions
 from influence_assets.storage.manifest import ArtifactKey
 from influence_assets.study import Study
 
@@ -151,9 +151,9 @@ def _compute(
         for event in bring_up_to_date(
             session.published, watcher, result, run_id=context.run_id, new_generation=new_generation
         ):
-            yield from passed.of_others(event.step)
+            yield from passed.of_others(event.asset)
             if isinstance(event, Failure):
-                context.log.error(f"{event.step.name} {event.partition.key or ''}: {event.error}")
+                context.log.error(f"{event.asset.name} {event.partition.key or ''}: {event.error}")
             else:
                 yield from _recorded(study, event, session, instance, passed)
                 collector = _told_elsewhere(study, event, collector, context)
@@ -165,7 +165,7 @@ def _compute(
         raise
     instance.daemon_cursor_storage.set_cursor_values({handled_key(study): handled})
     if result.failures:
-        named = ", ".join(f"{failure.step.name} {failure.partition.key or ''}" for failure in result.failures)
+        named = ", ".join(f"{failure.asset.name} {failure.partition.key or ''}" for failure in result.failures)
         raise dg.Failure(f"Not computed: {named}. What stood before still stands. Left out: {result.left_out}.")
 
 
@@ -176,19 +176,19 @@ def _news(study: Study, versions: Versions, session: Session, instance: dg.Dagst
     yield from _untold(study, versions, session.result.states, session, instance)
 
 
-def _skipped(before: Sequence[StepState], result: Result) -> list[StepState]:
+def _skipped(before: Sequence[AssetState], result: Result) -> list[AssetState]:
     """The steps of which something stands now that neither stood before nor was computed: a version of old."""
     computed = set(result.computed)
     waited = {
-        state.step.name
+        state.asset.name
         for state in before
-        if any((state.step, place.partition) not in computed for place in state.outstanding)
+        if any((state.asset, place.partition) not in computed for place in state.outstanding)
     }
-    return [state for state in result.states if state.step.name in waited]
+    return [state for state in result.states if state.asset.name in waited]
 
 
 def _untold(
-    study: Study, versions: Versions, states: Sequence[StepState], session: Session, instance: dg.DagsterInstance
+    study: Study, versions: Versions, states: Sequence[AssetState], session: Session, instance: dg.DagsterInstance
 ) -> Iterator[Report]:
     """Partitions that stand in versions that Dagster was not told of, or was told of before others.
 
@@ -196,19 +196,19 @@ def _untold(
     """
     passed = _Passed()
     for state in states:
-        yield from passed.of_others(state.step)
-        told = told_versions(instance, asset_key(study, state.step.name), dg.DagsterEventType.ASSET_MATERIALIZATION)
+        yield from passed.of_others(state.asset)
+        told = told_versions(instance, asset_key(study, state.asset.name), dg.DagsterEventType.ASSET_MATERIALIZATION)
         for standing in state.of("standing"):
-            key = ArtifactKey(state.step.name, standing.partition.key, str(standing.data_version))
+            key = ArtifactKey(state.asset.name, standing.partition.key, str(standing.data_version))
             if told.get(standing.partition.key or WHOLE) != key.data_version:
                 outcome = Outcome(versions.workspace.store.open(key), computed=False)
-                ended = Ended(state.step, standing.partition, outcome, versions)
+                ended = Finished(state.asset, standing.partition, outcome, versions)
                 yield from _recorded(study, ended, session, instance, passed)
     yield from passed.of_others(None)
 
 
 def _told_elsewhere(
-    study: Study, event: Ended, collector: "OpenLineageClient | None", context: dg.OpExecutionContext
+    study: Study, event: Finished, collector: "OpenLineageClient | None", context: dg.OpExecutionContext
 ) -> "OpenLineageClient | None":
     """Tell the collector, if there is one; one that does not answer is left alone for the rest of the run."""
     if collector is None or not event.outcome.computed:
@@ -226,7 +226,7 @@ class _Passed:
     """Checks that hold, told once a step with the number of partitions: each event costs Dagster time."""
 
     def __init__(self) -> None:
-        self._step: Step | None = None
+        self._step: AssetDefinition | None = None
         self._last: dict[tuple[dg.AssetKey, str], dg.AssetCheckEvaluation] = {}
         self._partitions: Counter[tuple[dg.AssetKey, str]] = Counter()
 
@@ -236,7 +236,7 @@ class _Passed:
         self._last[check] = evaluation
         self._partitions[check] += 1
 
-    def of_others(self, step: Step | None) -> Iterator[dg.AssetCheckEvaluation]:
+    def of_others(self, step: AssetDefinition | None) -> Iterator[dg.AssetCheckEvaluation]:
         """What held of the step before, now that this one is at work."""
         if step is self._step or (_by_one_pass(step) and _by_one_pass(self._step)):
             return
@@ -249,16 +249,16 @@ class _Passed:
         self._step, self._last, self._partitions = step, {}, Counter()
 
 
-def _by_one_pass(step: Step | None) -> bool:
+def _by_one_pass(step: AssetDefinition | None) -> bool:
     """Whether partitions of this step end in turns with those of others."""
     return step is not None and step.name in STEPS_OF_ONE_PASS
 
 
 def _recorded(
-    study: Study, event: Ended, session: Session, instance: dg.DagsterInstance, passed: _Passed
+    study: Study, event: Finished, session: Session, instance: dg.DagsterInstance, passed: _Passed
 ) -> Iterator[Report]:
     """A partition that stands, and what the checks say of it, as Dagster's events."""
-    step, partition, outcome, versions = event.step, event.partition, event.outcome, event.versions
+    step, partition, outcome, versions = event.asset, event.partition, event.outcome, event.versions
     yield materialization(study, step, partition, outcome, versions, instance)
     for check in checks.results(step, versions.workspace, outcome.artifact):
         if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:

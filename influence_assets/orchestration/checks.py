@@ -6,10 +6,10 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from influence_assets.engine.checks import CHECKS
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.workspace import Workspace
 from influence_assets.orchestration.metadata import table
-from influence_assets.pipeline.checks import CHECKS
-from influence_assets.pipeline.steps import Step
-from influence_assets.pipeline.workspace import Workspace
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.catalogue import run_checks
 from influence_assets.storage.statements import statements
@@ -19,7 +19,7 @@ GRAINS = "every_grain_holds"
 """All of `grain_of_*` together: an event costs Dagster more than the question costs DuckDB."""
 
 
-def specs(step: Step, key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
+def specs(step: AssetDefinition, key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     """The checks of a step's asset."""
     if step.name == "influence_catalogue":
         described = {_group(name): statement.purpose for name, statement in statements("checks").items()}
@@ -29,7 +29,7 @@ def specs(step: Step, key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
     return [dg.AssetCheckSpec(name, asset=key, description=text) for name, text in described.items()]
 
 
-def results(step: Step, workspace: Workspace, artifact: Artifact) -> Iterator[dg.AssetCheckResult]:
+def results(step: AssetDefinition, workspace: Workspace, artifact: Artifact) -> Iterator[dg.AssetCheckResult]:
     """The outcome of each check, looked up in what is stored."""
     if step.name == "influence_catalogue":
         for name, violations in _grouped(run_checks(workspace.catalogue)).items():

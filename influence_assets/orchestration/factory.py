@@ -2,15 +2,16 @@
 
 import dagster as dg
 
+from influence_assets.assets import asset_graph
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.materialise import Outcome, materialise
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.versions import Versions
 from influence_assets.orchestration import checks
 from influence_assets.orchestration.metadata import metadata
 from influence_assets.orchestration.partitions import Partitions
 from influence_assets.orchestration.provenance import code_version, frozen_tags, provenance_tags, upstream_names
 from influence_assets.orchestration.session import Session, resource_key
-from influence_assets.pipeline.graph import BY_NAME, STEPS
-from influence_assets.pipeline.run import Outcome, materialise
-from influence_assets.pipeline.steps import Partition, Step
-from influence_assets.pipeline.versions import Versions
 from influence_assets.study import Study
 
 HEAVY_TAG = {"influence/device": "in_use"}
@@ -31,16 +32,16 @@ def asset_key(study: Study, step: str) -> dg.AssetKey:
 def build_assets(study: Study) -> list[dg.AssetsDefinition]:
     """All assets of a study."""
     partitions = Partitions.of(study)
-    return [_asset(study, step, partitions) for step in STEPS]
+    return [_asset(study, step, partitions) for step in asset_graph()]
 
 
-def _asset(study: Study, step: Step, partitions: Partitions) -> dg.AssetsDefinition:
+def _asset(study: Study, step: AssetDefinition, partitions: Partitions) -> dg.AssetsDefinition:
     key = asset_key(study, step.name)
 
     def run(context: dg.AssetExecutionContext, *, new_generation: bool) -> dg.MaterializeResult[None]:
         session: Session = getattr(context.resources, resource_key(study))
         versions = Versions(session.versions.workspace, fit_another=True) if new_generation else session.versions
-        partition = Partition.parse(step.partitioning, context.partition_key if context.has_partition_key else None)
+        partition = Partition.parse(step.partitioned_by, context.partition_key if context.has_partition_key else None)
         progress = session.progress(context, step, partition)
         outcome = materialise(versions, step, partition, run_id=context.run_id, progress=progress)
         return dg.MaterializeResult(
@@ -63,16 +64,16 @@ def _asset(study: Study, step: Step, partitions: Partitions) -> dg.AssetsDefinit
         kinds=set(step.kinds),
         description=step.description,
         code_version=code_version(step, study),
-        partitions_def=partitions.definition(step.partitioning),
+        partitions_def=partitions.definition(step.partitioned_by),
         check_specs=checks.specs(step, key),
         required_resource_keys={resource_key(study)},
-        op_tags=HEAVY_TAG if step.heavy else None,
+        op_tags=HEAVY_TAG if step.runs_model else None,
     )(configured if step.name == "eigenbases" else plain)
 
 
 def materialization(
     study: Study,
-    step: Step,
+    step: AssetDefinition,
     partition: Partition,
     outcome: Outcome,
     versions: Versions,
@@ -88,12 +89,12 @@ def materialization(
     )
 
 
-def _dependencies(study: Study, step: Step, partitions: Partitions) -> list[dg.AssetDep]:
+def _dependencies(study: Study, step: AssetDefinition, partitions: Partitions) -> list[dg.AssetDep]:
     """The assets that a step reads, each with the partitions of it that it reads."""
     deps = []
     for name in upstream_names(step, study):
-        if name in BY_NAME:
-            mapping = partitions.mapping(BY_NAME[name].partitioning, step.partitioning)
+        if name in asset_graph():
+            mapping = partitions.mapping(asset_graph()[name].partitioned_by, step.partitioned_by)
         else:
             mapping = dg.IdentityPartitionMapping() if name in ("source_files", "query_files") else None
         deps.append(dg.AssetDep(asset_key(study, name), partition_mapping=mapping))

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from influence_assets.pipeline.workspace import CATALOGUE
+from influence_assets.engine.workspace import CATALOGUE
 from influence_assets.storage.artifacts import Artifact
 
 HIDDEN = frozenset(

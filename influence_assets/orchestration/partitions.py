@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from influence_assets.pipeline.steps import Partitioning
-from influence_assets.pipeline.workspace import Workspace
+from influence_assets.engine.partitions import Partitioning
+from influence_assets.engine.workspace import Workspace
 from influence_assets.study import Study
 
 

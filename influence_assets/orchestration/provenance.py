@@ -17,10 +17,11 @@ from dagster._core.definitions.data_version import (
     get_input_event_pointer_tag,
 )
 
-from influence_assets.pipeline.fingerprint import WHOLE, sources
-from influence_assets.pipeline.graph import BY_NAME
-from influence_assets.pipeline.steps import Partition, Step
-from influence_assets.pipeline.versions import Versions
+from influence_assets.assets import asset_graph
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.fingerprint import WHOLE, sources
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.versions import Versions
 from influence_assets.study import Study
 
 NOTHING_COMES_AFTER = 2**62
@@ -39,27 +40,27 @@ SOURCES = {
 partitions, which stay, nothing changes."""
 
 
-def code_version(step: Step, study: Study) -> str:
+def code_version(step: AssetDefinition, study: Study) -> str:
     """The step's code and the settings that matter to it: Dagster has no mark of its own for changed settings."""
     settings = dict(step.settings(study))
     return step.code_version if not settings else f"{step.code_version} {settings_digest(settings)}"
 
 
-def upstream_names(step: Step, study: Study) -> list[str]:
+def upstream_names(step: AssetDefinition, study: Study) -> list[str]:
     """The assets that a step depends on, sources included."""
     if step.name == "language_model":
         return ["documents"] if study.model.train is not None else ["model_files"]
     return [*step.upstream, *SOURCES.get(step.name, [])]
 
 
-def frozen_tags(step: Step, study: Study) -> dict[str, str]:
+def frozen_tags(step: AssetDefinition, study: Study) -> dict[str, str]:
     """For what Dagster records of a frozen asset by itself: nothing that comes later outdates it."""
     frozen = _frozen_upstream(step, study)
     return {get_input_event_pointer_tag(dg.AssetKey([study.name, name])): str(NOTHING_COMES_AFTER) for name in frozen}
 
 
 def provenance_tags(
-    step: Step, study: Study, data_version: str, versions: Versions, instance: dg.DagsterInstance
+    step: AssetDefinition, study: Study, data_version: str, versions: Versions, instance: dg.DagsterInstance
 ) -> dict[str, str]:
     """For an event that is logged outside of an asset's own computation: all that Dagster would have recorded."""
     latest = instance.event_log_storage.get_maximum_record_id() or 0
@@ -75,7 +76,7 @@ def provenance_tags(
     return tags | frozen_tags(step, study)
 
 
-def _frozen_upstream(step: Step, study: Study) -> list[str]:
+def _frozen_upstream(step: AssetDefinition, study: Study) -> list[str]:
     if step.name == "eigenbases":
         return ["covariances"]
     if step.name == "curvature":
@@ -85,10 +86,10 @@ def _frozen_upstream(step: Step, study: Study) -> list[str]:
 
 def _version(name: str, versions: Versions) -> str:
     """The data version of an upstream asset without partitions; Dagster looks those of partitions up by itself."""
-    if name not in BY_NAME:
+    if name not in asset_graph():
         return sources(versions.workspace)[name].get(WHOLE, BY_PARTITION)
-    step = BY_NAME[name]
-    key = versions.key(step, Partition()) if step.partitioning == "none" else None
+    step = asset_graph()[name]
+    key = versions.key(step, Partition()) if step.partitioned_by == "none" else None
     return BY_PARTITION if key is None else key.data_version
 
 

@@ -6,10 +6,11 @@ from functools import cached_property
 
 import dagster as dg
 
-from influence_assets.pipeline.bring_up import Result, Watcher
-from influence_assets.pipeline.steps import Partition, Progress, Step
-from influence_assets.pipeline.versions import Versions
-from influence_assets.pipeline.workspace import Workspace
+from influence_assets.assets import open_workspace
+from influence_assets.engine.bring_up import Result, Watcher
+from influence_assets.engine.definition import AssetDefinition, Progress
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.versions import Versions
 from influence_assets.study import Study
 
 SECONDS_BETWEEN_REPORTS = 5.0
@@ -36,18 +37,18 @@ class Session:
     @cached_property
     def versions(self) -> Versions:
         """Which version of each partition is asked for, in the newest generation."""
-        return Versions(Workspace(self.study))
+        return Versions(open_workspace(self.study))
 
     @cached_property
     def published(self) -> Versions:
         """The same in the generation that readers see."""
-        return Versions(Workspace(self.study), "published")
+        return Versions(open_workspace(self.study), "published")
 
     def watcher(self, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Watcher:
         """Whom to tell: the listener, else the run's log."""
         return self.listener or _Log(context)
 
-    def progress(self, context: dg.AssetExecutionContext, step: Step, partition: Partition) -> Progress:
+    def progress(self, context: dg.AssetExecutionContext, step: AssetDefinition, partition: Partition) -> Progress:
         """Progress of one partition."""
         watcher = self.watcher(context)
         return lambda done, total: watcher.progress(step, partition, done, total)
@@ -60,11 +61,11 @@ class _Log:
         self._context = context
         self._reported = time.monotonic()
 
-    def begins(self, step: Step, partition: Partition, outstanding: int) -> None:
+    def begins(self, step: AssetDefinition, partition: Partition, outstanding: int) -> None:
         named = f"{step.name}[{partition.key}]" if partition.key else step.name
         self._context.log.info(f"{named}, the first of {outstanding} that are outstanding")
 
-    def progress(self, step: Step, partition: Partition, done: int, total: int | None) -> None:
+    def progress(self, step: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
         if time.monotonic() - self._reported > SECONDS_BETWEEN_REPORTS:
             self._reported = time.monotonic()
             named = f"{step.name} {partition.key or ''}"

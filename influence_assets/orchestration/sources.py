@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from influence_assets.assets import open_workspace
+from influence_assets.engine.fingerprint import WHOLE, sources
+from influence_assets.engine.workspace import Workspace
 from influence_assets.orchestration.partitions import Partitions
 from influence_assets.orchestration.told import DATA_VERSION_TAG, told_versions
-from influence_assets.pipeline.fingerprint import WHOLE, sources
-from influence_assets.pipeline.workspace import Workspace
 from influence_assets.study import Study
 
 GROUP = "sources"
@@ -37,7 +38,7 @@ def _source(study: Study, name: str) -> dg.SourceAsset:
     definition = {"source_files": partitions.shard, "query_files": partitions.query_set}.get(name)
 
     def observe() -> dg.DataVersion | dg.DataVersionsByPartition:
-        found = sources(Workspace(study))[name]
+        found = sources(open_workspace(study))[name]
         return dg.DataVersion(found[WHOLE]) if definition is None else dg.DataVersionsByPartition(dict(found))
 
     source: dg.SourceAsset = dg.observable_source_asset(

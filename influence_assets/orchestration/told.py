@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_TAG, extract_data_version_from_entry
 
-from influence_assets.pipeline.fingerprint import WHOLE
+from influence_assets.engine.fingerprint import WHOLE
 
 __all__ = ["DATA_VERSION_TAG", "told_versions"]
 

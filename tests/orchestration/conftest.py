@@ -7,11 +7,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from influence_assets.engine.bring_up import Result
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.partitions import Partition
 from influence_assets.orchestration.bring_up import execute, job_name
 from influence_assets.orchestration.definitions import build_definitions
 from influence_assets.orchestration.session import Session
-from influence_assets.pipeline.bring_up import Result
-from influence_assets.pipeline.steps import Partition, Step
 from influence_assets.study import Study
 from tests import studies
 
@@ -32,11 +33,11 @@ class Killed:
     def __init__(self, step: str) -> None:
         self._step = step
 
-    def begins(self, step: Step, _partition: Partition, _outstanding: int) -> None:
+    def begins(self, step: AssetDefinition, _partition: Partition, _outstanding: int) -> None:
         if step.name == self._step:
             raise KilledError
 
-    def progress(self, step: Step, partition: Partition, done: int, total: int | None) -> None:
+    def progress(self, step: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
         pass
 
 

@@ -11,12 +11,12 @@ from collections import Counter
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
+from influence_assets.assets import asset_graph
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.plan import plan
+from influence_assets.engine.versions import Versions
+from influence_assets.engine.workspace import Workspace
 from influence_assets.orchestration.jobs import JOBS
-from influence_assets.pipeline.graph import BY_NAME
-from influence_assets.pipeline.plan import plan
-from influence_assets.pipeline.steps import Partition
-from influence_assets.pipeline.versions import Versions
-from influence_assets.pipeline.workspace import Workspace
 from tests import studies
 from tests.studies import COAST, EXTRA, FIRST, TRADES
 
@@ -31,8 +31,8 @@ def marked(located):
         LoadingContextForTest(located.instance),
     )
     return {
-        studies.label(state.step, state.partition): (
-            resolver.get_status(located.key(state.step.name), state.partition.key),
+        studies.label(state.asset, state.partition): (
+            resolver.get_status(located.key(state.asset.name), state.partition.key),
             state.state,
         )
         for step in plan(Versions(Workspace(located.study)))
@@ -58,7 +58,7 @@ ALL = len(studies.everything())
 def by_hand(located, *jobs):
     """Single-asset jobs, partition after partition, as a person launches them."""
     for job in jobs:
-        step = BY_NAME[JOBS[job][0][0]]
+        step = asset_graph()[JOBS[job][0][0]]
         for partition in studies.versions_of(located.path).partitions(step):
             assert located.run(job, partition.key).success
 
@@ -131,7 +131,7 @@ def test_a_setting_that_is_changed_and_taken_back(computed):
     computed.command()
     assert_agree(computed, standing=ALL)
     studies.write_study(path.parent)
-    assert computed.command().computed == [(BY_NAME["influence_catalogue"], Partition())]
+    assert computed.command().computed == [(asset_graph()["influence_catalogue"], Partition())]
     assert_agree(computed, standing=ALL)
 
 

@@ -5,11 +5,11 @@ import base64
 import dagster as dg
 import pytest
 
+from influence_assets.assets import asset_graph
+from influence_assets.engine.partitions import Partition
 from influence_assets.orchestration.bring_up import execute
 from influence_assets.orchestration.jobs import JOBS
 from influence_assets.orchestration.session import Session
-from influence_assets.pipeline.graph import BY_NAME, STEPS
-from influence_assets.pipeline.steps import Partition
 from tests import studies
 from tests.studies import COAST, EXTRA, FIRST, QUERY_SETS, SHARDS, TRADES
 
@@ -38,13 +38,13 @@ PLOTS = {
 
 def partitions(job):
     """The partition keys of a job, as a person would launch them one by one."""
-    step = BY_NAME[JOBS[job][0][0]]
+    step = asset_graph()[JOBS[job][0][0]]
     return {
         "none": [None],
         "shard": list(SHARDS),
         "query_set": list(QUERY_SETS),
         "pair": [Partition(shard, query_set).key for query_set in QUERY_SETS for shard in SHARDS],
-    }[step.partitioning]
+    }[step.partitioned_by]
 
 
 @pytest.fixture
@@ -64,10 +64,10 @@ def test_every_job_by_hand_ends_in_scores_and_says_what_it_did(located, runs):
     for run in runs:
         for event in run.get_asset_materialization_events():
             materialization = event.materialization
-            step = BY_NAME[materialization.asset_key.path[-1]]
+            step = asset_graph()[materialization.asset_key.path[-1]]
             assert materialization.metadata.keys() >= SHOWN[step.name] | ALWAYS, step.name
             assert materialization.metadata["outcome"].value == "computed"
-            where = Partition.parse(step.partitioning, event.partition)
+            where = Partition.parse(step.partitioned_by, event.partition)
             told[studies.label(step, where)] = materialization.tags["dagster/data_version"]
             folder = studies.artifact(located.path, step.name, **named(where)).folder
             shown = folder.parents[2] / "influence.duckdb" if step.name == "influence_catalogue" else folder
@@ -137,7 +137,7 @@ def test_one_run_computes_all_and_leaves_out_what_a_failure_stops(located):
     (located.path.parent / "corpus" / TRADES).write_bytes(b"no Parquet")
     result = bring_up(located, Listener()).result
     (failure,) = result.failures
-    assert (failure.step.name, failure.partition.key) == ("documents", TRADES)
+    assert (failure.asset.name, failure.partition.key) == ("documents", TRADES)
     assert f"{TRADES}, after row 0: cannot be read as Parquet" in str(failure.error)
     computed = {studies.label(*done) for done in result.computed}
     # The generation is fitted on all shards: without this one there is none yet.
@@ -155,7 +155,7 @@ def test_one_run_computes_all_and_leaves_out_what_a_failure_stops(located):
     assert not result.failures
     assert not session.checks_failed
     assert {studies.label(*done) for done in result.computed} == studies.everything() - computed
-    stood = {step.name: result.stood(step) for step in STEPS}
+    stood = {step.name: result.stood(step) for step in asset_graph()}
     assert stood == dict.fromkeys(stood, 0) | {n.partition("[")[0]: 1 for n in computed}
     latest = located.instance.get_runs(limit=1)[0]
     assert latest.status == dg.DagsterRunStatus.SUCCESS
@@ -166,12 +166,12 @@ def test_one_run_computes_all_and_leaves_out_what_a_failure_stops(located):
     sequences = studies.artifact(located.path, "token_sequences", shard=COAST).manifest.summary["sequences"]
     assert (f"corrected_eigenvalues[{COAST}]", sequences, sequences) in listener.told
     # Scores come from the sketches' pass.
-    heavy = {step.name for step in STEPS if step.heavy} - {"language_model", "influence_scores"}
+    heavy = {step.name for step in asset_graph() if step.runs_model} - {"language_model", "influence_scores"}
     assert heavy <= {name.partition("[")[0] for name, *_ in listener.told}
 
     session = bring_up(located, listener)
     assert not session.result.computed
-    assert sum(session.result.stood(step) for step in STEPS) == len(studies.everything())
+    assert sum(session.result.stood(step) for step in asset_graph()) == len(studies.everything())
     assert len(located.instance.get_run_ids()) == 2, "nothing to do is no run"
 
 
@@ -182,10 +182,10 @@ def is_failure(entry):
 def materialised(located):
     """The data version that Dagster was last told of each partition."""
     found = {}
-    for step in STEPS:
+    for step in asset_graph():
         records = located.instance.fetch_materializations(located.key(step.name), limit=100, ascending=True).records
         for record in records:
-            where = Partition.parse(step.partitioning, record.partition_key)
+            where = Partition.parse(step.partitioned_by, record.partition_key)
             tags = record.event_log_entry.asset_materialization.tags
             found[studies.label(step, where)] = tags["dagster/data_version"]
     return found
