@@ -83,11 +83,10 @@ class _Participant:
         from influence_assets.layouts.factors import read_covariances
 
         context = self._context
-        covariances: Mapping[str, Covariances] | None = context.results.get("covariances")
-        if covariances is None:
-            covariances_of = partial(read_covariances, self._work.open("covariances"))
-        else:
-            covariances_of = covariances.__getitem__
+        measured: Mapping[str, Covariances] | None = context.results.get("covariances")
+        covariances_of: Callable[[str], Covariances] = (
+            partial(read_covariances, self._work.open("covariances")) if measured is None else measured.__getitem__
+        )
         _record(self._work, context.bases, self._totals.totals(context.runner), covariances_of)
 
 

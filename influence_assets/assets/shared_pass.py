@@ -127,8 +127,8 @@ def operations(sizes: Any, shard: str, members: Sequence[tuple[AssetDefinition, 
         probes = min(PROBES, sequences)
         total += probes * (shape.passes() + shape.rotated_gradients()) + sequences * shape.contractions(probes)
         total += 0 if is_shared and corrects else sequences * shape.rotated_gradients()
-        return total + sequences * shape.contractions(sum(query_counts))
-    return total + sum(shape.scores(queries, sequences) for queries in query_counts)
+        return float(total + sequences * shape.contractions(sum(query_counts)))
+    return total + float(sum(shape.scores(queries, sequences) for queries in query_counts))
 
 
 SHARD_PASS = SharedPass(
