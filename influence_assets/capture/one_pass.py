@@ -16,7 +16,7 @@ from influence_assets.capture.layer_gradient import GradientBuffers, LayerGradie
 from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.runner import Runner, refuse_not_finite
 from influence_assets.maths.ekfac import Eigenbasis
-from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.rule import AttributedLayer
 
 
 class Participant(Protocol):
@@ -89,7 +89,7 @@ def measure(
 def _consumer(
     participants: Sequence[Participant], bases: Mapping[str, Eigenbasis], batch: Batch, buffers: GradientBuffers
 ) -> Consumer:
-    def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
+    def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
         layer = LayerGradient(linear.name, a, Ds, bases.get(linear.name), buffers)
         for participant in participants:
             participant.add(batch, layer)

@@ -13,7 +13,7 @@ from influence_assets.capture.runner import Runner, refuse_not_finite
 from influence_assets.maths.ekfac import LayerCurvature
 from influence_assets.maths.influence import layer_scores
 from influence_assets.maths.sketches import Coordinates, layer_sketch, whitened_squared_norms
-from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.rule import AttributedLayer
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def sketches(
     curvature = runner.placed(curvature)
     found, places = SketchRows(runner, curvature, coordinates, probes), GradientBuffers()
 
-    def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
+    def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
         found.add(LayerGradient(linear.name, a, Ds, curvature[linear.name].basis, places))
 
     for _, forward in runner.passes(sequences, by_length=False):
