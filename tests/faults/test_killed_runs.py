@@ -1,14 +1,11 @@
 """Kill -9 of whole runs: what stood is not computed again, and the end is that of a run left alone."""
 
-import os
-import signal
-import time
 from itertools import count
 
 import dagster as dg
 
 from influence_assets.storage.catalogue import query
-from tests.commanding import influence_process
+from tests.commanding import finished, influence_process, killed
 from tests.faults import comparison, working, zygote
 from tests.faults.changing import FILES
 
@@ -60,17 +57,18 @@ def test_a_run_that_is_killed_while_it_loads_leaves_the_catalogue_as_it_was(grou
     assert seen == {"before", "after"}
 
 
+IN_A_DRAFT = ("open", "*/covariances/*/.draft-*", 1)
+BEFORE_PUBLISHING = ("os.rename", "*/.influence.duckdb.loading", 1)
+
+
 def test_the_command_is_killed_and_taken_up(ground, corpus):
     """The real one, with Dagster: a run's record that nobody would end is ended by the next."""
     edit(corpus)
-    for condition in ("covariances/*/.draft-*", ".influence.duckdb.loading"):
-        process = influence_process("run", folder=ground.folder)
-        wait_for(process, lambda condition=condition: list(ground.store.glob(condition)))
-        os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    process = influence_process("run", folder=ground.folder)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, out + err
+    for step, left in ((IN_A_DRAFT, "covariances/*/.draft-*"), (BEFORE_PUBLISHING, ".influence.duckdb.loading")):
+        killed(influence_process("run", folder=ground.folder, killed_at=step))
+        assert list(ground.store.glob(left))
+    ended = finished(influence_process("run", folder=ground.folder))
+    assert ended.code == 0, ended.out + ended.err
     comparison.assert_equal_catalogues(ground.study, comparison.from_scratch(ground.study))
     zygote.live(working.gc, ground.study, 0, below=ground.store)
     comparison.assert_no_orphans(ground.study)
@@ -78,11 +76,3 @@ def test_the_command_is_killed_and_taken_up(ground, corpus):
         ends = [run.status for run in instance.get_runs()]
     failed, succeeded = dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS
     assert ends == [succeeded, failed, failed], "the newest first"
-
-
-def wait_for(process, condition, seconds=90):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stdout.read() + process.stderr.read()
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.001)
