@@ -46,4 +46,3 @@ def test_killed_training_is_taken_up_and_ends_with_the_same_weights(study, tmp_p
     other = studies.artifact(uninterrupted, "language_model")
     assert other.manifest.summary["resumed_from_step"] == 0
     assert weights_hash(trained.path("model"), None) == weights_hash(other.path("model"), None)
-

@@ -9,7 +9,7 @@ import yaml
 
 from influence_assets.assets.instance import default_settings
 from influence_assets.storage.catalogue import query
-from tests.commanding import influence_process
+from tests.commanding import finished, influence_process
 from tests.faults import comparison, working
 from tests.faults.changing import FILES
 
@@ -97,17 +97,12 @@ def test_the_command_says_so_without_a_traceback(ground, disk, home, left, tmp_p
     disk.corpus.write(FILES[2], [6, 7])
     before = query(disk.catalogue, ASKED)
     disk.fill(but=left)
-    out, err, code = finished(influence_process("run", folder=ground.folder, environment=environment))
-    assert code == 1, out + err
-    assert "Traceback" not in out + err, out + err
-    assert "Free some space" in out + err or "there is space" in out + err, out + err
+    ended = finished(influence_process("run", folder=ground.folder, environment=environment))
+    assert ended.code == 1, ended
+    assert "Traceback" not in ended.out + ended.err, ended
+    assert "Free some space" in ended.out + ended.err or "there is space" in ended.out + ended.err, ended
     assert query(disk.catalogue, ASKED).equals(before)
     disk.make_room()
-    out, err, code = finished(influence_process("run", folder=ground.folder, environment=environment))
-    assert code == 0, out + err
+    ended = finished(influence_process("run", folder=ground.folder, environment=environment))
+    assert ended.code == 0, ended
     assert len(query(disk.catalogue, ASKED)) == len(before) + 2
-
-
-def finished(process):
-    out, err = process.communicate(timeout=120)
-    return out, err, process.returncode

@@ -29,7 +29,8 @@ def test_two_runs_at_once_compute_every_partition_once(ground):
 
 def test_without_claims_they_would_compute_some_twice(ground):
     ground.begin(is_computed=False)
-    one, other = together(ground, *[partial(working.run_without_claims, ground.study)] * 2)
+    meeting = zygote.context.Barrier(2, timeout=zygote.LONGEST_SECONDS)
+    one, other = together(ground, *[partial(working.run_without_claims, ground.study, meeting)] * 2)
     assert set(one.computed) & set(other.computed)
     # Even so the first one's folder stands, whole.
     comparison.assert_equal_catalogues(ground.study, comparison.from_scratch(ground.study))

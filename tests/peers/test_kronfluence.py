@@ -16,6 +16,7 @@ from influence_assets.methods.ekfac import EKFAC
 from tests import cases
 
 kronfluence = pytest.importorskip("kronfluence", reason="the peer is installed by `make test`")
+pytestmark = pytest.mark.peer
 
 IGNORED = -100
 

@@ -39,12 +39,12 @@ def test_a_generation_can_be_damped_anew_whatever_became_of_its_shards(study):
     studies.write_study(study.parent, curvature={"damping_scale": 0.2})
     assert {"curvature", f"query_gradients[{FIRST}]"} <= set(studies.compute(study))
     (second,) = studies.ask_sql(study, "select mean_eigenvalue, damping from modules limit 1").rows()
-    assert second == (first[0], pytest.approx(2 * first[1]))
+    assert second == pytest.approx((first[0], 2 * first[1]))
     path.unlink()
     studies.write_study(study.parent, curvature={"damping_scale": 0.3})
     assert "curvature" in studies.compute(study)
     (third,) = studies.ask_sql(study, "select mean_eigenvalue, damping from modules limit 1").rows()
-    assert third == (first[0], pytest.approx(3 * first[1]))
+    assert third == pytest.approx((first[0], 3 * first[1]))
     assert studies.ask_sql(study, "select generation_id from generations")["generation_id"].to_list() == [1]
 
 

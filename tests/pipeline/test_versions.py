@@ -4,7 +4,6 @@ import os
 import shutil
 import time
 
-import numpy as np
 import pytest
 
 from influence_assets.errors import InputError, StorageError
@@ -12,15 +11,8 @@ from influence_assets.pipeline.graph import BY_NAME
 from influence_assets.pipeline.run import materialise
 from influence_assets.pipeline.steps import Partition
 from tests import studies
+from tests.closeness import assert_same_scores
 from tests.studies import COAST, EXTRA, FIRST, SECOND, SHARDS, TRADES
-
-
-def assert_same_scores(found, expected):
-    assert found.keys() == expected.keys()
-    size = max(map(abs, expected.values()))
-    np.testing.assert_allclose(
-        [found[pair] for pair in expected], list(expected.values()), rtol=1e-9, atol=1e-12 * size
-    )
 
 
 def test_a_second_run_computes_nothing(standing):
@@ -191,7 +183,7 @@ def test_what_was_damaged_is_computed_again(study, asset):
     folder = studies.artifact(study, asset, **partition).folder
     (folder / "manifest.json").unlink()
     assert studies.compute(study) == [studies.label(BY_NAME[asset], Partition(**partition))]
-    assert studies.scores(study) == scores
+    assert_same_scores(studies.scores(study), scores)
 
 
 def test_a_lost_catalogue_is_loaded_again(study):
