@@ -36,6 +36,7 @@ from influence_assets.errors import InputError
 from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
 from influence_assets.maths.sketches import Coordinates
 from tests import cases
+from tests.tiers import slow_but
 
 FIRST, SECOND = "cpu", "meta"
 """As far as fake tensors are concerned two devices like any others."""
@@ -64,7 +65,7 @@ def spread(model):
     return model
 
 
-@pytest.fixture(params=["head by hand", "all logits"])
+@pytest.fixture(params=slow_but("head by hand", of=["head by hand", "all logits"]))
 def runner(request, monkeypatch):
     model = cases.llama()
     monkeypatch.setattr(torch.Tensor, "numpy", lambda tensor: np.zeros(tuple(tensor.shape)))  # there are no values

@@ -12,6 +12,7 @@ from tests.closeness import assert_same_values, values_of
 from tests.faults import changing, comparison, working
 from tests.faults.changing import FILES
 from tests.studies import write_jsonl, write_study
+from tests.tiers import slow_but
 
 ONE = FILES[0]
 PLACES = {
@@ -100,7 +101,7 @@ def spoil(ground, corpus):
     return spoil
 
 
-@pytest.mark.parametrize("what", PLACES)
+@pytest.mark.parametrize("what", slow_but("a text", "a torn chunk", "eigenbases", "a manifest", of=PLACES))
 def test_verify_names_it_and_a_run_mends_it_alone(ground, spoil, what):
     before, rows = contents(ground.study), comparison.rows(ground.study)
     whole = values(ground.study, PLACES[what][0])
@@ -132,7 +133,7 @@ def ask(ground):
     return working.run(ground.study)
 
 
-@pytest.mark.parametrize("what", [what for what in PLACES if what not in NOT_READ])
+@pytest.mark.parametrize("what", slow_but("tokens", of=[what for what in PLACES if what not in NOT_READ]))
 def test_a_run_that_reads_it_mends_it_by_itself(ground, answered, spoil, what):
     name = spoil(what)
     ran = ask(ground)
@@ -142,7 +143,7 @@ def test_a_run_that_reads_it_mends_it_by_itself(ground, answered, spoil, what):
     comparison.assert_equal_tables(comparison.rows(ground.study), answered)
 
 
-@pytest.mark.parametrize("what", ["the tokenizer", "a text"])
+@pytest.mark.parametrize("what", slow_but("a text", of=["the tokenizer", "a text"]))
 def test_without_checksums_it_would_pass_for_what_was_written(ground, spoil, what, monkeypatch):
     spoil(what)
     monkeypatch.setattr(files, "sha256_of", lambda _path: "")
@@ -151,6 +152,7 @@ def test_without_checksums_it_would_pass_for_what_was_written(ground, spoil, wha
 
 
 @pytest.mark.parametrize("finds_it", ["verify", "a question"])
+@pytest.mark.slow
 def test_a_trained_models_weights_are_trained_again_to_what_they_were(tmp_path, finds_it):
     """Nothing else is computed again: the same training gives the same weights."""
     study = changing.lay_out(tmp_path)

@@ -12,6 +12,7 @@ from influence_assets.storage.catalogue import query
 from tests.commanding import finished, influence_process
 from tests.faults import comparison, working
 from tests.faults.changing import FILES
+from tests.tiers import slow_but
 
 MEGABYTES = 24
 ASKED = "select shard_id, document_id from documents order by all"
@@ -47,12 +48,15 @@ class Disk:
 
 @pytest.mark.parametrize(
     ("left", "told"),
-    [
-        (0, "storage.root: "),
-        (40_000, f"[{FILES[2]}]: "),
-        (200_000, "cannot be written (No space left on device)"),
+    slow_but(
         (2_000_000, "influence_catalogue: "),
-    ],
+        of=[
+            (0, "storage.root: "),
+            (40_000, f"[{FILES[2]}]: "),
+            (200_000, "cannot be written (No space left on device)"),
+            (2_000_000, "influence_catalogue: "),
+        ],
+    ),
 )
 def test_a_run_says_so_and_the_next_one_goes_on(ground, disk, left, told):
     """With nothing left it cannot even begin; with two megabytes only the catalogue cannot be loaded."""
@@ -86,6 +90,7 @@ AGAIN = {"curvature_drift", "influence_details", "influence_catalogue"}
 
 
 @pytest.mark.parametrize(("home", "left"), [("elsewhere", 300_000), ("on the disk", 600_000), ("on the disk", 20_000)])
+@pytest.mark.slow
 def test_the_command_says_so_without_a_traceback(ground, disk, home, left, tmp_path):
     """Dagster keeps its own files, on the full disk or on another."""
     folder = (disk.folder if home == "on the disk" else tmp_path) / "home"

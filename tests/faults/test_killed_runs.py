@@ -3,6 +3,7 @@
 from itertools import count
 
 import dagster as dg
+import pytest
 
 from influence_assets.storage.catalogue import query
 from tests.commanding import finished, influence_process, killed
@@ -22,6 +23,7 @@ def edit(corpus):
     corpus.remove(FILES[1])
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_a_run_computes_nothing_twice(ground, corpus):
     edit(corpus)
     before, kills = held(ground.study), 0
@@ -39,6 +41,7 @@ def test_killed_again_and_again_a_run_computes_nothing_twice(ground, corpus):
     comparison.assert_equal_catalogues(ground.study, comparison.from_scratch(ground.study))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_loads_leaves_the_catalogue_as_it_was(ground, corpus):
     """The loader's steps are the last of a run; DuckDB's own lie between them."""
     edit(corpus)
@@ -61,6 +64,7 @@ IN_A_DRAFT = ("open", "*/covariances/*/.draft-*", 1)
 BEFORE_PUBLISHING = ("os.rename", "*/.influence.duckdb.loading", 1)
 
 
+@pytest.mark.slow
 def test_the_command_is_killed_and_taken_up(ground, corpus):
     """The real one, with Dagster: a run's record that nobody would end is ended by the next."""
     edit(corpus)

@@ -40,6 +40,7 @@ def views():
     return [name for name, statement in statements("views").items() if "create view" in statement.sql]
 
 
+@pytest.mark.slow
 def test_one_that_polls_sees_only_complete_states_and_no_error(ground, corpus):
     """Ten times a second, through twenty loads with files added, changed and removed, and once after each."""
     path, seen, polls = ground.store / "influence.duckdb", [], 0
@@ -64,6 +65,7 @@ def test_one_that_polls_sees_only_complete_states_and_no_error(ground, corpus):
     assert len(seen) >= LOADS
 
 
+@pytest.mark.slow
 def test_where_the_loader_changes_the_file_itself_a_reader_has_trouble(ground, corpus):
     """What the copy protects from: the same question, while a loader works in place."""
     corpus.write(FILES[2], [6])
