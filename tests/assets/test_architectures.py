@@ -13,6 +13,7 @@ from influence_assets.models import loading
 from influence_assets.models.layers.selection import select_modules
 from tests import studies
 from tests.oracles import gradients as oracle
+from tests.tiers import slow_but
 
 LAYERS = {
     "llama": {
@@ -28,7 +29,11 @@ LAYERS = {
 
 
 @pytest.mark.parametrize(
-    ("architecture", "dtype"), [("llama", "float64"), ("llama", "bfloat16"), ("neox", "float64"), ("neox", "float32")]
+    ("architecture", "dtype"),
+    slow_but(
+        ("llama", "bfloat16"),
+        of=[("llama", "float64"), ("llama", "bfloat16"), ("neox", "float64"), ("neox", "float32")],
+    ),
 )
 def test_a_study_of_another_family_ends_in_sql(tmp_path, architecture, dtype):
     study = studies.lay_out(
@@ -108,6 +113,7 @@ def oracle_error(study, stored):
     )
 
 
+@pytest.mark.slow
 def test_a_study_of_a_spread_model_has_the_same_versions_and_scores(tmp_path, monkeypatch):
     """Where a model lies changes no result, so that nothing is computed anew for it."""
     alone = studies.lay_out(tmp_path / "alone")

@@ -17,6 +17,7 @@ from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.models.layers.selection import select_modules
 from tests import cases
+from tests.eigenbases import preconditioned, rotated
 from tests.oracles import ekfac as dense
 from tests.oracles import gradients as oracle
 
@@ -182,13 +183,13 @@ def test_a_sketch_of_every_coordinate_gives_the_score_itself(blocks):
     gradients = query_gradients(runner, queries)
     everything = strongest_coordinates(curvature, 10**9)
     assert everything.energy == pytest.approx(1)
-    P = {name: layer.inverse_times(gradients.layers[name]) for name, layer in curvature.items()}
-    rotated = {name: layer.basis.rotate(gradients.layers[name]) for name, layer in curvature.items()}
-    probes = {name: layer.basis.rotate(P[name]) for name, layer in curvature.items()}
+    P = {name: preconditioned(layer, gradients.layers[name]) for name, layer in curvature.items()}
+    in_bases = {name: rotated(layer.basis, gradients.layers[name]) for name, layer in curvature.items()}
+    probes = {name: rotated(layer.basis, P[name]) for name, layer in curvature.items()}
     batches = list(sketches(runner, sequences, curvature, everything, probes))
     rows = np.concatenate([batch.rows for batch in batches])
     probed = [batch.exact for batch in batches]
-    estimate = query_sketches(rotated, curvature, everything, N) @ rows.T
+    estimate = query_sketches(in_bases, curvature, everything, N) @ rows.T
     np.testing.assert_allclose(np.concatenate([b.squared_norms for b in batches]), (rows**2).sum(1), rtol=1e-4)
     exact = scores(runner, sequences, {"m": P}, N)["m"]
     np.testing.assert_allclose(np.concatenate(probed, axis=1) / N, exact, rtol=1e-9)
@@ -233,12 +234,12 @@ def test_scores_of_queries_in_the_eigenbases_are_those_of_queries_rotated_back(q
     curvature = fit(runner, sequences)
     bases = {name: layer.basis for name, layer in curvature.items()}
     P = {m.name: torch.randn(queries, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
-    rotated = {name: basis.rotate(P[name]) for name, basis in bases.items()}
-    totals = ScoreTotals({"m": {name: p.clone() for name, p in rotated.items()}}, len(sequences), N, "cpu")
+    in_bases = {name: rotated(basis, P[name]) for name, basis in bases.items()}
+    totals = ScoreTotals({"m": {name: p.clone() for name, p in in_bases.items()}}, len(sequences), N, "cpu")
     chosen = totals.in_eigenbases(bases, cases.CONTEXT, rotated_anyway=False)
     assert set(sides) <= set(map(tuple, chosen.values()))
     exact = scores(runner, sequences, {"m": P}, N)["m"]
-    found = scores(runner, sequences, {"m": rotated}, N, bases)["m"]
+    found = scores(runner, sequences, {"m": in_bases}, N, bases)["m"]
     np.testing.assert_allclose(found, exact, rtol=1e-8, atol=1e-12)
 
 

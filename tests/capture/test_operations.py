@@ -21,10 +21,12 @@ from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import fuse_activations
 from tests import cases
 from tests.counting import LEFT_OUT_BY_TORCH
+from tests.tiers import slow_but
 
 SEQUENCES = 6
 QUERIES = 3
 TOLERANCE = 0.005
+FAST = ("gpt2", "mlp"), ("llama", "linear")
 
 
 class Counted:
@@ -44,7 +46,9 @@ class Counted:
         return counter.get_total_flops(), result
 
 
-@pytest.fixture(params=[(a, m) for a in cases.ARCHITECTURES for m in ("mlp", "linear")], ids="-".join)
+@pytest.fixture(
+    params=slow_but(*FAST, of=[(a, m) for a in cases.ARCHITECTURES for m in ("mlp", "linear")]), ids="-".join
+)
 def counted(request):
     return Counted(*request.param)
 
