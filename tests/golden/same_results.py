@@ -194,11 +194,13 @@ def _artifacts(store: Path) -> Iterator[str]:
 def _command(influence: Commands) -> Snapshot:
     """Every sub-command with the names of its arguments and options, as `--help` lists them."""
     names = re.findall(r"^│ ([a-z][a-z-]*) {2,}", influence("--help"), re.MULTILINE)
-    return {
-        name: sorted(set(re.findall(r"^│ \*? *(-[-a-z]+|[a-z_]+) {2,}|^│ -.* (-[a-z]) {2,}", shown, re.MULTILINE)))
-        for name in names
-        for shown in [influence(name, "--help")]
-    }
+    return {name: _parameters(influence(name, "--help")) for name in names}
+
+
+def _parameters(shown: str) -> list[str]:
+    """The arguments and options that a help text lists, each option with its short form."""
+    first_columns = r"^│ \*? *(--?[a-z-]+|[a-z_]+)(?: +(-[a-z]))? {2,}"
+    return sorted(" ".join(filter(None, names)) for names in re.findall(first_columns, shown, re.MULTILINE))
 
 
 def _figures(shown: str) -> list[str]:

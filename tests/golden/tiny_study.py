@@ -16,6 +16,7 @@ import polars as pl
 import yaml
 from safetensors.numpy import save_file
 
+NAME = "golden"
 LENGTH, CONTEXT = 24, 32
 WIDTH, HEADS, BLOCKS, INNER = 4, 2, 2, 16
 END = "<|endoftext|>"
@@ -74,7 +75,7 @@ def lay_out(folder: Path, **sections: Mapping[str, Any]) -> Path:
 def write_study(folder: Path, **sections: Mapping[str, Any]) -> Path:
     """Write `study.yaml` alone; see `lay_out`."""
     described: dict[str, Any] = {
-        "name": "golden",
+        "name": NAME,
         "corpus": {"path": "corpus", "shard_bytes": SHARD_BYTES},
         "model": {"path": "model", "dtype": "float64"},
         "queries": {"path": "queries"},
