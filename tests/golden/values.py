@@ -189,9 +189,8 @@ def _numbers(values: np.ndarray) -> Values:
     if values.dtype == bool or values.dtype == np.uint8:
         return {"dtype": "bits", "shape": shape, "numbers": ["".join("01"[bit] for bit in row) for row in values]}
     digits = 8 if values.dtype == np.float32 else 12
-    return {
-        "dtype": str(values.dtype), "shape": shape, "numbers": [_rounded(number, digits) for number in values.ravel().tolist()],
-    }  # fmt: skip
+    numbers = [_rounded(number, digits) for number in values.ravel().tolist()]
+    return {"dtype": str(values.dtype), "shape": shape, "numbers": numbers}
 
 
 def _size(values: Any) -> float:
