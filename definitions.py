@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from influence_assets.assets.definitions import STUDIES, build_definitions, studies_from_environment
+from influence_assets.orchestration.definitions import STUDIES, build_definitions, studies_from_environment
 
 DEMO = Path(__file__).parent / "demo" / "study.yaml"
 if STUDIES not in os.environ and DEMO.exists():

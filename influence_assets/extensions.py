@@ -1,7 +1,7 @@
 """Finds the parts that a room of the package holds: its own files, those of extension folders, and installed ones.
 
-A room is a package whose modules each define one part under an agreed name, such as `METHOD` in `influence_assets.methods`
-or `ASSET` in `influence_assets.assets`. Adding a part takes one file, in one of three places:
+A room is a package whose modules each define one part under an agreed name, such as `METHOD` in
+`influence_assets.methods` or `ASSET` in `influence_assets.assets`. Adding a part takes one file, in one of three places:
 
 - in the room itself;
 - in a folder of the same name below an extension folder (`extensions` in the study, or `INFLUENCE_EXTENSIONS`, which
@@ -104,7 +104,9 @@ def _modules(package: str) -> Iterator[ModuleType]:
     for entry in entry_points(group=package):
         loaded = entry.load()
         if not isinstance(loaded, ModuleType):
-            raise InputError(f"entry point {entry.name}", "does not name a module", f"Have it name a module: {package}.")
+            raise InputError(
+                f"entry point {entry.name}", "does not name a module", f"Have it name a module: {package}."
+            )
         yield loaded
 
 
@@ -121,5 +123,7 @@ def _load(file: Path, name: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise InputError(str(file), f"cannot be imported ({type(error).__name__}: {error})", "Mend the file.") from error
+        raise InputError(
+            str(file), f"cannot be imported ({type(error).__name__}: {error})", "Mend the file."
+        ) from error
     return module

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from influence_assets.assets.instance import default_settings
+from influence_assets.orchestration.instance import default_settings
 from influence_assets.storage.catalogue import query
 from tests.commanding import influence_process
 from tests.faults import comparison, working

@@ -1,0 +1,119 @@
+"""`influence plan`."""
+
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from influence_assets.cli.command import HERE, Command, StudyOption
+from influence_assets.cli.console import console
+from influence_assets.cli.figures import duration, scaled, size
+from influence_assets.study import Study
+
+if TYPE_CHECKING:
+    from influence_assets.assets.study_sizes import StudySizes
+    from influence_assets.forecast.estimates import Estimate
+
+NOT_KNOWN = "–"
+
+
+def plan(study: StudyOption = HERE) -> None:
+    """Estimate what each stage will take before it runs: operations, time, memory, bytes; beside it, what it took."""
+    loaded = Study.load(study)  # first: a study that is refused need not wait for torch, which the estimates import
+    from influence_assets.assets.study_sizes import StudySizes
+    from influence_assets.engine.versions import Versions
+    from influence_assets.engine.workspace import Workspace
+    from influence_assets.forecast.estimates import estimates
+
+    sizes = StudySizes(Versions(Workspace(loaded)))
+    stages = estimates(sizes)
+    shape = sizes.shape
+    attributed = shape.gradient_numbers / shape.parameters
+    console.print(f"Study [bold]{loaded.name}[/], {escape(str(sizes.device))}, {loaded.model.dtype}", highlight=False)
+    console.print(
+        f"{shape.parameters:,} parameters, {attributed:.1%} attributed in {len(shape.layers)} layers; "
+        f"{_sequences(sizes)}; {sum(map(len, sizes.query_tokens.values())):,} queries; "
+        f"{sizes.batch_sequences} sequences in a batch",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(_table(stages))
+    console.print(_orders(sizes))
+    for note in _notes(stages, sizes):
+        console.print(note, soft_wrap=True, highlight=False)
+
+
+def _table(stages: list["Estimate"]) -> Table:
+    """Return every stage with its estimates, and beside them what was measured of what stands."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("stage", "outstanding"):
+        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
+    for name in ("operations", "time", "memory", "bytes", "│ took", "CPU", "memory", "bytes"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for stage in stages:
+        table.add_row(
+            stage.asset.name,
+            f"{stage.outstanding:,} of {stage.partitions:,}",
+            *_estimated(stage),
+            *_measured(stage),
+        )
+    return table
+
+
+def _estimated(stage: "Estimate") -> tuple[str, str, str, str]:
+    if not stage.outstanding:
+        return ("", "", "", "")
+    floor = "" if stage.is_calibrated or stage.seconds is None else "> "
+    return (
+        scaled(stage.operations) if stage.operations else NOT_KNOWN,
+        NOT_KNOWN if stage.seconds is None else floor + duration(stage.seconds),
+        NOT_KNOWN if stage.peak_memory_bytes is None else size(stage.peak_memory_bytes),
+        NOT_KNOWN if stage.bytes is None else size(stage.bytes),
+    )
+
+
+def _measured(stage: "Estimate") -> tuple[str, str, str, str]:
+    cost = stage.measured
+    if cost is None:
+        return ("│", "", "", "")
+    return (f"│ {duration(cost.seconds)}", duration(cost.cpu_seconds), size(cost.peak_memory_bytes), size(cost.bytes))
+
+
+def _orders(sizes: "StudySizes") -> Table:
+    """Return which side is rotated in each shape of layer: it follows from the counts, and nothing sets it."""
+    from influence_assets.capture.operations import contraction_orders
+
+    heads = ("layers", "d_out × d_in", "for Λ and sketches rotated", "for scores alone rotated")
+    table = Table(*heads, box=None, pad_edge=False)
+    shape = sizes.shape
+    queries = sizes.methods * max(map(len, sizes.query_tokens.values()), default=0)
+    middling = max(1, sizes.all_sequences() // max(1, len(sizes.versions.workspace.shards)))
+    shapes = [(layer.d_out, layer.d_in) for layer in shape.layers]
+    for (d_out, d_in), (rotated, scored) in contraction_orders(shape, queries, middling).items():
+        table.add_row(str(shapes.count((d_out, d_in))), f"{d_out:,} × {d_in:,}", rotated, scored)
+    return table
+
+
+def _sequences(sizes: "StudySizes") -> str:
+    text = f"{sizes.all_sequences():,} sequences of {sizes.shape.tokens} tokens"
+    return f"about {text} (at {sizes.bytes_a_token:.1f} bytes a token)" if sizes.is_about else text
+
+
+def _notes(stages: list["Estimate"], sizes: "StudySizes") -> list[str]:
+    outstanding = [stage for stage in stages if stage.outstanding]
+    if not outstanding:
+        return ["[green]Everything is up to date[/]; the figures on the right are those of what stands."]
+    known = [stage.seconds for stage in outstanding if stage.seconds is not None]
+    notes = [f"In all {duration(sum(known))} for the stages with a time."]
+    if any(not stage.is_calibrated and stage.seconds is not None for stage in outstanding):
+        notes.append("> : counted operations at this machine's rate of a plain matrix product, a lower limit.")
+    if any(stage.is_calibrated for stage in outstanding):
+        notes.append("Times without > are in proportion to what the same stage took here before.")
+    if sizes.has_generation and sizes.versions.workspace.study.curvature.fit_sequences is None:
+        notes.append(
+            "One pass of the model computes all that is outstanding of a shard; each stage has its part of it."
+        )
+    return notes
+
+
+COMMAND = Command(name="plan", function=plan, rank=70)

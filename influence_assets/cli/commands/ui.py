@@ -1,0 +1,44 @@
+"""`influence ui`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from influence_assets.cli.command import HERE, Command, StudyOption
+from influence_assets.cli.console import console
+from influence_assets.study import Study
+
+WORKSPACE = """\
+load_from:
+  - python_module:
+      module_name: influence_assets.assets.location
+      location_name: influence_assets
+"""
+
+
+def ui(
+    study: StudyOption = HERE,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Where to listen.")] = 3000,
+) -> None:
+    """Start Dagster's UI on the study, with its sensors."""
+    from influence_assets.assets.definitions import STUDIES
+    from influence_assets.assets.instance import open_instance
+
+    path = study.resolve()
+    with open_instance(Study.load(path)) as instance:
+        home = Path(instance.root_directory)
+    console.print(f"Dagster's UI will be at [bold]http://{host}:{port}[/]; Ctrl+C ends it.")
+    workspace = home / "workspace.yaml"
+    workspace.write_text(WORKSPACE, encoding="utf-8")
+    command = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace), "-h", host, "-p", str(port)]
+    os.chdir(home)
+    sys.stdout.flush()
+    # Dagster takes this process's place, so that a signal to the command reaches it and it ends its own children.
+    os.execve(sys.executable, command, os.environ | {STUDIES: str(path)})  # noqa: S606
+
+
+COMMAND = Command(name="ui", function=ui, rank=120)

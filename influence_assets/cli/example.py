@@ -1,0 +1,91 @@
+"""The study that `influence init` writes: eight short documents, two questions and a small model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from influence_assets.cli.study_template import commented
+from influence_assets.errors import InputError
+
+EXAMPLE: dict[str, Any] = {
+    "name": "example",
+    "corpus": {"path": "corpus"},
+    "model": {"train": {"layers": 2, "width": 64, "heads": 4, "vocabulary": 512, "epochs": 40}},
+    "queries": {"path": "queries"},
+    "sequences": {"length": 32},
+}
+DOCUMENTS = [
+    {
+        "title": "Lighthouse",
+        "source": "example",
+        "text": "The lighthouse keeper climbs the tower every evening and lights the lamp. The lamp turns once in ten "
+        "seconds, and ships at sea count the seconds to know which lighthouse it is.",
+    },
+    {
+        "title": "Bakery",
+        "source": "example",
+        "text": "The baker rises at three in the morning. First the dough is kneaded, then it rests under a cloth, and "
+        "when the oven is hot the loaves go in. By six the whole street smells of bread.",
+    },
+    {
+        "title": "Ferry",
+        "source": "example",
+        "text": "The ferry leaves the harbour on the hour. It carries the mail, the milk and whoever wants to cross. "
+        "When fog lies on the water the captain waits for the bell of the lighthouse.",
+    },
+    {
+        "title": "Library",
+        "source": "example",
+        "text": "The library keeps a book for three weeks and a newspaper for one day. Whoever brings a book back late "
+        "pays a coin for every day, and the coins buy new books in spring.",
+    },
+    {
+        "title": "Orchard",
+        "source": "example",
+        "text": "In the orchard stand forty apple trees and a single pear tree. The apples are picked in September, "
+        "the pears a little later, and the bees of the neighbour visit all of them in May.",
+    },
+    {
+        "title": "Clockmaker",
+        "source": "example",
+        "text": "The clockmaker winds the clock of the town hall on Mondays. A clock that is not wound stops after "
+        "eight days, and then nobody in the town knows when the market opens.",
+    },
+    {
+        "title": "Market",
+        "source": "example",
+        "text": "The market opens on Saturdays at seven. Fish is sold by the fountain, cheese under the arches, and "
+        "whatever is left at noon goes to the kitchen of the school.",
+    },
+    {
+        "title": "School",
+        "source": "example",
+        "text": "The school has two rooms and one teacher. In the first room the small children learn to read, in the "
+        "second the larger ones learn to calculate, and at noon all of them eat soup.",
+    },
+]
+QUESTIONS = [
+    {"query_id": "lamp", "prompt": "The lamp turns once in", "completion": " ten seconds"},
+    {"query_id": "baker", "prompt": "The baker rises at", "completion": " three in the morning"},
+]
+
+
+def write_example(folder: Path) -> Path:
+    """Write the example into a new or empty folder and return the study file.
+
+    Raises:
+        InputError: the folder holds something already, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise InputError(str(folder), "is not empty", "Name a new folder.")
+        for name, rows in {"corpus/example.jsonl": DOCUMENTS, "queries/questions.jsonl": QUESTIONS}.items():
+            file = folder / name
+            file.parent.mkdir()
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        study = folder / "study.yaml"
+        study.write_text(commented(EXAMPLE), encoding="utf-8")
+    except OSError as error:
+        raise InputError(str(folder), f"cannot be written ({error})", "Name a folder that you may write to.") from error
+    return study

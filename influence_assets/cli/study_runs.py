@@ -1,0 +1,117 @@
+"""Brings a study up to date and prints how it goes and what was done; imports Dagster."""
+
+import time
+import warnings
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from influence_assets.assets import asset_graph
+from influence_assets.cli.drift import drift_proposal
+from influence_assets.cli.escaping import visible
+from influence_assets.cli.figures import counted
+from influence_assets.engine.bring_up import Failure, Result
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.partitions import Partition
+from influence_assets.errors import InputError, StorageError
+from influence_assets.study import Study
+
+
+def run_study(study: Study, console: Console, *, new_generation: bool = False) -> bool:
+    """Compute what is outstanding and print what was done; returns whether all is complete and every check holds."""
+    import dagster as dg
+
+    warnings.filterwarnings("ignore", category=dg.BetaWarning)
+    warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+    from influence_assets.orchestration.bring_up import execute
+    from influence_assets.orchestration.instance import open_instance
+    from influence_assets.orchestration.session import Session
+
+    started = time.monotonic()
+    with open_instance(study) as instance, _Display(console) as display:
+        session = Session(study, display)
+        execute(study, instance, session, new_generation=new_generation)
+    result, seconds = session.result, time.monotonic() - started
+    for folder in result.mended:
+        console.print(f"[yellow]Was damaged[/] and is computed again: {escape(folder)}", soft_wrap=True)
+    if result.computed:
+        console.print(_done(result))
+        console.print(f"Computed {counted(len(result.computed), 'partition')} in {seconds:.1f} s.")
+        if not result.left_out:
+            console.print("Look at them with `influence sql`, `influence ask` or `influence ui`.")
+    elif not result.left_out:
+        standing = sum(len(state.of("standing")) for state in result.states)
+        console.print(f"[green]Nothing to do[/]: all {standing} partitions are up to date.")
+    for check in session.checks_failed:
+        console.print(f"[bold red]Check failed[/] {escape(check)}")
+    if result.drift is not None:
+        console.print(drift_proposal(result.drift), soft_wrap=True)
+    for failure in result.failures:
+        _print_failure(failure, console)
+    if result.left_out:
+        left_out = ", ".join(result.left_out)
+        console.print(f"What stood before still stands. Not complete: {left_out}.", soft_wrap=True)
+    return not result.failures and not result.left_out and not session.checks_failed
+
+
+class _Display:
+    """Bars in a terminal; elsewhere a line for each partition."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bars.add_task("", total=None)
+
+    def __enter__(self) -> "_Display":
+        if self._console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._bars.stop()
+
+    def begins(self, step: AssetDefinition, partition: Partition, outstanding: int) -> None:
+        named = escape(_named(step, partition))
+        self._bars.reset(self._task, description=f"{named} · {outstanding} to go", total=None)
+        if not self._console.is_terminal:
+            self._console.print(named)
+
+    def progress(self, step: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
+        self._bars.update(self._task, description=escape(_named(step, partition)), completed=done, total=total)
+
+
+def _named(step: AssetDefinition, partition: Partition) -> str:
+    return f"{step.name} [{partition.key}]" if partition.key else step.name
+
+
+def _done(result: Result) -> Table:
+    table = Table("asset", "computed", "stood already", "partitions computed", box=None, pad_edge=False)
+    for step in asset_graph():
+        keys = [partition.key or "" for done, partition in result.computed if done is step]
+        shown = ", ".join(keys[:4]) + (" …" if len(keys) > 4 else "")
+        if keys or result.stood(step):
+            table.add_row(step.name, str(len(keys)), str(result.stood(step)), escape(shown))
+    return table
+
+
+def _print_failure(failure: Failure, console: Console) -> None:
+    error = failure.error
+    said = visible(str(error)) or type(error).__name__  # it may quote what was read
+    console.print(
+        f"[bold red]Failed[/] {escape(_named(failure.asset, failure.partition))}: {escape(said)}", soft_wrap=True
+    )
+    if not isinstance(error, InputError | StorageError):
+        import traceback
+
+        console.print(visible("".join(traceback.format_exception(error))), markup=False, highlight=False)

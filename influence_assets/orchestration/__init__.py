@@ -1,0 +1,1 @@
+"""The Dagster side: partitions, assets, checks, sensors and jobs, each as thin as it can be."""

@@ -1,0 +1,89 @@
+"""What happens by itself: files that come, change or vanish are seen, and what is then outstanding is computed."""
+
+import json
+from collections.abc import Sequence
+
+import dagster as dg
+
+from influence_assets.assets import open_workspace
+from influence_assets.engine.bring_up import is_generation_due
+from influence_assets.engine.fingerprint import fingerprint
+from influence_assets.engine.plan import plan
+from influence_assets.engine.versions import Versions
+from influence_assets.engine.workspace import Workspace
+from influence_assets.errors import InputError, StorageError
+from influence_assets.orchestration.bring_up import end_dead_runs, handled_key, job_name
+from influence_assets.orchestration.partitions import Partitions
+from influence_assets.orchestration.sources import observations
+from influence_assets.study import Study
+
+ATTEMPTS = 3
+"""Runs that are asked for of the same files, should one die before its end."""
+
+GOING: Sequence[dg.DagsterRunStatus] = (
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+)
+
+
+def build_sensor(study: Study) -> dg.SensorDefinition:
+    """The sensor that looks at the files by content, and asks for a run when something is outstanding.
+
+    One run does all: Dagster's own conditions would ask for one run for each partition, and know nothing of files.
+    A partition that failed is not tried again until something has changed.
+    """
+    partitions = Partitions.of(study)
+
+    @dg.sensor(
+        name=f"{study.name}_files",
+        description="Sees files that are new, changed or gone, and has what is then outstanding computed.",
+        job_name=job_name(study),
+        minimum_interval_seconds=study.automation.interval_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        try:
+            workspace = open_workspace(study)
+            found = fingerprint(workspace)
+            unregistered = partitions.unregistered(workspace, context.instance)
+            events = list(observations(study, workspace, context.instance))
+            requests, cursor, reason = _requests(study, context, workspace, found)
+        except (InputError, StorageError) as error:
+            return dg.SkipReason(str(error))
+        return dg.SensorResult(
+            run_requests=requests,
+            skip_reason=reason if not requests else None,
+            cursor=cursor,
+            dynamic_partitions_requests=[
+                definition.build_add_request(keys) for definition, keys in unregistered.items() if keys
+            ],
+            asset_events=events,
+        )
+
+    return files
+
+
+def _requests(
+    study: Study, context: dg.SensorEvaluationContext, workspace: Workspace, found: str
+) -> tuple[list[dg.RunRequest], str | None, str]:
+    """A run or none, what to remember, and why there is none."""
+    instance, key = context.instance, handled_key(study)
+    if not study.automation.enabled:
+        return [], context.cursor, "automation.enabled is false: new files are registered, nothing is computed."
+    if instance.daemon_cursor_storage.get_cursor_values({key}).get(key) == found:
+        return [], context.cursor, f"Nothing changed in {study.corpus.path} or {study.queries.path}."
+    end_dead_runs(study, instance)
+    if instance.get_runs(dg.RunsFilter(job_name=job_name(study), statuses=list(GOING)), limit=1):
+        return [], context.cursor, "A run is at work."
+    before = json.loads(context.cursor or "{}")
+    attempts = int(before.get("attempts", 0)) if before.get("fingerprint") == found else 0
+    if attempts >= ATTEMPTS:
+        return [], context.cursor, f"{ATTEMPTS} runs of these files died. Look at the last one, then run by hand."
+    versions = Versions(workspace)
+    if not any(state.outstanding for state in plan(versions)) and not is_generation_due(versions):
+        instance.daemon_cursor_storage.set_cursor_values({key: found})
+        return [], context.cursor, "Everything is up to date."
+    cursor = json.dumps({"fingerprint": found, "attempts": attempts + 1})
+    return [dg.RunRequest(job_name=job_name(study))], cursor, ""

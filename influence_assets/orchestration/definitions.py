@@ -1,0 +1,70 @@
+"""Everything that Dagster loads for one study or several."""
+
+import os
+from collections.abc import Sequence
+
+import dagster as dg
+
+from influence_assets.errors import InputError
+from influence_assets.orchestration.automation import build_sensor
+from influence_assets.orchestration.bring_up import build_bring_up_job
+from influence_assets.orchestration.factory import HEAVY_TAG, build_assets
+from influence_assets.orchestration.jobs import build_jobs
+from influence_assets.orchestration.session import Session, resource_key, session_resource
+from influence_assets.orchestration.sources import build_sources
+from influence_assets.study import Study
+
+STUDIES = "INFLUENCE_STUDY"
+"""The environment variable with the study files' paths, separated as in PATH."""
+
+CONCURRENT_STEPS = 2
+"""Light steps beside one heavy one."""
+
+
+def build_definitions(studies: Sequence[Study], session: Session | None = None) -> dg.Definitions:
+    """The code location of these studies.
+
+    Args:
+        studies: one or several.
+        session: used by all runs of this process, where there is one study and one process.
+
+    Raises:
+        InputError: two studies have the same name.
+    """
+    names = [study.name for study in studies]
+    if len(set(names)) < len(names):
+        raise InputError("name", f"two studies have the same name among {names}", "Give each study its own.")
+    parts = [
+        dg.Definitions(
+            assets=[*build_sources(study), *build_assets(study)],
+            jobs=[build_bring_up_job(study), *build_jobs(study)],
+            sensors=[build_sensor(study)],
+            resources={resource_key(study): session or session_resource(study)},
+        )
+        for study in studies
+    ]
+    return dg.Definitions.merge(*parts, dg.Definitions(executor=_executor()))
+
+
+def studies_from_environment() -> list[Study]:
+    """The studies that the environment names.
+
+    Raises:
+        InputError: it names none, or one of them cannot be used.
+    """
+    named = os.environ.get(STUDIES, "")
+    if not named:
+        raise InputError(STUDIES, "no study is named", "Start Dagster with `influence ui --study study.yaml`.")
+    return [Study.load(path) for path in named.split(os.pathsep)]
+
+
+def _executor() -> dg.ExecutorDefinition:
+    """Steps in processes forked from one that has imported torch, heavy ones one at a time."""
+    (key, value), *_ = HEAVY_TAG.items()
+    return dg.multiprocess_executor.configured(
+        {
+            "max_concurrent": CONCURRENT_STEPS,
+            "start_method": {"forkserver": {"preload_modules": ["torch", "transformers"]}},
+            "tag_concurrency_limits": [{"key": key, "value": value, "limit": 1}],
+        }
+    )

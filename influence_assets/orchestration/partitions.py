@@ -1,0 +1,59 @@
+"""Dynamic partitions: one for each source file, one for each query file, and their pairs for scores."""
+
+from dataclasses import dataclass
+
+import dagster as dg
+
+from influence_assets.engine.partitions import Partitioning
+from influence_assets.engine.workspace import Workspace
+from influence_assets.study import Study
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """The partition definitions of one study; several studies of a workspace keep theirs apart."""
+
+    shard: dg.DynamicPartitionsDefinition
+    query_set: dg.DynamicPartitionsDefinition
+    pair: dg.MultiPartitionsDefinition
+
+    @classmethod
+    def of(cls, study: Study) -> "Partitions":
+        """The partitions of a study."""
+        shard = dg.DynamicPartitionsDefinition(name=f"{study.name}_shards")
+        query_set = dg.DynamicPartitionsDefinition(name=f"{study.name}_query_sets")
+        return cls(shard, query_set, dg.MultiPartitionsDefinition({"shard": shard, "query_set": query_set}))
+
+    def definition(self, partitioning: Partitioning) -> dg.PartitionsDefinition[str] | None:
+        """Dagster's definition for a step's partitioning."""
+        return {"none": None, "shard": self.shard, "query_set": self.query_set, "pair": self.pair}[partitioning]
+
+    def mapping(self, upstream: Partitioning, downstream: Partitioning) -> dg.PartitionMapping | None:
+        """How a step reads an upstream step: the same shard or query set where both have one, else all of them."""
+        if upstream == "none":
+            return None
+        if upstream == downstream:
+            return dg.IdentityPartitionMapping()
+        if downstream == "none" or {upstream, downstream} == {"shard", "query_set"}:
+            return dg.AllPartitionMapping()
+        single = upstream if downstream == "pair" else downstream
+        return dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name=single)
+
+    def unregistered(
+        self, workspace: Workspace, instance: dg.DagsterInstance
+    ) -> dict[dg.DynamicPartitionsDefinition, list[str]]:
+        """Keys of source and query files that the instance does not know yet. Keys of vanished files stay."""
+        present = {self.shard: list(workspace.shards), self.query_set: list(workspace.query_sets)}
+        found = {}
+        for definition, keys in present.items():
+            known = set(instance.get_dynamic_partitions(str(definition.name)))
+            found[definition] = [key for key in keys if key not in known]
+        return found
+
+    def register(self, workspace: Workspace, instance: dg.DagsterInstance) -> int:
+        """Make the files there are known to the instance, and return how many are new."""
+        unregistered = self.unregistered(workspace, instance)
+        for definition, keys in unregistered.items():
+            if keys:
+                instance.add_dynamic_partitions(str(definition.name), keys)
+        return sum(map(len, unregistered.values()))

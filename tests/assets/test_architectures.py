@@ -1,0 +1,127 @@
+"""Models of other families from folder to SQL, all their linear layers attributed."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from influence_assets.pipeline import passes
+
+from influence_assets.capture.batches import Sequences
+from influence_assets.engine.checks import CHECKS
+from influence_assets.models import loading
+from influence_assets.models.layers.selection import select_modules
+from tests import studies
+from tests.oracles import gradients as oracle
+
+LAYERS = {
+    "llama": {
+        *(f"model.layers.{block}.self_attn.{part}_proj" for block in (0, 1) for part in "qkvo"),
+        *(f"model.layers.{block}.mlp.{part}_proj" for block in (0, 1) for part in ("gate", "up", "down")),
+    },
+    "neox": {
+        f"gpt_neox.layers.{block}.{part}"
+        for block in (0, 1)
+        for part in ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "dtype"), [("llama", "float64"), ("llama", "bfloat16"), ("neox", "float64"), ("neox", "float32")]
+)
+def test_a_study_of_another_family_ends_in_sql(tmp_path, architecture, dtype):
+    study = studies.lay_out(
+        tmp_path, architecture=architecture, curvature={"modules": "linear"}, model={"dtype": dtype}
+    )
+    assert set(studies.compute(study)) == studies.everything()
+    assert set(studies.ask_sql(study, "select module_name from modules")["module_name"]) == LAYERS[architecture]
+    scores = studies.scores(study)
+    sequences = studies.ask_sql(study, "select count(*) from sequences").item()
+    assert len(scores) == 3 * sequences
+    assert all(map(math.isfinite, scores.values()))
+    assert len(set(scores.values())) > 0.9 * len(scores)
+    layers = studies.ask_sql(
+        study,
+        "select max(abs(total - influence_nats)) / max(abs(influence_nats)) from ("
+        "select query_id, sequence_id, sum(influence_nats) as total from layer_influence group by all) "
+        "join current_scores using (query_id, sequence_id)",
+    ).item()
+    assert layers < {"float64": 1e-12, "float32": 1e-5, "bfloat16": 0.05}[dtype]
+
+
+def test_a_study_with_factors_in_blocks(tmp_path):
+    """Its scores are those of a dense inverse with the blocks that it stored, to a new shard and its drift."""
+    study = studies.lay_out(tmp_path, architecture="gpt2", curvature={"blocks": 2, "fisher": "empirical"})
+    assert set(studies.compute(study)) == studies.everything()
+    stored = {name: studies.artifact(study, name) for name in ("eigenbases", "curvature")}
+    layer = "transformer.h.1.mlp.c_fc"
+    shapes = [stored["eigenbases"].array(f"{layer}.block{i}.Q_{side}").shape for side in "AS" for i in (0, 1)]
+    assert shapes == [(5, 5), (4, 4), (16, 16), (16, 16)]
+    assert not {f"{layer}.Q_A", f"{layer}.Q_S"} & set(stored["eigenbases"].array_names())
+    assert oracle_error(study, stored) < 1e-9
+    for asset in ("covariances", "eigenbases"):
+        artifact = stored.get(asset) or studies.artifact(study, asset, shard=studies.COAST)
+        for check in CHECKS[asset]:
+            assert check.look(artifact, studies.versions_of(study).workspace.store.open).passed
+    before = studies.data_versions(study)
+    studies.write_extra(study)
+    assert set(studies.compute(study)) == studies.of_shard(studies.EXTRA)
+    drifts = studies.artifact(study, "curvature_drift").table("layer_drift").collect()["drift"]
+    assert drifts.is_between(1e-6, 1).all()
+    studies.write_study(study.parent, curvature={"blocks": 1, "fisher": "empirical"})
+    changed = {name for name, version in studies.data_versions(study).items() if version != before.get(name)}
+    assert {f"covariances[{shard}]" for shard in studies.SHARDS} <= changed
+    assert not {f"token_sequences[{shard}]" for shard in studies.SHARDS} & changed
+
+
+def oracle_error(study, stored):
+    """The largest difference from −∇fᵀ(QΛQᵀ+λ)⁻¹∇L/N, relative to the largest score, of one query set and shard."""
+    workspace = studies.versions_of(study).workspace
+    model = workspace.load_model(
+        workspace.model_folder, studies.artifact(study, "language_model").manifest.summary["weights_hash"]
+    )
+    modules = select_modules(model, "mlp")
+    sequences = passes.shard_sequences(studies.artifact(study, "token_sequences", shard=studies.COAST))
+    G, _ = oracle.gradients(model, modules, sequences, sign=-1)
+    row = studies.SECOND_ROWS[0]
+    tokenizer = studies.tokenizer()
+    ids = [tokenizer.encode(row[part]).ids for part in ("prompt", "completion")]
+    tokens = np.array([ids[0] + ids[1]], np.int32)
+    question = Sequences(tokens, np.array([tokens.shape[1]]), np.array([0]), np.array([len(ids[0])]))
+    V, _ = oracle.gradients(model, modules, question, sign=+1)
+    total = torch.zeros(len(sequences), dtype=torch.float64)
+    for name in V:
+        Q_S, Q_A = (
+            torch.block_diag(*(torch.from_numpy(stored["eigenbases"].array(f"{name}.block{i}.{Q}")) for i in (0, 1)))
+            for Q in ("Q_S", "Q_A")
+        )
+        Q = torch.kron(Q_S, Q_A)
+        Λ = torch.from_numpy(stored["curvature"].array(f"{name}.corrected_eigenvalues")).flatten()
+        damped = Q @ torch.diag(Λ + 0.1 * Λ.mean()) @ Q.T
+        total -= G[name].flatten(1) @ torch.linalg.solve(damped, V[name].flatten())
+    expected = total.numpy() / int(stored["curvature"].manifest.summary["training_sequences"])
+    rows = studies.artifact(study, "influence_scores", shard=studies.COAST, query_set=studies.SECOND)
+    found = {r["sequence_id"]: r["influence_nats"] for r in rows.table("influence_scores").collect().rows(named=True)}
+    return max(abs(found[key] - value) for key, value in zip(sequences.keys.tolist(), expected, strict=True)) / max(
+        map(abs, expected)
+    )
+
+
+def test_a_study_of_a_spread_model_has_the_same_versions_and_scores(tmp_path, monkeypatch):
+    """Where a model lies changes no result, so that nothing is computed anew for it."""
+    alone = studies.lay_out(tmp_path / "alone")
+    studies.compute(alone)
+    asked = []
+    load = loading.AutoModelForCausalLM.from_pretrained
+
+    def asks(*where, **how):
+        asked.append(how.get("device_map"))
+        return load(*where, **how)
+
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", asks)
+    spread = studies.lay_out(tmp_path / "spread", model={"device_map": "auto"})
+    studies.compute(spread)
+    assert set(asked) == {"auto"}
+    assert studies.data_versions(spread) == studies.data_versions(alone)
+    assert studies.scores(spread) == pytest.approx(studies.scores(alone), rel=1e-9)

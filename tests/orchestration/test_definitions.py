@@ -1,0 +1,91 @@
+"""What Dagster loads: fast, for one study or several, from the environment."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from influence_assets.assets import asset_graph
+from influence_assets.errors import InputError
+from influence_assets.orchestration.definitions import build_definitions, studies_from_environment
+from influence_assets.orchestration.jobs import JOBS
+from influence_assets.study import Study
+from tests import studies
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ["corpus", "model_files", "query_files", "questions", "source_files"]
+
+
+def loaded(environment):
+    """Load definitions.py in a fresh process and print what that dragged in."""
+    code = (
+        "import sys, definitions\n"
+        "print(sorted({'torch', 'transformers', 'altair', 'scipy'} & set(sys.modules)))\n"
+        "print(len(definitions.defs.resolve_asset_graph().get_all_asset_keys()))"
+    )
+    inherited = {name: value for name, value in os.environ.items() if name != "INFLUENCE_STUDY"}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=inherited | environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_definitions_load_without_torch(tmp_path):
+    path = studies.lay_out(tmp_path)
+    ended = loaded({"INFLUENCE_STUDY": str(path)})
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines() == ["[]", str(len(asset_graph()) + len(SOURCES))]
+    assert not (tmp_path / "store").exists(), "looking at the graph computes and creates nothing"
+
+
+def test_several_studies_are_named_as_in_path(tmp_path):
+    first, second = studies.lay_out(tmp_path / "one"), studies.lay_out(tmp_path / "two")
+    second.write_text(second.read_text(encoding="utf-8").replace("name: tiny", "name: other"), encoding="utf-8")
+    ended = loaded({"INFLUENCE_STUDY": os.pathsep.join([str(first), str(second)])})
+    assert ended.stdout.splitlines() == ["[]", str(2 * (len(asset_graph()) + len(SOURCES)))], ended.stderr
+
+
+def test_without_a_study_the_remedy_is_named(monkeypatch):
+    monkeypatch.delenv("INFLUENCE_STUDY", raising=False)
+    with pytest.raises(InputError, match=r"INFLUENCE_STUDY: no study is named\. .*influence ui --study"):
+        studies_from_environment()
+
+
+def test_two_studies_of_one_name_are_refused(tmp_path):
+    study = Study.load(studies.write_study(tmp_path))
+    with pytest.raises(InputError, match=r"two studies have the same name among \['tiny', 'tiny'\]"):
+        build_definitions([study, study])
+
+
+def test_all_that_dagster_loads_is_valid(tmp_path):
+    study = Study.load(studies.write_study(tmp_path))
+    dg.Definitions.validate_loadable(build_definitions([study]))
+
+
+def test_the_jobs_cover_every_step_once():
+    covered = [step for steps, _ in JOBS.values() for step in steps]
+    assert sorted(covered) == sorted(step.name for step in asset_graph())
+
+
+def test_two_studies_in_one_workspace_keep_their_partitions_and_results_apart(tmp_path):
+    paths = [studies.lay_out(tmp_path / name) for name in ("one", "two")]
+    paths[1].write_text(paths[1].read_text(encoding="utf-8").replace("name: tiny", "name: other"), encoding="utf-8")
+    studies.write_extra(paths[1])
+    definitions = build_definitions([Study.load(path) for path in paths])
+    with dg.DagsterInstance.ephemeral() as instance:
+        for name in ("tiny", "other"):
+            sensor = definitions.resolve_sensor_def(f"{name}_files")
+            tick = sensor.evaluate_tick(dg.build_sensor_context(instance=instance, definitions=definitions))
+            for request in tick.dynamic_partitions_requests:
+                instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
+        assert instance.get_dynamic_partitions("tiny_shards") == list(studies.SHARDS)
+        assert set(instance.get_dynamic_partitions("other_shards")) == {studies.EXTRA, *studies.SHARDS}
+        for name in ("tiny", "other"):
+            job = definitions.resolve_job_def(f"{name}_read_documents")
+            assert job.execute_in_process(instance=instance, partition_key=studies.COAST).success
+        keys = set(instance.all_asset_keys())
+    assert keys == {dg.AssetKey(["tiny", "documents"]), dg.AssetKey(["other", "documents"])}
+    for path in paths:
+        assert studies.artifact(path, "documents", shard=studies.COAST).folder.is_relative_to(path.parent)

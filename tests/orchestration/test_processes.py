@@ -1,0 +1,81 @@
+"""The same results from processes of their own, two runs at a time, as from one process."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+
+from influence_assets.orchestration.instance import open_instance
+from influence_assets.orchestration.partitions import Partitions
+from influence_assets.engine.workspace import Workspace
+from influence_assets.study import Study
+from tests import studies
+from tests.studies import SHARDS
+
+STEPS = ["documents", "token_sequences", "covariances", "corrected_eigenvalues"]
+"""All of one shard, so that one run computes them; the last two could run at once, were they not heavy."""
+
+
+def test_two_processes_at_a_time_compute_what_one_computes(standing, tmp_path):
+    """Each shard in a run of `dagster asset materialize`, with a process for each step; both runs side by side."""
+    study = studies.copied(standing, tmp_path)
+    store = tmp_path / "store"
+    for folder in store.iterdir():
+        if folder.is_dir() and folder.name not in ("language_model", "eigenbases", "curvature"):
+            shutil.rmtree(folder)
+    (store / "influence.duckdb").unlink()
+    loaded = Study.load(study)
+    with open_instance(loaded) as instance:
+        assert Partitions.of(loaded).register(Workspace(loaded), instance) == 4
+    runs = [materialising(study, shard) for shard in SHARDS]
+    for run in runs:
+        printed, _ = run.communicate(timeout=240)
+        assert run.returncode == 0, printed[-4000:]
+    with open_instance(loaded) as instance:
+        processes = {run: step_processes(instance, run) for run in instance.get_run_ids()}
+    assert len(processes) == 2
+    for found in processes.values():
+        assert found.keys() == set(asset_graph())
+        assert len(set(found.values())) == len(asset_graph()), "a process for each step"
+    for step in asset_graph():
+        for shard in SHARDS:
+            one, other = (studies.artifact(path, step, shard=shard) for path in (standing, study))
+            assert one.key == other.key
+            assert one.array_names() == other.array_names()
+            for name in one.array_names():
+                np.testing.assert_array_equal(one.array(name), other.array(name))
+    assert not {name.partition("[")[0] for name in studies.compute(study)} & set(asset_graph())
+    assert studies.scores(study) == studies.scores(standing)
+
+
+def materialising(study: Path, shard: str) -> "subprocess.Popen[str]":
+    selection = " or ".join(f'key:"{studies.NAME}/{step}"' for step in asset_graph())
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "influence_assets.orchestration.location"]
+    environment = {
+        "INFLUENCE_STUDY": str(study),
+        "DAGSTER_HOME": str(study.parent / "store" / ".dagster"),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    return subprocess.Popen(
+        [*command, "--select", selection, "--partition", shard],
+        cwd=study.parent,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def step_processes(instance: dg.DagsterInstance, run_id: str) -> dict[str, int]:
+    """The process of each step of a run."""
+    found = {}
+    for record in instance.all_logs(run_id):
+        event = record.dagster_event
+        if event is not None and event.event_type_value == "STEP_WORKER_STARTED":
+            pid = event.engine_event_data.metadata["pid"].value
+            found[record.step_key.removeprefix(f"{studies.NAME}__")] = int(pid)
+    return found
