@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from influence_assets.pipeline.graph import STEPS
+from influence_assets.assets import asset_graph
 from influence_assets.storage.artifacts import Artifact, ArtifactStore
 from tests import studies
 from tests.golden import tiny_study
@@ -13,19 +13,19 @@ __all__ = ["Artifact", "assets", "code_versions", "compute", "stored_artifacts"]
 
 def assets() -> list[str]:
     """The names of all assets, in the order in which they are computed."""
-    return [step.name for step in STEPS]
+    return [asset.name for asset in asset_graph()]
 
 
 def code_versions(asset: str) -> Mapping[str, str]:
     """The code versions of an asset and of all that it is computed from, directly or not."""
-    by_name = {step.name: step for step in STEPS}
+    graph = asset_graph()
     versions: dict[str, str] = {}
     waiting = [asset]
     while waiting:
-        step = by_name[waiting.pop()]
-        if step.name not in versions:
-            versions[step.name] = step.code_version
-            waiting += step.upstream
+        name = waiting.pop()
+        if name not in versions:
+            versions[name] = graph[name].code_version
+            waiting += graph[name].inputs
     return dict(sorted(versions.items()))
 
 
