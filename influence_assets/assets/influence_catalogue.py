@@ -16,6 +16,7 @@ from influence_assets.engine.workspace import CATALOGUE, Workspace
 from influence_assets.errors import InputError
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.manifest import ArtifactKey, Manifest
+from influence_assets.study import Study
 
 SAMPLED_SCORES = "select query_id, influence_nats from current_scores using sample 20000"
 VIOLATIONS_SHOWN = 20
@@ -34,6 +35,10 @@ class _OfAGeneration:
         inputs += self._previous(versions)
         tombstones = versions.workspace.tombstones.select("shard_id", "document_id", "reason").rows()
         return versions.key_from(asset, partition, inputs, tombstones=tombstones), tuple(inputs)
+
+    def frozen_inputs(self, _asset: AssetDefinition, _study: Study) -> tuple[str, ...]:
+        """Nothing is frozen: whatever comes belongs into the tables."""
+        return ()
 
     def _previous(self, versions: Versions) -> list[ArtifactKey]:
         """The previous generation's curvature, and its scores of sequences and queries that are as they were."""

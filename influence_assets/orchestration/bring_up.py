@@ -12,6 +12,7 @@ from influence_assets.engine.bring_up import (
     Failure,
     Finished,
     Result,
+    StageEnded,
     bring_up_to_date,
     drift,
     is_generation_due,
@@ -28,7 +29,6 @@ from influence_assets.orchestration.partitions import Partitions
 from influence_assets.orchestration.session import Session, resource_key
 from influence_assets.orchestration.sources import observations
 from influence_assets.orchestration.told import told_versions
-from influence_assets.pipeline.together import STEPS_OF_ONE_PASS
 from influence_assets.storage.manifest import ArtifactKey
 from influence_assets.study import Study
 
@@ -151,6 +151,8 @@ def _compute(
         for event in bring_up_to_date(
             session.published, watcher, result, run_id=context.run_id, new_generation=new_generation
         ):
+            if isinstance(event, StageEnded):
+                continue
             yield from passed.of_others(event.asset)
             if isinstance(event, Failure):
                 context.log.error(f"{event.asset.name} {event.partition.key or ''}: {event.error}")
@@ -251,7 +253,7 @@ class _Passed:
 
 def _by_one_pass(step: AssetDefinition | None) -> bool:
     """Whether partitions of this step end in turns with those of others."""
-    return step is not None and step.name in STEPS_OF_ONE_PASS
+    return step is not None and step.measures is not None
 
 
 def _recorded(

@@ -46,7 +46,7 @@ def _asset(study: Study, step: AssetDefinition, partitions: Partitions) -> dg.As
         outcome = materialise(versions, step, partition, run_id=context.run_id, progress=progress)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(outcome.artifact.key.data_version),
-            metadata=metadata(outcome.artifact, computed=outcome.computed),
+            metadata=metadata(step, outcome.artifact, computed=outcome.computed),
             check_results=list(checks.results(step, versions.workspace, outcome.artifact)),
             tags=frozen_tags(step, study),
         )
@@ -68,7 +68,7 @@ def _asset(study: Study, step: AssetDefinition, partitions: Partitions) -> dg.As
         check_specs=checks.specs(step, key),
         required_resource_keys={resource_key(study)},
         op_tags=HEAVY_TAG if step.runs_model else None,
-    )(configured if step.name == "eigenbases" else plain)
+    )(configured if step.begins_generation else plain)
 
 
 def materialization(
@@ -84,7 +84,7 @@ def materialization(
     return dg.AssetMaterialization(
         asset_key(study, step.name),
         partition=partition.key,
-        metadata=metadata(outcome.artifact, computed=outcome.computed),
+        metadata=metadata(step, outcome.artifact, computed=outcome.computed),
         tags=provenance_tags(step, study, version, versions, instance),
     )
 

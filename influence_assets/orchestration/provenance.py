@@ -29,15 +29,6 @@ NOTHING_COMES_AFTER = 2**62
 
 BY_PARTITION = "by partition"
 INPUT_DATA_VERSION = "dagster/input_data_version"
-SOURCES = {
-    "documents": ["source_files"],
-    "curvature_drift": ["corpus"],
-    "query_gradients": ["query_files"],
-    "influence_details": ["corpus"],
-    "influence_catalogue": ["corpus", "questions"],
-}
-"""What steps depend on outside the store. Those that are made of all files say nothing of one that is gone: of its
-partitions, which stay, nothing changes."""
 
 
 def code_version(step: AssetDefinition, study: Study) -> str:
@@ -48,9 +39,7 @@ def code_version(step: AssetDefinition, study: Study) -> str:
 
 def upstream_names(step: AssetDefinition, study: Study) -> list[str]:
     """The assets that a step depends on, sources included."""
-    if step.name == "language_model":
-        return ["documents"] if study.model.train is not None else ["model_files"]
-    return [*step.upstream, *SOURCES.get(step.name, [])]
+    return [*step.inputs_of(study), *step.reads_of(study)]
 
 
 def frozen_tags(step: AssetDefinition, study: Study) -> dict[str, str]:
@@ -77,11 +66,7 @@ def provenance_tags(
 
 
 def _frozen_upstream(step: AssetDefinition, study: Study) -> list[str]:
-    if step.name == "eigenbases":
-        return ["covariances"]
-    if step.name == "curvature":
-        return ["corrected_eigenvalues"]
-    return ["documents"] if step.name == "language_model" and study.model.train is not None else []
+    return list(step.frozen_inputs_of(study))
 
 
 def _version(name: str, versions: Versions) -> str:

@@ -9,7 +9,7 @@ from influence_assets.capture.covariance import CovarianceTotals, covariances
 from influence_assets.capture.details import score_details
 from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.losses import LabelSampler, sampled_labels
-from influence_assets.capture.one_pass import Wanted, measure
+from influence_assets.capture.one_pass import measure
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import ScoreTotals, scores
 from influence_assets.capture.sketches import SketchRows, query_sketches, sketches
@@ -261,24 +261,19 @@ def test_one_pass_measures_what_the_separate_ones_do(sampler):
     everything = strongest_coordinates(curvature, 40)
     P = {m.name: torch.randn(5, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
     probes = {name: p[:1] for name, p in P.items()}
-    wanted = Wanted(
-        bases,
-        sampler,
-        CovarianceTotals(),
-        CorrectionTotals(),
-        SketchRows(runner, curvature, everything, probes),
-        (ScoreTotals({"first": dict(P)}, 7, N, "cpu"), ScoreTotals({"second": dict(probes)}, 7, N, "cpu")),
-    )
-    whitened = list(measure(runner, sequences, wanted))
+    factors, Λ, whitened = CovarianceTotals(), CorrectionTotals(), []
+    first, second = ScoreTotals({"first": dict(P)}, 7, N, "cpu"), ScoreTotals({"second": dict(probes)}, 7, N, "cpu")
+    rows = SketchRows(runner, curvature, everything, probes, whitened.append)
+    measure(runner, sequences, [factors, Λ, rows, first, second], bases, sampler)
     apart = covariances(runner, sequences, sampler)
     corrections = eigenvalue_corrections(runner, sequences, bases, sampler)
     for name in bases:
-        torch.testing.assert_close(wanted.covariances.totals(runner)[name].A.total, apart[name].A.total)
-        torch.testing.assert_close(wanted.covariances.totals(runner)[name].S.total, apart[name].S.total)
-        torch.testing.assert_close(wanted.corrections.totals(runner)[name].total, corrections[name].total)
+        torch.testing.assert_close(factors.totals(runner)[name].A.total, apart[name].A.total)
+        torch.testing.assert_close(factors.totals(runner)[name].S.total, apart[name].S.total)
+        torch.testing.assert_close(Λ.totals(runner)[name].total, corrections[name].total)
     for together, alone in zip(whitened, sketches(runner, sequences, curvature, everything, probes), strict=True):
         for part in ("rows", "squared_norms", "exact"):
             np.testing.assert_allclose(getattr(together, part), getattr(alone, part), rtol=1e-6)
     exact = scores(runner, sequences, {"m": dict(P)}, N, bases)["m"]
-    np.testing.assert_allclose(wanted.scores[0].totals()["first"], exact, rtol=1e-8, atol=1e-12)
-    np.testing.assert_allclose(wanted.scores[1].totals()["second"], exact[:1], rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(first.totals()["first"], exact, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(second.totals()["second"], exact[:1], rtol=1e-8, atol=1e-12)

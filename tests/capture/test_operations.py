@@ -9,7 +9,7 @@ from influence_assets.capture.correction import CorrectionTotals, eigenvalue_cor
 from influence_assets.capture.covariance import CovarianceTotals, covariances
 from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.losses import LabelSampler, plain_head
-from influence_assets.capture.one_pass import Wanted, measure
+from influence_assets.capture.one_pass import measure
 from influence_assets.capture.operations import LayerShape, contraction_orders, model_shape
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import ScoreTotals, scores
@@ -92,15 +92,10 @@ def test_everything_of_a_shard_in_one_pass(counted, labels):
     kept = strongest_coordinates(layers, 16)
 
     def everything():
-        wanted = Wanted(
-            bases,
-            LabelSampler(0) if labels == "sampled" else None,
-            CovarianceTotals(),
-            CorrectionTotals(),
-            SketchRows(counted.runner, layers, kept, P),
-            (ScoreTotals({"ekfac": P}, SEQUENCES, 1, "cpu"),),
-        )
-        list(measure(counted.runner, counted.sequences, wanted))
+        rows = SketchRows(counted.runner, layers, kept, P, lambda _batch: None)
+        participants = [CovarianceTotals(), CorrectionTotals(), rows, ScoreTotals({"ekfac": P}, SEQUENCES, 1, "cpu")]
+        sampler = LabelSampler(0) if labels == "sampled" else None
+        measure(counted.runner, counted.sequences, participants, bases, sampler)
 
     real, _ = counted.of(everything)
     kinds = 2 if labels == "sampled" else 1

@@ -20,7 +20,7 @@ from influence_assets.capture.covariance import CovarianceTotals, covariances
 from influence_assets.capture.details import score_details
 from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.losses import Head, LabelSampler
-from influence_assets.capture.one_pass import Wanted, measure
+from influence_assets.capture.one_pass import measure
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import ScoreTotals, scores
 from influence_assets.capture.sketches import SketchRows, sketches
@@ -114,16 +114,13 @@ def test_sketches_and_the_one_pass_meet_no_tensor_of_another_device(runner):
     for batch in sketches(runner, sequences, curvature, kept, probes):
         assert batch.rows.shape[1] == 3 * 14
     for sampler in (None, LabelSampler(0)):
-        wanted = Wanted(
-            {name: layer.basis for name, layer in curvature.items()},
-            sampler,
-            CovarianceTotals(),
-            CorrectionTotals(),
-            SketchRows(runner, curvature, kept, probes),
-            (ScoreTotals({"any": gradients_of(runner)}, 6, 9, runner.device),),
-        )
-        assert len(list(measure(runner, sequences, wanted))) == 2
-        assert wanted.scores[0].totals()["any"].shape == (2, 6)
+        batches = []
+        scored = ScoreTotals({"any": gradients_of(runner)}, 6, 9, runner.device)
+        rows = SketchRows(runner, curvature, kept, probes, batches.append)
+        bases = {name: layer.basis for name, layer in curvature.items()}
+        measure(runner, sequences, [CovarianceTotals(), CorrectionTotals(), rows, scored], bases, sampler)
+        assert len(batches) == 2
+        assert scored.totals()["any"].shape == (2, 6)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "llama_tied", "gemma2"])

@@ -109,7 +109,7 @@ def dense_gauss_newton(model, linear, sequences) -> Tensor:
             replaced = {names[id(weight)]: matrix[:, :-1].T, names[id(bias)]: matrix[:, -1]}
             return torch.func.functional_call(model, replaced, (tokens,), {"use_cache": False}).logits[0, :-1]
 
-        matrix = linear.as_matrix(weight, bias)
+        matrix = linear.as_matrix({"weight": weight, "bias": bias})
         J = torch.func.jacrev(logits)(matrix).flatten(2)  # [token, word, parameter]
         p = logits(matrix).softmax(-1)
         H = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]

@@ -9,9 +9,9 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 
+from influence_assets.engine.workspace import Workspace
 from influence_assets.orchestration.instance import open_instance
 from influence_assets.orchestration.partitions import Partitions
-from influence_assets.engine.workspace import Workspace
 from influence_assets.study import Study
 from tests import studies
 from tests.studies import SHARDS

@@ -14,7 +14,7 @@ from influence_assets.study import Study
 WORKSPACE = """\
 load_from:
   - python_module:
-      module_name: influence_assets.assets.location
+      module_name: influence_assets.orchestration.location
       location_name: influence_assets
 """
 
@@ -25,8 +25,8 @@ def ui(
     port: Annotated[int, typer.Option(help="Where to listen.")] = 3000,
 ) -> None:
     """Start Dagster's UI on the study, with its sensors."""
-    from influence_assets.assets.definitions import STUDIES
-    from influence_assets.assets.instance import open_instance
+    from influence_assets.orchestration.definitions import STUDIES
+    from influence_assets.orchestration.instance import open_instance
 
     path = study.resolve()
     with open_instance(Study.load(path)) as instance:
