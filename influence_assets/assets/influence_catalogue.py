@@ -10,7 +10,7 @@ from influence_assets.engine.checks import Finding, Opener
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import ALL_PUBLISHED, AssetDefinition, CostModel, KeyAndInputs, Work
 from influence_assets.engine.partitions import Partition
-from influence_assets.engine.shown import Location, Picture, Shown, Table
+from influence_assets.engine.shown import Location, Shown, Table
 from influence_assets.engine.versions import Versions
 from influence_assets.engine.workspace import CATALOGUE, Workspace
 from influence_assets.errors import InputError
@@ -18,7 +18,6 @@ from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.manifest import ArtifactKey, Manifest
 from influence_assets.study import Study
 
-SAMPLED_SCORES = "select query_id, influence_nats from current_scores using sample 20000"
 VIOLATIONS_SHOWN = 20
 GRAINS = "every_grain_holds"
 """All checks `grain_of_*` together: reporting them one by one costs more than asking DuckDB."""
@@ -130,15 +129,10 @@ def _file(artifact: Artifact) -> Any:
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
-    from influence_assets.report.plots import score_distribution
-    from influence_assets.storage.catalogue import query
-
     rows: Mapping[str, int] = artifact.manifest.summary["inserted_rows"]
-    scores = query(_file(artifact), SAMPLED_SCORES)
     tables: Sequence[str] = list(rows)
     return {
         "path": Location(_file(artifact)),
-        "distribution": Picture(score_distribution(scores), "Distribution of scores"),
         "inserted": Table(pl.DataFrame({"table": tables, "rows": list(rows.values())})),
     }
 

@@ -8,6 +8,7 @@ import polars as pl
 
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.shown import Location, Picture, Shown, Table
+from influence_assets.report.page import everything_shown
 from influence_assets.storage.artifacts import Artifact
 
 
@@ -26,7 +27,7 @@ def metadata(asset: AssetDefinition, artifact: Artifact, *, computed: bool) -> d
     }
     if manifest.asset in manifest.rows:
         shown["dagster/row_count"] = manifest.rows[manifest.asset]
-    return shown | {name: _value(value) for name, value in asset.shown(artifact).items()}
+    return shown | {name: _value(value) for name, value in everything_shown(asset, artifact).items()}
 
 
 def _value(value: Shown) -> Any:
