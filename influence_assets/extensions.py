@@ -104,7 +104,9 @@ def _modules(package: str) -> Iterator[ModuleType]:
     for entry in entry_points(group=package):
         loaded = entry.load()
         if not isinstance(loaded, ModuleType):
-            raise InputError(f"entry point {entry.name}", "does not name a module", f"Have it name a module: {package}.")
+            raise InputError(
+                f"entry point {entry.name}", "does not name a module", f"Have it name a module: {package}."
+            )
         yield loaded
 
 
@@ -121,5 +123,7 @@ def _load(file: Path, name: str) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise InputError(str(file), f"cannot be imported ({type(error).__name__}: {error})", "Mend the file.") from error
+        raise InputError(
+            str(file), f"cannot be imported ({type(error).__name__}: {error})", "Mend the file."
+        ) from error
     return module

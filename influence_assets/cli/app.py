@@ -180,7 +180,7 @@ def ui(
 ) -> None:
     """Start Dagster's UI on the study, with its sensors."""
     from influence_assets.orchestration.definitions import STUDIES
-    from influence_assets.orchestration.instance import open_instance
+    from influence_assets.orchestration.instance import LOCATION, open_instance
 
     path = study.resolve()
     with open_instance(Study.load(path)) as instance:
@@ -189,7 +189,7 @@ def ui(
     workspace = home / "workspace.yaml"
     workspace.write_text(
         "load_from:\n  - python_module:\n      module_name: influence_assets.orchestration.location\n"
-        "      location_name: influence_assets\n",
+        f"      location_name: {LOCATION}\n",
         encoding="utf-8",
     )
     command = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace), "-h", host, "-p", str(port)]

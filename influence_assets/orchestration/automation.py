@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import dagster as dg
 
 from influence_assets.errors import InputError, StorageError
-from influence_assets.orchestration.bring_up import end_dead_runs, handled_key, job_name
 from influence_assets.orchestration.partitions import Partitions
+from influence_assets.orchestration.private_api import keep, kept
+from influence_assets.orchestration.runs import end_dead_runs, handled_key, job_name
 from influence_assets.orchestration.sources import observations
 from influence_assets.pipeline.bring_up import is_generation_due
 from influence_assets.pipeline.fingerprint import fingerprint
@@ -71,7 +72,7 @@ def _requests(
     instance, key = context.instance, handled_key(study)
     if not study.automation.enabled:
         return [], context.cursor, "automation.enabled is false: new files are registered, nothing is computed."
-    if instance.daemon_cursor_storage.get_cursor_values({key}).get(key) == found:
+    if kept(instance, key) == found:
         return [], context.cursor, f"Nothing changed in {study.corpus.path} or {study.queries.path}."
     end_dead_runs(study, instance)
     if instance.get_runs(dg.RunsFilter(job_name=job_name(study), statuses=list(GOING)), limit=1):
@@ -82,7 +83,7 @@ def _requests(
         return [], context.cursor, f"{ATTEMPTS} runs of these files died. Look at the last one, then run by hand."
     versions = Versions(workspace)
     if not any(state.outstanding for state in plan(versions)) and not is_generation_due(versions):
-        instance.daemon_cursor_storage.set_cursor_values({key: found})
+        keep(instance, key, found)
         return [], context.cursor, "Everything is up to date."
     cursor = json.dumps({"fingerprint": found, "attempts": attempts + 1})
     return [dg.RunRequest(job_name=job_name(study))], cursor, ""

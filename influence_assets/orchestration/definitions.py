@@ -9,7 +9,7 @@ from influence_assets.errors import InputError
 from influence_assets.orchestration.automation import build_sensor
 from influence_assets.orchestration.bring_up import build_bring_up_job
 from influence_assets.orchestration.factory import HEAVY_TAG, build_assets
-from influence_assets.orchestration.jobs import build_jobs
+from influence_assets.orchestration.jobs import build_asset_jobs
 from influence_assets.orchestration.session import Session, resource_key, session_resource
 from influence_assets.orchestration.sources import build_sources
 from influence_assets.study import Study
@@ -37,7 +37,7 @@ def build_definitions(studies: Sequence[Study], session: Session | None = None) 
     parts = [
         dg.Definitions(
             assets=[*build_sources(study), *build_assets(study)],
-            jobs=[build_bring_up_job(study), *build_jobs(study)],
+            jobs=[build_bring_up_job(study), *build_asset_jobs(study)],
             sensors=[build_sensor(study)],
             resources={resource_key(study): session or session_resource(study)},
         )

@@ -9,14 +9,8 @@ Of an asset with a hundred or more upstream partitions Dagster compares nothing;
 """
 
 import dagster as dg
-from dagster._core.definitions.data_version import (
-    CODE_VERSION_TAG,
-    DATA_VERSION_IS_USER_PROVIDED_TAG,
-    DATA_VERSION_TAG,
-    get_input_data_version_tag,
-    get_input_event_pointer_tag,
-)
 
+from influence_assets.orchestration.private_api import input_tags, last_event_id, version_tags
 from influence_assets.pipeline.fingerprint import WHOLE, sources
 from influence_assets.pipeline.graph import BY_NAME
 from influence_assets.pipeline.steps import Partition, Step
@@ -27,7 +21,6 @@ NOTHING_COMES_AFTER = 2**62
 """As the place in Dagster's event log up to which a frozen asset knows what it was made of."""
 
 BY_PARTITION = "by partition"
-INPUT_DATA_VERSION = "dagster/input_data_version"
 SOURCES = {
     "documents": ["source_files"],
     "curvature_drift": ["corpus"],
@@ -55,23 +48,21 @@ def upstream_names(step: Step, study: Study) -> list[str]:
 def frozen_tags(step: Step, study: Study) -> dict[str, str]:
     """For what Dagster records of a frozen asset by itself: nothing that comes later outdates it."""
     frozen = _frozen_upstream(step, study)
-    return {get_input_event_pointer_tag(dg.AssetKey([study.name, name])): str(NOTHING_COMES_AFTER) for name in frozen}
+    tags: dict[str, str] = {}
+    for name in frozen:
+        tags |= input_tags(dg.AssetKey([study.name, name]), data_version=None, event_id=NOTHING_COMES_AFTER)
+    return tags
 
 
 def provenance_tags(
     step: Step, study: Study, data_version: str, versions: Versions, instance: dg.DagsterInstance
 ) -> dict[str, str]:
     """For an event that is logged outside of an asset's own computation: all that Dagster would have recorded."""
-    latest = instance.event_log_storage.get_maximum_record_id() or 0
-    tags = {
-        CODE_VERSION_TAG: code_version(step, study),
-        DATA_VERSION_TAG: data_version,
-        DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
-    }
+    latest = last_event_id(instance)
+    tags = version_tags(code_version(step, study), data_version)
     for name in upstream_names(step, study):
         key = dg.AssetKey([study.name, name])
-        tags[get_input_data_version_tag(key, prefix=INPUT_DATA_VERSION)] = _version(name, versions)
-        tags[get_input_event_pointer_tag(key)] = str(latest)
+        tags |= input_tags(key, data_version=_version(name, versions), event_id=latest)
     return tags | frozen_tags(step, study)
 
 

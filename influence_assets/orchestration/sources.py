@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from influence_assets.orchestration.partitions import Partitions
-from influence_assets.orchestration.told import DATA_VERSION_TAG, told_versions
+from influence_assets.orchestration.private_api import DATA_VERSION_TAG, reported_versions
 from influence_assets.pipeline.fingerprint import WHOLE, sources
 from influence_assets.pipeline.workspace import Workspace
 from influence_assets.study import Study
@@ -58,8 +58,8 @@ def observations(study: Study, workspace: Workspace, instance: dg.DagsterInstanc
     """
     for name, versions in sources(workspace).items():
         key = dg.AssetKey([study.name, name])
-        told = told_versions(instance, key, dg.DagsterEventType.ASSET_OBSERVATION)
-        gone = dict.fromkeys(told.keys() - versions.keys(), GONE)
+        reported = reported_versions(instance, key, dg.DagsterEventType.ASSET_OBSERVATION)
+        gone = dict.fromkeys(reported.keys() - versions.keys(), GONE)
         for partition, version in {**versions, **gone}.items():
-            if told.get(partition) != version:
+            if reported.get(partition) != version:
                 yield dg.AssetObservation(key, partition=partition or None, tags={DATA_VERSION_TAG: version})

@@ -1,6 +1,6 @@
 """Computes everything that is outstanding, in this process, whoever asked for it."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +29,19 @@ class Watcher(Protocol):
 
     def progress(self, step: Step, partition: Partition, done: int, total: int | None) -> None:
         """So much of it is done."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run turns to a step: what follows was computed while it was at this one.
+
+    Args:
+        step: the step.
+        is_new_generation: whether in the newest generation, once the published one is complete.
+    """
+
+    step: Step
+    is_new_generation: bool
 
 
 @dataclass(frozen=True)
@@ -96,8 +109,10 @@ class Result:
 
 def bring_up_to_date(
     versions: Versions, watcher: Watcher, result: Result, *, run_id: str | None = None, new_generation: bool = False
-) -> Iterator[Ended | Failure]:
+) -> Generator[Stage | Ended | Failure]:
     """Compute everything that the study asks for and the store lacks, and tell of each partition as it ends.
+
+    Every step that the run turns to is told as a stage; after damage it turns to earlier ones again.
 
     First in the generation that readers see, so that new shards reach them soon; then in a newer one that was begun,
     or is begun now because it was asked for, or because the statistics drifted and the study says so.
@@ -142,13 +157,14 @@ class _Work:
         """Look at the study and its store anew."""
         return Versions(Workspace(self.versions.workspace.study), choice)
 
-    def complete(self, versions: Versions) -> Iterator[Ended | Failure]:
+    def complete(self, versions: Versions) -> Iterator[Stage | Ended | Failure]:
         """Compute what is outstanding, again from the start whenever something that was read proved damaged."""
         for _ in range(ATTEMPTS):
             self.versions = versions
             self._result.failures.clear()
             try:
                 for step in STEPS:
+                    yield Stage(step, versions.choice == "newest")
                     if step.name in ("covariances", "gradient_sketches"):
                         yield from self._complete_shards(step)
                     yield from self._complete_step(step)
@@ -160,8 +176,9 @@ class _Work:
             else:
                 return
 
-    def begin_generation(self) -> Iterator[Ended | Failure]:
+    def begin_generation(self) -> Iterator[Stage | Ended | Failure]:
         """Fit the eigenbases of another generation."""
+        yield Stage(BY_NAME["eigenbases"], is_new_generation=True)
         another = Versions(Workspace(self.versions.workspace.study), fit_another=True)
         yield from self._compute(another, BY_NAME["eigenbases"], Partition(), 1)
 

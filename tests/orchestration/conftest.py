@@ -7,10 +7,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from influence_assets.orchestration.bring_up import execute, job_name
+from influence_assets.orchestration.bring_up import execute
 from influence_assets.orchestration.definitions import build_definitions
+from influence_assets.orchestration.jobs import asset_job_name
+from influence_assets.orchestration.runs import job_name
 from influence_assets.orchestration.session import Session
 from influence_assets.pipeline.bring_up import Result
+from influence_assets.pipeline.graph import BY_NAME
 from influence_assets.pipeline.steps import Partition, Step
 from influence_assets.study import Study
 from tests import studies
@@ -99,11 +102,23 @@ class Located:
             execute(self.study, self.instance, session, new_generation=new_generation)
         return session.result
 
-    def run(self, job: str, partition: str | None = None, **arguments) -> dg.ExecuteInProcessResult:
-        """One run of a job, in this process, each with a fresh look at the files."""
-        found = self.definitions.resolve_job_def(f"{studies.NAME}_{job}")
+    def bring_up(self, **arguments) -> dg.ExecuteInProcessResult:
+        """One run of the job that brings everything up to date, as from the launchpad."""
+        job = self.definitions.resolve_job_def(job_name(self.study))
         config = QUIET | arguments.pop("run_config", {})
-        return found.execute_in_process(instance=self.instance, partition_key=partition, run_config=config, **arguments)
+        return job.execute_in_process(instance=self.instance, run_config=config, **arguments)
+
+    def materialise(self, asset: str, partition: str | None = None, **arguments) -> dg.ExecuteInProcessResult:
+        """One asset alone, by the job of its kind of partition, with a fresh look at the files."""
+        job = self.definitions.resolve_job_def(asset_job_name(self.study, BY_NAME[asset].partitioning))
+        config = QUIET | arguments.pop("run_config", {})
+        return job.execute_in_process(
+            instance=self.instance,
+            partition_key=partition,
+            asset_selection=[self.key(asset)],
+            run_config=config,
+            **arguments,
+        )
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Every job by hand, partition after partition, as from the UI: what Dagster is told of each materialization."""
+"""Every asset by hand, partition after partition, as from the UI: what Dagster is told of each materialization."""
 
 import base64
 
@@ -6,7 +6,6 @@ import dagster as dg
 import pytest
 
 from influence_assets.orchestration.bring_up import execute
-from influence_assets.orchestration.jobs import JOBS
 from influence_assets.orchestration.session import Session
 from influence_assets.pipeline.graph import BY_NAME, STEPS
 from influence_assets.pipeline.steps import Partition
@@ -36,9 +35,8 @@ PLOTS = {
 }
 
 
-def partitions(job):
-    """The partition keys of a job, as a person would launch them one by one."""
-    step = BY_NAME[JOBS[job][0][0]]
+def partitions(step):
+    """The partition keys of a step, as a person would launch them one by one."""
     return {
         "none": [None],
         "shard": list(SHARDS),
@@ -49,12 +47,12 @@ def partitions(job):
 
 @pytest.fixture
 def runs(located):
-    """Every job of every partition, in order."""
+    """Every partition of every asset, in order."""
     located.sense()
-    return [located.run(job, partition) for job in JOBS for partition in partitions(job)]
+    return [located.materialise(step.name, partition) for step in STEPS for partition in partitions(step)]
 
 
-def test_every_job_by_hand_ends_in_scores_and_says_what_it_did(located, runs):
+def test_every_asset_by_hand_ends_in_scores_and_says_what_it_did(located, runs):
     assert all(run.success for run in runs)
     checks = [check for run in runs for check in run.get_asset_check_evaluations()]
     assert {check.asset_key.path[-1] for check in checks} > {"covariances", "influence_scores", "influence_catalogue"}
@@ -79,18 +77,17 @@ def test_every_job_by_hand_ends_in_scores_and_says_what_it_did(located, runs):
     assert studies.compute(located.path) == []
 
     # Once more by hand: nothing is done, and that is said.
-    again = located.run("read_documents", COAST)
+    again = located.materialise("documents", COAST)
     (event,) = again.get_asset_materialization_events()
     assert event.materialization.metadata["outcome"].value == "stood already: nothing was done"
     assert event.materialization.tags["dagster/data_version"] == versions[f"documents[{COAST}]"]
 
     # From the launchpad: another generation, in which all that follows is then computed by hand.
     config = {"ops": {f"{studies.NAME}__eigenbases": {"config": {"new_generation": True}}}}
-    assert located.run("fit_generation", run_config=config).success
-    names = list(JOBS)
-    for job in names[names.index("fit_generation") + 1 :]:
-        for partition in partitions(job):
-            assert located.run(job, partition).success, (job, partition)
+    assert located.materialise("eigenbases", run_config=config).success
+    for step in STEPS[STEPS.index(BY_NAME["eigenbases"]) + 1 :]:
+        for partition in partitions(step):
+            assert located.materialise(step.name, partition).success, (step.name, partition)
     generations = studies.ask_sql(located.path, "select generation_id, is_current from generations order by all").rows()
     assert generations == [(1, False), (2, True)], "the one before stands beside it, to be compared"
     assert studies.compute(located.path) == []
@@ -108,7 +105,7 @@ def assert_is_png(metadata):
 
 def test_a_step_without_its_inputs_fails_and_names_them(located):
     located.sense()
-    run = located.run("fit_generation", raise_on_error=False)
+    run = located.materialise("eigenbases", raise_on_error=False)
     assert not run.success
     (failure,) = [event for event in run.all_events if event.is_step_failure]
     assert "eigenbases needs covariances[letters/coast.jsonl]" in failure.step_failure_data.error.cause.message
@@ -193,11 +190,11 @@ def materialised(located):
 
 def test_the_job_by_hand_can_fit_another_generation(computed):
     """From the launchpad, as the command's `--new-generation`."""
-    config = {"ops": {f"{studies.NAME}_compute_outstanding": {"config": {"new_generation": True}}}}
-    assert computed.run("bring_up_to_date", run_config=config).success
+    config = {"ops": {"plan": {"config": {"new_generation": True}}}}
+    assert computed.bring_up(run_config=config).success
     generations = studies.ask_sql(computed.path, "select generation_id from generations where is_current")
     assert generations["generation_id"].to_list() == [2]
-    assert computed.run("bring_up_to_date").success
+    assert computed.bring_up().success
     assert studies.ask_sql(computed.path, "select max(generation_id) from generations").item() == 2
 
 
@@ -225,7 +222,7 @@ def test_a_check_that_fails_is_told(located, standing):
         located.path, "influence_scores", tables={"influence_scores": shorter}, shard=COAST, query_set=FIRST
     )
     located.sense()
-    run = located.run("score_shard", f"{FIRST}|{COAST}")
+    run = located.materialise("influence_scores", f"{FIRST}|{COAST}")
     (check,) = run.get_asset_check_evaluations()
     assert (check.check_name, check.passed) == ("every_sequence_is_scored", False)
     assert check.metadata["scores"].value == 3
@@ -235,7 +232,7 @@ def test_a_check_that_fails_is_told(located, standing):
     # The catalogue that is made of it is checked by SQL, and the rows that are wrong are shown.
     studies.versions_of(located.path).workspace.catalogue.unlink()
     assert "influence_catalogue: every_sequence_scored" in bring_up(located, Listener()).checks_failed
-    run = located.run("publish_catalogue")
+    run = located.materialise("influence_catalogue")
     found = {check.check_name: check for check in run.get_asset_check_evaluations() if not check.passed}
     violations = found["every_sequence_scored"].metadata
     assert violations["count"].value == len(violations["violations"].records) > 0
