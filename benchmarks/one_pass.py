@@ -21,25 +21,20 @@ from torch import Tensor
 from benchmarks import inputs
 from benchmarks.cases import QUERIES, SIZES
 from influence_assets.capture.batches import Sequences
+from influence_assets.capture.correction import CorrectionTotals, eigenvalue_corrections
+from influence_assets.capture.covariance import CovarianceTotals, covariances
+from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.losses import LabelSampler
-from influence_assets.capture.measurements import (
-    CorrectionTotals,
-    CovarianceTotals,
-    ScoreTotals,
-    SketchRows,
-    covariances,
-    eigenvalue_corrections,
-    query_gradients,
-    scores,
-    sketches,
-)
-from influence_assets.capture.models import keep_freed_memory, load_model
-from influence_assets.capture.modules import select_modules
 from influence_assets.capture.one_pass import Wanted, measure
 from influence_assets.capture.runner import Runner
+from influence_assets.capture.scores import ScoreTotals, scores
+from influence_assets.capture.sketches import SketchRows, sketches
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.methods.ekfac import EKFAC
+from influence_assets.models.devices import keep_freed_memory
+from influence_assets.models.layers.selection import select_modules
+from influence_assets.models.loading import load_model
 
 SAMPLER = LabelSampler(0)
 

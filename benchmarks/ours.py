@@ -12,17 +12,22 @@ from torch import Tensor
 from benchmarks import inputs
 from benchmarks.cases import Job
 from benchmarks.measuring import Clock, bytes_of
-from influence_assets.capture import measurements
 from influence_assets.capture.batches import Sequences
+from influence_assets.capture.correction import eigenvalue_corrections
+from influence_assets.capture.covariance import covariances
+from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.losses import LabelSampler
-from influence_assets.capture.models import keep_freed_memory, load_model
-from influence_assets.capture.modules import select_modules
 from influence_assets.capture.runner import Runner
+from influence_assets.capture.scores import ScoreTotals, score_pass
 from influence_assets.capture.sign_codes import SignCodes, encode, estimate
+from influence_assets.capture.sketches import query_sketches, sketches
 from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature, damping, eigenbasis
 from influence_assets.maths.moments import SecondMoment
 from influence_assets.maths.sketches import Coordinates, strongest_coordinates
 from influence_assets.methods.ekfac import EKFAC
+from influence_assets.models.devices import keep_freed_memory
+from influence_assets.models.layers.selection import select_modules
+from influence_assets.models.loading import load_model
 from influence_assets.study import Dtype
 
 BASIS = ("Q_S", "Q_A", "eigenvalues_S", "eigenvalues_A")
@@ -80,11 +85,11 @@ class Ours:
         if self.job.stage == "eigendecomposition":
             return
         few = inputs.read(self.job.inputs, inputs.TRAIN, self.job.size.batch)
-        measurements.covariances(self.runner, few, None)
+        covariances(self.runner, few, None)
 
     def covariances(self, store: Path, sequences: Sequences) -> None:
         """A and S."""
-        layers = measurements.covariances(self.runner, sequences, self.sampler)
+        layers = covariances(self.runner, sequences, self.sampler)
         tensors = {f"{name}.{letter}": getattr(c, letter).total for name, c in layers.items() for letter in "AS"}
         write(store / "covariances", tensors | {"count": torch.tensor(next(iter(layers.values())).A.count)})
 
@@ -99,7 +104,7 @@ class Ours:
 
     def corrected_eigenvalues(self, store: Path, sequences: Sequences) -> None:
         """Λ."""
-        layers = measurements.eigenvalue_corrections(self.runner, sequences, self._bases(store), self.sampler)
+        layers = eigenvalue_corrections(self.runner, sequences, self._bases(store), self.sampler)
         tensors = {name: moment.total for name, moment in layers.items()}
         counted = torch.tensor(next(iter(layers.values())).count)
         write(store / "corrected_eigenvalues", tensors | {"count": counted})
@@ -114,18 +119,18 @@ class Ours:
         for start in range(0, len(queries), at_once):
             asked = queries.take(np.arange(start, min(start + at_once, len(queries))))
             with clock.part("query_gradients"):
-                V = measurements.query_gradients(self.runner, asked, bases).layers
+                V = query_gradients(self.runner, asked, bases).layers
             with clock.part("preconditioning"):
                 P = EKFAC(layers).precondition(V)
                 del V  # P took its place
-                totals = measurements.ScoreTotals({"ekfac": P}, len(sequences), len(sequences), self.runner.device)
+                totals = ScoreTotals({"ekfac": P}, len(sequences), len(sequences), self.runner.device)
                 if self.job.variant == "queries_rotated":
                     for name, basis in bases.items():
                         basis.rotate_back(P[name])
                 else:
                     totals.in_eigenbases(bases, sequences.tokens.shape[1], rotated_anyway=False)
             with clock.part("pass"):
-                measurements.score_pass(self.runner, sequences, totals, bases)
+                score_pass(self.runner, sequences, totals, bases)
                 rows.append(totals.totals()["ekfac"])
         return np.concatenate(rows)
 
@@ -134,7 +139,7 @@ class Ours:
         layers = self._curvature(store)
         coordinates = strongest_coordinates(layers, COORDINATES)
         probes = {name: layer.Λ.new_zeros(1, *layer.Λ.shape) for name, layer in layers.items()}
-        batches = measurements.sketches(self.runner, sequences, layers, coordinates, probes)
+        batches = sketches(self.runner, sequences, layers, coordinates, probes)
         codes = [encode(batch.rows, batch.squared_norms) for batch in batches]
         tensors = {f"kept.{name}": kept for name, kept in coordinates.kept.items()}
         tensors["signs"] = torch.from_numpy(np.concatenate([code.signs for code in codes]))
@@ -150,9 +155,9 @@ class Ours:
             codes = SignCodes(*(read(sketches, part).numpy() for part in ("signs", "scales")))
         with clock.part("query_gradients"):
             bases = {name: layer.basis for name, layer in layers.items()}
-            V = measurements.query_gradients(self.runner, queries, bases).layers
+            V = query_gradients(self.runner, queries, bases).layers
         with clock.part("query_sketches"):
-            asked = measurements.query_sketches(V, layers, Coordinates(kept, 1.0), len(codes.signs))
+            asked = query_sketches(V, layers, Coordinates(kept, 1.0), len(codes.signs))
         with clock.part("pass"):
             return estimate(asked, codes)
 

@@ -22,12 +22,16 @@ from scipy.stats import pearsonr, spearmanr
 from benchmarks import inputs
 from benchmarks.cases import SIZES, Size
 from benchmarks.processes import ROOT
-from influence_assets.capture.measurements import covariances, eigenvalue_corrections, query_gradients, scores
-from influence_assets.capture.models import keep_freed_memory, load_model
-from influence_assets.capture.modules import select_modules
+from influence_assets.capture.correction import eigenvalue_corrections
+from influence_assets.capture.covariance import covariances
+from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.runner import Runner
+from influence_assets.capture.scores import scores
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.methods.ekfac import EKFAC
+from influence_assets.models.devices import keep_freed_memory
+from influence_assets.models.layers.selection import select_modules
+from influence_assets.models.loading import load_model
 from influence_assets.study import Dtype
 
 TOP = 100

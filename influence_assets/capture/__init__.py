@@ -1,1 +1,1 @@
-"""Where the model runs: loading, training, layer rules, hooks and measurements."""
+"""Where the model is measured: hooks, passes, losses, and what is summed of each layer."""

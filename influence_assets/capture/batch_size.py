@@ -18,11 +18,11 @@ from transformers import PreTrainedModel
 from influence_assets.capture.batches import Sequences
 from influence_assets.capture.hooks import Consumer, LayerTap
 from influence_assets.capture.losses import Head
-from influence_assets.capture.models import input_device
-from influence_assets.capture.modules import LinearModule
 from influence_assets.capture.passes import Pass
 from influence_assets.maths.ekfac import sequence_gradients
 from influence_assets.maths.notation import accumulation_dtype
+from influence_assets.models.devices import input_device
+from influence_assets.models.layers.rule import LinearModule
 
 ENOUGH_TOKENS_OF_CPU = 1024
 ENOUGH_BYTES_OF_CPU = 2**28

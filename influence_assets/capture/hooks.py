@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from influence_assets.capture.modules import KEY, LinearModule
 from influence_assets.errors import InputError
 from influence_assets.maths.notation import accumulation_dtype
+from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.selection import KEY
 
 Consumer = Callable[[LinearModule, Tensor, Tensor], None]
 """Called once for each layer in a backward pass with a [sequence, token, d_in] and Ds [sequence, token, d_out]."""

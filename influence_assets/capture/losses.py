@@ -18,10 +18,10 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from influence_assets.capture.batches import IGNORED, Batch
-from influence_assets.capture.models import input_device
-from influence_assets.capture.modules import LinearModule
 from influence_assets.maths.notation import accumulation_dtype
 from influence_assets.maths.products import product
+from influence_assets.models.devices import input_device
+from influence_assets.models.layers.rule import LinearModule
 
 _LOGITS_AT_ONCE = {"cpu": 2**20}
 _LOGITS_AT_ONCE_ON_DEVICE = 2**27

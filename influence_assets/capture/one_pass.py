@@ -4,92 +4,96 @@ With sampled labels two: one of those labels, for the statistics of the curvatur
 sketches and scores. With the data's own labels for both, one.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import Consumer
+from influence_assets.capture.layer_gradient import GradientBuffers, LayerGradient
 from influence_assets.capture.losses import LabelSampler
-from influence_assets.capture.measurements import (
-    CorrectionTotals,
-    CovarianceTotals,
-    LayerGradient,
-    Places,
-    ScoreTotals,
-    SketchRows,
-    WhitenedBatch,
-)
-from influence_assets.capture.modules import LinearModule
 from influence_assets.capture.runner import Runner, refuse_not_finite
 from influence_assets.maths.ekfac import Eigenbasis
+from influence_assets.models.layers.rule import LinearModule
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What to measure; None is left out.
+class Participant(Protocol):
+    """What takes part in a pass: it is given every layer of every batch."""
 
-    Args:
-        bases: of every layer; query gradients are given in them.
-        sampler: of the labels that the curvature's statistics are measured with; None: the data's own.
-        covariances: A and S.
-        corrections: Λ.
-        sketches: whitened gradients.
-        scores: for the queries of several sets, one element a set.
-    """
+    @property
+    def fits(self) -> bool:
+        """Whether it is measured with the labels of the curvature, else with the data's own."""
+        ...
 
-    bases: dict[str, Eigenbasis]
-    sampler: LabelSampler | None
-    covariances: CovarianceTotals | None = None
-    corrections: CorrectionTotals | None = None
-    sketches: SketchRows | None = None
-    scores: tuple[ScoreTotals, ...] = ()
+    @property
+    def rotates(self) -> bool:
+        """Whether it needs gradients in the eigenbases on both sides."""
+        ...
+
+    def begin(self, *, is_rotated_anyway: bool) -> None:
+        """Prepare; the argument says whether another participant has the data's own gradients rotated."""
+        ...
+
+    def add(self, batch: Batch, layer: LayerGradient) -> None:
+        """Take in a layer of a batch."""
+        ...
+
+    def end_batch(self) -> None:
+        """Note that all layers of a batch have been added."""
+        ...
 
 
-def measure(runner: Runner, sequences: Sequences, wanted: Wanted) -> Iterator[WhitenedBatch | None]:
+def measure(
+    runner: Runner,
+    sequences: Sequences,
+    participants: Sequence[Participant],
+    bases: Mapping[str, Eigenbasis],
+    sampler: LabelSampler | None,
+) -> None:
     """Measure batch after batch, in order.
 
-    Yields:
-        The batch's whitened gradients, if they are wanted.
+    Args:
+        runner: the model.
+        sequences: what is measured.
+        participants: what takes part.
+        bases: the eigenbasis of every layer; empty where no participant needs one.
+        sampler: draws the labels that the curvature's statistics are measured with; None takes the data's own.
 
     Raises:
         FloatingPointError: a log-likelihood is not finite.
     """
-    wanted = replace(wanted, bases=runner.placed(wanted.bases))
-    for scores in wanted.scores:
-        scores.place(runner)
-        rotated_anyway = wanted.sketches is not None
-        scores.in_eigenbases(wanted.bases, sequences.tokens.shape[1], rotated_anyway=rotated_anyway)
-    fits = wanted.covariances is not None or wanted.corrections is not None
-    attributes = wanted.sketches is not None or bool(wanted.scores)
-    places = Places()
+    bases = runner.placed(bases)
+    fitting = [participant for participant in participants if participant.fits]
+    attributing = [participant for participant in participants if not participant.fits]
+    for participant in participants:
+        others = (other for other in attributing if other is not participant)
+        participant.begin(is_rotated_anyway=any(other.rotates for other in others))
+    buffers = GradientBuffers()
     for batch, forward in runner.passes(sequences, by_length=False):
         likelihoods = []
-        if fits and attributes and wanted.sampler is None:
-            likelihoods.append(forward.backward(_consumer(wanted, batch, places, fits=True, attributes=True)))
+        if fitting and attributing and sampler is None:
+            likelihoods.append(forward.backward(_consumer(participants, bases, batch, buffers)))
         else:
-            if fits:
-                consume = _consumer(wanted, batch, places, fits=True, attributes=False)
-                likelihoods.append(forward.backward(consume, sampler=wanted.sampler, then=[None] if attributes else []))
-            if attributes:
-                likelihoods.append(forward.backward(_consumer(wanted, batch, places, fits=False, attributes=True)))
+            if fitting:
+                consume = _consumer(fitting, bases, batch, buffers)
+                likelihoods.append(
+                    forward.backward(consume, sampler=sampler, then=[None] if attributing else [])
+                )
+            if attributing:
+                likelihoods.append(forward.backward(_consumer(attributing, bases, batch, buffers)))
         refuse_not_finite(torch.stack(likelihoods).double().cpu().numpy())
-        yield None if wanted.sketches is None else wanted.sketches.batch()
+        for participant in participants:
+            participant.end_batch()
 
 
-def _consumer(wanted: Wanted, batch: Batch, places: Places, *, fits: bool, attributes: bool) -> Consumer:
+def _consumer(
+    participants: Sequence[Participant], bases: Mapping[str, Eigenbasis], batch: Batch, buffers: GradientBuffers
+) -> Consumer:
     def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
-        layer = LayerGradient(linear.name, a, Ds, wanted.bases.get(linear.name), places)
-        if fits and wanted.covariances is not None:
-            wanted.covariances.add(batch, layer)
-        if fits and wanted.corrections is not None:
-            wanted.corrections.add(layer)
-        if attributes and wanted.sketches is not None:
-            wanted.sketches.add(layer)
-        if attributes:
-            for scores in wanted.scores:
-                scores.add(batch, layer)
+        layer = LayerGradient(linear.name, a, Ds, bases.get(linear.name), buffers)
+        for participant in participants:
+            participant.add(batch, layer)
 
     return consume

@@ -17,12 +17,14 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from influence_assets.capture.batch_size import kept_bytes, layer_bytes
 from influence_assets.capture.hooks import LayerTap
-from influence_assets.capture.models import fuse_activations
-from influence_assets.capture.modules import LinearModule, select_modules, total_parameters
 from influence_assets.maths.block_diagonal import block_widths
 from influence_assets.maths.ekfac import RotationOrder, rotation_order
 from influence_assets.maths.moments import GRAM_TILE
 from influence_assets.maths.notation import accumulation_dtype
+from influence_assets.models.dimensions import total_parameters
+from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.selection import select_modules
+from influence_assets.models.loading import fuse_activations
 from influence_assets.study import Dtype
 
 EIGENDECOMPOSITION = 9

@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 
 from influence_assets.capture.batch_size import batch_size
 from influence_assets.capture.batches import Batch, Sequences
-from influence_assets.capture.frozen_products import frozen_products
 from influence_assets.capture.hooks import Consumer, LayerTap
 from influence_assets.capture.losses import Head, LabelSampler, plain_head
-from influence_assets.capture.models import input_device
-from influence_assets.capture.modules import LinearModule
 from influence_assets.capture.passes import Pass
 from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
+from influence_assets.models.devices import input_device
+from influence_assets.models.frozen_products import frozen_products
+from influence_assets.models.layers.rule import LinearModule
 
 Placeable = TypeVar("Placeable", Tensor, Eigenbasis, LayerCurvature)
 

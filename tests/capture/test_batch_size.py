@@ -8,12 +8,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from influence_assets.capture import batch_size as measured
-from influence_assets.capture import measurements
+from influence_assets.capture.covariance import covariances as measure_covariances
 from influence_assets.capture.hooks import LayerTap
 from influence_assets.capture.losses import LabelSampler, plain_head
-from influence_assets.capture.modules import select_modules
 from influence_assets.capture.passes import Pass
 from influence_assets.capture.runner import Runner
+from influence_assets.capture.scores import scores as measure_scores
+from influence_assets.models.layers.selection import select_modules
 from tests import cases
 
 
@@ -129,8 +130,8 @@ def test_results_do_not_depend_on_the_batch_size(modules):
     found = []
     for size in ("auto", 1, 2, 9):
         runner = Runner(model, selected, size)
-        covariances = measurements.covariances(runner, sequences, LabelSampler(3))
-        found.append((covariances, measurements.scores(runner, sequences, {"ekfac": P}, 9)["ekfac"]))
+        covariances = measure_covariances(runner, sequences, LabelSampler(3))
+        found.append((covariances, measure_scores(runner, sequences, {"ekfac": P}, 9)["ekfac"]))
     (first, scores), *others = found
     for covariances, other in others:
         np.testing.assert_allclose(other, scores, rtol=1e-10, atol=1e-12 * np.abs(scores).max())

@@ -4,25 +4,18 @@ import numpy as np
 import pytest
 import torch
 
+from influence_assets.capture.correction import CorrectionTotals, eigenvalue_corrections
+from influence_assets.capture.covariance import CovarianceTotals, covariances
+from influence_assets.capture.details import score_details
+from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.losses import LabelSampler, sampled_labels
-from influence_assets.capture.measurements import (
-    CorrectionTotals,
-    CovarianceTotals,
-    ScoreTotals,
-    SketchRows,
-    covariances,
-    eigenvalue_corrections,
-    query_gradients,
-    query_sketches,
-    score_details,
-    scores,
-    sketches,
-)
-from influence_assets.capture.modules import select_modules
 from influence_assets.capture.one_pass import Wanted, measure
 from influence_assets.capture.runner import Runner
+from influence_assets.capture.scores import ScoreTotals, scores
+from influence_assets.capture.sketches import SketchRows, query_sketches, sketches
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.maths.sketches import strongest_coordinates
+from influence_assets.models.layers.selection import select_modules
 from tests import cases
 from tests.oracles import ekfac as dense
 from tests.oracles import gradients as oracle

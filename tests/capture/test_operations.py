@@ -4,17 +4,21 @@ import numpy as np
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from influence_assets.capture import measurements
 from influence_assets.capture.batch_size import sequence_bytes
+from influence_assets.capture.correction import CorrectionTotals, eigenvalue_corrections
+from influence_assets.capture.covariance import CovarianceTotals, covariances
+from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.losses import LabelSampler, plain_head
-from influence_assets.capture.models import fuse_activations
-from influence_assets.capture.modules import select_modules
 from influence_assets.capture.one_pass import Wanted, measure
 from influence_assets.capture.operations import LayerShape, contraction_orders, model_shape
 from influence_assets.capture.runner import Runner
+from influence_assets.capture.scores import ScoreTotals, scores
+from influence_assets.capture.sketches import SketchRows
 from influence_assets.maths.ekfac import LayerCurvature, eigenbasis
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.methods.ekfac import EKFAC
+from influence_assets.models.layers.selection import select_modules
+from influence_assets.models.loading import fuse_activations
 from tests import cases
 from tests.counting import LEFT_OUT_BY_TORCH
 
@@ -46,21 +50,21 @@ def counted(request):
 
 
 def test_covariances(counted):
-    real, _ = counted.of(measurements.covariances, counted.runner, counted.sequences, LabelSampler(0))
+    real, _ = counted.of(covariances, counted.runner, counted.sequences, LabelSampler(0))
     shape = counted.shape
     assert real == pytest.approx(SEQUENCES * (shape.passes() + shape.covariances()), rel=TOLERANCE)
 
 
 def curvature(counted):
-    found = measurements.covariances(counted.runner, counted.sequences, None)
+    found = covariances(counted.runner, counted.sequences, None)
     bases = {name: eigenbasis(layer.A, layer.S) for name, layer in found.items()}
-    Λ = measurements.eigenvalue_corrections(counted.runner, counted.sequences, bases, None)
+    Λ = eigenvalue_corrections(counted.runner, counted.sequences, bases, None)
     return {name: LayerCurvature(basis, Λ[name].mean(), 0.1) for name, basis in bases.items()}
 
 
 def test_corrected_eigenvalues(counted):
     bases = {name: layer.basis for name, layer in curvature(counted).items()}
-    real, _ = counted.of(measurements.eigenvalue_corrections, counted.runner, counted.sequences, bases, LabelSampler(0))
+    real, _ = counted.of(eigenvalue_corrections, counted.runner, counted.sequences, bases, LabelSampler(0))
     shape = counted.shape
     assert real == pytest.approx(SEQUENCES * (shape.passes() + shape.rotated_gradients()), rel=TOLERANCE)
 
@@ -69,12 +73,12 @@ def test_queries_and_scores(counted):
     layers, shape = curvature(counted), counted.shape
     bases = {name: layer.basis for name, layer in layers.items()}
     questions = counted.sequences.take(np.arange(QUERIES))
-    real, found = counted.of(measurements.query_gradients, counted.runner, questions, bases)
+    real, found = counted.of(query_gradients, counted.runner, questions, bases)
     assert real == pytest.approx(QUERIES * (shape.passes() + shape.rotated_gradients()), rel=TOLERANCE)
     real, P = counted.of(EKFAC(layers).precondition, found.layers)
     assert real == 0, "in the eigenbases a division"
     for methods in ({"ekfac": P}, {"ekfac": P, "other": P}):
-        real, _ = counted.of(measurements.scores, counted.runner, counted.sequences, methods, 1, bases)
+        real, _ = counted.of(scores, counted.runner, counted.sequences, methods, 1, bases)
         expected = SEQUENCES * shape.passes() + shape.scores(len(methods) * QUERIES, SEQUENCES)
         assert real == pytest.approx(expected, rel=TOLERANCE)
 
@@ -84,17 +88,17 @@ def test_everything_of_a_shard_in_one_pass(counted, labels):
     layers, shape = curvature(counted), counted.shape
     bases = {name: layer.basis for name, layer in layers.items()}
     few = counted.sequences.take(np.arange(QUERIES))
-    P = EKFAC(layers).precondition(measurements.query_gradients(counted.runner, few, bases).layers)
+    P = EKFAC(layers).precondition(query_gradients(counted.runner, few, bases).layers)
     kept = strongest_coordinates(layers, 16)
 
     def everything():
         wanted = Wanted(
             bases,
             LabelSampler(0) if labels == "sampled" else None,
-            measurements.CovarianceTotals(),
-            measurements.CorrectionTotals(),
-            measurements.SketchRows(counted.runner, layers, kept, P),
-            (measurements.ScoreTotals({"ekfac": P}, SEQUENCES, 1, "cpu"),),
+            CovarianceTotals(),
+            CorrectionTotals(),
+            SketchRows(counted.runner, layers, kept, P),
+            (ScoreTotals({"ekfac": P}, SEQUENCES, 1, "cpu"),),
         )
         list(measure(counted.runner, counted.sequences, wanted))
 

@@ -15,26 +15,20 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
+from influence_assets.capture.correction import CorrectionTotals, eigenvalue_corrections
+from influence_assets.capture.covariance import CovarianceTotals, covariances
+from influence_assets.capture.details import score_details
+from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.losses import Head, LabelSampler
-from influence_assets.capture.measurements import (
-    CorrectionTotals,
-    CovarianceTotals,
-    ScoreTotals,
-    SketchRows,
-    covariances,
-    eigenvalue_corrections,
-    query_gradients,
-    score_details,
-    scores,
-    sketches,
-)
-from influence_assets.capture.models import load_model
-from influence_assets.capture.modules import select_modules
 from influence_assets.capture.one_pass import Wanted, measure
 from influence_assets.capture.runner import Runner
+from influence_assets.capture.scores import ScoreTotals, scores
+from influence_assets.capture.sketches import SketchRows, sketches
 from influence_assets.errors import InputError
 from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
 from influence_assets.maths.sketches import Coordinates
+from influence_assets.models.layers.selection import select_modules
+from influence_assets.models.loading import load_model
 from tests import cases
 
 FIRST, SECOND = "cpu", "meta"

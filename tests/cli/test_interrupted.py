@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from influence_assets.capture.weights import weights_hash
+from influence_assets.models.weights import weights_hash
 from tests import studies
 from tests.commanding import influence, influence_process
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from influence_assets.capture.correction import eigenvalue_corrections
+from influence_assets.capture.covariance import covariances
 from influence_assets.capture.losses import LabelSampler
-from influence_assets.capture.measurements import Runner, covariances, eigenvalue_corrections
-from influence_assets.capture.modules import select_modules
+from influence_assets.capture.runner import Runner
 from influence_assets.maths.block_diagonal import blocks_of
 from influence_assets.maths.ekfac import (
     Eigenbasis,
@@ -21,6 +22,7 @@ from influence_assets.maths.ekfac import (
 )
 from influence_assets.maths.influence import layer_scores
 from influence_assets.maths.moments import SecondMoment, merged
+from influence_assets.models.layers.selection import select_modules
 from tests import cases
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from influence_assets.capture.modules import LinearModule
+from influence_assets.models.layers.rule import LinearModule
 from tests.oracles.gradients import Unfrozen, log_likelihood, sequence_gradient
 
 

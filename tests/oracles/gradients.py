@@ -5,7 +5,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from influence_assets.capture.batches import Sequences
-from influence_assets.capture.modules import LinearModule
+from influence_assets.models.layers.rule import LinearModule
 
 
 def log_likelihood(model: PreTrainedModel, tokens: Tensor, first: int) -> Tensor:

@@ -9,10 +9,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers.pytorch_utils import Conv1D
 
-from influence_assets.capture.measurements import Runner, covariances, eigenvalue_corrections, query_gradients, scores
-from influence_assets.capture.modules import select_modules
+from influence_assets.capture.correction import eigenvalue_corrections
+from influence_assets.capture.covariance import covariances
+from influence_assets.capture.gradients import query_gradients
+from influence_assets.capture.runner import Runner
+from influence_assets.capture.scores import scores
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.methods.ekfac import EKFAC
+from influence_assets.models.layers.selection import select_modules
 from tests import cases
 
 kronfluence = pytest.importorskip("kronfluence", reason="the peer is installed by `make test`")

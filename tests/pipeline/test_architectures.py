@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from influence_assets.capture import models
 from influence_assets.capture.batches import Sequences
-from influence_assets.capture.modules import select_modules
+from influence_assets.models import loading
+from influence_assets.models.layers.selection import select_modules
 from influence_assets.pipeline import passes
 from influence_assets.pipeline.checks import CHECKS
 from tests import studies
@@ -113,13 +113,13 @@ def test_a_study_of_a_spread_model_has_the_same_versions_and_scores(tmp_path, mo
     alone = studies.lay_out(tmp_path / "alone")
     studies.compute(alone)
     asked = []
-    load = models.AutoModelForCausalLM.from_pretrained
+    load = loading.AutoModelForCausalLM.from_pretrained
 
     def asks(*where, **how):
         asked.append(how.get("device_map"))
         return load(*where, **how)
 
-    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", asks)
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", asks)
     spread = studies.lay_out(tmp_path / "spread", model={"device_map": "auto"})
     studies.compute(spread)
     assert set(asked) == {"auto"}

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from influence_assets.capture.modules import LinearModule, select_modules
+from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.selection import select_modules
 from influence_assets.pipeline import queries, together
 from tests import studies
 from tests.oracles import ekfac as oracle

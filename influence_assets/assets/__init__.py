@@ -1,0 +1,38 @@
+"""One asset a file, each under the name `ASSET`; beside them what several share.
+
+A file holds all that is particular to its asset: its definition, its computation, its checks, its cost and what a person
+is shown. Nobody else asks for an asset by name.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.graph import AssetGraph
+from influence_assets.engine.workspace import Workspace
+from influence_assets.extensions import discover, extension_folders
+from influence_assets.study import Study
+
+
+def asset_graph() -> AssetGraph:
+    """Return the graph of all assets: the package's own, those of extension folders, and installed ones.
+
+    Raises:
+        InputError: an asset's file cannot be imported, or the assets do not fit together.
+    """
+    return _graph(tuple(extension_folders()))
+
+
+def open_workspace(study: Study) -> Workspace:
+    """Return a fresh look at a study's files and its store.
+
+    Raises:
+        InputError: the store cannot be written, or is another study's.
+        StorageError: the store was written by another version.
+    """
+    return Workspace(study, asset_graph)
+
+
+@lru_cache(maxsize=4)
+def _graph(_folders: tuple[Path, ...]) -> AssetGraph:
+    return AssetGraph(discover(__name__, "ASSET", AssetDefinition).values())

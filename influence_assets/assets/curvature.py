@@ -1,0 +1,104 @@
+"""The asset `curvature`: a generation's curvature, ready to be inverted."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from influence_assets.engine.costs import Cost
+from influence_assets.engine.definition import AssetDefinition, CostModel, Work
+from influence_assets.engine.generations import FrozenWithGeneration
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.shown import Picture, Shown, Table
+from influence_assets.storage.artifacts import Artifact
+
+
+def _compute(work: Work) -> None:
+    from influence_assets.layouts import factors
+    from influence_assets.maths.ekfac import damping
+    from influence_assets.maths.moments import merged
+
+    frozen, model = work.open("eigenbases"), work.open("language_model")
+    shards = work.open_all("corrected_eigenvalues")
+    figures = frozen.manifest.summary
+    study, generation = work.study, figures["generation_id"]
+    modules: list[dict[str, Any]] = []
+    for layer in factors.layers_of(frozen):
+        total = merged(factors.read_correction(shard, layer) for shard in shards)
+        Λ = total.mean()
+        λ = damping(Λ, study.curvature.damping_scale)
+        work.draft.array(f"{layer}.corrected_eigenvalues", Λ.numpy())
+        output_width, input_width = figures["shapes"][layer]
+        modules.append(
+            {
+                "generation_id": generation,
+                "module_name": layer,
+                "input_width": input_width,
+                "output_width": output_width,
+                "parameters": input_width * output_width,
+                "mean_eigenvalue": float(Λ.mean()),
+                "damping": λ,
+                "covariance_tokens": figures["counted_tokens"],
+                "fit_sequences": total.count,
+            }
+        )
+    described = model.manifest.summary
+    generations = {
+        "generation_id": generation,
+        "weights_hash": described["weights_hash"],
+        "model_path": str(described.get("folder") or "trained by the study"),
+        "tokenizer_hash": described["tokenizer_hash"],
+        "dtype": study.model.dtype,
+        "fisher": study.curvature.fisher,
+        "damping_scale": study.curvature.damping_scale,
+        "sequence_length_tokens": study.sequences.length,
+        "training_sequences": figures["training_sequences"],
+        "training_tokens": figures["training_tokens"],
+        "attributed_parameters": figures["attributed_parameters"],
+        "total_parameters": figures["total_parameters"],
+        "created_at": datetime.fromisoformat(str(figures["created_at"])),
+    }
+    work.draft.table("modules", pl.DataFrame(modules))
+    work.draft.table("generations", pl.DataFrame([generations]))
+    work.draft.summarise(
+        layers=factors.layers_of(frozen),
+        damping={m["module_name"]: m["damping"] for m in modules},
+        generation_id=generation,
+        training_sequences=figures["training_sequences"],
+        attributed_share=round(figures["attributed_parameters"] / figures["total_parameters"], 4),
+    )
+
+
+def _shown(artifact: Artifact) -> Mapping[str, Shown]:
+    from influence_assets.report.plots import spectra
+
+    damping: dict[str, float] = artifact.manifest.summary["damping"]
+    eigenvalues = {layer: artifact.array(f"{layer}.corrected_eigenvalues") for layer in damping}
+    return {
+        "spectra": Picture(spectra(eigenvalues, damping), "Corrected eigenvalues"),
+        "layers": Table(artifact.table("modules").drop("generation_id").collect()),
+    }
+
+
+def _cost(sizes: Any, _partition: Partition) -> Cost:
+    return Cost(0, 8 * sizes.shape.gradient_numbers, amount=sizes.shards)
+
+
+ASSET = AssetDefinition(
+    name="curvature",
+    group="curvature",
+    description=(
+        "The generation's curvature, ready to be inverted: merged Λ and the damping of each layer, with their spectra."
+    ),
+    kinds=frozenset({"torch", "zarr"}),
+    inputs=("language_model", "eigenbases", "corrected_eigenvalues"),
+    code_version="1",
+    settings=lambda study: {"damping_scale": study.curvature.damping_scale},
+    compute=_compute,
+    frozen=FrozenWithGeneration(fixed_inputs=("language_model", "eigenbases")),
+    is_published=True,
+    cost=CostModel(partition=_cost),
+    shown=_shown,
+    hidden=frozenset({"layers", "damping"}),
+)

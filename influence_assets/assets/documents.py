@@ -1,0 +1,94 @@
+"""The asset `documents`: a shard's text and metadata."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import polars as pl
+
+from influence_assets.engine.costs import Cost
+from influence_assets.engine.definition import AssetDefinition, CostModel, Work
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.shown import Shown, Table
+from influence_assets.engine.workspace import Workspace
+from influence_assets.storage.artifacts import Artifact
+from influence_assets.storage.manifest import Manifest
+from influence_assets.study import Study
+
+ROWS_SHOWN = 10
+
+
+def _settings(study: Study) -> Mapping[str, Any]:
+    return study.corpus.model_dump(include={"text_column", "id_column"})
+
+
+def _source_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
+    shard = workspace.shard(str(partition.shard))
+    # A slice's rows keep their numbers in the whole file, which can move without its own bytes changing.
+    return {
+        "content": [shard.content_hash, shard.first_row],
+        "withdrawn": sorted(workspace.withdrawn.of(shard)),
+    }
+
+
+def _compute(work: Work) -> None:
+    from influence_assets.corpus.documents import DOCUMENT_SCHEMA, read_documents
+
+    workspace = work.workspace
+    shard = workspace.shard(str(work.partition.shard))
+    withdrawn = workspace.withdrawn.of(shard)
+    stream = read_documents(shard, work.study.corpus, withdrawn)
+    work.draft.table_from("documents", stream, DOCUMENT_SCHEMA)
+    counts = vars(stream.counts)
+    described = {
+        "shard_id": shard.shard_id,
+        "path": shard.file.url,
+        "first_row": shard.first_row,
+        "source_bytes": shard.bytes,
+        "content_hash": shard.content_hash,
+    }
+    work.draft.table("shards", pl.DataFrame([described | counts]))
+    content = {"source_bytes": shard.bytes, "content_hash": shard.content_hash}
+    work.draft.summarise(**counts, **content, withdrawn=sorted(withdrawn))
+
+
+def _document_ids(artifact: Artifact) -> Iterable[str]:
+    return list(artifact.table("documents").select("document_id").collect()["document_id"])
+
+
+def _source_change(workspace: Workspace, partition: Partition, last: Manifest) -> str:
+    is_same = last.summary.get("content_hash") == workspace.shard(str(partition.shard)).content_hash
+    return "which of its documents are withdrawn changed" if is_same else "its source file changed"
+
+
+def _cost(sizes: Any, partition: Partition) -> Cost:
+    return Cost(bytes=None, amount=sizes.source_bytes(str(partition.shard)))
+
+
+def _shown(artifact: Artifact) -> Mapping[str, Shown]:
+    # No text and no title: what a UI is told is kept for ever, and a document may be withdrawn.
+    columns = ("document_id", "source", "licence", "characters")
+    return {"first_documents": Table(artifact.table("documents").select(columns).head(ROWS_SHOWN).collect())}
+
+
+ASSET = AssetDefinition(
+    name="documents",
+    group="corpus",
+    description=(
+        "The shard's documents with their metadata. Identical ones are kept once and counted, withdrawn ones are left "
+        "out; a document's id is the hash of its text."
+    ),
+    kinds=frozenset({"polars", "parquet"}),
+    partitioned_by="shard",
+    reads=("source_files",),
+    code_version="2",
+    settings=_settings,
+    source_content=_source_content,
+    compute=_compute,
+    holds_text=True,
+    document_ids=_document_ids,
+    is_published=True,
+    cost=CostModel(partition=_cost),
+    shown=_shown,
+    hidden=frozenset({"withdrawn"}),
+    source_change=_source_change,
+)

@@ -1,0 +1,113 @@
+"""The asset `eigenbases`: a numbered generation, the frozen basis in which everything later is measured."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from influence_assets.engine.checks import Check, EachOf, Finding, Opener
+from influence_assets.engine.costs import Cost
+from influence_assets.engine.definition import AssetDefinition, CostModel, Work
+from influence_assets.engine.generations import NumberedGeneration
+from influence_assets.engine.partitions import Partition
+from influence_assets.errors import InputError
+from influence_assets.storage.artifacts import Artifact
+
+TOLERANCE = 1e-4
+"""Relative rounding of covariances summed in float32."""
+
+ORTHONORMAL = 1e-8
+"""Rounding of float64 eigenvectors of wide layers."""
+
+
+def _compute(work: Work) -> None:
+    from influence_assets.layouts import factors
+    from influence_assets.maths.ekfac import eigenbasis
+    from influence_assets.maths.moments import merged
+
+    shards = work.open_all("covariances")
+    if not shards:
+        problem, remedy = "has no document that is not withdrawn", "Put files with other documents into it."
+        raise InputError(work.study.corpus.path, problem, remedy)
+    layers = factors.layers_of(shards[0])
+    for done, layer in enumerate(layers, start=1):
+        A, S = (merged(factors.read_factor(shard, layer, letter) for shard in shards) for letter in "AS")
+        factors.write_basis(work.draft, layer, eigenbasis(A, S))
+        work.progress(done, len(layers))
+    figures = [shard.manifest.summary for shard in shards]
+    work.draft.summarise(
+        layers=layers,
+        fitted_shards={str(shard.key.partition): shard.key.data_version for shard in shards},
+        counted_tokens=sum(f["counted_tokens"] for f in figures),
+        training_sequences=sum(f["training_sequences"] for f in figures),
+        training_tokens=sum(f["training_tokens"] for f in figures),
+        attributed_parameters=figures[0]["attributed_parameters"],
+        total_parameters=figures[0]["total_parameters"],
+        shapes=figures[0]["shapes"],
+        created_at=datetime.now(UTC).isoformat(),
+    )
+
+
+def factors_are_positive_semi_definite(artifact: Artifact, _open: Opener) -> Finding:
+    """Find the most negative eigenvalue, relative to the largest of its factor."""
+    worst = 0.0
+    for name in artifact.array_names():
+        if name.endswith((".eigenvalues_A", ".eigenvalues_S")):
+            eigenvalues = artifact.array(name)
+            relative = eigenvalues.min() / (eigenvalues.max() or 1.0)
+            worst = min(worst, float(np.nan_to_num(relative, nan=-np.inf)))
+    return Finding(worst > -TOLERANCE, {"most_negative_relative_eigenvalue": worst})
+
+
+def bases_are_orthonormal(artifact: Artifact, _open: Opener) -> Finding:
+    """Find the largest entry of QᵀQ − I over both bases of every layer."""
+    worst = 0.0
+    for name in artifact.array_names():
+        if name.endswith((".Q_A", ".Q_S")):
+            Q = artifact.array(name)
+            deviation = np.nan_to_num(np.abs(Q.T @ Q - np.eye(len(Q))), nan=np.inf)
+            worst = max(worst, float(deviation.max()))
+    return Finding(worst < ORTHONORMAL, {"largest_deviation": worst})
+
+
+def _cost(sizes: Any, _partition: Partition) -> Cost:
+    shape = sizes.shape
+    vectors = sum(layer.d_out + layer.d_in for layer in shape.layers)
+    return Cost(sum(layer.decomposition() for layer in shape.layers), 8 * (shape.factor_numbers + vectors))
+
+
+def _memory(sizes: Any) -> int:
+    widest = max(width for layer in sizes.shape.layers for width in layer.factor_widths)
+    return int(sizes.process_bytes + 6 * 8 * widest**2)
+
+
+ASSET = AssetDefinition(
+    name="eigenbases",
+    group="curvature",
+    description=(
+        "A numbered generation: the eigenvectors of the merged covariances of every layer, decomposed in float64 and "
+        "then frozen. Shards that come later are scored in it, so that scores stay comparable. Set `new_generation` in "
+        "the launchpad to fit another one."
+    ),
+    kinds=frozenset({"torch", "zarr"}),
+    inputs=("covariances",),
+    code_version="1",
+    compute=_compute,
+    frozen=NumberedGeneration(
+        model="language_model",
+        fitted_on="covariances",
+        identity_of=("token_sequences", "covariances", "eigenbases", "corrected_eigenvalues"),
+    ),
+    is_current=lambda _workspace, _manifest: True,  # a generation that cannot be opened is not known to anybody
+    begins_generation=True,
+    cost=CostModel(partition=_cost, memory=_memory),
+    checks=EachOf(
+        Check(
+            "factors_are_positive_semi_definite",
+            "No merged A or S has a negative eigenvalue, to rounding.",
+            factors_are_positive_semi_definite,
+        ),
+        Check("bases_are_orthonormal", "QᵀQ = I for both bases of every layer.", bases_are_orthonormal),
+    ),
+    hidden=frozenset({"layers", "shapes", "fitted_shards", "identity"}),
+)

@@ -1,0 +1,162 @@
+"""The asset `gradient_sketches`: a few bytes of each training gradient, from which new questions are answered."""
+
+from typing import TYPE_CHECKING, Any
+
+from influence_assets.assets.shared_pass import PROBES, SHARD_PASS, PassContext
+from influence_assets.engine.costs import Cost
+from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
+from influence_assets.engine.partitions import Partition
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from influence_assets.capture.batches import Batch, Sequences
+    from influence_assets.capture.layer_gradient import LayerGradient
+    from influence_assets.capture.runner import Runner
+    from influence_assets.capture.sketches import WhitenedBatch
+    from influence_assets.maths.ekfac import LayerCurvature
+
+
+def _compute(work: Work) -> None:
+    from influence_assets.capture.sketches import sketches
+    from influence_assets.layouts import factors
+    from influence_assets.layouts.model import runner as load_runner
+    from influence_assets.layouts.sequences import shard_sequences
+
+    sequences = shard_sequences(work.open("token_sequences"))
+    runner = load_runner(work.workspace, work.open("language_model"), work.progress, len(sequences))
+    layers = factors.curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
+    recorder = _Recorder(work, runner, sequences, layers)
+    for batch in sketches(runner, sequences, layers, recorder.coordinates, recorder.probes):
+        recorder.add(batch)
+    recorder.finish()
+
+
+class _Recorder:
+    """Encodes whitened gradients into the draft, and compares them with exact scores.
+
+    Args:
+        work: the work.
+        runner: the model.
+        sequences: of the shard; a few of them are the questions that sketches are compared by.
+        layers: the generation's curvature.
+    """
+
+    def __init__(
+        self, work: Work, runner: "Runner", sequences: "Sequences", layers: "dict[str, LayerCurvature]"
+    ) -> None:
+        import numpy as np
+
+        from influence_assets.capture.gradients import query_gradients
+        from influence_assets.capture.runner import Runner
+        from influence_assets.capture.sketches import query_sketches
+        from influence_assets.layouts.factors import bases_of
+        from influence_assets.maths.sketches import strongest_coordinates
+        from influence_assets.methods.ekfac import EKFAC
+
+        self._work = work
+        self._sequences = len(sequences)
+        self.coordinates = strongest_coordinates(layers, work.study.sketches.coordinates)
+        self._probed = np.unique(np.linspace(0, len(sequences) - 1, PROBES).astype(int))
+        quiet = Runner(runner.model, runner.modules, runner.batch_sequences)
+        gradients = query_gradients(quiet, sequences.take(self._probed), bases_of(layers)).layers
+        self._questions = query_sketches(gradients, layers, self.coordinates, 1)
+        self.probes = EKFAC(layers).precondition(gradients)
+        row_bytes = -(-self.coordinates.width // 8)
+        self._signs = work.draft.mappable_array("signs", (len(sequences), row_bytes), "uint8")
+        self._scales: list[np.ndarray] = []
+        self._exact: list[np.ndarray] = []
+        self._estimated: list[np.ndarray] = []
+
+    def add(self, batch: "WhitenedBatch") -> None:
+        """Encode the next sequences."""
+        from influence_assets.capture.sign_codes import encode, estimate
+
+        codes = encode(batch.rows, batch.squared_norms)
+        self._signs.append(codes.signs)
+        self._scales.append(codes.scales)
+        self._exact.append(batch.exact)
+        self._estimated.append(estimate(self._questions, codes))
+
+    def finish(self) -> None:
+        """Write the scales, what was kept and how well it agrees."""
+        import numpy as np
+
+        from influence_assets.analysis.agreement import agreement
+
+        self._work.draft.array("scales", np.concatenate(self._scales))
+        exact = np.concatenate(self._exact, axis=1)
+        # A sequence's score for itself stands out and would flatter.
+        exact[np.arange(len(self._probed)), self._probed] = np.nan
+        agreed = agreement(exact, np.concatenate(self._estimated, axis=1))
+        generation = self._work.open("curvature").manifest.summary
+        self._work.draft.summarise(
+            sequences=self._sequences,
+            coordinates=self.coordinates.width,
+            expected_energy=round(self.coordinates.energy, 4),
+            generation_id=generation["generation_id"],
+            training_sequences=generation["training_sequences"],
+            agreement=None if agreed is None else agreed.rounded(),
+        )
+
+
+class _Participant:
+    """Sketches gradients in a shared pass."""
+
+    fits = False
+    needs_bases = True
+    rotates = True
+
+    def __init__(self, work: Work, context: PassContext) -> None:
+        from influence_assets.capture.sketches import SketchRows
+
+        layers = context.curvatures
+        self._recorder = _Recorder(work, context.runner, context.sequences, layers)
+        self._rows = SketchRows(context.runner, layers, self._recorder.coordinates, self._recorder.probes)
+
+    def begin(self, *, is_rotated_anyway: bool) -> None:
+        """There is nothing to prepare."""
+
+    def add(self, _batch: "Batch", layer: "LayerGradient") -> None:
+        """Add a layer of a batch."""
+        self._rows.add(layer)
+
+    def end_batch(self) -> None:
+        """Encode the batch."""
+        self._recorder.add(self._rows.batch())
+
+    def finish(self) -> None:
+        """Write what was kept."""
+        self._recorder.finish()
+
+
+def _cost(sizes: Any, partition: Partition) -> Cost:
+    coordinates = min(sizes.study.sketches.coordinates, sizes.shape.gradient_numbers)
+    return Cost(bytes=sizes.sequences(str(partition.shard)) * (coordinates / 8 + 4))
+
+
+def _memory(sizes: Any) -> int:
+    held = sizes.factor_bytes + (2 + PROBES) * sizes.gradient_bytes
+    return int(sizes.pass_memory(held, shares_pass=True))
+
+
+ASSET = AssetDefinition(
+    name="gradient_sketches",
+    group="attribution",
+    description=(
+        "The signs of each sequence's whitened gradient where most of its expected energy is, one bit each. Their "
+        "inner product with a query's gradient estimates its score, so that `influence ask` needs no pass over the "
+        "corpus. How well they agree with exact scores is measured with a few of the shard's own sequences taken as "
+        "questions."
+    ),
+    kinds=frozenset({"torch", "zarr"}),
+    partitioned_by="shard",
+    inputs=("token_sequences", "language_model", "eigenbases", "curvature"),
+    code_version="1",
+    settings=lambda study: {"dtype": study.model.dtype, "coordinates": study.sketches.coordinates},
+    compute=_compute,
+    holds_text=True,
+    measures=Measurement(shared_pass=SHARD_PASS, join=_Participant),
+    runs_model=True,
+    cost=CostModel(partition=_cost, memory=_memory),
+)

@@ -1,0 +1,165 @@
+"""The asset `influence_catalogue`: the DuckDB file that answers in SQL."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from influence_assets.engine.catalogue import load
+from influence_assets.engine.checks import Finding, Opener
+from influence_assets.engine.costs import Cost
+from influence_assets.engine.definition import ALL_PUBLISHED, AssetDefinition, CostModel, KeyAndInputs, Work
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.shown import Location, Picture, Shown, Table
+from influence_assets.engine.versions import Versions
+from influence_assets.engine.workspace import CATALOGUE, Workspace
+from influence_assets.errors import InputError
+from influence_assets.storage.artifacts import Artifact
+from influence_assets.storage.manifest import ArtifactKey, Manifest
+
+SAMPLED_SCORES = "select query_id, influence_nats from current_scores using sample 20000"
+VIOLATIONS_SHOWN = 20
+GRAINS = "every_grain_holds"
+"""All checks `grain_of_*` together: reporting them one by one costs more than asking DuckDB."""
+
+
+class _OfAGeneration:
+    """The version rule: everything of the generation that is asked for, and what still stands of the one before it."""
+
+    def key_and_inputs(
+        self, versions: Versions, asset: AssetDefinition, partition: Partition
+    ) -> KeyAndInputs | None:
+        """Return the load that the study asks for."""
+        inputs = versions.inputs(asset, partition)
+        if inputs is None:
+            return None
+        inputs += self._previous(versions)
+        tombstones = versions.workspace.tombstones.select("shard_id", "document_id", "reason").rows()
+        return versions.key_from(asset, partition, inputs, tombstones=tombstones), tuple(inputs)
+
+    def _previous(self, versions: Versions) -> list[ArtifactKey]:
+        """The previous generation's curvature, and its scores of sequences and queries that are as they were."""
+        if (generation := versions.previous_generation) is None:
+            return []
+        graph = versions.workspace.graph
+        earlier, scores = Versions(versions.workspace, pinned=generation), graph["influence_scores"]
+        curvature = earlier.key(graph["curvature"], Partition())
+        keys = [earlier.key(scores, place) for place in earlier.partitions(scores)]
+        standing = [key for key in keys if key is not None and earlier.holds(key)]
+        return [] if curvature is None or not earlier.holds(curvature) else [curvature, *standing]
+
+
+def _compute(work: Work) -> None:
+    """Load what the study asks for, and the manifests of all that it was computed from."""
+    _refuse_shared_ids(work)
+    workspace = work.workspace
+    change, generation = load(workspace, work.key, work.inputs, work.states())
+    work.draft.summarise(
+        generation_id=generation,
+        loaded_artifacts=change.loaded,
+        removed_artifacts=change.removed,
+        unchanged_artifacts=change.unchanged,
+        inserted_rows=dict(change.rows),
+        catalogue_bytes=workspace.catalogue.stat().st_size,
+        content_version=change.content_version,
+    )
+
+
+def _refuse_shared_ids(work: Work) -> None:
+    """See to it that a query's id is its own: query sets that were computed apart may come together here."""
+    queries = pl.concat(artifact.table("queries") for artifact in work.open_all("query_gradients"))
+    shared = queries.filter(pl.col("query_id").is_duplicated()).sort("query_id", "query_set_id").head(2).collect()
+    if shared.height:
+        one, other = (
+            f"{work.workspace.query_file(row['query_set_id']).url}, row {row['source_row']}"
+            for row in shared.iter_rows(named=True)
+        )
+        problem = f"query_id {shared['query_id'][0]!r} is that of {other}, too"
+        raise InputError(one, problem, "Give each row a query_id of its own, and each question once.")
+
+
+class _SqlChecks:
+    """Every SQL file of `sql/checks`: a query that returns the rows that violate what must hold."""
+
+    def descriptions(self) -> Mapping[str, str]:
+        """Return why each check must hold, by its name; the checks of grains count as one."""
+        from influence_assets.storage.statements import statements
+
+        described = {_group(name): statement.purpose for name, statement in statements("checks").items()}
+        described[GRAINS] = "No two rows of a table have the same key."
+        return described
+
+    def findings(self, artifact: Artifact, _open: Opener) -> Iterator[tuple[str, Finding]]:
+        """Run the checks over the file that is published."""
+        from influence_assets.storage.catalogue import run_checks
+
+        for name, violations in _grouped(run_checks(_file(artifact))).items():
+            figures = {"violations": Table(violations.head(VIOLATIONS_SHOWN)), "count": violations.height}
+            yield name, Finding(violations.is_empty(), figures)
+
+
+def _group(name: str) -> str:
+    return GRAINS if name.startswith("grain_of_") else name
+
+
+def _grouped(violations: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """The violations of each check, those of grains together, with the names of their tables."""
+    grains = [
+        rows.with_columns(pl.lit(name).alias("check"))
+        for name, rows in violations.items()
+        if _group(name) == GRAINS and not rows.is_empty()
+    ]
+    others = {name: rows for name, rows in violations.items() if _group(name) != GRAINS}
+    return others | {GRAINS: pl.concat(grains, how="diagonal_relaxed") if grains else pl.DataFrame()}
+
+
+def _is_current(workspace: Workspace, manifest: Manifest) -> bool:
+    """Whether the published file is still what this load made it."""
+    return bool(workspace.catalogue_version() == manifest.summary["content_version"])
+
+
+def _cost(sizes: Any, _partition: Partition) -> Cost:
+    return Cost(bytes=None, amount=sizes.all_sequences())
+
+
+def _file(artifact: Artifact) -> Any:
+    return artifact.folder.parents[2] / CATALOGUE
+
+
+def _shown(artifact: Artifact) -> Mapping[str, Shown]:
+    from influence_assets.report.plots import score_distribution
+    from influence_assets.storage.catalogue import query
+
+    rows: Mapping[str, int] = artifact.manifest.summary["inserted_rows"]
+    scores = query(_file(artifact), SAMPLED_SCORES)
+    tables: Sequence[str] = list(rows)
+    return {
+        "path": Location(_file(artifact)),
+        "distribution": Picture(score_distribution(scores), "Distribution of scores"),
+        "inserted": Table(pl.DataFrame({"table": tables, "rows": list(rows.values())})),
+    }
+
+
+ASSET = AssetDefinition(
+    name="influence_catalogue",
+    group="catalogue",
+    description=(
+        "The DuckDB file that answers in SQL: documents, sequences, queries, scores and the lineage of every row. "
+        "Loaded in one transaction and published without blocking a reader. The scores of the generation before stand "
+        "beside the current ones, to be compared."
+    ),
+    kinds=frozenset({"duckdb"}),
+    inputs=ALL_PUBLISHED,
+    reads=("corpus", "questions"),
+    code_version="2",
+    compute=_compute,
+    frozen=_OfAGeneration(),
+    is_current=_is_current,
+    is_catalogue=True,
+    cost=CostModel(partition=_cost),
+    checks=_SqlChecks(),
+    shown=_shown,
+    hidden=frozenset({"inserted_rows"}),
+    source_change=lambda _workspace, _partition, _last: "which documents are gone changed",
+    damage="its file is lost, damaged or of another time",
+)

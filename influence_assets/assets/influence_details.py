@@ -1,0 +1,360 @@
+"""The asset `influence_details`: the strongest scores of each query, split over layers and training tokens.
+
+Its cost follows what is new: the ranking starts from an earlier one of the same queries (`assets.strongest`), and
+splits of pairs that are still among the strongest are copied.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from influence_assets.analysis.agreement import agreement
+from influence_assets.assets.strongest import PAIR, Earlier, earlier_details, shard_of, strongest_pairs, unchanged
+from influence_assets.engine.checks import Check, EachOf, Finding, Opener
+from influence_assets.engine.costs import Cost
+from influence_assets.engine.definition import AssetDefinition, CostModel, Work
+from influence_assets.engine.partitions import Partition
+from influence_assets.storage.artifacts import Artifact
+from influence_assets.storage.manifest import ArtifactKey
+
+if TYPE_CHECKING:
+    from influence_assets.capture.batches import Sequences
+    from influence_assets.capture.runner import Runner
+    from influence_assets.capture.sign_codes import SignCodes
+    from influence_assets.corpus.tokenization import Tokenization
+    from influence_assets.layouts.queries import StoredQueries
+    from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
+
+METHOD = "ekfac"
+"""The method whose scores are split."""
+
+TOLERANCE = 1e-3
+"""Relative rounding of sums over layers and tokens in float32."""
+
+BYTES_A_ROW = 20
+"""A row of Parquet: the influence and the sequence's id do not compress, the rest does."""
+
+LAYER_SCHEMA = pl.Schema(
+    {
+        "query_id": pl.String,
+        "sequence_id": pl.Int64,
+        "generation_id": pl.Int32,
+        "module_name": pl.String,
+        "influence_nats": pl.Float64,
+    }
+)
+TOKEN_SCHEMA = pl.Schema(
+    {
+        "query_id": pl.String,
+        "sequence_id": pl.Int64,
+        "generation_id": pl.Int32,
+        "token_position": pl.Int32,
+        "token": pl.String,
+        "influence_nats": pl.Float64,
+    }
+)
+
+COMPARED_SEQUENCES = 2_000
+"""Enough to measure a correlation by; more would only cost time."""
+
+COMPARED_SHARDS = 8
+"""The sketches of at most so many shards are compared, however many there are."""
+
+
+class Splits(NamedTuple):
+    """Rows of `layer_influence` and of `token_influence`."""
+
+    layers: pl.DataFrame
+    tokens: pl.DataFrame
+
+
+def _compute(work: Work) -> None:
+    earlier = earlier_details(work)
+    strongest = strongest_pairs(work, earlier)
+    copied = unchanged(strongest, work.inputs, earlier)
+    fresh = strongest.join(copied, on=PAIR, how="anti")
+    loaded = _Loaded(work, len(fresh))
+    parts = [Splits(pl.DataFrame(schema=LAYER_SCHEMA), pl.DataFrame(schema=TOKEN_SCHEMA)), *_measured(loaded, fresh)]
+    if earlier is not None:
+        parts.append(Splits(earlier.split("layer_influence", copied), earlier.split("token_influence", copied)))
+    work.draft.table("strongest", strongest)
+    for name, frames in zip(("layer_influence", "token_influence"), zip(*parts, strict=True), strict=True):
+        work.draft.table(name, pl.concat(frames).sort(PAIR, maintain_order=True))
+    gradients = work.open("query_gradients").manifest.summary
+    work.draft.summarise(
+        queries=gradients["queries"],
+        split_scores=len(strongest),
+        copied_splits=len(copied),
+        generation_id=gradients["generation_id"],
+        sketch_agreement=_sketch_agreement(loaded, earlier),
+    )
+
+
+class _Loaded:
+    """The model and the queries, loaded when something has to be measured with them, and not before."""
+
+    def __init__(self, work: Work, measured: int) -> None:
+        self.work = work
+        self._measured = measured
+
+    @cached_property
+    def runner(self) -> "Runner":
+        from influence_assets.layouts.model import runner
+
+        work = self.work
+        return runner(work.workspace, work.open("language_model"), work.progress, self._measured)
+
+    @cached_property
+    def queries(self) -> "StoredQueries":
+        from influence_assets.layouts.queries import StoredQueries
+
+        return StoredQueries(self.work.open("query_gradients"), self.runner.device)
+
+    @cached_property
+    def bases(self) -> "dict[str, Eigenbasis]":
+        from influence_assets.layouts.factors import bases_on
+
+        return bases_on(self.runner, self.work.open("eigenbases"))
+
+    @cached_property
+    def curvature(self) -> "dict[str, LayerCurvature]":
+        from influence_assets.layouts.factors import curvature_on
+
+        return curvature_on(self.runner, self.work.open("eigenbases"), self.work.open("curvature"))
+
+    @cached_property
+    def tokenization(self) -> "Tokenization":
+        from influence_assets.corpus.tokenization import Tokenization
+
+        return Tokenization.load(self.work.open("language_model").path("tokenizer"))
+
+
+def _measured(loaded: _Loaded, pairs: pl.DataFrame) -> Iterable[Splits]:
+    """The splits of these pairs, query by query."""
+    from influence_assets.capture.details import score_details
+
+    if pairs.is_empty():
+        return
+    sequences = _sequences(loaded.work, pairs)
+    queries, modules = loaded.queries, [linear.name for linear in loaded.runner.modules]
+    for index, query_id in enumerate(queries.query_ids):
+        wanted = pairs.filter(pl.col("query_id") == query_id)["sequence_id"]
+        if not len(wanted):
+            continue
+        rows = sequences.take(np.flatnonzero(np.isin(sequences.keys, wanted.to_numpy())))
+        layers_of_query = queries.layers(slice(index, index + 1), METHOD)
+        P = {name: loaded.bases[name].rotate_back(p) for name, p in layers_of_query.items()}
+        details = score_details(loaded.runner, rows, P, queries.N)
+        layers = _labelled(_layer_rows(details.by_layer[0], rows, modules), query_id, queries)
+        tokens = _labelled(_token_rows(details.by_token[0], rows, loaded.tokenization), query_id, queries)
+        yield Splits(layers.select(LAYER_SCHEMA.names()), tokens.select(TOKEN_SCHEMA.names()))
+
+
+def _sequences(work: Work, pairs: pl.DataFrame) -> "Sequences":
+    """The sequences named, each once, gathered from their shards."""
+    from influence_assets.capture.batches import Sequences
+    from influence_assets.layouts.sequences import shard_sequences
+
+    parts = []
+    for artifact in _of_shards(work, "token_sequences", set(pairs["shard_id"])):
+        wanted = pairs.filter(pl.col("shard_id") == artifact.key.partition)["sequence_id"].unique().to_numpy()
+        shard = shard_sequences(artifact)
+        parts.append(shard.take(np.flatnonzero(np.isin(shard.keys, wanted))))
+    tokens, lengths, keys = (
+        np.concatenate([getattr(part, n) for part in parts]) for n in ("tokens", "lengths", "keys")
+    )
+    return Sequences(tokens, lengths, keys)
+
+
+def _of_shards(work: Work, asset: str, shards: set[str]) -> list[Artifact]:
+    """The inputs of an asset that are of these shards, in the order of their names."""
+    keys = {str(key.partition): key for key in work.inputs if key.asset == asset}
+    return [work.workspace.store.open(keys[shard]) for shard in sorted(shards)]
+
+
+def _labelled(rows: pl.DataFrame, query_id: str, queries: "StoredQueries") -> pl.DataFrame:
+    generation = pl.lit(queries.generation_id, pl.Int32)
+    return rows.with_columns(pl.lit(query_id).alias("query_id"), generation.alias("generation_id"))
+
+
+def _layer_rows(by_layer: np.ndarray, rows: "Sequences", modules: list[str]) -> pl.DataFrame:
+    """One row for each sequence and layer of [sequence, layer]."""
+    return pl.DataFrame(
+        {
+            "sequence_id": np.repeat(rows.keys, len(modules)),
+            "module_name": modules * len(rows),
+            "influence_nats": by_layer.reshape(-1),
+        }
+    )
+
+
+def _token_rows(by_token: np.ndarray, rows: "Sequences", tokenization: "Tokenization") -> pl.DataFrame:
+    """One row for each input token of [sequence, token], with its text; padding is left out."""
+    real = np.arange(rows.tokens.shape[1])[None, :] < rows.lengths[:, None]
+    sequence, position = np.nonzero(real)
+    texts = {int(t): tokenization.tokenizer.decode([int(t)], skip_special_tokens=False) for t in np.unique(rows.tokens)}
+    return pl.DataFrame(
+        {
+            "sequence_id": rows.keys[sequence],
+            "token_position": position.astype(np.int32),
+            "token": [texts[int(token)] for token in rows.tokens[real]],
+            "influence_nats": by_token[real],
+        }
+    )
+
+
+class _Compared(NamedTuple):
+    """What the sketches of a shard are compared by."""
+
+    sketches: ArtifactKey
+    tokens: ArtifactKey
+    scores: ArtifactKey
+
+
+def _compared(inputs: Iterable[ArtifactKey]) -> list[_Compared]:
+    """A few shards, drawn by the hash of their names: a shard that comes or goes rarely changes the draw."""
+    keys: dict[str, dict[str, ArtifactKey]] = {"gradient_sketches": {}, "token_sequences": {}, "influence_scores": {}}
+    for key in inputs:
+        if key.asset in keys:
+            shard = shard_of(key) if key.asset == "influence_scores" else str(key.partition)
+            keys[key.asset][shard] = key
+    drawn = sorted(keys["gradient_sketches"], key=lambda shard: hashlib.sha256(shard.encode()).digest())
+    return [_Compared(*(of_shard[shard] for of_shard in keys.values())) for shard in drawn[:COMPARED_SHARDS]]
+
+
+def _sketch_agreement(loaded: _Loaded, earlier: Earlier | None) -> dict[str, Any] | None:
+    """Exact scores against the sketches' estimates, over a few shards; copied where those are what they were."""
+    compared = _compared(loaded.work.inputs)
+    if earlier is not None and _compared(earlier.artifact.manifest.inputs) == compared:
+        copied: dict[str, Any] | None = earlier.artifact.manifest.summary["sketch_agreement"]
+        return copied
+    if not compared:  # every document was withdrawn
+        return None
+    from influence_assets.capture.sign_codes import estimate
+
+    queries, store = loaded.queries, loaded.work.workspace.store
+    questions = _questions(loaded)
+    exact: list[np.ndarray] = []
+    estimated: list[np.ndarray] = []
+    for shard in compared:
+        ids = store.open(shard.tokens).table("sequences").select("sequence_id")
+        keys = ids.head(COMPARED_SEQUENCES - sum(part.shape[1] for part in exact)).collect()["sequence_id"].to_numpy()
+        exact.append(_matrix(store.open(shard.scores).table("influence_scores").collect(), queries.query_ids, keys))
+        estimated += [estimate(questions, codes) for codes in _first_codes(store.open(shard.sketches), len(keys))]
+    agreed = agreement(np.concatenate(exact, axis=1), np.concatenate(estimated, axis=1))
+    return None if agreed is None else agreed.rounded()
+
+
+def _questions(loaded: _Loaded) -> np.ndarray:
+    """What sketches are multiplied with for each of the set's queries: float32 [query, width]."""
+    from influence_assets.capture.sketches import query_sketches
+    from influence_assets.layouts.queries import unconditioned
+    from influence_assets.maths.sketches import strongest_coordinates
+
+    layers, queries = loaded.curvature, loaded.queries
+    coordinates = strongest_coordinates(layers, loaded.work.study.sketches.coordinates)
+    gradients = (unconditioned(queries.layers(rows, METHOD), layers) for rows in queries.chunks(METHOD))
+    return np.concatenate([query_sketches(V, layers, coordinates, queries.N) for V in gradients])
+
+
+def _first_codes(sketches: Artifact, count: int) -> "Iterable[SignCodes]":
+    """The codes of a shard's first sequences."""
+    from influence_assets.capture.sign_codes import SignCodes
+    from influence_assets.layouts.sketches import read_codes
+
+    for codes in read_codes(sketches):
+        if count <= 0:
+            return
+        yield SignCodes(codes.signs[:count], codes.scales[:count])
+        count -= len(codes.scales)
+
+
+def _matrix(scores: pl.DataFrame, query_ids: list[str], keys: np.ndarray) -> np.ndarray:
+    """[query, sequence] in the order given."""
+    order = pl.DataFrame({"query_id": query_ids}).join(pl.DataFrame({"sequence_id": keys}), how="cross")
+    joined = order.join(scores, on=["query_id", "sequence_id"], how="left", maintain_order="left")
+    return joined["influence_nats"].to_numpy().reshape(len(query_ids), len(keys))
+
+
+def layers_sum_to_the_score(artifact: Artifact, open_input: Opener) -> Finding:
+    """Compare the split over layers and the split over tokens with the stored score."""
+    pair = ["query_id", "sequence_id"]
+    strongest = artifact.table("strongest").select(*pair, "shard_id").collect()
+    # Few shards hold the strongest, however many there are.
+    shards = set(strongest["shard_id"])
+    keys = [key for key in artifact.manifest.inputs if key.asset == "influence_scores"]
+    keys = [key for key in keys if Partition.parse("pair", key.partition).shard in shards]
+    exact = [open_input(key).table("influence_scores").select(*pair, score="influence_nats") for key in keys]
+    joined = strongest.lazy().select(pair)
+    for name in ("layer_influence", "token_influence"):
+        total = artifact.table(name).group_by(pair).agg(pl.col("influence_nats").sum().alias(name))
+        joined = joined.join(total, on=pair, how="full", coalesce=True)
+    empty = strongest.lazy().head(0).select(*pair, score=pl.lit(0.0))
+    compared = joined.join(pl.concat([empty, *exact]), on=pair, how="left").collect()
+    if compared.is_empty():
+        return Finding(passed=True, figures={"scores": 0})
+    # Relative to the query's largest: small scores are differences of large parts, which round.
+    size = pl.col("score").abs().max().over("query_id")
+    # Polars' max passes over NaN.
+    off = compared.select(
+        pl.max_horizontal(
+            ((pl.col(name) - pl.col("score")).abs().fill_nan(float("inf")) / size).max()
+            for name in ("layer_influence", "token_influence")
+        )
+    ).item()
+    complete = compared.null_count().sum_horizontal().item() == 0
+    return Finding(
+        complete and off is not None and off < TOLERANCE,
+        {"largest_relative_difference": off, "scores": compared.height},
+    )
+
+
+def _cost(sizes: Any, partition: Partition) -> Cost:
+    shape, count = sizes.shape, sizes.queries(str(partition.query_set))
+    pairs = count * min(2 * sizes.study.scores.details_per_query, sizes.all_sequences())
+    rows = pairs * (shape.tokens + len(shape.layers))
+    return Cost(pairs * (shape.passes() + shape.gradients()) + count * shape.rotations(), rows * BYTES_A_ROW)
+
+
+def _memory(sizes: Any) -> int:
+    return int(sizes.pass_memory(sizes.factor_bytes + (2 + sizes.most_scored_queries) * sizes.gradient_bytes))
+
+
+ASSET = AssetDefinition(
+    name="influence_details",
+    group="attribution",
+    description=(
+        "How the highest and lowest scores of each query split over layers and over training tokens; both splits add "
+        "up to the score. The sketches' estimates are compared with the exact scores here too."
+    ),
+    kinds=frozenset({"torch", "parquet"}),
+    partitioned_by="query_set",
+    inputs=(
+        "token_sequences",
+        "language_model",
+        "eigenbases",
+        "curvature",
+        "query_gradients",
+        "gradient_sketches",
+        "influence_scores",
+    ),
+    reads=("corpus",),
+    code_version="2",
+    settings=lambda study: {"details_per_query": study.scores.details_per_query},
+    compute=_compute,
+    holds_text=True,
+    is_published=True,
+    runs_model=True,
+    cost=CostModel(partition=_cost, memory=_memory),
+    checks=EachOf(
+        Check(
+            "layers_sum_to_the_score",
+            "The split over layers and the split over tokens both add up to the score.",
+            layers_sum_to_the_score,
+        )
+    ),
+)

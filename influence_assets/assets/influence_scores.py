@@ -1,0 +1,196 @@
+"""The asset `influence_scores`: one exact score for each query of a set and each sequence of a shard."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from influence_assets.assets.shared_pass import SHARD_PASS, PassContext
+from influence_assets.engine.checks import Check, EachOf, Finding, Opener
+from influence_assets.engine.costs import Cost
+from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.shown import Shown, Table
+from influence_assets.storage.artifacts import Artifact
+from influence_assets.study import Study
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from influence_assets.capture.batches import Batch
+    from influence_assets.capture.layer_gradient import LayerGradient
+    from influence_assets.layouts.queries import StoredQueries
+
+BYTES_A_SCORE = 20
+"""A row of Parquet: the score and the sequence's id do not compress, the query's name does."""
+
+ROWS_SHOWN = 10
+MAIN = "ekfac"
+"""The method whose scores are `influence_scores`; those of others are `baseline_scores`."""
+
+
+def _settings(study: Study) -> Mapping[str, Any]:
+    return {"dtype": study.model.dtype, "baselines": sorted(study.scores.baselines)}
+
+
+def _methods(study: Study) -> list[str]:
+    return [MAIN, *study.scores.baselines]
+
+
+def _compute(work: Work) -> None:
+    from influence_assets.capture.scores import scored
+    from influence_assets.layouts import factors
+    from influence_assets.layouts.model import runner as load_runner
+    from influence_assets.layouts.queries import StoredQueries
+    from influence_assets.layouts.sequences import shard_sequences
+
+    sequences = shard_sequences(work.open("token_sequences"))
+    runner = load_runner(work.workspace, work.open("language_model"), work.progress, len(sequences))
+    queries = StoredQueries(work.open("query_gradients"), runner.device)
+    bases = factors.bases_on(runner, work.open("eigenbases"))
+    parts = []
+    for rows in queries.chunks(MAIN):
+        totals = scored(runner, sequences, _multipliers(work.study, queries, rows), queries.N, bases)
+        work.draft.summarise(rotated=totals.contractions())
+        parts.append(totals.totals())
+    scores = {method: np.concatenate([part[method] for part in parts]) for method in parts[0]}
+    _record(work, queries, sequences.keys, scores)
+
+
+def _multipliers(study: Study, queries: "StoredQueries", rows: slice) -> "dict[str, dict[str, Tensor]]":
+    """For each method, what training gradients are multiplied with for some queries."""
+    return {method: queries.layers(rows, method) for method in _methods(study)}
+
+
+def _record(work: Work, queries: "StoredQueries", keys: np.ndarray, scores: Mapping[str, np.ndarray]) -> None:
+    """Write the scores of each method, [query, sequence]."""
+    exact = _rows(scores[MAIN], queries, keys)
+    exact = exact.rename({"score": "influence_nats"}).sort("query_id", "influence_nats", descending=[False, True])
+    work.draft.table("influence_scores", exact)
+    baselines = [
+        _rows(values, queries, keys).with_columns(method=pl.lit(method))
+        for method, values in scores.items()
+        if method != MAIN
+    ]
+    if baselines:
+        work.draft.table("baseline_scores", pl.concat(baselines))
+    influences = exact["influence_nats"]
+    work.draft.summarise(
+        scores=exact.height,
+        queries=len(queries.query_ids),
+        sequences=len(keys),
+        generation_id=queries.generation_id,
+        largest_nats=influences.max(),
+        smallest_nats=influences.min(),
+        positive_share=round(int((influences > 0).sum()) / max(1, len(influences)), 4),
+    )
+
+
+def _rows(scores: np.ndarray, queries: "StoredQueries", keys: np.ndarray) -> pl.DataFrame:
+    """Return one row for each score of [query, sequence]."""
+    pairs = pl.DataFrame({"query_id": queries.query_ids}).join(
+        pl.DataFrame({"sequence_id": keys}), how="cross", maintain_order="left_right"
+    )
+    generation = pl.lit(queries.generation_id, pl.Int32).alias("generation_id")
+    return pairs.with_columns(generation, pl.Series("score", scores.reshape(-1)))
+
+
+class _Participant:
+    """Sums scores in a shared pass."""
+
+    fits = False
+    needs_bases = True
+    rotates = False
+
+    def __init__(self, work: Work, context: PassContext) -> None:
+        from influence_assets.capture.scores import ScoreTotals
+        from influence_assets.layouts.queries import StoredQueries
+
+        self._work = work
+        self._context = context
+        self._queries = StoredQueries(work.open("query_gradients"), context.runner.device)
+        multipliers = _multipliers(work.study, self._queries, self._queries.all)
+        device = context.runner.device
+        self._totals = ScoreTotals(multipliers, len(context.sequences), self._queries.N, device)
+
+    def begin(self, *, is_rotated_anyway: bool) -> None:
+        """Rotate each side of the queries back, or leave it for the sequences to be rotated."""
+        context = self._context
+        self._totals.place(context.runner)
+        tokens = context.sequences.tokens.shape[1]
+        bases = context.runner.placed(context.bases)
+        self._totals.in_eigenbases(bases, tokens, rotated_anyway=is_rotated_anyway)
+
+    def add(self, batch: "Batch", layer: "LayerGradient") -> None:
+        """Add a layer of a batch."""
+        self._totals.add(batch, layer)
+
+    def end_batch(self) -> None:
+        """Totals need no end of a batch."""
+
+    def finish(self) -> None:
+        """Write the scores."""
+        self._work.draft.summarise(rotated=self._totals.contractions())
+        _record(self._work, self._queries, self._context.sequences.keys, self._totals.totals())
+
+
+def every_sequence_is_scored(artifact: Artifact, open_input: Opener) -> Finding:
+    """Count the pairs of query and sequence that have a score, and whether all are finite."""
+    inputs = {key.asset: key for key in artifact.manifest.inputs}
+    sequences = open_input(inputs["token_sequences"]).manifest.rows["sequences"]
+    queries = open_input(inputs["query_gradients"]).manifest.rows["queries"]
+    counted = (
+        artifact.table("influence_scores")
+        .select(pairs=pl.struct("query_id", "sequence_id").n_unique(), finite=pl.col("influence_nats").is_finite().all())
+        .collect()
+    )
+    pairs, finite = int(counted["pairs"][0]), bool(counted["finite"][0])
+    figures = {"scores": pairs, "expected": queries * sequences, "finite": finite}
+    return Finding(finite and pairs == queries * sequences, figures)
+
+
+def _cost(sizes: Any, partition: Partition) -> Cost:
+    return Cost(
+        bytes=sizes.sequences(str(partition.shard)) * sizes.scored_queries(partition.query_set) * BYTES_A_SCORE
+    )
+
+
+def _memory(sizes: Any) -> int:
+    held = sizes.factor_bytes + sizes.most_scored_queries * sizes.gradient_bytes
+    return int(sizes.pass_memory(held, shares_pass=True))
+
+
+def _shown(artifact: Artifact) -> Mapping[str, Shown]:
+    strongest = artifact.table("influence_scores").sort("influence_nats", descending=True).head(ROWS_SHOWN)
+    return {"strongest": Table(strongest.select("query_id", "sequence_id", "influence_nats").collect())}
+
+
+ASSET = AssetDefinition(
+    name="influence_scores",
+    group="attribution",
+    description=(
+        "One exact score for each query of the set and each sequence of the shard, in nats per added copy. Positive: "
+        "adding the sequence once more to the training set would raise the completion's log-probability."
+    ),
+    kinds=frozenset({"torch", "parquet"}),
+    partitioned_by="pair",
+    inputs=("token_sequences", "language_model", "eigenbases", "query_gradients"),
+    code_version="2",
+    settings=_settings,
+    compute=_compute,
+    holds_text=True,
+    is_published=True,
+    measures=Measurement(shared_pass=SHARD_PASS, join=_Participant, held=("query_gradients",)),
+    runs_model=True,
+    cost=CostModel(partition=_cost, memory=_memory),
+    checks=EachOf(
+        Check(
+            "every_sequence_is_scored",
+            "One finite score for each query of the set and each sequence of the shard.",
+            every_sequence_is_scored,
+        )
+    ),
+    shown=_shown,
+    hidden=frozenset({"rotated"}),
+)

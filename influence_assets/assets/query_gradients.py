@@ -1,0 +1,178 @@
+"""The asset `query_gradients`: what training gradients are multiplied with, for every query of a set."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from influence_assets.corpus.queries import read_query_set
+from influence_assets.corpus.sources import SourceFile
+from influence_assets.engine.costs import Cost
+from influence_assets.engine.definition import AssetDefinition, CostModel, Work
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.shown import Shown, Table
+from influence_assets.engine.workspace import Workspace
+from influence_assets.errors import InputError
+from influence_assets.storage.artifacts import Artifact
+from influence_assets.study import Study
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from influence_assets.capture.gradients import QueryGradients
+    from influence_assets.maths.ekfac import LayerCurvature
+
+ROWS_SHOWN = 10
+
+
+def _settings(study: Study) -> Mapping[str, Any]:
+    return {"dtype": study.model.dtype, "baselines": sorted(study.scores.baselines)}
+
+
+def _source_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
+    return {"content": workspace.query_hash(workspace.query_file(str(partition.query_set)))}
+
+
+def _compute(work: Work) -> None:
+    from influence_assets.capture.gradients import query_gradients
+    from influence_assets.layouts import factors, queries
+    from influence_assets.layouts.model import runner as load_runner
+
+    file = work.workspace.query_file(str(work.partition.query_set))
+    rows = read_query_set(file)
+    work.workspace.refuse_changed(file)
+    refuse_ids_of_other_sets(work.workspace, file, rows)
+    model = work.open("language_model")
+    places = [f"{file.url}, row {row}" for row in rows["source_row"]]
+    tokenized = queries.tokenize(model, list(rows["prompt"]), list(rows["completion"]), places)
+    runner = load_runner(work.workspace, model, work.progress, len(tokenized))
+    curvature = factors.curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
+    arrays = _GradientArrays(work, curvature, len(tokenized))
+    for chunk in queries.chunks(len(tokenized), bytes_of_gradient(curvature)):
+        sequences = queries.as_sequences(tokenized[chunk])
+        arrays.append(query_gradients(runner, sequences, factors.bases_of(curvature)))
+    starts = [query.completion_start for query in tokenized]
+    work.draft.table(
+        "queries",
+        rows.with_columns(
+            pl.Series("prompt_tokens", starts, pl.Int32),
+            pl.Series("completion_tokens", [len(q.tokens) - q.completion_start for q in tokenized], pl.Int32),
+            pl.Series("log_probability_nats", arrays.log_probabilities),
+            pl.Series("gradient_norm", arrays.norms),
+        ),
+    )
+    generation = work.open("curvature").manifest.summary
+    work.draft.summarise(
+        layers=list(curvature),
+        queries=len(rows),
+        generation_id=generation["generation_id"],
+        training_sequences=generation["training_sequences"],
+    )
+
+
+class _GradientArrays:
+    """Writes the gradients of one chunk of queries after another."""
+
+    def __init__(self, work: Work, curvature: "Mapping[str, LayerCurvature]", queries: int) -> None:
+        from influence_assets.layouts.queries import array_name
+        from influence_assets.methods.ekfac import EKFAC
+
+        self._ekfac = EKFAC(curvature)
+        self._methods = ["ekfac", *work.study.scores.baselines]
+        self._arrays = {
+            (method, name): work.draft.mappable_array(
+                array_name(name, method), (queries, *layer.Λ.shape), str(layer.Λ.dtype).removeprefix("torch.")
+            )
+            for method in self._methods
+            for name, layer in curvature.items()
+        }
+        self.log_probabilities: list[float] = []
+        self.norms: list[float] = []
+
+    def append(self, gradients: "QueryGradients") -> None:
+        """Precondition and write the next queries."""
+        self.log_probabilities += gradients.log_probabilities.tolist()
+        self.norms += gradient_norms(gradients.layers)
+        for method in reversed(self._methods):  # preconditioning takes the gradients' place
+            layers = self._ekfac.precondition(gradients.layers) if method == "ekfac" else gradients.layers
+            for name, values in layers.items():
+                self._arrays[method, name].append(values.cpu().numpy())
+
+
+def bytes_of_gradient(curvature: "Mapping[str, LayerCurvature]") -> int:
+    """Return the bytes that the gradient of one query takes over all layers."""
+    return sum(layer.Λ.numel() * layer.Λ.element_size() for layer in curvature.values())
+
+
+def gradient_norms(layers: "Mapping[str, Tensor]") -> list[float]:
+    """Return ‖∇f‖ of each query over all layers."""
+    import torch
+
+    squares = torch.stack([V.double().flatten(1).square().sum(1) for V in layers.values()])
+    return [float(norm) for norm in squares.sum(0).sqrt()]
+
+
+def refuse_ids_of_other_sets(workspace: Workspace, file: SourceFile, queries: pl.DataFrame) -> None:
+    """See to it that no other query file has a query of the same id, which is the query's key in every table.
+
+    Args:
+        workspace: the study, with its query files.
+        file: of the queries.
+        queries: the queries, as `read_query_set` gives them.
+
+    Raises:
+        InputError: naming both files and rows.
+    """
+    for other in workspace.query_sets.values():
+        if other.name == file.name:
+            continue
+        try:
+            others = read_query_set(other)
+        except InputError:
+            continue  # its own partition says what is wrong with it
+        shared = queries.join(others, on="query_id", maintain_order="left").head(1)
+        for row in shared.iter_rows(named=True):
+            raise InputError(
+                f"{file.url}, row {row['source_row']}",
+                f"query_id {row['query_id']!r} is that of {other.url}, row {row['source_row_right']}, too",
+                "Give each row a query_id of its own, and each question once.",
+            )
+
+
+def _cost(sizes: Any, partition: Partition) -> Cost:
+    shape, count = sizes.query_shape, sizes.queries(str(partition.query_set))
+    stored = count * sizes.methods * shape.gradient_numbers * shape.sums_itemsize
+    return Cost(count * (shape.passes() + shape.rotated_gradients()), stored)
+
+
+def _memory(sizes: Any) -> int:
+    held = (1 + sizes.most_scored_queries * (1 + 1 / sizes.methods)) * sizes.gradient_bytes
+    return int(sizes.pass_memory(sizes.factor_bytes + held))
+
+
+def _shown(artifact: Artifact) -> Mapping[str, Shown]:
+    columns = ("query_id", "prompt", "completion", "completion_tokens", "log_probability_nats", "gradient_norm")
+    return {"first_queries": Table(artifact.table("queries").select(columns).head(ROWS_SHOWN).collect())}
+
+
+ASSET = AssetDefinition(
+    name="query_gradients",
+    group="queries",
+    description=(
+        "(G+λI)⁻¹ ∇ log p(completion given prompt) of every query of the set, layer by layer, in the eigenbases."
+    ),
+    kinds=frozenset({"torch", "zarr"}),
+    partitioned_by="query_set",
+    inputs=("language_model", "eigenbases", "curvature"),
+    reads=("query_files",),
+    code_version="2",
+    settings=_settings,
+    source_content=_source_content,
+    compute=_compute,
+    is_published=True,
+    runs_model=True,
+    cost=CostModel(partition=_cost, memory=_memory),
+    shown=_shown,
+    hidden=frozenset({"layers"}),
+    source_change=lambda _workspace, _partition, _last: "its query file changed",
+)

@@ -1,0 +1,138 @@
+"""All that is outstanding of a shard and needs the model, from one pass over its sequences instead of one each."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from influence_assets.engine.definition import AssetDefinition, SharedPass, Work
+from influence_assets.engine.partitions import Partition
+
+if TYPE_CHECKING:
+    from influence_assets.capture.batches import Batch
+    from influence_assets.capture.layer_gradient import LayerGradient
+    from influence_assets.capture.runner import Runner
+    from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
+
+LARGEST_HELD_BYTES = 4 * 2**30
+"""Query gradients, on disk, that one pass holds at a time; those of further query sets get passes of their own."""
+
+PROBES = 4
+"""Sequences of a shard whose exact scores for the whole shard its sketches are compared with."""
+
+
+class Participant(Protocol):
+    """What takes part in a pass (see `capture.one_pass.Participant`), and writes what it made of it.
+
+    Attributes:
+        fits: whether it is measured with the labels of the curvature, else with the data's own.
+        needs_bases: whether it needs the eigenbases.
+        rotates: whether it needs gradients in the eigenbases on both sides.
+    """
+
+    fits: bool
+    needs_bases: bool
+    rotates: bool
+
+    def begin(self, *, is_rotated_anyway: bool) -> None:
+        """Prepare; the argument says whether another participant has the data's own gradients rotated."""
+        ...
+
+    def add(self, batch: "Batch", layer: "LayerGradient") -> None:
+        """Take in a layer of a batch."""
+        ...
+
+    def end_batch(self) -> None:
+        """Note that all layers of a batch have been added."""
+        ...
+
+    def finish(self) -> None:
+        """Write what was measured."""
+        ...
+
+
+class PassContext:
+    """What the participants of one pass share, loaded once when it is first asked for.
+
+    Args:
+        works: what the pass computes, all of one shard.
+    """
+
+    def __init__(self, works: Sequence[Work]) -> None:
+        from influence_assets.layouts.model import runner
+        from influence_assets.layouts.sequences import shard_sequences
+
+        first = works[0]
+        self._works = works
+        self.sequences = shard_sequences(first.open("token_sequences"))
+        self.runner: Runner = runner(
+            first.workspace, first.open("language_model"), first.progress, len(self.sequences)
+        )
+        self.results: dict[str, Any] = {}
+        """What participants leave for those that read them, by asset."""
+
+    @cached_property
+    def curvatures(self) -> "dict[str, LayerCurvature]":
+        """The generation's curvature."""
+        from influence_assets.layouts.factors import curvature_on
+
+        work = next(work for work in self._works if "curvature" in {key.asset for key in work.inputs})
+        return curvature_on(self.runner, work.open("eigenbases"), work.open("curvature"))
+
+    @cached_property
+    def bases(self) -> "dict[str, Eigenbasis]":
+        """The generation's eigenbases, on the layers' devices; those of the curvature, if it is loaded anyway."""
+        from influence_assets.layouts.factors import bases_of, bases_on
+
+        if any(key.asset == "curvature" for work in self._works for key in work.inputs):
+            return bases_of(self.curvatures)
+        work = next(work for work in self._works if "eigenbases" in {key.asset for key in work.inputs})
+        return bases_on(self.runner, work.open("eigenbases"))
+
+
+def compute(works: Sequence[Work]) -> None:
+    """Fill the drafts of several assets of one shard; those of them that are inputs of others need not stand yet."""
+    from influence_assets.capture.one_pass import measure
+    from influence_assets.layouts.model import label_sampler
+
+    context = PassContext(works)
+    participants: list[Participant] = [
+        work.asset.measures.join(work, context) for work in works if work.asset.measures is not None
+    ]
+    bases = context.bases if any(participant.needs_bases for participant in participants) else {}
+    sampler = label_sampler(works[0].study.curvature)
+    measure(context.runner, context.sequences, participants, bases, sampler)
+    for participant in participants:
+        participant.finish()
+
+
+def operations(sizes: Any, shard: str, members: Sequence[tuple[AssetDefinition, Partition]]) -> float:
+    """Count the operations of one pass over a shard that computes these partitions.
+
+    Args:
+        sizes: of the study, a `study_sizes.StudySizes`.
+        shard: the shard.
+        members: the partitions.
+    """
+    shape = sizes.shape
+    names = {asset.name for asset, _ in members}
+    query_counts = [sizes.scored_queries(p.query_set) for asset, p in members if asset.name == "influence_scores"]
+    corrects, sketches = "corrected_eigenvalues" in names, "gradient_sketches" in names
+    fits, attributes = corrects or "covariances" in names, sketches or bool(query_counts)
+    sequences = sizes.sequences(shard) if attributes else sizes.fitted_sequences(shard)
+    is_shared = fits and attributes and sizes.study.curvature.fisher == "empirical"
+    total = float(sequences * shape.passes(1 if is_shared else fits + attributes))
+    if "covariances" in names:
+        total += sequences * shape.covariances()
+    if corrects:
+        total += sequences * shape.rotated_gradients() + sum(layer.drift() for layer in shape.layers)
+    if sketches:
+        probes = min(PROBES, sequences)
+        total += probes * (shape.passes() + shape.rotated_gradients()) + sequences * shape.contractions(probes)
+        total += 0 if is_shared and corrects else sequences * shape.rotated_gradients()
+        return total + sequences * shape.contractions(sum(query_counts))
+    return total + sum(shape.scores(queries, sequences) for queries in query_counts)
+
+
+SHARD_PASS = SharedPass(
+    name="one pass over a shard", compute=compute, operations=operations, largest_held_bytes=LARGEST_HELD_BYTES
+)

@@ -1,0 +1,242 @@
+"""The sizes that a study's cost depends on: sequences, queries and the model's shape, counted or estimated."""
+
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from influence_assets.assets.shared_pass import PROBES
+from influence_assets.corpus.queries import read_query_set
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.versions import Versions
+from influence_assets.storage.manifest import Manifest
+from influence_assets.study import Study
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+    from influence_assets.capture.operations import ModelShape
+
+BYTES_A_TOKEN = 4.0
+"""Bytes of English text in a token, until the study's own tokenizer has counted."""
+
+
+def fitted_settings(study: Study) -> Mapping[str, Any]:
+    """Return the settings that matter to what the curvature is fitted on."""
+    later = {"damping_scale", "drift_threshold", "new_generation"}
+    return {"dtype": study.model.dtype, **study.curvature.model_dump(mode="json", exclude=later)}
+
+
+@dataclass
+class StudySizes:
+    """The sizes that a study's cost depends on, looked up once each.
+
+    Args:
+        versions: a look at the study.
+    """
+
+    versions: Versions
+
+    @property
+    def study(self) -> Study:
+        """The study."""
+        return self.versions.workspace.study
+
+    @cached_property
+    def shape(self) -> "ModelShape":
+        """The shape of the model, and of a training sequence's pass."""
+        return self._shape(self.study.sequences.length)
+
+    @cached_property
+    def query_shape(self) -> "ModelShape":
+        """The shape of the model, and of the pass of a query of middling length, padded to the longest of its batch."""
+        from influence_assets.models.dimensions import context_length
+
+        padded: list[float] = []
+        for lengths in self.query_tokens.values():
+            longest_first = sorted(lengths, reverse=True)
+            size = self.batch_sequences
+            padded += [longest_first[index // size * size] for index in range(len(lengths))]
+        tokens = round(sum(padded) / max(1, len(padded)))
+        return self._shape(min(max(2, tokens), context_length(self.config)))
+
+    @cached_property
+    def config(self) -> "PretrainedConfig":
+        """The model's configuration, or what it will be."""
+        from transformers import AutoConfig, GPT2Config, PretrainedConfig
+
+        workspace = self.versions.workspace
+        training, length = workspace.study.model.train, workspace.study.sequences.length
+        model = self.manifest(self._asset("language_model"), Partition())
+        if training is None:
+            trusted = workspace.study.model.trust_remote_code
+            brought: PretrainedConfig = AutoConfig.from_pretrained(
+                workspace.model_folder, trust_remote_code=trusted, local_files_only=True
+            )
+            return brought
+        vocabulary = training.vocabulary if model is None else int(model.summary["vocabulary"])
+        return GPT2Config(
+            vocab_size=vocabulary, n_positions=length, n_embd=training.width, n_layer=training.layers,
+            n_head=training.heads, activation_function="gelu_pytorch_tanh", bos_token_id=0, eos_token_id=0,
+        )  # fmt: skip
+
+    @cached_property
+    def bytes_a_token(self) -> float:
+        """Bytes of text in a token, of the corpus as far as it is tokenized."""
+        known = {shard: self._packed(shard) for shard in self.versions.workspace.shards}
+        tokens = sum(int(manifest.summary["tokens"]) for manifest in known.values() if manifest is not None)
+        stored = sum(self.versions.workspace.shard(s).bytes for s, manifest in known.items() if manifest is not None)
+        return stored / tokens if tokens else BYTES_A_TOKEN
+
+    @cached_property
+    def is_about(self) -> bool:
+        """Whether sequences of some shard are not counted but estimated from its bytes."""
+        return any(self._packed(shard) is None for shard in self.versions.workspace.shards)
+
+    @cached_property
+    def query_tokens(self) -> dict[str, list[float]]:
+        """The tokens of each query of each query set; estimated from its bytes before there is a tokenizer."""
+        from influence_assets.layouts.queries import tokenize
+
+        key = self.versions.key(self._asset("language_model"), Partition())
+        model = None if key is None or not self.versions.holds(key) else self.versions.workspace.store.open(key)
+        lengths: dict[str, list[float]] = {}
+        for name, file in self.versions.workspace.query_sets.items():
+            queries = read_query_set(file)
+            prompts, completions = list(queries["prompt"]), list(queries["completion"])
+            if model is None:
+                lengths[name] = [
+                    len((p + c).encode()) / BYTES_A_TOKEN for p, c in zip(prompts, completions, strict=True)
+                ]
+            else:
+                places = [f"{file.url}, row {row}" for row in queries["source_row"]]
+                lengths[name] = [len(query.tokens) for query in tokenize(model, prompts, completions, places)]
+        return lengths
+
+    @cached_property
+    def has_generation(self) -> bool:
+        """Whether shards that come now are computed in a generation that stands."""
+        return self.versions.generation is not None and self.versions.stands(self._asset("curvature"), Partition())
+
+    @cached_property
+    def device(self) -> "torch.device":
+        """The device that passes run on."""
+        import torch
+
+        return torch.device(self.versions.workspace.device)
+
+    @cached_property
+    def batch_sequences(self) -> int:
+        """Training sequences in one pass of the model."""
+        from influence_assets.capture.batch_size import largest_batch
+
+        given = self.versions.workspace.study.compute.batch_sequences
+        size = largest_batch(self.device, self.shape.sequence_bytes, self.shape.tokens) if given == "auto" else given
+        return min(size, max(map(self.sequences, self.versions.workspace.shards), default=1))
+
+    @property
+    def methods(self) -> int:
+        """Methods that score: EK-FAC, and the baselines."""
+        return 1 + len(self.versions.workspace.study.scores.baselines)
+
+    def sequences(self, shard: str) -> int:
+        """Return the sequences of a shard, counted or estimated."""
+        packed = self._packed(shard)
+        if packed is not None:
+            return int(packed.summary["sequences"])
+        length = self.versions.workspace.study.sequences.length
+        return max(1, round(self.versions.workspace.shard(shard).bytes / self.bytes_a_token / length))
+
+    def all_sequences(self) -> int:
+        """Return the sequences of the corpus."""
+        return sum(map(self.sequences, self.versions.workspace.shards))
+
+    def queries(self, query_set: str) -> int:
+        """Return the queries of a query set."""
+        return len(self.query_tokens[query_set])
+
+    def scored_queries(self, query_set: str | None) -> int:
+        """Return the queries of a query set, once for each method that scores them."""
+        return self.queries(str(query_set)) * self.methods
+
+    @property
+    def most_scored_queries(self) -> int:
+        """The queries of the largest query set, once for each method that scores them."""
+        return max(map(self.scored_queries, self.query_tokens), default=0)
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
+        return len(self.versions.workspace.shards)
+
+    def source_bytes(self, shard: str) -> int:
+        """Return the bytes of a shard's source."""
+        return self.versions.workspace.shard(shard).bytes
+
+    def fitted_sequences(self, shard: str) -> int:
+        """Return the sequences of a shard that the curvature is fitted on."""
+        most, sequences = self.study.curvature.fit_sequences, self.sequences(shard)
+        return sequences if most is None else min(sequences, most)
+
+    @property
+    def factor_bytes(self) -> int:
+        """Bytes of A and S of all layers, in the dtype of sums."""
+        return self.shape.factor_numbers * self.shape.sums_itemsize
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes of the gradient of all attributed layers, in the dtype of sums."""
+        return self.shape.gradient_numbers * self.shape.sums_itemsize
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the model's weights."""
+        return self.shape.parameters * self.shape.dtype.itemsize
+
+    @property
+    def process_bytes(self) -> int:
+        """Resident memory of this process, in which nothing but libraries is loaded yet."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+    def pass_memory(self, held: float, *, shares_pass: bool = False) -> int:
+        """Return the largest memory while the model runs, in bytes: of the process, or of the device.
+
+        Args:
+            held: bytes of what is held beside weights and a batch: factors, accumulators, query gradients.
+            shares_pass: whether, once a generation stands, one pass holds what all of its members need.
+        """
+        if shares_pass and self.has_generation:
+            held = 2 * self.factor_bytes + (3 + PROBES + self.most_scored_queries) * self.gradient_bytes
+        in_batch = self.batch_sequences * self.shape.sequence_bytes
+        process = self.process_bytes if self.device.type == "cpu" else 0
+        return round(self.weight_bytes + in_batch + held + process)
+
+    def manifest(self, asset: AssetDefinition, partition: Partition) -> Manifest | None:
+        """Return the manifest of a partition that stands."""
+        key = self.versions.key(asset, partition) if self.versions.stands(asset, partition) else None
+        return None if key is None else self.versions.workspace.store.manifest(key)
+
+    def was_fitted(self, shard: str) -> bool:
+        """Return whether the generation was fitted on this shard, so that each asset of it had a pass of its own."""
+        generation = self.versions.generation
+        return generation is not None and shard in generation.fitted_shards
+
+    def _packed(self, shard: str) -> Manifest | None:
+        return self.manifest(self._asset("token_sequences"), Partition(shard=shard))
+
+    def _asset(self, name: str) -> AssetDefinition:
+        return self.versions.workspace.graph[name]
+
+    def _shape(self, tokens: int) -> "ModelShape":
+        from influence_assets.capture.operations import model_shape
+
+        study = self.versions.workspace.study
+        return model_shape(
+            self.config, study.model.dtype, study.curvature.modules, tokens=tokens, blocks=study.curvature.blocks,
+            trust_remote_code=study.model.trust_remote_code,
+        )  # fmt: skip

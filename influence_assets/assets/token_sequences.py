@@ -1,0 +1,86 @@
+"""The asset `token_sequences`: a shard's documents as tokens, packed."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import polars as pl
+
+from influence_assets.engine.checks import Check, EachOf, Finding, Opener
+from influence_assets.engine.costs import Cost
+from influence_assets.engine.definition import AssetDefinition, CostModel, Work
+from influence_assets.engine.partitions import Partition
+from influence_assets.errors import InputError
+from influence_assets.layouts.sequences import stored_documents
+from influence_assets.storage.artifacts import Artifact
+
+TOKEN_ARRAYS = ("tokens", "character_start", "character_end")
+
+
+def _compute(work: Work) -> None:
+    from influence_assets.corpus.packing import SEQUENCE_DOCUMENT_SCHEMA, SEQUENCE_SCHEMA, pack
+    from influence_assets.corpus.tokenization import Tokenization
+
+    shard = str(work.partition.shard)
+    length = work.study.sequences.length
+    tokenization = Tokenization.load(work.open("language_model").path("tokenizer"))
+    arrays = {name: work.draft.growing_array(name, (length,), "int32") for name in TOKEN_ARRAYS}
+    lengths = work.draft.growing_array("lengths", (), "int32")
+    spans = [pl.DataFrame(schema=SEQUENCE_DOCUMENT_SCHEMA)]
+    tokens = 0
+
+    def sequences() -> Iterator[pl.DataFrame]:
+        """The texts go straight to the disk; arrays and spans are written on the way."""
+        nonlocal tokens
+        for packed in pack(stored_documents(work.open("documents")), tokenization, length, shard):
+            for name, array in arrays.items():
+                array.append(getattr(packed, name))
+            lengths.append(packed.lengths)
+            spans.append(packed.sequence_documents)
+            tokens += int(packed.lengths.sum())
+            yield packed.sequences
+
+    count = work.draft.table_from("sequences", sequences(), SEQUENCE_SCHEMA)
+    if not count:
+        raise InputError(
+            work.workspace.shard(shard).file.url,
+            "its documents give fewer than two tokens together, so that no token can be predicted",
+            "Remove the file, or add text to it.",
+        )
+    work.draft.table("sequence_documents", pl.concat(spans))
+    work.draft.summarise(sequences=count, tokens=tokens, predicted_tokens=tokens - count, sequence_length=length)
+
+
+def token_counts_agree(artifact: Artifact, _open: Opener) -> Finding:
+    """Compare the tokens that sequences, spans of documents and arrays count."""
+    of_sequences = int(artifact.table("sequences").select(pl.col("tokens").sum()).collect().item())
+    spans = artifact.table("sequence_documents").select((pl.col("token_end") - pl.col("token_start")).sum())
+    of_spans = int(spans.collect().item())
+    of_arrays = int(artifact.array("lengths").sum())
+    figures = {"tokens_of_sequences": of_sequences, "tokens_of_spans": of_spans, "tokens_of_arrays": of_arrays}
+    return Finding(of_sequences == of_spans == of_arrays, figures)
+
+
+def _cost(sizes: Any, partition: Partition) -> Cost:
+    return Cost(bytes=None, amount=sizes.sequences(str(partition.shard)))
+
+
+ASSET = AssetDefinition(
+    name="token_sequences",
+    group="corpus",
+    description=(
+        "The shard's documents as tokens, packed into sequences of fixed length. Every token remembers the document "
+        "and the characters that it came from."
+    ),
+    kinds=frozenset({"zarr", "parquet"}),
+    partitioned_by="shard",
+    inputs=("documents", "language_model"),
+    code_version="1",
+    settings=lambda study: {"length": study.sequences.length},
+    compute=_compute,
+    holds_text=True,
+    is_published=True,
+    cost=CostModel(partition=_cost),
+    checks=EachOf(
+        Check("token_counts_agree", "Spans of documents cover every token of the sequences once.", token_counts_agree)
+    ),
+)

@@ -1,0 +1,66 @@
+"""Gradients of queries' log-probabilities, layer by layer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from influence_assets.capture.batches import Batch, Sequences
+from influence_assets.capture.hooks import Consumer
+from influence_assets.capture.runner import Runner
+from influence_assets.maths.ekfac import Eigenbasis, sequence_gradients
+from influence_assets.models.layers.rule import LinearModule
+
+
+@dataclass(frozen=True)
+class QueryGradients:
+    """∇f of every query, layer by layer, and f itself.
+
+    Args:
+        layers: [query, d_out, d_in] for each layer; Q_Sᵀ ∇f Q_A where bases were given.
+        log_probabilities: float64 [query]: f = log p(completion given prompt), in nats.
+    """
+
+    layers: dict[str, Tensor]
+    log_probabilities: np.ndarray
+
+
+def query_gradients(
+    runner: Runner, queries: Sequences, bases: Mapping[str, Eigenbasis] | None = None
+) -> QueryGradients:
+    """Gradients of each query's log-probability of its completion; the prompt conditions and is not scored.
+
+    Args:
+        runner: the model.
+        queries: with the completions' starts.
+        bases: of every layer, for gradients in the eigenbases: rotating a query's tokens takes fewer operations than
+            rotating its gradient.
+    """
+    layers: dict[str, Tensor] = {}
+    if bases is not None:
+        bases = runner.placed(bases)
+
+    def consumer(batch: Batch) -> Consumer:
+        rows = torch.from_numpy(batch.rows).to(runner.device, non_blocking=True)
+        first, last = int(batch.rows[0]), int(batch.rows[-1])
+        follow_each_other = bool((np.diff(batch.rows) == 1).all())
+
+        def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
+            if linear.name not in layers:
+                shape = len(queries), linear.output_width, linear.input_width
+                layers[linear.name] = a.new_empty(shape, device=runner.device)
+            whole = layers[linear.name]
+            out = whole[first : last + 1] if follow_each_other and whole.device == a.device else None
+            if bases is None:
+                gradients = sequence_gradients(Ds, a, out=out)
+            else:
+                gradients = bases[linear.name].rotated_sequence_gradients(Ds, a, out=out)
+            if out is None:
+                whole.index_copy_(0, rows, gradients.to(runner.device))
+
+        return consume
+
+    likelihoods = runner.run(queries, consumer, sign=+1.0)
+    return QueryGradients(layers, likelihoods)

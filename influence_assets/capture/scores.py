@@ -1,0 +1,147 @@
+"""Scores: −⟨P, G⟩ / N of every query and training sequence, by several methods in one pass."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from influence_assets.capture.batches import Batch, Sequences
+from influence_assets.capture.hooks import Consumer
+from influence_assets.capture.layer_gradient import GradientBuffers, LayerGradient, RotatedAxes
+from influence_assets.capture.runner import Runner
+from influence_assets.maths.ekfac import Eigenbasis
+from influence_assets.maths.influence import layer_scores
+
+
+class ScoreTotals:
+    """Sums −⟨P, G⟩ / N over layers, for every query of several methods and every sequence.
+
+    Args:
+        methods: for each method, each layer's preconditioned query gradients P [query, d_out, d_in]. They are given
+            up: what is rotated back is so in place, since two of each would not fit. No two share a tensor.
+        sequences: how many will be scored.
+        N: training sequences of the generation.
+        device: where the passes run.
+    """
+
+    def __init__(self, methods: Mapping[str, dict[str, Tensor]], sequences: int, N: int, device: str) -> None:
+        self._methods = methods
+        self._N = N
+        self._totals = {
+            name: torch.zeros(_count(P), sequences, dtype=torch.float64, device=device) for name, P in methods.items()
+        }
+        self._sides: dict[str, RotatedAxes] = {}
+
+    def place(self, runner: Runner) -> None:
+        """Move P of each layer to that layer's device."""
+        for P in self._methods.values():
+            P.update(runner.placed(P))
+
+    def in_eigenbases(
+        self, bases: Mapping[str, Eigenbasis], tokens: int, *, rotated_anyway: bool
+    ) -> Mapping[str, RotatedAxes]:
+        """Say that P is given in the eigenbases; each side is scored there or rotated back, whichever costs less.
+
+        Inner products are the same in both. In the eigenbasis each sequence's tokens have to be rotated, in the model's
+        coordinates each query's gradient.
+
+        Args:
+            bases: of every layer.
+            tokens: in a sequence.
+            rotated_anyway: whether something else needs the rotated gradients too.
+
+        Returns:
+            Of each layer the sides that are scored in the eigenbasis.
+        """
+        queries, sequences = sum(map(_count, self._methods.values())), next(iter(self._totals.values())).shape[1]
+        for layer, basis in bases.items():
+            d_out, d_in = len(basis.Q_S), len(basis.Q_A)
+            # Of one side both cost d² times what follows.
+            S = sequences * min(tokens, d_in) < queries * d_in
+            A = sequences * min(tokens, d_out) < queries * d_out
+            sides = RotatedAxes(S=True, A=True) if rotated_anyway else RotatedAxes(S, A)
+            self._sides[layer] = sides
+            if not all(sides):
+                for P in self._methods.values():
+                    basis.rotate_back(P[layer], S=not S, A=not A)
+        return self._sides
+
+    def add(self, batch: Batch, layer: LayerGradient) -> None:
+        """Add a layer of a batch."""
+        G = layer.with_sides(self._sides.get(layer.name, RotatedAxes(S=False, A=False)))
+        rows = torch.from_numpy(batch.rows).to(batch.tokens.device, non_blocking=True)
+        for name, P in self._methods.items():
+            scored = layer_scores(P[layer.name], G, self._N).double()
+            self._totals[name].index_add_(1, rows, scored.to(rows.device))
+
+    def contractions(self) -> dict[str, str]:
+        """What is rotated in each layer, as people read it."""
+        said = {
+            RotatedAxes(S=False, A=False): "queries",
+            RotatedAxes(S=True, A=True): "sequences",
+            RotatedAxes(S=True, A=False): "output gradients of sequences, inputs of queries",
+            RotatedAxes(S=False, A=True): "inputs of sequences, output gradients of queries",
+        }
+        return {layer: said[sides] for layer, sides in self._sides.items()}
+
+    def totals(self) -> dict[str, np.ndarray]:
+        """For each method float64 [query, sequence]."""
+        return {name: total.cpu().numpy() for name, total in self._totals.items()}
+
+
+def scores(
+    runner: Runner,
+    sequences: Sequences,
+    methods: Mapping[str, dict[str, Tensor]],
+    N: int,
+    bases: Mapping[str, Eigenbasis] | None = None,
+) -> dict[str, np.ndarray]:
+    """Scores of every sequence for every query, by several methods in one pass.
+
+    Args:
+        runner: the model.
+        sequences: the training sequences.
+        methods: for each method, each layer's preconditioned query gradients P [query, d_out, d_in]; see `ScoreTotals`.
+        N: training sequences of the generation.
+        bases: of every layer, where P is given in the eigenbases.
+
+    Returns:
+        For each method float64 [query, sequence]; for a curvature method in nats per added copy.
+    """
+    return scored(runner, sequences, methods, N, bases).totals()
+
+
+def scored(
+    runner: Runner,
+    sequences: Sequences,
+    methods: Mapping[str, dict[str, Tensor]],
+    N: int,
+    bases: Mapping[str, Eigenbasis] | None,
+) -> ScoreTotals:
+    """As `scores`, with the contractions that were chosen."""
+    found = ScoreTotals(methods, len(sequences), N, runner.device)
+    found.place(runner)
+    if bases is not None:
+        bases = runner.placed(bases)
+        found.in_eigenbases(bases, sequences.tokens.shape[1], rotated_anyway=False)
+    score_pass(runner, sequences, found, bases)
+    return found
+
+
+def score_pass(
+    runner: Runner, sequences: Sequences, found: ScoreTotals, bases: Mapping[str, Eigenbasis] | None
+) -> None:
+    """Add up the scores of every sequence in one pass; arguments as in `scores`."""
+    places = GradientBuffers()
+
+    def consumer(batch: Batch) -> Consumer:
+        return lambda linear, a, Ds: found.add(
+            batch, LayerGradient(linear.name, a, Ds, None if bases is None else bases[linear.name], places)
+        )
+
+    runner.run(sequences, consumer)
+
+
+def _count(P: Mapping[str, Tensor]) -> int:
+    return len(next(iter(P.values())))

@@ -1,0 +1,270 @@
+"""Brings a study up to date: computes everything that is outstanding, whoever asked for it, stage by stage."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.executor import Computed, Task, compute_with, executor_of
+from influence_assets.engine.materialise import Outcome
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.plan import AssetState, plan, state_rows
+from influence_assets.engine.shared_pass import members_of_one_pass
+from influence_assets.engine.versions import Choice, Versions
+from influence_assets.errors import DamagedError, StorageError
+from influence_assets.storage.catalogue import record_states
+from influence_assets.storage.manifest import ArtifactKey
+
+ATTEMPTS = 10
+"""How often a run begins again because something that it read proved damaged, each time something else."""
+
+Place = tuple[AssetDefinition, Partition]
+
+
+class Watcher(Protocol):
+    """Follows a run while it goes on."""
+
+    def begins(self, asset: AssetDefinition, partition: Partition, outstanding: int) -> None:
+        """Note that a partition is about to be computed, and how many of its asset are outstanding."""
+
+    def progress(self, asset: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
+        """Note how much of it is done."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A partition that stands now.
+
+    Args:
+        asset: its asset.
+        partition: which one.
+        outcome: what is in the store.
+        versions: by which it was asked for.
+    """
+
+    asset: AssetDefinition
+    partition: Partition
+    outcome: Outcome
+    versions: Versions
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A partition that could not be computed.
+
+    Args:
+        asset: its asset.
+        partition: which one.
+        error: what was raised.
+    """
+
+    asset: AssetDefinition
+    partition: Partition
+    error: Exception
+
+
+@dataclass(frozen=True)
+class StageEnded:
+    """Everything of an asset that could be computed is computed.
+
+    Args:
+        asset: the asset.
+        choice: the generation at work: the published one, or the newest.
+    """
+
+    asset: AssetDefinition
+    choice: Choice
+
+
+Event = Finished | Failure | StageEnded
+
+
+@dataclass
+class Result:
+    """What a run did.
+
+    Args:
+        computed: partitions that were computed, in order.
+        failures: what went wrong; what depends on it was left as it was.
+        mended: artifacts that proved damaged on the way, and are computed again.
+        states: the state of every partition afterwards.
+        versions: by which these states are told.
+        drift: what the generation's drift is, where it is past the study's threshold.
+    """
+
+    computed: list[Place] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
+    states: list[AssetState] = field(default_factory=list)
+    versions: Versions | None = None
+    drift: dict[str, object] | None = None
+
+    @property
+    def left_out(self) -> list[str]:
+        """The assets that are not complete."""
+        return [state.asset.name for state in self.states if state.outstanding]
+
+    def stood(self, asset: AssetDefinition) -> int:
+        """Return how many partitions of an asset stood before."""
+        standing = sum(len(state.of("standing")) for state in self.states if state.asset.name == asset.name)
+        computed = {partition for done, partition in self.computed if done.name == asset.name}
+        return max(0, standing - len(computed))
+
+
+def bring_up_to_date(
+    versions: Versions, watcher: Watcher, result: Result, *, run_id: str | None = None, new_generation: bool = False
+) -> Iterator[Event]:
+    """Compute everything that the study asks for and the store lacks, and report each partition as it ends.
+
+    First in the generation that readers see, so that new shards reach them soon; then in a newer one that was begun,
+    or is begun now because it was asked for, or because the statistics drifted and the study says so.
+    A partition that fails stops nothing but what needs it.
+
+    Args:
+        versions: a fresh look at the study, in the generation that is published.
+        watcher: follows beginnings and progress.
+        result: filled on the way.
+        run_id: the run, for the manifests.
+        new_generation: fit another generation of curvature.
+
+    Raises:
+        InputError: the corpus or the queries cannot be listed.
+    """
+    store = versions.workspace.store
+    store.remove_abandoned_drafts()
+    with store.in_use():
+        run = _Run(versions, watcher, result, run_id)
+        yield from run.complete(versions)
+        if run.versions.has_newer_generation:
+            yield from run.complete(run.look("newest"))
+        if (new_generation or is_generation_due(run.versions)) and not result.failures:
+            yield from run.begin_generation()
+            yield from run.complete(run.look("newest"))
+        result.drift = drift(run.versions)
+        result.versions = run.versions
+        result.states = list(plan(run.versions))
+        if result.left_out:
+            with suppress(StorageError):  # what left them out, such as a full disk, is reported already
+                record_states(run.versions.workspace.catalogue, state_rows(result.states))
+
+
+class _Run:
+    def __init__(self, versions: Versions, watcher: Watcher, result: Result, run_id: str | None) -> None:
+        self._watcher = watcher
+        self._result = result
+        self._run_id = run_id
+        self._executor = executor_of(versions.workspace.study)
+        self.versions = versions
+
+    def look(self, choice: Choice) -> Versions:
+        """Look at the study and its store anew."""
+        return Versions(self.versions.workspace.again(), choice)
+
+    def complete(self, versions: Versions) -> Iterator[Event]:
+        """Compute what is outstanding, again from the start whenever something that was read proved damaged."""
+        for _ in range(ATTEMPTS):
+            self.versions = versions
+            self._result.failures.clear()
+            try:
+                for asset in versions.workspace.graph:
+                    yield from self._complete_in_shared_passes(asset)
+                    yield from self._complete_asset(asset)
+                    yield StageEnded(asset, versions.choice)
+            except DamagedError as error:
+                # Also what was read to see what is outstanding; from now on it counts as missing.
+                self.versions.workspace.store.mark_damaged(error.folder, error.files, error.problem)
+                self._result.mended.append(str(error.folder))
+                versions = self.look(versions.choice)
+            else:
+                return
+
+    def begin_generation(self) -> Iterator[Event]:
+        """Fit another generation."""
+        another = Versions(self.versions.workspace.again(), fit_another=True)
+        if (generation := another.workspace.graph.generation) is not None:
+            yield from self._compute(another, [((generation, Partition()),)])
+
+    def _complete_asset(self, asset: AssetDefinition) -> Iterator[Event]:
+        versions = self.versions
+        failed = {failure.partition for failure in self._result.failures if failure.asset.name == asset.name}
+        outstanding = [
+            partition
+            for partition in versions.partitions(asset)
+            if partition not in failed and not versions.stands(asset, partition)
+        ]
+        computable = [p for p in outstanding if versions.key_and_inputs(asset, p) is not None]
+        yield from self._compute(versions, [((asset, partition),) for partition in computable])
+
+    def _complete_in_shared_passes(self, asset: AssetDefinition) -> Iterator[Event]:
+        """Compute by one pass a shard what can be computed so, beginning with this asset.
+
+        Of a shard that comes to a standing generation all of it is outstanding at once. What the pass reads of query
+        sets, which need no shard, is computed first.
+        """
+        if asset.measures is None:
+            return
+        versions, graph = self.versions, self.versions.workspace.graph
+        for member in graph.sharing_a_pass_with(asset):
+            for name in member.inputs_of(versions.workspace.study):
+                if graph[name].partitioned_by == "query_set":
+                    yield from self._complete_asset(graph[name])
+        sizes: dict[ArtifactKey, int] = {}
+        passes = [members_of_one_pass(versions, asset, shard, sizes) for shard in versions.workspace.shards]
+        groups = [tuple((m.asset, m.partition) for m in members) for members in passes if len(members) > 1]
+        yield from self._compute(versions, groups)
+
+    def _compute(self, versions: Versions, groups: Sequence[tuple[Place, ...]]) -> Iterator[Finished | Failure]:
+        """Compute groups of partitions that do not depend on one another."""
+        tasks = [self._task(versions, group, len(groups) - number) for number, group in enumerate(groups)]
+        for task, task_result in self._executor.run(tasks, partial(self._compute_here, versions)):
+            if isinstance(task_result, DamagedError):
+                raise task_result
+            if isinstance(task_result, Exception):
+                yield from self._failed(versions, task, task_result)
+            else:
+                yield from self._finished(versions, task, task_result)
+
+    def _task(self, versions: Versions, group: Iterable[Place], outstanding: int) -> Task:
+        workspace = versions.workspace
+        places = tuple((asset.name, partition) for asset, partition in group)
+        return Task(
+            workspace.study, workspace.load_graph, places, versions.choice, versions.fit_another, self._run_id,
+            outstanding,
+        )  # fmt: skip
+
+    def _compute_here(self, versions: Versions, task: Task) -> Sequence[Computed]:
+        name, partition = task.places[0]
+        asset = versions.workspace.graph[name]
+        self._watcher.begins(asset, partition, task.outstanding)
+        return compute_with(versions, task, partial(self._watcher.progress, asset, partition))
+
+    def _failed(self, versions: Versions, task: Task, error: Exception) -> Iterator[Failure]:
+        if len(task.places) == 1:  # a pass that fails is no failure yet: each of its partitions is tried alone then
+            name, partition = task.places[0]
+            self._result.failures.append(Failure(versions.workspace.graph[name], partition, error))
+            yield self._result.failures[-1]
+
+    def _finished(self, versions: Versions, task: Task, computed: Sequence[Computed]) -> Iterator[Finished]:
+        for (name, partition), each in zip(task.places, computed, strict=True):
+            asset = versions.workspace.graph[name]
+            if each.is_new:
+                self._result.computed.append((asset, partition))
+            outcome = Outcome(versions.workspace.store.open(each.key), each.is_new)
+            yield Finished(asset, partition, outcome, versions)
+
+
+def is_generation_due(versions: Versions) -> bool:
+    """Return whether the corpus has drifted from its generation, and the study has another one fitted then."""
+    return versions.workspace.study.curvature.new_generation == "automatic" and drift(versions) is not None
+
+
+def drift(versions: Versions) -> dict[str, object] | None:
+    """Return what is known of the drift of the generation that is asked for, if it is past the threshold."""
+    asset = versions.workspace.graph.drift
+    key = None if asset is None else versions.key(asset, Partition())
+    if key is None or not versions.holds(key):
+        return None
+    summary = versions.workspace.store.open(key).manifest.summary
+    return dict(summary) if summary["exceeds"] else None

@@ -1,0 +1,231 @@
+"""What an asset is: everything that is particular to it, in one definition that the rest of the package reads.
+
+Nothing outside an asset's own file asks for it by name. Who needs to treat assets differently asks for a property that
+is defined here, such as `holds_text` or `frozen`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import polars as pl
+
+from influence_assets.engine.checks import NO_CHECKS, Checks
+from influence_assets.engine.costs import Cost
+from influence_assets.engine.partitions import Partition, Partitioning
+from influence_assets.engine.shown import Shown
+from influence_assets.errors import StorageError
+from influence_assets.storage.artifacts import Artifact
+from influence_assets.storage.drafts import Draft
+from influence_assets.storage.manifest import ArtifactKey, Manifest
+from influence_assets.study import Study
+
+if TYPE_CHECKING:
+    from influence_assets.engine.versions import Versions
+    from influence_assets.engine.workspace import Workspace
+
+Source = Literal["source_files", "query_files", "model_files", "corpus", "questions"]
+"""What lies outside the store. `source_files` and `query_files` are one file a partition; `corpus` and `questions` are
+all of them together, which change whenever a file comes, changes or goes; `model_files` are a brought model's."""
+
+KeyAndInputs = tuple[ArtifactKey, tuple[ArtifactKey, ...]]
+"""A partition's artifact, and the artifacts that it is computed from."""
+
+Progress = Callable[[int, int | None], None]
+"""Called with the number of sequences (or steps) that are done, and of how many if that is known."""
+
+ALL_PUBLISHED = ("*published*",)
+"""As `inputs`: every asset of the graph that is published."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One partition of one asset, about to be computed.
+
+    Args:
+        asset: its definition.
+        workspace: the study and its store.
+        partition: what it is about.
+        key: what it will be in the store.
+        inputs: the artifacts that it is computed from.
+        draft: where its results go.
+        progress: called with how far it is.
+        states: looks up the state of all partitions, as rows of `partition_states`.
+    """
+
+    asset: "AssetDefinition"
+    workspace: "Workspace"
+    partition: Partition
+    key: ArtifactKey
+    inputs: tuple[ArtifactKey, ...]
+    draft: Draft
+    progress: Progress
+    states: Callable[[], pl.DataFrame]
+
+    @property
+    def study(self) -> Study:
+        """The study."""
+        return self.workspace.study
+
+    def open(self, asset: str) -> Artifact:
+        """Open the one input that is of this asset.
+
+        Raises:
+            StorageError: there is not exactly one.
+        """
+        artifacts = self.open_all(asset)
+        if len(artifacts) != 1:
+            raise StorageError(f"{self.key.asset} has {len(artifacts)} inputs of {asset}, not one")
+        return artifacts[0]
+
+    def open_all(self, asset: str) -> list[Artifact]:
+        """Open all inputs that are of this asset, in the order of their partitions' keys."""
+        keys = sorted((key for key in self.inputs if key.asset == asset), key=lambda key: key.partition or "")
+        return [self.workspace.store.open(key) for key in keys]
+
+
+class VersionRule(Protocol):
+    """Decides an asset's version where that is not simply the version of its inputs: what is frozen, and when."""
+
+    def key_and_inputs(
+        self, versions: "Versions", asset: "AssetDefinition", partition: Partition
+    ) -> KeyAndInputs | None:
+        """Return the partition's key and what it is computed from; None while that cannot be told."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedPass:
+    """Computes several assets of a shard from one pass of the model over it.
+
+    Args:
+        name: for people.
+        compute: fills the drafts of outstanding partitions of one shard. Those of them that are inputs of others need
+            not stand yet.
+        operations: counts the operations of one pass over a shard that computes these partitions.
+        largest_held_bytes: bytes on disk of `Measurement.held` inputs that one pass holds at a time.
+    """
+
+    name: str
+    compute: Callable[[Sequence[Work]], None]
+    operations: Callable[[Any, str, Sequence[tuple["AssetDefinition", Partition]]], float]
+    largest_held_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What an asset wants of a shared pass.
+
+    Args:
+        shared_pass: the pass that it can be computed by, together with others.
+        join: takes part in a pass: given the work and the pass's context, returns what the pass drives. What both are
+            is between the pass and its assets.
+        fits: whether it feeds the curvature, and so is measured apart while a generation is being fitted.
+        joins: whether it can take part, under a study's settings.
+        held: assets among its inputs that the pass holds in memory.
+    """
+
+    shared_pass: SharedPass
+    join: Callable[[Work, Any], Any]
+    fits: bool = False
+    joins: Callable[[Study], bool] = lambda _study: True
+    held: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostModel:
+    """What an asset costs, by the sizes of a study (`assets.study_sizes.StudySizes`).
+
+    Args:
+        partition: the cost of one partition; of an asset that a shared pass computes, without the pass.
+        memory: the largest memory while it runs, in bytes; None where the model is not run.
+    """
+
+    partition: Callable[[Any, Partition], Cost]
+    memory: Callable[[Any], int | None] = lambda _sizes: None
+
+
+def _no_cost(_sizes: Any, _partition: Partition) -> Cost:
+    return Cost(bytes=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssetDefinition:
+    """An asset. What it computes for a partition depends on nothing but what is named here.
+
+    Args:
+        name: the asset's name.
+        group: the part of the graph that it belongs to (see `graph.GROUPS`).
+        description: what a person reads about it.
+        kinds: the libraries and formats that the UI shows.
+        partitioned_by: what its partitions are.
+        inputs: the assets that it reads.
+        reads: what it reads outside the store.
+        uses: whether, under a study's settings, it reads one of `inputs` or `reads`, given by name.
+        code_version: raised whenever the same inputs would give another result.
+        settings: the part of the study that matters to it.
+        source_content: what of its outside source enters its version.
+        compute: reads the inputs, computes, and fills the draft. Imports what is slow to import, such as torch, itself.
+        frozen: the rule by which its version differs from that of its inputs; None: it does not.
+        identity: what of its manifest enters the versions of all that read it, by a name: of a trained model, whose own
+            version does not tell its weights.
+        is_current: looks further than whether an artifact is held: whether it still serves.
+        begins_generation: whether it can be computed anew, as another generation, on request.
+        reports_drift: whether its summary says that a new generation is due (`exceeds`).
+        holds_text: whether it holds text, tokens or scores of single sequences, so that it goes with a withdrawn
+            document. What is merged over many documents is not.
+        document_ids: the ids of the documents that an artifact holds: of the asset that brings text into the store.
+        is_published: whether its tables are loaded into the catalogue.
+        is_catalogue: whether it is the catalogue itself, so that it is the last of every run.
+        measures: what it wants of a shared pass; None: it is computed alone.
+        runs_model: whether it runs the model: one such computation at a time uses a device.
+        cost: what it will cost.
+        checks: what must hold of its artifacts.
+        shown: what a person is shown of an artifact beside its figures.
+        hidden: entries of its summary that are not for people.
+        source_change: says what changed where code, settings and inputs did not.
+        damage: says what happened to an artifact that is no longer held.
+        sql: a folder with `schema/`, `load/`, `views/` and `checks/` of tables of its own, beside the package's `sql/`.
+    """
+
+    name: str
+    group: str
+    description: str
+    kinds: frozenset[str] = frozenset()
+    partitioned_by: Partitioning = "none"
+    inputs: tuple[str, ...] = ()
+    reads: tuple[Source, ...] = ()
+    uses: Callable[[Study, str], bool] = lambda _study, _name: True
+    code_version: str
+    settings: Callable[[Study], Mapping[str, Any]] = lambda _study: {}
+    source_content: Callable[["Workspace", Partition], Mapping[str, Any]] = lambda _workspace, _partition: {}
+    compute: Callable[[Work], None]
+    frozen: VersionRule | None = None
+    identity: tuple[str, Callable[[Manifest], Any]] | None = None
+    is_current: Callable[["Workspace", Manifest], bool] | None = None
+    begins_generation: bool = False
+    reports_drift: bool = False
+    holds_text: bool = False
+    document_ids: Callable[[Artifact], Iterable[str]] | None = None
+    is_published: bool = False
+    is_catalogue: bool = False
+    measures: Measurement | None = None
+    runs_model: bool = False
+    cost: CostModel = CostModel(partition=_no_cost)
+    checks: Checks = NO_CHECKS
+    shown: Callable[[Artifact], Mapping[str, Shown]] = lambda _artifact: {}
+    hidden: frozenset[str] = frozenset()
+    source_change: Callable[["Workspace", Partition, Manifest], str] = (
+        lambda _workspace, _partition, _manifest: "what it was read from changed"
+    )
+    damage: str = "its files are damaged"
+    sql: Path | None = field(default=None)
+
+    def inputs_of(self, study: Study) -> tuple[str, ...]:
+        """Return the assets that it reads under a study's settings."""
+        return tuple(name for name in self.inputs if self.uses(study, name))
+
+    def reads_of(self, study: Study) -> tuple[Source, ...]:
+        """Return the outside sources that it reads under a study's settings."""
+        return tuple(name for name in self.reads if self.uses(study, name))

@@ -1,0 +1,132 @@
+"""Where partitions are computed: in this process, or elsewhere, by whatever an executor brings.
+
+An executor is given partitions that do not depend on one another, and reports each as it ends. The order of dependence,
+what is outstanding, and what happens after a failure are the engine's.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from influence_assets.engine.graph import AssetGraph
+from influence_assets.engine.materialise import Outcome, materialise, materialise_together
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.shared_pass import members_of_one_pass
+from influence_assets.engine.versions import Choice, Versions
+from influence_assets.engine.workspace import Workspace
+from influence_assets.errors import InputError
+from influence_assets.extensions import discover
+from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.study import Study
+
+PACKAGE = "influence_assets.engine.executors"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Partitions to compute together, told so that another process can do it (it can be pickled).
+
+    Args:
+        study: the study.
+        load_graph: gives the study's assets.
+        places: the partitions, by their assets' names; several are of one shard, for one pass of the model.
+        choice: the generation that is asked for.
+        fit_another: whether another generation is fitted.
+        run_id: the run, for the manifests.
+        outstanding: how many tasks of this kind there are, itself included, for whoever watches.
+    """
+
+    study: Study
+    load_graph: Callable[[], AssetGraph]
+    places: tuple[tuple[str, Partition], ...]
+    choice: Choice
+    fit_another: bool
+    run_id: str | None
+    outstanding: int = 1
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A partition that stands.
+
+    Args:
+        key: what is in the store.
+        is_new: False if it stood already.
+    """
+
+    key: ArtifactKey
+    is_new: bool
+
+
+TaskResult = Sequence[Computed] | Exception
+"""What a task gave, in the order of its places; or what it failed with, which `DamagedError` is a kind of."""
+
+
+class Executor(ABC):
+    """Computes tasks that do not depend on one another."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The executor's name, as `compute.executor` in the study gives it."""
+
+    @abstractmethod
+    def run(
+        self, tasks: Sequence[Task], compute_here: Callable[[Task], Sequence[Computed]]
+    ) -> Iterator[tuple[Task, TaskResult]]:
+        """Compute every task, and yield each with its result as it ends.
+
+        What a task raises is its result and stops no other task. What is no `Exception`, such as the user's interrupt,
+        ends the iterator, and so does closing it: no task is computed after that.
+
+        Args:
+            tasks: in the order in which they should be begun.
+            compute_here: computes a task in this process, with progress for whoever watches; for other processes there
+                is `compute_task`.
+        """
+
+
+def compute_task(task: Task) -> list[Computed]:
+    """Compute a task with a fresh look at the study; for executors of other processes.
+
+    Raises:
+        InputError: the user's files cannot be used as they are.
+        StorageError: an input is missing or damaged, or the disk refuses.
+    """
+    versions = Versions(Workspace(task.study, task.load_graph), task.choice, fit_another=task.fit_another)
+    return compute_with(versions, task, lambda _done, _total: None)
+
+
+def compute_with(versions: Versions, task: Task, progress: Callable[[int, int | None], None]) -> list[Computed]:
+    """Compute a task by versions that are at hand; arguments and errors as in `compute_task`."""
+    graph = versions.workspace.graph
+    places = [(graph[name], partition) for name, partition in task.places]
+    outcomes: list[Outcome] = []
+    if len(places) > 1:
+        members = members_of_one_pass(versions, places[0][0], str(places[0][1].shard), {})
+        wanted = [member for member in members if (member.asset, member.partition) in places]
+        if wanted:
+            outcomes = materialise_together(versions, wanted, run_id=task.run_id, progress=progress)
+        # What another process computed meanwhile is no member any more.
+        done = {outcome.artifact.key: outcome for outcome in outcomes}
+        places_left = [place for place in places if versions.key(*place) not in done]
+        rest = [materialise(versions, *place, run_id=task.run_id, progress=progress) for place in places_left]
+        by_key = done | {outcome.artifact.key: outcome for outcome in rest}
+        outcomes = [by_key[key] for place in places if (key := versions.key(*place)) is not None]
+    else:
+        outcomes = [materialise(versions, *places[0], run_id=task.run_id, progress=progress)]
+    return [Computed(outcome.artifact.key, outcome.computed) for outcome in outcomes]
+
+
+def executor_of(study: Study) -> Executor:
+    """Return the executor that a study names.
+
+    Raises:
+        InputError: there is none of this name; the error lists those that there are.
+    """
+    executors = discover(PACKAGE, "EXECUTOR", Executor)  # type: ignore[type-abstract]
+    if study.compute.executor not in executors:
+        raise InputError(
+            "compute.executor", f"{study.compute.executor!r} is not known", f"There are {', '.join(sorted(executors))}."
+        )
+    return executors[study.compute.executor]

@@ -1,0 +1,1 @@
+"""One executor a file, each under the name `EXECUTOR`."""

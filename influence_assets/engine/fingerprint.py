@@ -1,0 +1,61 @@
+"""Everything outside the store that decides what is outstanding, in one short text."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+
+from influence_assets.corpus.slices import Shard
+from influence_assets.engine.workspace import Workspace
+
+WHOLE = ""
+"""In the place of a partition's key, of a source that has no partitions."""
+
+
+@lru_cache(maxsize=2)
+def sources(workspace: Workspace) -> Mapping[str, Mapping[str, str]]:
+    """The content of every source, by the name of what it is a source of and its partition's key.
+
+    `corpus` and `questions` are all source files and all query files together: they change whenever a file comes,
+    changes or goes.
+
+    Raises:
+        InputError: the corpus, the queries or the model cannot be listed.
+    """
+    source_files = {name: _version(workspace, shard) for name, shard in workspace.shards.items()}
+    query_files = {name: workspace.query_hash(file) for name, file in workspace.query_sets.items()}
+    found = {
+        "source_files": source_files,
+        "corpus": {WHOLE: _digest(source_files)},
+        "query_files": query_files,
+        "questions": {WHOLE: _digest(query_files)},
+    }
+    if workspace.study.model.train is None:
+        found["model_files"] = {WHOLE: "-".join(workspace.model_file_hashes)}
+    return found
+
+
+def fingerprint(workspace: Workspace) -> str:
+    """A hash of the sources, the withdrawn documents, the study and the code.
+
+    Raises:
+        InputError: as for `sources`.
+    """
+    said = [
+        sources(workspace),
+        sorted(workspace.withdrawn.entries),
+        workspace.study.model_dump(mode="json", exclude={"automation", "lineage"}),
+        [asset.code_version for asset in workspace.graph],
+    ]
+    return _digest(said)
+
+
+def _version(workspace: Workspace, shard: Shard) -> str:
+    """A shard's content, and what of it must not be used."""
+    withdrawn = sorted(workspace.withdrawn.of(shard))
+    return f"{shard.content_hash}-{_digest(withdrawn)}" if withdrawn else shard.content_hash
+
+
+def _digest(described: object) -> str:
+    canonical = json.dumps(described, sort_keys=True)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]

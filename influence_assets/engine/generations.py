@@ -1,0 +1,196 @@
+"""Generations of curvature: numbered, frozen, and current for as long as model and settings stay what they are.
+
+A new one is fitted beside the one that is published. It takes its place once everything stands in it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from influence_assets.engine.partitions import Partition
+from influence_assets.storage.manifest import ArtifactKey, Manifest
+from influence_assets.storage.small_files import read_cache, replace_cache
+
+if TYPE_CHECKING:
+    from influence_assets.engine.definition import AssetDefinition, KeyAndInputs
+    from influence_assets.engine.versions import Versions
+    from influence_assets.engine.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A fitted generation.
+
+    Args:
+        generation_id: its number, from 1.
+        key: the artifact that is the generation.
+        inputs: what it was fitted on.
+        fitted_shards: the shards that it was fitted on, with the data versions of their statistics.
+        ends: for every finished end of this generation (`FrozenWithGeneration`), what that was computed from.
+        is_published: whether the catalogue holds scores of it.
+    """
+
+    generation_id: int
+    key: ArtifactKey
+    inputs: tuple[ArtifactKey, ...]
+    fitted_shards: Mapping[str, str]
+    ends: tuple[tuple[ArtifactKey, ...], ...]
+    is_published: bool
+
+
+@dataclass(frozen=True)
+class FrozenBySettings:
+    """The rule of an asset that is known by its settings alone: what comes to its inputs later does not change it."""
+
+    def key_and_inputs(
+        self, versions: "Versions", asset: "AssetDefinition", partition: Partition
+    ) -> "KeyAndInputs | None":
+        """Return the artifact's key with the inputs that it was made of, else those that there are now."""
+        key = versions.key_from(asset, partition, ())
+        manifest = versions.workspace.store.manifest(key)
+        if manifest is not None and (versions.holds(key) or all(map(versions.holds, manifest.inputs))):
+            return key, manifest.inputs
+        inputs = versions.inputs(asset, partition)
+        return None if inputs is None else (key, tuple(inputs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberedGeneration:
+    """The rule of the asset that is a generation: it stays until another is asked for, whatever comes to the corpus.
+
+    Args:
+        model: the asset that the statistics were taken of.
+        fitted_on: the asset with the statistics of each shard.
+        identity_of: the assets whose code and settings make generations comparable.
+    """
+
+    model: str
+    fitted_on: str
+    identity_of: tuple[str, ...]
+
+    def key_and_inputs(
+        self, versions: "Versions", asset: "AssetDefinition", partition: Partition
+    ) -> "KeyAndInputs | None":
+        """Return the current generation, or the one that would be fitted now."""
+        generation = None if versions.fit_another else versions.generation
+        if generation is not None:
+            return generation.key, generation.inputs
+        inputs = versions.inputs(asset, partition)
+        if inputs is None:
+            return None
+        another = next_generation_id(versions.workspace) if versions.fit_another else False
+        key = versions.key_from(asset, partition, inputs, identity=versions.identity, another=another)
+        return key, tuple(inputs)
+
+    def summary(self, versions: "Versions", key: ArtifactKey) -> dict[str, Any]:
+        """Return what the manifest of a generation says of it: its number, and what makes it comparable."""
+        number = known_generation_id(versions.workspace, key) or next_generation_id(versions.workspace)
+        return {"generation_id": number, "identity": versions.identity}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenWithGeneration:
+    """The rule of the asset that completes a generation: it stays with it, whatever became of the shards since.
+
+    Args:
+        fixed_inputs: the inputs that its version depends on.
+    """
+
+    fixed_inputs: tuple[str, ...]
+
+    def key_and_inputs(
+        self, versions: "Versions", asset: "AssetDefinition", partition: Partition
+    ) -> "KeyAndInputs | None":
+        """Return the artifact that stands, or what it can be computed from again.
+
+        Where it does not stand, its inputs are those of one that is damaged or has other settings, else the
+        statistics of the shards that were fitted.
+        """
+        graph = versions.workspace.graph
+        fixed = [versions.key(graph[name], Partition()) for name in self.fixed_inputs]
+        generation = versions.generation
+        known = [key for key in fixed if key is not None]
+        begun = None if graph.generation is None else versions.key(graph.generation, Partition())
+        if generation is None or len(known) < len(fixed) or begun is None or not versions.holds(begun):
+            return None
+        key = versions.key_from(asset, partition, known)
+        manifest = versions.workspace.store.manifest(key)
+        if manifest is not None and versions.holds(key):
+            return key, manifest.inputs
+        finished = next((inputs for inputs in generation.ends if all(map(versions.holds, inputs))), None)
+        inputs = versions.inputs(asset, partition) if finished is None else list(finished)
+        return None if inputs is None else (key, tuple(inputs))
+
+    def keys_of(self, versions: "Versions", asset: "AssetDefinition", generation: Generation) -> list[ArtifactKey]:
+        """Return the key of this generation's end under the study's settings, if it can be told."""
+        graph = versions.workspace.graph
+        keys = [
+            generation.key if graph[name] is graph.generation else versions.key(graph[name], Partition())
+            for name in self.fixed_inputs
+        ]
+        known = [key for key in keys if key is not None]
+        return [versions.key_from(asset, Partition(), known)] if len(known) == len(keys) else []
+
+
+def generations(workspace: "Workspace", identity: str) -> list[Generation]:
+    """Return all generations of this identity, the newest first, also those whose files are damaged."""
+    published = workspace.published_generations
+    generation, end = workspace.graph.generation, workspace.graph.generation_end
+    ends: dict[ArtifactKey, list[tuple[ArtifactKey, ...]]] = {}
+    if generation is not None and end is not None:
+        for manifest in workspace.store.manifests(end.name, with_records=True, with_damaged=True):
+            for key in manifest.inputs:
+                if key.asset == generation.name:
+                    ends.setdefault(key, []).append(manifest.inputs)
+    fitted = [
+        Generation(
+            int(manifest.summary["generation_id"]),
+            manifest.key,
+            manifest.inputs,
+            {str(shard): str(version) for shard, version in manifest.summary["fitted_shards"].items()},
+            tuple(ends.get(manifest.key, ())),
+            int(manifest.summary["generation_id"]) in published,
+        )
+        for manifest in fitted_manifests(workspace)
+        if manifest.summary["identity"] == identity
+    ]
+    return sorted(fitted, key=lambda each: -each.generation_id)
+
+
+def fitted_manifests(workspace: "Workspace") -> Iterator[Manifest]:
+    """Yield the manifests of all generations, damaged ones too: they are computed again under their number."""
+    if workspace.graph.generation is not None:
+        name = workspace.graph.generation.name
+        yield from workspace.store.manifests(name, with_records=True, with_damaged=True)
+
+
+def known_generation_id(workspace: "Workspace", generation: ArtifactKey) -> int | None:
+    """Return the number of a generation that was fitted before, which it keeps when it is computed again.
+
+    Its end knows the number too, should the generation's own manifest be damaged.
+    """
+    manifests = [workspace.store.manifest(generation)]
+    if (end := workspace.graph.generation_end) is not None:
+        ends = workspace.store.manifests(end.name, with_records=True, with_damaged=True)
+        manifests += [manifest for manifest in ends if generation in manifest.inputs]
+    return next((int(manifest.summary["generation_id"]) for manifest in manifests if manifest is not None), None)
+
+
+def next_generation_id(workspace: "Workspace") -> int:
+    """Return the number of a generation that is about to be fitted; no number is given twice."""
+    return _last_generation_id(workspace) + 1
+
+
+def remember_last_generation(workspace: "Workspace") -> None:
+    """Keep the last number that was given: the generation that has it may be about to be removed."""
+    replace_cache(_counter(workspace), _last_generation_id(workspace))
+
+
+def _last_generation_id(workspace: "Workspace") -> int:
+    stored = [int(manifest.summary["generation_id"]) for manifest in fitted_manifests(workspace)]
+    return max([*stored, int(read_cache(_counter(workspace)) or 0)])
+
+
+def _counter(workspace: "Workspace") -> Path:
+    return workspace.store.root / ".cache" / "last_generation.json"

@@ -1,0 +1,109 @@
+"""The graph of assets, in the order in which they can be computed, with what the engine asks of them as a whole."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+
+from influence_assets.engine.definition import ALL_PUBLISHED, AssetDefinition
+from influence_assets.engine.generations import FrozenWithGeneration, NumberedGeneration
+from influence_assets.errors import InputError
+
+GROUPS = ("corpus", "model", "curvature", "queries", "attribution")
+"""Groups in the order in which people read them; others follow by name, and the catalogue comes last."""
+
+
+class AssetGraph:
+    """The assets of a study.
+
+    Args:
+        assets: their definitions, in any order.
+
+    Raises:
+        InputError: an input is not defined, or assets read one another in a circle.
+    """
+
+    def __init__(self, assets: Iterable[AssetDefinition]) -> None:
+        given = list(assets)
+        published = tuple(asset.name for asset in given if asset.is_published)
+        gathering = {asset.name for asset in given if asset.inputs == ALL_PUBLISHED}
+        resolved = [replace(asset, inputs=published) if asset.name in gathering else asset for asset in given]
+        ordered = list(_ordered({asset.name: asset for asset in resolved}))
+        # Versions list inputs in their definition's order: of those that are gathered here, in the graph's.
+        published = tuple(asset.name for asset in ordered if asset.is_published)
+        self.assets = tuple(
+            replace(asset, inputs=published) if asset.name in gathering else asset for asset in ordered
+        )
+        self._by_name: Mapping[str, AssetDefinition] = {asset.name: asset for asset in self.assets}
+
+    def __iter__(self) -> Iterator[AssetDefinition]:
+        return iter(self.assets)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def __getitem__(self, name: str) -> AssetDefinition:
+        return self._by_name[name]
+
+    def get(self, name: str) -> AssetDefinition | None:
+        """Return an asset, or None where the graph has none of this name, such as one of another release."""
+        return self._by_name.get(name)
+
+    @cached_property
+    def generation(self) -> AssetDefinition | None:
+        """The asset that is a numbered generation."""
+        return self._single(asset for asset in self if isinstance(asset.frozen, NumberedGeneration))
+
+    @cached_property
+    def generation_end(self) -> AssetDefinition | None:
+        """The asset that completes a generation and is frozen with it."""
+        return self._single(asset for asset in self if isinstance(asset.frozen, FrozenWithGeneration))
+
+    @cached_property
+    def drift(self) -> AssetDefinition | None:
+        """The asset that says whether a new generation is due."""
+        return self._single(asset for asset in self if asset.reports_drift)
+
+    @cached_property
+    def text_source(self) -> AssetDefinition | None:
+        """The asset that brings the documents' text into the store."""
+        return self._single(asset for asset in self if asset.document_ids is not None)
+
+    @cached_property
+    def catalogue(self) -> AssetDefinition | None:
+        """The asset that is the DuckDB file."""
+        return self._single(asset for asset in self if asset.is_catalogue)
+
+    def sharing_a_pass_with(self, asset: AssetDefinition) -> list[AssetDefinition]:
+        """Return the assets that one pass can compute together with this one, itself included, in order."""
+        if asset.measures is None:
+            return [asset]
+        shared = asset.measures.shared_pass
+        return [other for other in self if other.measures is not None and other.measures.shared_pass is shared]
+
+    def _single(self, assets: Iterable[AssetDefinition]) -> AssetDefinition | None:
+        several = list(assets)
+        if len(several) > 1:
+            names = " and ".join(asset.name for asset in several)
+            raise InputError(names, "both have a part that only one asset can have", "Leave one of them out.")
+        return several[0] if several else None
+
+
+def _ordered(assets: Mapping[str, AssetDefinition]) -> Iterator[AssetDefinition]:
+    """Each asset after those that it reads; of several that could come next, the first by group, then by name."""
+    waiting = dict(assets)
+    for asset in assets.values():
+        for name in asset.inputs:
+            if name not in assets:
+                raise InputError(asset.name, f"reads {name}, which no asset is called", "Correct its `inputs`.")
+    while waiting:
+        ready = [asset for asset in waiting.values() if not any(name in waiting for name in asset.inputs)]
+        if not ready:
+            raise InputError(", ".join(waiting), "read one another in a circle", "Correct their `inputs`.")
+        following = min(ready, key=_rank)
+        del waiting[following.name]
+        yield following
+
+
+def _rank(asset: AssetDefinition) -> tuple[bool, int, str, str]:
+    known = GROUPS.index(asset.group) if asset.group in GROUPS else len(GROUPS)
+    return asset.is_catalogue, known, asset.group, asset.name

@@ -1,0 +1,147 @@
+"""Computes partitions, unless they stand already: one by itself, or several of a shard by one pass of the model."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from influence_assets.engine.definition import AssetDefinition, KeyAndInputs, Progress, Work
+from influence_assets.engine.generations import NumberedGeneration
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.plan import plan, state_rows
+from influence_assets.engine.shared_pass import Member
+from influence_assets.engine.versions import Versions
+from influence_assets.errors import DamagedError, StorageError
+from influence_assets.storage.artifacts import Artifact, ArtifactStore
+from influence_assets.storage.drafts import Draft
+from influence_assets.storage.manifest import ArtifactKey
+
+MISSING_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A partition that stands.
+
+    Args:
+        artifact: what is in the store.
+        computed: False if it stood already, so that nothing was done.
+    """
+
+    artifact: Artifact
+    computed: bool
+
+
+def materialise(
+    versions: Versions, asset: AssetDefinition, partition: Partition, *, run_id: str | None, progress: Progress
+) -> Outcome:
+    """Bring one partition up to date.
+
+    Raises:
+        StorageError: an input is missing or out of date; names it.
+        InputError: the user's files cannot be used as they are; what stood before still stands.
+    """
+    workspace = versions.workspace
+    key, inputs = _computable(versions, asset, partition)
+    store = workspace.store
+    # Another process may be at the same partition: whoever comes second finds it computed.
+    with store.in_use(), store.claim(key):
+        if versions.stands(asset, partition):
+            return Outcome(store.open(key), computed=False)
+        with _marking_damage(store), _writing(versions, asset, (key, inputs), run_id) as draft:
+            states = partial(_states, versions)
+            asset.compute(Work(asset, workspace, partition, key, inputs, draft, progress, states))
+            draft.summarise(**_generation_summary(versions, asset, key))
+        return Outcome(store.open(key), computed=True)
+
+
+def materialise_together(
+    versions: Versions, members: Sequence[Member], *, run_id: str | None, progress: Progress
+) -> list[Outcome]:
+    """Bring several partitions of one shard up to date, by the pass of the model that their assets share.
+
+    Args:
+        versions: by which they are asked for.
+        members: the partitions; inputs that are not among them must stand.
+        run_id: the run, for the manifests.
+        progress: called with the shard's sequences that are done.
+
+    Returns:
+        What stands now of each, in the order of the members.
+
+    Raises:
+        StorageError: a draft cannot be written.
+        InputError: the user's files cannot be used as they are; what stood before still stands.
+    """
+    workspace, store = versions.workspace, versions.workspace.store
+    measurement = members[0].asset.measures
+    assert measurement is not None  # noqa: S101  # or it were no member
+    computed = [False] * len(members)
+    with store.in_use(), ExitStack() as claims:
+        for key in sorted((member.key_and_inputs[0] for member in members), key=str):  # one order: no deadlock
+            claims.enter_context(store.claim(key))
+        with _marking_damage(store), ExitStack() as drafts:
+            works: list[Work] = []
+            # Drafts are published from the last to the first, so that nothing stands before what it was computed from.
+            for number, member in reversed(list(enumerate(members))):
+                if not versions.holds(member.key_and_inputs[0]):
+                    draft = drafts.enter_context(_writing(versions, member.asset, member.key_and_inputs, run_id))
+                    states = partial(_states, versions)
+                    place = member.asset, workspace, member.partition
+                    works.insert(0, Work(*place, *member.key_and_inputs, draft, progress, states))
+                    computed[number] = True
+            if works:
+                measurement.shared_pass.compute(works)
+            for work in works:
+                work.draft.shares_its_cost_with(len(works) - 1)
+        keys = (member.key_and_inputs[0] for member in members)
+        return [Outcome(store.open(key), computed=new) for key, new in zip(keys, computed, strict=True)]
+
+
+def _computable(versions: Versions, asset: AssetDefinition, partition: Partition) -> KeyAndInputs:
+    """The key and inputs of a partition that stands or whose inputs do."""
+    key_and_inputs = versions.key_and_inputs(asset, partition)
+    if key_and_inputs is not None:
+        if all(map(versions.holds, key_and_inputs[1])) or versions.stands(asset, partition):
+            return key_and_inputs
+    missing = ", ".join(versions.missing_inputs(asset, partition)[:MISSING_NAMED]) or "an input"
+    raise StorageError(
+        f"{asset.name} needs {missing}, which is missing or out of date. "
+        "Materialise it first, or bring everything up to date with `influence run`."
+    )
+
+
+def _writing(
+    versions: Versions, asset: AssetDefinition, key_and_inputs: KeyAndInputs, run_id: str | None
+) -> AbstractContextManager[Draft]:
+    key, inputs = key_and_inputs
+    return versions.workspace.store.write(
+        key,
+        inputs=inputs,
+        code_version=asset.code_version,
+        settings=versions.settings(asset),
+        run_id=run_id,
+        device=versions.workspace.device if asset.runs_model else None,
+    )
+
+
+@contextmanager
+def _marking_damage(store: ArtifactStore) -> Iterator[None]:
+    """What proves damaged counts as missing from now on, so that the next pass computes it again."""
+    try:
+        yield
+    except DamagedError as error:
+        store.mark_damaged(error.folder, error.files, error.problem)
+        raise
+
+
+def _states(versions: Versions) -> pl.DataFrame:
+    return state_rows(list(plan(versions)))
+
+
+def _generation_summary(versions: Versions, asset: AssetDefinition, key: ArtifactKey) -> Mapping[str, Any]:
+    """A generation's number, and what makes it comparable with others."""
+    return asset.frozen.summary(versions, key) if isinstance(asset.frozen, NumberedGeneration) else {}

@@ -1,0 +1,36 @@
+"""What a person is shown of an artifact, in terms that no user interface is needed for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows for reading; text in them may come from a corpus and is never markup."""
+
+    rows: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot.
+
+    Args:
+        png: the image.
+        title: what it shows, for those who cannot see it.
+    """
+
+    png: bytes
+    title: str
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or folder on this machine."""
+
+    path: Path
+
+
+Shown = Table | Picture | Location | str | int | float | bool

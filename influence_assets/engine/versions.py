@@ -1,0 +1,299 @@
+"""Which version of each partition the study asks for, as things stand now.
+
+A data version is a hash of the inputs' data versions, of the settings that matter, of the source's content where the
+asset reads one, and of the code version. So it is known before anything is computed: what stands under its version is
+right, and what does not stand is missing.
+
+Some assets are frozen instead (`AssetDefinition.frozen`), so that a growing corpus does not start them anew. What each
+of them was made of stands in its manifest, from which it can be made again should it be damaged.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+from influence_assets.engine.definition import AssetDefinition, KeyAndInputs
+from influence_assets.engine.generations import FrozenWithGeneration, Generation, NumberedGeneration, generations
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.workspace import Workspace
+from influence_assets.errors import StorageError
+from influence_assets.storage.manifest import ArtifactKey
+
+Choice = Literal["newest", "published"]
+"""Which generation to ask for: the newest, or the newest that readers see while the newest is not complete."""
+
+
+class Versions:
+    """Keys and inputs of every partition, looked up once each.
+
+    Args:
+        workspace: the study and its store.
+        choice: which generation is asked for.
+        fit_another: whether another generation is fitted although one stands.
+        pinned: ask for this generation, whatever else there is.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        choice: Choice = "newest",
+        *,
+        fit_another: bool = False,
+        pinned: Generation | None = None,
+    ) -> None:
+        self.workspace = workspace
+        self.choice = choice
+        self.fit_another = fit_another
+        self._generation = pinned
+        self._keys_and_inputs: dict[tuple[str, Partition], KeyAndInputs] = {}
+        self._held: set[ArtifactKey] = set()
+        self._settings: dict[str, dict[str, Any]] = {}
+        self._identities: dict[ArtifactKey, Any] = {}
+
+    def partitions(self, asset: AssetDefinition) -> list[Partition]:
+        """Return all partitions of an asset, by the source files that exist."""
+        shards, query_sets = self.workspace.shards, self.workspace.query_sets
+        if asset.partitioned_by == "shard":
+            return [Partition(shard=shard) for shard in shards]
+        if asset.partitioned_by == "query_set":
+            return [Partition(query_set=query_set) for query_set in query_sets]
+        if asset.partitioned_by == "pair":
+            return [Partition(shard, query_set) for query_set in query_sets for shard in shards]
+        return [Partition()]
+
+    def key(self, asset: AssetDefinition, partition: Partition) -> ArtifactKey | None:
+        """Return the partition's key in the store; None while an input is missing, so that it cannot be told."""
+        key_and_inputs = self.key_and_inputs(asset, partition)
+        return None if key_and_inputs is None else key_and_inputs[0]
+
+    def stands(self, asset: AssetDefinition, partition: Partition) -> bool:
+        """Return whether the partition is in the store as the study asks for it."""
+        key = self.key(asset, partition)
+        return key is not None and self.holds(key)
+
+    def key_and_inputs(self, asset: AssetDefinition, partition: Partition) -> KeyAndInputs | None:
+        """Return the partition's key and its inputs; None while an input is missing."""
+        place = (asset.name, partition)
+        if place not in self._keys_and_inputs:
+            if asset.frozen is not None:
+                key_and_inputs = asset.frozen.key_and_inputs(self, asset, partition)
+            else:
+                key_and_inputs = self.key_and_inputs_beside(asset, partition, frozenset())
+            if key_and_inputs is None:
+                return None  # not kept: the input may be computed meanwhile
+            self._keys_and_inputs[place] = key_and_inputs
+        return self._keys_and_inputs[place]
+
+    def key_and_inputs_beside(
+        self, asset: AssetDefinition, partition: Partition, computed_too: Collection[ArtifactKey]
+    ) -> KeyAndInputs | None:
+        """Return the key and inputs of a partition that is computed together with others.
+
+        Versions do not depend on results: the key is known although some of its inputs are still to be computed.
+
+        Args:
+            asset: an asset that is not frozen.
+            partition: its partition.
+            computed_too: what is computed together with it, and so need not stand.
+        """
+        inputs = self.inputs(asset, partition, computed_too)
+        return None if inputs is None else (self.key_from(asset, partition, inputs), tuple(inputs))
+
+    def missing_inputs(self, asset: AssetDefinition, partition: Partition) -> list[str]:
+        """Return the inputs that do not stand, as people read them: `asset[partition]`."""
+        return [
+            f"{upstream.name}[{place.key}]" if place.key else upstream.name
+            for upstream, place in self.upstream(asset, partition)
+            if not self.stands(upstream, place)
+        ]
+
+    def upstream(self, asset: AssetDefinition, partition: Partition) -> Iterable[tuple[AssetDefinition, Partition]]:
+        """Yield the upstream partitions that a partition reads."""
+        for name in asset.inputs_of(self.workspace.study):
+            upstream = self.workspace.graph[name]
+            for place in self._partitions_read(asset, partition, upstream):
+                yield upstream, place
+
+    def settings(self, asset: AssetDefinition) -> dict[str, Any]:
+        """Return the part of the study that matters to an asset."""
+        if asset.name not in self._settings:
+            self._settings[asset.name] = dict(asset.settings(self.workspace.study))
+        return self._settings[asset.name]
+
+    def holds(self, key: ArtifactKey) -> bool:
+        """Return whether an artifact is in the store and still serves; looked up until it does."""
+        if key not in self._held and self._serves(key):
+            self._held.add(key)
+        return key in self._held
+
+    def inputs(
+        self, asset: AssetDefinition, partition: Partition, computed_too: Collection[ArtifactKey] = ()
+    ) -> list[ArtifactKey] | None:
+        """Return the keys of all inputs of a partition; None while one of them is missing.
+
+        Args:
+            asset: the asset.
+            partition: its partition.
+            computed_too: artifacts that need not stand because they are computed together with it.
+        """
+        keys = []
+        for upstream, place in self.upstream(asset, partition):
+            key = self.key(upstream, place)
+            if key is None or not (key in computed_too or self.holds(key)):
+                return None
+            keys.append(key)
+        return keys
+
+    def key_from(
+        self, asset: AssetDefinition, partition: Partition, inputs: Sequence[ArtifactKey], **described: Any
+    ) -> ArtifactKey:
+        """Return the key of a partition that is computed from these artifacts.
+
+        Args:
+            asset: the asset.
+            partition: its partition.
+            inputs: what its version depends on.
+            described: what else its version depends on; the names are part of the version.
+
+        Raises:
+            StorageError: an input whose content enters the version is missing.
+        """
+        described |= asset.source_content(self.workspace, partition)
+        for key in inputs:
+            upstream = self.workspace.graph[key.asset]
+            if upstream.identity is not None:
+                described[upstream.identity[0]] = self.identity_of(key)
+        versions = [[key.asset, key.partition, key.data_version] for key in inputs]
+        parts = [asset.name, partition.key, asset.code_version, self.settings(asset) | described, versions]
+        return ArtifactKey(asset.name, partition.key, _digest(parts))
+
+    def identity_of(self, key: ArtifactKey) -> Any:
+        """Return what of an artifact enters the versions of all that read it (`AssetDefinition.identity`).
+
+        Raises:
+            StorageError: the artifact is missing.
+        """
+        if key not in self._identities:
+            identity = self.workspace.graph[key.asset].identity
+            if identity is None or not self.holds(key):
+                raise StorageError(f"{key.asset} is missing. Bring everything up to date with `influence run`.")
+            self._identities[key] = identity[1](self.workspace.store.open(key).manifest)
+        return self._identities[key]
+
+    @property
+    def generation(self) -> Generation | None:
+        """The generation that is asked for; None while there is none to be had."""
+        if self._generation is None:
+            usable = self._usable_generations
+            published = [g for g in usable if g.is_published] if self.choice == "published" else []
+            self._generation = next(iter(published or usable), None)
+        return self._generation
+
+    @property
+    def has_newer_generation(self) -> bool:
+        """Whether another generation was begun after the one that is asked for."""
+        newest = next(iter(self._usable_generations), None)
+        return newest is not None and self.generation is not None and newest.key != self.generation.key
+
+    @property
+    def previous_generation(self) -> Generation | None:
+        """The published generation before the one that is asked for, to be compared with it."""
+        current = self.generation
+        if current is None:
+            return None
+        earlier = (g for g in self._usable_generations if g.generation_id < current.generation_id and g.is_published)
+        return next(earlier, None)
+
+    @cached_property
+    def identity(self) -> str:
+        """What all generations have in common that are comparable: model, sequences, settings and code.
+
+        Raises:
+            StorageError: the language model is missing.
+        """
+        graph, rule = self.workspace.graph, self._generation_rule
+        assert rule is not None  # noqa: S101  # only asked for where the graph has generations
+        parts = [[graph[name].code_version, self.settings(graph[name])] for name in rule.identity_of]
+        model = self.key(graph[rule.model], Partition())
+        if model is None:
+            raise StorageError(f"{rule.model} is missing. Bring everything up to date with `influence run`.")
+        return _digest([model.data_version, self.identity_of(model), parts])
+
+    @property
+    def _generation_rule(self) -> NumberedGeneration | None:
+        generation = self.workspace.graph.generation
+        rule = None if generation is None else generation.frozen
+        return rule if isinstance(rule, NumberedGeneration) else None
+
+    @property
+    def _usable_generations(self) -> list[Generation]:
+        """Generations of this identity that stand or can be completed, the newest first."""
+        rule = self._generation_rule
+        if rule is None:
+            return []
+        model = self.key(self.workspace.graph[rule.model], Partition())
+        if model is None or not self.holds(model):
+            return []
+        return [g for g in generations(self.workspace, self.identity) if self._is_usable(g, rule)]
+
+    def _is_usable(self, generation: Generation, rule: NumberedGeneration) -> bool:
+        """Whether a generation's parts stand, or can be had from what does.
+
+        A generation without its end needs the statistics of the very shards that it was fitted on; once one of those
+        has changed it is passed over.
+        """
+        if not self.holds(generation.key) and not all(map(self.holds, generation.inputs)):
+            return False
+        if any(all(map(self.holds, inputs)) for inputs in generation.ends):
+            return True
+        end = self.workspace.graph.generation_end
+        if end is not None and isinstance(end.frozen, FrozenWithGeneration):
+            if any(self.holds(key) for key in end.frozen.keys_of(self, end, generation)):
+                return True
+        fitted_on = self.workspace.graph[rule.fitted_on]
+        return all(
+            self._is_as_fitted(fitted_on, shard, version) for shard, version in generation.fitted_shards.items()
+        )
+
+    def _is_as_fitted(self, fitted_on: AssetDefinition, shard: str, data_version: str) -> bool:
+        if shard not in self.workspace.shards:
+            return False
+        key = self.key(fitted_on, Partition(shard=shard))
+        return key is not None and key.data_version == data_version
+
+    def _partitions_read(
+        self, asset: AssetDefinition, partition: Partition, upstream: AssetDefinition
+    ) -> list[Partition]:
+        """The partitions of an upstream asset that agree with a partition in what both are about."""
+        if isinstance(asset.frozen, FrozenWithGeneration) and upstream.partitioned_by == "shard":
+            generation = self.generation
+            return [] if generation is None else [Partition(shard=shard) for shard in generation.fitted_shards]
+        if upstream.partitioned_by == "none":
+            return [Partition()]
+        if upstream.partitioned_by == "shard" and partition.shard is not None:
+            return [Partition(shard=partition.shard)]
+        if upstream.partitioned_by == "query_set" and partition.query_set is not None:
+            return [Partition(query_set=partition.query_set)]
+        if upstream.partitioned_by == "pair" and partition.query_set is not None:
+            shards = self.workspace.shards if partition.shard is None else [partition.shard]
+            return [Partition(shard, partition.query_set) for shard in shards]
+        return self.partitions(upstream)
+
+    def _serves(self, key: ArtifactKey) -> bool:
+        if not self.workspace.store.holds(key):
+            return False
+        asset = self.workspace.graph.get(key.asset)
+        if asset is None or asset.is_current is None:
+            return True
+        try:
+            manifest = self.workspace.store.open(key).manifest
+        except StorageError:
+            return False
+        return asset.is_current(self.workspace, manifest)
+
+
+def _digest(described: object) -> str:
+    canonical = json.dumps(described, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:32]

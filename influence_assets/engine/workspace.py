@@ -1,0 +1,215 @@
+"""A study, its graph of assets and its store, and what is costly to look up about them more than once."""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import polars as pl
+
+from influence_assets.corpus.digests import Digests, file_hash
+from influence_assets.corpus.slices import Shard, list_shards
+from influence_assets.corpus.sources import SourceFile, list_query_files
+from influence_assets.engine.graph import AssetGraph
+from influence_assets.errors import InputError, StorageError
+from influence_assets.engine.withdrawals import Tombstones, Withdrawn
+from influence_assets.storage.artifacts import ArtifactStore
+from influence_assets.storage.catalogue import query, standing_content_version
+from influence_assets.storage.manifest import Manifest
+from influence_assets.study import Study
+
+CATALOGUE = "influence.duckdb"
+
+_ASKED = {
+    "vanished_documents": "select shard_id, document_id from documents where shard_id not in (select unnest($shards))",
+    "generations": "select generation_id from generations",
+}
+
+_File = TypeVar("_File", Shard, SourceFile)
+
+
+def catalogue_path(study: Study) -> Path:
+    """The study's DuckDB file; reading it needs no leave to write beside it."""
+    return Path(study.storage.root) / CATALOGUE
+
+
+class Workspace:
+    """What an asset needs to know beyond its inputs.
+
+    It looks at the source files and the model once and then sticks to what it saw: make a new one for each run or
+    plan, so that nothing changes under it half way.
+
+    Args:
+        study: the study.
+        load_graph: gives its assets; a function that another process can import, so that work can be done there.
+    """
+
+    def __init__(self, study: Study, load_graph: Callable[[], AssetGraph]) -> None:
+        self.study = study
+        self.load_graph = load_graph
+        self.graph = load_graph()
+        self.store = ArtifactStore.open_or_create(Path(study.storage.root), study.name)
+        self._query_hashes: dict[str, str] = {}
+        self._catalogue_seen: tuple[tuple[int, ...], str | None] | None = None
+
+    def again(self) -> "Workspace":
+        """Return a fresh look at the study's files and its store."""
+        return Workspace(self.study, self.load_graph)
+
+    @property
+    def weights_cache(self) -> Path:
+        """The file that remembers the hashes of weights."""
+        return self.store.root / ".cache" / "weights.json"
+
+    @cached_property
+    def _digests(self) -> Digests:
+        return Digests(self.store.root / ".cache" / "sources.json")
+
+    @property
+    def catalogue(self) -> Path:
+        """The DuckDB file."""
+        return catalogue_path(self.study)
+
+    @cached_property
+    def listed(self) -> dict[str, Shard]:
+        """The corpus's files by shard, each with the hash of its content, in the order of their names."""
+        found = {shard.shard_id: shard for shard in list_shards(self.study.corpus, self._digests)}
+        self._digests.save()
+        return found
+
+    @cached_property
+    def withdrawn(self) -> Withdrawn:
+        """What must not be used of the corpus, and where it is."""
+        return Withdrawn(self.store, self.study.corpus, self.listed, self.graph.text_source)
+
+    @cached_property
+    def shards(self) -> dict[str, Shard]:
+        """The shards that have documents, those left out of which every document is withdrawn."""
+        return {name: shard for name, shard in self.listed.items() if not self.withdrawn.is_all_of(shard)}
+
+    @cached_property
+    def tombstones(self) -> pl.DataFrame:
+        """What should remain of documents that are withdrawn, or of which the file vanished."""
+        withdrawn = {
+            name: [self.withdrawn.entries[document] for document in sorted(self.withdrawn.of(shard))]
+            for name, shard in self.listed.items()
+        }
+        published = self._published("vanished_documents", shards=list(self.listed))
+        vanished: dict[str, list[str]] = {}
+        for shard, document in self._vanished_of_artifacts() if published is None else published:
+            vanished.setdefault(shard, []).append(document)
+        tombstones = Tombstones(self.store.root)
+        return tombstones.wanted(withdrawn, vanished, self.listed.keys(), self.withdrawn.entries.keys())
+
+    @cached_property
+    def published_generations(self) -> frozenset[int]:
+        """The generations that the catalogue has scores of; once it was lost, those that one ever had."""
+        published = self._published("generations")
+        if published is None:
+            end = self.graph.generation_end
+            loaded = {key for manifest in self._loads for key in manifest.inputs}
+            ends = [self.store.manifest(key) for key in loaded if end is not None and key.asset == end.name]
+            return frozenset(int(manifest.summary["generation_id"]) for manifest in ends if manifest is not None)
+        return frozenset(generation for (generation,) in published)
+
+    def catalogue_version(self) -> str | None:
+        """What the catalogue holds now; None where there is none that can be used."""
+        try:
+            stat = self.catalogue.stat()
+        except OSError:
+            return None
+        seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if self._catalogue_seen is None or self._catalogue_seen[0] != seen:
+            self._catalogue_seen = seen, standing_content_version(self.catalogue)
+        return self._catalogue_seen[1]
+
+    def _published(self, asked: str, **values: object) -> list[tuple[Any, ...]] | None:
+        """Rows of the catalogue that stands; None where there is none, or none that can be read."""
+        if self.catalogue_version() is None:
+            return None
+        try:
+            return query(self.catalogue, _ASKED[asked], values).rows()
+        except StorageError:
+            return None
+
+    def _vanished_of_artifacts(self) -> Iterator[tuple[str, str]]:
+        """The documents of shards without a file in what the last catalogue was loaded from."""
+        source = self.graph.text_source
+        last = max(self._loads, key=lambda manifest: manifest.started_at, default=None)
+        if source is None or source.document_ids is None or last is None:
+            return
+        for key in last.inputs:
+            if key.asset == source.name and key.partition is not None and key.partition not in self.listed:
+                with suppress(StorageError):
+                    for document in source.document_ids(self.store.open(key)):
+                        yield key.partition, document
+
+    @property
+    def _loads(self) -> list[Manifest]:
+        """The manifests of all loads of the catalogue."""
+        catalogue = self.graph.catalogue
+        return [] if catalogue is None else list(self.store.manifests(catalogue.name))
+
+    @cached_property
+    def query_sets(self) -> dict[str, SourceFile]:
+        """The query files by query set, in the order of their names."""
+        return {file.name: file for file in list_query_files(self.study.queries.path)}
+
+    def shard(self, name: str) -> Shard:
+        """A shard's file and place in it.
+
+        Raises:
+            InputError: it is no longer there.
+        """
+        return _found(self.shards, name, self.study.corpus.path)
+
+    def query_file(self, query_set: str) -> SourceFile:
+        """The file of a query set.
+
+        Raises:
+            InputError: it is no longer there.
+        """
+        return _found(self.query_sets, query_set, self.study.queries.path)
+
+    def query_hash(self, file: SourceFile) -> str:
+        """The hash of a query file's content, looked up once."""
+        if file.url not in self._query_hashes:
+            self._query_hashes[file.url] = file_hash(file, self._digests)
+        return self._query_hashes[file.url]
+
+    def refuse_changed(self, file: SourceFile) -> None:
+        """See to it that the query file that was just read is what was hashed before.
+
+        Raises:
+            InputError: the file changed meanwhile, so that its content would stand under another's version.
+        """
+        if file_hash(file, self._digests) != self.query_hash(file):
+            raise InputError(file.url, "changed while it was read", "Wait until it is written, then run again.")
+
+    @cached_property
+    def model_folder(self) -> Path:
+        """Where the model of `model.path` lies."""
+        from influence_assets.models.weights import resolve_model_folder
+
+        return resolve_model_folder(self.study.model)
+
+    @cached_property
+    def model_file_hashes(self) -> tuple[str, str]:
+        """The weights (with their configuration) and the tokenizer's files of `model.path`, by content."""
+        from influence_assets.models.weights import tokenizer_files_hash, weights_hash
+
+        return weights_hash(self.model_folder, self.weights_cache), tokenizer_files_hash(self.model_folder)
+
+    @cached_property
+    def device(self) -> str:
+        """The device of `compute.device`, `auto` resolved."""
+        from influence_assets.models.devices import resolve_device
+
+        return resolve_device(self.study.compute.device)
+
+
+def _found(files: dict[str, _File], key: str, path: str) -> _File:
+    if key not in files:
+        raise InputError(f"{path}/{key}", "this file is no longer there", "Put it back, or leave its partition alone.")
+    return files[key]

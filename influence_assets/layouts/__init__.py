@@ -1,0 +1,1 @@
+"""How the values of assets lie in their artifacts, for those who write and read them."""

@@ -1,0 +1,153 @@
+"""How a shard's drift lies in one short vector, whatever the shard's size."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from influence_assets.capture.covariance import Covariances
+from influence_assets.errors import StorageError
+from influence_assets.maths.drift import BINS, RotatedFactor, block_sums, eigenvalue_drift, rotated_factor, sketch_width
+from influence_assets.maths.ekfac import Eigenbasis
+from influence_assets.maths.moments import SecondMoment
+from influence_assets.storage.artifacts import Artifact
+
+SHARDS_AT_ONCE = 16
+"""Shards whose statistics are held in memory together."""
+
+Shapes = Mapping[str, Sequence[int]]
+"""Each layer's (d_out, d_in), in the model's order."""
+
+
+@dataclass(frozen=True)
+class DriftStatistics:
+    """What one layer's drift is computed from: totals of one shard or of several ([shards, ...]), which add up.
+
+    Args:
+        A: of the input covariance, rotated into the frozen basis.
+        S: of the output gradients' covariance, likewise.
+        Λ: block sums of the total of the corrected eigenvalues, [..., rows, columns].
+    """
+
+    A: RotatedFactor
+    S: RotatedFactor
+    Λ: Tensor
+
+
+def drift_statistics(totals: Covariances, basis: Eigenbasis, Λ: SecondMoment[Tensor]) -> DriftStatistics:
+    """Return one layer's statistics of a shard; the rotation runs on the basis's device and in its dtype."""
+    A, S = (moment.total.to(basis.Q_A.device, basis.Q_A.dtype) for moment in (totals.A, totals.S))
+    return DriftStatistics(rotated_factor(A, basis.Q_A), rotated_factor(S, basis.Q_S), block_sums(Λ.total))
+
+
+def packed(layers: Mapping[str, DriftStatistics]) -> np.ndarray:
+    """Return all layers' statistics as one float64 vector.
+
+    Layer by layer: A's diagonal and sketch, S's diagonal and sketch, then Λ's blocks.
+    """
+    parts = (
+        part.flatten()
+        for layer in layers.values()
+        for part in (layer.A.diagonal, layer.A.sketch, layer.S.diagonal, layer.S.sketch, layer.Λ)
+    )
+    return np.asarray(torch.cat(list(parts)).numpy())
+
+
+def unpacked(vectors: Tensor, shapes: Shapes) -> dict[str, DriftStatistics]:
+    """Return the statistics that `packed` packed.
+
+    Args:
+        vectors: float64 [..., numbers]: of one shard, of the sum of several, or of several.
+        shapes: of the layers that were packed, in their order.
+
+    Raises:
+        ValueError: the vectors are not of these layers.
+    """
+    sizes = [vector_sizes(*shape) for shape in shapes.values()]
+    parts = iter(torch.split(vectors, [number for layer in sizes for number in layer], dim=-1))
+    layers = {}
+    for name, (d_out, d_in) in shapes.items():
+        A, S = (RotatedFactor(next(parts), next(parts)) for _ in "AS")
+        Λ = next(parts).reshape(*vectors.shape[:-1], min(BINS, d_out), min(BINS, d_in))
+        layers[name] = DriftStatistics(A, S, Λ)
+    return layers
+
+
+def vector_sizes(d_out: int, d_in: int) -> tuple[int, int, int, int, int]:
+    """Return how many numbers each part of a layer's statistics has, in their order."""
+    return d_in, sketch_width(d_in), d_out, sketch_width(d_out), min(BINS, d_out) * min(BINS, d_in)
+
+
+def layer_drifts(layers: Mapping[str, DriftStatistics], counts: Tensor, q: Mapping[str, Tensor]) -> Tensor:
+    """Return every layer's drift by every measure: float64 [layer, measure, ...], NaN for Λ where no sequence was counted.
+
+    Args:
+        layers: the statistics, of one or several shards.
+        counts: float64 [...]: sequences that Λ was summed over.
+        q: block sums of each layer's E[Λ] in the generation.
+    """
+    drifts = []
+    for name, layer in layers.items():
+        p = layer.Λ / counts[..., None, None]
+        drifts.append(torch.stack([layer.A.drift(), layer.S.drift(), eigenvalue_drift(p, q[name])]))
+    return torch.stack(drifts)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far shards have moved from a generation.
+
+    Args:
+        by_layer: float64 [layer, measure]: of all shards together.
+        by_shard: float64 [layer, measure, shard]: of each shard by itself.
+    """
+
+    by_layer: np.ndarray
+    by_shard: np.ndarray
+
+
+def merged_drift(
+    shards: Sequence[Artifact], eigenbases: Artifact, curvature: Artifact, progress: Callable[[int, int], None]
+) -> Drift | None:
+    """Return the drift of these shards from their generation; None where there is no shard.
+
+    Args:
+        shards: artifacts with a shard's corrected eigenvalues and its vector of drift.
+        eigenbases: the generation.
+        curvature: the generation's curvature.
+        progress: called with the shards that are done, and all of them.
+
+    Raises:
+        StorageError: a shard's vector is of other layers.
+    """
+    shapes: Shapes = eigenbases.manifest.summary["shapes"]
+    q = {layer: block_sums(torch.from_numpy(curvature.array(f"{layer}.corrected_eigenvalues"))) for layer in shapes}
+    total, count, by_shard = None, 0.0, []
+    for vectors, counts in _statistics(shards, shapes):
+        by_shard.append(layer_drifts(unpacked(vectors, shapes), counts, q))
+        for vector in vectors:  # one after the other: sums do not depend on how many are read at once
+            total = vector.clone() if total is None else total.add_(vector)
+        count += float(counts.sum())
+        progress(sum(part.shape[-1] for part in by_shard), len(shards))
+    if total is None:
+        return None
+    by_layer = layer_drifts(unpacked(total, shapes), torch.tensor(count, dtype=torch.float64), q)
+    return Drift(by_layer.numpy(), torch.cat(by_shard, dim=-1).numpy())
+
+
+def _statistics(shards: Sequence[Artifact], shapes: Shapes) -> Iterator[tuple[Tensor, Tensor]]:
+    """Packed statistics [shards, numbers] and counts [shards] of a few shards at a time."""
+    numbers = sum(sum(vector_sizes(*shape)) for shape in shapes.values())
+    for start in range(0, len(shards), SHARDS_AT_ONCE):
+        few = shards[start : start + SHARDS_AT_ONCE]
+        vectors = [shard.array("drift") for shard in few]
+        for shard, vector in zip(few, vectors, strict=True):
+            if vector.shape != (numbers,):
+                raise StorageError(
+                    f"{shard.folder}: its drift holds {vector.shape} numbers, not {numbers}. "
+                    f"Delete {shard.folder} and compute it again: `influence run`."
+                )
+        counts = [float(shard.manifest.summary["counted_sequences"]) for shard in few]
+        yield torch.from_numpy(np.stack(vectors)), torch.tensor(counts, dtype=torch.float64)

@@ -1,0 +1,96 @@
+"""The language model of a study, loaded from its artifact or from where it was brought from, ready to be measured."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from influence_assets.capture.batches import Sequences
+from influence_assets.capture.losses import LabelSampler
+from influence_assets.models.devices import keep_freed_memory
+from influence_assets.models.loading import load_model as load_from_folder
+from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.selection import select_modules
+from influence_assets.capture.runner import Runner
+from influence_assets.models.weights import weights_hash
+from influence_assets.engine.workspace import Workspace
+from influence_assets.errors import InputError
+from influence_assets.storage.artifacts import Artifact
+from influence_assets.study import Curvature, Dtype
+
+Progress = Callable[[int, int | None], None]
+
+
+def runner(workspace: Workspace, language_model: Artifact, progress: Progress, total: int | None = None) -> Runner:
+    """Return the loaded model with the study's attributed layers.
+
+    Args:
+        workspace: the study.
+        language_model: the artifact.
+        progress: called with the sequences that are done, and `total`.
+        total: how many sequences there will be, if known.
+    """
+    folder = model_folder(workspace, language_model)
+    model = load_model(workspace, folder, str(language_model.manifest.summary["weights_hash"]))
+    done = 0
+
+    def count(sequences: int) -> None:
+        nonlocal done
+        done += sequences
+        progress(done, total)
+
+    modules: Sequence[LinearModule] = select_modules(model, workspace.study.curvature.modules)
+    return Runner(model, modules, workspace.study.compute.batch_sequences, count)
+
+
+def model_folder(workspace: Workspace, language_model: Artifact) -> Path:
+    """Return where the weights lie: in the artifact if they were trained, else where the study has them now.
+
+    Not where the manifest says that they were when they were first seen: they may have moved since, or changed there.
+    """
+    return workspace.model_folder if workspace.study.model.train is None else language_model.path("model")
+
+
+def load_model(workspace: Workspace, folder: Path, expected_hash: str) -> PreTrainedModel:
+    """Return the model, loaded once in a process for as long as its weights stay what they are.
+
+    Raises:
+        InputError: the weights are not, or no longer, those of this hash.
+    """
+    model = workspace.study.model
+    if model.path is not None and weights_hash(folder, workspace.weights_cache) != expected_hash:
+        raise InputError(str(folder), "the weights changed during the run", "Wait until they stand, then run again.")
+    device = workspace.device
+    return _load_model(folder, expected_hash, model.dtype, device, model.trust_remote_code, model.device_map)
+
+
+@lru_cache(maxsize=1)
+def _load_model(
+    folder: Path,
+    weights_hash: str,  # noqa: ARG001  # part of the cache's key: other weights under the same path are another model
+    dtype: Dtype,
+    device: str,
+    trust_remote_code: bool,  # noqa: FBT001  # lru_cache keys positions
+    device_map: str | None,
+) -> PreTrainedModel:
+    keep_freed_memory()
+    return load_from_folder(
+        folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code, device_map=device_map
+    )
+
+
+def fit_sequences(sequences: Sequences, curvature: Curvature) -> Sequences:
+    """Return the sequences of a shard that the curvature is fitted on: all, or a draw that depends on the seed alone."""
+    if curvature.fit_sequences is None or len(sequences) <= curvature.fit_sequences:
+        return sequences
+    # The complement of the seed: the labels' generators have the seed itself.
+    keys = (np.array([~curvature.seed % 2**64, key], np.uint64) for key in sequences.keys.tolist())
+    drawn = [np.random.Generator(np.random.Philox(key=key)).random() for key in keys]
+    return sequences.take(np.sort(np.argsort(drawn)[: curvature.fit_sequences]))
+
+
+def label_sampler(curvature: Curvature) -> LabelSampler | None:
+    """Return what draws labels from the model, for the true Fisher; None takes the data's own, for the empirical one."""
+    return LabelSampler(curvature.seed) if curvature.fisher == "true" else None

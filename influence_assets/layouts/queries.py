@@ -1,0 +1,101 @@
+"""Queries as the model reads them, and their gradients as they lie in their artifact."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from torch import Tensor
+
+from influence_assets.capture.batches import Sequences
+from influence_assets.corpus.queries import TokenizedQuery, tokenize_query
+from influence_assets.corpus.tokenization import Tokenization
+from influence_assets.layouts.factors import layers_of, read_layers
+from influence_assets.maths.ekfac import LayerCurvature
+from influence_assets.storage.artifacts import Artifact
+
+LARGEST_QUERIES_BYTES = 4 * 2**30
+"""Query gradients that are held at a time, as they lie on disk; further queries get passes of their own."""
+
+_ARRAYS = {"ekfac": "preconditioned", "gradient_dot": "gradient"}
+"""How the arrays of the first two methods have always been called; others are called as their method is."""
+
+
+def array_name(layer: str, method: str) -> str:
+    """Return the name of the array with what a method multiplies training gradients of a layer with."""
+    return f"{layer}.{_ARRAYS.get(method, method)}"
+
+
+def chunks(queries: int, bytes_each: int) -> Iterator[slice]:
+    """Yield the queries in order, as many at a time as their gradients may be held at once."""
+    at_once = max(1, LARGEST_QUERIES_BYTES // bytes_each)
+    for start in range(0, queries, at_once):
+        yield slice(start, min(start + at_once, queries))
+
+
+def tokenize(
+    language_model: Artifact, prompts: list[str], completions: list[str], places: list[str]
+) -> list[TokenizedQuery]:
+    """Return each query as the model reads it.
+
+    Args:
+        language_model: whose tokenizer it is.
+        prompts: of the queries.
+        completions: of the queries.
+        places: the file and row of each query, for errors.
+
+    Raises:
+        InputError: a completion is empty, or a query has more tokens than the model's context.
+    """
+    tokenization = Tokenization.load(language_model.path("tokenizer"))
+    context = int(language_model.manifest.summary["context_tokens"])
+    return [
+        tokenize_query(prompt, completion, tokenization, context, place)
+        for prompt, completion, place in zip(prompts, completions, places, strict=True)
+    ]
+
+
+def as_sequences(queries: list[TokenizedQuery]) -> Sequences:
+    """Return the queries padded to the longest of them, only their completions scored."""
+    lengths = np.array([len(query.tokens) for query in queries], np.int32)
+    tokens = np.zeros((len(queries), lengths.max()), np.int32)
+    for row, query in zip(tokens, queries, strict=True):
+        row[: len(query.tokens)] = query.tokens
+    starts = np.array([query.completion_start for query in queries], np.int32)
+    return Sequences(tokens, lengths, np.zeros(len(queries), np.int64), starts)
+
+
+class StoredQueries:
+    """What `query_gradients` wrote, and scores are computed with.
+
+    Args:
+        artifact: of the query set.
+        device: where the gradients are wanted.
+    """
+
+    def __init__(self, artifact: Artifact, device: str) -> None:
+        summary = artifact.manifest.summary
+        self._artifact = artifact
+        self._device = device
+        self.query_ids = list(artifact.table("queries").select("query_id").collect()["query_id"])
+        self.N = int(summary["training_sequences"])
+        self.generation_id = int(summary["generation_id"])
+
+    @property
+    def all(self) -> slice:
+        """All of the set's queries."""
+        return slice(0, len(self.query_ids))
+
+    def layers(self, rows: slice, method: str) -> dict[str, Tensor]:
+        """Return P of a method for some queries: of every layer in its eigenbasis, [query, d_out, d_in]."""
+        return read_layers(self._artifact, _ARRAYS.get(method, method), self._device, rows)
+
+    def chunks(self, method: str) -> Iterator[slice]:
+        """Yield the queries in order, as many at a time as their gradients may be held at once."""
+        records = (self._artifact.array_record(array_name(layer, method)) for layer in layers_of(self._artifact))
+        each = sum(math.prod(record.shape[1:]) * np.dtype(record.dtype).itemsize for record in records)
+        return chunks(len(self.query_ids), each)
+
+
+def unconditioned(P: Mapping[str, Tensor], curvature: Mapping[str, LayerCurvature]) -> dict[str, Tensor]:
+    """Return ∇f from its EK-FAC preconditioned form, both in the eigenbases: V = (Λ + λ) ⊙ P."""
+    return {name: P[name] * (layer.Λ + layer.λ) for name, layer in curvature.items()}

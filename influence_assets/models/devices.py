@@ -1,0 +1,50 @@
+"""Where a model computes, and what its process does with freed memory."""
+
+import ctypes
+import platform
+
+import torch
+from transformers import PreTrainedModel
+
+from influence_assets.errors import InputError
+from influence_assets.models.dimensions import input_embedding
+
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def resolve_device(device: str) -> str:
+    """The device that the study names; `auto` is the first there is of cuda, mps and cpu.
+
+    Raises:
+        InputError: the study names one that is not there.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device != "auto":
+        kind, _, index = device.partition(":")
+        if not there[kind] or (index and int(index) >= torch.cuda.device_count()):
+            usable = ", ".join(name for name, is_there in there.items() if is_there)
+            raise InputError("compute.device", f"there is no {device} here", f"Give auto or one of: {usable}.")
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory of freed tensors instead of handing it back to the system.
+
+    glibc otherwise returns a pass's large tensors each time, and fetching them page by page again
+    takes about a fifth of a small model's training step. Where there is no glibc, nothing happens.
+    It holds for the whole process: for one that computes, not for one that only waits.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
+    libc.mallopt(_M_TRIM_THRESHOLD, 512 * 2**20)
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where a model wants its tokens; of a spread model that is the device of its first part."""
+    return input_embedding(model).device

@@ -1,0 +1,44 @@
+"""Numbers that a model's configuration and parameters tell: context length, embedding rows, parameters."""
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from influence_assets.errors import InputError
+
+# The names that architectures give the number of positions they were built for.
+_CONTEXT_KEYS = ("n_positions", "max_position_embeddings", "n_ctx", "max_seq_len", "seq_length")
+
+
+def embedding_rows(model: PreTrainedModel) -> int:
+    """Rows of the input embedding: every token id must be smaller."""
+    return input_embedding(model).shape[0]
+
+
+def context_length(config: PretrainedConfig) -> int:
+    """The most tokens that the model was built to read at once.
+
+    Raises:
+        InputError: when the model's config.json does not say.
+    """
+    text_config = config.get_text_config()
+    for key in _CONTEXT_KEYS:
+        length = getattr(text_config, key, None)
+        if isinstance(length, int) and length > 0:
+            return length
+    raise InputError(
+        "config.json",
+        f"does not say how many tokens a {config.model_type} model reads at once",
+        "Add max_position_embeddings with the length that it was trained with.",
+    )
+
+
+def input_embedding(model: PreTrainedModel) -> torch.Tensor:
+    """The weight of the input embedding, [token id, width]."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)  # noqa: S101  # an embedding's weight is one
+    return weight
+
+
+def total_parameters(model: PreTrainedModel) -> int:
+    """Numbers in the model, each shared tensor counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())

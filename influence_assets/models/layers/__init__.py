@@ -1,0 +1,1 @@
+"""Layer rules: one file a kind of layer that can be attributed."""

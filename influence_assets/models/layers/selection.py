@@ -1,0 +1,119 @@
+"""Which modules of a model are attributed: those that `curvature.modules` names, all covered by a layer rule."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from influence_assets.errors import InputError
+from influence_assets.models.layers.rule import LinearModule, is_linear
+
+KEY = "curvature.modules"
+MLP_PATTERNS = ("*.mlp.*", "*.fc1", "*.fc2", "*.feed_forward.*", "*.ffn.*")
+
+
+def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[LinearModule, ...]:
+    """The linear maps that `curvature.modules` names, in the model's own order.
+
+    Args:
+        model: the loaded model.
+        modules: `mlp`, `linear`, or glob patterns over module names.
+
+    Raises:
+        InputError: a pattern matches no linear map; a matched module keeps weights that no layer rule covers
+            (mixture-of-experts blocks, for one), or with `linear` any module but an embedding does; or a matched
+            weight belongs to several modules.
+    """
+    patterns, head = _patterns(model, modules)
+    matched = {
+        name: module
+        for name, module in model.named_modules(remove_duplicate=False)
+        if name and module is not head and any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+    _refuse_unknown(model, _maps(model) if modules == "linear" else matched)
+    selected = tuple(LinearModule(name, module) for name, module in matched.items() if is_linear(module))
+    _refuse_idle_patterns(model, patterns, selected, modules)
+    _refuse_shared(model, selected)
+    return selected
+
+
+def _patterns(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[tuple[str, ...], nn.Module | None]:
+    """The glob patterns, and the output head where it is to be left out because nobody named it."""
+    if modules == "mlp":
+        return MLP_PATTERNS, None
+    if modules == "linear":
+        linear = tuple(name for name, module in model.named_modules() if is_linear(module))
+        return linear, model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return tuple(modules), None
+
+
+def _maps(model: PreTrainedModel) -> Mapping[str, nn.Module]:
+    """Whatever may be a linear map, the output head and embeddings left out."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name and module is not head and not isinstance(module, nn.Embedding)
+    }
+
+
+def _refuse_unknown(model: PreTrainedModel, matched: Mapping[str, nn.Module]) -> None:
+    """A layer without a rule must not be left out in silence: the scores would miss what it says."""
+    unknown = [name for name, module in matched.items() if _has_unknown_weights(module)]
+    if not unknown:
+        return
+    named = [f"{name} ({type(matched[name]).__name__})" for name in unknown]
+    experts = any(p.ndim > 2 for name in unknown for p in matched[name].parameters(recurse=False))
+    reason = ", a mixture of experts, each of which sees only the tokens that are routed to it" if experts else ""
+    blocks = tuple(name.rpartition(".")[0] + "." for name in unknown) if experts else tuple(unknown)
+    others = [n for n, m in _maps(model).items() if is_linear(m) and not n.startswith(blocks)]
+    patterns = list(dict.fromkeys(map(_without_numbers, others)))
+    raise InputError(
+        KEY,
+        f"no layer rule covers {_listed(named)}{reason}",
+        f"Leave these out by naming what is to be attributed, such as curvature.modules: {patterns}.",
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _refuse_idle_patterns(
+    model: PreTrainedModel, patterns: tuple[str, ...], selected: tuple[LinearModule, ...], modules: str | Sequence[str]
+) -> None:
+    named = not isinstance(modules, str)
+    idle = [p for p in patterns if named and not any(fnmatchcase(linear.name, p) for linear in selected)]
+    if idle or not selected:
+        available = list(dict.fromkeys(_without_numbers(name) for name, m in model.named_modules() if is_linear(m)))
+        raise InputError(
+            KEY,
+            f"{', '.join(repr(p) for p in idle) or repr(modules)} matches no linear layer of {type(model).__name__}",
+            f"Its linear layers are {', '.join(available)}.",
+        )
+
+
+def _refuse_shared(model: PreTrainedModel, selected: tuple[LinearModule, ...]) -> None:
+    """A weight that two modules share gets gradients from both; attributing one of them would be silently wrong."""
+    owners: Mapping[int, set[str]] = defaultdict(set)
+    for name, module in model.named_modules(remove_duplicate=False):
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)].add(name)
+    for linear in selected:
+        for parameter in linear.module.parameters(recurse=False):
+            if len(owners[id(parameter)]) > 1:
+                raise InputError(
+                    KEY,
+                    f"the weight of {linear.name} is shared by {', '.join(sorted(owners[id(parameter)]))}",
+                    "Leave shared weights out with patterns that do not match them.",
+                )
+
+
+def _has_unknown_weights(module: nn.Module) -> bool:
+    return not is_linear(module) and any(p.ndim >= 2 for p in module.parameters(recurse=False))
+
+
+def _without_numbers(name: str) -> str:
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))

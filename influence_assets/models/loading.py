@@ -1,0 +1,142 @@
+"""Language models and tokenizers as they lie in a folder, made ready to be measured."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.activations import FastGELUActivation, NewGELUActivation
+
+from influence_assets.errors import InputError
+from influence_assets.models.quiet import first_line, quiet
+from influence_assets.models.weights import safetensors_files
+from influence_assets.study import Dtype
+
+_DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
+DEVICE_MAP = "model.device_map"
+
+
+def load_model(
+    folder: Path, *, dtype: Dtype, device: str, trust_remote_code: bool = False, device_map: str | None = None
+) -> PreTrainedModel:
+    """The causal language model of a folder: frozen, in evaluation mode, without dropout or cache.
+
+    Attention runs through torch's scaled dot product wherever the architecture supports it.
+
+    Args:
+        folder: config.json and *.safetensors, in one file or several with an index.
+        dtype: precision of the parameters and of the passes.
+        device: a torch device, as `resolve_device` names it.
+        trust_remote_code: whether Python code that lies beside the weights may run.
+        device_map: `auto` spreads the layers over all devices there are, whatever `device` says.
+
+    Raises:
+        InputError: when the weights are missing, damaged, not finite, or not those of the
+            architecture in config.json; or when they do not fit on the devices that they are spread over.
+            A model is never completed with random numbers.
+    """
+    safetensors_files(folder)
+    given: dict[str, Any] = {"dtype": _DTYPES[dtype], "trust_remote_code": trust_remote_code}
+    if device_map is not None:
+        _refuse_without_accelerate()
+        given["device_map"] = device_map
+    with quiet():
+        model, report = _load(folder, **given)
+    _refuse_offloaded(model)
+    _refuse_incomplete(folder, report)
+    _refuse_not_finite(folder, model)
+    model.requires_grad_(requires_grad=False)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # eval() is enough until somebody calls train()
+    model.config.use_cache = False
+    if dtype == "float64":
+        model.set_experts_implementation("eager")  # the fused kernels of experts have no float64
+    fuse_activations(model)
+    model.train(mode=False)
+    if device_map is None:
+        model.to(device)  # type: ignore[arg-type]  # transformers hides torch's signature
+    return model
+
+
+def _load(folder: Path, **given: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model and the report of what its files lacked; sdpa is transformers' own first choice."""
+    loader: Any = AutoModelForCausalLM  # its signature does not know output_loading_info
+    try:
+        model, report = loader.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are named by `_refuse_incomplete`
+            **given,
+        )
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        raise InputError(
+            str(folder),
+            f"cannot be loaded as a causal language model ({first_line(error)})",
+            "Save it anew with `model.save_pretrained(folder)`.",
+        ) from error
+    return model, report
+
+
+def _refuse_without_accelerate() -> None:
+    if importlib.util.find_spec("accelerate") is None:
+        raise InputError(
+            DEVICE_MAP,
+            "spreading a model needs accelerate, which is not installed",
+            "Install it with `pip install accelerate`, or leave the key out.",
+        )
+
+
+def _refuse_offloaded(model: PreTrainedModel) -> None:
+    """Weights that are fetched anew in every pass would be there in neither the backward pass nor a layer rule."""
+    away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if away:
+        raise InputError(
+            DEVICE_MAP,
+            f"the model does not fit on the devices: {away[0]} and {len(away) - 1} more would be offloaded",
+            "Use devices with more memory, set model.dtype to bfloat16, or set compute.device to cpu without this key.",
+        )
+
+
+def fuse_activations(model: PreTrainedModel) -> None:
+    """Run GPT-2's GELU as one operation: written out in Python it is eight, a third of a small model's pass."""
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, NewGELUActivation | FastGELUActivation):
+                setattr(parent, name, nn.GELU(approximate="tanh"))
+
+
+def _refuse_incomplete(folder: Path, report: dict[str, Any]) -> None:
+    """Raise for weights that the architecture has and the files lack; tied ones are not reported as missing."""
+    lacking = [f"{name} is missing" for name in sorted(report["missing_keys"])]
+    lacking += [
+        f"{name} is {list(stored)} where config.json makes it {list(expected)}"
+        for name, stored, expected in sorted(report["mismatched_keys"])
+    ]
+    lacking += [str(message) for message in report["error_msgs"]]
+    if lacking:
+        shown = "; ".join(lacking[:5]) + (f"; and {len(lacking) - 5} more" if len(lacking) > 5 else "")
+        raise InputError(str(folder), f"the weights do not fit config.json: {shown}", "Save model and config together.")
+
+
+def _refuse_not_finite(folder: Path, model: PreTrainedModel) -> None:
+    for parameter_name, parameter in model.named_parameters():
+        if bool(torch.isfinite(parameter).all()):
+            continue
+        for file in safetensors_files(folder):
+            with safe_open(file, framework="pt") as stored:
+                for name in stored.keys():  # noqa: SIM118 - not a mapping
+                    if not bool(torch.isfinite(stored.get_tensor(name)).all()):
+                        raise InputError(str(file), f"{name} holds NaN or infinity", "Save sound weights.")
+        raise InputError(
+            str(folder), f"{parameter_name} is not finite in {parameter.dtype}", "Set model.dtype to float32."
+        )

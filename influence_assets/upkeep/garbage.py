@@ -1,0 +1,158 @@
+"""What of the store nobody needs any more, and what must go because it was withdrawn."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
+
+from influence_assets.engine.catalogue import published_content
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.generations import remember_last_generation
+from influence_assets.engine.plan import plan
+from influence_assets.engine.versions import Versions
+from influence_assets.engine.workspace import Workspace
+from influence_assets.errors import StorageError
+from influence_assets.storage.artifacts import ArtifactStore
+from influence_assets.storage.catalogue import has_holes, load_catalogue, loaded_keys, remove_abandoned_load
+from influence_assets.storage.manifest import ArtifactKey, Manifest
+
+Manifests = Mapping[ArtifactKey, Manifest]
+
+
+@dataclass
+class Collected:
+    """What a collection removed, or would remove.
+
+    Args:
+        removed: artifacts that are gone.
+        reduced: artifacts of which only the manifest is left, because something published was computed from them.
+        kept_back: artifacts with withdrawn documents that are still published, and so stay until the next run.
+        bytes: freed.
+        catalogue_rebuilt: whether the DuckDB file was written anew, so that no deleted row is left in it.
+    """
+
+    removed: list[ArtifactKey] = field(default_factory=list)
+    reduced: list[ArtifactKey] = field(default_factory=list)
+    kept_back: list[ArtifactKey] = field(default_factory=list)
+    bytes: int = 0
+    catalogue_rebuilt: bool = False
+
+
+def collect(workspace: Workspace, *, keep: int, dry_run: bool = False) -> Collected:
+    """Remove superseded versions, and every trace of what was withdrawn.
+
+    Kept are: what the study asks for, what is published, all that either was computed from, and of each partition the
+    `keep` last versions beside those. What holds withdrawn documents, or those of vanished files, goes in any case, and
+    so does what is damaged and not asked for, which no run would mend: of what something published was computed from
+    the manifest stays, so that lineage does, and all else goes.
+
+    Args:
+        workspace: the study and its store.
+        keep: superseded versions of each partition that stay.
+        dry_run: only say what would be done.
+
+    Raises:
+        StorageError: somebody is at work in the store.
+    """
+    store, found = workspace.store, Collected()
+    with store.alone():
+        if not dry_run:
+            store.remove_abandoned_drafts()
+        manifests = {m.key: m for m in store.manifests(with_records=True, with_damaged=True)}
+        wanted = _asked_for(workspace)
+        published = set(loaded_keys(workspace.catalogue))
+        needed = _with_ancestors(wanted | published, manifests)
+        unclean = tainted(workspace, manifests) - wanted
+        found.kept_back = sorted(unclean & published, key=str)
+        unclean -= published
+        unclean |= {key for key in manifests.keys() - wanted if store.is_damaged(key)}
+        superseded = _superseded(manifests.keys() - needed - unclean, manifests, keep)
+        found.reduced = sorted((key for key in unclean & needed if store.place(key).exists()), key=str)
+        found.removed = sorted((unclean - needed) | superseded, key=str)
+        if dry_run:
+            found.bytes = sum(manifests[key].bytes for key in [*found.reduced, *found.removed])
+            return found
+        remember_last_generation(workspace)
+        found.bytes = sum(store.reduce_to_record(key) for key in found.reduced)
+        found.bytes += sum(store.remove(key) for key in found.removed)
+        found.bytes += store.remove_unreadable()
+        store.remove_empty_folders()
+        remove_abandoned_load(workspace.catalogue)
+        if has_holes(workspace.catalogue):
+            load_catalogue(workspace.catalogue, published_content(workspace), store, anew=True)
+            found.catalogue_rebuilt = True
+    return found
+
+
+def _asked_for(workspace: Workspace) -> set[ArtifactKey]:
+    """All that the study asks for, there or not, in the published generation and in one that is being filled."""
+    asked = set()
+    for choice in ("published", "newest"):
+        versions = Versions(workspace, choice)
+        keys = (versions.key(state.asset, p.partition) for state in plan(versions) for p in state.partitions)
+        asked |= {key for key in keys if key is not None}
+    return asked
+
+
+def _with_ancestors(keys: Iterable[ArtifactKey], manifests: Manifests) -> set[ArtifactKey]:
+    found: set[ArtifactKey] = set()
+    unseen = set(keys)
+    while unseen:
+        key = unseen.pop()
+        if key not in found:
+            found.add(key)
+            unseen |= set(manifests[key].inputs) if key in manifests else set()
+    return found
+
+
+def tainted(workspace: Workspace, manifests: Manifests) -> set[ArtifactKey]:
+    """Artifacts with text, tokens or anything of single sequences of documents that must not be used.
+
+    What is merged over many documents (a generation, a trained model) is not among them: it holds no one's text.
+    """
+    used: dict[ArtifactKey, list[ArtifactKey]] = defaultdict(list)
+    for key, manifest in manifests.items():
+        for read in manifest.inputs:
+            used[read].append(key)
+    found: set[ArtifactKey] = set()
+    unseen = list(_tainted_documents(workspace, manifests))
+    while unseen:
+        key = unseen.pop()
+        if key not in found:
+            found.add(key)
+            unseen += [user for user in used[key] if _holds_text(workspace, user)]
+    return found
+
+
+def _holds_text(workspace: Workspace, key: ArtifactKey) -> bool:
+    asset = workspace.graph.get(key.asset)
+    return asset is not None and asset.holds_text
+
+
+def _tainted_documents(workspace: Workspace, manifests: Manifests) -> Iterator[ArtifactKey]:
+    withdrawn, source = workspace.withdrawn.entries.keys(), workspace.graph.text_source
+    for key in manifests:
+        if source is None or key.asset != source.name:
+            continue
+        if key.partition not in workspace.shards or (withdrawn and _holds_any(workspace.store, source, key, withdrawn)):
+            yield key
+
+
+def _holds_any(store: ArtifactStore, source: AssetDefinition, key: ArtifactKey, ids: Set[str]) -> bool:
+    assert source.document_ids is not None  # noqa: S101  # that is what makes it the source of text
+    try:
+        documents = source.document_ids(store.open(key))
+    except StorageError:
+        return not store.holds(key)  # a record, of what went before, or damaged: nobody can say that it is clean
+    return any(document in ids for document in documents)
+
+
+def _superseded(keys: Iterable[ArtifactKey], manifests: Manifests, keep: int) -> set[ArtifactKey]:
+    """All but the last `keep` of each partition."""
+    places: dict[tuple[str, str | None], list[ArtifactKey]] = defaultdict(list)
+    for key in keys:
+        places[key.asset, key.partition].append(key)
+    return {
+        key
+        for versions in places.values()
+        for key in sorted(versions, key=lambda key: manifests[key].started_at, reverse=True)[keep:]
+    }

@@ -1,0 +1,64 @@
+"""Reads everything again and says what is not as it was written."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from influence_assets.errors import InputError, StorageError
+from influence_assets.engine.workspace import Workspace
+from influence_assets.storage.catalogue import damaged_tables
+
+FILES_NAMED = 3
+REMEDY = "`influence run` computes it again; where nothing asks for it any more, `influence gc` removes it."
+MENDED = "It was mended from its other copy."
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something that is damaged.
+
+    Args:
+        what: its name for people.
+        where: its place.
+        problem: what is wrong with it.
+        remedy: what mends it.
+    """
+
+    what: str
+    where: str
+    problem: str
+    remedy: str
+
+
+def verify(workspace: Workspace, progress: Callable[[int, int], object]) -> list[Trouble]:
+    """Read every artifact and every table of the catalogue, and mark what is damaged, so that the next run mends it.
+
+    What is found is told in any case; the mark needs a store that can be written.
+    """
+    store, found = workspace.store, []
+    with store.in_use():
+        for damage in store.verify(progress):
+            is_mended = store.mark_damaged(damage.folder, damage.files, damage.problem)
+            what = str(damage.key) if damage.key is not None else "an artifact whose manifest cannot be read"
+            problem = f"{_named(damage.files)}{damage.problem}"
+            found.append(Trouble(what, str(damage.folder), problem, MENDED if is_mended else REMEDY))
+        found += _catalogue(workspace)
+    return found
+
+
+def _named(files: Sequence[str]) -> str:
+    """The first of the damaged files."""
+    more = f" and {len(files) - FILES_NAMED} more" if len(files) > FILES_NAMED else ""
+    return f"{', '.join(files[:FILES_NAMED])}{more} " if files else ""
+
+
+def _catalogue(workspace: Workspace) -> list[Trouble]:
+    if not workspace.catalogue.exists():
+        return []
+    remedy = "`influence rebuild-catalogue` builds it from the arrays and tables."
+    try:
+        problems = damaged_tables(workspace.catalogue)
+    except (StorageError, InputError) as error:
+        return [Trouble("the catalogue", str(workspace.catalogue), str(error), remedy)]
+    return [
+        Trouble(f"the catalogue's table {t}", str(workspace.catalogue), said, remedy) for t, said in problems.items()
+    ]
