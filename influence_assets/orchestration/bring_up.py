@@ -5,6 +5,10 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from influence_assets.assets import asset_graph
+from influence_assets.engine.bring_up import drift, is_generation_due
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.plan import plan
 from influence_assets.errors import StorageError
 from influence_assets.orchestration.instance import LOCATION
 from influence_assets.orchestration.private_api import execute_here
@@ -12,10 +16,6 @@ from influence_assets.orchestration.reports import Report, Reporter
 from influence_assets.orchestration.runs import end_dead_runs, job_name
 from influence_assets.orchestration.session import Session, resource_key
 from influence_assets.orchestration.stages import NEW_GENERATION, Stages, position
-from influence_assets.pipeline.bring_up import drift, is_generation_due
-from influence_assets.pipeline.graph import STEPS
-from influence_assets.pipeline.plan import plan
-from influence_assets.pipeline.steps import Step
 from influence_assets.study import Study
 
 PLAN, REPORT = "plan", "report"
@@ -40,7 +40,7 @@ def build_bring_up_job(study: Study, resources: Mapping[str, dg.ResourceDefiniti
         study: which the job brings up to date.
         resources: the study's session, where the job is not part of a code location that has it.
     """
-    *stages, last = [(step, _stage(study, step)) for step in STEPS]
+    *stages, last = [(asset.name, _stage(study, asset)) for asset in asset_graph()]
     new_generation = _new_generation(study)
     look, report = _plan(study), _report(study)
 
@@ -53,9 +53,9 @@ def build_bring_up_job(study: Study, resources: Mapping[str, dg.ResourceDefiniti
     def bring_up() -> None:
         # Each is called by its own name alone: so the run shows it.
         done = look.alias(PLAN)()
-        for step, stage in stages:
-            done = stage.alias(step.name)(done)
-        ended = last[1].alias(last[0].name)(done)
+        for name, stage in stages:
+            done = stage.alias(name)(done)
+        ended = last[1].alias(last[0])(done)
         report.alias(REPORT)([ended.done, new_generation.alias(NEW_GENERATION)(getattr(ended, NEW_GENERATION))])
 
     return bring_up
@@ -63,8 +63,9 @@ def build_bring_up_job(study: Study, resources: Mapping[str, dg.ResourceDefiniti
 
 def _new_generation(study: Study) -> dg.GraphDefinition:
     """The stages in which a new generation is filled, skipped if there is none."""
-    first = next(place for place, step in enumerate(STEPS) if step.name == "eigenbases")
-    stages = [(step, _stage(study, step, is_new_generation=True)) for step in STEPS[first:]]
+    assets = asset_graph().assets
+    first = next((place for place, asset in enumerate(assets) if asset.begins_generation), 0)
+    stages = [(asset.name, _stage(study, asset, is_new_generation=True)) for asset in assets[first:]]
 
     @dg.graph(
         name=f"{study.name}_{NEW_GENERATION}",
@@ -73,8 +74,8 @@ def _new_generation(study: Study) -> dg.GraphDefinition:
         out={"done": dg.GraphOut()},
     )
     def new_generation(after):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  # Dagster's own, while it composes
-        for step, stage in stages:
-            after = stage.alias(step.name)(after)
+        for name, stage in stages:
+            after = stage.alias(name)(after)
         return after
 
     return new_generation
@@ -87,16 +88,18 @@ def _plan(study: Study) -> dg.OpDefinition:
             yield from _begin(session, context, new_generation=config.new_generation)
         for state in session.result.states:
             if state.outstanding:
-                context.log.info(f"{state.step.name}: {len(state.outstanding):,} of {len(state.partitions):,} are due.")
+                context.log.info(
+                    f"{state.asset.name}: {len(state.outstanding):,} of {len(state.partitions):,} are due."
+                )
         yield dg.Output(None, "done")
 
     return _op(study, PLAN, "Looks at the files, and finds out what is new, changed or missing.", out=DONE)(look)
 
 
-def _stage(study: Study, step: Step, *, is_new_generation: bool = False) -> dg.OpDefinition:
+def _stage(study: Study, asset: AssetDefinition, *, is_new_generation: bool = False) -> dg.OpDefinition:
     """The op of one stage. The last one before those of the new generation says whether they are due."""
-    at = position(step, is_new_generation=is_new_generation)
-    ends_a_round = step is STEPS[-1] and not is_new_generation
+    at = position(asset, is_new_generation=is_new_generation)
+    ends_a_round = asset.name == asset_graph().assets[-1].name and not is_new_generation
 
     def compute(context: dg.OpExecutionContext) -> Iterator[Event]:
         session = _session(context, study)
@@ -108,8 +111,8 @@ def _stage(study: Study, step: Step, *, is_new_generation: bool = False) -> dg.O
         if ends_a_round and session.begun.has_reached_new_generation:
             yield dg.Output(None, NEW_GENERATION)
 
-    name = f"{NEW_GENERATION}_{step.name}" if is_new_generation else step.name
-    return _op(study, name, step.description, ins=AFTER, out=DONE_AND_DUE if ends_a_round else DONE)(compute)
+    name = f"{NEW_GENERATION}_{asset.name}" if is_new_generation else asset.name
+    return _op(study, name, asset.description, ins=AFTER, out=DONE_AND_DUE if ends_a_round else DONE)(compute)
 
 
 def _report(study: Study) -> dg.OpDefinition:
@@ -120,7 +123,7 @@ def _report(study: Study) -> dg.OpDefinition:
             yield from session.begun.conclude(context)
         result = session.result
         if result.failures:
-            names = ", ".join(f"{failure.step.name} {failure.partition.key or ''}" for failure in result.failures)
+            names = ", ".join(f"{failure.asset.name} {failure.partition.key or ''}" for failure in result.failures)
             raise dg.Failure(f"Not computed: {names}. What stood before still stands. Left out: {result.left_out}.")
         yield dg.Output(None, "done")
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from influence_assets.assets import asset_graph
+from influence_assets.engine.partitions import Partitioning
+from influence_assets.orchestration.factory import asset_key
 from influence_assets.orchestration.private_api import UnresolvedAssetJobDefinition
-from influence_assets.pipeline.graph import STEPS
-from influence_assets.pipeline.steps import Partitioning
 from influence_assets.study import Study
 
 KINDS: Mapping[Partitioning, tuple[str, str]] = {
@@ -30,8 +31,8 @@ def asset_job_name(study: Study, partitioning: Partitioning) -> str:
 def build_asset_jobs(study: Study) -> list[UnresolvedAssetJobDefinition]:
     """Return one job for each kind of partition that assets of the study have."""
     assets: dict[Partitioning, list[dg.AssetKey]] = {}
-    for step in STEPS:
-        assets.setdefault(step.partitioning, []).append(dg.AssetKey([study.name, step.name]))
+    for asset in asset_graph():
+        assets.setdefault(asset.partitioned_by, []).append(asset_key(study, asset.name))
     return [
         dg.define_asset_job(
             asset_job_name(study, partitioning),

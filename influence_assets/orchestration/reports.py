@@ -5,16 +5,16 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from influence_assets.engine.bring_up import Finished, Result
+from influence_assets.engine.fingerprint import WHOLE
+from influence_assets.engine.materialise import Outcome
+from influence_assets.engine.plan import AssetState
+from influence_assets.engine.versions import Versions
 from influence_assets.orchestration import checks
 from influence_assets.orchestration.factory import asset_key, materialization
 from influence_assets.orchestration.partitions import Partitions
 from influence_assets.orchestration.private_api import reported_versions
 from influence_assets.orchestration.sources import observations
-from influence_assets.pipeline.bring_up import Ended, Result
-from influence_assets.pipeline.fingerprint import WHOLE
-from influence_assets.pipeline.plan import StepState
-from influence_assets.pipeline.run import Outcome
-from influence_assets.pipeline.versions import Versions
 from influence_assets.storage.manifest import ArtifactKey
 from influence_assets.study import Study
 
@@ -38,38 +38,38 @@ class Reporter:
         self._passed: dict[tuple[dg.AssetKey, str], dg.AssetCheckEvaluation] = {}
         self._partitions: Counter[tuple[dg.AssetKey, str]] = Counter()
 
-    def news(self, versions: Versions, states: Sequence[StepState]) -> Iterator[Report]:
+    def news(self, versions: Versions, states: Sequence[AssetState]) -> Iterator[Report]:
         """Report files that came, changed or went, and partitions that stand without Dagster's knowing."""
         Partitions.of(self._study).register(versions.workspace, self._instance)
         yield from observations(self._study, versions.workspace, self._instance)
         yield from self.unreported(versions, states)
 
-    def unreported(self, versions: Versions, states: Sequence[StepState]) -> Iterator[Report]:
+    def unreported(self, versions: Versions, states: Sequence[AssetState]) -> Iterator[Report]:
         """Report partitions that stand in a version other than the one that was last reported.
 
         They were computed by a run of another instance, or are asked for again after a setting or a file was taken
         back.
         """
         for state in states:
-            key = asset_key(self._study, state.step.name)
+            key = asset_key(self._study, state.asset.name)
             reported = reported_versions(self._instance, key, dg.DagsterEventType.ASSET_MATERIALIZATION)
             for standing in state.of("standing"):
-                artifact = ArtifactKey(state.step.name, standing.partition.key, str(standing.data_version))
+                artifact = ArtifactKey(state.asset.name, standing.partition.key, str(standing.data_version))
                 if reported.get(standing.partition.key or WHOLE) != artifact.data_version:
                     outcome = Outcome(versions.workspace.store.open(artifact), computed=False)
-                    yield from self.finished(Ended(state.step, standing.partition, outcome, versions))
+                    yield from self.finished(Finished(state.asset, standing.partition, outcome, versions))
         yield from self.rolled_up_checks()
 
-    def finished(self, event: Ended) -> Iterator[Report]:
+    def finished(self, event: Finished) -> Iterator[Report]:
         """Report a partition that stands, and the checks of it that fail."""
-        step, partition, outcome, versions = event.step, event.partition, event.outcome, event.versions
-        yield materialization(self._study, step, partition, outcome, versions, self._instance)
-        for check in checks.results(step, versions.workspace, outcome.artifact):
+        asset, partition, outcome, versions = event.asset, event.partition, event.outcome, event.versions
+        yield materialization(self._study, asset, partition, outcome, versions, self._instance)
+        for check in checks.results(asset, versions.workspace, outcome.artifact):
             if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
-                name = f"{step.name}[{partition.key}]" if partition.key else step.name
+                name = f"{asset.name}[{partition.key}]" if partition.key else asset.name
                 self._checks_failed.append(f"{name}: {check.check_name}")
             evaluation = dg.AssetCheckEvaluation(
-                asset_key(self._study, step.name),
+                asset_key(self._study, asset.name),
                 str(check.check_name),
                 passed=check.passed,
                 metadata=check.metadata,
@@ -84,21 +84,21 @@ class Reporter:
 
     def rolled_up_checks(self) -> Iterator[Report]:
         """Report the checks that passed since the last call, once each."""
-        for (asset, name), last in self._passed.items():
-            count = self._partitions[asset, name]
+        for (key, name), last in self._passed.items():
+            count = self._partitions[key, name]
             several = dg.AssetCheckEvaluation(
-                asset, name, passed=True, metadata={"partitions": count}, severity=last.severity
+                key, name, passed=True, metadata={"partitions": count}, severity=last.severity
             )
             yield last if count == 1 else several
         self._passed, self._partitions = {}, Counter()
 
 
-def taken_back(before: Sequence[StepState], result: Result) -> list[StepState]:
-    """The steps of which something stands now that neither stood before nor was computed: an earlier version."""
+def taken_back(before: Sequence[AssetState], result: Result) -> list[AssetState]:
+    """The assets of which something stands now that neither stood before nor was computed: an earlier version."""
     computed = set(result.computed)
     names = {
-        state.step.name
+        state.asset.name
         for state in before
-        if any((state.step, place.partition) not in computed for place in state.outstanding)
+        if any((state.asset, place.partition) not in computed for place in state.outstanding)
     }
-    return [state for state in result.states if state.step.name in names]
+    return [state for state in result.states if state.asset.name in names]

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from influence_assets.pipeline.bring_up import Result, Watcher
-from influence_assets.pipeline.steps import Partition, Progress, Step
-from influence_assets.pipeline.versions import Versions
-from influence_assets.pipeline.workspace import Workspace
+from influence_assets.assets import open_workspace
+from influence_assets.engine.bring_up import Result, Watcher
+from influence_assets.engine.definition import AssetDefinition, Progress
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.versions import Versions
 from influence_assets.study import Study
 
 if TYPE_CHECKING:
@@ -44,21 +45,21 @@ class Session:
     @cached_property
     def versions(self) -> Versions:
         """The version of each partition that the study asks for, in the newest generation."""
-        return Versions(Workspace(self.study))
+        return Versions(open_workspace(self.study))
 
     @cached_property
     def published(self) -> Versions:
         """The version of each partition that the study asks for, in the generation that readers see."""
-        return Versions(Workspace(self.study), "published")
+        return Versions(open_workspace(self.study), "published")
 
     def watcher(self, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Watcher:
         """Return the listener, or else a watcher that writes to the run's log."""
         return self.listener or _LogWatcher(context)
 
-    def progress(self, context: dg.AssetExecutionContext, step: Step, partition: Partition) -> Progress:
+    def progress(self, context: dg.AssetExecutionContext, asset: AssetDefinition, partition: Partition) -> Progress:
         """Return what is called with the progress of one partition."""
         watcher = self.watcher(context)
-        return lambda done, total: watcher.progress(step, partition, done, total)
+        return lambda done, total: watcher.progress(asset, partition, done, total)
 
     @property
     def begun(self) -> "Stages":
@@ -80,14 +81,14 @@ class _LogWatcher:
         self._context = context
         self._last_line = time.monotonic()
 
-    def begins(self, step: Step, partition: Partition, outstanding: int) -> None:
-        name = f"{step.name}[{partition.key}]" if partition.key else step.name
+    def begins(self, asset: AssetDefinition, partition: Partition, outstanding: int) -> None:
+        name = f"{asset.name}[{partition.key}]" if partition.key else asset.name
         self._context.log.info(f"{name} begins; {outstanding:,} are outstanding")
 
-    def progress(self, step: Step, partition: Partition, done: int, total: int | None) -> None:
+    def progress(self, asset: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
         if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            name = f"{step.name}[{partition.key}]" if partition.key else step.name
+            name = f"{asset.name}[{partition.key}]" if partition.key else asset.name
             self._context.log.info(f"{name}: {done:,} of {total:,}" if total else f"{name}: {done:,}")
 
 
@@ -97,7 +98,7 @@ def resource_key(study: Study) -> str:
 
 
 def session_resource(study: Study) -> dg.ResourceDefinition:
-    """Return a resource that looks at the study's files afresh in every process that runs a step."""
+    """Return a resource that looks at the study's files afresh in every process that runs a step of a run."""
 
     @dg.resource(description=f"A look at the files and the store of the study {study.name}.")
     def session(_context: dg.InitResourceContext) -> Iterator[Session]:

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from influence_assets.assets import asset_graph
+from influence_assets.engine.bring_up import Failure, Finished, StageBegun, bring_up_to_date
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.fingerprint import fingerprint
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.plan import plan
 from influence_assets.orchestration import openlineage
 from influence_assets.orchestration.private_api import keep
 from influence_assets.orchestration.reports import Report, Reporter, taken_back
 from influence_assets.orchestration.runs import handled_key, name_process
 from influence_assets.orchestration.session import Session
-from influence_assets.pipeline.bring_up import Ended, Failure, Stage, bring_up_to_date
-from influence_assets.pipeline.fingerprint import fingerprint
-from influence_assets.pipeline.graph import STEPS
-from influence_assets.pipeline.plan import plan
-from influence_assets.pipeline.steps import Partition, Step
 
 if TYPE_CHECKING:
     from openlineage.client import OpenLineageClient
@@ -24,15 +25,17 @@ NEW_GENERATION = "new_generation"
 """The name of the stages in which a generation of curvature is filled that readers do not see yet."""
 
 Position = tuple[bool, int]
-"""Where a stage stands in a run: whether among those of the new generation, and its step's place in the graph."""
-
-END: Position = (True, len(STEPS))
-"""After every stage."""
+"""Where a stage stands in a run: whether among those of the new generation, and its asset's place in the graph."""
 
 
-def position(step: Step, *, is_new_generation: bool) -> Position:
-    """Return where the stage of a step stands in a run."""
-    return is_new_generation, STEPS.index(step)
+def position(asset: AssetDefinition, *, is_new_generation: bool) -> Position:
+    """Return where the stage of an asset stands in a run."""
+    return is_new_generation, [other.name for other in asset_graph()].index(asset.name)
+
+
+def end() -> Position:
+    """Return the position after every stage."""
+    return True, len(asset_graph().assets)
 
 
 class Stages:
@@ -74,13 +77,13 @@ class Stages:
         """Whether stages of the new generation are due."""
         return not self._is_finished and self._reached[0]
 
-    def begins(self, step: Step, partition: Partition, outstanding: int) -> None:
+    def begins(self, asset: AssetDefinition, partition: Partition, outstanding: int) -> None:
         """Tell whoever watches the op at hand."""
-        self._watcher.begins(step, partition, outstanding)
+        self._watcher.begins(asset, partition, outstanding)
 
-    def progress(self, step: Step, partition: Partition, done: int, total: int | None) -> None:
+    def progress(self, asset: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
         """Tell whoever watches the op at hand."""
-        self._watcher.progress(step, partition, done, total)
+        self._watcher.progress(asset, partition, done, total)
 
     def news(self) -> Iterator[Report]:
         """Report what changed since the last run, before anything is computed."""
@@ -94,10 +97,10 @@ class Stages:
             event = next(self._events, None)
             if event is None:
                 self._is_finished = True
-            elif isinstance(event, Stage):
-                self._reached = position(event.step, is_new_generation=event.is_new_generation)
+            elif isinstance(event, StageBegun):
+                self._reached = position(event.asset, is_new_generation=event.choice == "newest")
             elif isinstance(event, Failure):
-                self._failed[self._position(event.step)] += 1
+                self._failed[self._position(event.asset)] += 1
                 context.log.error(f"{_name(event)} failed: {event.error}")
             else:
                 yield from self._finished(context, event)
@@ -107,7 +110,7 @@ class Stages:
         yield from self._reporter.rolled_up_checks()
 
     def outcome(self, context: dg.OpExecutionContext, stage: Position) -> dict[str, int]:
-        """Log what was done about a stage's step, and return it in figures."""
+        """Log what was done about a stage's asset, and return it in figures."""
         name = str(context.op_handle)
         elsewhere = dict(self._computed[stage])
         here, failed = elsewhere.pop(name, 0), self._failed[stage]
@@ -127,7 +130,7 @@ class Stages:
 
     def conclude(self, context: dg.OpExecutionContext) -> Iterator[Report]:
         """Do what is left, report what an earlier version serves again, and note which files were handled."""
-        yield from self.advance(context, END)
+        yield from self.advance(context, end())
         result = self._session.result
         versions = result.versions or self._session.published
         yield from self._reporter.unreported(versions, taken_back(self._before, result))
@@ -137,17 +140,17 @@ class Stages:
         """Stop the work where it is, and let go of the store."""
         self._events.close()
 
-    def _position(self, step: Step) -> Position:
-        """The stage of a step in the generation that is being filled."""
-        return position(step, is_new_generation=self._reached[0])
+    def _position(self, asset: AssetDefinition) -> Position:
+        """The stage of an asset in the generation that is being filled."""
+        return position(asset, is_new_generation=self._reached[0])
 
-    def _finished(self, context: dg.OpExecutionContext, event: Ended) -> Iterator[Report]:
+    def _finished(self, context: dg.OpExecutionContext, event: Finished) -> Iterator[Report]:
         if event.outcome.computed:
-            self._computed[self._position(event.step)][str(context.op_handle)] += 1
+            self._computed[self._position(event.asset)][str(context.op_handle)] += 1
         yield from self._reporter.finished(event)
         self._tell_collector(context, event)
 
-    def _tell_collector(self, context: dg.OpExecutionContext, event: Ended) -> None:
+    def _tell_collector(self, context: dg.OpExecutionContext, event: Finished) -> None:
         """Tell the collector of lineage, if there is one; one that does not answer is given up for this run."""
         if self._collector is None or not event.outcome.computed:
             return
@@ -161,12 +164,13 @@ class Stages:
 
     def _waiting(self, stage: Position) -> int:
         is_new_generation, place = stage
-        versions, step = self._session.versions if is_new_generation else self._session.published, STEPS[place]
-        return sum(not versions.stands(step, partition) for partition in versions.partitions(step))
+        versions = self._session.versions if is_new_generation else self._session.published
+        asset = versions.workspace.graph.assets[place]
+        return sum(not versions.stands(asset, partition) for partition in versions.partitions(asset))
 
 
-def _name(event: Ended | Failure) -> str:
-    return f"{event.step.name}[{event.partition.key}]" if event.partition.key else event.step.name
+def _name(event: Failure) -> str:
+    return f"{event.asset.name}[{event.partition.key}]" if event.partition.key else event.asset.name
 
 
 def _partitions(count: int) -> str:
