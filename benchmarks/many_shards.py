@@ -23,13 +23,14 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from influence_assets.assets import open_workspace
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.plan import plan
+from influence_assets.engine.versions import Versions
 from influence_assets.orchestration.bring_up import execute
 from influence_assets.orchestration.instance import open_instance
 from influence_assets.orchestration.session import Session
-from influence_assets.pipeline.plan import plan
-from influence_assets.pipeline.steps import Partition, Step
-from influence_assets.pipeline.versions import Versions
-from influence_assets.pipeline.workspace import Workspace
 from influence_assets.study import Study
 
 WORDS = [
@@ -65,10 +66,10 @@ compute: {device: cpu}
 class Silent:
     """Nobody watches."""
 
-    def begins(self, step: Step, partition: Partition, outstanding: int) -> None:
+    def begins(self, step: AssetDefinition, partition: Partition, outstanding: int) -> None:
         """A partition is about to be computed."""
 
-    def progress(self, step: Step, partition: Partition, done: int, total: int | None) -> None:
+    def progress(self, step: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
         """So much of it is done."""
 
 
@@ -143,7 +144,7 @@ def run_once(folder: Path, asked: argparse.Namespace) -> None:
 
 def catalogue_load(study: Study) -> dict[str, object]:
     """What the last load changed, from its manifest."""
-    manifests = Workspace(study).store.manifests("influence_catalogue")
+    manifests = open_workspace(study).store.manifests("influence_catalogue")
     last = max(manifests, key=lambda manifest: manifest.started_at)
     summary = last.summary
     return {
@@ -170,13 +171,13 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     study = Study.load(lay_out(folder, asked))
     with measured("plan, nothing computed", shards=asked.shards, query_sets=asked.query_sets) as found:
-        found["outstanding"] = sum(len(state.outstanding) for state in plan(Versions(Workspace(study))))
+        found["outstanding"] = sum(len(state.outstanding) for state in plan(Versions(open_workspace(study))))
     run_once(folder / "warm", asked)  # imports, and what libraries do once
     with measured("first run") as first:
         first["computed"] = len(run(study).result.computed)
     print(json.dumps(catalogue_load(study)))
     with measured("plan, everything stands") as found:
-        found["outstanding"] = sum(len(state.outstanding) for state in plan(Versions(Workspace(study))))
+        found["outstanding"] = sum(len(state.outstanding) for state in plan(Versions(open_workspace(study))))
     with measured("second run") as found:
         found["computed"] = len(run(study).result.computed)
     write_shard(folder, asked.shards, random.Random(1), asked.words)

@@ -1,7 +1,7 @@
 """Finds the parts that a room of the package holds: its own files, those of extension folders, and installed ones.
 
-A room is a package whose modules each define one part under an agreed name, such as `METHOD` in `influence_assets.methods`
-or `ASSET` in `influence_assets.assets`. Adding a part takes one file, in one of three places:
+A room is a package whose modules each define one part under an agreed name, such as `METHOD` in
+`influence_assets.methods` or `ASSET` in `influence_assets.assets`. Adding a part takes one file, in one of three places:
 
 - in the room itself;
 - in a folder of the same name below an extension folder (`extensions` in the study, or `INFLUENCE_EXTENSIONS`, which

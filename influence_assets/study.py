@@ -231,6 +231,11 @@ class Compute(_Section):
         "as a share of the free memory holds, on a processor no more than are of use. Results do not depend on it but "
         "for rounding.",
     )
+    executor: str = Field(
+        "in_process",
+        description="What computes partitions: `in_process`, one after the other in the run's process, or an executor "
+        "that an extension brings.",
+    )
 
 
 class Automation(_Section):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-import influence_assets.cli.app
+import influence_assets.cli.console
 from influence_assets.cli import main
 
 
@@ -48,7 +48,7 @@ def influence(*arguments: str | Path, width: int = 200) -> Ended:
     with (
         mock.patch.object(sys, "argv", ["influence", *map(str, arguments)]),
         mock.patch.object(os, "_exit", _exit),
-        mock.patch.object(influence_assets.cli.app.console, "_width", width),  # it writes to what sys.stdout is now
+        mock.patch.object(influence_assets.cli.console.console, "_width", width),  # it writes to what sys.stdout is now
         mock.patch.dict(os.environ, {"COLUMNS": str(width)}),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),

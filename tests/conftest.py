@@ -34,6 +34,14 @@ def standing(tmp_path_factory):
     return study
 
 
+@pytest.fixture
+def study(standing, tmp_path):
+    """A copy of the computed study, to be changed at will."""
+    from tests import studies
+
+    return studies.copied(standing, tmp_path)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Markers of these tests."""
     config.addinivalue_line("markers", "slow: takes more than a minute; left out by `-m 'not slow'`")

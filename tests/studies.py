@@ -26,12 +26,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from influence_assets.pipeline.bring_up import Failure, Result, bring_up_to_date
-from influence_assets.pipeline.catalogue import rebuild_catalogue
-from influence_assets.pipeline.graph import STEPS
-from influence_assets.pipeline.steps import Partition, Step
-from influence_assets.pipeline.versions import Choice, Versions
-from influence_assets.pipeline.workspace import Workspace
+from influence_assets.assets import asset_graph, open_workspace
+from influence_assets.engine.bring_up import Failure, Result, bring_up_to_date
+from influence_assets.engine.catalogue import rebuild_catalogue
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.versions import Choice, Versions
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.catalogue import query
 from influence_assets.study import Study
@@ -160,7 +160,7 @@ def write_model(folder: Path, *, architecture: str = "gpt2", seed: int = 0) -> N
 
 def versions_of(study: Path, choice: Choice = "newest", *, fit_another: bool = False) -> Versions:
     """A fresh look at a study."""
-    return Versions(Workspace(Study.load(study)), choice, fit_another=fit_another)
+    return Versions(open_workspace(Study.load(study)), choice, fit_another=fit_another)
 
 
 def compute(study: Path, *, new_generation: bool = False, until: str | None = None) -> list[str]:
@@ -192,18 +192,18 @@ class _Until:
     """A watcher that ends a run before the first step that comes after one."""
 
     def __init__(self, last: str | None) -> None:
-        names = [step.name for step in STEPS]
+        names = [step.name for step in asset_graph()]
         self._wanted = set(names if last is None else names[: names.index(last) + 1])
 
-    def begins(self, step: Step, _partition: Partition, _outstanding: int) -> None:
+    def begins(self, step: AssetDefinition, _partition: Partition, _outstanding: int) -> None:
         if step.name not in self._wanted:
             raise _EnoughError
 
-    def progress(self, step: Step, partition: Partition, done: int, total: int | None) -> None:
+    def progress(self, step: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
         pass
 
 
-def label(step: Step, partition: Partition) -> str:
+def label(step: AssetDefinition, partition: Partition) -> str:
     """`asset`, or `asset[partition]`."""
     return f"{step.name}[{partition.key}]" if partition.key else step.name
 
@@ -214,15 +214,15 @@ def everything(
     """All partitions of all steps, except those of the steps named."""
     shards, query_sets = list(shards), list(query_sets)
     named = set()
-    for step in STEPS:
+    for step in asset_graph():
         if step.name in set(but):
             continue
-        if step.partitioning == "none":
+        if step.partitioned_by == "none":
             named.add(step.name)
-        elif step.partitioning == "pair":
+        elif step.partitioned_by == "pair":
             named |= {f"{step.name}[{q}|{s}]" for q in query_sets for s in shards}
         else:
-            named |= {f"{step.name}[{key}]" for key in (shards if step.partitioning == "shard" else query_sets)}
+            named |= {f"{step.name}[{key}]" for key in (shards if step.partitioned_by == "shard" else query_sets)}
     return named
 
 
@@ -236,21 +236,21 @@ def of_shard(shard: str, query_sets: Iterable[str] = QUERY_SETS) -> set[str]:
 def data_versions(study: Path) -> dict[str, str]:
     """The data version that the study asks for of every partition whose inputs stand."""
     versions = versions_of(study)
-    keys = {label(s, p): versions.key(s, p) for s in STEPS for p in versions.partitions(s)}
+    keys = {label(s, p): versions.key(s, p) for s in asset_graph() for p in versions.partitions(s)}
     return {name: key.data_version for name, key in keys.items() if key is not None}
 
 
 def artifact(study: Path, step: str, **partition: str) -> Artifact:
     """What stands of a partition."""
     versions = versions_of(study)
-    key = versions.key(next(s for s in STEPS if s.name == step), Partition(**partition))
+    key = versions.key(next(s for s in asset_graph() if s.name == step), Partition(**partition))
     assert key is not None
     return versions.workspace.store.open(key)
 
 
 def ask_sql(study: Path, sql: str, parameters: Any = None) -> pl.DataFrame:
     """The catalogue's answer."""
-    return query(Workspace(Study.load(study)).catalogue, sql, parameters)
+    return query(open_workspace(Study.load(study)).catalogue, sql, parameters)
 
 
 def scores(study: Path) -> dict[tuple[str, int], float]:

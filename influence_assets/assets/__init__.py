@@ -1,7 +1,7 @@
 """One asset a file, each under the name `ASSET`; beside them what several share.
 
-A file holds all that is particular to its asset: its definition, its computation, its checks, its cost and what a person
-is shown. Nobody else asks for an asset by name.
+A file holds all that is particular to its asset: its definition, its computation, its checks, its cost, and what a
+person is shown.
 """
 
 from functools import lru_cache

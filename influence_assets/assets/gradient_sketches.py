@@ -8,8 +8,6 @@ from influence_assets.engine.definition import AssetDefinition, CostModel, Measu
 from influence_assets.engine.partitions import Partition
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from influence_assets.capture.batches import Batch, Sequences
     from influence_assets.capture.layer_gradient import LayerGradient
     from influence_assets.capture.runner import Runner

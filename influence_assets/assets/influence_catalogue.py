@@ -26,9 +26,7 @@ GRAINS = "every_grain_holds"
 class _OfAGeneration:
     """The version rule: everything of the generation that is asked for, and what still stands of the one before it."""
 
-    def key_and_inputs(
-        self, versions: Versions, asset: AssetDefinition, partition: Partition
-    ) -> KeyAndInputs | None:
+    def key_and_inputs(self, versions: Versions, asset: AssetDefinition, partition: Partition) -> KeyAndInputs | None:
         """Return the load that the study asks for."""
         inputs = versions.inputs(asset, partition)
         if inputs is None:

@@ -142,7 +142,9 @@ def every_sequence_is_scored(artifact: Artifact, open_input: Opener) -> Finding:
     queries = open_input(inputs["query_gradients"]).manifest.rows["queries"]
     counted = (
         artifact.table("influence_scores")
-        .select(pairs=pl.struct("query_id", "sequence_id").n_unique(), finite=pl.col("influence_nats").is_finite().all())
+        .select(
+            pairs=pl.struct("query_id", "sequence_id").n_unique(), finite=pl.col("influence_nats").is_finite().all()
+        )
         .collect()
     )
     pairs, finite = int(counted["pairs"][0]), bool(counted["finite"][0])
@@ -151,9 +153,7 @@ def every_sequence_is_scored(artifact: Artifact, open_input: Opener) -> Finding:
 
 
 def _cost(sizes: Any, partition: Partition) -> Cost:
-    return Cost(
-        bytes=sizes.sequences(str(partition.shard)) * sizes.scored_queries(partition.query_set) * BYTES_A_SCORE
-    )
+    return Cost(bytes=sizes.sequences(str(partition.shard)) * sizes.scored_queries(partition.query_set) * BYTES_A_SCORE)
 
 
 def _memory(sizes: Any) -> int:

@@ -64,9 +64,7 @@ class PassContext:
         first = works[0]
         self._works = works
         self.sequences = shard_sequences(first.open("token_sequences"))
-        self.runner: Runner = runner(
-            first.workspace, first.open("language_model"), first.progress, len(self.sequences)
-        )
+        self.runner: Runner = runner(first.workspace, first.open("language_model"), first.progress, len(self.sequences))
         self.results: dict[str, Any] = {}
         """What participants leave for those that read them, by asset."""
 

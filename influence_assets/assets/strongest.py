@@ -48,7 +48,7 @@ class Earlier:
 
 
 def earlier_details(work: Work) -> Earlier | None:
-    """Return the standing details of this query set that share the most with what is to be computed; None if none can serve.
+    """Return the standing details of this query set that share most with what is to be computed; None if none serves.
 
     Only what is byte for byte as it was written serves: its rows would otherwise be copied on, damage and all.
     """
@@ -74,7 +74,7 @@ def _serves(manifest: Manifest, work: Work) -> bool:
 
 
 def strongest_pairs(work: Work, earlier: Earlier | None) -> pl.DataFrame:
-    """Return each query's highest and lowest scores over all shards, as `STRONGEST_SCHEMA`, by query, score and sequence.
+    """Return each query's highest and lowest scores over all shards, sorted, as `STRONGEST_SCHEMA`.
 
     The strongest of a union are among the strongest of its parts: where nothing that left was among the earlier ones,
     those and the scores of new shards are enough.
@@ -99,7 +99,7 @@ def strongest_pairs(work: Work, earlier: Earlier | None) -> pl.DataFrame:
 
 
 def extremes(scores: pl.DataFrame, count: int) -> pl.DataFrame:
-    """Return the `count` highest and `count` lowest scores of each query; of equal ones the smaller sequence_id is lower.
+    """Return the `count` highest and `count` lowest scores of each query; of equals the smaller id is lower.
 
     A tie that fell to whichever shard was read first would give a growing corpus another answer than a whole one.
     """

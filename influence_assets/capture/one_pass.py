@@ -78,9 +78,7 @@ def measure(
         else:
             if fitting:
                 consume = _consumer(fitting, bases, batch, buffers)
-                likelihoods.append(
-                    forward.backward(consume, sampler=sampler, then=[None] if attributing else [])
-                )
+                likelihoods.append(forward.backward(consume, sampler=sampler, then=[None] if attributing else []))
             if attributing:
                 likelihoods.append(forward.backward(_consumer(attributing, bases, batch, buffers)))
         refuse_not_finite(torch.stack(likelihoods).double().cpu().numpy())

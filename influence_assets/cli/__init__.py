@@ -8,26 +8,26 @@ import sys
 from rich.console import Console
 from rich.markup import escape
 
+from influence_assets.cli.escaping import visible
 from influence_assets.errors import InputError, StorageError
 
-_OF_A_FULL_DISK = ("database or disk is full", "disk I/O error")
-"""What SQLite says of one; the second, where it cannot enlarge the file that its readers share."""
+FULL_DISK_MESSAGES = ("database or disk is full", "disk I/O error")
+"""SQLite's messages when a disk is full; the second when it cannot enlarge the file that its readers share."""
 
 
 def _print_error(message: str) -> None:
-    from influence_assets.cli.showing import visible  # messages quote what was read
-
+    """Print an error as one paragraph; messages quote what was read, so they are made visible first."""
     Console(stderr=True, emoji=False).print(
         f"[bold red]Error[/] {escape(visible(message))}", highlight=False, soft_wrap=True
     )
 
 
-def _tells_of_a_full_disk(error: BaseException | None) -> bool:
-    """Whether an error comes from one; Dagster keeps its runs in SQLite, which has words of its own for it."""
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Return whether a full disk caused an error; SQLite, where Dagster keeps its runs, has messages of its own."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if isinstance(error, sqlite3.OperationalError) and str(error) in _OF_A_FULL_DISK:
+        if isinstance(error, sqlite3.OperationalError) and str(error) in FULL_DISK_MESSAGES:
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -35,18 +35,18 @@ def _tells_of_a_full_disk(error: BaseException | None) -> bool:
 
 def main() -> None:
     """Run the command; an error that a person can mend is printed as one paragraph, without a traceback."""
-    from influence_assets.cli.app import app
+    from influence_assets.cli.app import build_app
 
     code: int | str | None = 0
     try:
-        app()
+        build_app()()
     except (InputError, StorageError) as error:
         _print_error(str(error))
         code = 1
-    except SystemExit as ended:
-        code = ended.code
+    except SystemExit as exited:
+        code = exited.code
     except Exception as error:
-        if not _tells_of_a_full_disk(error):
+        if not _is_full_disk(error):
             raise
         folder = os.environ.get("DAGSTER_HOME", "Its folder")
         _print_error(

@@ -216,8 +216,8 @@ class AssetDefinition:
     checks: Checks = NO_CHECKS
     shown: Callable[[Artifact], Mapping[str, Shown]] = lambda _artifact: {}
     hidden: frozenset[str] = frozenset()
-    source_change: Callable[["Workspace", Partition, Manifest], str] = (
-        lambda _workspace, _partition, _manifest: "what it was read from changed"
+    source_change: Callable[["Workspace", Partition, Manifest], str] = lambda _workspace, _partition, _manifest: (
+        "what it was read from changed"
     )
     damage: str = "its files are damaged"
     sql: Path | None = field(default=None)

@@ -30,9 +30,7 @@ class AssetGraph:
         ordered = list(_ordered({asset.name: asset for asset in resolved}))
         # Versions list inputs in their definition's order: of those that are gathered here, in the graph's.
         published = tuple(asset.name for asset in ordered if asset.is_published)
-        self.assets = tuple(
-            replace(asset, inputs=published) if asset.name in gathering else asset for asset in ordered
-        )
+        self.assets = tuple(replace(asset, inputs=published) if asset.name in gathering else asset for asset in ordered)
         self._by_name: Mapping[str, AssetDefinition] = {asset.name: asset for asset in self.assets}
 
     def __iter__(self) -> Iterator[AssetDefinition]:

@@ -104,9 +104,10 @@ def materialise_together(
 def _computable(versions: Versions, asset: AssetDefinition, partition: Partition) -> KeyAndInputs:
     """The key and inputs of a partition that stands or whose inputs do."""
     key_and_inputs = versions.key_and_inputs(asset, partition)
-    if key_and_inputs is not None:
-        if all(map(versions.holds, key_and_inputs[1])) or versions.stands(asset, partition):
-            return key_and_inputs
+    if key_and_inputs is not None and (
+        all(map(versions.holds, key_and_inputs[1])) or versions.stands(asset, partition)
+    ):
+        return key_and_inputs
     missing = ", ".join(versions.missing_inputs(asset, partition)[:MISSING_NAMED]) or "an input"
     raise StorageError(
         f"{asset.name} needs {missing}, which is missing or out of date. "

@@ -248,14 +248,17 @@ class Versions:
             return False
         if any(all(map(self.holds, inputs)) for inputs in generation.ends):
             return True
-        end = self.workspace.graph.generation_end
-        if end is not None and isinstance(end.frozen, FrozenWithGeneration):
-            if any(self.holds(key) for key in end.frozen.keys_of(self, end, generation)):
-                return True
+        if any(map(self.holds, self._keys_of_end(generation))):
+            return True
         fitted_on = self.workspace.graph[rule.fitted_on]
-        return all(
-            self._is_as_fitted(fitted_on, shard, version) for shard, version in generation.fitted_shards.items()
-        )
+        return all(self._is_as_fitted(fitted_on, shard, version) for shard, version in generation.fitted_shards.items())
+
+    def _keys_of_end(self, generation: Generation) -> list[ArtifactKey]:
+        """The key of a generation's end under the study's settings, if it can be told."""
+        end = self.workspace.graph.generation_end
+        if end is None or not isinstance(end.frozen, FrozenWithGeneration):
+            return []
+        return end.frozen.keys_of(self, end, generation)
 
     def _is_as_fitted(self, fitted_on: AssetDefinition, shard: str, data_version: str) -> bool:
         if shard not in self.workspace.shards:

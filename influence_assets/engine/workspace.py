@@ -12,8 +12,8 @@ from influence_assets.corpus.digests import Digests, file_hash
 from influence_assets.corpus.slices import Shard, list_shards
 from influence_assets.corpus.sources import SourceFile, list_query_files
 from influence_assets.engine.graph import AssetGraph
-from influence_assets.errors import InputError, StorageError
 from influence_assets.engine.withdrawals import Tombstones, Withdrawn
+from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.artifacts import ArtifactStore
 from influence_assets.storage.catalogue import query, standing_content_version
 from influence_assets.storage.manifest import Manifest

@@ -1,14 +1,13 @@
 """What a study will take before it runs: operations, time, memory and bytes of each stage, and what was measured."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from influence_assets.assets.study_sizes import StudySizes
+from influence_assets.capture.operations import matrix_rate
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.plan import AssetState, plan
 from influence_assets.forecast.groups import cost_of, groups_of
-from influence_assets.capture.operations import matrix_rate
 
 
 @dataclass(frozen=True)

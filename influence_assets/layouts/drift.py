@@ -23,7 +23,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True)
 class DriftStatistics:
-    """What one layer's drift is computed from: totals of one shard or of several ([shards, ...]), which add up.
+    """What one layer's drift is computed from: totals of one shard or several ([shards, ...]), which add up.
 
     Args:
         A: of the input covariance, rotated into the frozen basis.

@@ -9,14 +9,14 @@ from transformers import PreTrainedModel
 
 from influence_assets.capture.batches import Sequences
 from influence_assets.capture.losses import LabelSampler
-from influence_assets.models.devices import keep_freed_memory
-from influence_assets.models.loading import load_model as load_from_folder
-from influence_assets.models.layers.rule import LinearModule
-from influence_assets.models.layers.selection import select_modules
 from influence_assets.capture.runner import Runner
-from influence_assets.models.weights import weights_hash
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
+from influence_assets.models.devices import keep_freed_memory
+from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.selection import select_modules
+from influence_assets.models.loading import load_model as load_from_folder
+from influence_assets.models.weights import weights_hash
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Curvature, Dtype
 
@@ -82,7 +82,7 @@ def _load_model(
 
 
 def fit_sequences(sequences: Sequences, curvature: Curvature) -> Sequences:
-    """Return the sequences of a shard that the curvature is fitted on: all, or a draw that depends on the seed alone."""
+    """Return the sequences of a shard that the curvature is fitted on: all, or a draw by the seed alone."""
     if curvature.fit_sequences is None or len(sequences) <= curvature.fit_sequences:
         return sequences
     # The complement of the seed: the labels' generators have the seed itself.
@@ -92,5 +92,5 @@ def fit_sequences(sequences: Sequences, curvature: Curvature) -> Sequences:
 
 
 def label_sampler(curvature: Curvature) -> LabelSampler | None:
-    """Return what draws labels from the model, for the true Fisher; None takes the data's own, for the empirical one."""
+    """Return what draws labels from the model (the true Fisher); None takes the data's own (the empirical one)."""
     return LabelSampler(curvature.seed) if curvature.fisher == "true" else None

@@ -7,10 +7,10 @@ import polars as pl
 
 from influence_assets.corpus.withdrawn import Withdrawal, add_withdrawn
 from influence_assets.engine.catalogue import published_content
-from influence_assets.upkeep.garbage import tainted
 from influence_assets.engine.withdrawals import Tombstones, own_list
 from influence_assets.engine.workspace import Workspace
 from influence_assets.storage.catalogue import load_catalogue, query
+from influence_assets.upkeep.garbage import tainted
 
 PUBLISHED = "select distinct document_id from documents where document_id in (select unnest($ids))"
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from influence_assets.errors import InputError, StorageError
 from influence_assets.engine.workspace import Workspace
+from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.catalogue import damaged_tables
 
 FILES_NAMED = 3

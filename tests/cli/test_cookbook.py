@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from influence_assets.cli.showing import show_table
+from influence_assets.cli.tables import show_table
 from influence_assets.errors import InputError
 from influence_assets.storage.catalogue import ask_cookbook, cookbook
 

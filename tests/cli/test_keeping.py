@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from influence_assets.pipeline.workspace import Workspace
+from influence_assets.assets import open_workspace
+from influence_assets.engine.workspace import Workspace
 from influence_assets.storage.catalogue import run_checks
 from influence_assets.study import Study
 from tests import studies
@@ -27,7 +28,7 @@ def document_id(text: str) -> str:
 
 
 def workspace(study: Path) -> Workspace:
-    return Workspace(Study.load(study))
+    return open_workspace(Study.load(study))
 
 
 def titles(study: Path) -> set[str]:

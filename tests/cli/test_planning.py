@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from influence_assets.cli import planning
-from influence_assets.pipeline.graph import STEPS
+from influence_assets.assets import asset_graph
+from influence_assets.cli.figures import duration, size
 from tests import studies
 from tests.commanding import influence
 
@@ -15,7 +15,7 @@ def rows(text):
     return {line.split()[0]: line for line in text.splitlines() if line.split() and line.split()[0] in NAMES}
 
 
-NAMES = [step.name for step in STEPS]
+NAMES = [step.name for step in asset_graph()]
 
 
 def test_before_anything_runs(tmp_path):
@@ -67,11 +67,11 @@ def test_a_pattern_that_matches_nothing_is_told_at_once(tmp_path):
     ],
 )  # fmt: skip
 def test_durations_are_shown_as_people_write_them(seconds, shown):
-    assert planning._duration(seconds) == shown
+    assert duration(seconds) == shown
 
 
 @pytest.mark.parametrize(
     ("count", "shown"), [(0, "0 B"), (999, "999 B"), (999.6, "1 kB"), (1490, "1.49 kB"), (999_700_000, "1 GB")]
 )
 def test_sizes_are_shown_as_people_write_them(count, shown):
-    assert planning._size(count) == shown
+    assert size(count) == shown

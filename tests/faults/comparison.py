@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import yaml
 
-from influence_assets.pipeline.graph import BY_NAME
-from influence_assets.pipeline.plan import plan
-from influence_assets.pipeline.versions import Versions
-from influence_assets.pipeline.workspace import Workspace
+from influence_assets.assets import asset_graph, open_workspace
+from influence_assets.engine.plan import plan
+from influence_assets.engine.versions import Versions
+from influence_assets.engine.workspace import Workspace
 from influence_assets.storage.artifacts import Artifact, ArtifactStore
 from influence_assets.storage.catalogue import loaded_keys, query
 from influence_assets.storage.manifest import ArtifactKey, Manifest, salvaged, sealed
@@ -46,7 +46,7 @@ Manifests = dict[ArtifactKey, Manifest]
 
 def workspace(study: Path) -> Workspace:
     """A fresh look."""
-    return Workspace(Study.load(study))
+    return open_workspace(Study.load(study))
 
 
 def manifests(store: ArtifactStore) -> Manifests:
@@ -187,12 +187,12 @@ def assert_no_orphans(study: Path) -> None:
     needed = with_ancestors(wanted | set(loaded_keys(look.catalogue)), known)
     root = look.store.root
     top = {path.name for path in root.iterdir()}
-    unknown = top - AT_THE_TOP - LISTS - {name.lower() for name in BY_NAME}
+    unknown = top - AT_THE_TOP - LISTS - {name.lower() for name in asset_graph()}
     assert not unknown, f"unknown at the top of the store: {unknown}"
     hidden = {path.name for path in (root / ".cache").iterdir()}
     assert hidden <= {f"{name}{end}" for name in CACHES for end in ("", ".partial")}, hidden
     places = {look.store.place(key) for key in needed}
-    for asset in (root / name for name in top & set(BY_NAME)):
+    for asset in (root / name for name in top & set(asset_graph())):
         partitions = list(asset.iterdir())
         assert partitions, f"{asset} is empty"
         for partition in partitions:
@@ -200,7 +200,7 @@ def assert_no_orphans(study: Path) -> None:
 
 
 def _standing(versions: Versions) -> set[ArtifactKey]:
-    states = [(state.step, held.partition) for state in plan(versions) for held in state.of("standing")]
+    states = [(state.asset, held.partition) for state in plan(versions) for held in state.of("standing")]
     return {key for step, partition in states if (key := versions.key(step, partition)) is not None}
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from influence_assets.corpus.withdrawn import read_withdrawn
+from influence_assets.engine.withdrawals import own_list
 from influence_assets.errors import InputError, StorageError
-from influence_assets.pipeline.withdrawals import own_list
 from influence_assets.storage.catalogue import query, run_checks
 from tests.faults import comparison, working, zygote
 from tests.faults.changing import FILES, IDS, WORDS, Corpus, Ground

@@ -11,28 +11,29 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from influence_assets.assets import open_workspace
 from influence_assets.corpus import digests
+from influence_assets.engine.bring_up import Finished, Result, bring_up_to_date
+from influence_assets.engine.catalogue import rebuild_catalogue
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.versions import Versions
 from influence_assets.errors import InputError, StorageError
-from influence_assets.pipeline.bring_up import Ended, Result, bring_up_to_date
-from influence_assets.pipeline.catalogue import rebuild_catalogue
-from influence_assets.pipeline.forgetting import withdraw
-from influence_assets.pipeline.garbage import Collected, collect
-from influence_assets.pipeline.steps import Partition, Step
-from influence_assets.pipeline.verification import Trouble, verify
-from influence_assets.pipeline.versions import Versions
-from influence_assets.pipeline.workspace import Workspace
 from influence_assets.storage.artifacts import ArtifactStore
 from influence_assets.storage.catalogue import publishing
 from influence_assets.study import Study
+from influence_assets.upkeep.forget import withdraw
+from influence_assets.upkeep.garbage import Collected, collect
+from influence_assets.upkeep.verify import Trouble, verify
 
 
 class Silent:
     """Told of everything, says nothing."""
 
-    def begins(self, step: Step, partition: Partition, outstanding: int) -> None:
+    def begins(self, step: AssetDefinition, partition: Partition, outstanding: int) -> None:
         pass
 
-    def progress(self, step: Step, partition: Partition, done: int, total: int | None) -> None:
+    def progress(self, step: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
         pass
 
 
@@ -58,14 +59,14 @@ def run(study: Path, *, new_generation: bool = False, run_id: str = "test") -> R
     result = Result()
     computed = []
     for event in bring_up_to_date(
-        Versions(Workspace(Study.load(study)), "published"),
+        Versions(open_workspace(Study.load(study)), "published"),
         Silent(),
         result,
         run_id=run_id,
         new_generation=new_generation,
     ):
-        if isinstance(event, Ended) and event.outcome.computed:
-            computed.append(named(event.step, event.partition))
+        if isinstance(event, Finished) and event.outcome.computed:
+            computed.append(named(event.asset, event.partition))
     failures = [f"{named(f.step, f.partition)}: {type(f.error).__name__}: {f.error}" for f in result.failures]
     return Ran(computed, failures, len(result.mended), result.left_out)
 
@@ -77,25 +78,25 @@ def begin_generation(study: Path) -> Ran:
 
 def gc(study: Path, keep: int) -> Collected:
     """Remove what is superseded."""
-    return collect(Workspace(Study.load(study)), keep=keep)
+    return collect(open_workspace(Study.load(study)), keep=keep)
 
 
 def forget(study: Path, document_id: str, reason: str) -> int:
     """List a document as withdrawn."""
-    return len(withdraw(Workspace(Study.load(study)), [document_id], reason))
+    return len(withdraw(open_workspace(Study.load(study)), [document_id], reason))
 
 
 def look(study: Path) -> list[Trouble]:
     """Read everything again and mark what is damaged."""
-    return verify(Workspace(Study.load(study)), lambda _done, _total: None)
+    return verify(open_workspace(Study.load(study)), lambda _done, _total: None)
 
 
 def rebuild(study: Path) -> None:
     """Build the DuckDB file anew."""
-    rebuild_catalogue(Versions(Workspace(Study.load(study)), "published"))
+    rebuild_catalogue(Versions(open_workspace(Study.load(study)), "published"))
 
 
-def named(step: Step, partition: Partition) -> str:
+def named(step: AssetDefinition, partition: Partition) -> str:
     """`asset`, or `asset[partition]`."""
     return f"{step.name}[{partition.key}]" if partition.key else step.name
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from influence_assets.assets import asset_graph
 from influence_assets.errors import InputError
 from influence_assets.orchestration.definitions import build_definitions, studies_from_environment
 from influence_assets.orchestration.jobs import asset_job_name, build_asset_jobs
-from influence_assets.pipeline.graph import STEPS
 from influence_assets.study import Study
 from tests import studies
 
@@ -36,7 +36,7 @@ def test_definitions_load_without_torch(tmp_path):
     path = studies.lay_out(tmp_path)
     ended = loaded({"INFLUENCE_STUDY": str(path)})
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.splitlines() == ["[]", str(len(STEPS) + len(SOURCES))]
+    assert ended.stdout.splitlines() == ["[]", str(len(asset_graph().assets) + len(SOURCES))]
     assert not (tmp_path / "store").exists(), "looking at the graph computes and creates nothing"
 
 
@@ -44,7 +44,7 @@ def test_several_studies_are_named_as_in_path(tmp_path):
     first, second = studies.lay_out(tmp_path / "one"), studies.lay_out(tmp_path / "two")
     second.write_text(second.read_text(encoding="utf-8").replace("name: tiny", "name: other"), encoding="utf-8")
     ended = loaded({"INFLUENCE_STUDY": os.pathsep.join([str(first), str(second)])})
-    assert ended.stdout.splitlines() == ["[]", str(2 * (len(STEPS) + len(SOURCES)))], ended.stderr
+    assert ended.stdout.splitlines() == ["[]", str(2 * (len(asset_graph().assets) + len(SOURCES)))], ended.stderr
 
 
 def test_without_a_study_the_remedy_is_named(monkeypatch):
@@ -69,7 +69,7 @@ def test_every_asset_is_in_the_job_of_its_kind_of_partition(tmp_path):
     graph = build_definitions([study]).resolve_asset_graph()
     covered = {job.name: {key.path[-1] for key in job.selection.resolve(graph)} for job in build_asset_jobs(study)}
     assert covered == {
-        asset_job_name(study, kind): {step.name for step in STEPS if step.partitioning == kind}
+        asset_job_name(study, kind): {asset.name for asset in asset_graph() if asset.partitioned_by == kind}
         for kind in ("none", "shard", "query_set", "pair")
     }
 

@@ -11,11 +11,10 @@ from collections import Counter
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from influence_assets.pipeline.graph import BY_NAME
-from influence_assets.pipeline.plan import plan
-from influence_assets.pipeline.steps import Partition
-from influence_assets.pipeline.versions import Versions
-from influence_assets.pipeline.workspace import Workspace
+from influence_assets.assets import asset_graph, open_workspace
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.plan import plan
+from influence_assets.engine.versions import Versions
 from tests import studies
 from tests.studies import COAST, EXTRA, FIRST, TRADES
 
@@ -23,19 +22,19 @@ MARKS = {"standing": StaleStatus.FRESH, "missing": StaleStatus.MISSING, "stale":
 
 
 def marked(located):
-    """The UI's mark and our state of every partition of every step."""
+    """The UI's mark and our state of every partition of every asset."""
     resolver = CachingStaleStatusResolver(
         located.instance,
         located.definitions.resolve_asset_graph(),
         LoadingContextForTest(located.instance),
     )
     return {
-        studies.label(state.step, state.partition): (
-            resolver.get_status(located.key(state.step.name), state.partition.key),
+        studies.label(state.asset, state.partition): (
+            resolver.get_status(located.key(state.asset.name), state.partition.key),
             state.state,
         )
-        for step in plan(Versions(Workspace(located.study)))
-        for state in step.partitions
+        for asset in plan(Versions(open_workspace(located.study)))
+        for state in asset.partitions
     }
 
 
@@ -57,7 +56,7 @@ ALL = len(studies.everything())
 def by_hand(located, *assets):
     """Asset after asset, partition after partition, as a person launches them."""
     for asset in assets:
-        for partition in studies.versions_of(located.path).partitions(BY_NAME[asset]):
+        for partition in studies.versions_of(located.path).partitions(asset_graph()[asset]):
             assert located.materialise(asset, partition.key).success
 
 
@@ -75,7 +74,7 @@ def test_after_the_command_nothing_is_marked(located):
 
 def test_after_all_assets_by_hand_nothing_is_marked(located):
     located.sense()
-    by_hand(located, *BY_NAME)
+    by_hand(located, *(asset.name for asset in asset_graph()))
     assert_agree(located, standing=ALL)
     located.sense()
     assert_agree(located, standing=ALL)
@@ -129,7 +128,7 @@ def test_a_setting_that_is_changed_and_taken_back(computed):
     computed.command()
     assert_agree(computed, standing=ALL)
     studies.write_study(path.parent)
-    assert computed.command().computed == [(BY_NAME["influence_catalogue"], Partition())]
+    assert computed.command().computed == [(asset_graph()["influence_catalogue"], Partition())]
     assert_agree(computed, standing=ALL)
 
 

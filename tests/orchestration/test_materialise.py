@@ -1,14 +1,15 @@
 """Every asset by hand, partition after partition, as from the UI: what Dagster is told of each materialization."""
 
 import base64
+import itertools
 
 import dagster as dg
 import pytest
 
+from influence_assets.assets import asset_graph
+from influence_assets.engine.partitions import Partition
 from influence_assets.orchestration.bring_up import execute
 from influence_assets.orchestration.session import Session
-from influence_assets.pipeline.graph import BY_NAME, STEPS
-from influence_assets.pipeline.steps import Partition
 from tests import studies
 from tests.studies import COAST, EXTRA, FIRST, QUERY_SETS, SHARDS, TRADES
 
@@ -35,21 +36,21 @@ PLOTS = {
 }
 
 
-def partitions(step):
-    """The partition keys of a step, as a person would launch them one by one."""
+def partitions(asset):
+    """The partition keys of an asset, as a person would launch them one by one."""
     return {
         "none": [None],
         "shard": list(SHARDS),
         "query_set": list(QUERY_SETS),
         "pair": [Partition(shard, query_set).key for query_set in QUERY_SETS for shard in SHARDS],
-    }[step.partitioning]
+    }[asset.partitioned_by]
 
 
 @pytest.fixture
 def runs(located):
     """Every partition of every asset, in order."""
     located.sense()
-    return [located.materialise(step.name, partition) for step in STEPS for partition in partitions(step)]
+    return [located.materialise(asset.name, partition) for asset in asset_graph() for partition in partitions(asset)]
 
 
 def test_every_asset_by_hand_ends_in_scores_and_says_what_it_did(located, runs):
@@ -62,15 +63,15 @@ def test_every_asset_by_hand_ends_in_scores_and_says_what_it_did(located, runs):
     for run in runs:
         for event in run.get_asset_materialization_events():
             materialization = event.materialization
-            step = BY_NAME[materialization.asset_key.path[-1]]
-            assert materialization.metadata.keys() >= SHOWN[step.name] | ALWAYS, step.name
+            asset = asset_graph()[materialization.asset_key.path[-1]]
+            assert materialization.metadata.keys() >= SHOWN[asset.name] | ALWAYS, asset.name
             assert materialization.metadata["outcome"].value == "computed"
-            where = Partition.parse(step.partitioning, event.partition)
-            told[studies.label(step, where)] = materialization.tags["dagster/data_version"]
-            folder = studies.artifact(located.path, step.name, **named(where)).folder
-            shown = folder.parents[2] / "influence.duckdb" if step.name == "influence_catalogue" else folder
+            where = Partition.parse(asset.partitioned_by, event.partition)
+            told[studies.label(asset, where)] = materialization.tags["dagster/data_version"]
+            folder = studies.artifact(located.path, asset.name, **named(where)).folder
+            shown = folder.parents[2] / "influence.duckdb" if asset.is_catalogue else folder
             assert materialization.metadata["path"].value == str(shown)
-            for plot in PLOTS.get(step.name, []):
+            for plot in PLOTS.get(asset.name, []):
                 assert_is_png(materialization.metadata[plot])
     assert told == versions
     assert set(told) == studies.everything()
@@ -85,9 +86,10 @@ def test_every_asset_by_hand_ends_in_scores_and_says_what_it_did(located, runs):
     # From the launchpad: another generation, in which all that follows is then computed by hand.
     config = {"ops": {f"{studies.NAME}__eigenbases": {"config": {"new_generation": True}}}}
     assert located.materialise("eigenbases", run_config=config).success
-    for step in STEPS[STEPS.index(BY_NAME["eigenbases"]) + 1 :]:
-        for partition in partitions(step):
-            assert located.materialise(step.name, partition).success, (step.name, partition)
+    later = itertools.dropwhile(lambda asset: not asset.begins_generation, asset_graph())
+    for asset in itertools.islice(later, 1, None):
+        for partition in partitions(asset):
+            assert located.materialise(asset.name, partition).success, (asset.name, partition)
     generations = studies.ask_sql(located.path, "select generation_id, is_current from generations order by all").rows()
     assert generations == [(1, False), (2, True)], "the one before stands beside it, to be compared"
     assert studies.compute(located.path) == []
@@ -117,11 +119,11 @@ class Listener:
     def __init__(self):
         self.begun, self.told = [], []
 
-    def begins(self, step, partition, outstanding):
-        self.begun.append((studies.label(step, partition), outstanding))
+    def begins(self, asset, partition, outstanding):
+        self.begun.append((studies.label(asset, partition), outstanding))
 
-    def progress(self, step, partition, done, total):
-        self.told.append((studies.label(step, partition), done, total))
+    def progress(self, asset, partition, done, total):
+        self.told.append((studies.label(asset, partition), done, total))
 
 
 def bring_up(located, listener):
@@ -134,11 +136,11 @@ def test_one_run_computes_all_and_leaves_out_what_a_failure_stops(located):
     (located.path.parent / "corpus" / TRADES).write_bytes(b"no Parquet")
     result = bring_up(located, Listener()).result
     (failure,) = result.failures
-    assert (failure.step.name, failure.partition.key) == ("documents", TRADES)
+    assert (failure.asset.name, failure.partition.key) == ("documents", TRADES)
     assert f"{TRADES}, after row 0: cannot be read as Parquet" in str(failure.error)
     computed = {studies.label(*done) for done in result.computed}
     # The generation is fitted on all shards: without this one there is none yet.
-    by_shard = {f"{step}[{COAST}]" for step in ("documents", "token_sequences", "covariances")}
+    by_shard = {f"{asset}[{COAST}]" for asset in ("documents", "token_sequences", "covariances")}
     assert computed == by_shard | {"language_model"}
     (run,) = located.instance.get_runs()
     assert run.status == dg.DagsterRunStatus.FAILURE
@@ -152,7 +154,7 @@ def test_one_run_computes_all_and_leaves_out_what_a_failure_stops(located):
     assert not result.failures
     assert not session.checks_failed
     assert {studies.label(*done) for done in result.computed} == studies.everything() - computed
-    stood = {step.name: result.stood(step) for step in STEPS}
+    stood = {asset.name: result.stood(asset) for asset in asset_graph()}
     assert stood == dict.fromkeys(stood, 0) | {n.partition("[")[0]: 1 for n in computed}
     latest = located.instance.get_runs(limit=1)[0]
     assert latest.status == dg.DagsterRunStatus.SUCCESS
@@ -163,12 +165,12 @@ def test_one_run_computes_all_and_leaves_out_what_a_failure_stops(located):
     sequences = studies.artifact(located.path, "token_sequences", shard=COAST).manifest.summary["sequences"]
     assert (f"corrected_eigenvalues[{COAST}]", sequences, sequences) in listener.told
     # Scores come from the sketches' pass.
-    heavy = {step.name for step in STEPS if step.heavy} - {"language_model", "influence_scores"}
-    assert heavy <= {name.partition("[")[0] for name, *_ in listener.told}
+    runs_model = {asset.name for asset in asset_graph() if asset.runs_model} - {"language_model", "influence_scores"}
+    assert runs_model <= {name.partition("[")[0] for name, *_ in listener.told}
 
     session = bring_up(located, listener)
     assert not session.result.computed
-    assert sum(session.result.stood(step) for step in STEPS) == len(studies.everything())
+    assert sum(session.result.stood(asset) for asset in asset_graph()) == len(studies.everything())
     assert len(located.instance.get_run_ids()) == 2, "nothing to do is no run"
 
 
@@ -179,12 +181,12 @@ def is_failure(entry):
 def materialised(located):
     """The data version that Dagster was last told of each partition."""
     found = {}
-    for step in STEPS:
-        records = located.instance.fetch_materializations(located.key(step.name), limit=100, ascending=True).records
+    for asset in asset_graph():
+        records = located.instance.fetch_materializations(located.key(asset.name), limit=100, ascending=True).records
         for record in records:
-            where = Partition.parse(step.partitioning, record.partition_key)
+            where = Partition.parse(asset.partitioned_by, record.partition_key)
             tags = record.event_log_entry.asset_materialization.tags
-            found[studies.label(step, where)] = tags["dagster/data_version"]
+            found[studies.label(asset, where)] = tags["dagster/data_version"]
     return found
 
 

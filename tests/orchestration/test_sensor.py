@@ -9,12 +9,12 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.observe import observe
 
+from influence_assets.engine.plan import plan
+from influence_assets.engine.workspace import Workspace
 from influence_assets.orchestration.automation import ATTEMPTS
 from influence_assets.orchestration.partitions import Partitions
 from influence_assets.orchestration.runs import PROCESS_TAG, job_name
 from influence_assets.orchestration.sources import build_sources
-from influence_assets.pipeline.plan import plan
-from influence_assets.pipeline.workspace import Workspace
 from tests import studies
 from tests.studies import COAST, EXTRA, FIRST, QUERY_SETS, SHARDS, TRADES
 
@@ -33,7 +33,7 @@ def observed(tick):
 
 
 def outstanding(located):
-    return [state.step.name for state in plan(studies.versions_of(located.path)) if state.outstanding]
+    return [state.asset.name for state in plan(studies.versions_of(located.path)) if state.outstanding]
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from influence_assets.cli.starting import EXAMPLE, commented, reference, write_example
+from influence_assets.cli.example import EXAMPLE, write_example
+from influence_assets.cli.study_template import commented, reference
 from influence_assets.errors import InputError
 from influence_assets.study import Study
 

@@ -4,12 +4,12 @@ import hashlib
 
 import pytest
 
+from influence_assets.assets import open_workspace
 from influence_assets.errors import StorageError
-from influence_assets.pipeline.forgetting import withdraw
-from influence_assets.pipeline.garbage import collect
-from influence_assets.pipeline.workspace import Workspace
 from influence_assets.storage.catalogue import loaded_keys, run_checks
 from influence_assets.study import Study
+from influence_assets.upkeep.forget import withdraw
+from influence_assets.upkeep.garbage import collect
 from tests import studies
 from tests.studies import COAST, EXTRA, SHARDS, TRADES
 
@@ -17,7 +17,7 @@ FITTED = "select partition, is_loaded from materializations where asset = 'covar
 
 
 def workspace(study):
-    return Workspace(Study.load(study))
+    return open_workspace(Study.load(study))
 
 
 def held(study, asset, partition):

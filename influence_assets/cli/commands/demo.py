@@ -1,18 +1,18 @@
-"""The demo: from Python's own manual to the articles behind a small model's completions, then a file more."""
+"""`influence demo`."""
 
 import shutil
 import time
 from pathlib import Path
+from typing import Annotated
 
-import polars as pl
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from influence_assets.cli.running import run_study
-from influence_assets.cli.showing import visible
-from influence_assets.demo.study import CORPUS_FOLDER, HELD_BACK_FOLDER, write_demo
-from influence_assets.pipeline.workspace import CATALOGUE
+from influence_assets.cli.command import Command
+from influence_assets.cli.console import console
+from influence_assets.cli.escaping import visible
 from influence_assets.study import Study
 
 PASSAGES_SHOWN = 3
@@ -24,31 +24,36 @@ The demo took {seconds:.0f} s. Try:
   influence ui --study {study}"""
 
 
-def demonstrate(folder: Path, console: Console) -> bool:
-    """Make the demo, run it, print what it found, drop one more shard in; returns whether all of it worked."""
+def demo(folder: Annotated[Path, typer.Argument(help="Where to make it.")] = Path("demo")) -> None:
+    """Train a small model on Python's manual and see which articles taught it its completions."""
+    from influence_assets.cli.study_runs import run_study
+    from influence_assets.demo.study import CORPUS_FOLDER, HELD_BACK_FOLDER, write_demo
+    from influence_assets.engine.workspace import catalogue_path
+
     started = time.monotonic()
     path = write_demo(folder)
     study = Study.load(path)
     console.rule("1. A model learns CPython's manual, and every training passage is scored")
     console.print(f"The study is [bold]{escape(str(path))}[/]; its documents lie in {escape(study.corpus.path)}.")
     if not run_study(study, console):
-        return False
+        raise typer.Exit(1)
     console.rule("2. Which passages taught it its completions?")
-    show_retrieval(Path(study.storage.root) / CATALOGUE, console)
+    show_retrieval(catalogue_path(study), console)
     console.rule("3. One more file arrives")
     for file in sorted((folder / HELD_BACK_FOLDER).iterdir()):
         shutil.copyfile(file, folder / CORPUS_FOLDER / file.name)
         console.print(f"Copied {escape(file.name)} into the corpus folder.")
     if not run_study(study, console):
-        return False
+        raise typer.Exit(1)
     console.rule("4. Your turn")
     hints = TRY.format(seconds=time.monotonic() - started, study=path)
     console.print(hints, markup=False, highlight=False, soft_wrap=True)
-    return True
 
 
 def show_retrieval(catalogue: Path, console: Console) -> None:
-    """The strongest passages of each question, and how often each method finds the true article."""
+    """Print the strongest passages of each question, and how often each method finds the true article."""
+    import polars as pl
+
     from influence_assets.demo.retrieval import ranked_passages, retrieval
 
     ranked = ranked_passages(catalogue)
@@ -77,3 +82,6 @@ def _questions(catalogue: Path) -> dict[str, tuple[str, str, str]]:
 
     rows = query(catalogue, QUESTIONS).to_dicts()
     return {row["query_id"]: (row["prompt"], row["completion"], row["article"]) for row in rows}
+
+
+COMMAND = Command(name="demo", function=demo, rank=130)

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from influence_assets.pipeline.forgetting import retract, still_published, tombstones_of, withdraw
-from influence_assets.pipeline.workspace import Workspace
+from influence_assets.assets import open_workspace
 from influence_assets.study import Study
+from influence_assets.upkeep.forget import retract, still_published, tombstones_of, withdraw
 from tests import studies
 from tests.studies import COAST, EXTRA, TRADES
 
@@ -20,7 +20,7 @@ def document_id(text):
 
 
 def workspace(study):
-    return Workspace(Study.load(study))
+    return open_workspace(Study.load(study))
 
 
 def withdrawn(study, *texts, reason="asked for by its author"):

@@ -5,9 +5,9 @@ import shutil
 import pytest
 from scipy.stats import spearmanr
 
-from influence_assets.pipeline.catalogue import rebuild_catalogue
-from influence_assets.pipeline.graph import BY_NAME, STEPS
-from influence_assets.pipeline.steps import Partition
+from influence_assets.assets import asset_graph
+from influence_assets.engine.catalogue import rebuild_catalogue
+from influence_assets.engine.partitions import Partition
 from tests import studies
 from tests.studies import COAST, EXTRA, FIRST, SHARDS, TRADES
 
@@ -53,8 +53,8 @@ def test_a_generation_stands_without_what_it_was_merged_from(study):
     scores = studies.scores(study)
     shutil.rmtree(study.parent / "store" / "corrected_eigenvalues")
     versions = studies.versions_of(study)
-    assert versions.stands(BY_NAME["curvature"], Partition())
-    assert versions.stands(BY_NAME["influence_scores"], Partition(COAST, FIRST))
+    assert versions.stands(asset_graph()["curvature"], Partition())
+    assert versions.stands(asset_graph()["influence_scores"], Partition(COAST, FIRST))
     assert set(studies.compute(study)) == {f"corrected_eigenvalues[{shard}]" for shard in SHARDS}
     assert studies.scores(study) == scores
 
@@ -219,7 +219,7 @@ def test_by_default_a_generation_is_only_proposed(study):
 def test_another_damping_belongs_to_the_generation_that_is_asked_for(study):
     studies.compute(study, new_generation=True)
     studies.write_study(study.parent, curvature={"damping_scale": 0.4})
-    frozen = [step.name for step in STEPS if step.name in {*BEFORE_IT, "eigenbases", "corrected_eigenvalues"}]
+    frozen = [step.name for step in asset_graph() if step.name in {*BEFORE_IT, "eigenbases", "corrected_eigenvalues"}]
     assert set(studies.compute(study)) == studies.everything(but=frozen)
     scales = studies.ask_sql(study, "select generation_id, damping_scale from generations").rows()
     assert (2, 0.4) in scales

@@ -7,10 +7,10 @@ import time
 import numpy as np
 import pytest
 
+from influence_assets.assets import asset_graph
+from influence_assets.engine.materialise import materialise
+from influence_assets.engine.partitions import Partition
 from influence_assets.errors import InputError, StorageError
-from influence_assets.pipeline.graph import BY_NAME
-from influence_assets.pipeline.run import materialise
-from influence_assets.pipeline.steps import Partition
 from tests import studies
 from tests.studies import COAST, EXTRA, FIRST, SECOND, SHARDS, TRADES
 
@@ -190,7 +190,7 @@ def test_what_was_damaged_is_computed_again(study, asset):
     partition |= {"query_set": FIRST} if asset == "influence_scores" else {}
     folder = studies.artifact(study, asset, **partition).folder
     (folder / "manifest.json").unlink()
-    assert studies.compute(study) == [studies.label(BY_NAME[asset], Partition(**partition))]
+    assert studies.compute(study) == [studies.label(asset_graph()[asset], Partition(**partition))]
     assert studies.scores(study) == scores
 
 
@@ -221,7 +221,7 @@ def test_query_sets_computed_apart_that_share_an_id_are_not_published_together(s
 def test_a_step_whose_inputs_are_missing_names_them(tmp_path):
     study = studies.lay_out(tmp_path)
     versions = studies.versions_of(study)
-    step, partition = BY_NAME["token_sequences"], Partition(shard=COAST)
+    step, partition = asset_graph()["token_sequences"], Partition(shard=COAST)
     with pytest.raises(StorageError, match=r"token_sequences needs documents\[letters/coast.jsonl\], language_model"):
         materialise(versions, step, partition, run_id=None, progress=lambda _done, _total: None)
 
@@ -231,7 +231,7 @@ def test_a_partition_whose_file_is_gone_says_so(study):
     (study.parent / "corpus" / TRADES).unlink()
     with pytest.raises(InputError, match=r"trades\.parquet: this file is no longer there"):
         materialise(
-            studies.versions_of(study), BY_NAME["documents"], Partition(shard=TRADES), run_id=None,
+            studies.versions_of(study), asset_graph()["documents"], Partition(shard=TRADES), run_id=None,
             progress=lambda _done, _total: None,
         )  # fmt: skip
 

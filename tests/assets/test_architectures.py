@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from influence_assets.pipeline import passes
 
 from influence_assets.capture.batches import Sequences
+from influence_assets.engine.checks import CHECKS
 from influence_assets.models import loading
 from influence_assets.models.layers.selection import select_modules
-from influence_assets.pipeline import passes
-from influence_assets.pipeline.checks import CHECKS
 from tests import studies
 from tests.oracles import gradients as oracle
 

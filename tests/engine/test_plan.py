@@ -5,12 +5,11 @@ from unittest import mock
 
 import pytest
 
-from influence_assets.pipeline import plan as planning
-from influence_assets.pipeline.forgetting import withdraw
-from influence_assets.pipeline.graph import BY_NAME, STEPS
-from influence_assets.pipeline.plan import plan, state_rows
-from influence_assets.pipeline.workspace import Workspace
+from influence_assets.assets import asset_graph, open_workspace
+from influence_assets.engine import plan as planning
+from influence_assets.engine.plan import plan, state_rows
 from influence_assets.study import Study
+from influence_assets.upkeep.forget import withdraw
 from tests import studies
 from tests.studies import COAST, EXTRA, FIRST, SECOND, TRADES
 
@@ -18,7 +17,7 @@ from tests.studies import COAST, EXTRA, FIRST, SECOND, TRADES
 def states(study):
     """(state, cause) of every partition that does not stand."""
     found = (partition for step in plan(studies.versions_of(study)) for partition in step.outstanding)
-    return {studies.label(state.step, state.partition): (state.state, state.cause) for state in found}
+    return {studies.label(state.asset, state.partition): (state.state, state.cause) for state in found}
 
 
 def not_waiting(study):
@@ -31,7 +30,7 @@ def test_nothing_is_outstanding_of_what_stands(standing):
     assert set(rows["state"]) == {"standing"}
     assert rows["data_version"].equals(rows["standing_data_version"])
     assert rows.drop("data_version", "standing_data_version").rows() == [
-        (state.step.name, state.partition.key, "standing", None)
+        (state.asset.name, state.partition.key, "standing", None)
         for step in plan(studies.versions_of(standing))
         for state in step.partitions
     ]
@@ -86,7 +85,7 @@ def test_other_weights_are_the_cause(study):
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_withdrawn_document_is_the_cause(study, count):
     ids = studies.ask_sql(study, "select document_id from documents where shard_id = $1", [COAST])["document_id"]
-    withdraw(Workspace(Study.load(study)), ids.to_list()[:count], "asked for")
+    withdraw(open_workspace(Study.load(study)), ids.to_list()[:count], "asked for")
     cause = "which of its documents are withdrawn changed"
     assert not_waiting(study) == {f"documents[{COAST}]": ("stale", cause)}
 
@@ -101,9 +100,9 @@ def test_a_changed_setting_is_the_cause(study):
 
 
 def test_changed_code_is_the_cause(study):
-    newer = dataclasses.replace(BY_NAME["gradient_sketches"], code_version="99")
-    steps = tuple(newer if step.name == newer.name else step for step in STEPS)
-    with mock.patch.dict(BY_NAME, {newer.name: newer}), mock.patch.object(planning, "STEPS", steps):
+    newer = dataclasses.replace(asset_graph()["gradient_sketches"], code_version="99")
+    steps = tuple(newer if step.name == newer.name else step for step in asset_graph())
+    with mock.patch.dict(asset_graph(), {newer.name: newer}), mock.patch.object(planning, "asset_graph()", steps):
         found = not_waiting(study)
     assert set(found) == {f"gradient_sketches[{shard}]" for shard in studies.SHARDS}
     assert set(found.values()) == {("stale", "its code has version 99 now")}

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
+from influence_assets.pipeline.costs import StudyCosts
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from influence_assets.pipeline.costs import StudyCosts
-from influence_assets.pipeline.estimates import estimates, groups_of
-from influence_assets.pipeline.plan import plan
-from influence_assets.pipeline.study_sizes import BYTES_A_TOKEN, StudySizes
+from influence_assets.assets.study_sizes import BYTES_A_TOKEN, StudySizes
+from influence_assets.engine.plan import plan
+from influence_assets.forecast.estimates import estimates, groups_of
 from tests import studies
 from tests.counting import LEFT_OUT_BY_TORCH
 
@@ -18,7 +18,7 @@ MEASURED = ("covariances", "corrected_eigenvalues", "query_gradients", "gradient
 
 
 def by_name(study):
-    return {stage.step.name: stage for stage in estimates(StudySizes(studies.versions_of(study)))}
+    return {stage.asset.name: stage for stage in estimates(StudySizes(studies.versions_of(study)))}
 
 
 def counted(function):
@@ -92,7 +92,7 @@ def test_before_anything_is_there_everything_is_outstanding_and_estimated_from_b
     for stage in estimates(sizes):
         assert (stage.outstanding, stage.measured) == (stage.partitions, None)
         assert not stage.is_calibrated
-        if stage.step.name in MEASURED:
+        if stage.asset.name in MEASURED:
             assert stage.operations > 0
             assert stage.seconds > 0
             assert stage.bytes > 0
@@ -141,7 +141,7 @@ def test_a_new_shard_is_one_pass_and_its_time_follows_what_was_measured(study):
 
 def sizes_of(study, name):
     versions = studies.versions_of(study)
-    state = next(state for state in plan(versions) if state.step.name == name)
+    state = next(state for state in plan(versions) if state.asset.name == name)
     return [partition.partition for partition in state.of("standing")]
 
 

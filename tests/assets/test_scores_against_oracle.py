@@ -7,11 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from influence_assets.pipeline import queries, together
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from influence_assets.models.layers.rule import LinearModule
 from influence_assets.models.layers.selection import select_modules
-from influence_assets.pipeline import queries, together
 from tests import studies
 from tests.oracles import ekfac as oracle
 

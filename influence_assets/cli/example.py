@@ -1,18 +1,11 @@
-"""What `influence init` writes: a commented study, a few documents and questions."""
+"""The study that `influence init` writes: eight short documents, two questions and a small model."""
 
 import json
-import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
-
+from influence_assets.cli.study_template import commented
 from influence_assets.errors import InputError
-from influence_assets.study import Study
 
 EXAMPLE: dict[str, Any] = {
     "name": "example",
@@ -96,62 +89,3 @@ def write_example(folder: Path) -> Path:
     except OSError as error:
         raise InputError(str(folder), f"cannot be written ({error})", "Name a folder that you may write to.") from error
     return study
-
-
-def commented(values: dict[str, Any]) -> str:
-    """A study file with every key, each explained; keys without a value in `values` are comments with their default."""
-    head = "# A study of influence-assets: which training data made a model say something.\n"
-    head += "# Relative paths are relative to this file. Keys behind # have the value shown by default.\n"
-    return head + "\n".join(_section(Study, values, 0)) + "\n"
-
-
-def reference() -> str:
-    """Every key of a study as a Markdown table, for the README."""
-    rows = ["| key | default | what it is |", "|---|---|---|"]
-    for key, field in _keys(Study, ""):
-        default = "required" if field.is_required() else f"`{_yaml(field.default)}`"
-        rows.append(f"| `{key}` | {default} | {(field.description or '').replace('|', chr(92) + '|')} |")
-    return "\n".join(rows) + "\n"
-
-
-def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
-    for name, field in model.model_fields.items():
-        section = _section_of(field)
-        if section is None:
-            yield prefix + name, field
-        else:
-            yield from _keys(section, f"{prefix}{name}.")
-
-
-def _section(model: type[BaseModel], values: dict[str, Any] | None, depth: int) -> Iterator[str]:
-    """The lines of one section; `values` None comments all of it out."""
-    indent = "  " * depth
-    for name, field in model.model_fields.items():
-        section = _section_of(field)
-        given = None if values is None else values.get(name)
-        for line in textwrap.wrap(field.description or "", 100):
-            yield f"{indent}# {line}"
-        if section is not None:
-            if depth == 0:
-                yield f"\n# {' '.join((section.__doc__ or '').split())}"
-            off = "# " if section is not Study and depth > 0 and given is None else ""
-            yield f"{indent}{off}{name}:"
-            yield from (
-                f"{indent}{off}{line.removeprefix(indent)}" for line in _section(section, given or {}, depth + 1)
-            )
-        elif given is not None:
-            yield f"{indent}{name}: {_yaml(given)}"
-        else:
-            default = "…" if field.default is PydanticUndefined else _yaml(field.default)
-            yield f"{indent}# {name}: {default}"
-
-
-def _section_of(field: FieldInfo) -> type[BaseModel] | None:
-    options = [field.annotation, *getattr(field.annotation, "__args__", ())]
-    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-
-
-def _yaml(value: object) -> str:
-    value = list(value) if isinstance(value, tuple) else value
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=1000)
-    return text.removesuffix("\n").removesuffix("\n...")

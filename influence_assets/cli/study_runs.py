@@ -1,4 +1,4 @@
-"""Bringing a study up to date, with progress for whoever watches."""
+"""Brings a study up to date and prints how it goes and what was done; imports Dagster."""
 
 import time
 import warnings
@@ -8,16 +8,19 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from influence_assets.cli.showing import drift_proposal, visible
+from influence_assets.assets import asset_graph
+from influence_assets.cli.drift import drift_proposal
+from influence_assets.cli.escaping import visible
+from influence_assets.cli.figures import counted
+from influence_assets.engine.bring_up import Failure, Result
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.partitions import Partition
 from influence_assets.errors import InputError, StorageError
-from influence_assets.pipeline.bring_up import Failure, Result
-from influence_assets.pipeline.graph import STEPS
-from influence_assets.pipeline.steps import Partition, Step
 from influence_assets.study import Study
 
 
 def run_study(study: Study, console: Console, *, new_generation: bool = False) -> bool:
-    """Compute what is outstanding, print what was done, and return whether all of it worked."""
+    """Compute what is outstanding and print what was done; returns whether all is complete and every check holds."""
     import dagster as dg
 
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -35,7 +38,7 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
         console.print(f"[yellow]Was damaged[/] and is computed again: {escape(folder)}", soft_wrap=True)
     if result.computed:
         console.print(_done(result))
-        console.print(f"Computed {_counted(len(result.computed), 'partition')} in {seconds:.1f} s.")
+        console.print(f"Computed {counted(len(result.computed), 'partition')} in {seconds:.1f} s.")
         if not result.left_out:
             console.print("Look at them with `influence sql`, `influence ask` or `influence ui`.")
     elif not result.left_out:
@@ -51,18 +54,6 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
         left_out = ", ".join(result.left_out)
         console.print(f"What stood before still stands. Not complete: {left_out}.", soft_wrap=True)
     return not result.failures and not result.left_out and not session.checks_failed
-
-
-def rebuild(study: Study, console: Console) -> None:
-    """Build the DuckDB file anew, beside the one that stands until it is done."""
-    from influence_assets.pipeline.catalogue import rebuild_catalogue
-    from influence_assets.pipeline.versions import Versions
-    from influence_assets.pipeline.workspace import Workspace
-
-    change = rebuild_catalogue(Versions(Workspace(study), "published"))
-    console.print(
-        f"Rebuilt from {change.loaded} artifacts in {change.seconds:.1f} s: {sum(change.rows.values()):,} rows."
-    )
 
 
 class _Display:
@@ -90,23 +81,23 @@ class _Display:
         if self._console.is_terminal:
             self._bars.stop()
 
-    def begins(self, step: Step, partition: Partition, outstanding: int) -> None:
+    def begins(self, step: AssetDefinition, partition: Partition, outstanding: int) -> None:
         named = escape(_named(step, partition))
         self._bars.reset(self._task, description=f"{named} · {outstanding} to go", total=None)
         if not self._console.is_terminal:
             self._console.print(named)
 
-    def progress(self, step: Step, partition: Partition, done: int, total: int | None) -> None:
+    def progress(self, step: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
         self._bars.update(self._task, description=escape(_named(step, partition)), completed=done, total=total)
 
 
-def _named(step: Step, partition: Partition) -> str:
+def _named(step: AssetDefinition, partition: Partition) -> str:
     return f"{step.name} [{partition.key}]" if partition.key else step.name
 
 
 def _done(result: Result) -> Table:
     table = Table("asset", "computed", "stood already", "partitions computed", box=None, pad_edge=False)
-    for step in STEPS:
+    for step in asset_graph():
         keys = [partition.key or "" for done, partition in result.computed if done is step]
         shown = ", ".join(keys[:4]) + (" …" if len(keys) > 4 else "")
         if keys or result.stood(step):
@@ -118,13 +109,9 @@ def _print_failure(failure: Failure, console: Console) -> None:
     error = failure.error
     said = visible(str(error)) or type(error).__name__  # it may quote what was read
     console.print(
-        f"[bold red]Failed[/] {escape(_named(failure.step, failure.partition))}: {escape(said)}", soft_wrap=True
+        f"[bold red]Failed[/] {escape(_named(failure.asset, failure.partition))}: {escape(said)}", soft_wrap=True
     )
     if not isinstance(error, InputError | StorageError):
         import traceback
 
         console.print(visible("".join(traceback.format_exception(error))), markup=False, highlight=False)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" + ("" if count == 1 else "s")

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from influence_assets.pipeline.checks import CHECKS
+from influence_assets.engine.checks import CHECKS
 from tests import studies
 from tests.studies import COAST, FIRST
 

@@ -1,26 +1,35 @@
-"""What `influence plan` prints: what each stage will take, and what it took."""
+"""`influence plan`."""
 
-from rich.console import Console
+from typing import TYPE_CHECKING
+
 from rich.markup import escape
 from rich.table import Table
 
-from influence_assets.capture.operations import contraction_orders
-from influence_assets.pipeline.estimates import Estimate, estimates
-from influence_assets.pipeline.study_sizes import StudySizes
-from influence_assets.pipeline.versions import Versions
-from influence_assets.pipeline.workspace import Workspace
+from influence_assets.cli.command import HERE, Command, StudyOption
+from influence_assets.cli.console import console
+from influence_assets.cli.figures import duration, scaled, size
 from influence_assets.study import Study
+
+if TYPE_CHECKING:
+    from influence_assets.assets.study_sizes import StudySizes
+    from influence_assets.forecast.estimates import Estimate
 
 NOT_KNOWN = "–"
 
 
-def show_plan(study: Study, console: Console) -> None:
-    """Every stage with its estimates, and beside them what was measured of what stands."""
-    sizes = StudySizes(Versions(Workspace(study)))
+def plan(study: StudyOption = HERE) -> None:
+    """Estimate what each stage will take before it runs: operations, time, memory, bytes; beside it, what it took."""
+    loaded = Study.load(study)  # first: a study that is refused need not wait for torch, which the estimates import
+    from influence_assets.assets.study_sizes import StudySizes
+    from influence_assets.engine.versions import Versions
+    from influence_assets.engine.workspace import Workspace
+    from influence_assets.forecast.estimates import estimates
+
+    sizes = StudySizes(Versions(Workspace(loaded)))
     stages = estimates(sizes)
     shape = sizes.shape
     attributed = shape.gradient_numbers / shape.parameters
-    console.print(f"Study [bold]{study.name}[/], {escape(str(sizes.device))}, {study.model.dtype}", highlight=False)
+    console.print(f"Study [bold]{loaded.name}[/], {escape(str(sizes.device))}, {loaded.model.dtype}", highlight=False)
     console.print(
         f"{shape.parameters:,} parameters, {attributed:.1%} attributed in {len(shape.layers)} layers; "
         f"{_sequences(sizes)}; {sum(map(len, sizes.query_tokens.values())):,} queries; "
@@ -34,7 +43,8 @@ def show_plan(study: Study, console: Console) -> None:
         console.print(note, soft_wrap=True, highlight=False)
 
 
-def _table(stages: list[Estimate]) -> Table:
+def _table(stages: list["Estimate"]) -> Table:
+    """Return every stage with its estimates, and beside them what was measured of what stands."""
     table = Table(box=None, pad_edge=False)
     for name in ("stage", "outstanding"):
         table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
@@ -42,7 +52,7 @@ def _table(stages: list[Estimate]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for stage in stages:
         table.add_row(
-            stage.step.name,
+            stage.asset.name,
             f"{stage.outstanding:,} of {stage.partitions:,}",
             *_estimated(stage),
             *_measured(stage),
@@ -50,32 +60,33 @@ def _table(stages: list[Estimate]) -> Table:
     return table
 
 
-def _estimated(stage: Estimate) -> tuple[str, str, str, str]:
+def _estimated(stage: "Estimate") -> tuple[str, str, str, str]:
     if not stage.outstanding:
         return ("", "", "", "")
     floor = "" if stage.is_calibrated or stage.seconds is None else "> "
     return (
-        _scaled(stage.operations, 1000, "") if stage.operations else NOT_KNOWN,
-        NOT_KNOWN if stage.seconds is None else floor + _duration(stage.seconds),
-        NOT_KNOWN if stage.peak_memory_bytes is None else _size(stage.peak_memory_bytes),
-        NOT_KNOWN if stage.bytes is None else _size(stage.bytes),
+        scaled(stage.operations) if stage.operations else NOT_KNOWN,
+        NOT_KNOWN if stage.seconds is None else floor + duration(stage.seconds),
+        NOT_KNOWN if stage.peak_memory_bytes is None else size(stage.peak_memory_bytes),
+        NOT_KNOWN if stage.bytes is None else size(stage.bytes),
     )
 
 
-def _measured(stage: Estimate) -> tuple[str, str, str, str]:
-    seen = stage.measured
-    if seen is None:
+def _measured(stage: "Estimate") -> tuple[str, str, str, str]:
+    cost = stage.measured
+    if cost is None:
         return ("│", "", "", "")
-    took, cpu = _duration(seen.seconds), _duration(seen.cpu_seconds)
-    return (f"│ {took}", cpu, _size(seen.peak_memory_bytes), _size(seen.bytes))
+    return (f"│ {duration(cost.seconds)}", duration(cost.cpu_seconds), size(cost.peak_memory_bytes), size(cost.bytes))
 
 
-def _orders(sizes: StudySizes) -> Table:
-    """Which side is rotated in each shape of layer: it follows from the counts, and nothing sets it."""
+def _orders(sizes: "StudySizes") -> Table:
+    """Return which side is rotated in each shape of layer: it follows from the counts, and nothing sets it."""
+    from influence_assets.capture.operations import contraction_orders
+
     heads = ("layers", "d_out × d_in", "for Λ and sketches rotated", "for scores alone rotated")
     table = Table(*heads, box=None, pad_edge=False)
     shape = sizes.shape
-    queries = sizes.methods * max((len(asked) for asked in sizes.query_tokens.values()), default=0)
+    queries = sizes.methods * max(map(len, sizes.query_tokens.values()), default=0)
     middling = max(1, sizes.all_sequences() // max(1, len(sizes.versions.workspace.shards)))
     shapes = [(layer.d_out, layer.d_in) for layer in shape.layers]
     for (d_out, d_in), (rotated, scored) in contraction_orders(shape, queries, middling).items():
@@ -83,17 +94,17 @@ def _orders(sizes: StudySizes) -> Table:
     return table
 
 
-def _sequences(sizes: StudySizes) -> str:
-    said = f"{sizes.all_sequences():,} sequences of {sizes.shape.tokens} tokens"
-    return f"about {said} (at {sizes.bytes_a_token:.1f} bytes a token)" if sizes.is_about else said
+def _sequences(sizes: "StudySizes") -> str:
+    text = f"{sizes.all_sequences():,} sequences of {sizes.shape.tokens} tokens"
+    return f"about {text} (at {sizes.bytes_a_token:.1f} bytes a token)" if sizes.is_about else text
 
 
-def _notes(stages: list[Estimate], sizes: StudySizes) -> list[str]:
+def _notes(stages: list["Estimate"], sizes: "StudySizes") -> list[str]:
     outstanding = [stage for stage in stages if stage.outstanding]
     if not outstanding:
         return ["[green]Everything is up to date[/]; the figures on the right are those of what stands."]
     known = [stage.seconds for stage in outstanding if stage.seconds is not None]
-    notes = [f"In all {_duration(sum(known))} for the stages with a time."]
+    notes = [f"In all {duration(sum(known))} for the stages with a time."]
     if any(not stage.is_calibrated and stage.seconds is not None for stage in outstanding):
         notes.append("> : counted operations at this machine's rate of a plain matrix product, a lower limit.")
     if any(stage.is_calibrated for stage in outstanding):
@@ -105,22 +116,4 @@ def _notes(stages: list[Estimate], sizes: StudySizes) -> list[str]:
     return notes
 
 
-def _scaled(value: float, base: int, unit: str) -> str:
-    prefixes = ["", "k", "M", "G", "T", "P", "E", "Z"]
-    while float(f"{value:.3g}") >= base and len(prefixes) > 1:  # as it will be shown: 999.6 is not 1e+03
-        value /= base
-        prefixes.pop(0)
-    return f"{value:.3g} {prefixes[0]}{unit}".rstrip()
-
-
-def _size(count: float) -> str:
-    return _scaled(count, 1000, "B")
-
-
-def _duration(seconds: float) -> str:
-    if float(f"{seconds:.2g}") < 0.1:  # as it will be shown: 99.6 ms are not 1e+02
-        return f"{seconds * 1000:.2g} ms"
-    if seconds < 100:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, hours = seconds / 60, seconds / 3600
-    return f"{minutes:.0f} min" if minutes < 100 else f"{hours:.1f} h" if hours < 100 else f"{hours / 24:.0f} d"
+COMMAND = Command(name="plan", function=plan, rank=70)

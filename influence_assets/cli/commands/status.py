@@ -1,0 +1,130 @@
+"""`influence status`."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from influence_assets.cli.command import HERE, Command, StudyOption
+from influence_assets.cli.console import console
+from influence_assets.study import Study
+
+if TYPE_CHECKING:
+    from influence_assets.engine.plan import AssetState
+    from influence_assets.engine.versions import Versions
+
+PARTITIONS_SHOWN = 4
+"""Outstanding partitions that are named of each asset."""
+
+CAUSES_SHOWN = 4
+SHARDS_SHOWN = 50
+
+
+def status(study: StudyOption = HERE) -> None:
+    """Show shards, the generation, and what is missing or stale."""
+    from influence_assets.cli.drift import drift_proposal
+    from influence_assets.engine.bring_up import drift
+    from influence_assets.engine.plan import plan, state_rows
+    from influence_assets.engine.versions import Versions
+    from influence_assets.engine.workspace import Workspace
+    from influence_assets.storage.catalogue import record_states
+
+    loaded = Study.load(study)
+    workspace = Workspace(loaded)
+    versions = Versions(workspace)
+    states = list(plan(versions))
+    console.print(f"Study [bold]{loaded.name}[/], store {escape(loaded.storage.root)}")
+    console.print(_shards(versions))
+    console.print(_assets(states))
+    if any(state.of("stale", "missing") for state in states):
+        console.print(_causes(states))
+    console.print(_generations(versions))
+    if (measured := drift(versions)) is not None:
+        console.print(drift_proposal(measured), soft_wrap=True)
+    if withdrawn := len(workspace.withdrawn.entries):
+        console.print(f"{withdrawn} {'document is' if withdrawn == 1 else 'documents are'} listed as withdrawn.")
+    if any(state.outstanding for state in states):
+        record_states(workspace.catalogue, state_rows(states))
+        console.print("Bring it up to date with `influence run`.")
+    else:
+        console.print("[green]Everything is up to date.[/]")
+
+
+def _shards(versions: "Versions") -> Table:
+    """Return the first shards with their counts, as far as they are computed."""
+    table = Table("shard", "documents", "sequences", "tokens", box=None, pad_edge=False)
+    shards = list(versions.workspace.shards)
+    for shard in shards[:SHARDS_SHOWN]:
+        table.add_row(escape(shard), *_counts(versions, shard))
+    if len(shards) > SHARDS_SHOWN:
+        table.add_row(f"… and {len(shards) - SHARDS_SHOWN:,} more")
+    return table
+
+
+def _counts(versions: "Versions", shard: str) -> Iterator[str]:
+    """Yield a shard's numbers of documents, sequences and tokens; `–` where they are not known yet."""
+    from influence_assets.assets import asset_graph
+    from influence_assets.engine.partitions import Partition
+
+    for asset, names in (("documents", ["documents"]), ("token_sequences", ["sequences", "tokens"])):
+        key = versions.key(asset_graph()[asset], Partition(shard=shard))
+        is_held = key is not None and versions.holds(key)
+        summary = versions.workspace.store.open(key).manifest.summary if key is not None and is_held else {}
+        for name in names:
+            yield f"{summary[name]:,}" if name in summary else "–"
+
+
+def _assets(states: Sequence["AssetState"]) -> Table:
+    """Return how many partitions of each asset are in which state, and the first of those that are outstanding."""
+    heads = ("asset", "up to date", "missing", "stale", "waiting", "outstanding partitions")
+    table = Table(*heads, box=None, pad_edge=False)
+    for state in states:
+        keys = [partition.partition.key or "all" for partition in state.outstanding]
+        shown = ", ".join(keys[:PARTITIONS_SHOWN]) + (" …" if len(keys) > PARTITIONS_SHOWN else "")
+        counts = (str(len(state.of(kind))) for kind in ("standing", "missing", "stale", "waiting"))
+        table.add_row(state.asset.name, *counts, escape(shown))
+    return table
+
+
+def _causes(states: Sequence["AssetState"]) -> Table:
+    """Return why the first partitions are outstanding; those that only wait for others are left out."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    caused = [partition for state in states for partition in state.of("stale", "missing")]
+    for partition in caused[:CAUSES_SHOWN]:
+        key = partition.partition.key
+        place = f"{partition.asset.name}[{key}]" if key else partition.asset.name
+        table.add_row(escape(place), escape(partition.cause or ""))
+    return table
+
+
+def _generations(versions: "Versions") -> str:
+    """Return a sentence about the generation that readers see, and one about a newer one."""
+    from influence_assets.engine.versions import Versions
+
+    readers = Versions(versions.workspace, "published")
+    newest, published = versions.generation, readers.generation
+    if newest is None or published is None:
+        return "No generation of curvature yet."
+    text = _generation(readers)
+    if newest.generation_id != published.generation_id:
+        text += f" Generation {newest.generation_id} is being filled beside it."
+    return text
+
+
+def _generation(versions: "Versions") -> str:
+    from influence_assets.assets import asset_graph
+    from influence_assets.engine.partitions import Partition
+
+    key = versions.key(asset_graph()["curvature"], Partition())
+    if key is None or not versions.holds(key):
+        return "No generation of curvature yet."
+    summary = versions.workspace.store.open(key).manifest.summary
+    share = float(summary["attributed_share"])
+    return (
+        f"Generation {summary['generation_id']}: {summary['training_sequences']:,} training sequences, "
+        f"{share:.1%} of the parameters attributed."
+    )
+
+
+COMMAND = Command(name="status", function=status, rank=60)

@@ -1,0 +1,29 @@
+"""What the command prints about a collection of garbage."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from influence_assets.upkeep.garbage import Collected
+
+KEYS_SHOWN = 20
+"""Artifacts that are named when they would be removed."""
+
+
+def print_collected(collected: "Collected", console: Console, *, done: bool) -> None:
+    """Print how much a collection removed or, unless it is done, what it would remove."""
+    verb = "Removed" if done else "Would remove"
+    console.print(
+        f"{verb} {len(collected.removed):,} artifacts and the content of {len(collected.reduced):,} more, of which the "
+        f"lineage stays: {collected.bytes:,} bytes."
+        + (" The catalogue was written anew." if collected.catalogue_rebuilt else "")
+    )
+    for key in [*collected.removed, *collected.reduced][: 0 if done else KEYS_SHOWN]:
+        console.print(f"  {escape(str(key))}", soft_wrap=True)
+    if collected.kept_back:
+        console.print(
+            f"[yellow]{len(collected.kept_back)} artifacts with withdrawn documents are still published.[/] "
+            "Run `influence run`, then this again."
+        )
