@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from influence_assets.pipeline import passes
+from influence_assets.layouts.sequences import shard_sequences
 
 from influence_assets.capture.batches import Sequences
-from influence_assets.engine.checks import CHECKS
 from influence_assets.models import loading
 from influence_assets.models.layers.selection import select_modules
 from tests import studies
@@ -87,7 +86,7 @@ def oracle_error(study, stored):
         workspace.model_folder, studies.artifact(study, "language_model").manifest.summary["weights_hash"]
     )
     modules = select_modules(model, "mlp")
-    sequences = passes.shard_sequences(studies.artifact(study, "token_sequences", shard=studies.COAST))
+    sequences = shard_sequences(studies.artifact(study, "token_sequences", shard=studies.COAST))
     G, _ = oracle.gradients(model, modules, sequences, sign=-1)
     row = studies.SECOND_ROWS[0]
     tokenizer = studies.tokenizer()

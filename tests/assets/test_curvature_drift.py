@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from influence_assets.pipeline import drift
+from influence_assets.layouts import drift
 
-from influence_assets.engine.checks import CHECKS
+from influence_assets.assets import asset_graph
 from influence_assets.errors import StorageError
 from tests import studies
 from tests.studies import COAST, EXTRA, TRADES
