@@ -13,6 +13,9 @@ from influence_assets.engine.workspace import Workspace
 from influence_assets.extensions import discover, extension_folders
 from influence_assets.study import Study
 
+GROUPS = ("corpus", "model", "curvature", "queries", "attribution")
+"""Groups in the order in which people read them; those of extensions follow, and the catalogue comes last."""
+
 
 def asset_graph() -> AssetGraph:
     """Return the graph of all assets: the package's own, those of extension folders, and installed ones.
@@ -35,4 +38,4 @@ def open_workspace(study: Study) -> Workspace:
 
 @lru_cache(maxsize=4)
 def _graph(_folders: tuple[Path, ...]) -> AssetGraph:
-    return AssetGraph(discover(__name__, "ASSET", AssetDefinition).values())
+    return AssetGraph(discover(__name__, "ASSET", AssetDefinition).values(), GROUPS)

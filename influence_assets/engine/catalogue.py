@@ -65,6 +65,7 @@ def published_content(workspace: Workspace, leaving_out: Collection[ArtifactKey]
         artifacts=[key for key in loaded_keys(workspace.catalogue) if key not in leaving_out],
         tombstones=workspace.tombstones if leaving_out else Tombstones(workspace.store.root).stored(),
         states=query(workspace.catalogue, "from partition_states"),
+        holding_text=workspace.graph.holding_text,
     )
 
 
@@ -84,6 +85,7 @@ def _content(
         artifacts=inputs,
         tombstones=workspace.tombstones,
         states=states,
+        holding_text=workspace.graph.holding_text,
     )
 
 
