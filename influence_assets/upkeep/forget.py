@@ -1,13 +1,14 @@
 """Taking documents out: listed as withdrawn, gone from what readers see, and then from the disk."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 import polars as pl
 
-from influence_assets.corpus.withdrawn import Withdrawal, add_withdrawn
+from influence_assets.corpus.withdrawn import Withdrawal
 from influence_assets.engine.catalogue import published_content
-from influence_assets.engine.withdrawals import Tombstones, own_list
+from influence_assets.engine.store_list import StoreList
+from influence_assets.engine.tombstones import Tombstones
 from influence_assets.engine.workspace import Workspace
 from influence_assets.storage.catalogue import load_catalogue, query
 from influence_assets.upkeep.garbage import tainted
@@ -23,7 +24,16 @@ def withdraw(workspace: Workspace, document_ids: Sequence[str], reason: str) -> 
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     entries = [Withdrawal(document_id, reason, now) for document_id in document_ids]
-    return add_withdrawn(own_list(workspace.store.root), entries)
+    return StoreList(workspace.store.root).add(entries)
+
+
+def reinstate(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
+    """Take documents off the store's list, and return those that were on it; the next run uses their texts again.
+
+    Raises:
+        StorageError: the list cannot be read or written.
+    """
+    return StoreList(workspace.store.root).remove(document_ids)
 
 
 def still_published(workspace: Workspace) -> list[str]:

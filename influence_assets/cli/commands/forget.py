@@ -17,6 +17,9 @@ def forget(
     only_list: Annotated[
         bool, typer.Option("--only-list", help="Only list them; the next run and `influence gc` do the rest.")
     ] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take them off the list again; the next run uses their texts.")
+    ] = False,
     study: StudyOption = HERE,
 ) -> None:
     """Withdraw documents: out of every table at once, then out of every array and from the disk."""
@@ -24,12 +27,30 @@ def forget(
     from influence_assets.upkeep.forget import withdraw
 
     loaded = Study.load(study)
+    if undo:
+        _reinstate(loaded, document)
+        return
     added = withdraw(open_workspace(loaded), document, reason)
     console.print(f"Listed as withdrawn: {len(added)}, already listed: {len(document) - len(added)}.")
     if only_list:
         console.print("`influence run` takes them out of every table, `influence gc` from the disk.")
     elif not _take_out(loaded, document):
         raise typer.Exit(1)
+
+
+def _reinstate(study: Study, document_ids: list[str]) -> None:
+    """Take documents off the store's list, and say where else they are listed."""
+    from influence_assets.assets import open_workspace
+    from influence_assets.upkeep.forget import reinstate
+
+    removed = reinstate(open_workspace(study), document_ids)
+    console.print(
+        f"Taken off the list: {len(removed)}, not on it: {len(document_ids) - len(removed)}. "
+        "`influence run` uses their texts where the corpus has them."
+    )
+    still = [document_id for document_id in document_ids if document_id in open_workspace(study).withdrawn.entries]
+    if still:
+        console.print(f"corpus.withdrawn still names {', '.join(map(escape, still))}.", soft_wrap=True)
 
 
 def _take_out(study: Study, document_ids: list[str]) -> bool:
