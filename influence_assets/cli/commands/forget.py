@@ -94,7 +94,7 @@ def _attempted(purpose: str, attempt: Callable[[], T]) -> T | None:
         return attempt()
     except Exception as error:  # noqa: BLE001  # a damaged database of Dagster's, for one, raises what it likes
         reason = " ".join(str(error).split()) or type(error).__name__
-        message = f"could not {purpose}: {reason[:REASON_CHARACTERS]}"
+        message = f"to {purpose}: {reason[:REASON_CHARACTERS]}"
         console.print(f"[bold red]Failed[/] {escape(visible(message))}", soft_wrap=True)
         return None
 
