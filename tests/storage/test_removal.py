@@ -7,7 +7,8 @@ import pytest
 from influence_assets.errors import StorageError
 from influence_assets.storage.files import files_below
 from influence_assets.storage.manifest import ArtifactKey
-from tests.storage.stored import INPUTS, KEY, TEXT, read_everything, store_in, write
+from influence_assets.storage.places import record_beside
+from tests.storage.stored import INPUTS, KEY, TEXT, draft_of, read_everything, store_in, write
 
 OTHER = ArtifactKey(KEY.asset, KEY.partition, "v2")
 
@@ -31,14 +32,15 @@ def holds_the_text(folder):
 
 def test_a_removed_artifact_is_gone(store):
     assert holds_the_text(store.place(KEY))
-    expected = sum(path.stat().st_size for path in files_below(store.place(KEY)))
+    record = record_beside(store.place(KEY))
+    expected = sum(path.stat().st_size for path in [record, *files_below(store.place(KEY))])
     with store.alone():
         assert store.remove(KEY) == expected
         assert store.remove(KEY) == 0
     assert not store.holds(KEY)
     assert store.manifest(KEY) is None
     assert names_in(store.place(KEY).parent) == sorted(
-        [".lock", *(f"v2/{name}" for name in names_in(store.place(OTHER)))]
+        [".lock", ".record-v2.json", *(f"v2/{name}" for name in names_in(store.place(OTHER)))]
     )
     read_everything(store, OTHER)
     write(store)
@@ -75,7 +77,6 @@ def test_what_is_computed_again_replaces_its_record(store):
     write(store)
     read_everything(store)
     assert [manifest.key for manifest in store.manifests(with_records=True)] == [KEY, OTHER]
-    assert not list(store.place(KEY).parent.glob(".record-*"))
     with store.alone():
         store.remove(KEY)
     assert store.manifest(KEY) is None
@@ -84,7 +85,7 @@ def test_what_is_computed_again_replaces_its_record(store):
 def test_a_record_is_removed_like_an_artifact(store):
     with store.alone():
         store.reduce_to_record(KEY)
-        [record] = store.place(KEY).parent.glob(".record-*")
+        record = record_beside(store.place(KEY))
         size = record.stat().st_size
         assert store.remove(KEY) == size
     assert store.manifest(KEY) is None
@@ -94,7 +95,8 @@ def test_a_record_is_removed_like_an_artifact(store):
 def test_what_is_damaged_is_reduced_while_its_manifest_can_be_read(store):
     store.mark_damaged(store.place(KEY), ["sequences.parquet"], "is cut off")
     store.mark_damaged(store.place(OTHER), ["sequences.parquet"], "is cut off")
-    (store.place(OTHER) / "manifest.json").write_text("{")
+    for path in (store.place(OTHER) / "manifest.json", record_beside(store.place(OTHER))):
+        path.write_bytes(path.read_bytes()[:200])
     with store.alone():
         store.reduce_to_record(KEY)
         store.reduce_to_record(OTHER)
@@ -114,12 +116,11 @@ def test_folders_with_nothing_but_locks_are_removed(store):
     for key in (empty, recorded):
         with store.claim(key):
             write(store, key)
-    (store.root / "curvature").mkdir()
     with store.alone():
         store.remove(empty)
         store.reduce_to_record(recorded)
         removed = store.remove_empty_folders()
-    assert set(removed) == {store.place(empty).parent, store.root / "curvature"}
+    assert set(removed) == {store.place(empty).parent}
     assert store.manifest(recorded) is not None
     read_everything(store)
     with store.alone():
@@ -141,11 +142,11 @@ def test_folders_of_others_are_not_the_stores(store):
 
 def test_alone_the_drafts_of_all_processes_are_removed(store):
     partition = store.place(KEY).parent
-    far, reused = (partition / f".draft-{'0' * 32}-{pid}" for pid in ("1-elsewhere", f"{os.getpid()}-here"))
+    far, reused = (partition / draft_of(whose) for whose in ("1-elsewhere", f"{os.getpid()}-here"))
     for draft in (far, reused):
         draft.mkdir()
         (draft / "x").write_text(TEXT)
-    (partition / f".draft-{'1' * 32}-1-elsewhere").write_text("half a record")
+    (partition / draft_of("1-elsewhere")).write_text("half a record")
     assert store.remove_abandoned_drafts() == []
     with store.alone():
         assert len(store.remove_abandoned_drafts()) == 3
