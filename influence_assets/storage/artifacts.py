@@ -17,12 +17,12 @@ from pydantic import JsonValue
 
 from influence_assets.errors import DamagedError, StorageError
 from influence_assets.storage import damage, files, locks, ownership, places, removal
+from influence_assets.storage.disk_errors import computing, writing
 from influence_assets.storage.drafts import Draft
 from influence_assets.storage.files import safe_name
 from influence_assets.storage.manifest import ArtifactKey, Manifest
 from influence_assets.storage.places import DAMAGE_MARK, MANIFEST, partition_name
 from influence_assets.storage.reading import Artifact, manifest_of, open_artifact
-from influence_assets.storage.refusals import computing, writing
 from influence_assets.storage.roots import MARKER, prepare
 
 __all__ = ["EVERY_PARTITION", "MARKER", "Artifact", "ArtifactStore", "Provenance"]
@@ -160,7 +160,7 @@ class ArtifactStore:
             raise ValueError(f"{folder} is not the place of an artifact in {self.root}")
         if not self._is_ours(folder):
             return False
-        with locks.exclusive(folder.parent / locks.PUBLISHING):
+        with locks.locked(folder.parent / locks.PUBLISHING):
             if ownership.is_artifact(folder, self.study):
                 damage.mark(folder, names, problem)
             elif damage.find_damage(folder, self.study) is not None:
@@ -192,7 +192,7 @@ class ArtifactStore:
             if found is not None:
                 yield found
 
-    def in_use(self) -> AbstractContextManager[None]:
+    def shared_lock(self) -> AbstractContextManager[None]:
         """Held by everybody who computes or reads artifacts, together: nothing is removed meanwhile.
 
         A process may hold it several times. Waits while somebody has the store alone.
@@ -200,18 +200,18 @@ class ArtifactStore:
         Raises:
             StorageError: the disk refuses.
         """
-        return locks.in_use(self.root)
+        return locks.shared_lock(self.root)
 
-    def alone(self) -> AbstractContextManager[None]:
+    def exclusive_lock(self) -> AbstractContextManager[None]:
         """Held to remove things, by one at a time.
 
         Raises:
             StorageError: somebody is at work, and still is after a few seconds.
         """
-        return locks.alone(self.root)
+        return locks.exclusive_lock(self.root)
 
     @contextmanager
-    def claim(self, key: ArtifactKey) -> Iterator[None]:
+    def partition_lock(self, key: ArtifactKey) -> Iterator[None]:
         """Held by one at a time while a partition is computed; waits for it. Ask `holds` again once it is held.
 
         Not to be held twice by one thread. The store counts as in use meanwhile.
@@ -219,7 +219,7 @@ class ArtifactStore:
         Raises:
             StorageError: the disk refuses.
         """
-        with self.in_use(), locks.exclusive(self.place(key).parent / locks.CLAIM):
+        with self.shared_lock(), locks.locked(self.place(key).parent / locks.CLAIM):
             yield
 
     def remove(self, key: ArtifactKey) -> int:
@@ -287,7 +287,7 @@ class ArtifactStore:
         """
         place = self.place(key)
         folder = places.draft_beside(place)
-        with self.in_use():
+        with self.shared_lock():
             try:
                 with writing(str(key), place.parent):
                     folder.mkdir(parents=True)
@@ -313,7 +313,7 @@ class ArtifactStore:
         """Rename a complete draft into its place, unless a complete artifact came first."""
         place = self.place(manifest.key)
         # The lock keeps two writers from both moving a damaged artifact aside, one of them the other's good one.
-        with locks.exclusive(place.parent / locks.PUBLISHING):
+        with locks.locked(place.parent / locks.PUBLISHING):
             if self._is_complete(manifest.key):
                 return
             replaced = removal.clear(place, self.study, self._manifest_at(place, with_records=True))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from influence_assets.errors import DamagedError, StorageError
 from influence_assets.storage import files, ownership
+from influence_assets.storage.disk_errors import writing
 from influence_assets.storage.manifest import ArtifactKey
 from influence_assets.storage.places import DAMAGE_MARK, MANIFEST, draft_beside, record_beside
 from influence_assets.storage.reading import Artifact, manifest_of, read_manifest
-from influence_assets.storage.refusals import writing
 
 
 @dataclass(frozen=True)

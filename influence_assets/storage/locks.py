@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from influence_assets.errors import StorageError
-from influence_assets.storage.refusals import writing
+from influence_assets.storage.disk_errors import writing
 
 IN_USE = ".in_use"
 PUBLISHING = ".lock"
@@ -29,16 +29,16 @@ _alone: dict[str, int] = {}
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold a lock file alone; waits for it. Its folder is made where it is missing."""
     with _held(path, fcntl.LOCK_EX):
         yield
 
 
 @contextmanager
-def in_use(root: Path) -> Iterator[None]:
+def shared_lock(root: Path) -> Iterator[None]:
     """Hold a store together with others; waits while somebody has it alone. The thread that does may go in."""
-    if has_alone(root):
+    if holds_exclusively(root):
         yield
         return
     with _held(root / IN_USE, fcntl.LOCK_SH):
@@ -46,13 +46,13 @@ def in_use(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(root: Path) -> Iterator[None]:
+def exclusive_lock(root: Path) -> Iterator[None]:
     """Hold a store while nobody else does.
 
     Raises:
         StorageError: somebody is at work, and still is after a few seconds.
     """
-    if has_alone(root):
+    if holds_exclusively(root):
         raise RuntimeError(f"this thread has {root} alone already")
     end = time.monotonic() + _PATIENCE_SECONDS
     with _held(root / IN_USE, fcntl.LOCK_EX, until=end):
@@ -63,7 +63,7 @@ def alone(root: Path) -> Iterator[None]:
             del _alone[os.path.realpath(root)]
 
 
-def has_alone(root: Path) -> bool:
+def holds_exclusively(root: Path) -> bool:
     """Whether this thread holds a store alone."""
     return _alone.get(os.path.realpath(root)) == threading.get_ident()
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from influence_assets.storage import files, locks, ownership
+from influence_assets.storage.disk_errors import removing, writing
 from influence_assets.storage.manifest import Manifest, sealed
 from influence_assets.storage.places import (
     DAMAGE_MARK,
@@ -20,7 +21,6 @@ from influence_assets.storage.places import (
     real_folders,
     record_beside,
 )
-from influence_assets.storage.refusals import removing, writing
 
 
 def remove_artifact(place: Path, study: str, manifest: Manifest | None) -> int:
@@ -145,7 +145,7 @@ def remove_drafts(root: Path) -> list[Path]:
     cache = root / ".cache"
     folders = [root, *assets, *([cache] if cache.is_dir() and not cache.is_symlink() else [])]
     small = [draft for folder in folders for draft in _drafts_in(folder) if is_abandoned(draft)]
-    if locks.has_alone(root):
+    if locks.holds_exclusively(root):
         found = drafts + small
         with removing("what was left half written", root):
             for draft in found:

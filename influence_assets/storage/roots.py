@@ -29,7 +29,7 @@ def prepare(root: Path, study: str) -> None:
         fresh = draft_beside(marker)
         try:
             fresh.write_text(json.dumps({"format_version": FORMAT_VERSION, "study": study}), encoding="utf-8")
-            with locks.exclusive(root / locks.PUBLISHING):
+            with locks.locked(root / locks.PUBLISHING):
                 if not marker.exists():
                     fresh.rename(marker)
         finally:

@@ -54,7 +54,7 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False) -> Collec
         StorageError: somebody is at work in the store.
     """
     store, found = workspace.store, Collected()
-    with store.alone():
+    with store.exclusive_lock():
         if not dry_run:
             store.remove_abandoned_drafts()
         manifests = {m.key: m for m in store.manifests(with_records=True, with_damaged=True)}

@@ -271,7 +271,7 @@ class TestVerify:
 
     def test_tells_how_far_it_is(self, store):
         write(store, ArtifactKey("documents", "a", "v1"))
-        with store.alone():
+        with store.exclusive_lock():
             write(store, ArtifactKey("documents", "b", "v1"))
             store.reduce_to_record(ArtifactKey("documents", "b", "v1"))
         seen = []
@@ -279,7 +279,7 @@ class TestVerify:
         assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
     def test_a_damaged_record_is_found_and_mended_from_its_other_copy(self, store, place):
-        with store.alone():
+        with store.exclusive_lock():
             store.reduce_to_record(KEY)
         [record] = place.parent.glob(".record-*")
         original = record.read_bytes()
@@ -292,7 +292,7 @@ class TestVerify:
             assert record.read_bytes() == original
 
     def test_a_record_of_which_neither_copy_is_whole_is_given_up(self, store, place):
-        with store.alone():
+        with store.exclusive_lock():
             store.reduce_to_record(KEY)
         [record] = place.parent.glob(".record-*")
         flip_a_bit(record, 200)

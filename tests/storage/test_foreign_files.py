@@ -36,7 +36,7 @@ def test_nothing_that_a_store_does_touches_foreign_files(store):
     for place in [path for path in foreign if path.parent.parent.parent == store.root]:
         assert not store.mark_damaged(place, [], "is damaged")
     store.remove_abandoned_drafts()
-    with store.alone():
+    with store.exclusive_lock():
         store.remove_abandoned_drafts()
         store.remove_unreadable()
         store.remove(DOCUMENTS)
@@ -51,7 +51,7 @@ def test_a_foreign_file_in_an_artifact_outlives_it(store):
     thesis = store.place(KEY) / "model" / "thesis.txt"
     thesis.write_text("mine")
     assert list(store.verify()) == []
-    with store.alone():
+    with store.exclusive_lock():
         store.reduce_to_record(KEY)
     assert [path for path in store.place(KEY).rglob("*") if path.is_file()] == [thesis]
     assert list(store.verify()) == []

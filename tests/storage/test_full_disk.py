@@ -131,7 +131,7 @@ def test_what_cannot_be_recorded_is_not_removed(small_disk, ballast):
     record_beside(store.place(KEY)).unlink()  # as in a store of an earlier version
     load, unload = ballast
     load()
-    with store.alone():
+    with store.exclusive_lock():
         with pytest.raises(StorageError, match=r"the record of an artifact cannot be written \(No space left"):
             store.reduce_to_record(KEY)
         read_everything(store)
@@ -151,7 +151,7 @@ def test_a_record_that_stands_already_needs_no_space(small_disk, ballast):
     assert before is not None
     load, _ = ballast
     load()
-    with store.alone():
+    with store.exclusive_lock():
         assert store.reduce_to_record(KEY) > 0
         assert store.reduce_to_record(KEY) == 0
     assert store.manifest(KEY) == before

@@ -88,7 +88,7 @@ def test_a_removal_killed_anywhere_leaves_all_or_nothing(tmp_path, before):
     for store in stores:
         store.remove_abandoned_drafts()
         assert drafts(store) == []
-        with store.alone():
+        with store.exclusive_lock():
             store.remove(KEY)
             store.remove_empty_folders()
         assert store.manifest(KEY) is None
@@ -105,7 +105,7 @@ def test_a_reduction_killed_anywhere_never_loses_the_lineage(tmp_path, before):
         assert store.manifest(KEY) is not None
         store.remove_abandoned_drafts()
         assert drafts(store) == []
-        with store.alone():
+        with store.exclusive_lock():
             store.reduce_to_record(KEY)
         assert [manifest.key for manifest in store.manifests(with_records=True)] == [KEY]
         assert not store.place(KEY).exists()
