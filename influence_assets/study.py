@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from influence_assets.errors import InputError
 from influence_assets.extensions import add_folders
+from influence_assets.overlaps import refuse_overlaps
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 
@@ -298,7 +299,7 @@ class Study(_Section):
         Parts of its `extensions` are discovered from now on, in this process.
 
         Raises:
-            InputError: naming the file and the key, and what is allowed there.
+            InputError: naming the file and the key, and what is allowed there; or the store overlaps with a source.
         """
         path = Path(path).expanduser().resolve()
         try:
@@ -319,8 +320,22 @@ class Study(_Section):
         except ValidationError as error:
             raise _readable(path, error) from None
         study = study.resolved(path.parent)
+        study.refuse_overlaps()
         add_folders(map(Path, study.extensions))
         return study
+
+    def refuse_overlaps(self) -> None:
+        """Raise where the store is in or around a folder that the study reads: it must not take that for its own.
+
+        Raises:
+            InputError: naming both keys.
+        """
+        sources = {
+            "corpus.path": self.corpus.path,
+            "queries.path": self.queries.path,
+            "model.path": self.model.path if self.model.path and Path(self.model.path).expanduser().exists() else None,
+        }
+        refuse_overlaps(self.storage.root, sources)
 
     def resolved(self, folder: Path) -> "Study":
         """The same study with its relative paths made absolute, seen from `folder`."""

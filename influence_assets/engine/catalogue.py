@@ -43,7 +43,7 @@ def rebuild_catalogue(versions: Versions) -> CatalogueChange:
     """
     workspace = versions.workspace
     catalogue = workspace.graph.catalogue
-    with workspace.store.in_use():
+    with workspace.store.shared_lock():
         key_and_inputs = None if catalogue is None else versions.key_and_inputs(catalogue, Partition())
         if key_and_inputs is None:
             raise StorageError("Something is missing or out of date. Bring everything up to date with `influence run`.")

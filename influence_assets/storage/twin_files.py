@@ -13,7 +13,7 @@ from typing import Literal
 
 from influence_assets.errors import StorageError
 from influence_assets.storage import locks
-from influence_assets.storage.refusals import writing
+from influence_assets.storage.disk_errors import writing
 from influence_assets.storage.small_files import replace_file
 
 COPIES = ".copies"

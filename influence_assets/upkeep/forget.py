@@ -57,7 +57,7 @@ def retract(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
     """
     if not workspace.catalogue.exists():
         return []
-    with workspace.store.in_use():
+    with workspace.store.shared_lock():
         entries = workspace.withdrawn.entries
         published = query(workspace.catalogue, PUBLISHED, {"ids": [d for d in document_ids if d in entries]})
         if published.is_empty():

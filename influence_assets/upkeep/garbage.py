@@ -97,7 +97,7 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False, spare_van
         StorageError: somebody is at work in the store.
     """
     store, found = workspace.store, Collected()
-    with store.alone():
+    with store.exclusive_lock():
         if not dry_run:
             store.remove_abandoned_drafts()
         manifests = {m.key: m for m in store.manifests(with_records=True, with_damaged=True)}
@@ -109,7 +109,7 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False, spare_van
         unclean -= published
         unclean |= {key for key in manifests.keys() - wanted if store.is_damaged(key)}
         superseded = _superseded(manifests.keys() - needed - unclean, manifests, keep)
-        found.reduced = sorted((key for key in unclean & needed if store.place(key).exists()), key=str)
+        found.reduced = sorted((key for key in unclean & needed if store.has_content(key)), key=str)
         found.removed = sorted((unclean - needed) | superseded, key=str)
         if dry_run:
             found.bytes = sum(manifests[key].bytes for key in [*found.reduced, *found.removed])

@@ -36,7 +36,7 @@ def verify(workspace: Workspace, progress: Callable[[int, int], object]) -> list
     What is found is told in any case; the mark needs a store that can be written.
     """
     store, found = workspace.store, []
-    with store.in_use():
+    with store.shared_lock():
         for damage in store.verify(progress):
             is_mended = store.mark_damaged(damage.folder, damage.files, damage.problem)
             what = str(damage.key) if damage.key is not None else "an artifact whose manifest cannot be read"

@@ -394,7 +394,7 @@ def test_superseded_versions_are_collected(study):
 
 
 def test_while_a_run_is_at_work_nothing_is_collected(study):
-    with workspace(study).store.in_use():
+    with workspace(study).store.shared_lock():
         ended = influence("gc", "--study", study)
     assert ended.code == 1
     assert ended.err.startswith("Error ")

@@ -17,7 +17,7 @@ from influence_assets.storage.catalogue.content import (
     as_rows,
     digest,
 )
-from influence_assets.storage.catalogue.publishing import SpoiledError, alone, changed_copy
+from influence_assets.storage.catalogue.publishing import SpoiledError, changed_copy, loader_lock
 from influence_assets.storage.catalogue.reading import standing_of
 from influence_assets.storage.catalogue.rows import (
     delete_tables,
@@ -53,7 +53,7 @@ def load_catalogue(
         StorageError: a table of an artifact cannot be loaded, or the disk refuses. What was published still stands.
     """
     started = time.monotonic()
-    with alone(path):
+    with loader_lock(path):
         standing = None if anew else standing_of(path)
         if standing == content.standing:
             kept = len({key.materialization_id for key in content.artifacts})
@@ -82,7 +82,7 @@ def record_states(path: Path, states: pl.DataFrame) -> bool:
     """
     if not path.is_file():
         return False
-    with alone(path):
+    with loader_lock(path):
         standing = standing_of(path)
         version = digest(states, STATES)
         if standing is None or standing.schema_version != schema_version() or standing.states_version == version:
