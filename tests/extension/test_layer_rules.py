@@ -1,5 +1,6 @@
 """Made-up kinds of layers, each a file, measured as the package's own are: against autograd, one sequence at a time."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from tests.extension.modeling_scaled_gpt2 import ScaledGPT2
 from tests.oracles import gradients as oracle
 
 HERE = Path(__file__).parent
+EXAMPLES = [HERE / "scaled_linear", HERE / "routed_linear"]
 ROOM = "influence_assets.models.layers"
 
 
@@ -29,9 +31,9 @@ ROOM = "influence_assets.models.layers"
 def extended(request, monkeypatch, tmp_path):
     """The made-up rules are there, by either way."""
     if request.param == "folder":
-        monkeypatch.setenv(EXTENSIONS, str(HERE))
+        monkeypatch.setenv(EXTENSIONS, os.pathsep.join(map(str, EXAMPLES)))
     else:
-        for file in sorted((HERE / "layers").glob("*.py")):
+        for file in sorted(HERE.glob("*_linear/layers/*.py")):
             folder = install(tmp_path / file.stem, ROOM, file)
             monkeypatch.syspath_prepend(str(folder))
 
@@ -126,9 +128,9 @@ def test_without_its_rule_a_made_up_layer_is_refused_by_name():
 
 def test_two_rules_for_one_kind_of_layer_are_refused(monkeypatch, tmp_path):
     (tmp_path / "layers").mkdir()
-    rule = (HERE / "layers" / "scaled_linear.py").read_text()
+    rule = (HERE / "scaled_linear" / "layers" / "scaled_linear.py").read_text()
     (tmp_path / "layers" / "another.py").write_text(rule.replace('"scaled_linear"', '"another"'))
-    monkeypatch.setenv(EXTENSIONS, f"{HERE}:{tmp_path}")
+    monkeypatch.setenv(EXTENSIONS, f"{EXAMPLES[0]}{os.pathsep}{tmp_path}")
     assert {"linear", "conv1d", "scaled_linear", "another"} <= {rule.name for rule in layer_rules()}
     with pytest.raises(InputError, match=r"another and scaled_linear|scaled_linear and another"):
         select_modules(scaled_gpt2(), "mlp")
