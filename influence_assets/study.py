@@ -195,8 +195,10 @@ class Scores(_Section):
         description="For so many of each query's highest scores, and as many of its lowest, the split over layers and "
         "tokens is kept too.",
     )
-    baselines: tuple[Literal["gradient_dot"], ...] = Field(
-        (), description="Simpler scores computed in the same pass for comparison: [gradient_dot] or []."
+    baselines: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        description="Other methods whose scores are computed in the same pass for comparison, such as [gradient_dot] "
+        "or those of `extensions`.",
     )
 
 

@@ -103,7 +103,7 @@ REFUSED = [
     ("curvature.seed", 2**63, "less than or equal to"),
     ("scores.details_per_query", -1, "greater than or equal to 0"),
     ("scores.baselines", "gradient_dot", "valid list"),
-    ("scores.baselines.0", ["bm25"], "'gradient_dot'"),
+    ("scores.baselines.0", [3], "valid string"),
     ("sketches.coordinates", 7, "greater than or equal to 8"),
     ("storage.root", "s3://bucket/store", "must be a local folder"),
     ("storage.root", "", "at least 1 character"),
