@@ -5,17 +5,22 @@ STUDY ?= demo/study.yaml
 # Peers to agree with. Without their dependencies, which ask for packages that the comparison never touches.
 PEERS := kronfluence==1.0.1 einconv==0.1.0 opt_einsum==3.4.0
 
-.PHONY: demo test soak check ui format clean bench
+.PHONY: demo test test-all soak check ui format clean bench
 
 demo: .venv/installed
 	$(BIN)/influence demo demo
 
+# Every module and every kind of check: under five minutes on two cores.
 test: .venv/developed
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow and not ui and not peer and not soak"
+
+# All but `soak`: what every change must pass.
+test-all: .venv/developed
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not soak"
 
 # 200 random histories of a corpus, killed at random, each compared with a build from scratch: about 25 minutes.
 soak: .venv/developed
-	SEQUENCES=200 $(BIN)/python -m pytest -q tests/faults/test_any_sequence_of_edits.py
+	$(BIN)/python -m pytest -q -m soak
 
 # Against kronfluence and the plain training step, on two threads: about 20 minutes; writes README's table.
 bench: .venv/developed

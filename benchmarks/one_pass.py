@@ -25,7 +25,7 @@ from influence_assets.capture.correction import CorrectionTotals, eigenvalue_cor
 from influence_assets.capture.covariance import CovarianceTotals, covariances
 from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.losses import LabelSampler
-from influence_assets.capture.one_pass import Wanted, measure
+from influence_assets.capture.one_pass import measure
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import ScoreTotals, scores
 from influence_assets.capture.sketches import SketchRows, sketches
@@ -51,16 +51,9 @@ def passes(runner: Runner, shard: Sequences, queries: Sequences) -> dict[str, Ca
     kept = strongest_coordinates(layers, 131_072)
 
     def together() -> None:
-        wanted = Wanted(
-            bases,
-            SAMPLER,
-            CovarianceTotals(),
-            CorrectionTotals(),
-            SketchRows(runner, layers, kept, probes),
-            (ScoreTotals(given_up(P), len(shard), len(shard), runner.device),),
-        )
-        for _ in measure(runner, shard, wanted):
-            pass
+        rows = SketchRows(runner, layers, kept, probes, lambda _batch: None)
+        scores_of_all = ScoreTotals(given_up(P), len(shard), len(shard), runner.device)
+        measure(runner, shard, [CovarianceTotals(), CorrectionTotals(), rows, scores_of_all], bases, SAMPLER)
 
     return {
         "covariances": lambda: covariances(runner, shard, SAMPLER),

@@ -1,7 +1,7 @@
 """Finds the parts that a room of the package holds: its own files, those of extension folders, and installed ones.
 
 A room is a package whose modules each define one part under an agreed name, such as `METHOD` in
-`influence_assets.methods` or `ASSET` in `influence_assets.assets`. Adding a part takes one file, in one of three places:
+`influence_assets.methods` or `ASSET` in `influence_assets.assets`. A part is added by one file, in one of:
 
 - in the room itself;
 - in a folder of the same name below an extension folder (`extensions` in the study, or `INFLUENCE_EXTENSIONS`, which
@@ -9,14 +9,15 @@ A room is a package whose modules each define one part under an agreed name, suc
 - in an installed package, whose entry points of the room's group name modules:
   `[project.entry-points."influence_assets.methods"] nearest = "my_package.nearest"`.
 
-Modules whose names begin with an underscore, and those without a part, are passed over.
+Files whose names begin with an underscore or a dot are passed over, and so are those without a part.
 """
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from pkgutil import iter_modules
@@ -51,16 +52,26 @@ def add_folders(folders: Iterable[Path]) -> None:
     Raises:
         InputError: a folder does not exist.
     """
-    for folder in folders:
-        if not folder.is_dir():
-            raise InputError("extensions", f"{folder} is not a folder", "Name a folder that exists, or leave it out.")
-        _folders[folder.resolve()] = None
+    folders = list(folders)
+    _refuse_missing(folders, "extensions")
+    _folders.update(dict.fromkeys(folder.resolve() for folder in folders))
 
 
 def extension_folders() -> list[Path]:
-    """The extension folders of the environment and of the studies that this process has loaded."""
-    named = [Path(folder).resolve() for folder in os.environ.get(EXTENSIONS, "").split(os.pathsep) if folder]
-    return list(dict.fromkeys([*named, *_folders]))
+    """Return the extension folders of the environment, then those of the studies that this process has loaded.
+
+    Raises:
+        InputError: a folder of the environment does not exist.
+    """
+    named = [Path(folder) for folder in os.environ.get(EXTENSIONS, "").split(os.pathsep) if folder]
+    _refuse_missing(named, EXTENSIONS)
+    return list(dict.fromkeys([*(folder.resolve() for folder in named), *_folders]))
+
+
+def _refuse_missing(folders: Iterable[Path], where: str) -> None:
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(where, f"{folder} is not a folder", "Name a folder that exists, or leave it out.")
 
 
 def discover(package: str, attribute: str, part_type: type[Part]) -> dict[str, Part]:
@@ -93,37 +104,51 @@ def discover(package: str, attribute: str, part_type: type[Part]) -> dict[str, P
 
 
 def _modules(package: str) -> Iterator[ModuleType]:
-    """The modules of a room, each once."""
+    """Yield the modules of a room, each once."""
     for module in iter_modules(import_module(package).__path__):
         if not module.name.startswith("_"):
             yield import_module(f"{package}.{module.name}")
     room = package.rpartition(".")[2]
     for folder in extension_folders():
-        for file in sorted((folder / room).glob("[!_]*.py")):
-            yield _load(file, f"{MODULE_PREFIX}.{room}.{file.stem}")
-    for entry in entry_points(group=package):
-        loaded = entry.load()
-        if not isinstance(loaded, ModuleType):
-            raise InputError(
-                f"entry point {entry.name}", "does not name a module", f"Have it name a module: {package}."
-            )
-        yield loaded
+        for file in sorted((folder / room).glob("[!._]*.py")):
+            yield _load(file, room)
+    for entry in sorted(entry_points(group=package), key=lambda entry: entry.name):
+        yield _load_entry_point(entry)
 
 
-def _load(file: Path, name: str) -> ModuleType:
-    """Import a file of an extension folder, once a process."""
-    known = sys.modules.get(name)
-    if known is not None and known.__file__ == str(file):
-        return known
+def _load(file: Path, room: str) -> ModuleType:
+    """Import a file of an extension folder, once a process.
+
+    Its name among the imported modules holds a digest of the folder: two folders may have a file of the same name.
+    """
+    digest = hashlib.sha256(os.fsencode(file.parent)).hexdigest()[:8]
+    name = f"{MODULE_PREFIX}.{room}_{digest}.{file.stem}"
+    if name in sys.modules:
+        return sys.modules[name]
     spec = spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None  # noqa: S101, PT018  # a .py file has a loader
     module = module_from_spec(spec)
-    sys.modules[name] = module  # before it runs: dataclasses and pickle look their module up
+    sys.modules[name] = module  # before it runs: dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except BaseException as error:
         del sys.modules[name]
-        raise InputError(
-            str(file), f"cannot be imported ({type(error).__name__}: {error})", "Mend the file."
-        ) from error
+        if isinstance(error, Exception | SystemExit):
+            raise _unusable(str(file), error, "Mend the file.") from error
+        raise
     return module
+
+
+def _load_entry_point(entry: EntryPoint) -> ModuleType:
+    where = f"the entry point {entry.name} of {entry.group}"
+    try:
+        module = entry.load()
+    except (Exception, SystemExit) as error:
+        raise _unusable(where, error, "Mend or uninstall its package.") from error
+    if not isinstance(module, ModuleType):
+        raise InputError(where, f"{entry.value} is not a module", "Have it name a module, not what is in it.")
+    return module
+
+
+def _unusable(where: str, error: BaseException, remedy: str) -> InputError:
+    return InputError(where, f"cannot be imported ({type(error).__name__}: {error})", remedy)

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from influence_assets.errors import InputError
+from influence_assets.extensions import add_folders
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 
@@ -274,6 +275,12 @@ class Study(_Section):
     compute: Compute = Compute()
     automation: Automation = Automation()
     lineage: Lineage = Lineage()
+    extensions: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        description="Folders with parts of your own: methods, assets, source formats and so on, one a file, in "
+        "subfolders named as the package's own (`methods/nearest.py`). Their code is run: name only folders that you "
+        "trust. No version depends on this key; commands come from `INFLUENCE_EXTENSIONS` instead.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -287,6 +294,8 @@ class Study(_Section):
     @classmethod
     def load(cls, path: str | Path) -> "Study":
         """Read and validate a study file; relative paths in it are relative to its folder.
+
+        Parts of its `extensions` are discovered from now on, in this process.
 
         Raises:
             InputError: naming the file and the key, and what is allowed there.
@@ -309,7 +318,9 @@ class Study(_Section):
             study = cls.model_validate(described)
         except ValidationError as error:
             raise _readable(path, error) from None
-        return study.resolved(path.parent)
+        study = study.resolved(path.parent)
+        add_folders(map(Path, study.extensions))
+        return study
 
     def resolved(self, folder: Path) -> "Study":
         """The same study with its relative paths made absolute, seen from `folder`."""
@@ -325,6 +336,7 @@ class Study(_Section):
                 "queries": self.queries.model_copy(update={"path": _absolute(self.queries.path, folder)}),
                 "storage": self.storage.model_copy(update={"root": _absolute(self.storage.root, folder)}),
                 "model": model,
+                "extensions": tuple(_absolute(extension, folder) for extension in self.extensions),
             }
         )
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,9 @@ from unittest import mock
 
 import influence_assets.cli.console
 from influence_assets.cli import main
+
+LONGEST_SECONDS = 900
+"""How long a process may take before it counts as hanging, on the slowest of machines."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,22 @@ def influence(*arguments: str | Path, width: int = 200) -> Ended:
 
 
 def influence_process(
-    *arguments: str | Path, folder: Path, environment: Mapping[str, str] | None = None
+    *arguments: str | Path,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    killed_at: tuple[str, str, int] | None = None,
 ) -> subprocess.Popen[str]:
-    """Start the command in a process of its own."""
+    """Start the command in a process of its own.
+
+    Args:
+        arguments: what follows `influence`.
+        folder: where it is started.
+        environment: what is added to the environment.
+        killed_at: the step that it does not survive; see `dying.kill_at`.
+    """
+    dying = "" if killed_at is None else f"from tests.dying import kill_at; kill_at(*{killed_at!r}); "
     return subprocess.Popen(
-        [sys.executable, "-c", "from influence_assets.cli import main; main()", *map(str, arguments)],
+        [sys.executable, "-c", f"{dying}from influence_assets.cli import main; main()", *map(str, arguments)],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "COLUMNS": "200"} | dict(environment or {}),
         stdout=subprocess.PIPE,
@@ -74,3 +89,24 @@ def influence_process(
         text=True,
         start_new_session=True,
     )
+
+
+def finished(process: subprocess.Popen[str]) -> Ended:
+    """Wait for a process to end; one that hangs is killed."""
+    try:
+        out, err = process.communicate(timeout=LONGEST_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        raise AssertionError(f"not done after {LONGEST_SECONDS} s: {out}{err}") from None
+    return Ended(process.returncode, out, err)
+
+
+def killed(process: subprocess.Popen[str]) -> None:
+    """Wait for a process that kills itself at a named step.
+
+    Raises:
+        AssertionError: it ended otherwise.
+    """
+    ended = finished(process)
+    assert ended.code == -signal.SIGKILL, ended.out + ended.err

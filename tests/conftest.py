@@ -1,4 +1,4 @@
-"""What holds in every test: shapes checked at run time, one thread, no network, nothing of the user's environment."""
+"""What holds in every test: shapes checked at run time, one thread unless more are asked for, no network."""
 
 import os
 from unittest import mock
@@ -7,7 +7,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Before torch is imported: threads of several test processes on the same cores get in each other's way.
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 for name in ("DAGSTER_HOME", "INFLUENCE_STUDY", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
@@ -40,8 +40,3 @@ def study(standing, tmp_path):
     from tests import studies
 
     return studies.copied(standing, tmp_path)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Markers of these tests."""
-    config.addinivalue_line("markers", "slow: takes more than a minute; left out by `-m 'not slow'`")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from influence_assets.assets.shared_pass import SHARD_PASS, PassContext
+from influence_assets.assets.shared_pass import SHARD_PASS, Joined, PassContext
 from influence_assets.assets.study_sizes import fitted_settings
 from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
@@ -17,9 +17,7 @@ from influence_assets.storage.artifacts import Artifact
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from influence_assets.capture.batches import Batch
     from influence_assets.capture.covariance import Covariances
-    from influence_assets.capture.layer_gradient import LayerGradient
     from influence_assets.maths.ekfac import Eigenbasis
     from influence_assets.maths.moments import SecondMoment
 
@@ -54,41 +52,20 @@ def _record(
     work.draft.array("drift", packed(statistics))
 
 
-class _Participant:
-    """Sums Λ in a shared pass."""
+def _join(work: Work, context: PassContext) -> Joined:
+    from influence_assets.capture.correction import CorrectionTotals
+    from influence_assets.layouts.factors import read_covariances
 
-    fits = True
-    needs_bases = True
-    rotates = True
+    corrections = CorrectionTotals()
 
-    def __init__(self, work: Work, context: PassContext) -> None:
-        from influence_assets.capture.correction import CorrectionTotals
+    def record() -> None:
+        measured: Mapping[str, Covariances] | None = context.results.get("covariances")
+        covariances_of: Callable[[str], Covariances] = (
+            partial(read_covariances, work.open("covariances")) if measured is None else measured.__getitem__
+        )
+        _record(work, context.bases, corrections.totals(context.runner), covariances_of)
 
-        self._work = work
-        self._context = context
-        self._totals = CorrectionTotals()
-
-    def begin(self, *, is_rotated_anyway: bool) -> None:
-        """There is nothing to prepare."""
-
-    def add(self, _batch: "Batch", layer: "LayerGradient") -> None:
-        """Add a layer of a batch."""
-        self._totals.add(layer)
-
-    def end_batch(self) -> None:
-        """Totals need no end of a batch."""
-
-    def finish(self) -> None:
-        """Write the totals; the covariances are those of the same pass, or stand."""
-        from influence_assets.layouts.factors import read_covariances
-
-        context = self._context
-        covariances: Mapping[str, Covariances] | None = context.results.get("covariances")
-        if covariances is None:
-            covariances_of = partial(read_covariances, self._work.open("covariances"))
-        else:
-            covariances_of = covariances.__getitem__
-        _record(self._work, context.bases, self._totals.totals(context.runner), covariances_of)
+    return Joined(corrections, record)
 
 
 def eigenvalues_are_finite_and_not_negative(artifact: Artifact, _open: Opener) -> Finding:
@@ -121,7 +98,7 @@ ASSET = AssetDefinition(
     holds_text=True,
     measures=Measurement(
         shared_pass=SHARD_PASS,
-        join=_Participant,
+        join=_join,
         fits=True,
         joins=lambda study: study.curvature.fit_sequences is None,  # or fewer sequences are fitted than are scored
     ),

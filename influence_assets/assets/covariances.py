@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from influence_assets.assets.shared_pass import SHARD_PASS, PassContext
+from influence_assets.assets.shared_pass import SHARD_PASS, Joined, PassContext
 from influence_assets.assets.study_sizes import fitted_settings
 from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
@@ -14,9 +14,8 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.storage.artifacts import Artifact
 
 if TYPE_CHECKING:
-    from influence_assets.capture.batches import Batch, Sequences
+    from influence_assets.capture.batches import Sequences
     from influence_assets.capture.covariance import Covariances
-    from influence_assets.capture.layer_gradient import LayerGradient
     from influence_assets.capture.runner import Runner
 
 TOLERANCE = 1e-4
@@ -52,36 +51,17 @@ def _record(
     )
 
 
-class _Participant:
-    """Sums A and S in a shared pass."""
+def _join(work: Work, context: PassContext) -> Joined:
+    from influence_assets.capture.covariance import CovarianceTotals
 
-    fits = True
-    needs_bases = False
-    rotates = False
+    measured = CovarianceTotals(work.study.curvature.blocks)
 
-    def __init__(self, work: Work, context: PassContext) -> None:
-        from influence_assets.capture.covariance import CovarianceTotals
+    def record() -> None:
+        totals = measured.totals(context.runner)
+        context.results["covariances"] = totals  # for what reads them, and is computed by the same pass
+        _record(work, context.runner, context.sequences, len(context.sequences), totals)
 
-        self._work = work
-        self._context = context
-        self._totals = CovarianceTotals(work.study.curvature.blocks)
-
-    def begin(self, *, is_rotated_anyway: bool) -> None:
-        """There is nothing to prepare."""
-
-    def add(self, batch: "Batch", layer: "LayerGradient") -> None:
-        """Add a layer of a batch."""
-        self._totals.add(batch, layer)
-
-    def end_batch(self) -> None:
-        """Totals need no end of a batch."""
-
-    def finish(self) -> None:
-        """Write the totals, and leave them for those that read them."""
-        context = self._context
-        totals = self._totals.totals(context.runner)
-        context.results["covariances"] = totals
-        _record(self._work, context.runner, context.sequences, len(context.sequences), totals)
+    return Joined(measured, record)
 
 
 def factors_are_finite_and_symmetric(artifact: Artifact, _open: Opener) -> Finding:
@@ -125,7 +105,7 @@ ASSET = AssetDefinition(
     holds_text=True,
     measures=Measurement(
         shared_pass=SHARD_PASS,
-        join=_Participant,
+        join=_join,
         fits=True,
         joins=lambda study: study.curvature.fit_sequences is None,  # or fewer sequences are fitted than are scored
     ),

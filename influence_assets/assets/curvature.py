@@ -10,7 +10,7 @@ from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.generations import FrozenWithGeneration
 from influence_assets.engine.partitions import Partition
-from influence_assets.engine.shown import Picture, Shown, Table
+from influence_assets.engine.shown import Shown, Table
 from influence_assets.storage.artifacts import Artifact
 
 
@@ -71,14 +71,7 @@ def _compute(work: Work) -> None:
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
-    from influence_assets.report.plots import spectra
-
-    damping: dict[str, float] = artifact.manifest.summary["damping"]
-    eigenvalues = {layer: artifact.array(f"{layer}.corrected_eigenvalues") for layer in damping}
-    return {
-        "spectra": Picture(spectra(eigenvalues, damping), "Corrected eigenvalues"),
-        "layers": Table(artifact.table("modules").drop("generation_id").collect()),
-    }
+    return {"layers": Table(artifact.table("modules").drop("generation_id").collect())}
 
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:

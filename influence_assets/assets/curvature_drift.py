@@ -10,7 +10,6 @@ from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
-from influence_assets.engine.shown import Picture, Shown
 from influence_assets.storage.artifacts import Artifact
 
 MEASURES = ("A", "S", "eigenvalues")
@@ -124,13 +123,6 @@ def _cost(sizes: Any, _partition: Partition) -> Cost:
     return Cost(bytes=None, amount=sizes.all_sequences())
 
 
-def _shown(artifact: Artifact) -> Mapping[str, Shown]:
-    from influence_assets.report.plots import drift
-
-    layers, shards = (artifact.table(name).collect() for name in ("layer_drift", "shard_drift"))
-    return {"plot": Picture(drift(layers, shards), "Drift of each layer and shard")}
-
-
 ASSET = AssetDefinition(
     name="curvature_drift",
     group="curvature",
@@ -155,5 +147,4 @@ ASSET = AssetDefinition(
             blocking=False,
         )
     ),
-    shown=_shown,
 )

@@ -2,14 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-from influence_assets.assets.shared_pass import PROBES, SHARD_PASS, PassContext
+from influence_assets.assets.shared_pass import PROBES, SHARD_PASS, Joined, PassContext
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
 from influence_assets.engine.partitions import Partition
 
 if TYPE_CHECKING:
-    from influence_assets.capture.batches import Batch, Sequences
-    from influence_assets.capture.layer_gradient import LayerGradient
+    from influence_assets.capture.batches import Sequences
     from influence_assets.capture.runner import Runner
     from influence_assets.capture.sketches import WhitenedBatch
     from influence_assets.maths.ekfac import LayerCurvature
@@ -98,34 +97,13 @@ class _Recorder:
         )
 
 
-class _Participant:
-    """Sketches gradients in a shared pass."""
+def _join(work: Work, context: PassContext) -> Joined:
+    from influence_assets.capture.sketches import SketchRows
 
-    fits = False
-    needs_bases = True
-    rotates = True
-
-    def __init__(self, work: Work, context: PassContext) -> None:
-        from influence_assets.capture.sketches import SketchRows
-
-        layers = context.curvatures
-        self._recorder = _Recorder(work, context.runner, context.sequences, layers)
-        self._rows = SketchRows(context.runner, layers, self._recorder.coordinates, self._recorder.probes)
-
-    def begin(self, *, is_rotated_anyway: bool) -> None:
-        """There is nothing to prepare."""
-
-    def add(self, _batch: "Batch", layer: "LayerGradient") -> None:
-        """Add a layer of a batch."""
-        self._rows.add(layer)
-
-    def end_batch(self) -> None:
-        """Encode the batch."""
-        self._recorder.add(self._rows.batch())
-
-    def finish(self) -> None:
-        """Write what was kept."""
-        self._recorder.finish()
+    layers = context.curvatures
+    recorder = _Recorder(work, context.runner, context.sequences, layers)
+    rows = SketchRows(context.runner, layers, recorder.coordinates, recorder.probes, recorder.add)
+    return Joined(rows, recorder.finish)
 
 
 def _cost(sizes: Any, partition: Partition) -> Cost:
@@ -154,7 +132,7 @@ ASSET = AssetDefinition(
     settings=lambda study: {"dtype": study.model.dtype, "coordinates": study.sketches.coordinates},
     compute=_compute,
     holds_text=True,
-    measures=Measurement(shared_pass=SHARD_PASS, join=_Participant),
+    measures=Measurement(shared_pass=SHARD_PASS, join=_join),
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
 )

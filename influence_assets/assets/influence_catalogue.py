@@ -10,14 +10,14 @@ from influence_assets.engine.checks import Finding, Opener
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import ALL_PUBLISHED, AssetDefinition, CostModel, KeyAndInputs, Work
 from influence_assets.engine.partitions import Partition
-from influence_assets.engine.shown import Location, Picture, Shown, Table
+from influence_assets.engine.shown import Location, Shown, Table
 from influence_assets.engine.versions import Versions
 from influence_assets.engine.workspace import CATALOGUE, Workspace
 from influence_assets.errors import InputError
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.manifest import ArtifactKey, Manifest
+from influence_assets.study import Study
 
-SAMPLED_SCORES = "select query_id, influence_nats from current_scores using sample 20000"
 VIOLATIONS_SHOWN = 20
 GRAINS = "every_grain_holds"
 """All checks `grain_of_*` together: reporting them one by one costs more than asking DuckDB."""
@@ -34,6 +34,10 @@ class _OfAGeneration:
         inputs += self._previous(versions)
         tombstones = versions.workspace.tombstones.select("shard_id", "document_id", "reason").rows()
         return versions.key_from(asset, partition, inputs, tombstones=tombstones), tuple(inputs)
+
+    def frozen_inputs(self, _asset: AssetDefinition, _study: Study) -> tuple[str, ...]:
+        """Nothing is frozen: whatever comes belongs into the tables."""
+        return ()
 
     def _previous(self, versions: Versions) -> list[ArtifactKey]:
         """The previous generation's curvature, and its scores of sequences and queries that are as they were."""
@@ -125,15 +129,10 @@ def _file(artifact: Artifact) -> Any:
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
-    from influence_assets.report.plots import score_distribution
-    from influence_assets.storage.catalogue import query
-
     rows: Mapping[str, int] = artifact.manifest.summary["inserted_rows"]
-    scores = query(_file(artifact), SAMPLED_SCORES)
     tables: Sequence[str] = list(rows)
     return {
         "path": Location(_file(artifact)),
-        "distribution": Picture(score_distribution(scores), "Distribution of scores"),
         "inserted": Table(pl.DataFrame({"table": tables, "rows": list(rows.values())})),
     }
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from influence_assets.assets.shared_pass import SHARD_PASS, PassContext
+from influence_assets.assets.shared_pass import SHARD_PASS, Joined, PassContext
 from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
@@ -18,8 +18,6 @@ from influence_assets.study import Study
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from influence_assets.capture.batches import Batch
-    from influence_assets.capture.layer_gradient import LayerGradient
     from influence_assets.layouts.queries import StoredQueries
 
 BYTES_A_SCORE = 20
@@ -96,43 +94,20 @@ def _rows(scores: np.ndarray, queries: "StoredQueries", keys: np.ndarray) -> pl.
     return pairs.with_columns(generation, pl.Series("score", scores.reshape(-1)))
 
 
-class _Participant:
-    """Sums scores in a shared pass."""
+def _join(work: Work, context: PassContext) -> Joined:
+    from influence_assets.capture.scores import ScoreTotals
+    from influence_assets.layouts.queries import StoredQueries
 
-    fits = False
-    needs_bases = True
-    rotates = False
+    device = context.runner.device
+    queries = StoredQueries(work.open("query_gradients"), device)
+    multipliers = _multipliers(work.study, queries, queries.all)
+    totals = ScoreTotals(multipliers, len(context.sequences), queries.N, device)
 
-    def __init__(self, work: Work, context: PassContext) -> None:
-        from influence_assets.capture.scores import ScoreTotals
-        from influence_assets.layouts.queries import StoredQueries
+    def record() -> None:
+        work.draft.summarise(rotated=totals.contractions())
+        _record(work, queries, context.sequences.keys, totals.totals())
 
-        self._work = work
-        self._context = context
-        self._queries = StoredQueries(work.open("query_gradients"), context.runner.device)
-        multipliers = _multipliers(work.study, self._queries, self._queries.all)
-        device = context.runner.device
-        self._totals = ScoreTotals(multipliers, len(context.sequences), self._queries.N, device)
-
-    def begin(self, *, is_rotated_anyway: bool) -> None:
-        """Rotate each side of the queries back, or leave it for the sequences to be rotated."""
-        context = self._context
-        self._totals.place(context.runner)
-        tokens = context.sequences.tokens.shape[1]
-        bases = context.runner.placed(context.bases)
-        self._totals.in_eigenbases(bases, tokens, rotated_anyway=is_rotated_anyway)
-
-    def add(self, batch: "Batch", layer: "LayerGradient") -> None:
-        """Add a layer of a batch."""
-        self._totals.add(batch, layer)
-
-    def end_batch(self) -> None:
-        """Totals need no end of a batch."""
-
-    def finish(self) -> None:
-        """Write the scores."""
-        self._work.draft.summarise(rotated=self._totals.contractions())
-        _record(self._work, self._queries, self._context.sequences.keys, self._totals.totals())
+    return Joined(totals, record)
 
 
 def every_sequence_is_scored(artifact: Artifact, open_input: Opener) -> Finding:
@@ -181,7 +156,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     holds_text=True,
     is_published=True,
-    measures=Measurement(shared_pass=SHARD_PASS, join=_Participant, held=("query_gradients",)),
+    measures=Measurement(shared_pass=SHARD_PASS, join=_join, held=("query_gradients",)),
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
     checks=EachOf(

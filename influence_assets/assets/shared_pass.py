@@ -1,15 +1,15 @@
 """All that is outstanding of a shard and needs the model, from one pass over its sequences instead of one each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from influence_assets.engine.definition import AssetDefinition, SharedPass, Work
 from influence_assets.engine.partitions import Partition
 
 if TYPE_CHECKING:
-    from influence_assets.capture.batches import Batch
-    from influence_assets.capture.layer_gradient import LayerGradient
+    from influence_assets.capture.participant import Participant
     from influence_assets.capture.runner import Runner
     from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
 
@@ -20,34 +20,17 @@ PROBES = 4
 """Sequences of a shard whose exact scores for the whole shard its sketches are compared with."""
 
 
-class Participant(Protocol):
-    """What takes part in a pass (see `capture.one_pass.Participant`), and writes what it made of it.
+@dataclass(frozen=True)
+class Joined:
+    """An asset's part in a pass.
 
-    Attributes:
-        fits: whether it is measured with the labels of the curvature, else with the data's own.
-        needs_bases: whether it needs the eigenbases.
-        rotates: whether it needs gradients in the eigenbases on both sides.
+    Args:
+        participant: what the pass drives.
+        record: writes what was measured, once the pass is over.
     """
 
-    fits: bool
-    needs_bases: bool
-    rotates: bool
-
-    def begin(self, *, is_rotated_anyway: bool) -> None:
-        """Prepare; the argument says whether another participant has the data's own gradients rotated."""
-        ...
-
-    def add(self, batch: "Batch", layer: "LayerGradient") -> None:
-        """Take in a layer of a batch."""
-        ...
-
-    def end_batch(self) -> None:
-        """Note that all layers of a batch have been added."""
-        ...
-
-    def finish(self) -> None:
-        """Write what was measured."""
-        ...
+    participant: "Participant"
+    record: Callable[[], None]
 
 
 class PassContext:
@@ -93,14 +76,15 @@ def compute(works: Sequence[Work]) -> None:
     from influence_assets.layouts.model import label_sampler
 
     context = PassContext(works)
-    participants: list[Participant] = [
+    joined: list[Joined] = [
         work.asset.measures.join(work, context) for work in works if work.asset.measures is not None
     ]
+    participants = [each.participant for each in joined]
     bases = context.bases if any(participant.needs_bases for participant in participants) else {}
     sampler = label_sampler(works[0].study.curvature)
     measure(context.runner, context.sequences, participants, bases, sampler)
-    for participant in participants:
-        participant.finish()
+    for each in joined:
+        each.record()
 
 
 def operations(sizes: Any, shard: str, members: Sequence[tuple[AssetDefinition, Partition]]) -> float:
@@ -127,8 +111,8 @@ def operations(sizes: Any, shard: str, members: Sequence[tuple[AssetDefinition, 
         probes = min(PROBES, sequences)
         total += probes * (shape.passes() + shape.rotated_gradients()) + sequences * shape.contractions(probes)
         total += 0 if is_shared and corrects else sequences * shape.rotated_gradients()
-        return total + sequences * shape.contractions(sum(query_counts))
-    return total + sum(shape.scores(queries, sequences) for queries in query_counts)
+        return float(total + sequences * shape.contractions(sum(query_counts)))
+    return total + float(sum(shape.scores(queries, sequences) for queries in query_counts))
 
 
 SHARD_PASS = SharedPass(

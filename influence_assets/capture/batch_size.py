@@ -22,7 +22,7 @@ from influence_assets.capture.passes import Pass
 from influence_assets.maths.ekfac import sequence_gradients
 from influence_assets.maths.notation import accumulation_dtype
 from influence_assets.models.devices import input_device
-from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.rule import AttributedLayer
 
 ENOUGH_TOKENS_OF_CPU = 1024
 ENOUGH_BYTES_OF_CPU = 2**28
@@ -45,7 +45,7 @@ _measured: WeakKeyDictionary[PreTrainedModel, dict[tuple[object, ...], int]] = W
 _fitting: WeakKeyDictionary[PreTrainedModel, dict[tuple[int, int], int]] = WeakKeyDictionary()
 
 
-def batch_size(model: PreTrainedModel, head: Head | None, modules: Sequence[LinearModule], tokens: int) -> int:
+def batch_size(model: PreTrainedModel, head: Head | None, modules: Sequence[AttributedLayer], tokens: int) -> int:
     """How many sequences of so many tokens go through the model at once.
 
     Args:
@@ -88,7 +88,7 @@ def available_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def sequence_bytes(model: PreTrainedModel, head: Head | None, modules: Sequence[LinearModule], tokens: int) -> int:
+def sequence_bytes(model: PreTrainedModel, head: Head | None, modules: Sequence[AttributedLayer], tokens: int) -> int:
     """Bytes that one sequence of a batch takes at the height of a pass; measured once for a model and a length."""
     known = _measured.setdefault(model, {})
     key = (tokens, *(linear.name for linear in modules))
@@ -104,7 +104,7 @@ def layer_bytes(d_out: int, d_in: int, tokens: int, dtype: torch.dtype) -> int:
     return 2 * (tokens * (d_in + d_out) + d_out * d_in) * dtype.itemsize
 
 
-def kept_bytes(model: PreTrainedModel, modules: Sequence[LinearModule], tokens: int, *, has_plain_head: bool) -> int:
+def kept_bytes(model: PreTrainedModel, modules: Sequence[AttributedLayer], tokens: int, *, has_plain_head: bool) -> int:
     """Bytes that a pass keeps of one sequence between forward and backward.
 
     Args:
@@ -114,26 +114,20 @@ def kept_bytes(model: PreTrainedModel, modules: Sequence[LinearModule], tokens: 
         has_plain_head: whether the logits are never held at once, see `plain_head`.
     """
     kept = _Storages(model)
-    inputs: list[int] = []
-
-    def consume(linear: LinearModule, a: Tensor, _Ds: Tensor) -> None:
-        # The tap keeps the layer's input, as it is and without the bias's column.
-        inputs.append(a[..., : a.shape[-1] - int(linear.has_bias)].numel() * model.dtype.itemsize)
-
     ids = torch.zeros((1, tokens), dtype=torch.long, device=input_device(model))
     with LayerTap(modules) as tap, saved_tensors_hooks(kept.pack, kept.unpack):
-        tap.start()
+        tap.start(ids)
         if has_plain_head:
             output = model.base_model(input_ids=ids, use_cache=False)[0]
         else:
             output = model(input_ids=ids, use_cache=False).logits
-        with tap.consuming(consume):
+        with tap.consuming(lambda *_: None):
             output.backward(torch.zeros_like(output))
-    return kept.bytes + sum(inputs)
+    return kept.bytes + tap.input_bytes
 
 
 def _fitting_size(
-    model: PreTrainedModel, head: Head | None, modules: Sequence[LinearModule], tokens: int, size: int
+    model: PreTrainedModel, head: Head | None, modules: Sequence[AttributedLayer], tokens: int, size: int
 ) -> int:
     """The size, halved until a pass of so many sequences with their gradients goes through; tried once each."""
     tried = _fitting.setdefault(model, {})
@@ -144,8 +138,10 @@ def _fitting_size(
     return tried[tokens, size]
 
 
-def _fits(model: PreTrainedModel, head: Head | None, modules: Sequence[LinearModule], shape: tuple[int, int]) -> bool:
-    def consume(_linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
+def _fits(
+    model: PreTrainedModel, head: Head | None, modules: Sequence[AttributedLayer], shape: tuple[int, int]
+) -> bool:
+    def consume(_linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
         G = sequence_gradients(Ds, a)
         torch.empty_like(G)  # what it is rotated into
 
@@ -159,7 +155,7 @@ def _fits(model: PreTrainedModel, head: Head | None, modules: Sequence[LinearMod
 def _pass(
     model: PreTrainedModel,
     head: Head | None,
-    modules: Sequence[LinearModule],
+    modules: Sequence[AttributedLayer],
     shape: tuple[int, int],
     consume: Consumer,
 ) -> None:

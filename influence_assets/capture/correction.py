@@ -9,35 +9,40 @@ from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.layer_gradient import GradientBuffers, LayerGradient
 from influence_assets.capture.losses import LabelSampler
+from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.ekfac import Eigenbasis
 from influence_assets.maths.moments import SecondMoment, SquareAccumulator
 
 
-class CorrectionTotals:
+class CorrectionTotals(Participant):
     """Sums the squared rotated gradients of every layer over sequences."""
+
+    fits = True
+    needs_bases = True
+    rotates = True
 
     def __init__(self) -> None:
         self._Λ: dict[str, SquareAccumulator] = defaultdict(SquareAccumulator)
 
-    def add(self, layer: LayerGradient) -> None:
+    def add(self, _batch: Batch, layer: LayerGradient) -> None:
         """Add a layer of a batch."""
         self._Λ[layer.name].add(layer.rotated)
 
     def totals(self, runner: Runner) -> dict[str, SecondMoment[Tensor]]:
-        """Of each layer, in the model's order."""
+        """Return the totals of each layer, in the model's order."""
         return {linear.name: self._Λ[linear.name].moment() for linear in runner.modules}
 
 
 def eigenvalue_corrections(
     runner: Runner, sequences: Sequences, bases: Mapping[str, Eigenbasis], sampler: LabelSampler | None
 ) -> dict[str, SecondMoment[Tensor]]:
-    """Totals of Λ over the sequences, in the frozen bases; labels as in `covariances`."""
-    found, places = CorrectionTotals(), GradientBuffers()
+    """Return totals of Λ over the sequences, in the frozen bases; labels as in `covariances`."""
+    totals, buffers = CorrectionTotals(), GradientBuffers()
     bases = runner.placed(bases)
 
-    def consumer(_batch: Batch) -> Consumer:
-        return lambda linear, a, Ds: found.add(LayerGradient(linear.name, a, Ds, bases[linear.name], places))
+    def consumer(batch: Batch) -> Consumer:
+        return lambda linear, a, Ds: totals.add(batch, LayerGradient(linear.name, a, Ds, bases[linear.name], buffers))
 
     runner.run(sequences, consumer, sampler=sampler)
-    return found.totals(runner)
+    return totals.totals(runner)

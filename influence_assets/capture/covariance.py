@@ -7,6 +7,7 @@ from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.layer_gradient import LayerGradient
 from influence_assets.capture.losses import LabelSampler
+from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.moments import FactorMoment, GramAccumulator
 
@@ -19,7 +20,7 @@ class Covariances:
     S: FactorMoment
 
 
-class CovarianceTotals:
+class CovarianceTotals(Participant):
     """Sums a aᵀ and Ds Dsᵀ of every layer over the tokens that carry a loss.
 
     The totals of all layers are in memory at once, each on its layer's device: a pass goes through all of them.
@@ -27,6 +28,8 @@ class CovarianceTotals:
     Args:
         blocks: on the diagonal of each factor; nothing else of it is made.
     """
+
+    fits = True
 
     def __init__(self, blocks: int = 1) -> None:
         self._A: dict[str, GramAccumulator] = defaultdict(lambda: GramAccumulator(blocks))
@@ -40,14 +43,14 @@ class CovarianceTotals:
         self._S[layer.name].add(layer.Ds.flatten(0, 1)[positions])
 
     def totals(self, runner: Runner) -> dict[str, Covariances]:
-        """Of each layer, in the model's order."""
+        """Return the totals of each layer, in the model's order."""
         return {m.name: Covariances(self._A[m.name].moment(), self._S[m.name].moment()) for m in runner.modules}
 
 
 def covariances(
     runner: Runner, sequences: Sequences, sampler: LabelSampler | None, *, blocks: int = 1
 ) -> dict[str, Covariances]:
-    """Totals of a aᵀ and Ds Dsᵀ over the tokens of the sequences that carry a loss.
+    """Return totals of a aᵀ and Ds Dsᵀ over the tokens of the sequences that carry a loss.
 
     Args:
         runner: the model.
@@ -55,10 +58,10 @@ def covariances(
         sampler: draws the labels; None: the data's own, the empirical Fisher.
         blocks: on the diagonal of each factor.
     """
-    found = CovarianceTotals(blocks)
+    totals = CovarianceTotals(blocks)
 
     def consumer(batch: Batch) -> Consumer:
-        return lambda linear, a, Ds: found.add(batch, LayerGradient(linear.name, a, Ds))
+        return lambda linear, a, Ds: totals.add(batch, LayerGradient(linear.name, a, Ds))
 
     runner.run(sequences, consumer, sampler=sampler)
-    return found.totals(runner)
+    return totals.totals(runner)

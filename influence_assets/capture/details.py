@@ -10,7 +10,7 @@ from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.influence import token_scores
-from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.rule import AttributedLayer
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def score_details(runner: Runner, sequences: Sequences, P: Mapping[str, Tensor],
     by_token = np.zeros((queries, *sequences.tokens.shape))
 
     def consumer(batch: Batch) -> Consumer:
-        def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
+        def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
             parts = token_scores(P[linear.name], Ds, a, N).double().cpu().numpy()
             by_layer[:, batch.rows, order[linear.name]] = parts.sum(-1)
             by_token[:, batch.rows, : parts.shape[-1]] += parts

@@ -11,7 +11,7 @@ from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.ekfac import Eigenbasis, sequence_gradients
-from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.rule import AttributedLayer
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def query_gradients(
         first, last = int(batch.rows[0]), int(batch.rows[-1])
         follow_each_other = bool((np.diff(batch.rows) == 1).all())
 
-        def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
+        def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
             if linear.name not in layers:
                 shape = len(queries), linear.output_width, linear.input_width
                 layers[linear.name] = a.new_empty(shape, device=runner.device)

@@ -1,8 +1,8 @@
-"""The one place with hooks: hands each linear layer's input and output gradient to a consumer, layer by layer.
+"""The one place with hooks: hands each attributed layer's input and output gradient to a consumer, layer by layer.
 
 No weight gradient is ever asked of autograd. The parameters are frozen, and the output of each attributed layer
 requires a gradient, so that a backward pass computes the gradients of activations alone, and none below the first of
-those layers: forward plus less than half a backward.
+those layers: forward plus less than half a backward. What a module's tensors mean is its layer rule's business.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,35 +11,35 @@ from types import TracebackType
 from typing import Self
 
 import torch
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch import Tensor
 
 from influence_assets.errors import InputError
 from influence_assets.maths.notation import accumulation_dtype
-from influence_assets.models.layers.rule import LinearModule
-from influence_assets.models.layers.selection import KEY
+from influence_assets.models.layers.rule import KEY, AttributedLayer, Handle, See
 
-Consumer = Callable[[LinearModule, Tensor, Tensor], None]
+Consumer = Callable[[AttributedLayer, Tensor, Tensor], None]
 """Called once for each layer in a backward pass with a [sequence, token, d_in] and Ds [sequence, token, d_out]."""
 
 
 class LayerTap:
-    """While entered, every backward pass within `consuming` calls its consumer once for each of the modules.
+    """While entered, every backward pass within `consuming` calls its consumer once for each of the layers.
 
     A consumer sees a layer as soon as its gradient exists and the layer's activations are freed right after. What it
     sees is in the dtype that sums are kept in: float32 for passes in float32 and bfloat16, float64 for float64.
     """
 
-    def __init__(self, modules: Sequence[LinearModule]) -> None:
-        self._modules = modules
+    def __init__(self, layers: Sequence[AttributedLayer]) -> None:
+        self._layers = layers
         self._consume: Consumer | None = None
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[Handle] = []
+        self._shape = (0, 0)
         self._forwarded: set[str] = set()
         self._consumed: set[str] = set()
+        self.input_bytes = 0
 
     def __enter__(self) -> Self:
-        for linear in self._modules:
-            self._handles.append(linear.module.register_forward_hook(self._forward_hook(linear)))
+        for layer in self._layers:
+            self._handles.append(layer.rule.attach(layer.module, self._see(layer)))
         return self
 
     def __exit__(
@@ -49,50 +49,64 @@ class LayerTap:
             handle.remove()
         self._handles.clear()
 
-    def start(self) -> None:
-        """Forget the last pass; call before each forward."""
+    def start(self, tokens: Tensor) -> None:
+        """Forget the last pass; call before each forward.
+
+        Args:
+            tokens: of the batch that follows, [sequence, token].
+        """
+        self._shape = (tokens.shape[0], tokens.shape[1])
         self._forwarded.clear()
+        self.input_bytes = 0
 
     @contextmanager
     def consuming(self, consume: Consumer) -> Iterator[None]:
         """A backward pass within hands its layers to `consume`.
 
         Raises:
-            InputError: a module took no part, so that a score without it would be silently too small.
+            InputError: a layer took no part, so that a score without it would be silently too small.
         """
         self._consume = consume
         self._consumed.clear()
         yield
         self._consume = None
-        idle = [linear.name for linear in self._modules if linear.name not in self._consumed]
+        idle = [layer.name for layer in self._layers if layer.name not in self._consumed]
         if idle:
             raise InputError(KEY, f"{', '.join(idle[:5])} took no part in the pass", "Leave these modules out.")
 
-    def _forward_hook(self, linear: LinearModule) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def _see(self, layer: AttributedLayer) -> See:
+        def see(x: Tensor, output: Tensor) -> None:
             if not torch.is_grad_enabled():
                 return
             output.requires_grad_()
-            if linear.name in self._forwarded:
+            if layer.name in self._forwarded:
                 raise InputError(
                     KEY,
-                    f"{linear.name} is called more than once in a pass",
+                    f"{layer.name} is called more than once in a pass",
                     "Leave it out: the curvature of a reused layer is not a Kronecker product.",
                 )
-            self._forwarded.add(linear.name)
-            x = inputs[0].detach()
-            if x.ndim != 3:
-                raise InputError(
-                    KEY,
-                    f"{linear.name} does not see whole sequences (its input has {x.ndim} axes)",
-                    "Leave it out: layers that see a selection of tokens cannot be attributed.",
-                )
-            output.register_hook(lambda gradient: self._backward(linear, x, gradient))  # type: ignore[no-untyped-call]
+            self._forwarded.add(layer.name)
+            kept = self._by_sequence(layer, x.detach())
+            self.input_bytes += kept.numel() * kept.element_size()
+            output.register_hook(lambda gradient: self._backward(layer, kept, gradient))  # type: ignore[no-untyped-call]
 
-        return hook
+        return see
 
-    def _backward(self, linear: LinearModule, x: Tensor, gradient: Tensor) -> None:
+    def _by_sequence(self, layer: AttributedLayer, values: Tensor) -> Tensor:
+        laid_out = layer.rule.by_sequence(layer.module, values, self._shape)
+        if laid_out is None:
+            raise InputError(
+                KEY,
+                f"{layer.name} does not see whole sequences (its input is {list(values.shape)})",
+                "Leave it out: layers that see a selection of tokens cannot be attributed.",
+            )
+        return laid_out
+
+    def _backward(self, layer: AttributedLayer, x: Tensor, gradient: Tensor) -> None:
         assert self._consume is not None  # noqa: S101  # backward passes run within `consuming`
-        self._consumed.add(linear.name)
-        dtype = accumulation_dtype(x.dtype)
-        self._consume(linear, linear.input_with_bias(x.to(dtype)), gradient.detach().to(dtype))
+        self._consumed.add(layer.name)
+        dtype = accumulation_dtype(gradient.dtype)
+        # Ids, which embeddings see, stay as they are.
+        a = layer.rule.inputs(layer.module, x.to(dtype) if x.is_floating_point() else x).to(dtype)
+        Ds = layer.rule.output_gradients(layer.module, self._by_sequence(layer, gradient.detach()).to(dtype))
+        self._consume(layer, a, Ds)

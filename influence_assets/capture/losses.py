@@ -21,7 +21,7 @@ from influence_assets.capture.batches import IGNORED, Batch
 from influence_assets.maths.notation import accumulation_dtype
 from influence_assets.maths.products import product
 from influence_assets.models.devices import input_device
-from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.rule import AttributedLayer
 
 _LOGITS_AT_ONCE = {"cpu": 2**20}
 _LOGITS_AT_ONCE_ON_DEVICE = 2**27
@@ -77,7 +77,7 @@ class Loss(NamedTuple):
     gradient: Float[Tensor, "sequence token width"]
 
 
-def plain_head(model: PreTrainedModel, attributed: Sequence[LinearModule]) -> Head | None:
+def plain_head(model: PreTrainedModel, attributed: Sequence[AttributedLayer]) -> Head | None:
     """The model's head, if its logits are nothing but the head's product with the last hidden state.
 
     Tried out rather than believed: some architectures scale, cap or mask their logits afterwards. It is tried with

@@ -5,7 +5,6 @@ sketches and scores. With the data's own labels for both, one.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,35 +13,10 @@ from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.layer_gradient import GradientBuffers, LayerGradient
 from influence_assets.capture.losses import LabelSampler
+from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner, refuse_not_finite
 from influence_assets.maths.ekfac import Eigenbasis
-from influence_assets.models.layers.rule import LinearModule
-
-
-class Participant(Protocol):
-    """What takes part in a pass: it is given every layer of every batch."""
-
-    @property
-    def fits(self) -> bool:
-        """Whether it is measured with the labels of the curvature, else with the data's own."""
-        ...
-
-    @property
-    def rotates(self) -> bool:
-        """Whether it needs gradients in the eigenbases on both sides."""
-        ...
-
-    def begin(self, *, is_rotated_anyway: bool) -> None:
-        """Prepare; the argument says whether another participant has the data's own gradients rotated."""
-        ...
-
-    def add(self, batch: Batch, layer: LayerGradient) -> None:
-        """Take in a layer of a batch."""
-        ...
-
-    def end_batch(self) -> None:
-        """Note that all layers of a batch have been added."""
-        ...
+from influence_assets.models.layers.rule import AttributedLayer
 
 
 def measure(
@@ -69,7 +43,8 @@ def measure(
     attributing = [participant for participant in participants if not participant.fits]
     for participant in participants:
         others = (other for other in attributing if other is not participant)
-        participant.begin(is_rotated_anyway=any(other.rotates for other in others))
+        is_rotated_anyway = any(other.rotates for other in others)
+        participant.begin(runner, bases, sequences.tokens.shape[1], is_rotated_anyway=is_rotated_anyway)
     buffers = GradientBuffers()
     for batch, forward in runner.passes(sequences, by_length=False):
         likelihoods = []
@@ -89,7 +64,7 @@ def measure(
 def _consumer(
     participants: Sequence[Participant], bases: Mapping[str, Eigenbasis], batch: Batch, buffers: GradientBuffers
 ) -> Consumer:
-    def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
+    def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
         layer = LayerGradient(linear.name, a, Ds, bases.get(linear.name), buffers)
         for participant in participants:
             participant.add(batch, layer)

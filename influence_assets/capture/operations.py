@@ -22,7 +22,7 @@ from influence_assets.maths.ekfac import RotationOrder, rotation_order
 from influence_assets.maths.moments import GRAM_TILE
 from influence_assets.maths.notation import accumulation_dtype
 from influence_assets.models.dimensions import total_parameters
-from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import fuse_activations
 from influence_assets.study import Dtype
@@ -274,11 +274,11 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def _counted_pass(model: PreTrainedModel, modules: Sequence[LinearModule], tokens: int) -> tuple[int, int]:
+def _counted_pass(model: PreTrainedModel, modules: Sequence[AttributedLayer], tokens: int) -> tuple[int, int]:
     """Operations forward and backward, the head left out."""
     ids = torch.zeros((1, tokens), dtype=torch.long, device=model.device)
     with LayerTap([m for m in modules if m.module is not model.get_output_embeddings()]) as tap:  # type: ignore[no-untyped-call]
-        tap.start()
+        tap.start(ids)
         with FlopCounterMode(display=False, custom_mapping=_ATTENTION_OF_CPU) as forward:
             hidden = model.base_model(input_ids=ids, use_cache=False)[0]
         counting = FlopCounterMode(display=False, custom_mapping=_ATTENTION_OF_CPU)

@@ -33,7 +33,7 @@ class Pass:
         self._tap = tap
         self._batch = batch
         self._losses: dict[LabelSampler | None, Loss] = {}
-        tap.start()
+        tap.start(batch.tokens)
         if head is None:
             self._output = model(input_ids=batch.tokens, use_cache=False).logits
         else:

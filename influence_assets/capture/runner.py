@@ -18,7 +18,7 @@ from influence_assets.capture.passes import Pass
 from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
 from influence_assets.models.devices import input_device
 from influence_assets.models.frozen_products import frozen_products
-from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.rule import AttributedLayer
 
 Placeable = TypeVar("Placeable", Tensor, Eigenbasis, LayerCurvature)
 
@@ -38,7 +38,7 @@ class Runner:
     """
 
     model: PreTrainedModel
-    modules: Sequence[LinearModule]
+    modules: Sequence[AttributedLayer]
     batch_sequences: int | Literal["auto"] = "auto"
     progress: Progress = lambda _count: None
 

@@ -9,12 +9,13 @@ from torch import Tensor
 from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.layer_gradient import GradientBuffers, LayerGradient, RotatedAxes
+from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.ekfac import Eigenbasis
 from influence_assets.maths.influence import layer_scores
 
 
-class ScoreTotals:
+class ScoreTotals(Participant):
     """Sums −⟨P, G⟩ / N over layers, for every query of several methods and every sequence.
 
     Args:
@@ -25,13 +26,20 @@ class ScoreTotals:
         device: where the passes run.
     """
 
+    needs_bases = True
+
     def __init__(self, methods: Mapping[str, dict[str, Tensor]], sequences: int, N: int, device: str) -> None:
         self._methods = methods
         self._N = N
         self._totals = {
             name: torch.zeros(_count(P), sequences, dtype=torch.float64, device=device) for name, P in methods.items()
         }
-        self._sides: dict[str, RotatedAxes] = {}
+        self._rotated_axes: dict[str, RotatedAxes] = {}
+
+    def begin(self, runner: Runner, bases: Mapping[str, Eigenbasis], tokens: int, *, is_rotated_anyway: bool) -> None:
+        """Rotate each side of the queries back, or leave it for the sequences to be rotated."""
+        self.place(runner)
+        self.in_eigenbases(bases, tokens, rotated_anyway=is_rotated_anyway)
 
     def place(self, runner: Runner) -> None:
         """Move P of each layer to that layer's device."""
@@ -52,7 +60,7 @@ class ScoreTotals:
             rotated_anyway: whether something else needs the rotated gradients too.
 
         Returns:
-            Of each layer the sides that are scored in the eigenbasis.
+            The sides of each layer that are scored in the eigenbasis.
         """
         queries, sequences = sum(map(_count, self._methods.values())), next(iter(self._totals.values())).shape[1]
         for layer, basis in bases.items():
@@ -60,33 +68,33 @@ class ScoreTotals:
             # Of one side both cost d² times what follows.
             S = sequences * min(tokens, d_in) < queries * d_in
             A = sequences * min(tokens, d_out) < queries * d_out
-            sides = RotatedAxes(S=True, A=True) if rotated_anyway else RotatedAxes(S, A)
-            self._sides[layer] = sides
-            if not all(sides):
+            axes = RotatedAxes(S=True, A=True) if rotated_anyway else RotatedAxes(S, A)
+            self._rotated_axes[layer] = axes
+            if not all(axes):
                 for P in self._methods.values():
                     basis.rotate_back(P[layer], S=not S, A=not A)
-        return self._sides
+        return self._rotated_axes
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:
         """Add a layer of a batch."""
-        G = layer.with_sides(self._sides.get(layer.name, RotatedAxes(S=False, A=False)))
+        G = layer.with_sides(self._rotated_axes.get(layer.name, RotatedAxes(S=False, A=False)))
         rows = torch.from_numpy(batch.rows).to(batch.tokens.device, non_blocking=True)
         for name, P in self._methods.items():
-            scored = layer_scores(P[layer.name], G, self._N).double()
-            self._totals[name].index_add_(1, rows, scored.to(rows.device))
+            scores_of_layer = layer_scores(P[layer.name], G, self._N).double()
+            self._totals[name].index_add_(1, rows, scores_of_layer.to(rows.device))
 
     def contractions(self) -> dict[str, str]:
-        """What is rotated in each layer, as people read it."""
-        said = {
+        """Return what is rotated in each layer, as people read it."""
+        texts = {
             RotatedAxes(S=False, A=False): "queries",
             RotatedAxes(S=True, A=True): "sequences",
             RotatedAxes(S=True, A=False): "output gradients of sequences, inputs of queries",
             RotatedAxes(S=False, A=True): "inputs of sequences, output gradients of queries",
         }
-        return {layer: said[sides] for layer, sides in self._sides.items()}
+        return {layer: texts[axes] for layer, axes in self._rotated_axes.items()}
 
     def totals(self) -> dict[str, np.ndarray]:
-        """For each method float64 [query, sequence]."""
+        """Return for each method float64 [query, sequence]."""
         return {name: total.cpu().numpy() for name, total in self._totals.items()}
 
 
@@ -97,7 +105,7 @@ def scores(
     N: int,
     bases: Mapping[str, Eigenbasis] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Scores of every sequence for every query, by several methods in one pass.
+    """Return scores of every sequence for every query, by several methods in one pass.
 
     Args:
         runner: the model.
@@ -120,24 +128,24 @@ def scored(
     bases: Mapping[str, Eigenbasis] | None,
 ) -> ScoreTotals:
     """As `scores`, with the contractions that were chosen."""
-    found = ScoreTotals(methods, len(sequences), N, runner.device)
-    found.place(runner)
+    totals = ScoreTotals(methods, len(sequences), N, runner.device)
+    totals.place(runner)
     if bases is not None:
         bases = runner.placed(bases)
-        found.in_eigenbases(bases, sequences.tokens.shape[1], rotated_anyway=False)
-    score_pass(runner, sequences, found, bases)
-    return found
+        totals.in_eigenbases(bases, sequences.tokens.shape[1], rotated_anyway=False)
+    score_pass(runner, sequences, totals, bases)
+    return totals
 
 
 def score_pass(
-    runner: Runner, sequences: Sequences, found: ScoreTotals, bases: Mapping[str, Eigenbasis] | None
+    runner: Runner, sequences: Sequences, totals: ScoreTotals, bases: Mapping[str, Eigenbasis] | None
 ) -> None:
     """Add up the scores of every sequence in one pass; arguments as in `scores`."""
-    places = GradientBuffers()
+    buffers = GradientBuffers()
 
     def consumer(batch: Batch) -> Consumer:
-        return lambda linear, a, Ds: found.add(
-            batch, LayerGradient(linear.name, a, Ds, None if bases is None else bases[linear.name], places)
+        return lambda linear, a, Ds: totals.add(
+            batch, LayerGradient(linear.name, a, Ds, None if bases is None else bases[linear.name], buffers)
         )
 
     runner.run(sequences, consumer)

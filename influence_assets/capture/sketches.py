@@ -1,19 +1,20 @@
 """Whitened training gradients at a few coordinates, from which scores are estimated."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from influence_assets.capture.batches import Sequences
+from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.layer_gradient import GradientBuffers, LayerGradient
+from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner, refuse_not_finite
 from influence_assets.maths.ekfac import LayerCurvature
 from influence_assets.maths.influence import layer_scores
 from influence_assets.maths.sketches import Coordinates, layer_sketch, whitened_squared_norms
-from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.rule import AttributedLayer
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class WhitenedBatch:
     exact: np.ndarray
 
 
-class SketchRows:
-    """Whitened gradients of one batch after another, at the kept coordinates.
+class SketchRows(Participant):
+    """Gathers whitened gradients at the kept coordinates, one batch after another.
 
     Args:
         runner: the model.
@@ -40,7 +41,11 @@ class SketchRows:
         coordinates: which to keep.
         probes: each layer's preconditioned gradients P [probe, d_out, d_in] of a few questions, in the eigenbases,
             whose exact scores the sketches are to estimate.
+        receive: called with each batch's whitened gradients.
     """
+
+    needs_bases = True
+    rotates = True
 
     def __init__(
         self,
@@ -48,7 +53,9 @@ class SketchRows:
         curvature: Mapping[str, LayerCurvature],
         coordinates: Coordinates,
         probes: Mapping[str, Tensor],
+        receive: Callable[[WhitenedBatch], None],
     ) -> None:
+        self._receive = receive
         self._order = [linear.name for linear in runner.modules]
         self._device = runner.device
         self._curvature = runner.placed(curvature)
@@ -59,7 +66,7 @@ class SketchRows:
         self._squared_norms: list[Tensor] = []
         self._exact: list[Tensor] = []
 
-    def add(self, layer: LayerGradient) -> None:
+    def add(self, _batch: Batch, layer: LayerGradient) -> None:
         """Add a layer of the batch."""
         curvature = self._curvature[layer.name]
         norms = whitened_squared_norms(layer.rotated, self._weights[layer.name])
@@ -68,13 +75,13 @@ class SketchRows:
         exact = layer_scores(self._probes[layer.name], layer.rotated, 1)
         self._exact.append(exact.double().to(self._device))
 
-    def batch(self) -> WhitenedBatch:
-        """What was added since the last one, which must be all layers."""
+    def end_batch(self) -> None:
+        """Hand over what was added since the last batch, which must be all layers."""
         whole = torch.cat([self._parts[name] for name in self._order], dim=1)
         norms, scored = (torch.stack(layers).sum(0).cpu().numpy() for layers in (self._squared_norms, self._exact))
         for added in (self._parts, self._squared_norms, self._exact):
             added.clear()
-        return WhitenedBatch(whole.float().cpu().numpy(), norms, scored)
+        self._receive(WhitenedBatch(whole.float().cpu().numpy(), norms, scored))
 
 
 def sketches(
@@ -84,7 +91,7 @@ def sketches(
     coordinates: Coordinates,
     probes: Mapping[str, Tensor],
 ) -> Iterator[WhitenedBatch]:
-    """Whitened training gradients at the kept coordinates, and the exact scores that they are to estimate.
+    """Yield whitened training gradients at the kept coordinates, and the exact scores that they are to estimate.
 
     Args:
         runner: the model.
@@ -97,20 +104,25 @@ def sketches(
         Batch after batch of the sequences, in order.
     """
     curvature = runner.placed(curvature)
-    found, places = SketchRows(runner, curvature, coordinates, probes), GradientBuffers()
+    batches: list[WhitenedBatch] = []
+    rows, buffers = SketchRows(runner, curvature, coordinates, probes, batches.append), GradientBuffers()
 
-    def consume(linear: LinearModule, a: Tensor, Ds: Tensor) -> None:
-        found.add(LayerGradient(linear.name, a, Ds, curvature[linear.name].basis, places))
+    for batch, forward in runner.passes(sequences, by_length=False):
 
-    for _, forward in runner.passes(sequences, by_length=False):
+        def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor, batch: Batch = batch) -> None:
+            rows.add(batch, LayerGradient(linear.name, a, Ds, curvature[linear.name].basis, buffers))
+
         refuse_not_finite(forward.backward(consume).double().cpu().numpy())
-        yield found.batch()
+        rows.end_batch()
+        yield batches.pop()
 
 
 def query_sketches(
     V: Mapping[str, Tensor], curvature: Mapping[str, LayerCurvature], coordinates: Coordinates, N: int
 ) -> np.ndarray:
-    """What training sketches are multiplied with to estimate scores in nats: float32 [query, width], −1/N included.
+    """Return what training sketches are multiplied with to estimate scores in nats: float32 [query, width].
+
+    −1/N is included.
 
     Args:
         V: each layer's query gradients in the eigenbases.

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -32,6 +33,7 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
     started = time.monotonic()
     with open_instance(study) as instance, _Display(console) as display:
         session = Session(study, display)
+        vanished = session.published.workspace.vanished
         execute(study, instance, session, new_generation=new_generation)
     result, seconds = session.result, time.monotonic() - started
     for folder in result.mended:
@@ -44,6 +46,8 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
     elif not result.left_out:
         standing = sum(len(state.of("standing")) for state in result.states)
         console.print(f"[green]Nothing to do[/]: all {standing} partitions are up to date.")
+    if vanished:
+        print_vanished(vanished, console)
     for check in session.checks_failed:
         console.print(f"[bold red]Check failed[/] {escape(check)}")
     if result.drift is not None:
@@ -54,6 +58,22 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
         left_out = ", ".join(result.left_out)
         console.print(f"What stood before still stands. Not complete: {left_out}.", soft_wrap=True)
     return not result.failures and not result.left_out and not session.checks_failed
+
+
+SHOWN = 20
+"""Shards that are named where there may be many."""
+
+
+def print_vanished(vanished: Mapping[str, Sequence[str]], console: Console) -> None:
+    """Print which shards had published documents and are gone from the corpus, and what becomes of them."""
+    documents = sum(len(ids) for ids in vanished.values())
+    more = f" and {len(vanished) - SHOWN} more" if len(vanished) > SHOWN else ""
+    console.print(
+        f"[yellow]Gone from the corpus[/]: {counted(len(vanished), 'shard')} with {counted(documents, 'document')}: "
+        f"{escape(visible(', '.join(sorted(vanished)[:SHOWN])))}{more}. Their rows leave the tables; what was computed "
+        "of them stays until `influence gc`. If a disk is missing, mount it and run again: nothing is computed twice.",
+        soft_wrap=True,
+    )
 
 
 class _Display:

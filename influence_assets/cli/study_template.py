@@ -41,9 +41,11 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]
 def _section(model: type[BaseModel], values: dict[str, Any] | None, depth: int) -> Iterator[str]:
     """Yield the lines of one section; with `values` None all of them are comments."""
     indent = "  " * depth
-    for name, field in model.model_fields.items():
+    for place, (name, field) in enumerate(model.model_fields.items()):
         section = _section_of(field)
         given = None if values is None else values.get(name)
+        if depth == 0 and place and section is None:
+            yield ""
         for line in textwrap.wrap(field.description or "", 100):
             yield f"{indent}# {line}"
         if section is not None:

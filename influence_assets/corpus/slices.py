@@ -7,13 +7,20 @@ later ones; the slices before them stay what they are, with their hash.
 
 import hashlib
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from influence_assets.corpus.digests import UNREADABLE, Digests
-from influence_assets.corpus.sources import PARQUET_SUFFIXES, SourceFile, list_source_files
+from influence_assets.corpus.sources import (
+    CORPUS_SUFFIXES,
+    PARQUET_SUFFIXES,
+    SourceFile,
+    list_source_files,
+    nothing_listed,
+)
 from influence_assets.corpus.stored_rows import Place, StoredRow, stored_rows, uncompressed_bytes
 from influence_assets.corpus.streams import open_raw, sha256_of
 from influence_assets.errors import InputError
@@ -22,6 +29,7 @@ from influence_assets.study import Corpus
 # Part of what is remembered of a file: raise it when the rule or a row's bytes change.
 _RULE = 1
 _DAMAGED = "damaged-"
+_SLICE_NUMBER = re.compile(r"@\d{5,}$")
 
 
 class _Slice(NamedTuple):
@@ -80,8 +88,25 @@ def list_shards(corpus: Corpus, digests: Digests) -> list[Shard]:
         InputError: the folder is missing or holds no readable file, or a name cannot be that of a partition.
     """
     files = [file for file in list_source_files(corpus.path) if file.url != corpus.withdrawn]
+    if not files:
+        raise nothing_listed(corpus.path, CORPUS_SUFFIXES)
     shards = [shard for file in files for shard in _shards_of(file, corpus, digests)]
     return sorted(shards, key=lambda shard: shard.shard_id)
+
+
+def has_vanished(shard_id: str, listed: Mapping[str, Shard]) -> bool:
+    """Return whether a shard is known to be gone from the corpus.
+
+    Of a file that is there but cannot be read nobody can say which slices it has, so that none of them is gone.
+
+    Args:
+        shard_id: of a shard that there was once.
+        listed: all shards that there are now, by their ids.
+    """
+    if shard_id in listed:
+        return False
+    first = listed.get(_SLICE_NUMBER.sub("", shard_id))
+    return first is None or first.is_readable
 
 
 def read_slice(shard: Shard, corpus: Corpus) -> Iterator[StoredRow]:

@@ -6,12 +6,8 @@ relative to the folder, which is also a Dagster partition key; names that cannot
 
 import unicodedata
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
 
-import fsspec  # type: ignore[import-untyped]
-from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
-
+from influence_assets.corpus.listing import ListedFile, MissingError, file_at, files_below
 from influence_assets.errors import InputError
 
 JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -40,78 +36,54 @@ class SourceFile:
 
 
 def list_source_files(path: str) -> list[SourceFile]:
-    """The corpus's readable files, sorted by name.
+    """Return the corpus's readable files, sorted by name.
 
     Hidden files and folders, files of other suffixes and links to folders are passed over.
 
     Raises:
-        InputError: the folder is missing or holds no readable file, or a name cannot be that of a partition.
+        InputError: the folder is missing or holds no readable file, something below it cannot be read, or a name cannot
+            be that of a partition.
     """
-    filesystem, root = _located(path)
-    if not filesystem.isdir(root):
-        problem = "is a file, not a folder" if filesystem.exists(root) else "no such folder"
-        raise InputError(path, problem, "Set corpus.path to the folder that holds the documents.")
-    return _listed(filesystem, root, path, CORPUS_SUFFIXES)
+    remedy = "Set corpus.path to the folder that holds the documents."
+    try:
+        files = files_below(path, CORPUS_SUFFIXES)
+    except MissingError:
+        raise InputError(path, "no such folder", remedy) from None
+    if files is None:
+        raise InputError(path, "is a file, not a folder", remedy)
+    return _named(files, path, CORPUS_SUFFIXES)
 
 
 def list_query_files(path: str) -> list[SourceFile]:
-    """The query files, sorted by query_set_id: one .jsonl file (plain, .gz or .zst), or a folder of them.
+    """Return the query files, sorted by query_set_id: one .jsonl file (plain, .gz or .zst), or a folder of them.
 
     Raises:
-        InputError: the path is missing or holds no .jsonl file, or a name cannot be a query_set_id.
+        InputError: the path is missing or holds no .jsonl file, something below it cannot be read, or a name cannot be
+            a query_set_id.
     """
-    filesystem, root = _located(path)
-    if filesystem.isdir(root):
-        return _listed(filesystem, root, path, JSONL_SUFFIXES)
-    if not filesystem.isfile(root):
-        raise InputError(path, "no such file or folder", "Set queries.path to a .jsonl file or a folder of them.")
-    if not _has_suffix(root, JSONL_SUFFIXES):
+    try:
+        files = files_below(path, JSONL_SUFFIXES)
+        if files is not None:
+            return _named(files, path, JSONL_SUFFIXES)
+        file = file_at(path)
+    except MissingError:
+        remedy = "Set queries.path to a .jsonl file or a folder of them."
+        raise InputError(path, "no such file or folder", remedy) from None
+    if not file.name.endswith(JSONL_SUFFIXES):
         raise InputError(path, "is not a .jsonl file", "Write one JSON object with prompt and completion a line.")
-    name = PurePosixPath(root).name
-    return [SourceFile(_legal(name, path), _url(filesystem, root), int(filesystem.info(root)["size"]))]
+    return _named([file], path, JSONL_SUFFIXES)
 
 
-def _located(path: str) -> tuple[Any, str]:
-    """The filesystem of `path`, and the path on it. A local path is never taken for a chain of URLs."""
-    if "://" not in path:
-        return LocalFileSystem(), Path(path).expanduser().absolute().as_posix()
-    try:
-        filesystem, root = fsspec.url_to_fs(path)
-    except (ImportError, ValueError, OSError) as error:
-        raise InputError(path, f"cannot be opened ({error})", "Install that filesystem, or copy the files.") from error
-    return filesystem, str(root)
+def nothing_listed(path: str, suffixes: tuple[str, ...]) -> InputError:
+    """Return the error of a folder without any file that can be read."""
+    remedy = f"Put files there that end in {', '.join(suffixes)}; if a disk belongs there, mount it."
+    return InputError(path, "holds no readable file", remedy)
 
 
-def _listed(filesystem: Any, root: str, path: str, suffixes: tuple[str, ...]) -> list[SourceFile]:
-    # Listings may be cached on object stores; a sensor must see what is there now.
-    filesystem.invalidate_cache()
-    try:
-        found = filesystem.find(root, detail=True)
-    except OSError as error:
-        raise InputError(path, f"cannot be listed ({error})", "Check its permissions.") from error
-    files = []
-    for place, entry in found.items():
-        name = str(place).removeprefix(root.rstrip("/") + "/")
-        hidden = any(part.startswith(".") for part in name.split("/"))
-        if hidden or not _has_suffix(name, suffixes) or not _is_file(filesystem, place, entry):
-            continue
-        files.append(SourceFile(_legal(name, path), _url(filesystem, place), int(entry["size"])))
+def _named(files: list[ListedFile], path: str, suffixes: tuple[str, ...]) -> list[SourceFile]:
     if not files:
-        raise InputError(path, "holds no readable file", f"Put files there that end in {', '.join(suffixes)}.")
-    return sorted(files, key=lambda file: file.name)
-
-
-def _is_file(filesystem: Any, place: str, entry: dict[str, Any]) -> bool:
-    """Whether an entry is a file or a link to one; fsspec calls the type of every local link `other`."""
-    return entry["type"] == "file" or bool(filesystem.isfile(place))
-
-
-def _has_suffix(name: str, suffixes: tuple[str, ...]) -> bool:
-    return name.endswith(suffixes)
-
-
-def _url(filesystem: Any, place: str) -> str:
-    return place if isinstance(filesystem, LocalFileSystem) else str(filesystem.unstrip_protocol(place))
+        raise nothing_listed(path, suffixes)
+    return [SourceFile(_legal(file.name, path), file.url, file.bytes) for file in files]
 
 
 def _legal(name: str, path: str) -> str:

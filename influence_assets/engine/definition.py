@@ -94,6 +94,10 @@ class VersionRule(Protocol):
         """Return the partition's key and what it is computed from; None while that cannot be told."""
         ...
 
+    def frozen_inputs(self, asset: "AssetDefinition", study: Study) -> tuple[str, ...]:
+        """Return the inputs that do not outdate the asset when more of them comes, or they change."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class SharedPass:
@@ -225,6 +229,10 @@ class AssetDefinition:
     def inputs_of(self, study: Study) -> tuple[str, ...]:
         """Return the assets that it reads under a study's settings."""
         return tuple(name for name in self.inputs if self.uses(study, name))
+
+    def frozen_inputs_of(self, study: Study) -> tuple[str, ...]:
+        """Return the inputs that do not outdate it when more of them comes, or they change."""
+        return () if self.frozen is None else self.frozen.frozen_inputs(self, study)
 
     def reads_of(self, study: Study) -> tuple[Source, ...]:
         """Return the outside sources that it reads under a study's settings."""

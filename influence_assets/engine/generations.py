@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from influence_assets.engine.partitions import Partition
 from influence_assets.storage.manifest import ArtifactKey, Manifest
 from influence_assets.storage.small_files import read_cache, replace_cache
+from influence_assets.study import Study
 
 if TYPE_CHECKING:
     from influence_assets.engine.definition import AssetDefinition, KeyAndInputs
@@ -54,6 +55,10 @@ class FrozenBySettings:
         inputs = versions.inputs(asset, partition)
         return None if inputs is None else (key, tuple(inputs))
 
+    def frozen_inputs(self, asset: "AssetDefinition", study: Study) -> tuple[str, ...]:
+        """Return all inputs."""
+        return asset.inputs_of(study)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NumberedGeneration:
@@ -82,6 +87,10 @@ class NumberedGeneration:
         another = next_generation_id(versions.workspace) if versions.fit_another else False
         key = versions.key_from(asset, partition, inputs, identity=versions.identity, another=another)
         return key, tuple(inputs)
+
+    def frozen_inputs(self, _asset: "AssetDefinition", _study: Study) -> tuple[str, ...]:
+        """Return the statistics that a generation is fitted on."""
+        return (self.fitted_on,)
 
     def summary(self, versions: "Versions", key: ArtifactKey) -> dict[str, Any]:
         """Return what the manifest of a generation says of it: its number, and what makes it comparable."""
@@ -121,6 +130,10 @@ class FrozenWithGeneration:
         finished = next((inputs for inputs in generation.ends if all(map(versions.holds, inputs))), None)
         inputs = versions.inputs(asset, partition) if finished is None else list(finished)
         return None if inputs is None else (key, tuple(inputs))
+
+    def frozen_inputs(self, asset: "AssetDefinition", study: Study) -> tuple[str, ...]:
+        """Return the inputs that its version does not depend on."""
+        return tuple(name for name in asset.inputs_of(study) if name not in self.fixed_inputs)
 
     def keys_of(self, versions: "Versions", asset: "AssetDefinition", generation: Generation) -> list[ArtifactKey]:
         """Return the key of this generation's end under the study's settings, if it can be told."""

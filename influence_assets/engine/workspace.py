@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import polars as pl
 
 from influence_assets.corpus.digests import Digests, file_hash
-from influence_assets.corpus.slices import Shard, list_shards
+from influence_assets.corpus.slices import Shard, has_vanished, list_shards
 from influence_assets.corpus.sources import SourceFile, list_query_files
 from influence_assets.engine.graph import AssetGraph
 from influence_assets.engine.withdrawals import Tombstones, Withdrawn
@@ -22,7 +22,7 @@ from influence_assets.study import Study
 CATALOGUE = "influence.duckdb"
 
 _ASKED = {
-    "vanished_documents": "select shard_id, document_id from documents where shard_id not in (select unnest($shards))",
+    "unlisted_documents": "select shard_id, document_id from documents where shard_id not in (select unnest($shards))",
     "generations": "select generation_id from generations",
 }
 
@@ -95,12 +95,22 @@ class Workspace:
             name: [self.withdrawn.entries[document] for document in sorted(self.withdrawn.of(shard))]
             for name, shard in self.listed.items()
         }
-        published = self._published("vanished_documents", shards=list(self.listed))
-        vanished: dict[str, list[str]] = {}
-        for shard, document in self._vanished_of_artifacts() if published is None else published:
-            vanished.setdefault(shard, []).append(document)
         tombstones = Tombstones(self.store.root)
-        return tombstones.wanted(withdrawn, vanished, self.listed.keys(), self.withdrawn.entries.keys())
+        return tombstones.wanted(withdrawn, self.vanished, self.listed.keys(), self.withdrawn.entries.keys())
+
+    @cached_property
+    def vanished(self) -> dict[str, list[str]]:
+        """The ids of the published documents whose files are known to be gone, by shard."""
+        published = self._published("unlisted_documents", shards=list(self.listed))
+        vanished: dict[str, list[str]] = {}
+        for shard, document in self._unlisted_of_artifacts() if published is None else published:
+            if self.has_vanished(shard):
+                vanished.setdefault(shard, []).append(document)
+        return vanished
+
+    def has_vanished(self, shard_id: str) -> bool:
+        """Whether a shard is known to be gone from the corpus: not while its file is there but cannot be read."""
+        return has_vanished(shard_id, self.listed)
 
     @cached_property
     def published_generations(self) -> frozenset[int]:
@@ -133,7 +143,7 @@ class Workspace:
         except StorageError:
             return None
 
-    def _vanished_of_artifacts(self) -> Iterator[tuple[str, str]]:
+    def _unlisted_of_artifacts(self) -> Iterator[tuple[str, str]]:
         """The documents of shards without a file in what the last catalogue was loaded from."""
         source = self.graph.text_source
         last = max(self._loads, key=lambda manifest: manifest.started_at, default=None)

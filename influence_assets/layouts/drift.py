@@ -81,7 +81,9 @@ def vector_sizes(d_out: int, d_in: int) -> tuple[int, int, int, int, int]:
 
 
 def layer_drifts(layers: Mapping[str, DriftStatistics], counts: Tensor, q: Mapping[str, Tensor]) -> Tensor:
-    """Return every layer's drift by every measure: float64 [layer, measure, ...], NaN for Λ where no sequence was counted.
+    """Return every layer's drift by every measure: float64 [layer, measure, ...].
+
+    Of Λ it is NaN where no sequence was counted.
 
     Args:
         layers: the statistics, of one or several shards.

@@ -13,7 +13,7 @@ from influence_assets.capture.runner import Runner
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
 from influence_assets.models.devices import keep_freed_memory
-from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import load_model as load_from_folder
 from influence_assets.models.weights import weights_hash
@@ -41,7 +41,7 @@ def runner(workspace: Workspace, language_model: Artifact, progress: Progress, t
         done += sequences
         progress(done, total)
 
-    modules: Sequence[LinearModule] = select_modules(model, workspace.study.curvature.modules)
+    modules: Sequence[AttributedLayer] = select_modules(model, workspace.study.curvature.modules)
     return Runner(model, modules, workspace.study.compute.batch_sequences, count)
 
 

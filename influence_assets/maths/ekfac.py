@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from influence_assets.maths.block_diagonal import BlockDiagonal, block_diagonal, block_widths, blocks_of
-from influence_assets.maths.moments import FactorMoment, SecondMoment, SquareAccumulator
+from influence_assets.maths.moments import FactorMoment
 from influence_assets.maths.products import columnwise, left_product, product
 
 TOKENS_WORTH_ONE_BY_ONE = 256
@@ -84,10 +84,6 @@ class Eigenbasis:
     def blocks(self) -> int:
         """Blocks on the diagonal of the factors; a factor narrower than that has fewer."""
         return max(len(blocks_of(Q)) for Q in (self.Q_S, self.Q_A))
-
-    def rotate(self, G: Float[Tensor, "*batch d_out d_in"]) -> Float[Tensor, "*batch d_out d_in"]:
-        """Q_Sᵀ G Q_A: from the model's coordinates into the eigenbasis."""
-        return self.Q_S.T @ G @ self.Q_A
 
     def rotate_back(
         self, G: Float[Tensor, "*batch d_out d_in"], *, S: bool = True, A: bool = True
@@ -178,13 +174,6 @@ def _eigh_of_block(B: Float[Tensor, "width width"]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(values), torch.from_numpy(vectors)
 
 
-def corrected_eigenvalues(rotated: Float[Tensor, "sequence d_out d_in"]) -> SecondMoment[Tensor]:
-    """Λ = E_sequence[(Q_Sᵀ G Q_A)^∘2]: tokens are summed before squaring, sequences are averaged after it."""
-    Λ = SquareAccumulator()
-    Λ.add(rotated)
-    return Λ.moment()
-
-
 def damping(Λ: Float[Tensor, "d_out d_in"], scale: float) -> float:
     """λ = scale · mean(Λ) (Grosse et al. 2023, Sec. 3: scale 0.1).
 
@@ -204,14 +193,6 @@ class LayerCurvature:
     basis: Eigenbasis
     Λ: Float[Tensor, "d_out d_in"]
     λ: float
-
-    def inverse_times(self, V: Float[Tensor, "*batch d_out d_in"]) -> Float[Tensor, "*batch d_out d_in"]:
-        """(G+λI)⁻¹ vec V ↦ Q_S[(Q_Sᵀ V Q_A) ⊘ (Λ + λ)] Q_Aᵀ (Grosse et al. 2023, Eq. 21)."""
-        return self.basis.rotate_back(self.basis.rotate(V) / (self.Λ + self.λ))
-
-    def whiten(self, rotated: Float[Tensor, "*batch d_out d_in"]) -> Float[Tensor, "*batch d_out d_in"]:
-        """(Λ + λ)^−½ ⊙ (Q_Sᵀ G Q_A): the inner product of two whitened gradients is ⟨V, (G+λI)⁻¹ G⟩."""
-        return rotated * (self.Λ + self.λ).rsqrt()
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "LayerCurvature":
         """The same curvature on another device, and in another dtype if one is given."""

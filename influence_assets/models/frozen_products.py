@@ -1,4 +1,4 @@
-"""A model's own linear maps while its weights are frozen: no weight gradients, and the faster product on processors."""
+"""A model's own products while its weights are frozen: no weight gradients, and the faster product on processors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,32 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from influence_assets.maths.products import product
+from influence_assets.models.layers.rule import FrozenMap, rule_of
 
 
 @contextmanager
 def frozen_products(model: PreTrainedModel) -> Iterator[None]:
-    """While entered, the frozen linear maps that lie on a processor multiply by `maths.products`.
+    """While entered, frozen layers on a processor that are a product and a bias multiply by `maths.products`.
 
-    Modules whose forward somebody else has replaced, as accelerate does, are left alone.
+    Modules whose forward has been replaced, as accelerate replaces it, are left alone.
     """
-    replaced = [module for module in model.modules() if _is_frozen_linear(module)]
-    for module in replaced:
-        weight: Any = module.weight
-        matrix = weight if isinstance(module, Conv1D) else weight.T
-        module.forward = partial(_product, matrix, module.bias)
+    replaced = [(module, frozen_map) for module in model.modules() if (frozen_map := _frozen_map(module)) is not None]
+    for module, (matrix, bias) in replaced:
+        module.forward = partial(_product, matrix, bias)
     try:
         yield
     finally:
-        for module in replaced:
+        for module, _ in replaced:
             del module.forward
 
 
-def _product(M: Tensor, b: Any, x: Tensor) -> Tensor:
-    found: Tensor = _FrozenProduct.apply(x, M, b)  # type: ignore[no-untyped-call]
-    return found
+def _product(M: Tensor, b: Tensor | None, x: Tensor) -> Tensor:
+    y: Tensor = _FrozenProduct.apply(x, M, b)  # type: ignore[no-untyped-call]
+    return y
 
 
 class _FrozenProduct(torch.autograd.Function):
@@ -50,7 +48,10 @@ class _FrozenProduct(torch.autograd.Function):
         return product(gradient, ctx.M.T), None, None
 
 
-def _is_frozen_linear(module: nn.Module) -> bool:
-    if type(module) not in (nn.Linear, Conv1D) or "forward" in vars(module):
-        return False
-    return all(p.device.type == "cpu" and not p.requires_grad for p in module.parameters())
+def _frozen_map(module: nn.Module) -> FrozenMap | None:
+    if "forward" in vars(module) or not all(
+        p.device.type == "cpu" and not p.requires_grad for p in module.parameters()
+    ):
+        return None
+    rule = rule_of(module)
+    return None if rule is None else rule.frozen_map(module)

@@ -9,6 +9,7 @@ import polars as pl
 
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.shown import Location, Picture, Shown, Table
+from influence_assets.report.page import everything_shown
 from influence_assets.storage.artifacts import Artifact
 
 Metadata = dict[str, Any]
@@ -30,7 +31,7 @@ def metadata(asset: AssetDefinition, artifact: Artifact, *, computed: bool) -> M
         "path": dg.MetadataValue.path(str(artifact.folder)),
         "dagster/row_count": manifest.rows.get(manifest.asset),
     }
-    shown = metadata_values(_ordered(asset.shown(artifact)))
+    shown = metadata_values(_ordered(everything_shown(asset, artifact)))
     entries: Metadata = {
         "outcome": f"computed in {manifest.seconds:.1f} s" if computed else "stood already: nothing was done",
         **{name: value for name, value in shown.items() if name not in storage},

@@ -1,1 +1,1 @@
-"""What people look at rather than read."""
+"""What people look at rather than read: pictures of assets, one a file in `pages/`."""

@@ -133,7 +133,9 @@ def _tainted_documents(workspace: Workspace, manifests: Manifests) -> Iterator[A
     for key in manifests:
         if source is None or key.asset != source.name:
             continue
-        if key.partition not in workspace.shards or (withdrawn and _holds_any(workspace.store, source, key, withdrawn)):
+        shard = str(key.partition)
+        is_gone = shard not in workspace.shards and (shard in workspace.listed or workspace.has_vanished(shard))
+        if is_gone or (withdrawn and _holds_any(workspace.store, source, key, withdrawn)):
             yield key
 
 

@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from influence_assets.pipeline import passes
+from influence_assets.layouts.sequences import shard_sequences
 
 from influence_assets.capture.batches import Sequences
-from influence_assets.engine.checks import CHECKS
 from influence_assets.models import loading
 from influence_assets.models.layers.selection import select_modules
 from tests import studies
 from tests.oracles import gradients as oracle
+from tests.tiers import slow_but
 
 LAYERS = {
     "llama": {
@@ -28,7 +28,11 @@ LAYERS = {
 
 
 @pytest.mark.parametrize(
-    ("architecture", "dtype"), [("llama", "float64"), ("llama", "bfloat16"), ("neox", "float64"), ("neox", "float32")]
+    ("architecture", "dtype"),
+    slow_but(
+        ("llama", "bfloat16"),
+        of=[("llama", "float64"), ("llama", "bfloat16"), ("neox", "float64"), ("neox", "float32")],
+    ),
 )
 def test_a_study_of_another_family_ends_in_sql(tmp_path, architecture, dtype):
     study = studies.lay_out(
@@ -82,7 +86,7 @@ def oracle_error(study, stored):
         workspace.model_folder, studies.artifact(study, "language_model").manifest.summary["weights_hash"]
     )
     modules = select_modules(model, "mlp")
-    sequences = passes.shard_sequences(studies.artifact(study, "token_sequences", shard=studies.COAST))
+    sequences = shard_sequences(studies.artifact(study, "token_sequences", shard=studies.COAST))
     G, _ = oracle.gradients(model, modules, sequences, sign=-1)
     row = studies.SECOND_ROWS[0]
     tokenizer = studies.tokenizer()
@@ -108,6 +112,7 @@ def oracle_error(study, stored):
     )
 
 
+@pytest.mark.slow
 def test_a_study_of_a_spread_model_has_the_same_versions_and_scores(tmp_path, monkeypatch):
     """Where a model lies changes no result, so that nothing is computed anew for it."""
     alone = studies.lay_out(tmp_path / "alone")

@@ -4,9 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from influence_assets.pipeline import drift
+from influence_assets.layouts import drift
 
-from influence_assets.engine.checks import CHECKS
+from influence_assets.assets import asset_graph
 from influence_assets.errors import StorageError
 from tests import studies
 from tests.studies import COAST, EXTRA, TRADES
@@ -75,6 +75,7 @@ def test_a_new_shard_drifts_as_dense_matrices_say(study):
     assert (told["shards"], told["new_shards"], told["gone_shards"]) == (3, 1, 0)
 
 
+@pytest.mark.slow
 def test_each_shard_has_its_own_drift_and_is_fitted_on_or_new(study):
     studies.write_extra(study)
     studies.compute(study)
@@ -91,6 +92,7 @@ def test_each_shard_has_its_own_drift_and_is_fitted_on_or_new(study):
             assert own.filter(pl.col("measure") == letter)["drift"].item() == pytest.approx(expected, rel=0.4)
 
 
+@pytest.mark.slow
 def test_a_changed_shard_is_new_and_what_it_was_is_gone(study):
     studies.write_jsonl(study.parent / "corpus" / COAST, studies.COAST_ROWS[:2])
     studies.compute(study)
@@ -101,6 +103,7 @@ def test_a_changed_shard_is_new_and_what_it_was_is_gone(study):
     )
 
 
+@pytest.mark.slow
 def test_a_vanished_shard_counts_no_longer(study):
     (study.parent / "corpus" / TRADES).unlink()
     studies.compute(study)
@@ -110,6 +113,7 @@ def test_a_vanished_shard_counts_no_longer(study):
         assert drifts(study)[layer, "eigenvalues"] == pytest.approx(dense_eigenvalue_drift(study, layer, [COAST]))
 
 
+@pytest.mark.slow
 def test_the_sum_does_not_depend_on_how_many_shards_are_read_at_once(study, monkeypatch):
     studies.write_extra(study)
     studies.compute(study)

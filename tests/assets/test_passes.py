@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from influence_assets.pipeline.passes import fit_sequences
+from influence_assets.layouts.model import fit_sequences
 
 from influence_assets.capture.batches import Sequences
 from influence_assets.study import Curvature

@@ -10,7 +10,7 @@ import torch
 from influence_assets.pipeline import queries, together
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.models.layers.selection import select_modules
 from tests import studies
 from tests.oracles import ekfac as oracle
@@ -26,7 +26,7 @@ class Truth:
     """The corpus and the questions by the oracle's own reading of the files."""
 
     model: PreTrainedModel
-    modules: tuple[LinearModule, ...]
+    modules: tuple[AttributedLayer, ...]
     sequences: list[oracle.Text]
     questions: list[oracle.Text]
 
@@ -108,6 +108,7 @@ def test_scores_with_sampled_labels_are_the_oracles(standing, truth):
     assert_close(stored(standing, truth), expected)
 
 
+@pytest.mark.slow
 def test_another_seed_samples_other_labels(study, truth):
     studies.write_study(study.parent, curvature={"seed": 5})
     studies.compute(study)

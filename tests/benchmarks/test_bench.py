@@ -14,6 +14,7 @@ from benchmarks.cases import SIZES
 from benchmarks.limits import lines
 from benchmarks.rows import Row
 
+pytestmark = pytest.mark.peer
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = {
     "size": str, "stage": str, "subject": str, "cpu_seconds_median": float, "wall_seconds_median": float,

@@ -54,7 +54,7 @@ def test_what_is_counted_is_what_is_alive_between_forward_and_backward(architect
         forward = Pass(model, head, tap, batch)
     alive = made.alive_bytes()
     del forward
-    inputs = sum(cases.CONTEXT * (m.input_width - m.has_bias) * 8 for m in selected)
+    inputs = sum(cases.CONTEXT * (m.input_width - ("bias" in dict(m.module.named_parameters()))) * 8 for m in selected)
     found = measured.kept_bytes(model, selected, cases.CONTEXT, has_plain_head=head is not None)
     assert alive - 2 * batch.tokens.shape[1] * 8 * 8 <= found <= alive + inputs
 

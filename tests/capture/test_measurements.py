@@ -9,7 +9,7 @@ from influence_assets.capture.covariance import CovarianceTotals, covariances
 from influence_assets.capture.details import score_details
 from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.losses import LabelSampler, sampled_labels
-from influence_assets.capture.one_pass import Wanted, measure
+from influence_assets.capture.one_pass import measure
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import ScoreTotals, scores
 from influence_assets.capture.sketches import SketchRows, query_sketches, sketches
@@ -17,6 +17,7 @@ from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.models.layers.selection import select_modules
 from tests import cases
+from tests.eigenbases import preconditioned, rotated
 from tests.oracles import ekfac as dense
 from tests.oracles import gradients as oracle
 
@@ -182,13 +183,13 @@ def test_a_sketch_of_every_coordinate_gives_the_score_itself(blocks):
     gradients = query_gradients(runner, queries)
     everything = strongest_coordinates(curvature, 10**9)
     assert everything.energy == pytest.approx(1)
-    P = {name: layer.inverse_times(gradients.layers[name]) for name, layer in curvature.items()}
-    rotated = {name: layer.basis.rotate(gradients.layers[name]) for name, layer in curvature.items()}
-    probes = {name: layer.basis.rotate(P[name]) for name, layer in curvature.items()}
+    P = {name: preconditioned(layer, gradients.layers[name]) for name, layer in curvature.items()}
+    in_bases = {name: rotated(layer.basis, gradients.layers[name]) for name, layer in curvature.items()}
+    probes = {name: rotated(layer.basis, P[name]) for name, layer in curvature.items()}
     batches = list(sketches(runner, sequences, curvature, everything, probes))
     rows = np.concatenate([batch.rows for batch in batches])
     probed = [batch.exact for batch in batches]
-    estimate = query_sketches(rotated, curvature, everything, N) @ rows.T
+    estimate = query_sketches(in_bases, curvature, everything, N) @ rows.T
     np.testing.assert_allclose(np.concatenate([b.squared_norms for b in batches]), (rows**2).sum(1), rtol=1e-4)
     exact = scores(runner, sequences, {"m": P}, N)["m"]
     np.testing.assert_allclose(np.concatenate(probed, axis=1) / N, exact, rtol=1e-9)
@@ -233,12 +234,12 @@ def test_scores_of_queries_in_the_eigenbases_are_those_of_queries_rotated_back(q
     curvature = fit(runner, sequences)
     bases = {name: layer.basis for name, layer in curvature.items()}
     P = {m.name: torch.randn(queries, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
-    rotated = {name: basis.rotate(P[name]) for name, basis in bases.items()}
-    totals = ScoreTotals({"m": {name: p.clone() for name, p in rotated.items()}}, len(sequences), N, "cpu")
+    in_bases = {name: rotated(basis, P[name]) for name, basis in bases.items()}
+    totals = ScoreTotals({"m": {name: p.clone() for name, p in in_bases.items()}}, len(sequences), N, "cpu")
     chosen = totals.in_eigenbases(bases, cases.CONTEXT, rotated_anyway=False)
     assert set(sides) <= set(map(tuple, chosen.values()))
     exact = scores(runner, sequences, {"m": P}, N)["m"]
-    found = scores(runner, sequences, {"m": rotated}, N, bases)["m"]
+    found = scores(runner, sequences, {"m": in_bases}, N, bases)["m"]
     np.testing.assert_allclose(found, exact, rtol=1e-8, atol=1e-12)
 
 
@@ -261,24 +262,19 @@ def test_one_pass_measures_what_the_separate_ones_do(sampler):
     everything = strongest_coordinates(curvature, 40)
     P = {m.name: torch.randn(5, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
     probes = {name: p[:1] for name, p in P.items()}
-    wanted = Wanted(
-        bases,
-        sampler,
-        CovarianceTotals(),
-        CorrectionTotals(),
-        SketchRows(runner, curvature, everything, probes),
-        (ScoreTotals({"first": dict(P)}, 7, N, "cpu"), ScoreTotals({"second": dict(probes)}, 7, N, "cpu")),
-    )
-    whitened = list(measure(runner, sequences, wanted))
+    factors, Λ, whitened = CovarianceTotals(), CorrectionTotals(), []
+    first, second = ScoreTotals({"first": dict(P)}, 7, N, "cpu"), ScoreTotals({"second": dict(probes)}, 7, N, "cpu")
+    rows = SketchRows(runner, curvature, everything, probes, whitened.append)
+    measure(runner, sequences, [factors, Λ, rows, first, second], bases, sampler)
     apart = covariances(runner, sequences, sampler)
     corrections = eigenvalue_corrections(runner, sequences, bases, sampler)
     for name in bases:
-        torch.testing.assert_close(wanted.covariances.totals(runner)[name].A.total, apart[name].A.total)
-        torch.testing.assert_close(wanted.covariances.totals(runner)[name].S.total, apart[name].S.total)
-        torch.testing.assert_close(wanted.corrections.totals(runner)[name].total, corrections[name].total)
+        torch.testing.assert_close(factors.totals(runner)[name].A.total, apart[name].A.total)
+        torch.testing.assert_close(factors.totals(runner)[name].S.total, apart[name].S.total)
+        torch.testing.assert_close(Λ.totals(runner)[name].total, corrections[name].total)
     for together, alone in zip(whitened, sketches(runner, sequences, curvature, everything, probes), strict=True):
         for part in ("rows", "squared_norms", "exact"):
             np.testing.assert_allclose(getattr(together, part), getattr(alone, part), rtol=1e-6)
     exact = scores(runner, sequences, {"m": dict(P)}, N, bases)["m"]
-    np.testing.assert_allclose(wanted.scores[0].totals()["first"], exact, rtol=1e-8, atol=1e-12)
-    np.testing.assert_allclose(wanted.scores[1].totals()["second"], exact[:1], rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(first.totals()["first"], exact, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(second.totals()["second"], exact[:1], rtol=1e-8, atol=1e-12)

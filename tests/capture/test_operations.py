@@ -9,7 +9,7 @@ from influence_assets.capture.correction import CorrectionTotals, eigenvalue_cor
 from influence_assets.capture.covariance import CovarianceTotals, covariances
 from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.losses import LabelSampler, plain_head
-from influence_assets.capture.one_pass import Wanted, measure
+from influence_assets.capture.one_pass import measure
 from influence_assets.capture.operations import LayerShape, contraction_orders, model_shape
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import ScoreTotals, scores
@@ -21,10 +21,12 @@ from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import fuse_activations
 from tests import cases
 from tests.counting import LEFT_OUT_BY_TORCH
+from tests.tiers import slow_but
 
 SEQUENCES = 6
 QUERIES = 3
 TOLERANCE = 0.005
+FAST = ("gpt2", "mlp"), ("llama", "linear")
 
 
 class Counted:
@@ -44,7 +46,9 @@ class Counted:
         return counter.get_total_flops(), result
 
 
-@pytest.fixture(params=[(a, m) for a in cases.ARCHITECTURES for m in ("mlp", "linear")], ids="-".join)
+@pytest.fixture(
+    params=slow_but(*FAST, of=[(a, m) for a in cases.ARCHITECTURES for m in ("mlp", "linear")]), ids="-".join
+)
 def counted(request):
     return Counted(*request.param)
 
@@ -92,15 +96,10 @@ def test_everything_of_a_shard_in_one_pass(counted, labels):
     kept = strongest_coordinates(layers, 16)
 
     def everything():
-        wanted = Wanted(
-            bases,
-            LabelSampler(0) if labels == "sampled" else None,
-            CovarianceTotals(),
-            CorrectionTotals(),
-            SketchRows(counted.runner, layers, kept, P),
-            (ScoreTotals({"ekfac": P}, SEQUENCES, 1, "cpu"),),
-        )
-        list(measure(counted.runner, counted.sequences, wanted))
+        rows = SketchRows(counted.runner, layers, kept, P, lambda _batch: None)
+        participants = [CovarianceTotals(), CorrectionTotals(), rows, ScoreTotals({"ekfac": P}, SEQUENCES, 1, "cpu")]
+        sampler = LabelSampler(0) if labels == "sampled" else None
+        measure(counted.runner, counted.sequences, participants, bases, sampler)
 
     real, _ = counted.of(everything)
     kinds = 2 if labels == "sampled" else 1

@@ -20,7 +20,7 @@ from influence_assets.capture.covariance import CovarianceTotals, covariances
 from influence_assets.capture.details import score_details
 from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.losses import Head, LabelSampler
-from influence_assets.capture.one_pass import Wanted, measure
+from influence_assets.capture.one_pass import measure
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import ScoreTotals, scores
 from influence_assets.capture.sketches import SketchRows, sketches
@@ -30,6 +30,7 @@ from influence_assets.maths.sketches import Coordinates
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import load_model
 from tests import cases
+from tests.tiers import slow_but
 
 FIRST, SECOND = "cpu", "meta"
 """As far as fake tensors are concerned two devices like any others."""
@@ -58,7 +59,7 @@ def spread(model):
     return model
 
 
-@pytest.fixture(params=["head by hand", "all logits"])
+@pytest.fixture(params=slow_but("head by hand", of=["head by hand", "all logits"]))
 def runner(request, monkeypatch):
     model = cases.llama()
     monkeypatch.setattr(torch.Tensor, "numpy", lambda tensor: np.zeros(tuple(tensor.shape)))  # there are no values
@@ -114,16 +115,13 @@ def test_sketches_and_the_one_pass_meet_no_tensor_of_another_device(runner):
     for batch in sketches(runner, sequences, curvature, kept, probes):
         assert batch.rows.shape[1] == 3 * 14
     for sampler in (None, LabelSampler(0)):
-        wanted = Wanted(
-            {name: layer.basis for name, layer in curvature.items()},
-            sampler,
-            CovarianceTotals(),
-            CorrectionTotals(),
-            SketchRows(runner, curvature, kept, probes),
-            (ScoreTotals({"any": gradients_of(runner)}, 6, 9, runner.device),),
-        )
-        assert len(list(measure(runner, sequences, wanted))) == 2
-        assert wanted.scores[0].totals()["any"].shape == (2, 6)
+        batches = []
+        scored = ScoreTotals({"any": gradients_of(runner)}, 6, 9, runner.device)
+        rows = SketchRows(runner, curvature, kept, probes, batches.append)
+        bases = {name: layer.basis for name, layer in curvature.items()}
+        measure(runner, sequences, [CovarianceTotals(), CorrectionTotals(), rows, scored], bases, sampler)
+        assert len(batches) == 2
+        assert scored.totals()["any"].shape == (2, 6)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "llama_tied", "gemma2"])
@@ -136,9 +134,9 @@ def test_hooks_of_accelerate_change_nothing(architecture):
         query_gradients(Runner(model, select_modules(model, "linear"), 4), cases.queries())
         for model in (dispatched, alone)
     )
-    np.testing.assert_array_equal(found.log_probabilities, expected.log_probabilities)
+    np.testing.assert_allclose(found.log_probabilities, expected.log_probabilities, rtol=1e-12)
     for name, gradient in expected.layers.items():
-        torch.testing.assert_close(found.layers[name], gradient, rtol=0, atol=0)
+        torch.testing.assert_close(found.layers[name], gradient, rtol=1e-10, atol=1e-12)
 
 
 def test_a_model_is_spread_over_what_there_is(tmp_path):

@@ -10,14 +10,13 @@ import pytest
 
 from influence_assets.assets import asset_graph
 from tests import studies
-from tests.commanding import influence, influence_process
+from tests.commanding import finished, influence, influence_process
 from tests.studies import COAST, FIRST, SHARDS, TRADES
 
 
 def process(*arguments, folder):
-    started = influence_process(*arguments, folder=folder)
-    out, err = started.communicate(timeout=120)
-    return started.returncode, out, err
+    ended = finished(influence_process(*arguments, folder=folder))
+    return ended.code, ended.out, ended.err
 
 
 def test_the_example_of_init_runs_as_it_is(tmp_path):

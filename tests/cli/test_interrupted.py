@@ -1,20 +1,17 @@
 """A run that is killed: what it had trained is taken up, what it had half written is not trusted."""
 
-import os
-import signal
-import time
-
 import pytest
 
 from influence_assets.models.weights import weights_hash
 from tests import studies
-from tests.commanding import influence, influence_process
+from tests.commanding import influence, influence_process, killed
 
-TRAIN = {"layers": 1, "width": 8, "heads": 2, "vocabulary": 270, "epochs": 300, "batch_sequences": 2}
+TRAIN = {"layers": 1, "width": 8, "heads": 2, "vocabulary": 270, "epochs": 20, "batch_sequences": 2}
+SECOND_SAVE = ("os.rename", "*/.training/*/state.partial", 2)
 
 
 def laid_out(folder):
-    """One shard and one query set, and a model to be trained for a few seconds."""
+    """One shard and one query set, and a model to be trained for some epochs."""
     study = studies.lay_out(folder)
     (folder / "corpus" / studies.TRADES).unlink()
     (folder / "queries" / studies.SECOND).unlink()
@@ -29,10 +26,8 @@ def study(tmp_path):
 
 
 def test_killed_training_is_taken_up_and_ends_with_the_same_weights(study, tmp_path_factory):
-    killed = influence_process("run", folder=study.parent)
-    wait_for(killed, lambda: list((study.parent / "store" / ".training").glob("*/state.safetensors")))
-    os.killpg(killed.pid, signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
+    killed(influence_process("run", folder=study.parent, killed_at=SECOND_SAVE))
+    assert list((study.parent / "store" / ".training").glob("*/state.safetensors"))
     assert not (study.parent / "store" / "influence.duckdb").exists()
     half_written = list((study.parent / "store" / "language_model").glob("*/.draft-*"))
     assert len(half_written) == 1
@@ -51,11 +46,3 @@ def test_killed_training_is_taken_up_and_ends_with_the_same_weights(study, tmp_p
     other = studies.artifact(uninterrupted, "language_model")
     assert other.manifest.summary["resumed_from_step"] == 0
     assert weights_hash(trained.path("model"), None) == weights_hash(other.path("model"), None)
-
-
-def wait_for(process, condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stdout.read() + process.stderr.read()
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.005)

@@ -1,8 +1,11 @@
 """Withdrawing, verifying, collecting and another generation, as a person types them."""
 
+import errno
 import hashlib
+import os
 import re
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -210,6 +213,57 @@ def test_damage_is_found_named_and_mended(study):
     assert ended.code == 0
     assert "Computed 1 partition in" in ended.out
     assert influence("verify", "--study", study).code == 0
+
+
+def unlistable(folder: Path):
+    """As if a folder were on a disk that does not answer: root may read whatever `chmod` says."""
+    real = os.scandir
+
+    def scandir(path="."):
+        if str(path).rstrip("/") == str(folder):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    return mock.patch.object(os, "scandir", scandir)
+
+
+@pytest.mark.parametrize("command", [("run",), ("gc", "--keep", "0"), ("status",)])
+def test_a_folder_that_cannot_be_listed_is_an_error_and_costs_nothing(study, command):
+    before, artifacts = studies.catalogue_rows(study), {m.key for m in workspace(study).store.manifests()}
+    folder = study.parent / "corpus" / Path(COAST).parent
+    with unlistable(folder):
+        ended = influence(*command, "--study", study)
+    assert ended.code == 1
+    assert f"{folder}/: the folder cannot be listed (Permission denied)." in ended.error
+    assert studies.catalogue_rows(study) == before
+    assert {m.key for m in workspace(study).store.manifests()} == artifacts
+    assert not (study.parent / "store" / "tombstones.jsonl").read_text().count("vanished")
+    assert influence("run", "--study", study).out.startswith("Nothing to do")
+
+
+def test_an_empty_corpus_is_an_error_and_costs_nothing(study):
+    """As of a disk that is not mounted: its mount point is an empty folder."""
+    before, artifacts = studies.catalogue_rows(study), {m.key for m in workspace(study).store.manifests()}
+    (study.parent / "corpus").rename(study.parent / "elsewhere")
+    (study.parent / "corpus").mkdir()
+    for command in (("run",), ("gc", "--keep", "0")):
+        ended = influence(*command, "--study", study)
+        assert ended.code == 1
+        assert "holds no readable file" in ended.error
+        assert "if a disk belongs there, mount it" in ended.error
+    assert studies.catalogue_rows(study) == before
+    assert {m.key for m in workspace(study).store.manifests()} == artifacts
+
+
+def test_a_run_says_what_vanished(study):
+    content = (study.parent / "corpus" / TRADES).read_bytes()
+    (study.parent / "corpus" / TRADES).unlink()
+    ended = influence("run", "--study", study)
+    assert ended.code == 0
+    assert f"Gone from the corpus: 1 shard with 3 documents: {TRADES}. Their rows leave the tables" in ended.out
+    assert "Gone from the corpus" not in influence("run", "--study", study).out, "once"
+    (study.parent / "corpus" / TRADES).write_bytes(content)
+    assert "Computed 1 partition" in influence("run", "--study", study).out
 
 
 def test_superseded_versions_are_collected(study):

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+from pathlib import Path
 
 import fsspec
 import polars as pl
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_corpora import PACKINGS, lines, shards_of
 
-from influence_assets.corpus import readers, slices, stored_rows
+from influence_assets.corpus import readers, slices, stored_rows, streams
 from influence_assets.corpus.readers import read_rows
 from influence_assets.corpus.sources import SourceFile
 from influence_assets.errors import InputError
@@ -281,6 +282,36 @@ def test_a_damaged_file_is_one_slice_and_the_others_stay(tmp_path, name):
         rows_of([bad], corpus)
     assert "changed" not in refused.value.problem
     assert name in refused.value.where
+
+
+def test_the_slices_of_a_file_that_cannot_be_read_are_not_gone(tmp_path, monkeypatch):
+    content = b"".join(lines({"text": f"row {n}"}) for n in range(4))
+    (tmp_path / "a.jsonl").write_bytes(content)
+    (tmp_path / "b.jsonl").write_bytes(content)
+    corpus = Corpus(path=str(tmp_path), shard_bytes=20)
+    ids = [shard.shard_id for shard in shards_of(corpus)]
+    assert len(ids) == 8
+
+    def opened(url):
+        if url.endswith("a.jsonl"):
+            raise OSError(5, "I/O error")
+        return Path(url).open("rb")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(streams, "_opened", opened)
+        listed = {shard.shard_id: shard for shard in shards_of(corpus)}
+    assert len(listed) == 5
+    assert not [shard for shard in ids if slices.has_vanished(shard, listed)]
+    (tmp_path / "a.jsonl").write_bytes(content[:20])
+    listed = {shard.shard_id: shard for shard in shards_of(corpus)}
+    gone = [shard for shard in ids if slices.has_vanished(shard, listed)]
+    assert gone == [shard for shard in ids if shard.startswith("a.jsonl@")], "its rows are known to be fewer"
+
+
+def test_a_folder_with_nothing_but_the_list_of_withdrawn_documents_is_refused(tmp_path):
+    (tmp_path / "withdrawn.jsonl").touch()
+    with pytest.raises(InputError, match="holds no readable file"):
+        shards_of(Corpus(path=str(tmp_path), withdrawn=str(tmp_path / "withdrawn.jsonl")))
 
 
 def test_a_file_that_cannot_be_read_is_one_slice_too(tmp_path, monkeypatch):

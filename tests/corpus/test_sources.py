@@ -1,5 +1,8 @@
 """Which files are shards, and under which names."""
 
+import os
+from unittest import mock
+
 import fsspec
 import pytest
 
@@ -33,9 +36,119 @@ def test_a_filesystem_other_than_the_local_one():
 def test_links_to_files_are_files_and_a_loop_of_links_ends(tmp_path):
     put(tmp_path, ["a.txt", "sub/b.txt"])
     (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
-    (tmp_path / "dead.txt").symlink_to(tmp_path / "nowhere")
     (tmp_path / "sub" / "loop.txt").symlink_to(tmp_path)
     assert [file.name for file in list_source_files(str(tmp_path))] == ["a.txt", "link.txt", "sub/b.txt"]
+
+
+@pytest.mark.parametrize("lists", [list_source_files, list_query_files])
+@pytest.mark.parametrize("below", ["", "/sub", "/sub/deep"])
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), OSError(5, "I/O error"), OSError(116, "Stale")]
+)
+def test_a_folder_that_cannot_be_listed_is_an_error_by_name(tmp_path, monkeypatch, lists, below, error):
+    put(tmp_path, ["a.jsonl", "sub/b.jsonl", "sub/deep/c.jsonl"])
+    real = os.scandir
+
+    def scandir(folder):
+        if str(folder).rstrip("/") == f"{tmp_path}{below}":
+            raise error
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match="the folder cannot be listed") as refused:
+        lists(str(tmp_path))
+    assert refused.value.where.rstrip("/") == f"{tmp_path}{below}"
+    assert error.strerror in refused.value.problem
+
+
+def test_a_listing_that_fails_half_way_is_an_error(tmp_path, monkeypatch):
+    put(tmp_path, ["a.jsonl", "b.jsonl"])
+    real = os.scandir
+
+    class Failing:
+        def __init__(self, folder):
+            self.entries = real(folder)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.entries.close()
+
+        def __iter__(self):
+            yield next(self.entries)
+            raise OSError(5, "I/O error")
+
+    monkeypatch.setattr(os, "scandir", Failing)
+    with pytest.raises(InputError, match="the folder cannot be listed"):
+        list_source_files(str(tmp_path))
+
+
+def test_the_root_that_cannot_be_looked_at_is_not_missing(tmp_path, monkeypatch):
+    put(tmp_path, ["sub/a.jsonl"])
+    real = os.stat
+
+    def stat(path, **options):
+        if str(path) == f"{tmp_path}/sub":
+            raise PermissionError(13, "Permission denied")
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    for lists in (list_source_files, list_query_files):
+        with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
+            lists(str(tmp_path / "sub"))
+
+
+@pytest.mark.parametrize("name", ["dead.jsonl", "dead"])
+def test_a_link_that_leads_nowhere_is_an_error_by_name(tmp_path, name):
+    """It may stand for a file or a folder of a disk that is not mounted at present."""
+    put(tmp_path, ["a.jsonl"])
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / name).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="is a link to something that is not there") as refused:
+        list_source_files(str(tmp_path))
+    assert refused.value.where == f"{tmp_path}/sub/{name}"
+    (tmp_path / "sub" / name).unlink()
+    (tmp_path / "sub" / name).symlink_to(tmp_path / "sub" / name)
+    with pytest.raises(InputError, match="symbolic links"):
+        list_source_files(str(tmp_path))
+    (tmp_path / "sub" / name).rename(tmp_path / "sub" / f".{name}")
+    assert [file.name for file in list_source_files(str(tmp_path))] == ["a.jsonl"], "what is hidden is passed over"
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), OSError(5, "I/O error"), RuntimeError("403")]
+)
+def test_a_folder_behind_a_url_that_cannot_be_listed_is_an_error_by_name(error):
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/partly/a.jsonl", b"a")
+    memory.pipe("/partly/sub/b.jsonl", b"b")
+    real = type(memory).ls
+
+    def ls(self, path, **options):
+        if path.endswith("/sub"):
+            raise error
+        return real(self, path, **options)
+
+    with mock.patch.object(type(memory), "ls", ls):
+        for lists in (list_source_files, list_query_files):
+            with pytest.raises(InputError, match="the folder cannot be listed") as refused:
+                lists("memory://partly")
+            assert refused.value.where == "memory:///partly/sub"
+    assert [file.name for file in list_source_files("memory://partly")] == ["a.jsonl", "sub/b.jsonl"]
+
+
+def test_a_root_behind_a_url_that_cannot_be_looked_at_is_not_missing():
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/locked/a.jsonl", b"a")
+    with mock.patch.object(type(memory), "info", side_effect=PermissionError(13, "Permission denied")):
+        for lists in (list_source_files, list_query_files):
+            with pytest.raises(InputError, match="cannot be read"):
+                lists("memory://locked")
+    with pytest.raises(InputError, match="no such folder"):
+        list_source_files("memory://nowhere")
+    with pytest.raises(InputError, match="is a file, not a folder"):
+        list_source_files("memory://locked/a.jsonl")
 
 
 @pytest.mark.parametrize("name", ["a|b.txt", "a...txt", "a\nb.txt", "a\tb.txt", "x\u2028y.txt", "d|e/f.txt"])

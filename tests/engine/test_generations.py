@@ -30,6 +30,7 @@ def assert_shown(study, generations, shards):
     assert len(studies.scores(study)) == queries * studies.ask_sql(study, "select count(*) from sequences").item()
 
 
+@pytest.mark.slow
 def test_a_generation_can_be_damped_anew_whatever_became_of_its_shards(study):
     """Λ is frozen with its generation: of the shards as they were when it was fitted, wherever they are now."""
     path = study.parent / "corpus" / TRADES
@@ -39,15 +40,16 @@ def test_a_generation_can_be_damped_anew_whatever_became_of_its_shards(study):
     studies.write_study(study.parent, curvature={"damping_scale": 0.2})
     assert {"curvature", f"query_gradients[{FIRST}]"} <= set(studies.compute(study))
     (second,) = studies.ask_sql(study, "select mean_eigenvalue, damping from modules limit 1").rows()
-    assert second == (first[0], pytest.approx(2 * first[1]))
+    assert second == pytest.approx((first[0], 2 * first[1]))
     path.unlink()
     studies.write_study(study.parent, curvature={"damping_scale": 0.3})
     assert "curvature" in studies.compute(study)
     (third,) = studies.ask_sql(study, "select mean_eigenvalue, damping from modules limit 1").rows()
-    assert third == (first[0], pytest.approx(3 * first[1]))
+    assert third == pytest.approx((first[0], 3 * first[1]))
     assert studies.ask_sql(study, "select generation_id from generations")["generation_id"].to_list() == [1]
 
 
+@pytest.mark.slow
 def test_a_generation_stands_without_what_it_was_merged_from(study):
     """Curvature is frozen: another machine that is handed it and the eigenbases needs no statistics of other shards."""
     scores = studies.scores(study)
@@ -114,6 +116,7 @@ def test_while_a_generation_fills_the_one_before_is_shown_and_kept_up_to_date(st
     assert studies.compute(study) == []
 
 
+@pytest.mark.slow
 def test_shards_come_change_and_go_beside_two_generations(study):
     """They are scored in the current one; of the one before what still stands is shown."""
     studies.compute(study, new_generation=True)
@@ -136,6 +139,7 @@ def shards_of(study, generation):
     return set(studies.ask_sql(study, sql, [generation])["shard_id"])
 
 
+@pytest.mark.slow
 def test_a_lost_catalogue_is_no_reason_to_show_a_generation_before_it_is_complete(study):
     studies.compute(study, new_generation=True)
     studies.compute(study, new_generation=True, until="influence_scores")
@@ -147,6 +151,7 @@ def test_a_lost_catalogue_is_no_reason_to_show_a_generation_before_it_is_complet
     assert studies.catalogue_rows(study) == before
 
 
+@pytest.mark.slow
 def test_a_third_generation_leaves_the_second_beside_it(study):
     for _ in range(2):
         studies.compute(study, new_generation=True)
@@ -154,6 +159,7 @@ def test_a_third_generation_leaves_the_second_beside_it(study):
     assert studies.compute(study) == []
 
 
+@pytest.mark.slow
 def test_a_generation_that_lost_what_it_was_fitted_on_before_it_was_finished_is_passed_over(study):
     """Its Λ needs the very shards: nobody has them any more."""
     studies.write_extra(study)
@@ -166,6 +172,7 @@ def test_a_generation_that_lost_what_it_was_fitted_on_before_it_was_finished_is_
     assert_shown(study, [1, 3], SHARDS)
 
 
+@pytest.mark.slow
 def test_the_number_by_which_scores_are_divided_is_the_generations(study):
     """Files that come and go change neither it nor the scores of others."""
     before = studies.scores(study)
@@ -180,6 +187,7 @@ def test_the_number_by_which_scores_are_divided_is_the_generations(study):
     assert kept == {pair: score for pair, score in before.items() if pair[1] in coast}
 
 
+@pytest.mark.slow
 def test_past_the_threshold_a_generation_is_made_by_itself_once(study):
     """Where the study says so; on what it is fitted on, nothing has drifted."""
     automatic = {"drift_threshold": 1e-3, "new_generation": "automatic"}
@@ -195,6 +203,7 @@ def test_past_the_threshold_a_generation_is_made_by_itself_once(study):
     assert studies.compute(study) == []
 
 
+@pytest.mark.slow
 def test_a_threshold_that_nothing_can_meet_makes_no_generation_after_the_other(study):
     """Of a draw of the sequences the fit is never what all sequences say; a new one is made for news only."""
     studies.write_study(
@@ -216,6 +225,7 @@ def test_by_default_a_generation_is_only_proposed(study):
     assert_shown(study, [1], [*SHARDS, EXTRA])
 
 
+@pytest.mark.slow
 def test_another_damping_belongs_to_the_generation_that_is_asked_for(study):
     studies.compute(study, new_generation=True)
     studies.write_study(study.parent, curvature={"damping_scale": 0.4})

@@ -4,7 +4,6 @@ import os
 import shutil
 import time
 
-import numpy as np
 import pytest
 
 from influence_assets.assets import asset_graph
@@ -12,15 +11,8 @@ from influence_assets.engine.materialise import materialise
 from influence_assets.engine.partitions import Partition
 from influence_assets.errors import InputError, StorageError
 from tests import studies
+from tests.closeness import assert_same_scores
 from tests.studies import COAST, EXTRA, FIRST, SECOND, SHARDS, TRADES
-
-
-def assert_same_scores(found, expected):
-    assert found.keys() == expected.keys()
-    size = max(map(abs, expected.values()))
-    np.testing.assert_allclose(
-        [found[pair] for pair in expected], list(expected.values()), rtol=1e-9, atol=1e-12 * size
-    )
 
 
 def test_a_second_run_computes_nothing(standing):
@@ -38,6 +30,7 @@ def test_a_new_file_computes_its_own_partitions_alone(study):
     assert studies.compute(study) == []
 
 
+@pytest.mark.slow
 def test_scores_of_a_new_file_are_those_of_a_run_from_scratch_in_the_same_generation(study, tmp_path_factory):
     """The generation is the fitted curvature: a new store is handed that alone, and computes all the rest."""
     studies.write_extra(study)
@@ -51,6 +44,7 @@ def test_scores_of_a_new_file_are_those_of_a_run_from_scratch_in_the_same_genera
     assert_same_scores(studies.scores(fresh), studies.scores(study))
 
 
+@pytest.mark.slow
 def test_new_questions_compute_their_own_partitions_alone(study):
     rows_ = [{"prompt": "The smith heats", "completion": " the iron"}]
     studies.write_jsonl(study.parent / "queries" / "third.jsonl", rows_)
@@ -59,6 +53,7 @@ def test_new_questions_compute_their_own_partitions_alone(study):
     assert set(studies.compute(study)) == expected
 
 
+@pytest.mark.slow
 def test_other_weights_under_the_same_path_change_every_version_downstream(study):
     before, scores = studies.data_versions(study), studies.scores(study)
     studies.write_model(study.parent / "model", seed=1)
@@ -72,6 +67,7 @@ def test_other_weights_under_the_same_path_change_every_version_downstream(study
     studies.assert_no_stale_row(study)
 
 
+@pytest.mark.slow
 def test_another_tokenizer_under_the_same_path_changes_every_version_downstream(study):
     before = studies.data_versions(study)
     saved = (study.parent / "model" / "tokenizer.json").read_text(encoding="utf-8")
@@ -112,6 +108,7 @@ def test_a_setting_changes_only_what_it_matters_to(study, section, keys, kept):
     assert {name.partition("[")[0] for name in studies.compute(study)} == (kept or set())
 
 
+@pytest.mark.slow
 def test_other_layers_are_another_generation(study):
     studies.write_study(study.parent, curvature={"modules": ["*.mlp.c_fc"]})
     assert set(studies.compute(study)) == studies.everything(but=["documents", "language_model", "token_sequences"])
@@ -176,6 +173,7 @@ def test_a_vanished_query_file_takes_its_rows_along(study):
     studies.assert_no_stale_row(study)
 
 
+@pytest.mark.slow
 def test_a_model_that_moved_is_found_where_it_is_now(study):
     shutil.move(study.parent / "model", study.parent / "moved")
     studies.write_study(study.parent, model={"path": "moved"})
@@ -191,7 +189,7 @@ def test_what_was_damaged_is_computed_again(study, asset):
     folder = studies.artifact(study, asset, **partition).folder
     (folder / "manifest.json").unlink()
     assert studies.compute(study) == [studies.label(asset_graph()[asset], Partition(**partition))]
-    assert studies.scores(study) == scores
+    assert_same_scores(studies.scores(study), scores)
 
 
 def test_a_lost_catalogue_is_loaded_again(study):
@@ -201,6 +199,7 @@ def test_a_lost_catalogue_is_loaded_again(study):
     assert studies.scores(study) == scores
 
 
+@pytest.mark.slow
 def test_query_sets_computed_apart_that_share_an_id_are_not_published_together(study):
     """The rows of a file that comes back were computed before: the catalogue is where they would meet others."""
     lamp, baker = studies.FIRST_ROWS
@@ -236,6 +235,7 @@ def test_a_partition_whose_file_is_gone_says_so(study):
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_trained_model_stays_when_files_come_and_settings_train_another(tmp_path):
     study = studies.lay_out(tmp_path)
     train = {"layers": 1, "width": 8, "heads": 2, "vocabulary": 270, "epochs": 1}

@@ -1,14 +1,11 @@
-"""Edits in any order, with processes killed at any moment, end where a build from scratch ends.
+"""Edits in any order, with processes killed at any moment, end where a build from scratch ends."""
 
-`SEQUENCES=200 pytest tests/faults/test_any_sequence_of_edits.py` (`make soak`) tries many more, each time others.
-"""
-
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
@@ -19,8 +16,6 @@ from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.catalogue import query, run_checks
 from tests.faults import comparison, working, zygote
 from tests.faults.changing import FILES, IDS, WORDS, Corpus, Ground
-
-SEQUENCES = int(os.environ.get("SEQUENCES", "12"))
 
 documents = st.lists(st.integers(0, len(WORDS) - 1), min_size=1, max_size=4)
 kills = st.one_of(
@@ -219,14 +214,27 @@ def tokens_of(model: Path) -> Callable[[str], list[int]]:
     return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
+@pytest.mark.slow
 def test_any_sequence_of_edits_ends_as_a_build_from_scratch(ground: Ground) -> None:
+    """A dozen sequences, always the same ones."""
+    try_sequences(ground, 12, is_random=False)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_200_random_sequences_of_edits_end_as_a_build_from_scratch(ground: Ground) -> None:
+    """Each time others."""
+    try_sequences(ground, 200, is_random=True)
+
+
+def try_sequences(ground: Ground, count: int, *, is_random: bool) -> None:
     run_state_machine_as_test(
         machine(ground),
         settings=settings(
-            max_examples=SEQUENCES,
+            max_examples=count,
             stateful_step_count=10,
             deadline=None,
-            derandomize="SEQUENCES" not in os.environ,
+            derandomize=not is_random,
             database=None,
             phases=(Phase.generate,),
             suppress_health_check=list(HealthCheck),

@@ -27,6 +27,7 @@ def test_times_that_change_alone_change_nothing(ground, corpus):
 
 
 @pytest.mark.parametrize("remembers_by", ["time of the last change", "time of modification alone"])
+@pytest.mark.slow
 def test_content_that_changes_behind_the_times_is_seen(ground, corpus, remembers_by):
     """The same size and the time of before: what a copy that keeps times leaves, or a clock that was set back.
 
@@ -45,6 +46,7 @@ def test_content_that_changes_behind_the_times_is_seen(ground, corpus, remembers
     assert is_seen == ("alone" not in remembers_by)
 
 
+@pytest.mark.slow
 def test_steps_of_which_each_is_an_hour_before_the_last(ground, corpus):
     """Computed, killed, collected and computed again while the clock runs backwards: nothing is lost or left out."""
     for number, documents in enumerate(([6], [6, 7], [6, 7, 8], [9])):

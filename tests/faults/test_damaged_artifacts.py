@@ -1,6 +1,6 @@
 """A torn chunk, a flipped bit, a file cut off: never used in silence, named by `verify`, and mended by a run.
 
-What is mended has the content that it had, so that nothing that depends on it is computed again.
+What is mended holds what it held, so that nothing that depends on it is computed again.
 """
 
 import os
@@ -8,9 +8,11 @@ import os
 import pytest
 
 from influence_assets.storage import files
+from tests.closeness import assert_same_values, values_of
 from tests.faults import changing, comparison, working
 from tests.faults.changing import FILES
 from tests.studies import write_jsonl, write_study
+from tests.tiers import slow_but
 
 ONE = FILES[0]
 PLACES = {
@@ -78,6 +80,13 @@ def contents(study):
     return {name: held for name, (_, held) in artifacts(study).items()}
 
 
+def values(study, name):
+    """What the artifact of a partition holds, as numbers."""
+    store = comparison.workspace(study).store
+    (manifest,) = (m for m in store.manifests() if name == (f"{m.asset}[{m.partition}]" if m.partition else m.asset))
+    return values_of(store.open(manifest.key))
+
+
 @pytest.fixture
 def spoil(ground, corpus):
     """Damages a place of PLACES, and returns the partition that it belongs to."""
@@ -92,9 +101,10 @@ def spoil(ground, corpus):
     return spoil
 
 
-@pytest.mark.parametrize("what", PLACES)
+@pytest.mark.parametrize("what", slow_but("a text", "a torn chunk", "eigenbases", "a manifest", of=PLACES))
 def test_verify_names_it_and_a_run_mends_it_alone(ground, spoil, what):
     before, rows = contents(ground.study), comparison.rows(ground.study)
+    whole = values(ground.study, PLACES[what][0])
     name = spoil(what)
     (trouble,) = working.look(ground.study)
     assert trouble.what.split(" @ ")[0] == name or "manifest" in what
@@ -103,11 +113,10 @@ def test_verify_names_it_and_a_run_mends_it_alone(ground, spoil, what):
     assert not ran.failures
     assert working.look(ground.study) == []
     assert working.run(ground.study).computed == []
-    # Scores that came with the sketches are computed alone now, and the same to rounding: the tables are.
     mended = contents(ground.study)
     assert mended.keys() == before.keys()
-    others = {key for key in before if key != name or not name.startswith("influence_scores")}
-    assert {key: mended[key] for key in others} == {key: before[key] for key in others}
+    assert {key: mended[key] for key in before if key != name} == {key: before[key] for key in before if key != name}
+    assert_same_values(values(ground.study, name), whole)
     comparison.assert_equal_tables(comparison.rows(ground.study), rows)
 
 
@@ -124,7 +133,7 @@ def ask(ground):
     return working.run(ground.study)
 
 
-@pytest.mark.parametrize("what", [what for what in PLACES if what not in NOT_READ])
+@pytest.mark.parametrize("what", slow_but("tokens", of=[what for what in PLACES if what not in NOT_READ]))
 def test_a_run_that_reads_it_mends_it_by_itself(ground, answered, spoil, what):
     name = spoil(what)
     ran = ask(ground)
@@ -134,7 +143,7 @@ def test_a_run_that_reads_it_mends_it_by_itself(ground, answered, spoil, what):
     comparison.assert_equal_tables(comparison.rows(ground.study), answered)
 
 
-@pytest.mark.parametrize("what", ["the tokenizer", "a text"])
+@pytest.mark.parametrize("what", slow_but("a text", of=["the tokenizer", "a text"]))
 def test_without_checksums_it_would_pass_for_what_was_written(ground, spoil, what, monkeypatch):
     spoil(what)
     monkeypatch.setattr(files, "sha256_of", lambda _path: "")
@@ -143,6 +152,7 @@ def test_without_checksums_it_would_pass_for_what_was_written(ground, spoil, wha
 
 
 @pytest.mark.parametrize("finds_it", ["verify", "a question"])
+@pytest.mark.slow
 def test_a_trained_models_weights_are_trained_again_to_what_they_were(tmp_path, finds_it):
     """Nothing else is computed again: the same training gives the same weights."""
     study = changing.lay_out(tmp_path)

@@ -6,6 +6,7 @@ from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.catalogue import query, run_checks
 from tests.faults import comparison, working
 from tests.faults.changing import FILES
+from tests.tiers import slow_but
 
 BLOCK = 2**18
 
@@ -32,7 +33,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", slow_but("the manifests", of=PLACES))
 def test_verify_names_it_and_rebuilding_mends_it(ground, corpus, place):
     before, path = comparison.rows(ground.study), ground.store / "influence.duckdb"
     damage(path, PLACES[place](path))
@@ -45,7 +46,7 @@ def test_verify_names_it_and_rebuilding_mends_it(ground, corpus, place):
     comparison.assert_equal_tables(comparison.rows(ground.study), before)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", slow_but("the manifests", of=PLACES))
 def test_a_reader_gets_an_error_or_what_was_written(ground, corpus, place):
     before, path = comparison.rows(ground.study), ground.store / "influence.duckdb"
     damage(path, PLACES[place](path))
@@ -60,7 +61,7 @@ def test_a_reader_gets_an_error_or_what_was_written(ground, corpus, place):
     assert refused
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", slow_but("the manifests", of=PLACES))
 def test_a_run_builds_on_nothing_that_is_damaged(ground, corpus, place):
     """It begins from nothing, or says that it cannot, and what to do."""
     path = ground.store / "influence.duckdb"
@@ -79,6 +80,7 @@ def test_a_run_builds_on_nothing_that_is_damaged(ground, corpus, place):
 
 
 @pytest.mark.parametrize("removed", ["influence.duckdb", "influence_catalogue"])
+@pytest.mark.slow
 def test_a_catalogue_that_is_gone_is_loaded_again_and_nothing_else(ground, corpus, removed):
     before, path = comparison.rows(ground.study), ground.store / removed
     path.rename(ground.folder / "elsewhere")

@@ -9,9 +9,10 @@ import yaml
 
 from influence_assets.orchestration.instance import default_settings
 from influence_assets.storage.catalogue import query
-from tests.commanding import influence_process
+from tests.commanding import finished, influence_process
 from tests.faults import comparison, working
 from tests.faults.changing import FILES
+from tests.tiers import slow_but
 
 MEGABYTES = 24
 ASKED = "select shard_id, document_id from documents order by all"
@@ -47,12 +48,15 @@ class Disk:
 
 @pytest.mark.parametrize(
     ("left", "told"),
-    [
-        (0, "storage.root: "),
-        (40_000, f"[{FILES[2]}]: "),
-        (200_000, "cannot be written (No space left on device)"),
+    slow_but(
         (2_000_000, "influence_catalogue: "),
-    ],
+        of=[
+            (0, "storage.root: "),
+            (40_000, f"[{FILES[2]}]: "),
+            (200_000, "cannot be written (No space left on device)"),
+            (2_000_000, "influence_catalogue: "),
+        ],
+    ),
 )
 def test_a_run_says_so_and_the_next_one_goes_on(ground, disk, left, told):
     """With nothing left it cannot even begin; with two megabytes only the catalogue cannot be loaded."""
@@ -86,6 +90,7 @@ AGAIN = {"curvature_drift", "influence_details", "influence_catalogue"}
 
 
 @pytest.mark.parametrize(("home", "left"), [("elsewhere", 300_000), ("on the disk", 600_000), ("on the disk", 20_000)])
+@pytest.mark.slow
 def test_the_command_says_so_without_a_traceback(ground, disk, home, left, tmp_path):
     """Dagster keeps its own files, on the full disk or on another."""
     folder = (disk.folder if home == "on the disk" else tmp_path) / "home"
@@ -97,17 +102,12 @@ def test_the_command_says_so_without_a_traceback(ground, disk, home, left, tmp_p
     disk.corpus.write(FILES[2], [6, 7])
     before = query(disk.catalogue, ASKED)
     disk.fill(but=left)
-    out, err, code = finished(influence_process("run", folder=ground.folder, environment=environment))
-    assert code == 1, out + err
-    assert "Traceback" not in out + err, out + err
-    assert "Free some space" in out + err or "there is space" in out + err, out + err
+    ended = finished(influence_process("run", folder=ground.folder, environment=environment))
+    assert ended.code == 1, ended
+    assert "Traceback" not in ended.out + ended.err, ended
+    assert "Free some space" in ended.out + ended.err or "there is space" in ended.out + ended.err, ended
     assert query(disk.catalogue, ASKED).equals(before)
     disk.make_room()
-    out, err, code = finished(influence_process("run", folder=ground.folder, environment=environment))
-    assert code == 0, out + err
+    ended = finished(influence_process("run", folder=ground.folder, environment=environment))
+    assert ended.code == 0, ended
     assert len(query(disk.catalogue, ASKED)) == len(before) + 2
-
-
-def finished(process):
-    out, err = process.communicate(timeout=120)
-    return out, err, process.returncode

@@ -1,14 +1,12 @@
 """Kill -9 of whole runs: what stood is not computed again, and the end is that of a run left alone."""
 
-import os
-import signal
-import time
 from itertools import count
 
 import dagster as dg
+import pytest
 
 from influence_assets.storage.catalogue import query
-from tests.commanding import influence_process
+from tests.commanding import finished, influence_process, killed
 from tests.faults import comparison, working, zygote
 from tests.faults.changing import FILES
 
@@ -25,6 +23,7 @@ def edit(corpus):
     corpus.remove(FILES[1])
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_a_run_computes_nothing_twice(ground, corpus):
     edit(corpus)
     before, kills = held(ground.study), 0
@@ -42,6 +41,7 @@ def test_killed_again_and_again_a_run_computes_nothing_twice(ground, corpus):
     comparison.assert_equal_catalogues(ground.study, comparison.from_scratch(ground.study))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_loads_leaves_the_catalogue_as_it_was(ground, corpus):
     """The loader's steps are the last of a run; DuckDB's own lie between them."""
     edit(corpus)
@@ -60,17 +60,19 @@ def test_a_run_that_is_killed_while_it_loads_leaves_the_catalogue_as_it_was(grou
     assert seen == {"before", "after"}
 
 
+IN_A_DRAFT = ("open", "*/covariances/*/.draft-*", 1)
+BEFORE_PUBLISHING = ("os.rename", "*/.influence.duckdb.loading", 1)
+
+
+@pytest.mark.slow
 def test_the_command_is_killed_and_taken_up(ground, corpus):
     """The real one, with Dagster: a run's record that nobody would end is ended by the next."""
     edit(corpus)
-    for condition in ("covariances/*/.draft-*", ".influence.duckdb.loading"):
-        process = influence_process("run", folder=ground.folder)
-        wait_for(process, lambda condition=condition: list(ground.store.glob(condition)))
-        os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    process = influence_process("run", folder=ground.folder)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, out + err
+    for step, left in ((IN_A_DRAFT, "covariances/*/.draft-*"), (BEFORE_PUBLISHING, ".influence.duckdb.loading")):
+        killed(influence_process("run", folder=ground.folder, killed_at=step))
+        assert list(ground.store.glob(left))
+    ended = finished(influence_process("run", folder=ground.folder))
+    assert ended.code == 0, ended.out + ended.err
     comparison.assert_equal_catalogues(ground.study, comparison.from_scratch(ground.study))
     zygote.live(working.gc, ground.study, 0, below=ground.store)
     comparison.assert_no_orphans(ground.study)
@@ -78,11 +80,3 @@ def test_the_command_is_killed_and_taken_up(ground, corpus):
         ends = [run.status for run in instance.get_runs()]
     failed, succeeded = dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS
     assert ends == [succeeded, failed, failed], "the newest first"
-
-
-def wait_for(process, condition, seconds=90):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stdout.read() + process.stderr.read()
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.001)

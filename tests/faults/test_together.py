@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import pytest
+
 from tests import studies
 from tests.faults import comparison, working, zygote
 from tests.faults.changing import FILES
@@ -27,14 +29,17 @@ def test_two_runs_at_once_compute_every_partition_once(ground):
     comparison.assert_equal_catalogues(ground.study, comparison.from_scratch(ground.study))
 
 
+@pytest.mark.slow
 def test_without_claims_they_would_compute_some_twice(ground):
     ground.begin(is_computed=False)
-    one, other = together(ground, *[partial(working.run_without_claims, ground.study)] * 2)
+    meeting = zygote.context.Barrier(2, timeout=zygote.LONGEST_SECONDS)
+    one, other = together(ground, *[partial(working.run_without_claims, ground.study, meeting)] * 2)
     assert set(one.computed) & set(other.computed)
     # Even so the first one's folder stands, whole.
     comparison.assert_equal_catalogues(ground.study, comparison.from_scratch(ground.study))
 
 
+@pytest.mark.slow
 def test_a_run_beside_a_job_of_dagsters_ui(ground, corpus):
     """The job of one asset, in a process of its own as Dagster's executor starts it, beside the run of everything."""
     corpus.write(FILES[2], [6, 7])

@@ -7,9 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
+from multiprocessing.synchronize import Barrier, Semaphore
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+import duckdb
 
 from influence_assets.assets import open_workspace
 from influence_assets.corpus import digests
@@ -109,9 +112,19 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
         return f"{type(error).__name__}: {error}"
 
 
-def run_without_claims(study: Path) -> Ran:
-    """A run that does not keep others from the partition that it computes."""
-    with mock.patch.object(ArtifactStore, "claim", lambda _store, _key: nullcontext()):
+def run_without_claims(study: Path, meeting: Barrier) -> Ran:
+    """A run that does not keep others from the partition that it computes, and begins its first beside another run."""
+    write, met = ArtifactStore.write, []
+
+    def met_first(*arguments: Any, **how: Any) -> Any:
+        if not met:
+            met.append(meeting.wait())
+        return write(*arguments, **how)
+
+    with (
+        mock.patch.object(ArtifactStore, "claim", lambda _store, _key: nullcontext()),
+        mock.patch.object(ArtifactStore, "write", met_first),
+    ):
         return run(study)
 
 
@@ -139,8 +152,10 @@ def materialise_by_hand(study: Path, shards: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def edit_and_run(study: Path, edits: Sequence[Mapping[str, bytes | None]]) -> list[Ran]:
-    """Write and remove files of the corpus, and run after each edit."""
+def edit_and_run(
+    study: Path, edits: Sequence[Mapping[str, bytes | None]], loaded: Semaphore, seen: Semaphore
+) -> list[Ran]:
+    """Write and remove files of the corpus, and run after each edit; then go on when somebody has seen what it made."""
     done = []
     for edit in edits:
         for name, content in edit.items():
@@ -151,16 +166,31 @@ def edit_and_run(study: Path, edits: Sequence[Mapping[str, bytes | None]]) -> li
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
         done.append(run(study))
+        loaded.release()
+        seen.acquire()
     return done
 
 
-def run_in_place(study: Path) -> Ran:
-    """A run whose loader changes the published file itself, not a copy of it."""
+def run_in_place(study: Path, loading: Semaphore, seen: Semaphore) -> Ran:
+    """A run whose loader changes the published file itself, not a copy, and is looked at while it is at it."""
+    connect = duckdb.connect
+
+    def looked_at(path: str, **how: Any) -> duckdb.DuckDBPyConnection:
+        connection = connect(path, **how)
+        if path.endswith("influence.duckdb") and not how.get("read_only"):
+            loading.release()
+            seen.acquire()
+        return connection
 
     def copy_of(path: Path) -> Path:
         return path
 
-    with mock.patch.object(publishing, "_copy_of", copy_of), mock.patch.object(publishing, "_remove"):
+    with (
+        mock.patch.object(publishing, "_copy_of", copy_of),
+        mock.patch.object(publishing, "_remove"),
+        mock.patch.object(publishing, "_copy"),
+        mock.patch.object(duckdb, "connect", looked_at),
+    ):
         return run(study)
 
 

@@ -22,9 +22,10 @@ ROOT = Path(__file__).parents[2]
 PRELOADED = "tests.faults.preloaded"
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink", "fcntl.flock"}
 WRITING = os.O_WRONLY | os.O_RDWR
-LONGEST_SECONDS = 300
+LONGEST_SECONDS = 900
 
-_context = multiprocessing.get_context("forkserver")
+context = multiprocessing.get_context("forkserver")
+"""Makes what processes wait for one another with."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class Process:
 
     def __init__(self, function: Callable[..., Any], *arguments: Any, below: Path, kill: Kill | None = None) -> None:
         self._kill = kill or Kill()
-        self._answers, answer = _context.Pipe(duplex=False)
-        self._process: BaseProcess = _context.Process(
+        self._answers, answer = context.Pipe(duplex=False)
+        self._process: BaseProcess = context.Process(
             target=_live, args=(function, arguments, str(below), self._kill.step, answer)
         )
         _start(self._process)
@@ -110,7 +111,7 @@ def live(function: Callable[..., Any], *arguments: Any, below: Path, kill: Kill 
 
 def _start(process: BaseProcess) -> None:
     """Start it; the server of forks, which the first one starts, finds this project by the environment alone."""
-    _context.set_forkserver_preload([PRELOADED])
+    context.set_forkserver_preload([PRELOADED])
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([before] if before else [])])
     try:

@@ -10,13 +10,14 @@ from influence_assets.maths.drift import rotated_factor
 from influence_assets.maths.ekfac import (
     Eigenbasis,
     LayerCurvature,
-    corrected_eigenvalues,
     damping,
     eigenbasis,
     rotation_order,
     sequence_gradients,
 )
 from influence_assets.maths.moments import GramAccumulator, SecondMoment, merged
+from influence_assets.maths.sketches import layer_sketch
+from tests.eigenbases import mean_squares, preconditioned, rotated
 
 
 def normal(*shape, seed=0):
@@ -48,7 +49,7 @@ def layer():
     """Of 2 × 3 blocks: widths 5 = 3 + 2 and 7 = 3 + 2 + 2 would differ; both sides are cut into 3."""
     a, Ds = normal(9, 4, 7, seed=1), normal(9, 4, 5, seed=2)
     basis = eigenbasis(gram(a.flatten(0, 1), 3), gram(Ds.flatten(0, 1), 3))
-    Λ = corrected_eigenvalues(basis.rotated_sequence_gradients(Ds, a)).mean()
+    Λ = mean_squares(basis.rotated_sequence_gradients(Ds, a))
     return LayerCurvature(basis, Λ, damping(Λ, 0.1))
 
 
@@ -139,9 +140,9 @@ def test_eigenvalues_and_the_inverse_are_those_of_the_dense_curvature(layer):
     torch.testing.assert_close(layer.Λ.flatten(), Λ)
     V = normal(6, 5, 7, seed=3)
     damped = Q @ torch.diag(Λ) @ Q.T + 0.1 * Λ.mean() * torch.eye(35)
-    torch.testing.assert_close(layer.inverse_times(V).flatten(1), torch.linalg.solve(damped, V.flatten(1).T).T)
-    white = [layer.whiten(layer.basis.rotate(x)).flatten(1) for x in (V, G.view(9, 5, 7))]
-    torch.testing.assert_close(white[0] @ white[1].T, layer.inverse_times(V).flatten(1) @ G.T)
+    torch.testing.assert_close(preconditioned(layer, V).flatten(1), torch.linalg.solve(damped, V.flatten(1).T).T)
+    white = [layer_sketch(layer, rotated(layer.basis, x), torch.arange(35)) for x in (V, G.view(9, 5, 7))]
+    torch.testing.assert_close(white[0] @ white[1].T, preconditioned(layer, V).flatten(1) @ G.T)
 
 
 @pytest.mark.parametrize("tokens", [1, 40], ids=["tokens first", "gradient first"])

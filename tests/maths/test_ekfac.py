@@ -11,19 +11,19 @@ from influence_assets.capture.correction import eigenvalue_corrections
 from influence_assets.capture.covariance import covariances
 from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.runner import Runner
-from influence_assets.maths.block_diagonal import blocks_of
 from influence_assets.maths.ekfac import (
     Eigenbasis,
     LayerCurvature,
-    corrected_eigenvalues,
     damping,
     eigenbasis,
     sequence_gradients,
 )
 from influence_assets.maths.influence import layer_scores
 from influence_assets.maths.moments import SecondMoment, merged
+from influence_assets.maths.sketches import layer_sketch
 from influence_assets.models.layers.selection import select_modules
 from tests import cases
+from tests.eigenbases import mean_squares, preconditioned, rotated, whole
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -37,7 +37,7 @@ def second_moment(x: Tensor, counted: Tensor) -> SecondMoment:
 
 def dense(layer: LayerCurvature) -> Tensor:
     """(Q_S ⊗ Q_A) diag(vec Λ) (Q_S ⊗ Q_A)ᵀ for row-major vec."""
-    Q = torch.kron(*(torch.block_diag(*blocks_of(Q)) for Q in (layer.basis.Q_S, layer.basis.Q_A)))
+    Q = torch.kron(*whole(layer.basis))
     return Q @ torch.diag(layer.Λ.flatten()) @ Q.T
 
 
@@ -46,20 +46,20 @@ def layer() -> LayerCurvature:
     a, Ds = normal(9, 5, 4, seed=1), normal(9, 5, 3, seed=2)
     everywhere = torch.ones(9, 5, dtype=torch.bool)
     basis = eigenbasis(second_moment(a, everywhere), second_moment(Ds, everywhere))
-    Λ = corrected_eigenvalues(basis.rotate(sequence_gradients(Ds, a))).mean()
+    Λ = mean_squares(rotated(basis, sequence_gradients(Ds, a)))
     return LayerCurvature(basis, Λ, damping(Λ, 0.1))
 
 
 def test_inverse_solves_the_dense_damped_system(layer):
     V = normal(6, 3, 4, seed=3)
     expected = torch.linalg.solve(dense(layer) + layer.λ * torch.eye(12), V.flatten(1).T).T
-    torch.testing.assert_close(layer.inverse_times(V).flatten(1), expected)
+    torch.testing.assert_close(preconditioned(layer, V).flatten(1), expected)
 
 
 def test_whitened_inner_products_are_those_of_the_inverse(layer):
     V, G = normal(2, 3, 4, seed=3), normal(5, 3, 4, seed=4)
-    white = [layer.whiten(layer.basis.rotate(x)).flatten(1) for x in (V, G)]
-    torch.testing.assert_close(white[0] @ white[1].T, layer.inverse_times(V).flatten(1) @ G.flatten(1).T)
+    white = [layer_sketch(layer, rotated(layer.basis, x), torch.arange(12)) for x in (V, G)]
+    torch.testing.assert_close(white[0] @ white[1].T, preconditioned(layer, V).flatten(1) @ G.flatten(1).T)
 
 
 def test_factors_recompose():
@@ -91,7 +91,7 @@ def test_kronecker_form_is_exact_for_independent_inputs_and_gradients_of_one_tok
     everywhere = torch.ones(30, 1, dtype=torch.bool)
     basis = eigenbasis(second_moment(a, everywhere), second_moment(Ds, everywhere))
     G = sequence_gradients(Ds, a)
-    Λ = corrected_eigenvalues(basis.rotate(G)).mean()
+    Λ = mean_squares(rotated(basis, G))
     torch.testing.assert_close(Λ, torch.outer(basis.eigenvalues_S, basis.eigenvalues_A))
     truth = torch.einsum("nx,ny->xy", G.flatten(1), G.flatten(1)) / 30
     torch.testing.assert_close(dense(LayerCurvature(basis, Λ, 0.0)), truth)
@@ -109,7 +109,7 @@ def dense_gauss_newton(model, linear, sequences) -> Tensor:
             replaced = {names[id(weight)]: matrix[:, :-1].T, names[id(bias)]: matrix[:, -1]}
             return torch.func.functional_call(model, replaced, (tokens,), {"use_cache": False}).logits[0, :-1]
 
-        matrix = linear.as_matrix(weight, bias)
+        matrix = linear.as_matrix({"weight": weight, "bias": bias})
         J = torch.func.jacrev(logits)(matrix).flatten(2)  # [token, word, parameter]
         p = logits(matrix).softmax(-1)
         H = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
@@ -163,9 +163,9 @@ def test_large_damping_leaves_the_gradient_dot_product_and_no_curvature_divides_
     V, G = normal(2, 3, 4, seed=3), normal(5, 3, 4, seed=4)
     dot = layer_scores(V, G, 1)
     huge = LayerCurvature(layer.basis, layer.Λ, 1e12)
-    torch.testing.assert_close(1e12 * layer_scores(huge.inverse_times(V), G, 1), dot)
+    torch.testing.assert_close(1e12 * layer_scores(preconditioned(huge, V), G, 1), dot)
     flat = LayerCurvature(layer.basis, torch.zeros_like(layer.Λ), 0.3)
-    torch.testing.assert_close(layer_scores(flat.inverse_times(V), G, 1), dot / 0.3)
+    torch.testing.assert_close(layer_scores(preconditioned(flat, V), G, 1), dot / 0.3)
 
 
 def test_ridge_regression_where_leaving_one_out_is_exact():
@@ -181,8 +181,8 @@ def test_ridge_regression_where_leaving_one_out_is_exact():
     signs = torch.cat([torch.ones(n), -torch.ones(n)]).double()[:, None, None]
     everywhere = torch.ones(2 * n, 1, dtype=torch.bool)
     basis = eigenbasis(second_moment(both_signs, everywhere), second_moment(signs, everywhere))
-    Λ = corrected_eigenvalues(basis.rotate(sequence_gradients(signs, both_signs))).mean()
-    P = LayerCurvature(basis, Λ, λ).inverse_times(query[None, None])
+    Λ = mean_squares(rotated(basis, sequence_gradients(signs, both_signs)))
+    P = preconditioned(LayerCurvature(basis, Λ, λ), query[None, None])
     G = ((X @ θ - y)[:, None] * X)[:, None]
     scores = layer_scores(P, G, n)[0]
     inverse = torch.linalg.inv(X.T @ X + n * λ * torch.eye(4))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.rule import AttributedLayer
 from tests.oracles.gradients import Unfrozen, log_likelihood, sequence_gradient
 
 
@@ -49,7 +49,7 @@ def label_likelihood(model: PreTrainedModel, text: Text, labels: Sequence[int]) 
 class Recorder:
     """Keeps every layer's input and output of the passes inside, the outputs with their gradients."""
 
-    def __init__(self, modules: Sequence[LinearModule]) -> None:
+    def __init__(self, modules: Sequence[AttributedLayer]) -> None:
         self._modules = modules
         self.seen: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -61,7 +61,7 @@ class Recorder:
         for handle in self._handles:
             handle.remove()
 
-    def _keep(self, linear: LinearModule):
+    def _keep(self, linear: AttributedLayer):
         def keep(_module, inputs, output):
             output.retain_grad()
             self.seen[linear.name] = (inputs[0].detach()[0], output)
@@ -79,7 +79,7 @@ class Dense:
 
 def dense_curvature(
     model: PreTrainedModel,
-    modules: Sequence[LinearModule],
+    modules: Sequence[AttributedLayer],
     texts: Sequence[Text],
     labels: Sequence[Sequence[int]],
     scale: float,
@@ -97,7 +97,9 @@ def dense_curvature(
             for linear in modules:
                 x, y = recorder.seen[linear.name]
                 for position in range(len(drawn)):  # the last position has no label
-                    a, Ds = linear.input_with_bias(x[position]), y.grad[0, position]
+                    a, Ds = x[position], y.grad[0, position]
+                    if linear.module.bias is not None:
+                        a = torch.cat([a, torch.ones(1, dtype=a.dtype)])
                     A[linear.name] += torch.outer(a, a)
                     S[linear.name] += torch.outer(Ds, Ds)
             counted += len(drawn)
@@ -115,7 +117,7 @@ def dense_curvature(
 
 
 def loss_gradients(
-    model: PreTrainedModel, modules: Sequence[LinearModule], texts: Sequence[Text], *, sign: float
+    model: PreTrainedModel, modules: Sequence[AttributedLayer], texts: Sequence[Text], *, sign: float
 ) -> tuple[list[dict[str, Tensor]], list[float]]:
     """For each text the gradient of sign · log-likelihood of its own tokens from `first` on, and that likelihood."""
     gradients, values = [], []

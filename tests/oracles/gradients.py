@@ -5,7 +5,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from influence_assets.capture.batches import Sequences
-from influence_assets.models.layers.rule import LinearModule
+from influence_assets.models.layers.rule import AttributedLayer
 
 
 def log_likelihood(model: PreTrainedModel, tokens: Tensor, first: int) -> Tensor:
@@ -17,20 +17,18 @@ def log_likelihood(model: PreTrainedModel, tokens: Tensor, first: int) -> Tensor
     return total
 
 
-def sequence_gradient(modules: tuple[LinearModule, ...], objective: Tensor) -> dict[str, Tensor]:
+def sequence_gradient(modules: tuple[AttributedLayer, ...], objective: Tensor) -> dict[str, Tensor]:
     """The gradient of a scalar with respect to each module's [d_out, d_in] matrix, its bias last."""
-    leaves = [p for linear in modules for p in (linear.module.weight, linear.module.bias) if p is not None]
-    gradients = iter(torch.autograd.grad(objective, leaves))
-    return {
-        linear.name: linear.as_matrix(next(gradients), next(gradients) if linear.has_bias else None)
-        for linear in modules
-    }
+    parameters = [dict(linear.module.named_parameters(recurse=False)) for linear in modules]
+    gradients = iter(torch.autograd.grad(objective, [p for named in parameters for p in named.values()]))
+    by_name = [{name: next(gradients) for name in named} for named in parameters]
+    return {linear.name: linear.as_matrix(named) for linear, named in zip(modules, by_name, strict=True)}
 
 
 class Unfrozen:
     """Parameters of the modules require gradients inside, as autograd's oracle needs them."""
 
-    def __init__(self, modules: tuple[LinearModule, ...]) -> None:
+    def __init__(self, modules: tuple[AttributedLayer, ...]) -> None:
         self._parameters = [p for linear in modules for p in linear.module.parameters(recurse=False)]
 
     def __enter__(self) -> None:
@@ -43,7 +41,7 @@ class Unfrozen:
 
 
 def gradients(
-    model: PreTrainedModel, modules: tuple[LinearModule, ...], sequences: Sequences, *, sign: float
+    model: PreTrainedModel, modules: tuple[AttributedLayer, ...], sequences: Sequences, *, sign: float
 ) -> tuple[dict[str, Tensor], Tensor]:
     """For each module [sequence, d_out, d_in] of sign · log-likelihood, and the log-likelihoods."""
     rows, values = [], []

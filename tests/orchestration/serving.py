@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+LONGEST_SECONDS = 900
+"""How long anything may take before it counts as hanging, on the slowest of machines."""
 STARTED = """
 { workspaceOrError { __typename ... on Workspace { locationEntries { name loadStatus
   locationOrLoadError { __typename ... on PythonError { message } } } } } }
@@ -38,16 +40,16 @@ class Server:
         """The answer to a GraphQL query; an error of it is one of the test."""
         body = json.dumps({"query": query, "variables": variables}).encode()
         request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=120) as response:
             answer = json.loads(response.read())
         assert "errors" not in answer, answer["errors"]
         return answer["data"]
 
-    def wait(self, look: Callable[[], Any], seconds: float) -> Any:
+    def wait(self, look: Callable[[], Any]) -> Any:
         """What `look` returns once that is true."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + LONGEST_SECONDS
         while not (found := self._looked(look)):
-            assert time.monotonic() < deadline, f"nothing in {seconds} s:\n{self.log.read_text()[-4000:]}"
+            assert time.monotonic() < deadline, f"nothing in {LONGEST_SECONDS} s:\n{self.log.read_text()[-4000:]}"
             time.sleep(0.2)
         return found
 
@@ -80,7 +82,7 @@ def serving(*command: str, folder: Path, port: int, environment: Mapping[str, st
         )
     try:
         server = Server(f"http://127.0.0.1:{port}", log)
-        assert server.wait(server.locations, 240) == {"influence_assets": "RepositoryLocation"}
+        assert server.wait(server.locations) == {"influence_assets": "RepositoryLocation"}
         yield server
     finally:
         os.killpg(process.pid, signal.SIGTERM)

@@ -21,18 +21,18 @@ SHOWN = {
     "eigenbases": {"generation_id", "training_sequences", "counted_tokens", "attributed_parameters"},
     "corrected_eigenvalues": {"counted_sequences"},
     "curvature": {"generation_id", "attributed_share", "spectra", "layers"},
-    "curvature_drift": {"largest_drift", "largest_drift_layer", "threshold", "exceeds", "plot"},
+    "curvature_drift": {"largest_drift", "largest_drift_layer", "threshold", "exceeds", "curvature_drift"},
     "query_gradients": {"queries", "generation_id", "first_queries"},
     "gradient_sketches": {"sequences", "agreement", "expected_energy"},
     "influence_scores": {"scores", "largest_nats", "smallest_nats", "positive_share", "strongest"},
     "influence_details": {"split_scores", "sketch_agreement"},
-    "influence_catalogue": {"loaded_artifacts", "catalogue_bytes", "inserted", "distribution"},
+    "influence_catalogue": {"loaded_artifacts", "catalogue_bytes", "inserted", "score_distribution"},
 }
 ALWAYS = {"outcome", "seconds", "bytes", "peak_memory_bytes", "path"}
 PLOTS = {
     "curvature": ["spectra"],
-    "curvature_drift": ["plot"],
-    "influence_catalogue": ["distribution"],
+    "curvature_drift": ["curvature_drift"],
+    "influence_catalogue": ["score_distribution"],
 }
 
 

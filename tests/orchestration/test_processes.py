@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import dagster as dg
-import numpy as np
 
 from influence_assets.engine.workspace import Workspace
 from influence_assets.orchestration.instance import open_instance
 from influence_assets.orchestration.partitions import Partitions
 from influence_assets.study import Study
 from tests import studies
+from tests.closeness import assert_same_scores, assert_same_values, values_of
+from tests.commanding import finished
 from tests.studies import SHARDS
 
 ASSETS = ["documents", "token_sequences", "covariances", "corrected_eigenvalues"]
@@ -33,8 +34,8 @@ def test_two_processes_at_a_time_compute_what_one_computes(standing, tmp_path):
         assert Partitions.of(loaded).register(Workspace(loaded), instance) == 4
     runs = [materialising(study, shard) for shard in SHARDS]
     for run in runs:
-        printed, _ = run.communicate(timeout=240)
-        assert run.returncode == 0, printed[-4000:]
+        ended = finished(run)
+        assert ended.code == 0, ended.out[-4000:]
     with open_instance(loaded) as instance:
         processes = {run: step_processes(instance, run) for run in instance.get_run_ids()}
     assert len(processes) == 2
@@ -45,11 +46,9 @@ def test_two_processes_at_a_time_compute_what_one_computes(standing, tmp_path):
         for shard in SHARDS:
             one, other = (studies.artifact(path, asset, shard=shard) for path in (standing, study))
             assert one.key == other.key
-            assert one.array_names() == other.array_names()
-            for name in one.array_names():
-                np.testing.assert_array_equal(one.array(name), other.array(name))
+            assert_same_values(values_of(other), values_of(one))
     assert not {name.partition("[")[0] for name in studies.compute(study)} & set(ASSETS)
-    assert studies.scores(study) == studies.scores(standing)
+    assert_same_scores(studies.scores(study), studies.scores(standing))
 
 
 def materialising(study: Path, shard: str) -> "subprocess.Popen[str]":
@@ -67,6 +66,7 @@ def materialising(study: Path, shard: str) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 

@@ -9,6 +9,7 @@ from influence_assets.assets import asset_graph
 from tests import studies
 from tests.studies import COAST, QUERY_SETS, SHARDS
 
+pytestmark = pytest.mark.ui
 PARTITIONS = """
 query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { partitionKeys } } }
 """
@@ -59,7 +60,7 @@ def test_a_partition_is_launched_from_the_ui_that_our_command_starts(tmp_path):
     study = studies.lay_out(tmp_path)
     port = free_port()
     with serving(*influence("ui", "--study", str(study), "--port", str(port)), folder=tmp_path, port=port) as server:
-        server.wait(lambda: partitions(server, "documents") == list(SHARDS), 180)  # by the sensor, in the daemon
+        server.wait(lambda: partitions(server, "documents") == list(SHARDS))  # by the sensor, in the daemon
         parameters = {
             "selector": {
                 **SELECTOR,
@@ -77,7 +78,7 @@ def test_a_partition_is_launched_from_the_ui_that_our_command_starts(tmp_path):
             status = server.ask(RUN, id=run_id)["runOrError"]["status"]
             return status if status in ("SUCCESS", "FAILURE", "CANCELED") else None
 
-        assert server.wait(ended, 180) == "SUCCESS"
+        assert server.wait(ended) == "SUCCESS"
         (materialization,) = server.ask(MATERIALIZATIONS, key=key("documents"))["assetOrError"]["assetMaterializations"]
     assert (materialization["runId"], materialization["partition"]) == (run_id, COAST)
     tags = {tag["key"]: tag["value"] for tag in materialization["tags"]}
@@ -98,10 +99,9 @@ def test_a_bare_dagster_dev_in_the_project_finds_the_same_location(tmp_path):
     environment = {"INFLUENCE_STUDY": str(study), "DAGSTER_HOME": str(tmp_path / "home")}
     with serving(*command, folder=tmp_path, port=port, environment=environment) as server:
         pairs = [f"{query_set}|{shard}" for query_set in QUERY_SETS for shard in SHARDS]
-        server.wait(lambda: partitions(server, "influence_scores") == pairs, 180)
+        server.wait(lambda: partitions(server, "influence_scores") == pairs)
 
 
-@pytest.mark.slow
 def test_a_study_completes_by_itself_while_the_ui_is_open(tmp_path):
     """Nothing but the UI's daemon: the sensor registers, observes and requests, one run computes, SQL answers."""
     study = studies.lay_out(tmp_path)
@@ -111,7 +111,7 @@ def test_a_study_completes_by_itself_while_the_ui_is_open(tmp_path):
     port = free_port()
     catalogue = tmp_path / "store" / "influence.duckdb"
     with serving(*influence("ui", "--study", str(study), "--port", str(port)), folder=tmp_path, port=port) as server:
-        server.wait(catalogue.exists, 900)
+        server.wait(catalogue.exists)
 
         def checked():
             node = server.ask(CHECKS, key=key("influence_catalogue"))["assetNodeOrError"]
@@ -119,12 +119,12 @@ def test_a_study_completes_by_itself_while_the_ui_is_open(tmp_path):
             statuses = {execution["status"] if execution else None for execution in executions}
             return None if statuses & {None, "IN_PROGRESS"} else statuses
 
-        assert server.wait(checked, 180) == {"SUCCEEDED"}
+        assert server.wait(checked) == {"SUCCEEDED"}
         assert marks(server) == {step.name: set() for step in asset_graph()}
 
         # A file more: seen, computed and published, and nothing is marked.
         studies.write_extra(study)
-        server.wait(lambda: len(studies.scores(study)) > 2 * 10, 180)
-        server.wait(lambda: [run["status"] for run in finished(server)] == ["SUCCESS", "SUCCESS"], 60)
+        server.wait(lambda: len(studies.scores(study)) > 2 * 10)
+        server.wait(lambda: [run["status"] for run in finished(server)] == ["SUCCESS", "SUCCESS"])
         assert marks(server) == {step.name: set() for step in asset_graph()}
     assert studies.compute(study) == []

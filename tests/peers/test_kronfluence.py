@@ -20,6 +20,7 @@ from influence_assets.models.layers.selection import select_modules
 from tests import cases
 
 kronfluence = pytest.importorskip("kronfluence", reason="the peer is installed by `make test`")
+pytestmark = pytest.mark.peer
 
 IGNORED = -100
 

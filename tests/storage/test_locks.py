@@ -103,7 +103,8 @@ class TestUse:
             with pytest.raises(StorageError, match="somebody is at work"), store.alone():
                 pass
 
-    def test_a_short_use_is_waited_for(self, store):
+    def test_a_short_use_is_waited_for(self, store, monkeypatch):
+        monkeypatch.setattr(locks, "_PATIENCE_SECONDS", 900)
         with another_process(USES, store.root) as other:
             hear(other, "at work")
             threading.Timer(0.3, tell, [other]).start()

@@ -11,12 +11,13 @@ from pydantic import BaseModel
 from influence_assets.cli.example import EXAMPLE, write_example
 from influence_assets.cli.study_template import commented, reference
 from influence_assets.errors import InputError
+from influence_assets.extensions import extension_folders
 from influence_assets.study import Study
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = [
     "name", "corpus", "model", "queries", "sequences", "curvature", "scores", "sketches", "storage", "compute",
-    "automation",
+    "automation", "lineage", "extensions",
 ]  # fmt: skip
 
 
@@ -108,8 +109,11 @@ REFUSED = [
     ("storage.root", "", "at least 1 character"),
     ("compute.device", "gpu", "cuda"),
     ("compute.batch_sequences", 0, "greater than or equal to 1"),
+    ("compute.executor", 2, "valid string"),
     ("automation.enabled", "sometimes", "valid boolean"),
     ("automation.interval_seconds", 0, "greater than or equal to 1"),
+    ("extensions", "folder", "valid list"),
+    ("extensions.0", [""], "at least 1 character"),
 ]
 
 
@@ -224,6 +228,15 @@ def test_paths_are_relative_to_the_study_and_urls_stay(tmp_path, monkeypatch):
     assert study.corpus.path == "s3://bucket/c"
     assert study.queries.path == "/absolute/q.jsonl"
     assert study.model.path == "EleutherAI/pythia-14m"
+
+
+def test_extensions_are_folders_below_the_study(tmp_path):
+    (tmp_path / "mine").mkdir()
+    study = Study.load(written(tmp_path, smallest() | {"extensions": ["mine"]}))
+    assert study.extensions == (str(tmp_path / "mine"),)
+    assert tmp_path / "mine" in extension_folders()
+    with pytest.raises(InputError, match=r"^extensions: .*/none is not a folder"):
+        Study.load(written(tmp_path, smallest() | {"extensions": ["mine", "none"]}))
 
 
 def test_a_study_is_frozen(tmp_path):

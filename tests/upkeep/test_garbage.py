@@ -56,6 +56,7 @@ def test_there_is_nothing_to_collect_of_what_stands(study):
     assert_whole(study)
 
 
+@pytest.mark.slow
 def test_so_many_superseded_versions_are_kept_the_last_ones(study):
     versions = [studies.artifact(study, "gradient_sketches", shard=TRADES).key]
     for number in range(3):
@@ -109,6 +110,7 @@ def test_what_published_rows_lead_to_stays(study):
     assert studies.ask_sql(study, "select generation_id from generations").rows() == [(1,)]
 
 
+@pytest.mark.slow
 def test_a_generation_that_is_being_filled_stays(study):
     studies.compute(study, new_generation=True, until="curvature")
     assert collect(workspace(study), keep=0).removed == []
@@ -118,6 +120,7 @@ def test_a_generation_that_is_being_filled_stays(study):
     assert studies.ask_sql(study, "select max(generation_id) from generations").item() == 2
 
 
+@pytest.mark.slow
 def test_of_generations_that_are_published_no_more_nothing_is_left(study):
     for _ in range(2):
         studies.compute(study, new_generation=True)
@@ -154,6 +157,7 @@ def of_coast(key):
     return key.asset == "influence_details" or (key.partition or "").rpartition("|")[2] == COAST
 
 
+@pytest.mark.slow
 def test_what_was_withdrawn_cannot_damp_a_generation_anew(study):
     """Λ of the document went with it: another generation takes the place of the one that it was part of."""
     ids = studies.ask_sql(study, "select document_id from documents where title = 'Fog'")["document_id"].to_list()
@@ -166,6 +170,7 @@ def test_what_was_withdrawn_cannot_damp_a_generation_anew(study):
     assert_whole(study)
 
 
+@pytest.mark.slow
 def test_of_a_vanished_file_nothing_is_left_and_when_it_returns_it_is_computed(study):
     scores = studies.scores(study)
     studies.write_extra(study)
@@ -184,6 +189,7 @@ def test_of_a_vanished_file_nothing_is_left_and_when_it_returns_it_is_computed(s
     assert_whole(study)
 
 
+@pytest.mark.slow
 def test_no_folder_is_left_empty(study):
     change(study)
     (study.parent / "corpus" / TRADES).unlink()
@@ -204,6 +210,7 @@ def test_while_somebody_is_at_work_nothing_is_collected(study):
     assert collect(workspace(study), keep=0).removed
 
 
+@pytest.mark.slow
 def test_a_study_without_a_catalogue_can_be_collected(tmp_path):
     study = studies.lay_out(tmp_path)
     studies.compute(study, until="covariances")

@@ -23,10 +23,10 @@ def ask(
     """Answer a new question from the stored sketches: which passages raise this completion's probability."""
     loaded = Study.load(study)  # first: a study that is refused need not wait for torch, which `asking` imports
     from influence_assets.api import ask
+    from influence_assets.assets import open_workspace
     from influence_assets.engine.versions import Versions
-    from influence_assets.engine.workspace import Workspace
 
-    answer = ask(Versions(Workspace(loaded), "published"), prompt, completion, top)
+    answer = ask(Versions(open_workspace(loaded), "published"), prompt, completion, top)
     console.print(f"[dim]{escape(visible(prompt))}[/][bold]{escape(visible(completion))}[/]", soft_wrap=True)
     console.print(
         f"log-probability {answer.log_probability_nats:.2f} nats over {answer.completion_tokens} tokens; "

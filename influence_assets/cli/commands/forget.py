@@ -20,10 +20,11 @@ def forget(
     study: StudyOption = HERE,
 ) -> None:
     """Withdraw documents: out of every table at once, then out of every array and from the disk."""
+    from influence_assets.assets import open_workspace
     from influence_assets.upkeep.forget import withdraw
 
     loaded = Study.load(study)
-    added = withdraw(Workspace(loaded), document, reason)
+    added = withdraw(open_workspace(loaded), document, reason)
     console.print(f"Listed as withdrawn: {len(added)}, already listed: {len(document) - len(added)}.")
     if only_list:
         console.print("`influence run` takes them out of every table, `influence gc` from the disk.")
@@ -33,6 +34,7 @@ def forget(
 
 def _take_out(study: Study, document_ids: list[str]) -> bool:
     """Take listed documents out of the tables and from the disk; returns whether the run was complete."""
+    from influence_assets.assets import open_workspace
     from influence_assets.cli.garbage import print_collected
     from influence_assets.cli.study_runs import run_study
     from influence_assets.upkeep.forget import retract, still_published
@@ -53,6 +55,7 @@ def _take_out(study: Study, document_ids: list[str]) -> bool:
 
 def _print_tombstones(study: Study, document_ids: list[str]) -> None:
     """Print what the store still says about the documents, and which source files still hold them."""
+    from influence_assets.assets import open_workspace
     from influence_assets.cli.tables import show_table
     from influence_assets.upkeep.forget import tombstones_of
 

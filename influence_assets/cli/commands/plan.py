@@ -20,12 +20,12 @@ NOT_KNOWN = "–"
 def plan(study: StudyOption = HERE) -> None:
     """Estimate what each stage will take before it runs: operations, time, memory, bytes; beside it, what it took."""
     loaded = Study.load(study)  # first: a study that is refused need not wait for torch, which the estimates import
+    from influence_assets.assets import open_workspace
     from influence_assets.assets.study_sizes import StudySizes
     from influence_assets.engine.versions import Versions
-    from influence_assets.engine.workspace import Workspace
     from influence_assets.forecast.estimates import estimates
 
-    sizes = StudySizes(Versions(Workspace(loaded)))
+    sizes = StudySizes(Versions(open_workspace(loaded)))
     stages = estimates(sizes)
     shape = sizes.shape
     attributed = shape.gradient_numbers / shape.parameters

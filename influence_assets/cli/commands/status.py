@@ -23,15 +23,15 @@ SHARDS_SHOWN = 50
 
 def status(study: StudyOption = HERE) -> None:
     """Show shards, the generation, and what is missing or stale."""
+    from influence_assets.assets import open_workspace
     from influence_assets.cli.drift import drift_proposal
     from influence_assets.engine.bring_up import drift
     from influence_assets.engine.plan import plan, state_rows
     from influence_assets.engine.versions import Versions
-    from influence_assets.engine.workspace import Workspace
     from influence_assets.storage.catalogue import record_states
 
     loaded = Study.load(study)
-    workspace = Workspace(loaded)
+    workspace = open_workspace(loaded)
     versions = Versions(workspace)
     states = list(plan(versions))
     console.print(f"Study [bold]{loaded.name}[/], store {escape(loaded.storage.root)}")

@@ -8,13 +8,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from influence_assets.errors import InputError
-from influence_assets.models.layers.rule import LinearModule, is_linear
+from influence_assets.models.layers.rule import KEY, AttributedLayer, rule_of
 
-KEY = "curvature.modules"
 MLP_PATTERNS = ("*.mlp.*", "*.fc1", "*.fc2", "*.feed_forward.*", "*.ffn.*")
 
 
-def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[LinearModule, ...]:
+def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[AttributedLayer, ...]:
     """The linear maps that `curvature.modules` names, in the model's own order.
 
     Args:
@@ -33,7 +32,9 @@ def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tupl
         if name and module is not head and any(fnmatchcase(name, pattern) for pattern in patterns)
     }
     _refuse_unknown(model, _maps(model) if modules == "linear" else matched)
-    selected = tuple(LinearModule(name, module) for name, module in matched.items() if is_linear(module))
+    selected = tuple(
+        layer for name, module in matched.items() if (rule := rule_of(module)) for layer in rule.layers(name, module)
+    )
     _refuse_idle_patterns(model, patterns, selected, modules)
     _refuse_shared(model, selected)
     return selected
@@ -44,7 +45,7 @@ def _patterns(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[tup
     if modules == "mlp":
         return MLP_PATTERNS, None
     if modules == "linear":
-        linear = tuple(name for name, module in model.named_modules() if is_linear(module))
+        linear = tuple(name for name, module in model.named_modules() if rule_of(module))
         return linear, model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return tuple(modules), None
 
@@ -68,7 +69,7 @@ def _refuse_unknown(model: PreTrainedModel, matched: Mapping[str, nn.Module]) ->
     experts = any(p.ndim > 2 for name in unknown for p in matched[name].parameters(recurse=False))
     reason = ", a mixture of experts, each of which sees only the tokens that are routed to it" if experts else ""
     blocks = tuple(name.rpartition(".")[0] + "." for name in unknown) if experts else tuple(unknown)
-    others = [n for n, m in _maps(model).items() if is_linear(m) and not n.startswith(blocks)]
+    others = [n for n, m in _maps(model).items() if rule_of(m) and not n.startswith(blocks)]
     patterns = list(dict.fromkeys(map(_without_numbers, others)))
     raise InputError(
         KEY,
@@ -82,12 +83,15 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _refuse_idle_patterns(
-    model: PreTrainedModel, patterns: tuple[str, ...], selected: tuple[LinearModule, ...], modules: str | Sequence[str]
+    model: PreTrainedModel,
+    patterns: tuple[str, ...],
+    selected: tuple[AttributedLayer, ...],
+    modules: str | Sequence[str],
 ) -> None:
     named = not isinstance(modules, str)
     idle = [p for p in patterns if named and not any(fnmatchcase(linear.name, p) for linear in selected)]
     if idle or not selected:
-        available = list(dict.fromkeys(_without_numbers(name) for name, m in model.named_modules() if is_linear(m)))
+        available = list(dict.fromkeys(_without_numbers(name) for name, m in model.named_modules() if rule_of(m)))
         raise InputError(
             KEY,
             f"{', '.join(repr(p) for p in idle) or repr(modules)} matches no linear layer of {type(model).__name__}",
@@ -95,7 +99,7 @@ def _refuse_idle_patterns(
         )
 
 
-def _refuse_shared(model: PreTrainedModel, selected: tuple[LinearModule, ...]) -> None:
+def _refuse_shared(model: PreTrainedModel, selected: tuple[AttributedLayer, ...]) -> None:
     """A weight that two modules share gets gradients from both; attributing one of them would be silently wrong."""
     owners: Mapping[int, set[str]] = defaultdict(set)
     for name, module in model.named_modules(remove_duplicate=False):
@@ -112,7 +116,7 @@ def _refuse_shared(model: PreTrainedModel, selected: tuple[LinearModule, ...]) -
 
 
 def _has_unknown_weights(module: nn.Module) -> bool:
-    return not is_linear(module) and any(p.ndim >= 2 for p in module.parameters(recurse=False))
+    return rule_of(module) is None and any(p.ndim >= 2 for p in module.parameters(recurse=False))
 
 
 def _without_numbers(name: str) -> str:

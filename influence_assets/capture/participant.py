@@ -1,0 +1,43 @@
+"""What takes part in a pass over sequences together with others."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+from influence_assets.capture.batches import Batch
+from influence_assets.capture.layer_gradient import LayerGradient
+from influence_assets.capture.runner import Runner
+from influence_assets.maths.ekfac import Eigenbasis
+
+
+class Participant(ABC):
+    """Is given every layer of every batch of a pass.
+
+    Attributes:
+        fits: whether it is measured with the labels of the curvature, else with the data's own.
+        needs_bases: whether it needs the eigenbases.
+        rotates: whether it needs gradients in the eigenbases on both sides.
+    """
+
+    fits: ClassVar[bool] = False
+    needs_bases: ClassVar[bool] = False
+    rotates: ClassVar[bool] = False
+
+    def begin(  # noqa: B027  # most have nothing to prepare
+        self, runner: Runner, bases: Mapping[str, Eigenbasis], tokens: int, *, is_rotated_anyway: bool
+    ) -> None:
+        """Prepare for a pass.
+
+        Args:
+            runner: the model.
+            bases: of every layer, on its device.
+            tokens: in a sequence.
+            is_rotated_anyway: whether another participant has the data's own gradients rotated on both sides.
+        """
+
+    @abstractmethod
+    def add(self, batch: Batch, layer: LayerGradient) -> None:
+        """Take in a layer of a batch."""
+
+    def end_batch(self) -> None:  # noqa: B027  # totals have no need of it
+        """Note that all layers of a batch have been added."""

@@ -1,0 +1,52 @@
+"""What a page is, and which pages an asset has."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.shown import Picture, Shown
+from influence_assets.extensions import discover, extension_folders
+from influence_assets.storage.artifacts import Artifact
+
+PACKAGE = "influence_assets.report.pages"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A picture of an asset.
+
+    Args:
+        name: unique among pages; the picture's entry in the UI.
+        title: what it shows, for those who cannot see it.
+        asset: the name of the asset of which every artifact is drawn.
+        draw: draws an artifact as PNG, small enough to lie in a run's metadata. Neither text nor titles of documents
+            belong in it: the UI keeps it for ever, and a document may be withdrawn.
+    """
+
+    name: str
+    title: str
+    asset: str
+    draw: Callable[[Artifact], bytes]
+
+
+def pages_of(asset: str) -> list[Page]:
+    """Return the pages of an asset by name, those of extensions and installed packages included.
+
+    Raises:
+        InputError: a page's file cannot be imported, or two pages have the same name.
+    """
+    return [page for page in _pages(tuple(extension_folders())) if page.asset == asset]
+
+
+@lru_cache
+def _pages(_folders: tuple[Path, ...]) -> list[Page]:
+    """Discover all pages, once for each list of extension folders."""
+    return sorted(discover(PACKAGE, "PAGE", Page).values(), key=lambda page: page.name)
+
+
+def everything_shown(asset: AssetDefinition, artifact: Artifact) -> Mapping[str, Shown]:
+    """Return what a person is shown of an artifact beside its figures: its pages, then what the asset itself shows."""
+    pictures = {page.name: Picture(page.draw(artifact), page.title) for page in pages_of(asset.name)}
+    return {**pictures, **asset.shown(artifact)}

@@ -1,0 +1,56 @@
+"""The corrected eigenvalues of a generation, and where the damping cuts them off."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from influence_assets.report.page import Page
+from influence_assets.storage.artifacts import Artifact
+
+if TYPE_CHECKING:
+    import altair as alt
+
+
+def draw(artifact: Artifact) -> bytes:
+    """Draw the spectra of an artifact of `curvature`."""
+    from influence_assets.report.charts import png
+
+    damping: dict[str, float] = artifact.manifest.summary["damping"]
+    return png(chart({layer: artifact.array(f"{layer}.corrected_eigenvalues") for layer in damping}, damping))
+
+
+def chart(eigenvalues: Mapping[str, np.ndarray], damping: Mapping[str, float]) -> "alt.LayerChart":
+    """Return every layer's corrected eigenvalues, descending, on logarithmic axes; dashed: each layer's damping λ.
+
+    Args:
+        eigenvalues: Λ [d_out, d_in] by layer.
+        damping: λ by layer.
+    """
+    import altair as alt
+
+    from influence_assets.report.charts import HEIGHT, LOGARITHMIC, POINTS, WIDTH
+
+    frames, levels = [], []
+    for layer, values in eigenvalues.items():
+        ordered = np.sort(values.reshape(-1))[::-1]
+        rank = np.unique(np.geomspace(1, len(ordered), POINTS).astype(int))
+        floor = damping[layer] * 1e-6  # zeros have no place on a logarithmic axis
+        frames.append(pl.DataFrame({"layer": layer, "rank": rank, "eigenvalue": np.maximum(ordered[rank - 1], floor)}))
+        levels.append({"layer": layer, "damping": damping[layer]})
+    colour = alt.Color("layer:N", title=None, legend=alt.Legend(orient="bottom", columns=2, labelLimit=300))
+    lines = (
+        alt.Chart(pl.concat(frames))
+        .mark_line()
+        .encode(
+            x=alt.X("rank:Q", scale=alt.Scale(type="log"), title="rank"),
+            y=alt.Y("eigenvalue:Q", **LOGARITHMIC, title="corrected eigenvalue Λ"),
+            color=colour,
+        )
+    )
+    rules = alt.Chart(pl.DataFrame(levels)).mark_rule(strokeDash=[4, 4]).encode(y="damping:Q", color=colour)
+    return (lines + rules).properties(width=WIDTH, height=HEIGHT)
+
+
+PAGE = Page(name="spectra", title="Corrected eigenvalues", asset="curvature", draw=draw)

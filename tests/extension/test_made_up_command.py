@@ -1,0 +1,37 @@
+"""A command that one file adds, by a folder and by an entry point."""
+
+import pytest
+
+from influence_assets.extensions import EXTENSIONS
+from tests.commanding import influence
+
+
+def of_folder(request):
+    request.getfixturevalue("parts")
+
+
+def of_entry_point(request):
+    request.getfixturevalue("install")("influence_assets.cli.commands", "count")
+
+
+@pytest.mark.parametrize("bring", [of_folder, of_entry_point])
+def test_it_is_listed_last_explained_and_run(request, standing, bring):
+    assert "count" not in influence("--help").out
+    bring(request)
+    commands = [line.split()[1] for line in influence("--help").out.splitlines() if line.startswith("│ ")]
+    assert commands[-2:] == ["demo", "count"]
+    assert "Count the rows of a table." in influence("count", "--help").out
+    finished = influence("count", "documents", "--study", standing)
+    assert (finished.code, finished.out, finished.err) == (0, "7 rows\n", "")
+    finished = influence("count", "tombstones", "--study", standing)
+    assert (finished.code, finished.out, finished.err) == (1, "0 rows\n", "")
+
+
+def test_a_broken_one_is_one_paragraph_that_names_its_file(tmp_path, monkeypatch):
+    (tmp_path / "commands").mkdir()
+    (tmp_path / "commands" / "broken.py").write_text("import nothing_of_this_name")
+    monkeypatch.setenv(EXTENSIONS, str(tmp_path))
+    finished = influence("--help")
+    assert (finished.code, finished.out) == (1, "")
+    assert finished.error.startswith(f"Error {tmp_path}/commands/broken.py: cannot be imported (ModuleNotFoundError: ")
+    assert finished.err.count("\n") == 1

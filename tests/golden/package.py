@@ -1,0 +1,44 @@
+"""All that the golden values use of the package, in one place: the graph, the store, and how a study is computed."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from influence_assets.assets import asset_graph
+from influence_assets.storage.artifacts import Artifact, ArtifactStore
+from tests import studies
+from tests.golden import tiny_study
+
+__all__ = ["Artifact", "assets", "code_versions", "compute", "stored_artifacts"]
+
+
+def assets() -> list[str]:
+    """The names of all assets, in the order in which they are computed."""
+    return [asset.name for asset in asset_graph()]
+
+
+def code_versions(asset: str) -> Mapping[str, str]:
+    """The code versions of an asset and of all that it is computed from, directly or not."""
+    graph = asset_graph()
+    versions: dict[str, str] = {}
+    waiting = [asset]
+    while waiting:
+        name = waiting.pop()
+        if name not in versions:
+            versions[name] = graph[name].code_version
+            waiting += graph[name].inputs
+    return dict(sorted(versions.items()))
+
+
+def compute(study: Path, *, until: str | None = None) -> None:
+    """Bring a study up to date, in this process and without Dagster."""
+    studies.compute(study, until=until)
+
+
+def stored_artifacts(study: Path) -> Iterator[Artifact]:
+    """The latest artifact of each partition in a study's store."""
+    store = ArtifactStore.open_or_create(study.parent / "store", tiny_study.NAME)
+    latest = {}
+    for manifest in sorted(store.manifests(), key=lambda manifest: manifest.started_at):
+        latest[manifest.asset, manifest.partition] = manifest.key
+    for key in latest.values():
+        yield store.open(key)
