@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from influence_assets.layouts.sequences import shard_sequences
 
+from influence_assets.assets import asset_graph
 from influence_assets.capture.batches import Sequences
+from influence_assets.layouts.sequences import shard_sequences
 from influence_assets.models import loading
 from influence_assets.models.layers.selection import select_modules
 from tests import studies
@@ -66,8 +67,10 @@ def test_a_study_with_factors_in_blocks(tmp_path):
     assert oracle_error(study, stored) < 1e-9
     for asset in ("covariances", "eigenbases"):
         artifact = stored.get(asset) or studies.artifact(study, asset, shard=studies.COAST)
-        for check in CHECKS[asset]:
-            assert check.look(artifact, studies.versions_of(study).workspace.store.open).passed
+        open_input = studies.versions_of(study).workspace.store.open
+        findings = dict(asset_graph()[asset].checks.findings(artifact, open_input))
+        assert findings
+        assert all(finding.passed for finding in findings.values())
     before = studies.data_versions(study)
     studies.write_extra(study)
     assert set(studies.compute(study)) == studies.of_shard(studies.EXTRA)

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from influence_assets.pipeline import details
 
 from influence_assets.assets.strongest import Earlier, extremes, strongest_pairs, unchanged
+from influence_assets.capture import details
 from influence_assets.storage.manifest import ArtifactKey
 from tests import studies
 from tests.studies import COAST, FIRST, TRADES
