@@ -12,6 +12,7 @@ from influence_assets.engine.graph import AssetGraph
 from influence_assets.engine.workspace import Workspace
 from influence_assets.extensions import discover, extension_folders
 from influence_assets.methods.registry import methods_of
+from influence_assets.storage.statements import use_folders
 from influence_assets.study import Study
 
 GROUPS = ("corpus", "model", "curvature", "queries", "attribution")
@@ -21,10 +22,14 @@ GROUPS = ("corpus", "model", "curvature", "queries", "attribution")
 def asset_graph() -> AssetGraph:
     """Return the graph of all assets: the package's own, those of extension folders, and installed ones.
 
+    The catalogue has the tables of these assets from now on.
+
     Raises:
         InputError: an asset's file cannot be imported, or the assets do not fit together.
     """
-    return _graph(tuple(extension_folders()))
+    graph = _graph(tuple(extension_folders()))
+    use_folders(asset.sql for asset in graph if asset.sql is not None)
+    return graph
 
 
 def open_workspace(study: Study) -> Workspace:
