@@ -11,9 +11,9 @@ import typer
 from typer.core import TyperCommand
 
 from docs.blocks import ROOT, write_blocks
-from influence_assets.cli.app import app
-from influence_assets.cli.starting import reference
-from influence_assets.pipeline.graph import STEPS
+from influence_assets.assets import asset_graph
+from influence_assets.cli.app import build_app
+from influence_assets.cli.study_template import reference
 from influence_assets.storage.statements import Statement, statements
 
 PARTITIONS = {"none": "–", "shard": "shard", "query_set": "query set", "pair": "query set × shard"}
@@ -85,7 +85,7 @@ def _cookbook() -> str:
 
 def _commands() -> str:
     """Every command with its arguments, from its own help."""
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(build_app())
     rows = (
         f"| `influence {' '.join([name, *_arguments(command)])}` | {_cell(command.help or '')} |"
         for name, command in sorted(group.commands.items())  # type: ignore[attr-defined]
@@ -107,15 +107,15 @@ def _arguments(command: TyperCommand) -> Iterator[str]:
 
 def _assets() -> str:
     rows = (
-        f"| {step.group} | `{step.name}` | {PARTITIONS[step.partitioning]} | {_cell(step.description)} |"
-        for step in STEPS
+        f"| {asset.group} | `{asset.name}` | {PARTITIONS[asset.partitioned_by]} | {_cell(asset.description)} |"
+        for asset in asset_graph()
     )
     return "\n".join(["| group | asset | a partition for each | what it holds |", "|---|---|---|---|", *rows])
 
 
 def _graph() -> str:
     """The graph without the edges that follow from others."""
-    inputs = {step.name: set(step.upstream) for step in STEPS}
+    inputs = {asset.name: set(asset.inputs) for asset in asset_graph()}
     above: dict[str, set[str]] = {}
     for name in inputs:  # inputs come before what reads them
         above[name] = inputs[name].union(*(above[one] for one in inputs[name]))

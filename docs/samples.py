@@ -214,7 +214,7 @@ def demo_samples(study: Path) -> dict[str, str]:
 
 def demo_answer(study: Path) -> str:
     """Return the picture of an answer, as SVG, made of a demo's study."""
-    from influence_assets.cli.app import console
+    from influence_assets.cli.console import console
 
     console.width = PICTURE_WIDTH
     with contextlib.chdir(study.resolve().parent.parent), contextlib.redirect_stdout(io.StringIO()):
@@ -233,10 +233,11 @@ def printed(line: str, width: int = WIDTH) -> str:
     Raises:
         Exception: Whatever the command raised.
     """
-    from influence_assets.cli.app import app, console
+    from influence_assets.cli.app import build_app
+    from influence_assets.cli.console import console
 
     console.width = width
-    result = CliRunner().invoke(app, shlex.split(line)[1:])
+    result = CliRunner().invoke(build_app(), shlex.split(line)[1:])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     text = "\n".join(part.rstrip() for part in result.stdout.splitlines())

@@ -14,7 +14,7 @@ from docs import samples
 from docs.blocks import PAGES, ROOT, blocks
 from docs.references import references
 from docs.terminal import text_of
-from influence_assets.cli.app import app
+from influence_assets.cli.app import build_app
 
 README = ROOT / "README.md"
 BYTES = 9_000
@@ -63,7 +63,7 @@ def test_every_link_leads_somewhere(page):
     "page", [page for page in PAGES if page.name not in OF_EARLIER_DAYS], ids=lambda page: page.name
 )
 def test_every_command_exists_with_its_options(page):
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(build_app())
     for line in _commands(page.read_text(encoding="utf-8")):
         name, *arguments = shlex.split(line)[1:]
         try:
