@@ -1,7 +1,7 @@
 """The study: one frozen, validated description of everything a run depends on.
 
 A study is a YAML file. Every key is documented by its `Field` description, from which the
-file that `influence init` writes and the README's reference are both made.
+file that `influence init` writes and the reference in docs/study.md are both made.
 """
 
 from pathlib import Path
@@ -261,7 +261,7 @@ class Lineage(_Section):
 
 
 class Study(_Section):
-    """One attribution study; see the README's reference of study.yaml."""
+    """One attribution study; docs/study.md has the reference of its keys."""
 
     name: str = Field(
         pattern=r"^[a-z][a-z0-9_]{0,62}$",
@@ -376,7 +376,7 @@ def _readable(path: Path, error: ValidationError) -> InputError:
             # YAML has lists, not tuples.
             allowed = problem["msg"].removeprefix("Value error, ").replace("tuple", "list")
             lines.append(f"`{key}` = {problem['input']!r}: {allowed}")
-    return InputError(str(path), "; ".join(dict.fromkeys(lines)), "Mend the keys named; the README lists all of them.")
+    return InputError(str(path), "; ".join(dict.fromkeys(lines)), "Mend the keys named; docs/study.md lists all of them.")
 
 
 def _is_union_branch(part: str) -> bool:
