@@ -268,7 +268,7 @@ def key_of(shard, version):
     return ArtifactKey("influence_scores", f"set|shard-{shard}", f"v{version}")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(corpora())
 def test_a_ranking_from_an_earlier_one_is_the_brute_force_one(made):
     (before, after), count = made
