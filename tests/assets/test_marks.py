@@ -11,6 +11,8 @@ from collections import Counter
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
+import pytest
+
 from influence_assets.assets.jobs import JOBS
 from influence_assets.pipeline.graph import BY_NAME
 from influence_assets.pipeline.plan import plan
@@ -75,6 +77,7 @@ def test_after_the_command_nothing_is_marked(located):
     assert_agree(located, standing=ALL)
 
 
+@pytest.mark.slow
 def test_after_all_jobs_by_hand_nothing_is_marked(located):
     located.sense()
     by_hand(located, *JOBS)
@@ -122,6 +125,7 @@ def test_files_that_come_change_and_go(computed):
     assert_agree(computed, standing=ALL - 7)
 
 
+@pytest.mark.slow
 def test_a_setting_that_is_changed_and_taken_back(computed):
     path = computed.path
     studies.write_study(path.parent, curvature={"damping_scale": 0.5})
@@ -135,6 +139,7 @@ def test_a_setting_that_is_changed_and_taken_back(computed):
     assert_agree(computed, standing=ALL)
 
 
+@pytest.mark.slow
 def test_a_new_generation(computed):
     assert not computed.command(new_generation=True).failures
     assert_agree(computed, standing=ALL)
@@ -146,6 +151,7 @@ def test_a_new_generation(computed):
     assert_agree(computed, standing=ALL + 7)
 
 
+@pytest.mark.slow
 def test_a_generation_that_is_being_filled(computed):
     config = {"ops": {f"{studies.NAME}__eigenbases": {"config": {"new_generation": True}}}}
     assert computed.run("fit_generation", run_config=config).success
@@ -156,6 +162,7 @@ def test_a_generation_that_is_being_filled(computed):
     assert stale == {"curvature"}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_while_it_filled_a_generation(computed):
     """Two generations stand then; what the next run tells of one must not outdate what it tells of the other."""
     computed.command(new_generation=True, killed_before="query_gradients")
@@ -176,6 +183,7 @@ def test_withdrawn_documents(computed):
     assert_agree(computed, standing=ALL)
 
 
+@pytest.mark.slow
 def test_other_questions_and_other_weights(computed):
     studies.write_jsonl(computed.path.parent / "queries" / FIRST, studies.FIRST_ROWS[:1])
     computed.sense()

@@ -54,6 +54,7 @@ def runs(located):
     return [located.run(job, partition) for job in JOBS for partition in partitions(job)]
 
 
+@pytest.mark.slow
 def test_every_job_by_hand_ends_in_scores_and_says_what_it_did(located, runs):
     assert all(run.success for run in runs)
     checks = [check for run in runs for check in run.get_asset_check_evaluations()]
@@ -191,6 +192,7 @@ def materialised(located):
     return found
 
 
+@pytest.mark.slow
 def test_the_job_by_hand_can_fit_another_generation(computed):
     """From the launchpad, as the command's `--new-generation`."""
     config = {"ops": {f"{studies.NAME}_compute_outstanding": {"config": {"new_generation": True}}}}
