@@ -8,10 +8,9 @@ next run.
 
 from collections import Counter
 
+import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
-
-import pytest
 
 from influence_assets.assets.jobs import JOBS
 from influence_assets.pipeline.graph import BY_NAME

@@ -6,9 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import dagster as dg
+import pytest
 
 from influence_assets.assets.instance import open_instance
 from influence_assets.assets.partitions import Partitions
