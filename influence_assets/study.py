@@ -376,7 +376,9 @@ def _readable(path: Path, error: ValidationError) -> InputError:
             # YAML has lists, not tuples.
             allowed = problem["msg"].removeprefix("Value error, ").replace("tuple", "list")
             lines.append(f"`{key}` = {problem['input']!r}: {allowed}")
-    return InputError(str(path), "; ".join(dict.fromkeys(lines)), "Mend the keys named; docs/study.md lists all of them.")
+    return InputError(
+        str(path), "; ".join(dict.fromkeys(lines)), "Mend the keys named; docs/study.md lists all of them."
+    )
 
 
 def _is_union_branch(part: str) -> bool:

@@ -127,7 +127,7 @@ class TwinFile:
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Keep other processes from changing the list."""
-        with locks.exclusive(self.path.with_name(f".{self.path.name}.lock")):
+        with locks.locked(self.path.with_name(f".{self.path.name}.lock")):
             yield
 
 

@@ -90,7 +90,7 @@ def test_of_two_damaged_copies_what_can_be_read_stays_out(tmp_path):
     StoreList(tmp_path).add([entry(document_id) for document_id in IDS[:9]])
     for path, line in zip(files(tmp_path), (3, 5), strict=True):
         lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(lines[:line] + ["}{\n"] + lines[line + 1 :]))
+        path.write_text("".join([*lines[:line], "}{\n", *lines[line + 1 :]]))
     assert ids(tmp_path) == IDS[:9]
 
 

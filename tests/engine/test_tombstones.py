@@ -46,7 +46,7 @@ def test_of_two_damaged_copies_is_left_what_can_be_read(tmp_path):
     tombstones.store(frame(ROWS))
     for path, line in zip(files(tmp_path), (1, 2), strict=True):
         lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(lines[:line] + ['{"shard_id": 7}\n', "}{\n"] + lines[line + 1 :]))
+        path.write_text("".join([*lines[:line], '{"shard_id": 7}\n', "}{\n", *lines[line + 1 :]]))
     assert tombstones.stored().sort("document_id").equals(frame(ROWS))
     assert set(tombstones.mend()) == set(files(tmp_path))
     assert tombstones.mend() == {}

@@ -57,7 +57,7 @@ class TestUse:
             read_everything(store)
 
     def test_threads_use_it_together(self, store):
-        both = threading.Barrier(2, timeout=60)
+        both = threading.Barrier(2, timeout=900)
 
         def use():
             with store.shared_lock():
