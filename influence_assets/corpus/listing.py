@@ -87,6 +87,19 @@ def file_at(path: str) -> ListedFile:
     return ListedFile(name, str(filesystem.unstrip_protocol(root)), int(entry["size"]))
 
 
+def exists_at(path: str) -> bool:
+    """Return whether there is anything at a path.
+
+    Raises:
+        InputError: it cannot be looked at.
+    """
+    try:
+        file_at(path)
+    except MissingError:
+        return False
+    return True
+
+
 def _local_files(root: str, below: str, suffixes: tuple[str, ...]) -> Iterator[ListedFile]:
     """The files of one folder and its sub-folders; `below` is empty, or the folder's path in `root` with a slash."""
     folder = f"{root}/{below}"

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from influence_assets.corpus import columns
-from influence_assets.corpus.readers import json_rows
+from influence_assets.corpus.formats.jsonl import json_rows
 from influence_assets.corpus.sources import SourceFile
 from influence_assets.corpus.tokenization import Tokenization
 from influence_assets.errors import InputError

@@ -5,8 +5,6 @@ and no longer than `corpus.max_document_bytes`. The text is kept exactly as it i
 model was trained on it: only a byte-order mark at the start of a file is dropped.
 """
 
-import codecs
-import json
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -14,9 +12,9 @@ import polars as pl
 
 from influence_assets.corpus import columns
 from influence_assets.corpus.slices import Shard, read_slice
-from influence_assets.corpus.sources import JSONL_SUFFIXES, SourceFile
+from influence_assets.corpus.source_format import format_of
+from influence_assets.corpus.sources import SourceFile
 from influence_assets.corpus.stored_rows import StoredRow, too_long
-from influence_assets.corpus.streams import bounded_lines, open_decompressed
 from influence_assets.errors import InputError
 from influence_assets.study import Corpus
 
@@ -32,7 +30,6 @@ ROW_SCHEMA = pl.Schema(
 
 _BATCH_CHARACTERS = 8 * 2**20
 _BATCH_ROWS = 2**14
-_ENCODING_REMEDY = "Convert the file to UTF-8, for example with iconv."
 
 
 def read_rows(shard: Shard, corpus: Corpus) -> Iterator[pl.DataFrame]:
@@ -63,80 +60,26 @@ def read_rows(shard: Shard, corpus: Corpus) -> Iterator[pl.DataFrame]:
         yield pl.DataFrame(batch, schema=ROW_SCHEMA)
 
 
-def json_rows(url: str, line_bytes: int, remedy: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a .jsonl file (plain, .gz or .zst), each with the number of its line.
-
-    Args:
-        url: of the file.
-        line_bytes: the longest line that is read.
-        remedy: what to do about a longer one.
-
-    Raises:
-        InputError: naming the row that is longer than `line_bytes`, not UTF-8, not JSON or not an object.
-    """
-    with open_decompressed(url) as stream:
-        for number, line in bounded_lines(stream, line_bytes, url, remedy):
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            if line.strip():
-                yield number, _parsed(line, f"{url}, row {number}")
-
-
-def _columns(row: StoredRow, url: str, corpus: Corpus) -> dict[str, Any] | None:
-    """What a row says, by column; None where nothing is said."""
-    if row.columns is not None:
-        return row.columns
-    if url.endswith(JSONL_SUFFIXES):
-        line = row.payload
-        return _parsed(line, f"{url}, row {row.number}") if line.strip() else None
-    if not row.payload:
-        return None
-    no_id = {} if corpus.id_column is None else {corpus.id_column: None}
-    return {**no_id, corpus.text_column: _decoded(row.payload, f"{url}, row {row.number}")}
-
-
-def _decoded(content: bytes, where: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(where, f"line {line} is not UTF-8 (byte {error.start + 1})", _ENCODING_REMEDY) from error
-
-
-def _parsed(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        text = line.decode("utf-8")
-        # NaN and Infinity, which some writers put where JSON has null, are read as null.
-        row = json.loads(text, parse_constant=lambda _: None)
-        if "\\u" in text:  # an escape can name half of a surrogate pair, which is no character
-            json.dumps(row, ensure_ascii=False).encode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(where, f"is not UTF-8 (byte {error.start + 1} of the row)", _ENCODING_REMEDY) from error
-    except UnicodeEncodeError as error:
-        raise InputError(where, "holds half of a surrogate pair (\\ud800 …)", "Mend that character.") from error
-    except (ValueError, RecursionError) as error:
-        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise InputError(where, f"is not JSON ({reason})", "Write one JSON object a line.") from error
-    if not isinstance(row, dict):
-        raise InputError(where, f"is JSON, but not an object: {text.strip()[:40]}", "Write one JSON object a line.")
-    return row
-
-
 def _described_rows(shard: Shard, corpus: Corpus) -> Iterator[dict[str, Any]]:
     """The shard's rows as those of `ROW_SCHEMA`."""
-    url = shard.file.url
     stored = read_slice(shard, corpus)
     try:
         for row in stored:
-            columns_of_row = _columns(row, url, corpus)
+            where = f"{shard.file.url}, row {row.number}"
+            columns_of_row = _columns_of(row, shard.file.name, where, corpus)
             if columns_of_row is not None:
-                yield _described(row.number, columns_of_row, corpus, f"{url}, row {row.number}")
+                yield _described(row.number, columns_of_row, corpus, where)
     except InputError:
         if shard.is_readable:
             # Read on: that the file is being written is the truer reason, and only the end tells.
             for _ in stored:
                 pass
         raise
+
+
+def _columns_of(row: StoredRow, name: str, where: str, corpus: Corpus) -> dict[str, Any] | None:
+    """What a row of a file of this name says, by column; None where nothing is said."""
+    return format_of(name).columns(row, where, corpus) if row.columns is None else row.columns
 
 
 def _described(source_row: int, row: dict[str, Any], corpus: Corpus, where: str) -> dict[str, Any]:

@@ -14,14 +14,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from influence_assets.corpus.digests import UNREADABLE, Digests
-from influence_assets.corpus.sources import (
-    CORPUS_SUFFIXES,
-    PARQUET_SUFFIXES,
-    SourceFile,
-    list_source_files,
-    nothing_listed,
-)
-from influence_assets.corpus.stored_rows import Place, StoredRow, stored_rows, uncompressed_bytes
+from influence_assets.corpus.listing import exists_at
+from influence_assets.corpus.source_format import SourceFormat, corpus_suffixes, format_of
+from influence_assets.corpus.sources import SourceFile, list_source_files, nothing_listed
+from influence_assets.corpus.stored_rows import Place, StoredRow
 from influence_assets.corpus.streams import open_raw, sha256_of
 from influence_assets.errors import InputError
 from influence_assets.study import Corpus
@@ -89,12 +85,12 @@ def list_shards(corpus: Corpus, digests: Digests) -> list[Shard]:
     """
     files = [file for file in list_source_files(corpus.path) if file.url != corpus.withdrawn]
     if not files:
-        raise nothing_listed(corpus.path, CORPUS_SUFFIXES)
+        raise nothing_listed(corpus.path, corpus_suffixes())
     shards = [shard for file in files for shard in _shards_of(file, corpus, digests)]
     return sorted(shards, key=lambda shard: shard.shard_id)
 
 
-def has_vanished(shard_id: str, listed: Mapping[str, Shard]) -> bool:
+def has_vanished(shard_id: str, listed: Mapping[str, Shard], corpus: Corpus) -> bool:
     """Return whether a shard is known to be gone from the corpus.
 
     Of a file that is there but cannot be read nobody can say which slices it has, so that none of them is gone.
@@ -102,11 +98,19 @@ def has_vanished(shard_id: str, listed: Mapping[str, Shard]) -> bool:
     Args:
         shard_id: of a shard that there was once.
         listed: all shards that there are now, by their ids.
+        corpus: of the study.
+
+    Raises:
+        InputError: the file is there, but the source format that read it is not.
     """
     if shard_id in listed:
         return False
-    first = listed.get(_SLICE_NUMBER.sub("", shard_id))
-    return first is None or first.is_readable
+    name = _SLICE_NUMBER.sub("", shard_id)
+    if name in listed:
+        return listed[name].is_readable
+    if not name.endswith(corpus_suffixes()) and exists_at(f"{corpus.path}/{name}"):
+        format_of(name)
+    return True
 
 
 def read_slice(shard: Shard, corpus: Corpus) -> Iterator[StoredRow]:
@@ -120,26 +124,29 @@ def read_slice(shard: Shard, corpus: Corpus) -> Iterator[StoredRow]:
     digest = hashlib.sha256()
     offset = shard.start
     first = Place(shard.start, shard.first_row)
-    with open_raw(url) as raw, closing(stored_rows(raw, url, corpus, first)) as rows:
+    source_format = format_of(shard.file.name)
+    with open_raw(url) as raw, closing(source_format.rows(raw, url, corpus, first)) as rows:
         for row in rows:
             digest.update(row.content)
             offset += len(row.content)
             yield row
             if shard.stop is not None and offset >= shard.stop:
                 break
-        found = sha256_of(raw) if _is_hashed_as_stored(shard) else digest.hexdigest()
+        found = sha256_of(raw) if _is_hashed_as_stored(shard, source_format) else digest.hexdigest()
     if found != shard.content_hash:
         raise InputError(url, "changed while it was read", "Wait until it is written, then run again.")
 
 
-def _is_hashed_as_stored(shard: Shard) -> bool:
-    return shard.file.url.endswith(PARQUET_SUFFIXES) and shard.stop is None
+def _is_hashed_as_stored(shard: Shard, source_format: SourceFormat) -> bool:
+    return source_format.uncompressed_bytes is not None and shard.stop is None
 
 
 def _shards_of(file: SourceFile, corpus: Corpus, digests: Digests) -> list[Shard]:
-    measure_id = f"slices {_RULE} {corpus.shard_bytes} {corpus.max_document_bytes}"
+    source_format = format_of(file.name)
+    by_format = f"{source_format.name} {source_format.version}"
+    measure_id = f"slices {_RULE} {by_format} {corpus.shard_bytes} {corpus.max_document_bytes}"
     try:
-        slices = digests.measured(file.url, measure_id, lambda raw: _cut(raw, file.url, corpus))
+        slices = digests.measured(file.url, measure_id, lambda raw: _cut(raw, file.url, corpus, source_format))
     except InputError:
         slices = [_Slice(0, 0, None, 1, UNREADABLE, file.bytes)]
     return [Shard(_shard_id(file.name, index), file, index, *rest) for index, *rest in slices]
@@ -149,15 +156,15 @@ def _shard_id(name: str, index: int) -> str:
     return f"{name}@{index:05}" if index else name
 
 
-def _cut(raw: io.BufferedReader, url: str, corpus: Corpus) -> list[_Slice]:
+def _cut(raw: io.BufferedReader, url: str, corpus: Corpus, source_format: SourceFormat) -> list[_Slice]:
     """The slices of an open file; one that is damaged is one slice."""
+    size_of = source_format.uncompressed_bytes
     try:
-        is_parquet = url.endswith(PARQUET_SUFFIXES)
-        if is_parquet and uncompressed_bytes(raw, url) <= corpus.shard_bytes:
+        if size_of is not None and size_of(raw, url) <= corpus.shard_bytes:
             return [_as_stored(raw)]
-        # A Parquet slice without a stop is hashed as it is stored, so this one has a stop in any case.
-        rows = stored_rows(raw, url, corpus, Place())
-        return _slices(rows, corpus.shard_bytes, has_stops=is_parquet)
+        raw.seek(0)
+        # Of such a format a slice without a stop is hashed as it is stored: others have one in any case.
+        return _slices(source_format.rows(raw, url, corpus, Place()), corpus.shard_bytes, has_stops=size_of is not None)
     except InputError:
         # What the disk or the network refuses is an OSError, which may pass and must not be remembered.
         return [_as_stored(raw, _DAMAGED)]

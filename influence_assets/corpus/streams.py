@@ -66,6 +66,11 @@ def decompressed(raw: io.BufferedReader, url: str) -> Iterator[io.BufferedReader
         raise InputError(url, f"the compressed file is damaged ({error})", "Copy or download it again.") from error
 
 
+def packed(suffix: str) -> tuple[str, ...]:
+    """Return a suffix of plain files, and those of compressed ones."""
+    return tuple(suffix + packing for packing in ("", *PACKINGS))
+
+
 def skip(stream: io.BufferedReader, size: int, url: str) -> None:
     """Pass over the first `size` bytes of what `decompressed` gave: a plain file seeks, a compressed one is read."""
     if not url.endswith(PACKINGS):

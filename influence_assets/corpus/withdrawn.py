@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from influence_assets.corpus.readers import json_rows
-from influence_assets.corpus.sources import JSONL_SUFFIXES
+from influence_assets.corpus.formats import jsonl
 from influence_assets.corpus.streams import bounded_lines, open_raw
 from influence_assets.errors import InputError
 
@@ -47,7 +46,7 @@ def read_withdrawn(path: Path) -> list[Withdrawal]:
     """
     if not _is_there(path):
         return []
-    listed = _rows(path) if path.name.endswith(JSONL_SUFFIXES) else _lines(path)
+    listed = _rows(path) if path.name.endswith(jsonl.SUFFIXES) else _lines(path)
     withdrawals: dict[str, Withdrawal] = {}
     for withdrawal in listed:
         withdrawals.setdefault(withdrawal.document_id, withdrawal)
@@ -55,7 +54,7 @@ def read_withdrawn(path: Path) -> list[Withdrawal]:
 
 
 def _rows(path: Path) -> Iterator[Withdrawal]:
-    for number, row in json_rows(str(path), _LONGEST_ROW_BYTES, _ROW_REMEDY):
+    for number, row in jsonl.json_rows(str(path), _LONGEST_ROW_BYTES, _ROW_REMEDY):
         yield parsed_withdrawal(row, f"{path}, row {number}")
 
 
