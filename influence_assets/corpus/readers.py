@@ -1,8 +1,7 @@
-"""Readers: the rows of one shard, streamed as frames of about 8 MiB of text.
+"""Reads the rows of one shard as frames of about 8 MiB of text.
 
-A shard is never in memory as a whole; the exception is a .txt or .md file, which is one document
-and no longer than `corpus.max_document_bytes`. The text is kept exactly as it is, because the
-model was trained on it: only a byte-order mark at the start of a file is dropped.
+A shard is never in memory as a whole. Text is kept exactly as it is, because the model was trained on it; only a
+byte-order mark at the start of a file is dropped.
 """
 
 from collections.abc import Collection, Iterator
@@ -33,14 +32,15 @@ _BATCH_ROWS = 2**14
 
 
 def read_rows(shard: Shard, corpus: Corpus) -> Iterator[pl.DataFrame]:
-    """The rows of a shard in order, as frames of `ROW_SCHEMA`; `source_row` counts from the file's first.
+    """Yield the rows of a shard in order, as frames of `ROW_SCHEMA`.
 
-    In a .jsonl file it is the number of the line: empty lines are passed over, but counted.
+    `source_row` counts from the first row of the file. Rows that hold nothing, such as empty lines, are left out, but
+    counted.
 
     Raises:
-        InputError: naming the file and row: the file is empty, cut short or damaged, or no longer
-            what the shard's hash says, or a row is not JSON, not UTF-8, has no text column, or its
-            text is no string, empty or too long.
+        InputError: naming the file and row: the file is empty, cut short, damaged or no longer what the shard's hash
+            says; or a row cannot be parsed, has no text column, or has a text that is no string, is empty or is too
+            long.
     """
     if shard.file.bytes == 0:
         raise _empty(shard.file)
@@ -61,7 +61,7 @@ def read_rows(shard: Shard, corpus: Corpus) -> Iterator[pl.DataFrame]:
 
 
 def _described_rows(shard: Shard, corpus: Corpus) -> Iterator[dict[str, Any]]:
-    """The shard's rows as those of `ROW_SCHEMA`."""
+    """Yield the shard's rows by the columns of `ROW_SCHEMA`."""
     stored = read_slice(shard, corpus)
     try:
         for row in stored:
@@ -71,19 +71,19 @@ def _described_rows(shard: Shard, corpus: Corpus) -> Iterator[dict[str, Any]]:
                 yield _described(row.number, columns_of_row, corpus, where)
     except InputError:
         if shard.is_readable:
-            # Read on: that the file is being written is the truer reason, and only the end tells.
+            # Read on: that the file is being written would be the better reason, and shows only at the end.
             for _ in stored:
                 pass
         raise
 
 
 def _columns_of(row: StoredRow, name: str, where: str, corpus: Corpus) -> dict[str, Any] | None:
-    """What a row of a file of this name says, by column; None where nothing is said."""
+    """Return the columns of a row of a file of this name; None if the row holds nothing."""
     return format_of(name).columns(row, where, corpus) if row.columns is None else row.columns
 
 
 def _described(source_row: int, row: dict[str, Any], corpus: Corpus, where: str) -> dict[str, Any]:
-    """A row of `ROW_SCHEMA` from a row of a file."""
+    """Return a row of a file as one of `ROW_SCHEMA`."""
     _check_columns(row, corpus, where)
     external_id = None if corpus.id_column is None else columns.as_string(row[corpus.id_column])
     text = row.pop(corpus.text_column)
@@ -103,8 +103,8 @@ def _described(source_row: int, row: dict[str, Any], corpus: Corpus, where: str)
 def _check_columns(names: Collection[str], corpus: Corpus, where: str) -> None:
     for key, column in (("text_column", corpus.text_column), ("id_column", corpus.id_column)):
         if column is not None and column not in names:
-            there = ", ".join(names) or "none"
-            remedy = f"Set corpus.{key} to one of the columns that are there: {there}."
+            present = ", ".join(names) or "none"
+            remedy = f"Set corpus.{key} to one of the columns that are there: {present}."
             raise InputError(where, f"has no column `{column}`", remedy)
 
 

@@ -1,7 +1,7 @@
-"""Source files: what lies in the corpus's folder and in the queries' folder, and under which names.
+"""Lists the source files of the corpus and the query files.
 
-A query file is one query set, a source file one shard or several (see slices). Its name is its path
-relative to the folder, which is also a Dagster partition key; names that cannot be one are refused here.
+A query file is one query set, a source file one shard or several (see `slices`). A file's name is its path relative to
+the folder, which is also a Dagster partition key; names that cannot be one are refused here.
 """
 
 import unicodedata
@@ -86,7 +86,7 @@ def _named(files: list[ListedFile], path: str, suffixes: tuple[str, ...]) -> lis
 
 
 def _legal(name: str, path: str) -> str:
-    """`name`, if Dagster can take it for a partition key and a table for a string."""
+    """Return a name, if it can be a Dagster partition key and a string in a table."""
     refused = next((mark for mark in ("|", "...") if mark in name), None)
     if refused is not None:
         problem = f"the name contains {refused!r}"

@@ -25,8 +25,8 @@ class Withdrawal:
 
     Attributes:
         document_id: the hash of its text, 32 lowercase hex digits.
-        reason: why; empty where none is given.
-        withdrawn_at: when, in ISO 8601 and UTC; empty where it is not given.
+        reason: why it was withdrawn; may be empty.
+        withdrawn_at: when it was withdrawn, in ISO 8601 and UTC; may be empty.
     """
 
     document_id: str
@@ -37,14 +37,13 @@ class Withdrawal:
 def read_withdrawn(path: Path) -> list[Withdrawal]:
     """Return the withdrawals of a list file, each document once: the first row that names it counts.
 
-    A .jsonl file has rows with `document_id`, and `reason` and `withdrawn_at` where they are known.
-    Any other is text with one id a line; what follows a `#` is a comment. A file that is not there
-    is a list without rows.
+    A .jsonl file has rows with `document_id`, and `reason` and `withdrawn_at` where they are known. Any other file is
+    text with one id a line, in which `#` begins a comment. A file that does not exist is an empty list.
 
     Raises:
-        InputError: naming the file and row.
+        InputError: naming the file and row that cannot be read.
     """
-    if not _is_there(path):
+    if not _exists(path):
         return []
     listed = _rows(path) if path.name.endswith(jsonl.SUFFIXES) else _lines(path)
     withdrawals: dict[str, Withdrawal] = {}
@@ -75,7 +74,7 @@ def parsed_withdrawal(row: dict[str, Any], where: str) -> Withdrawal:
         where: the row's place, for the error.
 
     Raises:
-        InputError: naming `where`: there is no document_id, or something is not what it should be.
+        InputError: naming `where`: the document_id is missing, or a value is not what it should be.
     """
     if "document_id" not in row:
         raise InputError(where, "has no `document_id`", _ROW_REMEDY)
@@ -88,7 +87,7 @@ def parsed_withdrawal(row: dict[str, Any], where: str) -> Withdrawal:
 
 
 def _is_text(reason: str) -> bool:
-    """Whether it has no half of a surrogate pair, which a list with it could not be read for."""
+    """Return whether a reason is UTF-8, without half of a surrogate pair, which could not be read again."""
     try:
         reason.encode("utf-8")
     except UnicodeEncodeError:
@@ -97,7 +96,7 @@ def _is_text(reason: str) -> bool:
 
 
 def _in_utc(moment: Any, where: str) -> str:
-    """A moment as ISO 8601 in UTC; one without a zone is taken for UTC."""
+    """Return a moment as ISO 8601 in UTC; one without a zone is taken to be in UTC."""
     if moment == "":
         return ""
     try:
@@ -108,8 +107,8 @@ def _in_utc(moment: Any, where: str) -> str:
     return at.isoformat()
 
 
-def _is_there(path: Path) -> bool:
-    """Whether there is a list; one that cannot be looked at must not pass for one without rows."""
+def _exists(path: Path) -> bool:
+    """Return whether the list exists; one that cannot be read must not pass for an empty one."""
     try:
         path.stat()
     except FileNotFoundError as error:

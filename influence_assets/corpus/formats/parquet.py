@@ -24,7 +24,7 @@ _BATCH_ROWS = 2**14
 
 
 def _rows(raw: io.BufferedReader, url: str, _corpus: Corpus, first: Place) -> Generator[StoredRow, None, None]:
-    """Rows by batches of about 8 MiB (polars has no stable way to stream batches, pyarrow has)."""
+    """Yield rows, read in batches of about 8 MiB (polars has no stable way to stream batches; pyarrow has)."""
     number = first.number - 1
     try:
         # With pre_buffer, whole row groups would be read at once.
@@ -43,7 +43,7 @@ def _rows(raw: io.BufferedReader, url: str, _corpus: Corpus, first: Place) -> Ge
 
 
 def _row_groups_from(file: Any, row: int) -> tuple[list[int], int]:
-    """The row groups from the one with the row that so many come before, and how many of its own do."""
+    """Return the row groups from the one that holds the row of this index, and how many rows of it come before that."""
     for group in range(file.metadata.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
         if row < rows:
@@ -57,12 +57,12 @@ def _column_bytes(file: Any) -> int:
 
 
 def _canonical(columns: dict[str, Any]) -> bytes:
-    """A JSON text that differs wherever the columns do."""
+    """Return a JSON text that differs wherever the columns do."""
     return json.dumps(columns, ensure_ascii=False, separators=(",", ":"), default=_typed).encode() + b"\n"
 
 
 def _typed(value: Any) -> dict[str, str]:
-    """What JSON has no type for, under its type's name, so that a date is not the string that it looks like."""
+    """Return a value that JSON has no type for under its type's name, so that a date differs from its string."""
     if isinstance(value, bytes):
         text = value.hex()
     else:
@@ -71,7 +71,7 @@ def _typed(value: Any) -> dict[str, str]:
 
 
 def _uncompressed_bytes(raw: io.BufferedReader, url: str) -> int:
-    """The size of a file's columns, as the file itself says."""
+    """Return the size of a file's columns, as its metadata says."""
     raw.seek(0)
     try:
         with parquet.ParquetFile(raw) as file:
