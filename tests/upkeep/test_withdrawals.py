@@ -183,9 +183,9 @@ def test_readers_lose_it_at_once_where_nothing_can_be_computed(study):
 @pytest.mark.slow
 def test_readers_lose_it_whatever_is_wrong_with_the_corpus(study):
     """Also where manifests are damaged, so that nobody can say what was computed from the document."""
-    withdrawn(study, FOG)
     tokens = studies.artifact(study, "token_sequences", shard=COAST)
     details = studies.artifact(study, "influence_details", query_set=studies.FIRST)
+    withdrawn(study, FOG)
     shutil.rmtree(study.parent / "corpus")
     for artifact in (tokens, details):
         (artifact.folder / "manifest.json").write_bytes(b"}{")
