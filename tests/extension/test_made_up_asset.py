@@ -13,7 +13,7 @@ from tests import studies
 from tests.commanding import influence, influence_process
 from tests.studies import COAST, SHARDS, TRADES
 
-EXAMPLE = Path(__file__).parent / "token_varieties"
+PARTS = Path(__file__).parent / "parts"
 NAME = "token_varieties"
 
 
@@ -22,7 +22,7 @@ def computed(standing, tmp_path_factory):
     """A study that stood before the asset was added, brought up to date with it. Not to be changed: copy it."""
     study = studies.copied(standing, tmp_path_factory.mktemp("extended"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INFLUENCE_EXTENSIONS", str(EXAMPLE))
+        patch.setenv("INFLUENCE_EXTENSIONS", str(PARTS))
         ran = influence("run", "--study", study)
     assert ran.code == 0, ran.error
     return study, ran.out
@@ -30,7 +30,7 @@ def computed(standing, tmp_path_factory):
 
 @pytest.fixture
 def study(computed, tmp_path, monkeypatch):
-    monkeypatch.setenv("INFLUENCE_EXTENSIONS", str(EXAMPLE))
+    monkeypatch.setenv("INFLUENCE_EXTENSIONS", str(PARTS))
     return studies.copied(computed[0], tmp_path / "study")
 
 
@@ -143,14 +143,14 @@ def test_without_it_the_study_is_as_it_was(study, monkeypatch):
 
 def test_a_study_can_name_its_folder(study, monkeypatch):
     monkeypatch.delenv("INFLUENCE_EXTENSIONS")
-    study.write_text(study.read_text() + f"extensions: [{EXAMPLE}]\n")
+    study.write_text(study.read_text() + f"extensions: [{PARTS}]\n")
     assert "Nothing to do" in ended("run", "--study", study, folder=study.parent)
 
 
 def test_it_can_be_installed(study, tmp_path, monkeypatch):
     monkeypatch.delenv("INFLUENCE_EXTENSIONS")
     site = tmp_path / "site"
-    shutil.copytree(EXAMPLE / "assets", site / "varieties_package", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PARTS / "assets", site / "varieties_package", ignore=shutil.ignore_patterns("__pycache__"))
     (site / "varieties_package" / "__init__.py").touch()
     described = site / "varieties-1.0.dist-info"
     described.mkdir()
