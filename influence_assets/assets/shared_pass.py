@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from influence_assets.engine.definition import AssetDefinition, SharedPass, Work
 from influence_assets.engine.partitions import Partition
+from influence_assets.layouts import LARGEST_QUERIES_BYTES
 
 if TYPE_CHECKING:
     from influence_assets.capture.participant import Participant
     from influence_assets.capture.runner import Runner
     from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
-
-LARGEST_HELD_BYTES = 4 * 2**30
-"""Query gradients, on disk, that one pass holds at a time; those of further query sets get passes of their own."""
 
 PROBES = 4
 """Sequences of a shard whose exact scores for the whole shard its sketches are compared with."""
@@ -116,5 +114,5 @@ def operations(sizes: Any, shard: str, members: Sequence[tuple[AssetDefinition, 
 
 
 SHARD_PASS = SharedPass(
-    name="one pass over a shard", compute=compute, operations=operations, largest_held_bytes=LARGEST_HELD_BYTES
+    name="one pass over a shard", compute=compute, operations=operations, largest_held_bytes=LARGEST_QUERIES_BYTES
 )

@@ -1,6 +1,6 @@
 """Brings a study up to date: computes everything that is outstanding, whoever asked for it, stage by stage."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -66,8 +66,8 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class StageEnded:
-    """Everything of an asset that could be computed is computed.
+class StageBegun:
+    """The run turns to an asset; after damage it turns to earlier ones again.
 
     Args:
         asset: the asset.
@@ -78,7 +78,7 @@ class StageEnded:
     choice: Choice
 
 
-Event = Finished | Failure | StageEnded
+Event = Finished | Failure | StageBegun
 
 
 @dataclass
@@ -115,7 +115,7 @@ class Result:
 
 def bring_up_to_date(
     versions: Versions, watcher: Watcher, result: Result, *, run_id: str | None = None, new_generation: bool = False
-) -> Iterator[Event]:
+) -> Generator[Event]:
     """Compute everything that the study asks for and the store lacks, and report each partition as it ends.
 
     First in the generation that readers see, so that new shards reach them soon; then in a newer one that was begun,
@@ -134,7 +134,8 @@ def bring_up_to_date(
     """
     store = versions.workspace.store
     store.remove_abandoned_drafts()
-    with store.in_use():
+    with store.shared_lock():
+        versions.workspace.withdrawn.mend()
         run = _Run(versions, watcher, result, run_id)
         yield from run.complete(versions)
         if run.versions.has_newer_generation:
@@ -169,9 +170,9 @@ class _Run:
             self._result.failures.clear()
             try:
                 for asset in versions.workspace.graph:
+                    yield StageBegun(asset, versions.choice)
                     yield from self._complete_in_shared_passes(asset)
                     yield from self._complete_asset(asset)
-                    yield StageEnded(asset, versions.choice)
             except DamagedError as error:
                 # Also what was read to see what is outstanding; from now on it counts as missing.
                 self.versions.workspace.store.mark_damaged(error.folder, error.files, error.problem)
@@ -184,6 +185,7 @@ class _Run:
         """Fit another generation."""
         another = Versions(self.versions.workspace.again(), fit_another=True)
         if (generation := another.workspace.graph.generation) is not None:
+            yield StageBegun(generation, another.choice)
             yield from self._compute(another, [((generation, Partition()),)])
 
     def _complete_asset(self, asset: AssetDefinition) -> Iterator[Event]:

@@ -9,12 +9,10 @@ from torch import Tensor
 from influence_assets.capture.batches import Sequences
 from influence_assets.corpus.queries import TokenizedQuery, tokenize_query
 from influence_assets.corpus.tokenization import Tokenization
+from influence_assets.layouts import LARGEST_QUERIES_BYTES
 from influence_assets.layouts.factors import layers_of, read_layers
 from influence_assets.maths.ekfac import LayerCurvature
 from influence_assets.storage.artifacts import Artifact
-
-LARGEST_QUERIES_BYTES = 4 * 2**30
-"""Query gradients that are held at a time, as they lie on disk; further queries get passes of their own."""
 
 _ARRAYS = {"ekfac": "preconditioned", "gradient_dot": "gradient"}
 """How the arrays of the first two methods have always been called; others are called as their method is."""

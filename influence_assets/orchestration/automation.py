@@ -1,4 +1,4 @@
-"""What happens by itself: files that come, change or vanish are seen, and what is then outstanding is computed."""
+"""The sensor: it sees files that come, change or vanish, and has what is then outstanding computed."""
 
 import json
 from collections.abc import Sequence
@@ -12,15 +12,16 @@ from influence_assets.engine.plan import plan
 from influence_assets.engine.versions import Versions
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError, StorageError
-from influence_assets.orchestration.bring_up import end_dead_runs, handled_key, job_name
 from influence_assets.orchestration.partitions import Partitions
+from influence_assets.orchestration.private_api import keep, kept
+from influence_assets.orchestration.runs import end_dead_runs, handled_key, job_name
 from influence_assets.orchestration.sources import observations
 from influence_assets.study import Study
 
 ATTEMPTS = 3
-"""Runs that are asked for of the same files, should one die before its end."""
+"""How many runs are requested for the same files, should they die before their end."""
 
-GOING: Sequence[dg.DagsterRunStatus] = (
+UNFINISHED: Sequence[dg.DagsterRunStatus] = (
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -29,9 +30,9 @@ GOING: Sequence[dg.DagsterRunStatus] = (
 
 
 def build_sensor(study: Study) -> dg.SensorDefinition:
-    """The sensor that looks at the files by content, and asks for a run when something is outstanding.
+    """Return the sensor that looks at the files' content, and requests a run when something is outstanding.
 
-    One run does all: Dagster's own conditions would ask for one run for each partition, and know nothing of files.
+    One run does all: Dagster's own conditions would request a run for each partition, and know nothing of files.
     A partition that failed is not tried again until something has changed.
     """
     partitions = Partitions.of(study)
@@ -46,10 +47,10 @@ def build_sensor(study: Study) -> dg.SensorDefinition:
     def files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         try:
             workspace = open_workspace(study)
-            found = fingerprint(workspace)
+            current = fingerprint(workspace)
             unregistered = partitions.unregistered(workspace, context.instance)
             events = list(observations(study, workspace, context.instance))
-            requests, cursor, reason = _requests(study, context, workspace, found)
+            requests, cursor, reason = _requests(study, context, workspace, current)
         except (InputError, StorageError) as error:
             return dg.SkipReason(str(error))
         return dg.SensorResult(
@@ -66,24 +67,24 @@ def build_sensor(study: Study) -> dg.SensorDefinition:
 
 
 def _requests(
-    study: Study, context: dg.SensorEvaluationContext, workspace: Workspace, found: str
+    study: Study, context: dg.SensorEvaluationContext, workspace: Workspace, current: str
 ) -> tuple[list[dg.RunRequest], str | None, str]:
-    """A run or none, what to remember, and why there is none."""
+    """Return a run or none, the sensor's next cursor, and why there is no run."""
     instance, key = context.instance, handled_key(study)
     if not study.automation.enabled:
         return [], context.cursor, "automation.enabled is false: new files are registered, nothing is computed."
-    if instance.daemon_cursor_storage.get_cursor_values({key}).get(key) == found:
+    if kept(instance, key) == current:
         return [], context.cursor, f"Nothing changed in {study.corpus.path} or {study.queries.path}."
     end_dead_runs(study, instance)
-    if instance.get_runs(dg.RunsFilter(job_name=job_name(study), statuses=list(GOING)), limit=1):
+    if instance.get_runs(dg.RunsFilter(job_name=job_name(study), statuses=list(UNFINISHED)), limit=1):
         return [], context.cursor, "A run is at work."
     before = json.loads(context.cursor or "{}")
-    attempts = int(before.get("attempts", 0)) if before.get("fingerprint") == found else 0
+    attempts = int(before.get("attempts", 0)) if before.get("fingerprint") == current else 0
     if attempts >= ATTEMPTS:
         return [], context.cursor, f"{ATTEMPTS} runs of these files died. Look at the last one, then run by hand."
     versions = Versions(workspace)
     if not any(state.outstanding for state in plan(versions)) and not is_generation_due(versions):
-        instance.daemon_cursor_storage.set_cursor_values({key: found})
+        keep(instance, key, current)
         return [], context.cursor, "Everything is up to date."
-    cursor = json.dumps({"fingerprint": found, "attempts": attempts + 1})
+    cursor = json.dumps({"fingerprint": current, "attempts": attempts + 1})
     return [dg.RunRequest(job_name=job_name(study))], cursor, ""

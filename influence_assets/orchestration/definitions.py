@@ -8,9 +8,9 @@ import dagster as dg
 from influence_assets.errors import InputError
 from influence_assets.orchestration.automation import build_sensor
 from influence_assets.orchestration.bring_up import build_bring_up_job
-from influence_assets.orchestration.factory import HEAVY_TAG, build_assets
-from influence_assets.orchestration.jobs import build_jobs
-from influence_assets.orchestration.session import Session, resource_key, session_resource
+from influence_assets.orchestration.factory import RUNS_MODEL_TAG, build_assets
+from influence_assets.orchestration.jobs import build_asset_jobs
+from influence_assets.orchestration.session import resource_key, session_resource
 from influence_assets.orchestration.sources import build_sources
 from influence_assets.study import Study
 
@@ -18,15 +18,11 @@ STUDIES = "INFLUENCE_STUDY"
 """The environment variable with the study files' paths, separated as in PATH."""
 
 CONCURRENT_STEPS = 2
-"""Light steps beside one heavy one."""
+"""Steps at a time, of which one may run the model."""
 
 
-def build_definitions(studies: Sequence[Study], session: Session | None = None) -> dg.Definitions:
-    """The code location of these studies.
-
-    Args:
-        studies: one or several.
-        session: used by all runs of this process, where there is one study and one process.
+def build_definitions(studies: Sequence[Study]) -> dg.Definitions:
+    """Return the definitions of these studies, for one code location.
 
     Raises:
         InputError: two studies have the same name.
@@ -34,20 +30,21 @@ def build_definitions(studies: Sequence[Study], session: Session | None = None) 
     names = [study.name for study in studies]
     if len(set(names)) < len(names):
         raise InputError("name", f"two studies have the same name among {names}", "Give each study its own.")
-    parts = [
-        dg.Definitions(
-            assets=[*build_sources(study), *build_assets(study)],
-            jobs=[build_bring_up_job(study), *build_jobs(study)],
-            sensors=[build_sensor(study)],
-            resources={resource_key(study): session or session_resource(study)},
-        )
-        for study in studies
-    ]
-    return dg.Definitions.merge(*parts, dg.Definitions(executor=_executor()))
+    return dg.Definitions.merge(*map(study_definitions, studies), dg.Definitions(executor=_executor()))
+
+
+def study_definitions(study: Study) -> dg.Definitions:
+    """Return the definitions of one study, for a code location with an executor of its own choice."""
+    return dg.Definitions(
+        assets=[*build_sources(study), *build_assets(study)],
+        jobs=[build_bring_up_job(study), *build_asset_jobs(study)],
+        sensors=[build_sensor(study)],
+        resources={resource_key(study): session_resource(study)},
+    )
 
 
 def studies_from_environment() -> list[Study]:
-    """The studies that the environment names.
+    """Load the studies that the environment names.
 
     Raises:
         InputError: it names none, or one of them cannot be used.
@@ -59,8 +56,8 @@ def studies_from_environment() -> list[Study]:
 
 
 def _executor() -> dg.ExecutorDefinition:
-    """Steps in processes forked from one that has imported torch, heavy ones one at a time."""
-    (key, value), *_ = HEAVY_TAG.items()
+    """Run steps in processes forked from one that has imported torch; those that run the model, one at a time."""
+    (key, value), *_ = RUNS_MODEL_TAG.items()
     return dg.multiprocess_executor.configured(
         {
             "max_concurrent": CONCURRENT_STEPS,

@@ -11,6 +11,8 @@ from influence_assets.study import Study
 
 HOME = "DAGSTER_HOME"
 SETTINGS = "dagster.yaml"
+LOCATION = "influence_assets"
+"""The name of the code location, wherever it is loaded: so the UI shows one history."""
 
 
 def dagster_home(study: Study) -> Path:

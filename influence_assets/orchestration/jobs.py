@@ -1,35 +1,43 @@
-"""Jobs named by what a person wants done; each covers assets of one kind of partition."""
+"""Jobs that materialise a study's assets in the ordinary way: a person chooses which, and of which partitions.
 
-from collections.abc import Mapping, Sequence
+Dagster runs assets of one kind of partition at a time, so that there is one job for each kind. The job that brings
+everything up to date takes care of order and of what is due; these compute what is asked for and nothing else.
+"""
+
+from collections.abc import Mapping
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from influence_assets.assets import asset_graph
+from influence_assets.engine.partitions import Partitioning
+from influence_assets.orchestration.factory import asset_key
+from influence_assets.orchestration.private_api import UnresolvedAssetJobDefinition
 from influence_assets.study import Study
 
-JOBS: Mapping[str, tuple[Sequence[str], str]] = {
-    "read_documents": (["documents"], "Read a source file again."),
-    "prepare_model": (["language_model"], "Look at the model's weights, or train the study's own model."),
-    "measure_curvature": (["token_sequences", "covariances"], "Tokenize a shard and measure its covariances."),
-    "fit_generation": (["eigenbases"], "Freeze the eigenbasis of a generation."),
-    "correct_eigenvalues": (["corrected_eigenvalues"], "Measure a shard in the frozen eigenbasis."),
-    "finish_generation": (["curvature"], "Merge the corrected eigenvalues of a generation and damp them."),
-    "measure_drift": (["curvature_drift"], "See how far the corpus has moved from the generation."),
-    "ask_queries": (["query_gradients"], "Take the gradients of a query set."),
-    "sketch_shard": (["gradient_sketches"], "Sketch a shard's gradients, for new questions."),
-    "score_shard": (["influence_scores"], "Score a shard for a query set."),
-    "explain_strongest": (["influence_details"], "Split a query set's strongest scores over layers and tokens."),
-    "publish_catalogue": (["influence_catalogue"], "Load the DuckDB file and check it."),
+KINDS: Mapping[Partitioning, tuple[str, str]] = {
+    "shard": ("shards", "of shards: one partition a source file, or a slice of a large one"),
+    "query_set": ("query_sets", "of query sets: one partition a query file"),
+    "pair": ("pairs", "of pairs: one partition a query set and shard"),
+    "none": ("whole", "without partitions"),
 }
+"""Each kind of partition with what the names of jobs say of it, and what a person reads."""
 
 
-def build_jobs(study: Study) -> list[UnresolvedAssetJobDefinition]:
-    """All jobs of a study."""
+def asset_job_name(study: Study, partitioning: Partitioning) -> str:
+    """The name of the job of all assets with partitions of a kind."""
+    return f"{study.name}_materialize_{KINDS[partitioning][0]}"
+
+
+def build_asset_jobs(study: Study) -> list[UnresolvedAssetJobDefinition]:
+    """Return one job for each kind of partition that assets of the study have."""
+    assets: dict[Partitioning, list[dg.AssetKey]] = {}
+    for asset in asset_graph():
+        assets.setdefault(asset.partitioned_by, []).append(asset_key(study, asset.name))
     return [
         dg.define_asset_job(
-            f"{study.name}_{name}",
-            dg.AssetSelection.assets(*(dg.AssetKey([study.name, asset]) for asset in assets)),
-            description=description,
+            asset_job_name(study, partitioning),
+            dg.AssetSelection.assets(*keys),
+            description=f"Materialise some or all assets {KINDS[partitioning][1]}. What they read must stand.",
         )
-        for name, (assets, description) in JOBS.items()
+        for partitioning, keys in assets.items()
     ]

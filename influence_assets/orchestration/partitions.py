@@ -19,17 +19,17 @@ class Partitions:
 
     @classmethod
     def of(cls, study: Study) -> "Partitions":
-        """The partitions of a study."""
+        """Return the partitions of a study."""
         shard = dg.DynamicPartitionsDefinition(name=f"{study.name}_shards")
         query_set = dg.DynamicPartitionsDefinition(name=f"{study.name}_query_sets")
         return cls(shard, query_set, dg.MultiPartitionsDefinition({"shard": shard, "query_set": query_set}))
 
     def definition(self, partitioning: Partitioning) -> dg.PartitionsDefinition[str] | None:
-        """Dagster's definition for a step's partitioning."""
+        """Return Dagster's definition of a kind of partition."""
         return {"none": None, "shard": self.shard, "query_set": self.query_set, "pair": self.pair}[partitioning]
 
     def mapping(self, upstream: Partitioning, downstream: Partitioning) -> dg.PartitionMapping | None:
-        """How a step reads an upstream step: the same shard or query set where both have one, else all of them."""
+        """Return how an asset reads another: the same shard or query set where both have one, else all of them."""
         if upstream == "none":
             return None
         if upstream == downstream:
@@ -42,16 +42,16 @@ class Partitions:
     def unregistered(
         self, workspace: Workspace, instance: dg.DagsterInstance
     ) -> dict[dg.DynamicPartitionsDefinition, list[str]]:
-        """Keys of source and query files that the instance does not know yet. Keys of vanished files stay."""
+        """Return keys of source and query files that the instance does not have yet. Keys of vanished files stay."""
         present = {self.shard: list(workspace.shards), self.query_set: list(workspace.query_sets)}
-        found = {}
+        unregistered = {}
         for definition, keys in present.items():
-            known = set(instance.get_dynamic_partitions(str(definition.name)))
-            found[definition] = [key for key in keys if key not in known]
-        return found
+            registered = set(instance.get_dynamic_partitions(str(definition.name)))
+            unregistered[definition] = [key for key in keys if key not in registered]
+        return unregistered
 
     def register(self, workspace: Workspace, instance: dg.DagsterInstance) -> int:
-        """Make the files there are known to the instance, and return how many are new."""
+        """Register the files that exist with the instance, and return how many are new."""
         unregistered = self.unregistered(workspace, instance)
         for definition, keys in unregistered.items():
             if keys:

@@ -1,8 +1,10 @@
-"""What the assets of one run share: what versions are asked for, and whom to tell how far the work is."""
+"""What the ops and assets of one run share: which versions the study asks for, the work in progress, who watches it."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -13,7 +15,11 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
 from influence_assets.study import Study
 
-SECONDS_BETWEEN_REPORTS = 5.0
+if TYPE_CHECKING:
+    from influence_assets.orchestration.stages import Stages
+
+SECONDS_BETWEEN_LINES = 5.0
+"""Of progress in a run's log."""
 
 
 @dataclass
@@ -21,11 +27,12 @@ class Session:
     """One look at the study's files, kept for as long as a process works on a run.
 
     Args:
-        study: the study.
-        listener: told of beginnings and progress instead of the run's log, where somebody watches.
-        result: what a run that brings everything up to date did.
-        checks_failed: asset checks that did not hold in it, as `asset: check`.
-        error: what ended it before its time.
+        study: whose files and store.
+        listener: told of beginnings and progress, where somebody watches; otherwise they go to the run's log.
+        result: what the run has done so far.
+        checks_failed: asset checks that failed in it, as `asset: check`.
+        error: what ended the run before its time.
+        stages: the run's work, once it has begun.
     """
 
     study: Study
@@ -33,43 +40,56 @@ class Session:
     result: Result = field(default_factory=Result)
     checks_failed: list[str] = field(default_factory=list)
     error: BaseException | None = None
+    stages: "Stages | None" = None
 
     @cached_property
     def versions(self) -> Versions:
-        """Which version of each partition is asked for, in the newest generation."""
+        """The version of each partition that the study asks for, in the newest generation."""
         return Versions(open_workspace(self.study))
 
     @cached_property
     def published(self) -> Versions:
-        """The same in the generation that readers see."""
+        """The version of each partition that the study asks for, in the generation that readers see."""
         return Versions(open_workspace(self.study), "published")
 
     def watcher(self, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Watcher:
-        """Whom to tell: the listener, else the run's log."""
-        return self.listener or _Log(context)
+        """Return the listener, or else a watcher that writes to the run's log."""
+        return self.listener or _LogWatcher(context)
 
-    def progress(self, context: dg.AssetExecutionContext, step: AssetDefinition, partition: Partition) -> Progress:
-        """Progress of one partition."""
+    def progress(self, context: dg.AssetExecutionContext, asset: AssetDefinition, partition: Partition) -> Progress:
+        """Return what is called with the progress of one partition."""
         watcher = self.watcher(context)
-        return lambda done, total: watcher.progress(step, partition, done, total)
+        return lambda done, total: watcher.progress(asset, partition, done, total)
+
+    @property
+    def begun(self) -> "Stages":
+        """The run's work, which has begun."""
+        if self.stages is None:
+            raise RuntimeError("the run's work has not begun")
+        return self.stages
+
+    def close(self) -> None:
+        """Stop the run's work where it is, and let go of the store."""
+        if self.stages is not None:
+            self.stages.close()
 
 
-class _Log:
-    """Every few seconds a line in the run's log."""
+class _LogWatcher:
+    """Writes a line to the run's log every few seconds."""
 
     def __init__(self, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> None:
         self._context = context
-        self._reported = time.monotonic()
+        self._last_line = time.monotonic()
 
-    def begins(self, step: AssetDefinition, partition: Partition, outstanding: int) -> None:
-        named = f"{step.name}[{partition.key}]" if partition.key else step.name
-        self._context.log.info(f"{named}, the first of {outstanding} that are outstanding")
+    def begins(self, asset: AssetDefinition, partition: Partition, outstanding: int) -> None:
+        name = f"{asset.name}[{partition.key}]" if partition.key else asset.name
+        self._context.log.info(f"{name} begins; {outstanding:,} are outstanding")
 
-    def progress(self, step: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
-        if time.monotonic() - self._reported > SECONDS_BETWEEN_REPORTS:
-            self._reported = time.monotonic()
-            named = f"{step.name} {partition.key or ''}"
-            self._context.log.info(f"{named}: {done:,} of {total:,}" if total else f"{named}: {done:,}")
+    def progress(self, asset: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
+        if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            name = f"{asset.name}[{partition.key}]" if partition.key else asset.name
+            self._context.log.info(f"{name}: {done:,} of {total:,}" if total else f"{name}: {done:,}")
 
 
 def resource_key(study: Study) -> str:
@@ -78,10 +98,14 @@ def resource_key(study: Study) -> str:
 
 
 def session_resource(study: Study) -> dg.ResourceDefinition:
-    """A fresh look at the study's files in every process that runs a step."""
+    """Return a resource that looks at the study's files afresh in every process that runs a step of a run."""
 
     @dg.resource(description=f"A look at the files and the store of the study {study.name}.")
-    def session(_context: dg.InitResourceContext) -> Session:
-        return Session(study)
+    def session(_context: dg.InitResourceContext) -> Iterator[Session]:
+        opened = Session(study)
+        try:
+            yield opened
+        finally:
+            opened.close()
 
     return session

@@ -1,49 +1,69 @@
 """What lies outside of the store, as assets that Dagster observes: source files, query files and the model's files.
 
 Their data version is the hash of their content. So the UI marks what was computed from a file that has changed since.
-What is made of all files reads `corpus` or `questions`, which tell of files that went, too.
+What is made of all files reads `corpus` or `questions`, which change when a file is gone, too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import dagster as dg
 
-from influence_assets.assets import open_workspace
+from influence_assets.assets import asset_graph, open_workspace
 from influence_assets.engine.fingerprint import WHOLE, sources
+from influence_assets.engine.partitions import Partitioning
 from influence_assets.engine.workspace import Workspace
 from influence_assets.orchestration.partitions import Partitions
-from influence_assets.orchestration.told import DATA_VERSION_TAG, told_versions
+from influence_assets.orchestration.private_api import DATA_VERSION_TAG, reported_versions
 from influence_assets.study import Study
 
 GROUP = "sources"
-DESCRIBED = {
-    "source_files": "The documents' files, or slices of large ones, by content.",
-    "corpus": "All source files together: another version whenever one comes, changes or goes.",
-    "query_files": "The files of questions, by content.",
-    "questions": "All query files together: another version whenever one comes, changes or goes.",
-    "model_files": "The brought model's weights and tokenizer, by content.",
+
+
+@dataclass(frozen=True)
+class Described:
+    """A source as people see it.
+
+    Args:
+        description: what a person reads about it.
+        partitioned_by: what its partitions are.
+    """
+
+    description: str
+    partitioned_by: Partitioning = "none"
+
+
+SOURCES: Mapping[str, Described] = {
+    "source_files": Described("The documents' files, or slices of large ones, by content.", "shard"),
+    "corpus": Described("All source files together: another version whenever one comes, changes or goes."),
+    "query_files": Described("The files of questions, by content.", "query_set"),
+    "questions": Described("All query files together: another version whenever one comes, changes or goes."),
+    "model_files": Described("The brought model's weights and tokenizer, by content."),
 }
 GONE = "gone"
-"""The version of a file that was there before."""
+"""The version of a file that existed before."""
+
+FILE_GONE = "The file is gone. What was computed from it is kept for now, and is used for nothing."
+FILE_EXISTS = "The file exists."
 
 
 def build_sources(study: Study) -> list[dg.SourceAsset]:
-    """The sources of a study."""
-    names = [name for name in DESCRIBED if name != "model_files" or study.model.train is None]
-    return [_source(study, name) for name in names]
+    """Return the sources that a study's assets read."""
+    read = {name for asset in asset_graph() for name in asset.reads_of(study)}
+    return [_source(study, name) for name in SOURCES if name in read]
 
 
 def _source(study: Study, name: str) -> dg.SourceAsset:
-    partitions = Partitions.of(study)
-    definition = {"source_files": partitions.shard, "query_files": partitions.query_set}.get(name)
+    described = SOURCES[name]
+    definition = Partitions.of(study).definition(described.partitioned_by)
 
     def observe() -> dg.DataVersion | dg.DataVersionsByPartition:
-        found = sources(open_workspace(study))[name]
-        return dg.DataVersion(found[WHOLE]) if definition is None else dg.DataVersionsByPartition(dict(found))
+        versions = sources(open_workspace(study))[name]
+        return dg.DataVersion(versions[WHOLE]) if definition is None else dg.DataVersionsByPartition(dict(versions))
 
     source: dg.SourceAsset = dg.observable_source_asset(
         key=[study.name, name],
-        description=DESCRIBED[name],
+        description=described.description,
         group_name=GROUP,
         partitions_def=definition,
         tags={"dagster/kind/file": ""},
@@ -52,15 +72,27 @@ def _source(study: Study, name: str) -> dg.SourceAsset:
 
 
 def observations(study: Study, workspace: Workspace, instance: dg.DagsterInstance) -> Iterator[dg.AssetObservation]:
-    """What has come, changed or gone since Dagster was last told; a partition must be registered before.
+    """Report what has come, changed or gone since the last report; partitions must be registered before.
+
+    Of a file that is gone, or is back, the partitions of all assets that have one for it are told too: Dagster keeps
+    them for ever, beside those of files that exist.
 
     Raises:
         InputError: the corpus, the queries or the model cannot be listed.
     """
     for name, versions in sources(workspace).items():
         key = dg.AssetKey([study.name, name])
-        told = told_versions(instance, key, dg.DagsterEventType.ASSET_OBSERVATION)
-        gone = dict.fromkeys(told.keys() - versions.keys(), GONE)
+        reported = reported_versions(instance, key, dg.DagsterEventType.ASSET_OBSERVATION)
+        gone = dict.fromkeys(reported.keys() - versions.keys(), GONE)
         for partition, version in {**versions, **gone}.items():
-            if told.get(partition) != version:
-                yield dg.AssetObservation(key, partition=partition or None, tags={DATA_VERSION_TAG: version})
+            if reported.get(partition) == version:
+                continue
+            metadata = {"file": FILE_GONE if version == GONE else FILE_EXISTS} if partition else {}
+            yield dg.AssetObservation(
+                key, partition=partition or None, metadata=metadata, tags={DATA_VERSION_TAG: version}
+            )
+            if GONE in (version, reported.get(partition)):
+                for asset in workspace.graph:
+                    if asset.partitioned_by == SOURCES[name].partitioned_by:
+                        asset_key = dg.AssetKey([study.name, asset.name])
+                        yield dg.AssetObservation(asset_key, partition=partition, metadata=metadata)

@@ -5,15 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from influence_assets.pipeline import passes
 
+from influence_assets.assets import asset_graph
 from influence_assets.capture.batches import Sequences
-from influence_assets.engine.checks import CHECKS
+from influence_assets.layouts.sequences import shard_sequences
 from influence_assets.models import loading
 from influence_assets.models.layers.selection import select_modules
 from tests import studies
 from tests.oracles import gradients as oracle
-from tests.tiers import slow_but
+from tests.tiers import slow_rows_but
 
 LAYERS = {
     "llama": {
@@ -30,7 +30,7 @@ LAYERS = {
 
 @pytest.mark.parametrize(
     ("architecture", "dtype"),
-    slow_but(
+    slow_rows_but(
         ("llama", "bfloat16"),
         of=[("llama", "float64"), ("llama", "bfloat16"), ("neox", "float64"), ("neox", "float32")],
     ),
@@ -67,8 +67,10 @@ def test_a_study_with_factors_in_blocks(tmp_path):
     assert oracle_error(study, stored) < 1e-9
     for asset in ("covariances", "eigenbases"):
         artifact = stored.get(asset) or studies.artifact(study, asset, shard=studies.COAST)
-        for check in CHECKS[asset]:
-            assert check.look(artifact, studies.versions_of(study).workspace.store.open).passed
+        open_input = studies.versions_of(study).workspace.store.open
+        findings = dict(asset_graph()[asset].checks.findings(artifact, open_input))
+        assert findings
+        assert all(finding.passed for finding in findings.values())
     before = studies.data_versions(study)
     studies.write_extra(study)
     assert set(studies.compute(study)) == studies.of_shard(studies.EXTRA)
@@ -87,7 +89,7 @@ def oracle_error(study, stored):
         workspace.model_folder, studies.artifact(study, "language_model").manifest.summary["weights_hash"]
     )
     modules = select_modules(model, "mlp")
-    sequences = passes.shard_sequences(studies.artifact(study, "token_sequences", shard=studies.COAST))
+    sequences = shard_sequences(studies.artifact(study, "token_sequences", shard=studies.COAST))
     G, _ = oracle.gradients(model, modules, sequences, sign=-1)
     row = studies.SECOND_ROWS[0]
     tokenizer = studies.tokenizer()

@@ -4,10 +4,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from influence_assets.pipeline import drift
 
-from influence_assets.engine.checks import CHECKS
+from influence_assets.assets import asset_graph
 from influence_assets.errors import StorageError
+from influence_assets.layouts import drift
 from tests import studies
 from tests.studies import COAST, EXTRA, TRADES
 
@@ -138,11 +138,10 @@ def test_the_threshold_decides_and_moves_nothing_else(study):
         assert set(studies.compute(study)) - {"influence_catalogue"} == {"curvature_drift"}
         told = summary(study)
         assert (told["exceeds"], told["threshold"]) == (exceeds, threshold)
-        (check,) = CHECKS["curvature_drift"]
-        assert not check.blocking
-        finding = check.look(
-            studies.artifact(study, "curvature_drift"), studies.versions_of(study).workspace.store.open
-        )
+        open_input = studies.versions_of(study).workspace.store.open
+        checks = asset_graph()["curvature_drift"].checks
+        ((_, finding),) = checks.findings(studies.artifact(study, "curvature_drift"), open_input)
+        assert not finding.blocking
         assert finding.passed is not exceeds
         assert finding.figures["module_name"] == told["largest_drift_layer"]
         assert finding.figures["measure"] == told["largest_drift_measure"]

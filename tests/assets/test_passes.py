@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from influence_assets.pipeline.passes import fit_sequences
 
 from influence_assets.capture.batches import Sequences
+from influence_assets.layouts.model import fit_sequences
 from influence_assets.study import Curvature
 
 KEYS = np.random.default_rng(3).integers(2**62, 2**63 - 1, 400)

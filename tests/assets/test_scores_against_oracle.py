@@ -7,9 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from influence_assets.pipeline import queries, together
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from influence_assets.assets.shared_pass import SHARD_PASS
+from influence_assets.layouts import queries
 from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.models.layers.selection import select_modules
 from tests import studies
@@ -198,8 +199,8 @@ def test_queries_that_do_not_fit_into_memory_at_once_are_scored_in_turns(tmp_pat
     """A study with room for one query's gradient at a time has the scores of one with room for all."""
     one, all_at_once = (studies.lay_out(tmp_path / name) for name in ("one", "all"))
     studies.compute(all_at_once)
-    monkeypatch.setattr(queries, "LARGEST_QUESTIONS_BYTES", 1)
-    monkeypatch.setattr(together, "LARGEST_QUESTIONS_BYTES", 1)
+    monkeypatch.setattr(queries, "LARGEST_QUERIES_BYTES", 1)
+    monkeypatch.setitem(vars(SHARD_PASS), "largest_held_bytes", 1)
     studies.compute(one)
     assert len(list(queries.chunks(3, 10))) == 3
     found, expected = studies.scores(one), studies.scores(all_at_once)

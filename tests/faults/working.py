@@ -122,7 +122,7 @@ def run_without_claims(study: Path, meeting: Barrier) -> Ran:
         return write(*arguments, **how)
 
     with (
-        mock.patch.object(ArtifactStore, "claim", lambda _store, _key: nullcontext()),
+        mock.patch.object(ArtifactStore, "partition_lock", lambda _store, _key: nullcontext()),
         mock.patch.object(ArtifactStore, "write", met_first),
     ):
         return run(study)
@@ -133,14 +133,21 @@ def materialise_by_hand(study: Path, shards: Sequence[str]) -> dict[str, str]:
     import dagster as dg
 
     from influence_assets.orchestration.definitions import build_definitions
+    from influence_assets.orchestration.factory import asset_key
+    from influence_assets.orchestration.jobs import asset_job_name
 
     found = {}
     described = Study.load(study)
     with dg.DagsterInstance.ephemeral() as instance:
-        job = build_definitions([described]).resolve_job_def(f"{described.name}_read_documents")
+        job = build_definitions([described]).resolve_job_def(asset_job_name(described, "shard"))
         for shard in shards:
             instance.add_dynamic_partitions(job.partitions_def.name, [shard])
-            done = job.execute_in_process(instance=instance, partition_key=shard, raise_on_error=False)
+            done = job.execute_in_process(
+                instance=instance,
+                partition_key=shard,
+                asset_selection=[asset_key(described, "documents")],
+                raise_on_error=False,
+            )
             found[shard] = "success" if done.success else str([event.step_failure_data for event in done.all_events])
     return found
 

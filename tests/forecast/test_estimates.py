@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from influence_assets.pipeline.costs import StudyCosts
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from influence_assets.assets.shared_pass import SHARD_PASS
 from influence_assets.assets.study_sizes import BYTES_A_TOKEN, StudySizes
 from influence_assets.engine.plan import plan
-from influence_assets.forecast.estimates import estimates, groups_of
+from influence_assets.forecast.estimates import estimates
+from influence_assets.forecast.groups import cost_of, groups_of
 from tests import studies
 from tests.counting import LEFT_OUT_BY_TORCH
 
@@ -129,12 +130,12 @@ def test_a_new_shard_is_one_pass_and_its_time_follows_what_was_measured(study):
     assert [step.name for step, _ in together] == [*MEASURED[:2], "gradient_sketches", *["influence_scores"] * 2]
     assert [len(group) for group in standing[studies.COAST]] == [1, 1, 3]
     of_pass = sum(stages[step].operations for step in {step.name for step, _ in together})
-    assert of_pass == pytest.approx(StudyCosts(sizes)._of_pass(studies.EXTRA, together))
+    assert of_pass == pytest.approx(SHARD_PASS.operations(sizes, studies.EXTRA, together))
     shape, sequences = sizes.shape, sizes.sequences(studies.EXTRA)
     assert of_pass > sequences * shape.passes(2)
     for name in ("covariances", "gradient_sketches"):
         assert stages[name].is_calibrated
-        before = StudyCosts(sizes).of(stages[name].step, sizes_of(study, name), standing)
+        before = cost_of(sizes, stages[name].asset, sizes_of(study, name), standing)
         expected = seen[name].measured.seconds * stages[name].operations / before.operations
         assert math.isclose(stages[name].seconds, expected)
 

@@ -20,6 +20,7 @@ from influence_assets.maths.ekfac import (
 )
 from influence_assets.maths.influence import layer_scores
 from influence_assets.maths.moments import SecondMoment, merged
+from influence_assets.maths.sketches import layer_sketch
 from influence_assets.models.layers.selection import select_modules
 from tests import cases
 from tests.eigenbases import mean_squares, preconditioned, rotated, whole

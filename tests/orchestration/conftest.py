@@ -7,11 +7,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from influence_assets.assets import asset_graph
 from influence_assets.engine.bring_up import Result
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.partitions import Partition
-from influence_assets.orchestration.bring_up import execute, job_name
+from influence_assets.orchestration.bring_up import execute
 from influence_assets.orchestration.definitions import build_definitions
+from influence_assets.orchestration.jobs import asset_job_name
+from influence_assets.orchestration.runs import job_name
 from influence_assets.orchestration.session import Session
 from influence_assets.study import Study
 from tests import studies
@@ -27,17 +30,17 @@ class Killed:
     """A watcher that ends a run.
 
     Args:
-        step: before this step begins.
+        asset: before this asset begins.
     """
 
-    def __init__(self, step: str) -> None:
-        self._step = step
+    def __init__(self, asset: str) -> None:
+        self._asset = asset
 
-    def begins(self, step: AssetDefinition, _partition: Partition, _outstanding: int) -> None:
-        if step.name == self._step:
+    def begins(self, asset: AssetDefinition, _partition: Partition, _outstanding: int) -> None:
+        if asset.name == self._asset:
             raise KilledError
 
-    def progress(self, step: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
+    def progress(self, asset: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
         pass
 
 
@@ -66,8 +69,8 @@ class Located:
         """Of a code location with this study alone, loaded afresh."""
         return build_definitions([self.study])
 
-    def key(self, step: str) -> dg.AssetKey:
-        return dg.AssetKey([studies.NAME, step])
+    def key(self, asset: str) -> dg.AssetKey:
+        return dg.AssetKey([studies.NAME, asset])
 
     def sense(self):
         """One tick of the sensor, with all that the daemon does of it but to start the runs that it requests."""
@@ -94,17 +97,29 @@ class Located:
         ]
 
     def command(self, *, new_generation: bool = False, killed_before: str | None = None) -> Result:
-        """What `influence run` does, where it is killed before a step begins."""
+        """What `influence run` does, where it is killed before an asset begins."""
         session = Session(self.study, None if killed_before is None else Killed(killed_before))
         with contextlib.suppress(KilledError):
             execute(self.study, self.instance, session, new_generation=new_generation)
         return session.result
 
-    def run(self, job: str, partition: str | None = None, **arguments) -> dg.ExecuteInProcessResult:
-        """One run of a job, in this process, each with a fresh look at the files."""
-        found = self.definitions.resolve_job_def(f"{studies.NAME}_{job}")
+    def bring_up(self, **arguments) -> dg.ExecuteInProcessResult:
+        """One run of the job that brings everything up to date, as from the launchpad."""
+        job = self.definitions.resolve_job_def(job_name(self.study))
         config = QUIET | arguments.pop("run_config", {})
-        return found.execute_in_process(instance=self.instance, partition_key=partition, run_config=config, **arguments)
+        return job.execute_in_process(instance=self.instance, run_config=config, **arguments)
+
+    def materialise(self, asset: str, partition: str | None = None, **arguments) -> dg.ExecuteInProcessResult:
+        """One asset alone, by the job of its kind of partition, with a fresh look at the files."""
+        job = self.definitions.resolve_job_def(asset_job_name(self.study, asset_graph()[asset].partitioned_by))
+        config = QUIET | arguments.pop("run_config", {})
+        return job.execute_in_process(
+            instance=self.instance,
+            partition_key=partition,
+            asset_selection=[self.key(asset)],
+            run_config=config,
+            **arguments,
+        )
 
 
 @pytest.fixture

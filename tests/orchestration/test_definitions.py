@@ -11,7 +11,7 @@ import pytest
 from influence_assets.assets import asset_graph
 from influence_assets.errors import InputError
 from influence_assets.orchestration.definitions import build_definitions, studies_from_environment
-from influence_assets.orchestration.jobs import JOBS
+from influence_assets.orchestration.jobs import asset_job_name, build_asset_jobs
 from influence_assets.study import Study
 from tests import studies
 
@@ -36,7 +36,7 @@ def test_definitions_load_without_torch(tmp_path):
     path = studies.lay_out(tmp_path)
     ended = loaded({"INFLUENCE_STUDY": str(path)})
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.splitlines() == ["[]", str(len(asset_graph()) + len(SOURCES))]
+    assert ended.stdout.splitlines() == ["[]", str(len(asset_graph().assets) + len(SOURCES))]
     assert not (tmp_path / "store").exists(), "looking at the graph computes and creates nothing"
 
 
@@ -44,7 +44,7 @@ def test_several_studies_are_named_as_in_path(tmp_path):
     first, second = studies.lay_out(tmp_path / "one"), studies.lay_out(tmp_path / "two")
     second.write_text(second.read_text(encoding="utf-8").replace("name: tiny", "name: other"), encoding="utf-8")
     ended = loaded({"INFLUENCE_STUDY": os.pathsep.join([str(first), str(second)])})
-    assert ended.stdout.splitlines() == ["[]", str(2 * (len(asset_graph()) + len(SOURCES)))], ended.stderr
+    assert ended.stdout.splitlines() == ["[]", str(2 * (len(asset_graph().assets) + len(SOURCES)))], ended.stderr
 
 
 def test_without_a_study_the_remedy_is_named(monkeypatch):
@@ -64,9 +64,14 @@ def test_all_that_dagster_loads_is_valid(tmp_path):
     dg.Definitions.validate_loadable(build_definitions([study]))
 
 
-def test_the_jobs_cover_every_step_once():
-    covered = [step for steps, _ in JOBS.values() for step in steps]
-    assert sorted(covered) == sorted(step.name for step in asset_graph())
+def test_every_asset_is_in_the_job_of_its_kind_of_partition(tmp_path):
+    study = Study.load(studies.write_study(tmp_path))
+    graph = build_definitions([study]).resolve_asset_graph()
+    covered = {job.name: {key.path[-1] for key in job.selection.resolve(graph)} for job in build_asset_jobs(study)}
+    assert covered == {
+        asset_job_name(study, kind): {asset.name for asset in asset_graph() if asset.partitioned_by == kind}
+        for kind in ("none", "shard", "query_set", "pair")
+    }
 
 
 def test_two_studies_in_one_workspace_keep_their_partitions_and_results_apart(tmp_path):
@@ -83,8 +88,10 @@ def test_two_studies_in_one_workspace_keep_their_partitions_and_results_apart(tm
         assert instance.get_dynamic_partitions("tiny_shards") == list(studies.SHARDS)
         assert set(instance.get_dynamic_partitions("other_shards")) == {studies.EXTRA, *studies.SHARDS}
         for name in ("tiny", "other"):
-            job = definitions.resolve_job_def(f"{name}_read_documents")
-            assert job.execute_in_process(instance=instance, partition_key=studies.COAST).success
+            job = definitions.resolve_job_def(f"{name}_materialize_shards")
+            documents = [dg.AssetKey([name, "documents"])]
+            done = job.execute_in_process(instance=instance, partition_key=studies.COAST, asset_selection=documents)
+            assert done.success
         keys = set(instance.all_asset_keys())
     assert keys == {dg.AssetKey(["tiny", "documents"]), dg.AssetKey(["other", "documents"])}
     for path in paths:

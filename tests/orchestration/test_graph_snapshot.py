@@ -52,7 +52,8 @@ def described(definitions: dg.Definitions) -> Iterator[str]:
             yield f"  check {check.name}"
     for job in sorted(definitions.jobs, key=lambda job: job.name):
         if isinstance(job, dg.JobDefinition):
-            yield f"job {job.name}: {', '.join(op.name for op in job.nodes)}, {job.executor_def.name}"
+            names = ", ".join(op.name for op in job.nodes_in_topological_order)
+            yield f"job {job.name}: {names}, {job.executor_def.name}"
         else:
             yield f"job {job.name}: {', '.join(sorted(key.path[-1] for key in job.selection.resolve(graph)))}"
     for sensor in sorted(definitions.sensors, key=lambda sensor: sensor.name):

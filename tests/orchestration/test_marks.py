@@ -8,15 +8,14 @@ next run.
 
 from collections import Counter
 
+import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from influence_assets.assets import asset_graph
+from influence_assets.assets import asset_graph, open_workspace
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.plan import plan
 from influence_assets.engine.versions import Versions
-from influence_assets.engine.workspace import Workspace
-from influence_assets.orchestration.jobs import JOBS
 from tests import studies
 from tests.studies import COAST, EXTRA, FIRST, TRADES
 
@@ -24,7 +23,7 @@ MARKS = {"standing": StaleStatus.FRESH, "missing": StaleStatus.MISSING, "stale":
 
 
 def marked(located):
-    """The UI's mark and our state of every partition of every step."""
+    """The UI's mark and our state of every partition of every asset."""
     resolver = CachingStaleStatusResolver(
         located.instance,
         located.definitions.resolve_asset_graph(),
@@ -35,8 +34,8 @@ def marked(located):
             resolver.get_status(located.key(state.asset.name), state.partition.key),
             state.state,
         )
-        for step in plan(Versions(Workspace(located.study)))
-        for state in step.partitions
+        for asset in plan(Versions(open_workspace(located.study)))
+        for state in asset.partitions
     }
 
 
@@ -55,12 +54,11 @@ def assert_agree(located, *, taken_back=(), **expected):
 ALL = len(studies.everything())
 
 
-def by_hand(located, *jobs):
-    """Single-asset jobs, partition after partition, as a person launches them."""
-    for job in jobs:
-        step = asset_graph()[JOBS[job][0][0]]
-        for partition in studies.versions_of(located.path).partitions(step):
-            assert located.run(job, partition.key).success
+def by_hand(located, *assets):
+    """Asset after asset, partition after partition, as a person launches them."""
+    for asset in assets:
+        for partition in studies.versions_of(located.path).partitions(asset_graph()[asset]):
+            assert located.materialise(asset, partition.key).success
 
 
 def test_of_a_fresh_study_all_is_missing(located):
@@ -75,9 +73,10 @@ def test_after_the_command_nothing_is_marked(located):
     assert_agree(located, standing=ALL)
 
 
-def test_after_all_jobs_by_hand_nothing_is_marked(located):
+@pytest.mark.slow
+def test_after_all_assets_by_hand_nothing_is_marked(located):
     located.sense()
-    by_hand(located, *JOBS)
+    by_hand(located, *(asset.name for asset in asset_graph()))
     assert_agree(located, standing=ALL)
     located.sense()
     assert_agree(located, standing=ALL)
@@ -122,6 +121,7 @@ def test_files_that_come_change_and_go(computed):
     assert_agree(computed, standing=ALL - 7)
 
 
+@pytest.mark.slow
 def test_a_setting_that_is_changed_and_taken_back(computed):
     path = computed.path
     studies.write_study(path.parent, curvature={"damping_scale": 0.5})
@@ -135,6 +135,7 @@ def test_a_setting_that_is_changed_and_taken_back(computed):
     assert_agree(computed, standing=ALL)
 
 
+@pytest.mark.slow
 def test_a_new_generation(computed):
     assert not computed.command(new_generation=True).failures
     assert_agree(computed, standing=ALL)
@@ -146,16 +147,18 @@ def test_a_new_generation(computed):
     assert_agree(computed, standing=ALL + 7)
 
 
+@pytest.mark.slow
 def test_a_generation_that_is_being_filled(computed):
     config = {"ops": {f"{studies.NAME}__eigenbases": {"config": {"new_generation": True}}}}
-    assert computed.run("fit_generation", run_config=config).success
+    assert computed.materialise("eigenbases", run_config=config).success
     stale = assert_agree(computed, standing=8, stale=2, waiting=ALL - 10)
     assert stale == {f"corrected_eigenvalues[{shard}]" for shard in studies.SHARDS}
-    by_hand(computed, "correct_eigenvalues")
+    by_hand(computed, "corrected_eigenvalues")
     stale = assert_agree(computed, standing=10, stale=1, waiting=ALL - 11)
     assert stale == {"curvature"}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_while_it_filled_a_generation(computed):
     """Two generations stand then; what the next run tells of one must not outdate what it tells of the other."""
     computed.command(new_generation=True, killed_before="query_gradients")
@@ -176,6 +179,7 @@ def test_withdrawn_documents(computed):
     assert_agree(computed, standing=ALL)
 
 
+@pytest.mark.slow
 def test_other_questions_and_other_weights(computed):
     studies.write_jsonl(computed.path.parent / "queries" / FIRST, studies.FIRST_ROWS[:1])
     computed.sense()

@@ -1,6 +1,7 @@
-"""Every job by hand, partition after partition, as from the UI: what Dagster is told of each materialization."""
+"""Every asset by hand, partition after partition, as from the UI: what Dagster is told of each materialization."""
 
 import base64
+import itertools
 
 import dagster as dg
 import pytest
@@ -8,7 +9,6 @@ import pytest
 from influence_assets.assets import asset_graph
 from influence_assets.engine.partitions import Partition
 from influence_assets.orchestration.bring_up import execute
-from influence_assets.orchestration.jobs import JOBS
 from influence_assets.orchestration.session import Session
 from tests import studies
 from tests.studies import COAST, EXTRA, FIRST, QUERY_SETS, SHARDS, TRADES
@@ -36,25 +36,25 @@ PLOTS = {
 }
 
 
-def partitions(job):
-    """The partition keys of a job, as a person would launch them one by one."""
-    step = asset_graph()[JOBS[job][0][0]]
+def partitions(asset):
+    """The partition keys of an asset, as a person would launch them one by one."""
     return {
         "none": [None],
         "shard": list(SHARDS),
         "query_set": list(QUERY_SETS),
         "pair": [Partition(shard, query_set).key for query_set in QUERY_SETS for shard in SHARDS],
-    }[step.partitioned_by]
+    }[asset.partitioned_by]
 
 
 @pytest.fixture
 def runs(located):
-    """Every job of every partition, in order."""
+    """Every partition of every asset, in order."""
     located.sense()
-    return [located.run(job, partition) for job in JOBS for partition in partitions(job)]
+    return [located.materialise(asset.name, partition) for asset in asset_graph() for partition in partitions(asset)]
 
 
-def test_every_job_by_hand_ends_in_scores_and_says_what_it_did(located, runs):
+@pytest.mark.slow
+def test_every_asset_by_hand_ends_in_scores_and_says_what_it_did(located, runs):
     assert all(run.success for run in runs)
     checks = [check for run in runs for check in run.get_asset_check_evaluations()]
     assert {check.asset_key.path[-1] for check in checks} > {"covariances", "influence_scores", "influence_catalogue"}
@@ -64,33 +64,33 @@ def test_every_job_by_hand_ends_in_scores_and_says_what_it_did(located, runs):
     for run in runs:
         for event in run.get_asset_materialization_events():
             materialization = event.materialization
-            step = asset_graph()[materialization.asset_key.path[-1]]
-            assert materialization.metadata.keys() >= SHOWN[step.name] | ALWAYS, step.name
+            asset = asset_graph()[materialization.asset_key.path[-1]]
+            assert materialization.metadata.keys() >= SHOWN[asset.name] | ALWAYS, asset.name
             assert materialization.metadata["outcome"].value == "computed"
-            where = Partition.parse(step.partitioned_by, event.partition)
-            told[studies.label(step, where)] = materialization.tags["dagster/data_version"]
-            folder = studies.artifact(located.path, step.name, **named(where)).folder
-            shown = folder.parents[2] / "influence.duckdb" if step.name == "influence_catalogue" else folder
+            where = Partition.parse(asset.partitioned_by, event.partition)
+            told[studies.label(asset, where)] = materialization.tags["dagster/data_version"]
+            folder = studies.artifact(located.path, asset.name, **named(where)).folder
+            shown = folder.parents[2] / "influence.duckdb" if asset.is_catalogue else folder
             assert materialization.metadata["path"].value == str(shown)
-            for plot in PLOTS.get(step.name, []):
+            for plot in PLOTS.get(asset.name, []):
                 assert_is_png(materialization.metadata[plot])
     assert told == versions
     assert set(told) == studies.everything()
     assert studies.compute(located.path) == []
 
     # Once more by hand: nothing is done, and that is said.
-    again = located.run("read_documents", COAST)
+    again = located.materialise("documents", COAST)
     (event,) = again.get_asset_materialization_events()
     assert event.materialization.metadata["outcome"].value == "stood already: nothing was done"
     assert event.materialization.tags["dagster/data_version"] == versions[f"documents[{COAST}]"]
 
     # From the launchpad: another generation, in which all that follows is then computed by hand.
     config = {"ops": {f"{studies.NAME}__eigenbases": {"config": {"new_generation": True}}}}
-    assert located.run("fit_generation", run_config=config).success
-    names = list(JOBS)
-    for job in names[names.index("fit_generation") + 1 :]:
-        for partition in partitions(job):
-            assert located.run(job, partition).success, (job, partition)
+    assert located.materialise("eigenbases", run_config=config).success
+    later = itertools.dropwhile(lambda asset: not asset.begins_generation, asset_graph())
+    for asset in itertools.islice(later, 1, None):
+        for partition in partitions(asset):
+            assert located.materialise(asset.name, partition).success, (asset.name, partition)
     generations = studies.ask_sql(located.path, "select generation_id, is_current from generations order by all").rows()
     assert generations == [(1, False), (2, True)], "the one before stands beside it, to be compared"
     assert studies.compute(located.path) == []
@@ -108,7 +108,7 @@ def assert_is_png(metadata):
 
 def test_a_step_without_its_inputs_fails_and_names_them(located):
     located.sense()
-    run = located.run("fit_generation", raise_on_error=False)
+    run = located.materialise("eigenbases", raise_on_error=False)
     assert not run.success
     (failure,) = [event for event in run.all_events if event.is_step_failure]
     assert "eigenbases needs covariances[letters/coast.jsonl]" in failure.step_failure_data.error.cause.message
@@ -120,11 +120,11 @@ class Listener:
     def __init__(self):
         self.begun, self.told = [], []
 
-    def begins(self, step, partition, outstanding):
-        self.begun.append((studies.label(step, partition), outstanding))
+    def begins(self, asset, partition, outstanding):
+        self.begun.append((studies.label(asset, partition), outstanding))
 
-    def progress(self, step, partition, done, total):
-        self.told.append((studies.label(step, partition), done, total))
+    def progress(self, asset, partition, done, total):
+        self.told.append((studies.label(asset, partition), done, total))
 
 
 def bring_up(located, listener):
@@ -141,7 +141,7 @@ def test_one_run_computes_all_and_leaves_out_what_a_failure_stops(located):
     assert f"{TRADES}, after row 0: cannot be read as Parquet" in str(failure.error)
     computed = {studies.label(*done) for done in result.computed}
     # The generation is fitted on all shards: without this one there is none yet.
-    by_shard = {f"{step}[{COAST}]" for step in ("documents", "token_sequences", "covariances")}
+    by_shard = {f"{asset}[{COAST}]" for asset in ("documents", "token_sequences", "covariances")}
     assert computed == by_shard | {"language_model"}
     (run,) = located.instance.get_runs()
     assert run.status == dg.DagsterRunStatus.FAILURE
@@ -155,7 +155,7 @@ def test_one_run_computes_all_and_leaves_out_what_a_failure_stops(located):
     assert not result.failures
     assert not session.checks_failed
     assert {studies.label(*done) for done in result.computed} == studies.everything() - computed
-    stood = {step.name: result.stood(step) for step in asset_graph()}
+    stood = {asset.name: result.stood(asset) for asset in asset_graph()}
     assert stood == dict.fromkeys(stood, 0) | {n.partition("[")[0]: 1 for n in computed}
     latest = located.instance.get_runs(limit=1)[0]
     assert latest.status == dg.DagsterRunStatus.SUCCESS
@@ -166,12 +166,12 @@ def test_one_run_computes_all_and_leaves_out_what_a_failure_stops(located):
     sequences = studies.artifact(located.path, "token_sequences", shard=COAST).manifest.summary["sequences"]
     assert (f"corrected_eigenvalues[{COAST}]", sequences, sequences) in listener.told
     # Scores come from the sketches' pass.
-    heavy = {step.name for step in asset_graph() if step.runs_model} - {"language_model", "influence_scores"}
-    assert heavy <= {name.partition("[")[0] for name, *_ in listener.told}
+    runs_model = {asset.name for asset in asset_graph() if asset.runs_model} - {"language_model", "influence_scores"}
+    assert runs_model <= {name.partition("[")[0] for name, *_ in listener.told}
 
     session = bring_up(located, listener)
     assert not session.result.computed
-    assert sum(session.result.stood(step) for step in asset_graph()) == len(studies.everything())
+    assert sum(session.result.stood(asset) for asset in asset_graph()) == len(studies.everything())
     assert len(located.instance.get_run_ids()) == 2, "nothing to do is no run"
 
 
@@ -182,22 +182,23 @@ def is_failure(entry):
 def materialised(located):
     """The data version that Dagster was last told of each partition."""
     found = {}
-    for step in asset_graph():
-        records = located.instance.fetch_materializations(located.key(step.name), limit=100, ascending=True).records
+    for asset in asset_graph():
+        records = located.instance.fetch_materializations(located.key(asset.name), limit=100, ascending=True).records
         for record in records:
-            where = Partition.parse(step.partitioned_by, record.partition_key)
+            where = Partition.parse(asset.partitioned_by, record.partition_key)
             tags = record.event_log_entry.asset_materialization.tags
-            found[studies.label(step, where)] = tags["dagster/data_version"]
+            found[studies.label(asset, where)] = tags["dagster/data_version"]
     return found
 
 
+@pytest.mark.slow
 def test_the_job_by_hand_can_fit_another_generation(computed):
     """From the launchpad, as the command's `--new-generation`."""
-    config = {"ops": {f"{studies.NAME}_compute_outstanding": {"config": {"new_generation": True}}}}
-    assert computed.run("bring_up_to_date", run_config=config).success
+    config = {"ops": {"plan": {"config": {"new_generation": True}}}}
+    assert computed.bring_up(run_config=config).success
     generations = studies.ask_sql(computed.path, "select generation_id from generations where is_current")
     assert generations["generation_id"].to_list() == [2]
-    assert computed.run("bring_up_to_date").success
+    assert computed.bring_up().success
     assert studies.ask_sql(computed.path, "select max(generation_id) from generations").item() == 2
 
 
@@ -225,7 +226,7 @@ def test_a_check_that_fails_is_told(located, standing):
         located.path, "influence_scores", tables={"influence_scores": shorter}, shard=COAST, query_set=FIRST
     )
     located.sense()
-    run = located.run("score_shard", f"{FIRST}|{COAST}")
+    run = located.materialise("influence_scores", f"{FIRST}|{COAST}")
     (check,) = run.get_asset_check_evaluations()
     assert (check.check_name, check.passed) == ("every_sequence_is_scored", False)
     assert check.metadata["scores"].value == 3
@@ -235,7 +236,7 @@ def test_a_check_that_fails_is_told(located, standing):
     # The catalogue that is made of it is checked by SQL, and the rows that are wrong are shown.
     studies.versions_of(located.path).workspace.catalogue.unlink()
     assert "influence_catalogue: every_sequence_scored" in bring_up(located, Listener()).checks_failed
-    run = located.run("publish_catalogue")
+    run = located.materialise("influence_catalogue")
     found = {check.check_name: check for check in run.get_asset_check_evaluations() if not check.passed}
     violations = found["every_sequence_scored"].metadata
     assert violations["count"].value == len(violations["violations"].records) > 0

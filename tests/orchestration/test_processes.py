@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from influence_assets.engine.workspace import Workspace
 from influence_assets.orchestration.instance import open_instance
@@ -17,10 +18,11 @@ from tests.closeness import assert_same_scores, assert_same_values, values_of
 from tests.commanding import finished
 from tests.studies import SHARDS
 
-STEPS = ["documents", "token_sequences", "covariances", "corrected_eigenvalues"]
+ASSETS = ["documents", "token_sequences", "covariances", "corrected_eigenvalues"]
 """All of one shard, so that one run computes them; the last two could run at once, were they not heavy."""
 
 
+@pytest.mark.slow
 def test_two_processes_at_a_time_compute_what_one_computes(standing, tmp_path):
     """Each shard in a run of `dagster asset materialize`, with a process for each step; both runs side by side."""
     study = studies.copied(standing, tmp_path)
@@ -40,19 +42,19 @@ def test_two_processes_at_a_time_compute_what_one_computes(standing, tmp_path):
         processes = {run: step_processes(instance, run) for run in instance.get_run_ids()}
     assert len(processes) == 2
     for found in processes.values():
-        assert found.keys() == set(STEPS)
-        assert len(set(found.values())) == len(STEPS), "a process for each step"
-    for step in STEPS:
+        assert found.keys() == set(ASSETS)
+        assert len(set(found.values())) == len(ASSETS), "a process for each step"
+    for asset in ASSETS:
         for shard in SHARDS:
-            one, other = (studies.artifact(path, step, shard=shard) for path in (standing, study))
+            one, other = (studies.artifact(path, asset, shard=shard) for path in (standing, study))
             assert one.key == other.key
             assert_same_values(values_of(other), values_of(one))
-    assert not {name.partition("[")[0] for name in studies.compute(study)} & set(STEPS)
+    assert not {name.partition("[")[0] for name in studies.compute(study)} & set(ASSETS)
     assert_same_scores(studies.scores(study), studies.scores(standing))
 
 
 def materialising(study: Path, shard: str) -> "subprocess.Popen[str]":
-    selection = " or ".join(f'key:"{studies.NAME}/{step}"' for step in STEPS)
+    selection = " or ".join(f'key:"{studies.NAME}/{asset}"' for asset in ASSETS)
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", "influence_assets.orchestration.location"]
     environment = {
         "INFLUENCE_STUDY": str(study),

@@ -62,7 +62,11 @@ def test_a_partition_is_launched_from_the_ui_that_our_command_starts(tmp_path):
     with serving(*influence("ui", "--study", str(study), "--port", str(port)), folder=tmp_path, port=port) as server:
         server.wait(lambda: partitions(server, "documents") == list(SHARDS))  # by the sensor, in the daemon
         parameters = {
-            "selector": {**SELECTOR, "pipelineName": f"{studies.NAME}_read_documents"},
+            "selector": {
+                **SELECTOR,
+                "pipelineName": f"{studies.NAME}_materialize_shards",
+                "assetSelection": [key("documents")],
+            },
             "runConfigData": {},
             "executionMetadata": {"tags": [{"key": "dagster/partition", "value": COAST}]},
         }

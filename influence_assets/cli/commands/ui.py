@@ -6,17 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from influence_assets.cli.command import HERE, Command, StudyOption
 from influence_assets.cli.console import console
 from influence_assets.study import Study
-
-WORKSPACE = """\
-load_from:
-  - python_module:
-      module_name: influence_assets.orchestration.location
-      location_name: influence_assets
-"""
 
 
 def ui(
@@ -26,14 +20,15 @@ def ui(
 ) -> None:
     """Start Dagster's UI on the study, with its sensors."""
     from influence_assets.orchestration.definitions import STUDIES
-    from influence_assets.orchestration.instance import open_instance
+    from influence_assets.orchestration.instance import LOCATION, open_instance
 
     path = study.resolve()
     with open_instance(Study.load(path)) as instance:
         home = Path(instance.root_directory)
     console.print(f"Dagster's UI will be at [bold]http://{host}:{port}[/]; Ctrl+C ends it.")
     workspace = home / "workspace.yaml"
-    workspace.write_text(WORKSPACE, encoding="utf-8")
+    code_location = {"module_name": "influence_assets.orchestration.location", "location_name": LOCATION}
+    workspace.write_text(yaml.safe_dump({"load_from": [{"python_module": code_location}]}), encoding="utf-8")
     command = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace), "-h", host, "-p", str(port)]
     os.chdir(home)
     sys.stdout.flush()

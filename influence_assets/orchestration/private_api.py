@@ -1,0 +1,122 @@
+"""Everything that this package uses of Dagster beyond what Dagster documents, in one place.
+
+`tests/orchestration/test_private_api.py` holds Dagster to each of these. What Dagster offers in public instead is named
+beside the function that does without it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    INPUT_DATA_VERSION_TAG_PREFIX,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster._core.execution.api import execute_run_iterator
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
+
+__all__ = [
+    "DATA_VERSION_TAG",
+    "UnresolvedAssetJobDefinition",
+    "execute_here",
+    "input_tags",
+    "keep",
+    "kept",
+    "last_event_id",
+    "reported_versions",
+    "version_tags",
+]
+
+REPOSITORY = "__repository__"
+"""What Dagster calls the repository that it makes of a module's `Definitions`."""
+
+
+def execute_here(
+    job: dg.JobDefinition, instance: dg.DagsterInstance, run_config: Mapping[str, Any], location: str
+) -> bool:
+    """Execute a job in this process, as a run of a code location, and return whether it succeeded.
+
+    `JobDefinition.execute_in_process` records a run of no code location. The UI's timeline and its page of the job
+    leave such runs out, and nobody can launch them again from there.
+
+    Args:
+        job: whose ops all run in one process.
+        instance: that records the run.
+        run_config: of the run.
+        location: the code location's name, as the UI's workspace has it. It need not be loaded.
+    """
+    origin = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(location), REPOSITORY).get_job_origin(job.name)
+    run = instance.create_run_for_job(job_def=job, run_config=run_config, tags=job.run_tags, remote_job_origin=origin)
+    for _ in execute_run_iterator(InMemoryJob(job), run, instance):
+        pass
+    ended = instance.get_run_by_id(run.run_id)
+    return ended is not None and ended.is_success
+
+
+def version_tags(code_version: str, data_version: str) -> dict[str, str]:
+    """The tags of an event that give an asset's versions.
+
+    In public only an asset's own computation can give them, as `MaterializeResult.data_version`.
+    """
+    return {
+        CODE_VERSION_TAG: code_version,
+        DATA_VERSION_TAG: data_version,
+        DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+    }
+
+
+def input_tags(upstream: dg.AssetKey, *, data_version: str | None, event_id: int) -> dict[str, str]:
+    """The tags of an event that give what of an upstream asset it was computed from.
+
+    Args:
+        upstream: its key.
+        data_version: of the upstream asset; None leaves what Dagster records by itself.
+        event_id: the place in the event log up to which events of the upstream asset are older.
+    """
+    tags = {get_input_event_pointer_tag(upstream): str(event_id)}
+    if data_version is not None:
+        tags[get_input_data_version_tag(upstream, prefix=INPUT_DATA_VERSION_TAG_PREFIX)] = data_version
+    return tags
+
+
+def last_event_id(instance: dg.DagsterInstance) -> int:
+    """The place of the last event in the instance's log."""
+    return instance.event_log_storage.get_maximum_record_id() or 0
+
+
+def reported_versions(instance: dg.DagsterInstance, key: dg.AssetKey, kind: dg.DagsterEventType) -> Mapping[str, str]:
+    """Return the data version that was last reported of each partition of an asset, by the partition's key.
+
+    Of an asset without partitions the key is "". In public there are only all events of an asset, a page at a time
+    (`DagsterInstance.fetch_materializations`).
+
+    Args:
+        instance: that they were reported to.
+        key: of the asset.
+        kind: ASSET_OBSERVATION or ASSET_MATERIALIZATION.
+    """
+    tags = instance.event_log_storage.get_latest_tags_by_partition(key, kind, [DATA_VERSION_TAG])
+    if tags:
+        return {partition: of_partition[DATA_VERSION_TAG] for partition, of_partition in tags.items()}
+    is_observed = kind == dg.DagsterEventType.ASSET_OBSERVATION
+    fetch = instance.fetch_observations if is_observed else instance.fetch_materializations
+    records = fetch(key, limit=1).records
+    event = (records[0].asset_observation if is_observed else records[0].asset_materialization) if records else None
+    version = None if event is None else (event.tags or {}).get(DATA_VERSION_TAG)
+    return {} if version is None else {"": version}
+
+
+def kept(instance: dg.DagsterInstance, key: str) -> str | None:
+    """What was kept in the instance under a key. A sensor's cursor is public, but the sensor alone can write it."""
+    return instance.daemon_cursor_storage.get_cursor_values({key}).get(key)
+
+
+def keep(instance: dg.DagsterInstance, key: str, value: str) -> None:
+    """Keep a value in the instance."""
+    instance.daemon_cursor_storage.set_cursor_values({key: value})

@@ -1,0 +1,104 @@
+"""What a run reports to Dagster: files that changed, partitions that stand, and what the checks say of them."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+from influence_assets.engine.bring_up import Finished, Result
+from influence_assets.engine.fingerprint import WHOLE
+from influence_assets.engine.materialise import Outcome
+from influence_assets.engine.plan import AssetState
+from influence_assets.engine.versions import Versions
+from influence_assets.orchestration import checks
+from influence_assets.orchestration.factory import asset_key, materialization
+from influence_assets.orchestration.partitions import Partitions
+from influence_assets.orchestration.private_api import reported_versions
+from influence_assets.orchestration.sources import observations
+from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.study import Study
+
+Report = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
+
+
+class Reporter:
+    """Turns what happens in a run into Dagster's events.
+
+    Checks that pass are rolled up: each event costs Dagster time, so that a check which holds of a thousand partitions
+    is reported once, with their number, by `rolled_up_checks`.
+
+    Args:
+        checks_failed: filled with asset checks that failed, as `asset: check`.
+    """
+
+    def __init__(self, study: Study, instance: dg.DagsterInstance, checks_failed: list[str]) -> None:
+        self._study = study
+        self._instance = instance
+        self._checks_failed = checks_failed
+        self._passed: dict[tuple[dg.AssetKey, str], dg.AssetCheckEvaluation] = {}
+        self._partitions: Counter[tuple[dg.AssetKey, str]] = Counter()
+
+    def news(self, versions: Versions, states: Sequence[AssetState]) -> Iterator[Report]:
+        """Report files that came, changed or went, and partitions that stand without Dagster's knowing."""
+        Partitions.of(self._study).register(versions.workspace, self._instance)
+        yield from observations(self._study, versions.workspace, self._instance)
+        yield from self.unreported(versions, states)
+
+    def unreported(self, versions: Versions, states: Sequence[AssetState]) -> Iterator[Report]:
+        """Report partitions that stand in a version other than the one that was last reported.
+
+        They were computed by a run of another instance, or are asked for again after a setting or a file was taken
+        back.
+        """
+        for state in states:
+            key = asset_key(self._study, state.asset.name)
+            reported = reported_versions(self._instance, key, dg.DagsterEventType.ASSET_MATERIALIZATION)
+            for standing in state.of("standing"):
+                artifact = ArtifactKey(state.asset.name, standing.partition.key, str(standing.data_version))
+                if reported.get(standing.partition.key or WHOLE) != artifact.data_version:
+                    outcome = Outcome(versions.workspace.store.open(artifact), computed=False)
+                    yield from self.finished(Finished(state.asset, standing.partition, outcome, versions))
+        yield from self.rolled_up_checks()
+
+    def finished(self, event: Finished) -> Iterator[Report]:
+        """Report a partition that stands, and the checks of it that fail."""
+        asset, partition, outcome, versions = event.asset, event.partition, event.outcome, event.versions
+        yield materialization(self._study, asset, partition, outcome, versions, self._instance)
+        for check in checks.results(asset, versions.workspace, outcome.artifact):
+            if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
+                name = f"{asset.name}[{partition.key}]" if partition.key else asset.name
+                self._checks_failed.append(f"{name}: {check.check_name}")
+            evaluation = dg.AssetCheckEvaluation(
+                asset_key(self._study, asset.name),
+                str(check.check_name),
+                passed=check.passed,
+                metadata=check.metadata,
+                severity=check.severity,
+                partition=partition.key,
+            )
+            if check.passed:
+                self._passed[evaluation.asset_key, evaluation.check_name] = evaluation
+                self._partitions[evaluation.asset_key, evaluation.check_name] += 1
+            else:
+                yield evaluation
+
+    def rolled_up_checks(self) -> Iterator[Report]:
+        """Report the checks that passed since the last call, once each."""
+        for (key, name), last in self._passed.items():
+            count = self._partitions[key, name]
+            several = dg.AssetCheckEvaluation(
+                key, name, passed=True, metadata={"partitions": count}, severity=last.severity
+            )
+            yield last if count == 1 else several
+        self._passed, self._partitions = {}, Counter()
+
+
+def taken_back(before: Sequence[AssetState], result: Result) -> list[AssetState]:
+    """The assets of which something stands now that neither stood before nor was computed: an earlier version."""
+    computed = set(result.computed)
+    names = {
+        state.asset.name
+        for state in before
+        if any((state.asset, place.partition) not in computed for place in state.outstanding)
+    }
+    return [state for state in result.states if state.asset.name in names]

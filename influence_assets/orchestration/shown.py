@@ -1,0 +1,76 @@
+"""What Dagster's pages show of an artifact: what a person wants first, then figures, then how it is stored."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.shown import Location, Picture, Shown, Table
+from influence_assets.report.page import everything_shown
+from influence_assets.storage.artifacts import Artifact
+
+Metadata = dict[str, Any]
+
+ORDER = (str, Picture, Table)
+"""What a person wants first: a sentence, a plot, a table."""
+
+
+def metadata(asset: AssetDefinition, artifact: Artifact, *, computed: bool) -> Metadata:
+    """Return everything that is shown of an artifact."""
+    manifest = artifact.manifest
+    figures = {
+        name: value for name, value in manifest.summary.items() if name not in asset.hidden and value is not None
+    }
+    storage: Metadata = {
+        "seconds": round(manifest.seconds, 3),
+        "bytes": manifest.bytes or None,  # what the asset publishes elsewhere is shown by itself
+        "peak_memory_bytes": manifest.peak_memory_bytes,
+        "path": dg.MetadataValue.path(str(artifact.folder)),
+        "dagster/row_count": manifest.rows.get(manifest.asset),
+    }
+    shown = metadata_values(_ordered(everything_shown(asset, artifact)))
+    entries: Metadata = {
+        "outcome": f"computed in {manifest.seconds:.1f} s" if computed else "stood already: nothing was done",
+        **{name: value for name, value in shown.items() if name not in storage},
+        **figures,
+        **{f"rows_{table}": rows for table, rows in manifest.rows.items()},
+        **storage,
+    }
+    return {name: value for name, value in (entries | shown).items() if value is not None}
+
+
+def metadata_values(shown: Mapping[str, Shown]) -> Metadata:
+    """Return Dagster's metadata for what is shown."""
+    return {name: _metadata_value(value) for name, value in shown.items()}
+
+
+def _ordered(shown: Mapping[str, Shown]) -> Mapping[str, Shown]:
+    def place(entry: tuple[str, Shown]) -> int:
+        return next((place for place, kind in enumerate(ORDER) if isinstance(entry[1], kind)), len(ORDER))
+
+    return dict(sorted(shown.items(), key=place))
+
+
+def _metadata_value(value: Shown) -> Any:
+    if isinstance(value, Table):
+        return _table(value.rows)
+    if isinstance(value, Picture):
+        encoded = base64.b64encode(value.png).decode()
+        return dg.MetadataValue.md(f"![{value.title}](data:image/png;base64,{encoded})")
+    if isinstance(value, Location):
+        return dg.MetadataValue.path(str(value.path))
+    return value
+
+
+def _table(rows: pl.DataFrame) -> dg.TableMetadataValue:
+    """A table of which every value is text: what comes from a corpus is data there, never markup."""
+    records = [dg.TableRecord({name: _text(value) for name, value in row.items()}) for row in rows.to_dicts()]
+    schema = dg.TableSchema([dg.TableColumn(name) for name in rows.columns])
+    return dg.MetadataValue.table(records, schema)
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,177 @@
+"""The work of one run, cut into stages: each op of the run calls for the work up to the end of its own stage."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from influence_assets.assets import asset_graph
+from influence_assets.engine.bring_up import Failure, Finished, StageBegun, bring_up_to_date
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.fingerprint import fingerprint
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.plan import plan
+from influence_assets.orchestration import openlineage
+from influence_assets.orchestration.private_api import keep
+from influence_assets.orchestration.reports import Report, Reporter, taken_back
+from influence_assets.orchestration.runs import handled_key, name_process
+from influence_assets.orchestration.session import Session
+
+if TYPE_CHECKING:
+    from openlineage.client import OpenLineageClient
+
+NEW_GENERATION = "new_generation"
+"""The name of the stages in which a generation of curvature is filled that readers do not see yet."""
+
+Position = tuple[bool, int]
+"""Where a stage stands in a run: whether among those of the new generation, and its asset's place in the graph."""
+
+
+def position(asset: AssetDefinition, *, is_new_generation: bool) -> Position:
+    """Return where the stage of an asset stands in a run."""
+    return is_new_generation, [other.name for other in asset_graph()].index(asset.name)
+
+
+def end() -> Position:
+    """Return the position after every stage."""
+    return True, len(asset_graph().assets)
+
+
+class Stages:
+    """What `bring_up_to_date` does in one go, halted at the end of each stage.
+
+    The work goes back to earlier stages when something that it read proves damaged. What is missing then is computed
+    within the stage at hand.
+
+    Args:
+        session: what the ops of the run share; its `result` is filled on the way.
+        context: of the op that begins the work.
+        new_generation: fit another generation of curvature.
+
+    Raises:
+        InputError: the corpus, the queries or the model cannot be listed.
+    """
+
+    def __init__(self, session: Session, context: dg.OpExecutionContext, *, new_generation: bool) -> None:
+        name_process(context.instance, context.run_id)
+        published, result = session.published, session.result
+        self._session = session
+        self._handled = fingerprint(published.workspace)
+        # While a newer generation is being filled, that one is reported: it is what the run ends with.
+        self._seen = session.versions if published.has_newer_generation else published
+        if self._seen is session.versions or not result.states:
+            result.states = list(plan(self._seen))
+        self._before = result.states
+        self._reporter = Reporter(session.study, context.instance, session.checks_failed)
+        self._collector: OpenLineageClient | None = openlineage.connect(session.study)
+        self._watcher = session.watcher(context)
+        self._events = bring_up_to_date(published, self, result, run_id=context.run_id, new_generation=new_generation)
+        self._reached: Position = (False, -1)
+        self._is_finished = False
+        self._computed: defaultdict[Position, Counter[str]] = defaultdict(Counter)
+        self._failed: Counter[Position] = Counter()
+
+    @property
+    def has_reached_new_generation(self) -> bool:
+        """Whether stages of the new generation are due."""
+        return not self._is_finished and self._reached[0]
+
+    def begins(self, asset: AssetDefinition, partition: Partition, outstanding: int) -> None:
+        """Tell whoever watches the op at hand."""
+        self._watcher.begins(asset, partition, outstanding)
+
+    def progress(self, asset: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
+        """Tell whoever watches the op at hand."""
+        self._watcher.progress(asset, partition, done, total)
+
+    def news(self) -> Iterator[Report]:
+        """Report what changed since the last run, before anything is computed."""
+        yield from self._reporter.news(self._seen, self._before)
+
+    def advance(self, context: dg.OpExecutionContext, to: Position) -> Iterator[Report]:
+        """Do the work up to the end of a stage, and report each partition as soon as it stands."""
+        self._watcher = self._session.watcher(context)
+        repaired = len(self._session.result.mended)
+        while not self._is_finished and self._reached <= to:
+            event = next(self._events, None)
+            if event is None:
+                self._is_finished = True
+            elif isinstance(event, StageBegun):
+                self._reached = position(event.asset, is_new_generation=event.choice == "newest")
+            elif isinstance(event, Failure):
+                self._failed[self._position(event.asset)] += 1
+                context.log.error(f"{_name(event)} failed: {event.error}")
+            else:
+                yield from self._finished(context, event)
+            for folder in self._session.result.mended[repaired:]:
+                repaired += 1
+                context.log.warning(f"{folder} is damaged. It and what needs it are computed again in this stage.")
+        yield from self._reporter.rolled_up_checks()
+
+    def outcome(self, context: dg.OpExecutionContext, stage: Position) -> dict[str, int]:
+        """Log what was done about a stage's asset, and return it in figures."""
+        name = str(context.op_handle)
+        elsewhere = dict(self._computed[stage])
+        here, failed = elsewhere.pop(name, 0), self._failed[stage]
+        waiting = self._waiting(stage) - failed if self._session.result.failures else 0
+        if here:
+            context.log.info(f"Computed here: {_partitions(here)}.")
+        for other, count in elsewhere.items():
+            context.log.info(f"Computed in the stage {other}, by the same pass: {_partitions(count)}.")
+        if failed:
+            context.log.error(f"Failed: {_partitions(failed)}.")
+        if waiting > 0:
+            context.log.warning(f"Left out, because something that they need failed: {_partitions(waiting)}.")
+        if not here and not elsewhere and not failed and waiting <= 0:
+            context.log.info("Nothing was due.")
+        figures = {"computed": here, "computed_in_other_stages": sum(elsewhere.values()), "failed": failed}
+        return {figure: count for figure, count in figures.items() if count}
+
+    def conclude(self, context: dg.OpExecutionContext) -> Iterator[Report]:
+        """Do what is left, report what an earlier version serves again, and note which files were handled."""
+        yield from self.advance(context, end())
+        result = self._session.result
+        versions = result.versions or self._session.published
+        yield from self._reporter.unreported(versions, taken_back(self._before, result))
+        keep(context.instance, handled_key(self._session.study), self._handled)
+
+    def close(self) -> None:
+        """Stop the work where it is, and let go of the store."""
+        self._events.close()
+
+    def _position(self, asset: AssetDefinition) -> Position:
+        """The stage of an asset in the generation that is being filled."""
+        return position(asset, is_new_generation=self._reached[0])
+
+    def _finished(self, context: dg.OpExecutionContext, event: Finished) -> Iterator[Report]:
+        if event.outcome.computed:
+            self._computed[self._position(event.asset)][str(context.op_handle)] += 1
+        yield from self._reporter.finished(event)
+        self._tell_collector(context, event)
+
+    def _tell_collector(self, context: dg.OpExecutionContext, event: Finished) -> None:
+        """Tell the collector of lineage, if there is one; one that does not answer is given up for this run."""
+        if self._collector is None or not event.outcome.computed:
+            return
+        try:
+            for lineage_event in openlineage.events(self._session.study, event.outcome.artifact.manifest):
+                self._collector.emit(lineage_event)
+        except Exception as error:  # noqa: BLE001  # whatever a collector answers, what was computed stands
+            url = self._session.study.lineage.openlineage_url
+            context.log.warning(f"{url} does not take OpenLineage events: {error}")
+            self._collector = None
+
+    def _waiting(self, stage: Position) -> int:
+        is_new_generation, place = stage
+        versions = self._session.versions if is_new_generation else self._session.published
+        asset = versions.workspace.graph.assets[place]
+        return sum(not versions.stands(asset, partition) for partition in versions.partitions(asset))
+
+
+def _name(event: Failure) -> str:
+    return f"{event.asset.name}[{event.partition.key}]" if event.partition.key else event.asset.name
+
+
+def _partitions(count: int) -> str:
+    return f"{count:,} partition" + ("" if count == 1 else "s")
