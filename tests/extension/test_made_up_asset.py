@@ -116,6 +116,7 @@ def test_a_withdrawn_document_leaves_its_rows_and_the_disk(study):
     assert varieties(study) != before
 
 
+@pytest.mark.slow
 def test_what_a_changed_file_supersedes_is_collected(study):
     old = folder(study, TRADES)
     studies.write_parquet(study.parent / "corpus" / TRADES, studies.TRADES_ROWS[:2])
@@ -127,6 +128,7 @@ def test_what_a_changed_file_supersedes_is_collected(study):
     assert varieties(study) == counted_by_hand(study)
 
 
+@pytest.mark.slow
 def test_a_file_that_vanishes_takes_its_rows_along(study):
     (study.parent / "corpus" / TRADES).unlink()
     assert influence("run", "--study", study).code == 0
@@ -134,6 +136,7 @@ def test_a_file_that_vanishes_takes_its_rows_along(study):
     assert set(of_shards) == {COAST}
 
 
+@pytest.mark.slow
 def test_without_it_the_study_is_as_it_was(study, monkeypatch):
     monkeypatch.delenv("INFLUENCE_EXTENSIONS")
     ran = influence("run", "--study", study)
@@ -141,6 +144,7 @@ def test_without_it_the_study_is_as_it_was(study, monkeypatch):
     assert rows(study, f"select table_name from duckdb_tables() where table_name = '{NAME}'") == []
 
 
+@pytest.mark.slow
 def test_a_study_can_name_its_folder(study, monkeypatch):
     monkeypatch.delenv("INFLUENCE_EXTENSIONS")
     study.write_text(study.read_text() + f"extensions: [{PARTS}]\n")
