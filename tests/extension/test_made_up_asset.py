@@ -116,6 +116,16 @@ def test_a_withdrawn_document_leaves_its_rows_and_the_disk(study):
     assert varieties(study) != before
 
 
+def test_a_withdrawn_document_leaves_the_disk_where_the_asset_is_not_there_any_more(study, monkeypatch):
+    old, other = folder(study, COAST), folder(study, TRADES)
+    ((document,),) = rows(study, "select document_id from documents where title = 'Lamp'")
+    monkeypatch.delenv("INFLUENCE_EXTENSIONS")
+    forgotten = influence("forget", "--document", document, "--study", study)
+    assert forgotten.code == 0, forgotten.error
+    assert not old.exists()
+    assert other.exists()
+
+
 @pytest.mark.slow
 def test_what_a_changed_file_supersedes_is_collected(study):
     old = folder(study, TRADES)
