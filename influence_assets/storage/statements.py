@@ -1,6 +1,7 @@
 """The SQL files: found, read and described. Nothing here formats a value into SQL."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -36,6 +37,12 @@ def statements(kind: Kind) -> Mapping[str, Statement]:
     """All files of one folder of `sql/`, by name, in alphabetical order, which is the order to run them in."""
     files = sorted((sql_folder() / kind).glob("*.sql"))
     return MappingProxyType({path.stem: _read(path) for path in files})
+
+
+def column_comments(schema: str) -> Mapping[str, str]:
+    """Return what each column of a table is, from the comments in its schema's SQL."""
+    comments = re.findall(r"comment on column \w+\.(\w+) is\s+'((?:[^']|'')*)'", schema)
+    return {column: text.replace("''", "'") for column, text in comments}
 
 
 def schema_version() -> str:
