@@ -5,7 +5,7 @@ STUDY ?= demo/study.yaml
 # Peers to agree with. Without their dependencies, which ask for packages that the comparison never touches.
 PEERS := kronfluence==1.0.1 einconv==0.1.0 opt_einsum==3.4.0
 
-.PHONY: demo test test-all soak check ui format clean bench
+.PHONY: demo test test-all soak check ui format clean bench samples
 
 demo: .venv/installed
 	$(BIN)/influence demo demo
@@ -22,10 +22,17 @@ test-all: .venv/developed
 soak: .venv/developed
 	$(BIN)/python -m pytest -q -m soak
 
-# Against kronfluence and the plain training step, on two threads: about 20 minutes; writes README's table.
+# Against kronfluence and the plain training step, on two threads: about 20 minutes; writes the tables of the README
+# and of docs/benchmarks.md.
 bench: .venv/developed
 	$(BIN)/python -m benchmarks.bench --sizes small medium
 	$(BIN)/python -m benchmarks.report
+
+# The sample outputs, reference tables and the picture of an answer in README.md and docs/.
+samples: demo .venv/developed
+	$(BIN)/python -m docs.references
+	$(BIN)/python -m docs.samples
+	$(BIN)/python -m docs.samples --demo demo/study.yaml
 
 check: .venv/developed
 	$(BIN)/ruff format --check .

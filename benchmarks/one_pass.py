@@ -31,7 +31,7 @@ from influence_assets.capture.scores import ScoreTotals, scores
 from influence_assets.capture.sketches import SketchRows, sketches
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.maths.sketches import strongest_coordinates
-from influence_assets.methods.ekfac import EKFAC
+from influence_assets.methods.ekfac import precondition
 from influence_assets.models.devices import keep_freed_memory
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import load_model
@@ -46,7 +46,7 @@ def passes(runner: Runner, shard: Sequences, queries: Sequences) -> dict[str, Ca
     bases = {name: eigenbasis(c.A, c.S).to(runner.device, dtype) for name, c in factors.items()}
     Λ = {name: found.mean() for name, found in eigenvalue_corrections(runner, shard, bases, SAMPLER).items()}
     layers = {name: LayerCurvature(bases[name], Λ[name], damping(Λ[name], 0.1)) for name in bases}
-    P = EKFAC(layers).precondition(query_gradients(runner, queries, bases).layers)
+    P = precondition(query_gradients(runner, queries, bases).layers, layers)
     probes = {name: layer[:4] for name, layer in P.items()}
     kept = strongest_coordinates(layers, 131_072)
 

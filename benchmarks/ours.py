@@ -24,7 +24,7 @@ from influence_assets.capture.sketches import query_sketches, sketches
 from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature, damping, eigenbasis
 from influence_assets.maths.moments import SecondMoment
 from influence_assets.maths.sketches import Coordinates, strongest_coordinates
-from influence_assets.methods.ekfac import EKFAC
+from influence_assets.methods.ekfac import precondition
 from influence_assets.models.devices import keep_freed_memory
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import load_model
@@ -121,7 +121,7 @@ class Ours:
             with clock.part("query_gradients"):
                 V = query_gradients(self.runner, asked, bases).layers
             with clock.part("preconditioning"):
-                P = EKFAC(layers).precondition(V)
+                P = precondition(V, layers)
                 del V  # P took its place
                 totals = ScoreTotals({"ekfac": P}, len(sequences), len(sequences), self.runner.device)
                 if self.job.variant == "queries_rotated":

@@ -28,7 +28,7 @@ from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import scores
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
-from influence_assets.methods.ekfac import EKFAC
+from influence_assets.methods.ekfac import precondition
 from influence_assets.models.devices import keep_freed_memory
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import load_model
@@ -111,7 +111,7 @@ def scored(place: Path, size: Size, precision: str, device: str) -> np.ndarray:
     layers = {
         name: LayerCurvature(basis, corrected[name], damping(corrected[name], 0.1)) for name, basis in bases.items()
     }
-    P = EKFAC(layers).precondition(query_gradients(runner, queries, bases).layers)
+    P = precondition(query_gradients(runner, queries, bases).layers, layers)
     return scores(runner, train, {"ekfac": P}, len(train), bases)["ekfac"]
 
 

@@ -1,6 +1,6 @@
-"""From results.json: the README's table, a plot, and the limits that the measurements are held against.
+"""Write what was measured: the README's table, the long one of docs/benchmarks.md, a plot, and how limits were met.
 
-python -m benchmarks.report [--results benchmarks/results.json] [--readme README.md]
+python -m benchmarks.report [--results benchmarks/results.json] [--readme README.md] [--page docs/benchmarks.md]
 """
 
 import argparse
@@ -17,9 +17,15 @@ from benchmarks.limits import lines
 from benchmarks.rows import Row
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- speed: begin (python -m benchmarks.report) -->", "<!-- speed: end -->"
+FIGURES = "<!-- figures: begin (python -m benchmarks.report) -->", "<!-- figures: end -->"
+"""Around the README's table."""
+
+SPEED = "<!-- speed: begin (python -m benchmarks.report) -->", "<!-- speed: end -->"
+"""Around the long table."""
+
 ESTIMATES = {"second_scores_32"}
 """Stages whose scores are estimates: compared at the agreement that is stated."""
+
 NAMES = {
     "covariances": "covariances",
     "eigendecomposition": "eigendecomposition",
@@ -42,32 +48,66 @@ VARIANTS = {
 
 
 def main(given: list[str] | None = None) -> None:
-    """Write the table into the README and the plot beside the results; print the limits."""
+    """Write both tables and the plot; print how the limits were met."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results.json")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
-    asked = parser.parse_args(given)
-    rows: list[Row] = json.loads(asked.results.read_text())
-    asked.results.with_suffix(".png").write_bytes(plot(rows))
-    text = asked.readme.read_text()
-    asked.readme.write_text(text.replace(between(text), section(rows)))
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/benchmarks.md")
+    options = parser.parse_args(given)
+    rows: list[Row] = json.loads(options.results.read_text())
+    options.results.with_suffix(".png").write_bytes(plot(rows))
+    for file, markers, text in ((options.readme, FIGURES, figures(rows)), (options.page, SPEED, section(rows))):
+        before = file.read_text()
+        file.write_text(before.replace(between(before, markers), text))
     print("\n".join(lines(rows)))
 
 
-def between(text: str) -> str:
-    """What stands between the README's markers, both included."""
-    return text[text.index(BEGIN) : text.index(END) + len(END)]
+def between(text: str, markers: tuple[str, str]) -> str:
+    """Return what is between two markers, both included."""
+    begin, end = markers
+    return text[text.index(begin) : text.index(end) + len(end)]
+
+
+def figures(rows: list[Row]) -> str:
+    """Return the README's part: every stage at the first size, with the whole job at the others in the caption."""
+    size, device, dtype = (rows[0][field] for field in ("size", "device", "dtype"))
+    same = [row for row in rows if (row["device"], row["dtype"]) == (device, dtype)]
+    ours = [row for row in same if row["subject"] == "ours" and not row["variant"] and row["stage"] in NAMES]
+    head = ["| stage | ours, s | kronfluence, s | ratio | agreement |", "|---|---:|---:|---:|---:|"]
+    body = (line for row in ours if row["size"] == size for line in figure_lines(row, same))
+    whole = "; ".join(
+        f"at the size {row['size']} the whole job's ratio is {row['peers'][0]['whole']['median']:#.3g}"
+        for row in ours
+        if row["stage"] == "total" and row["size"] != size and row["peers"]
+    )
+    first = rows[0]
+    caption = (
+        f"{'CPU seconds' if device == 'cpu' else 'Wall seconds'} at the size {size} ({dtype}, {first['threads']} "
+        f"threads, one machine){'; ' + whole if whole else ''}."
+    )
+    return "\n".join([FIGURES[0], *head, *body, "", caption, FIGURES[1]])
+
+
+def figure_lines(row: Row, rows: list[Row]) -> Iterator[str]:
+    """Yield a line for each query batch that kronfluence was measured with."""
+    for against in row["peers"]:
+        if against["subject"] != "kronfluence":
+            continue
+        batch = f" (peer: {against['query_batch']} at once)" if against["query_batch"] else ""
+        stage = NAMES[row["stage"]].format(queries=row["queries"]) + batch
+        cells = [stage, _plain(row), _plain(peer_row(row, against, rows)), _times(row, against)]
+        yield "| " + " | ".join([*cells, f"{against['agreement']:.4f}"]) + " |"
 
 
 def section(rows: list[Row]) -> str:
-    """The README's generated part: a table for each device and precision."""
+    """Return the long table's part: a table for each device and precision."""
     kinds = list(dict.fromkeys((row["device"], row["dtype"]) for row in rows))
     tables = [table([row for row in rows if (row["device"], row["dtype"]) == kind]) for kind in kinds]
-    return "\n".join([BEGIN, *(line for lines_of_one in tables for line in lines_of_one), END])
+    return "\n".join([SPEED[0], *(line for lines_of_one in tables for line in lines_of_one), SPEED[1]])
 
 
 def table(rows: list[Row]) -> list[str]:
-    """Caption, table and what was measured beside it."""
+    """Return the caption, the table and what was measured beside it."""
     alignment = "|" + " --- |" * 3 + " ---: |" * (HEADER.count("|") - 4)
     beside = [line for row in rows for line in variant_lines(row)]
     if beside:
@@ -84,7 +124,7 @@ def table(rows: list[Row]) -> list[str]:
 
 
 def caption(rows: list[Row]) -> str:
-    """What the table was measured with."""
+    """Return what the table was measured with."""
     first = rows[0]
     versions = first["versions"]
     sizes = {row["size"]: row for row in rows if row["subject"] == "training_step"}
@@ -101,7 +141,7 @@ def caption(rows: list[Row]) -> str:
 
 
 def table_lines(row: Row, rows: list[Row]) -> Iterator[str]:
-    """A line for each peer, and for each query batch that it was measured with."""
+    """Yield a line for each peer, and for each query batch that it was measured with."""
     if row["subject"] != "ours" or row["variant"] or row["stage"] not in NAMES:
         return
     name = NAMES[row["stage"]].format(queries=row["queries"])
@@ -118,7 +158,7 @@ def table_lines(row: Row, rows: list[Row]) -> Iterator[str]:
 
 
 def peer_name(against: Row | None) -> str:
-    """kronfluence's query batch with it where there are several."""
+    """Return the peer's name, with its query batch where there are several."""
     if against is None:
         return ""
     batch = f", {against['query_batch']} queries at once" if against["query_batch"] else ""
@@ -126,7 +166,7 @@ def peer_name(against: Row | None) -> str:
 
 
 def peer_row(row: Row, against: Row, rows: list[Row]) -> Row | None:
-    """The peer's row for the same stage."""
+    """Return the peer's row for the same stage."""
     same = ("size", "stage", "variant", "device", "dtype")
     for other in rows:
         alike = all(other[field] == row[field] for field in same)
@@ -136,43 +176,51 @@ def peer_row(row: Row, against: Row, rows: list[Row]) -> Row | None:
 
 
 def ratio(row: Row, against: Row | None, part: str) -> str:
-    """How many times faster; nothing is called faster whose scores do not agree."""
+    """Return how many times faster ours is, with the spread; nothing is called faster whose scores do not agree."""
     if against is None or against[part] is None:
         return ""
-    if not against["scores_agree"] and row["stage"] not in ESTIMATES:
+    if not _comparable(row, against):
         return f"not compared: agreement below {THRESHOLD}"
-    found = against[part]
-    spread = f" ({found['smallest']:.3g}–{found['largest']:.3g})" if row["repetitions"] > 1 else ""
-    return f"{found['median']:.3g}{spread}"
+    times = against[part]
+    spread = f" ({times['smallest']:.3g}–{times['largest']:.3g})" if row["repetitions"] > 1 else ""
+    return f"{times['median']:.3g}{spread}"
+
+
+def _times(row: Row, against: Row) -> str:
+    return f"{against['whole']['median']:#.3g}" if _comparable(row, against) else "–"
+
+
+def _comparable(row: Row, against: Row) -> bool:
+    return bool(against["scores_agree"]) or row["stage"] in ESTIMATES
 
 
 def steps(row: Row) -> str:
-    """Training steps over the same sequences; of scores, the pass alone."""
-    found = row.get("pass_training_steps") or row.get("training_steps")
-    return "" if found is None else f"{found['median']:.3g}"
+    """Return the time in training steps over the same sequences; of scores, that of the pass alone."""
+    count = row.get("pass_training_steps") or row.get("training_steps")
+    return "" if count is None else f"{count['median']:.3g}"
 
 
 def beyond(against: Row | None) -> str:
-    """Ours' share of the peer's memory, without what both processes hold before they have a model."""
-    found = None if against is None else against["peak_memory_beyond_libraries"]
-    return "" if found is None else f"{found:.2f}"
+    """Return our share of the peer's memory, without what both processes hold before they have a model."""
+    share = None if against is None else against["peak_memory_beyond_libraries"]
+    return "" if share is None else f"{share:.2f}"
 
 
 def variant_lines(row: Row) -> Iterator[str]:
-    """What is measured beside the table."""
+    """Yield what was measured beside the table."""
     if row["variant"]:
         name = NAMES[row["stage"]]
-        found = f"{_seconds(row):.3g} s, {_mebibytes(row)} MiB"
+        measured = f"{_seconds(row):.3g} s, {_mebibytes(row)} MiB"
         if row["pass_training_steps"]:
-            found += f", the pass {row['pass_training_steps']['median']:.3g} training steps"
-        yield f"- {row['size']}, {name}, {row['subject']}, {VARIANTS[row['variant']]}: {found}"
+            measured += f", the pass {row['pass_training_steps']['median']:.3g} training steps"
+        yield f"- {row['size']}, {name}, {row['subject']}, {VARIANTS[row['variant']]}: {measured}"
     elif row["stage"] == "sketches":
-        found = f"{_seconds(row):.3g} s, {row['bytes_on_disk'] / 1e6:.1f} MB"
-        yield f"- {row['size']}, sketches of {row['sequences']} sequences, ours alone: {found}"
+        measured = f"{_seconds(row):.3g} s, {row['bytes_on_disk'] / 1e6:.1f} MB"
+        yield f"- {row['size']}, sketches of {row['sequences']} sequences, ours alone: {measured}"
 
 
 def plot(rows: list[Row]) -> bytes:
-    """Every stage in training steps over the same sequences, by subject; a line from the smallest to the largest."""
+    """Return a PNG: every stage in training steps, by subject, with a line from the smallest to the largest."""
     drawn = pl.DataFrame(
         [
             {

@@ -1,7 +1,7 @@
 """The study: one frozen, validated description of everything a run depends on.
 
 A study is a YAML file. Every key is documented by its `Field` description, from which the
-file that `influence init` writes and the README's reference are both made.
+file that `influence init` writes and the reference in docs/study.md are both made.
 """
 
 from pathlib import Path
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from influence_assets.errors import InputError
 from influence_assets.extensions import add_folders
+from influence_assets.overlaps import refuse_overlaps
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 
@@ -196,8 +197,10 @@ class Scores(_Section):
         description="For so many of each query's highest scores, and as many of its lowest, the split over layers and "
         "tokens is kept too.",
     )
-    baselines: tuple[Literal["gradient_dot"], ...] = Field(
-        (), description="Simpler scores computed in the same pass for comparison: [gradient_dot] or []."
+    baselines: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        description="Other methods whose scores are computed in the same pass for comparison, such as [gradient_dot] "
+        "or those of `extensions`.",
     )
 
 
@@ -263,7 +266,7 @@ class Lineage(_Section):
 
 
 class Study(_Section):
-    """One attribution study; see the README's reference of study.yaml."""
+    """One attribution study; docs/study.md has the reference of its keys."""
 
     name: str = Field(
         pattern=r"^[a-z][a-z0-9_]{0,62}$",
@@ -303,7 +306,7 @@ class Study(_Section):
         Parts of its `extensions` are discovered from now on, in this process.
 
         Raises:
-            InputError: naming the file and the key, and what is allowed there.
+            InputError: naming the file and the key, and what is allowed there; or the store overlaps with a source.
         """
         path = Path(path).expanduser().resolve()
         try:
@@ -324,8 +327,22 @@ class Study(_Section):
         except ValidationError as error:
             raise _readable(path, error) from None
         study = study.resolved(path.parent)
+        study.refuse_overlaps()
         add_folders(map(Path, study.extensions))
         return study
+
+    def refuse_overlaps(self) -> None:
+        """Raise where the store is in or around a folder that the study reads: it must not take that for its own.
+
+        Raises:
+            InputError: naming both keys.
+        """
+        sources = {
+            "corpus.path": self.corpus.path,
+            "queries.path": self.queries.path,
+            "model.path": self.model.path if self.model.path and Path(self.model.path).expanduser().exists() else None,
+        }
+        refuse_overlaps(self.storage.root, sources)
 
     def resolved(self, folder: Path) -> "Study":
         """The same study with its relative paths made absolute, seen from `folder`."""
@@ -364,7 +381,9 @@ def _readable(path: Path, error: ValidationError) -> InputError:
             # YAML has lists, not tuples.
             allowed = problem["msg"].removeprefix("Value error, ").replace("tuple", "list")
             lines.append(f"`{key}` = {problem['input']!r}: {allowed}")
-    return InputError(str(path), "; ".join(dict.fromkeys(lines)), "Mend the keys named; the README lists all of them.")
+    return InputError(
+        str(path), "; ".join(dict.fromkeys(lines)), "Mend the keys named; docs/study.md lists all of them."
+    )
 
 
 def _is_union_branch(part: str) -> bool:

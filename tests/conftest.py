@@ -4,6 +4,7 @@ import os
 from unittest import mock
 
 import pytest
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 # Before torch is imported: threads of several test processes on the same cores get in each other's way.
@@ -12,6 +13,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 for name in ("DAGSTER_HOME", "INFLUENCE_STUDY", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
     os.environ.pop(name, None)
+
+# A slow machine is no mistake of the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 # jaxtyping and beartype wrap the maths before it is imported.
 install_import_hook("influence_assets.maths", "beartype.beartype")

@@ -6,7 +6,7 @@ from torch import Tensor
 from influence_assets.maths.block_diagonal import blocks_of
 from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
 from influence_assets.maths.moments import SquareAccumulator
-from influence_assets.methods.ekfac import EKFAC
+from influence_assets.methods.ekfac import precondition
 
 
 def whole(basis: Eigenbasis) -> tuple[Tensor, Tensor]:
@@ -23,7 +23,7 @@ def rotated(basis: Eigenbasis, G: Tensor) -> Tensor:
 
 def preconditioned(layer: LayerCurvature, V: Tensor) -> Tensor:
     """(G + λI)⁻¹ V, in the model's coordinates."""
-    layers = EKFAC({"layer": layer}).precondition({"layer": rotated(layer.basis, V)})
+    layers = precondition({"layer": rotated(layer.basis, V)}, {"layer": layer})
     return layer.basis.rotate_back(layers["layer"])
 
 

@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
 
 TOP = 10
 
@@ -15,10 +14,10 @@ class Agreement:
     Args:
         pearson: linear correlation, -1 to 1.
         spearman: rank correlation, -1 to 1.
-        slope: of estimated on exact scores; 1 where both have the same scale.
-        top10_recall: share of the exact ten strongest that are among the estimated ten strongest, 0 to 1.
-        queries: queries that were compared.
-        sequences: scores of each.
+        slope: of a line through estimated against exact scores; 1 where both have the same scale.
+        top10_recall: share of the ten strongest exact scores that are among the ten strongest estimates, 0 to 1.
+        queries: number of queries that were compared.
+        sequences: number of scores of each query.
     """
 
     pearson: float
@@ -29,12 +28,20 @@ class Agreement:
     sequences: int
 
     def rounded(self) -> dict[str, float | int]:
-        """As it is shown."""
+        """Return the figures with four digits, as they are shown."""
         return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
 def agreement(exact: np.ndarray, estimated: np.ndarray) -> Agreement | None:
-    """Compare [query, sequence] scores, skipping NaN in `exact`; None where there are too few to correlate."""
+    """Return how well estimates agree with exact scores, both [query, sequence]; NaN in `exact` is left out.
+
+    Queries with fewer than three scores, or with equal ones only, are left out too; None if that leaves none.
+    """
+    from scipy.stats import (
+        pearsonr,
+        spearmanr,
+    )  # imported here: it takes as long as all else that `influence sql` needs
+
     rows = []
     for truth, guess in zip(exact, estimated, strict=True):
         compared = ~np.isnan(truth)
@@ -50,5 +57,5 @@ def agreement(exact: np.ndarray, estimated: np.ndarray) -> Agreement | None:
 
 def _recall(truth: np.ndarray, guess: np.ndarray) -> float:
     count = min(TOP, len(truth))
-    best, found = (set(np.argsort(-scores)[:count].tolist()) for scores in (truth, guess))
-    return len(best & found) / count
+    strongest, estimated = (set(np.argsort(-scores)[:count].tolist()) for scores in (truth, guess))
+    return len(strongest & estimated) / count

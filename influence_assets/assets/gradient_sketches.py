@@ -49,7 +49,7 @@ class _Recorder:
         from influence_assets.capture.sketches import query_sketches
         from influence_assets.layouts.factors import bases_of
         from influence_assets.maths.sketches import strongest_coordinates
-        from influence_assets.methods.ekfac import EKFAC
+        from influence_assets.methods.ekfac import precondition
 
         self._work = work
         self._sequences = len(sequences)
@@ -58,7 +58,7 @@ class _Recorder:
         quiet = Runner(runner.model, runner.modules, runner.batch_sequences)
         gradients = query_gradients(quiet, sequences.take(self._probed), bases_of(layers)).layers
         self._questions = query_sketches(gradients, layers, self.coordinates, 1)
-        self.probes = EKFAC(layers).precondition(gradients)
+        self.probes = precondition(gradients, layers)
         row_bytes = -(-self.coordinates.width // 8)
         self._signs = work.draft.mappable_array("signs", (len(sequences), row_bytes), "uint8")
         self._scales: list[np.ndarray] = []

@@ -17,6 +17,7 @@ from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
+from influence_assets.methods.registry import MAIN
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.manifest import ArtifactKey
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from influence_assets.corpus.tokenization import Tokenization
     from influence_assets.layouts.queries import StoredQueries
     from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
-
-METHOD = "ekfac"
-"""The method whose scores are split."""
 
 TOLERANCE = 1e-3
 """Relative rounding of sums over layers and tokens in float32."""
@@ -145,7 +143,7 @@ def _measured(loaded: _Loaded, pairs: pl.DataFrame) -> Iterable[Splits]:
         if not len(wanted):
             continue
         rows = sequences.take(np.flatnonzero(np.isin(sequences.keys, wanted.to_numpy())))
-        layers_of_query = queries.layers(slice(index, index + 1), METHOD)
+        layers_of_query = queries.layers(slice(index, index + 1), MAIN)
         P = {name: loaded.bases[name].rotate_back(p) for name, p in layers_of_query.items()}
         details = score_details(loaded.runner, rows, P, queries.N)
         layers = _labelled(_layer_rows(details.by_layer[0], rows, modules), query_id, queries)
@@ -257,7 +255,7 @@ def _questions(loaded: _Loaded) -> np.ndarray:
 
     layers, queries = loaded.curvature, loaded.queries
     coordinates = strongest_coordinates(layers, loaded.work.study.sketches.coordinates)
-    gradients = (unconditioned(queries.layers(rows, METHOD), layers) for rows in queries.chunks(METHOD))
+    gradients = (unconditioned(queries.layers(rows, MAIN), layers) for rows in queries.chunks(MAIN))
     return np.concatenate([query_sketches(V, layers, coordinates, queries.N) for V in gradients])
 
 

@@ -12,6 +12,7 @@ from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown, Table
+from influence_assets.methods.registry import MAIN, method_settings, methods_of
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
@@ -24,16 +25,10 @@ BYTES_A_SCORE = 20
 """A row of Parquet: the score and the sequence's id do not compress, the query's name does."""
 
 ROWS_SHOWN = 10
-MAIN = "ekfac"
-"""The method whose scores are `influence_scores`; those of others are `baseline_scores`."""
 
 
 def _settings(study: Study) -> Mapping[str, Any]:
-    return {"dtype": study.model.dtype, "baselines": sorted(study.scores.baselines)}
-
-
-def _methods(study: Study) -> list[str]:
-    return [MAIN, *study.scores.baselines]
+    return {"dtype": study.model.dtype, **method_settings(study)}
 
 
 def _compute(work: Work) -> None:
@@ -58,7 +53,7 @@ def _compute(work: Work) -> None:
 
 def _multipliers(study: Study, queries: "StoredQueries", rows: slice) -> "dict[str, dict[str, Tensor]]":
     """For each method, what training gradients are multiplied with for some queries."""
-    return {method: queries.layers(rows, method) for method in _methods(study)}
+    return {method.name: queries.layers(rows, method.name) for method in methods_of(study)}
 
 
 def _record(work: Work, queries: "StoredQueries", keys: np.ndarray, scores: Mapping[str, np.ndarray]) -> None:

@@ -1,6 +1,7 @@
 """The asset `query_gradients`: what training gradients are multiplied with, for every query of a set."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -13,6 +14,8 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown, Table
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
+from influence_assets.methods.method import AttributionMethod, MethodContext, TrainingSequences
+from influence_assets.methods.registry import method_settings, methods_of
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
@@ -20,13 +23,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from influence_assets.capture.gradients import QueryGradients
+    from influence_assets.capture.runner import Runner
     from influence_assets.maths.ekfac import LayerCurvature
 
 ROWS_SHOWN = 10
 
 
 def _settings(study: Study) -> Mapping[str, Any]:
-    return {"dtype": study.model.dtype, "baselines": sorted(study.scores.baselines)}
+    return {"dtype": study.model.dtype, **method_settings(study)}
+
+
+def _uses(study: Study, name: str) -> bool:
+    return name != "token_sequences" or any(method.reads_training for method in methods_of(study))
 
 
 def _source_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
@@ -47,7 +55,7 @@ def _compute(work: Work) -> None:
     tokenized = queries.tokenize(model, list(rows["prompt"]), list(rows["completion"]), places)
     runner = load_runner(work.workspace, model, work.progress, len(tokenized))
     curvature = factors.curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
-    arrays = _GradientArrays(work, curvature, len(tokenized))
+    arrays = _GradientArrays(work, runner, curvature, len(tokenized))
     for chunk in queries.chunks(len(tokenized), bytes_of_gradient(curvature)):
         sequences = queries.as_sequences(tokenized[chunk])
         arrays.append(query_gradients(runner, sequences, factors.bases_of(curvature)))
@@ -71,17 +79,26 @@ def _compute(work: Work) -> None:
 
 
 class _GradientArrays:
-    """Writes the gradients of one chunk of queries after another."""
+    """Writes what every method makes of the gradients of one chunk of queries after another.
 
-    def __init__(self, work: Work, curvature: "Mapping[str, LayerCurvature]", queries: int) -> None:
+    Args:
+        work: of the query set.
+        runner: the model.
+        curvature: of every layer.
+        queries: how many there are.
+    """
+
+    def __init__(self, work: Work, runner: "Runner", curvature: "Mapping[str, LayerCurvature]", queries: int) -> None:
         from influence_assets.layouts.queries import array_name
-        from influence_assets.methods.ekfac import EKFAC
 
-        self._ekfac = EKFAC(curvature)
-        self._methods = ["ekfac", *work.study.scores.baselines]
+        self._work = work
+        self._runner = runner
+        self._curvature = curvature
+        # What is prepared in place takes the gradients' place, so that it comes last.
+        self._methods = sorted(methods_of(work.study), key=lambda method: method.in_place)
         self._arrays = {
-            (method, name): work.draft.mappable_array(
-                array_name(name, method), (queries, *layer.Λ.shape), str(layer.Λ.dtype).removeprefix("torch.")
+            (method.name, name): work.draft.mappable_array(
+                array_name(name, method.name), (queries, *layer.Λ.shape), str(layer.Λ.dtype).removeprefix("torch.")
             )
             for method in self._methods
             for name, layer in curvature.items()
@@ -90,13 +107,29 @@ class _GradientArrays:
         self.norms: list[float] = []
 
     def append(self, gradients: "QueryGradients") -> None:
-        """Precondition and write the next queries."""
+        """Prepare and write the next queries; their gradients are given up."""
         self.log_probabilities += gradients.log_probabilities.tolist()
         self.norms += gradient_norms(gradients.layers)
-        for method in reversed(self._methods):  # preconditioning takes the gradients' place
-            layers = self._ekfac.precondition(gradients.layers) if method == "ekfac" else gradients.layers
-            for name, values in layers.items():
-                self._arrays[method, name].append(values.cpu().numpy())
+        for method in self._methods:
+            V = gradients.layers
+            if method.in_place and method is not self._methods[-1]:
+                V = {name: gradient.clone() for name, gradient in V.items()}
+            for name, P in method.prepare(V, self._context(method)).items():
+                self._arrays[method.name, name].append(P.cpu().numpy())
+
+    def _context(self, method: AttributionMethod) -> MethodContext:
+        from influence_assets.capture.runner import Runner
+        from influence_assets.layouts.factors import bases_of
+        from influence_assets.layouts.sequences import shard_sequences
+
+        shards = self._work.open_all("token_sequences") if method.reads_training else []
+        runner = self._runner
+        return MethodContext(
+            Runner(runner.model, runner.modules, runner.batch_sequences),  # its passes are no progress of the queries
+            bases_of(self._curvature),
+            self._curvature if method.needs_curvature else {},
+            TrainingSequences([partial(shard_sequences, shard) for shard in shards]),
+        )
 
 
 def bytes_of_gradient(curvature: "Mapping[str, LayerCurvature]") -> int:
@@ -163,8 +196,9 @@ ASSET = AssetDefinition(
     ),
     kinds=frozenset({"torch", "zarr"}),
     partitioned_by="query_set",
-    inputs=("language_model", "eigenbases", "curvature"),
+    inputs=("language_model", "eigenbases", "curvature", "token_sequences"),
     reads=("query_files",),
+    uses=_uses,
     code_version="2",
     settings=_settings,
     source_content=_source_content,

@@ -12,6 +12,7 @@ from influence_assets.corpus.queries import read_query_set
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
+from influence_assets.methods.registry import methods_of
 from influence_assets.storage.manifest import Manifest
 from influence_assets.study import Study
 
@@ -140,8 +141,8 @@ class StudySizes:
 
     @property
     def methods(self) -> int:
-        """Methods that score: EK-FAC, and the baselines."""
-        return 1 + len(self.versions.workspace.study.scores.baselines)
+        """Methods that score."""
+        return len(methods_of(self.versions.workspace.study))
 
     def sequences(self, shard: str) -> int:
         """Return the sequences of a shard, counted or estimated."""

@@ -120,9 +120,7 @@ def sketches(
 def query_sketches(
     V: Mapping[str, Tensor], curvature: Mapping[str, LayerCurvature], coordinates: Coordinates, N: int
 ) -> np.ndarray:
-    """Return what training sketches are multiplied with to estimate scores in nats: float32 [query, width].
-
-    −1/N is included.
+    """Return what training sketches are multiplied with to estimate scores: float32 [query, width], in nats.
 
     Args:
         V: each layer's query gradients in the eigenbases.

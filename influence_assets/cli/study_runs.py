@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +19,7 @@ from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.partitions import Partition
 from influence_assets.errors import InputError, StorageError
 from influence_assets.study import Study
+from influence_assets.upkeep.verify import remedy_of_lists
 
 
 def run_study(study: Study, console: Console, *, new_generation: bool = False) -> bool:
@@ -33,9 +35,11 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
     started = time.monotonic()
     with open_instance(study) as instance, _Display(console) as display:
         session = Session(study, display)
+        troubles = session.published.workspace.withdrawn.mend()
         vanished = session.published.workspace.vanished
         execute(study, instance, session, new_generation=new_generation)
     result, seconds = session.result, time.monotonic() - started
+    _print_troubles(troubles, console)
     for folder in result.mended:
         console.print(f"[yellow]Was damaged[/] and is computed again: {escape(folder)}", soft_wrap=True)
     if result.computed:
@@ -58,6 +62,13 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
         left_out = ", ".join(result.left_out)
         console.print(f"What stood before still stands. Not complete: {left_out}.", soft_wrap=True)
     return not result.failures and not result.left_out and not session.checks_failed
+
+
+def _print_troubles(troubles: Mapping[Path, str], console: Console) -> None:
+    """Print what was wrong with the lists of documents that are withdrawn or gone."""
+    for path, problem in troubles.items():
+        message = f"{path} {problem}. {remedy_of_lists(troubles)}"
+        console.print(f"[yellow]Withdrawn documents:[/] {escape(message)}", soft_wrap=True)
 
 
 SHOWN = 20

@@ -1,16 +1,10 @@
-"""The list of withdrawn documents: ids of texts that must not be used, each with a reason and a date.
+"""Reads lists of withdrawn documents: ids of texts that must not be used, each with a reason and a date.
 
-It never holds a text. Once a document is on the list it is left out wherever its text turns up
-again, in whichever file.
+A list never holds a text. Once a document is on it, it is left out wherever its text turns up again, in whichever file.
 """
 
-import fcntl
-import json
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,7 +36,7 @@ class Withdrawal:
 
 
 def read_withdrawn(path: Path) -> list[Withdrawal]:
-    """The withdrawals of a list file, each document once: the first row that names it counts.
+    """Return the withdrawals of a list file, each document once: the first row that names it counts.
 
     A .jsonl file has rows with `document_id`, and `reason` and `withdrawn_at` where they are known.
     Any other is text with one id a line; what follows a `#` is a comment. A file that is not there
@@ -60,39 +54,9 @@ def read_withdrawn(path: Path) -> list[Withdrawal]:
     return list(withdrawals.values())
 
 
-def add_withdrawn(path: Path, withdrawals: Sequence[Withdrawal]) -> list[Withdrawal]:
-    """Append to a .jsonl list what it does not name yet; what it holds stays byte for byte.
-
-    The new list takes the old one's place in one step and is safely on the disk on return.
-    Several processes may add at once.
-
-    Returns:
-        The withdrawals that were added.
-
-    Raises:
-        InputError: the list is no .jsonl file, holds a row that is no withdrawal, or cannot be
-            written; or one of `withdrawals` has no document_id.
-    """
-    if path.suffix != ".jsonl":
-        raise InputError(str(path), "is not a .jsonl list", "Add the ids to it by hand, or name a .jsonl file.")
-    checked = [_withdrawal(asdict(withdrawal), "the withdrawal") for withdrawal in withdrawals]
-    path = path.resolve()  # a link stays one
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path):
-            named = {withdrawal.document_id for withdrawal in read_withdrawn(path)}
-            added = {one.document_id: one for one in reversed(checked) if one.document_id not in named}
-            new = [one for one in checked if added.get(one.document_id) is one]
-            if new:
-                _append(path, new)
-            return new
-    except OSError as error:
-        raise InputError(str(path), f"cannot be written ({error})", "Mend that, then withdraw again.") from error
-
-
 def _rows(path: Path) -> Iterator[Withdrawal]:
     for number, row in json_rows(str(path), _LONGEST_ROW_BYTES, _ROW_REMEDY):
-        yield _withdrawal(row, f"{path}, row {number}")
+        yield parsed_withdrawal(row, f"{path}, row {number}")
 
 
 def _lines(path: Path) -> Iterator[Withdrawal]:
@@ -101,10 +65,19 @@ def _lines(path: Path) -> Iterator[Withdrawal]:
             # An id is ASCII; what is not in UTF-8 is none, and is refused as such.
             identity = line.decode("utf-8-sig", errors="replace").partition("#")[0].strip()
             if identity:
-                yield _withdrawal({"document_id": identity}, f"{path}, row {number}")
+                yield parsed_withdrawal({"document_id": identity}, f"{path}, row {number}")
 
 
-def _withdrawal(row: dict[str, Any], where: str) -> Withdrawal:
+def parsed_withdrawal(row: dict[str, Any], where: str) -> Withdrawal:
+    """Return a row of a list as a withdrawal, its date in UTC.
+
+    Args:
+        row: `document_id`, and `reason` and `withdrawn_at` where they are known.
+        where: the row's place, for the error.
+
+    Raises:
+        InputError: naming `where`: there is no document_id, or something is not what it should be.
+    """
     if "document_id" not in row:
         raise InputError(where, "has no `document_id`", _ROW_REMEDY)
     identity, reason = row["document_id"], row.get("reason") or ""
@@ -147,35 +120,3 @@ def _is_there(path: Path) -> bool:
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error})", "Check that it may be read.") from error
     return True
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep other processes from adding; the lock ends with its holder, however that ends."""
-    with path.with_name(f".{path.name}.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _append(path: Path, withdrawals: Sequence[Withdrawal]) -> None:
-    before = path.read_bytes() if path.exists() else b""
-    if before and not before.endswith(b"\n"):
-        before += b"\n"
-    rows = "".join(json.dumps(asdict(withdrawal), ensure_ascii=False) + "\n" for withdrawal in withdrawals)
-    partial = path.with_name(f".{path.name}.partial")  # hidden: it may lie in the corpus's folder
-    try:
-        with partial.open("wb") as stream:
-            stream.write(before + rows.encode("utf-8"))
-            stream.flush()
-            os.fsync(stream.fileno())
-        if path.exists():
-            shutil.copymode(path, partial)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

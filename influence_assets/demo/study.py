@@ -13,7 +13,7 @@ HELD_BACK_FOLDER = "later"
 
 _STUDY = f"""\
 # The demo: which articles of CPython's manual taught a small model to continue its sentences?
-# Every key is described in the README; what is left out has its default.
+# docs/study.md describes every key; what is left out has its default.
 name: demo
 
 corpus:

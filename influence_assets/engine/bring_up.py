@@ -134,7 +134,8 @@ def bring_up_to_date(
     """
     store = versions.workspace.store
     store.remove_abandoned_drafts()
-    with store.in_use():
+    with store.shared_lock():
+        versions.workspace.withdrawn.mend()
         run = _Run(versions, watcher, result, run_id)
         yield from run.complete(versions)
         if run.versions.has_newer_generation:

@@ -6,8 +6,8 @@ import polars as pl
 
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.plan import plan, state_rows
+from influence_assets.engine.tombstones import Tombstones
 from influence_assets.engine.versions import Versions
-from influence_assets.engine.withdrawals import Tombstones
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import StorageError
 from influence_assets.storage.catalogue import CatalogueChange, CatalogueContent, load_catalogue, loaded_keys, query
@@ -43,7 +43,7 @@ def rebuild_catalogue(versions: Versions) -> CatalogueChange:
     """
     workspace = versions.workspace
     catalogue = workspace.graph.catalogue
-    with workspace.store.in_use():
+    with workspace.store.shared_lock():
         key_and_inputs = None if catalogue is None else versions.key_and_inputs(catalogue, Partition())
         if key_and_inputs is None:
             raise StorageError("Something is missing or out of date. Bring everything up to date with `influence run`.")
@@ -52,8 +52,15 @@ def rebuild_catalogue(versions: Versions) -> CatalogueChange:
         return load_catalogue(workspace.catalogue, content, workspace.store, anew=True)
 
 
-def published_content(workspace: Workspace, leaving_out: Collection[ArtifactKey] = ()) -> CatalogueContent:
+def published_content(
+    workspace: Workspace, leaving_out: Collection[ArtifactKey] = (), tombstones: pl.DataFrame | None = None
+) -> CatalogueContent:
     """Return what the catalogue holds now, without some of it.
+
+    Args:
+        workspace: the study.
+        leaving_out: artifacts whose rows go.
+        tombstones: those that it shall hold; the stored ones by default.
 
     Raises:
         StorageError: there is no catalogue.
@@ -63,8 +70,9 @@ def published_content(workspace: Workspace, leaving_out: Collection[ArtifactKey]
         study=workspace.study.name,
         current_generation=current.item() if len(current) else None,
         artifacts=[key for key in loaded_keys(workspace.catalogue) if key not in leaving_out],
-        tombstones=workspace.tombstones if leaving_out else Tombstones(workspace.store.root).stored(),
+        tombstones=Tombstones(workspace.store.root).stored() if tombstones is None else tombstones,
         states=query(workspace.catalogue, "from partition_states"),
+        holding_text=workspace.graph.holding_text,
     )
 
 
@@ -84,6 +92,7 @@ def _content(
         artifacts=inputs,
         tombstones=workspace.tombstones,
         states=states,
+        holding_text=workspace.graph.holding_text,
     )
 
 

@@ -160,7 +160,7 @@ class AssetDefinition:
 
     Args:
         name: the asset's name.
-        group: the part of the graph that it belongs to (see `graph.GROUPS`).
+        group: the part of the graph that it belongs to.
         description: what a person reads about it.
         kinds: the libraries and formats that the UI shows.
         partitioned_by: what its partitions are.

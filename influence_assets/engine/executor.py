@@ -7,6 +7,7 @@ what is outstanding, and what happens after a failure are the engine's.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from influence_assets.engine.graph import AssetGraph
 from influence_assets.engine.materialise import Outcome, materialise, materialise_together
@@ -15,7 +16,7 @@ from influence_assets.engine.shared_pass import members_of_one_pass
 from influence_assets.engine.versions import Choice, Versions
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
-from influence_assets.extensions import discover
+from influence_assets.extensions import add_folders, discover
 from influence_assets.storage.manifest import ArtifactKey
 from influence_assets.study import Study
 
@@ -93,6 +94,7 @@ def compute_task(task: Task) -> list[Computed]:
         InputError: the user's files cannot be used as they are.
         StorageError: an input is missing or damaged, or the disk refuses.
     """
+    add_folders(map(Path, task.study.extensions))  # in another process nobody has loaded the study's file
     versions = Versions(Workspace(task.study, task.load_graph), task.choice, fit_another=task.fit_another)
     return compute_with(versions, task, lambda _done, _total: None)
 

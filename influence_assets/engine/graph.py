@@ -1,6 +1,6 @@
 """The graph of assets, in the order in which they can be computed, with what the engine asks of them as a whole."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -8,26 +8,24 @@ from influence_assets.engine.definition import ALL_PUBLISHED, AssetDefinition
 from influence_assets.engine.generations import FrozenWithGeneration, NumberedGeneration
 from influence_assets.errors import InputError
 
-GROUPS = ("corpus", "model", "curvature", "queries", "attribution")
-"""Groups in the order in which people read them; others follow by name, and the catalogue comes last."""
-
 
 class AssetGraph:
     """The assets of a study.
 
     Args:
         assets: their definitions, in any order.
+        groups: groups in the order in which people read them; others follow by name, and the catalogue comes last.
 
     Raises:
         InputError: an input is not defined, or assets read one another in a circle.
     """
 
-    def __init__(self, assets: Iterable[AssetDefinition]) -> None:
+    def __init__(self, assets: Iterable[AssetDefinition], groups: Sequence[str] = ()) -> None:
         given = list(assets)
         published = tuple(asset.name for asset in given if asset.is_published)
         gathering = {asset.name for asset in given if asset.inputs == ALL_PUBLISHED}
         resolved = [replace(asset, inputs=published) if asset.name in gathering else asset for asset in given]
-        ordered = list(_ordered({asset.name: asset for asset in resolved}))
+        ordered = list(_ordered({asset.name: asset for asset in resolved}, groups))
         # Versions list inputs in their definition's order: of those that are gathered here, in the graph's.
         published = tuple(asset.name for asset in ordered if asset.is_published)
         self.assets = tuple(replace(asset, inputs=published) if asset.name in gathering else asset for asset in ordered)
@@ -71,6 +69,11 @@ class AssetGraph:
         """The asset that is the DuckDB file."""
         return self._single(asset for asset in self if asset.is_catalogue)
 
+    @cached_property
+    def holding_text(self) -> frozenset[str]:
+        """The names of the assets that hold text, tokens or scores of single sequences."""
+        return frozenset(asset.name for asset in self if asset.holds_text)
+
     def sharing_a_pass_with(self, asset: AssetDefinition) -> list[AssetDefinition]:
         """Return the assets that one pass can compute together with this one, itself included, in order."""
         if asset.measures is None:
@@ -86,7 +89,7 @@ class AssetGraph:
         return several[0] if several else None
 
 
-def _ordered(assets: Mapping[str, AssetDefinition]) -> Iterator[AssetDefinition]:
+def _ordered(assets: Mapping[str, AssetDefinition], groups: Sequence[str]) -> Iterator[AssetDefinition]:
     """Each asset after those that it reads; of several that could come next, the first by group, then by name."""
     waiting = dict(assets)
     for asset in assets.values():
@@ -97,11 +100,11 @@ def _ordered(assets: Mapping[str, AssetDefinition]) -> Iterator[AssetDefinition]
         ready = [asset for asset in waiting.values() if not any(name in waiting for name in asset.inputs)]
         if not ready:
             raise InputError(", ".join(waiting), "read one another in a circle", "Correct their `inputs`.")
-        following = min(ready, key=_rank)
+        following = min(ready, key=lambda asset: _rank(asset, groups))
         del waiting[following.name]
         yield following
 
 
-def _rank(asset: AssetDefinition) -> tuple[bool, int, str, str]:
-    known = GROUPS.index(asset.group) if asset.group in GROUPS else len(GROUPS)
+def _rank(asset: AssetDefinition, groups: Sequence[str]) -> tuple[bool, int, str, str]:
+    known = groups.index(asset.group) if asset.group in groups else len(groups)
     return asset.is_catalogue, known, asset.group, asset.name

@@ -48,7 +48,7 @@ def materialise(
     key, inputs = _computable(versions, asset, partition)
     store = workspace.store
     # Another process may be at the same partition: whoever comes second finds it computed.
-    with store.in_use(), store.claim(key):
+    with store.shared_lock(), store.partition_lock(key):
         if versions.stands(asset, partition):
             return Outcome(store.open(key), computed=False)
         with _marking_damage(store), _writing(versions, asset, (key, inputs), run_id) as draft:
@@ -80,9 +80,9 @@ def materialise_together(
     measurement = members[0].asset.measures
     assert measurement is not None  # noqa: S101  # or it were no member
     computed = [False] * len(members)
-    with store.in_use(), ExitStack() as claims:
+    with store.shared_lock(), ExitStack() as locks:
         for key in sorted((member.key_and_inputs[0] for member in members), key=str):  # one order: no deadlock
-            claims.enter_context(store.claim(key))
+            locks.enter_context(store.partition_lock(key))
         with _marking_damage(store), ExitStack() as drafts:
             works: list[Work] = []
             # Drafts are published from the last to the first, so that nothing stands before what it was computed from.

@@ -12,7 +12,8 @@ from influence_assets.corpus.digests import Digests, file_hash
 from influence_assets.corpus.slices import Shard, has_vanished, list_shards
 from influence_assets.corpus.sources import SourceFile, list_query_files
 from influence_assets.engine.graph import AssetGraph
-from influence_assets.engine.withdrawals import Tombstones, Withdrawn
+from influence_assets.engine.tombstones import Tombstones
+from influence_assets.engine.withdrawals import Withdrawn
 from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.artifacts import ArtifactStore
 from influence_assets.storage.catalogue import query, standing_content_version
@@ -81,7 +82,7 @@ class Workspace:
     @cached_property
     def withdrawn(self) -> Withdrawn:
         """What must not be used of the corpus, and where it is."""
-        return Withdrawn(self.store, self.study.corpus, self.listed, self.graph.text_source)
+        return Withdrawn(self.store, self.study.corpus, lambda: self.listed, self.graph.text_source)
 
     @cached_property
     def shards(self) -> dict[str, Shard]:
@@ -96,7 +97,7 @@ class Workspace:
             for name, shard in self.listed.items()
         }
         tombstones = Tombstones(self.store.root)
-        return tombstones.wanted(withdrawn, self.vanished, self.listed.keys(), self.withdrawn.entries.keys())
+        return tombstones.wanted(withdrawn, self.vanished, self.listed.keys(), self.withdrawn.listed_by)
 
     @cached_property
     def vanished(self) -> dict[str, list[str]]:

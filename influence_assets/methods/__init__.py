@@ -1,1 +1,1 @@
-"""One attribution method a module, all behind `protocol.AttributionMethod`."""
+"""Attribution methods, one a file, each under the name `METHOD`."""

@@ -1,20 +1,28 @@
-"""Influence functions with the EK-FAC inverse (Grosse et al. 2023)."""
+"""Influence functions with the EK-FAC inverse (Grosse et al. 2023): P = (G + λI)⁻¹ V, in nats per added copy."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from influence_assets.methods.method import AttributionMethod, MethodContext
 
-from influence_assets.maths.ekfac import LayerCurvature
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from influence_assets.maths.ekfac import LayerCurvature
 
 
-@dataclass(frozen=True)
-class EKFAC:
-    """P = (G + λI)⁻¹ V, in the eigenbases a division: scores are in nats per added copy of a sequence."""
+def precondition(V: "Mapping[str, Tensor]", curvature: "Mapping[str, LayerCurvature]") -> "dict[str, Tensor]":
+    """Apply the damped inverse in every layer, which in the eigenbases is a division, in place.
 
-    layers: Mapping[str, LayerCurvature]
-    name: str = "ekfac"
+    Args:
+        V: gradients of every layer, [query, d_out, d_in], in the eigenbases; they are given up.
+        curvature: of every layer.
+    """
+    return {name: V[name].div_(layer.Λ + layer.λ) for name, layer in curvature.items()}
 
-    def precondition(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The damped inverse applied in every layer, in place: gradients are large, and two of each may not fit."""
-        return {name: gradients[name].div_(layer.Λ + layer.λ) for name, layer in self.layers.items()}
+
+def _prepare(V: "Mapping[str, Tensor]", context: MethodContext) -> "dict[str, Tensor]":
+    return precondition(V, context.curvature)
+
+
+METHOD = AttributionMethod(name="ekfac", unit="nats", prepare=_prepare, needs_curvature=True, in_place=True)

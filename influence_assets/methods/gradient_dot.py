@@ -1,17 +1,16 @@
-"""The plain inner product of gradients: influence with the identity in the place of the curvature."""
+"""The plain inner product of gradients: influence with the identity in the place of the curvature, P = V."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from influence_assets.methods.method import AttributionMethod, MethodContext
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-@dataclass(frozen=True)
-class GradientDot:
-    """P = V: a baseline; its scores have no unit that compares across models."""
+def _prepare(V: "Mapping[str, Tensor]", _context: MethodContext) -> "dict[str, Tensor]":
+    return dict(V)
 
-    name: str = "gradient_dot"
 
-    def precondition(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The gradients as they are."""
-        return dict(gradients)
+METHOD = AttributionMethod(name="gradient_dot", unit=None, prepare=_prepare)

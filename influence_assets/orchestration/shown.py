@@ -46,9 +46,9 @@ def metadata(asset: AssetDefinition, artifact: Artifact, *, computed: bool) -> M
 
 def _column_schemas(asset: AssetDefinition, artifact: Artifact) -> Metadata:
     """The columns of each table that an artifact holds; Dagster has a page for those of one of them."""
-    schemas = {}
+    published, schemas = statements("schema"), {}
     for table in artifact.manifest.rows:
-        comments = column_comments(_schema_sql(asset, table))
+        comments = column_comments(published[table].sql) if table in published else {}
         columns = [
             dg.TableColumn(name, type=str(dtype), description=comments.get(name))
             for name, dtype in artifact.table(table).collect_schema().items()
@@ -56,15 +56,6 @@ def _column_schemas(asset: AssetDefinition, artifact: Artifact) -> Metadata:
         schemas[table] = dg.MetadataValue.table_schema(dg.TableSchema(columns))
     main = asset.name if asset.name in schemas else next(iter(schemas), None)
     return {"dagster/column_schema" if table == main else f"columns_{table}": it for table, it in schemas.items()}
-
-
-def _schema_sql(asset: AssetDefinition, table: str) -> str:
-    """The SQL that makes a table in the catalogue; empty where it is not published."""
-    own = None if asset.sql is None else asset.sql / "schema" / f"{table}.sql"
-    if own is not None and own.is_file():
-        return own.read_text(encoding="utf-8")
-    statement = statements("schema").get(table)
-    return "" if statement is None else statement.sql
 
 
 def metadata_values(shown: Mapping[str, Shown]) -> Metadata:

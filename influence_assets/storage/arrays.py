@@ -16,8 +16,8 @@ from zarr.storage import LocalStore
 from influence_assets.errors import DamagedError
 from influence_assets.storage import files
 from influence_assets.storage.checksums import crc32c_of
+from influence_assets.storage.disk_errors import writing
 from influence_assets.storage.manifest import ArrayRecord
-from influence_assets.storage.refusals import writing
 
 _CHUNK_BYTES = 4 * 2**20
 _CHUNKS_PER_SHARD = 16

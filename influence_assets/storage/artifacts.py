@@ -15,14 +15,14 @@ from typing import Final, TypedDict, Unpack
 
 from pydantic import JsonValue
 
-from influence_assets.errors import StorageError
-from influence_assets.storage import damage, files, locks, places, removal
+from influence_assets.errors import DamagedError, StorageError
+from influence_assets.storage import damage, files, locks, ownership, places, removal
+from influence_assets.storage.disk_errors import computing, writing
 from influence_assets.storage.drafts import Draft
 from influence_assets.storage.files import safe_name
 from influence_assets.storage.manifest import ArtifactKey, Manifest
 from influence_assets.storage.places import DAMAGE_MARK, MANIFEST, partition_name
 from influence_assets.storage.reading import Artifact, manifest_of, open_artifact
-from influence_assets.storage.refusals import computing, writing
 from influence_assets.storage.roots import MARKER, prepare
 
 __all__ = ["EVERY_PARTITION", "MARKER", "Artifact", "ArtifactStore", "Provenance"]
@@ -87,18 +87,27 @@ class ArtifactStore:
         """Whether the artifact is there and marked as damaged."""
         return _exists(f"{self.place(key)}/{DAMAGE_MARK}")
 
+    def has_content(self, key: ArtifactKey) -> bool:
+        """Whether the artifact's folder is there, whole or damaged, and not only a record of it."""
+        return ownership.is_artifact(self.place(key), self.study)
+
     def open(self, key: ArtifactKey) -> Artifact:
         """Open an artifact to read it: its manifest is as it was written, and so are the sizes of its files.
 
         Raises:
             DamagedError: it is not, or it is marked as damaged.
-            StorageError: it is not there, or cannot be read.
+            StorageError: it is not there, or cannot be read, or something else lies there.
         """
         place = self.place(key)
-        error = damage.marked_damage(place)
-        if error is not None:
-            raise error
-        return open_artifact(place, self.study)
+        try:
+            error = damage.marked_damage(place)
+            if error is not None:
+                raise error
+            return open_artifact(place, self.study)
+        except DamagedError:
+            if os.path.lexists(place) and not ownership.is_artifact(place, self.study):
+                ownership.refuse_foreign(place, "an artifact")
+            raise
 
     def manifest(self, key: ArtifactKey) -> Manifest | None:
         """The manifest of an artifact that is there, damaged or recorded; None where there is none to be read."""
@@ -133,8 +142,8 @@ class ArtifactStore:
     def mark_damaged(self, folder: Path, names: Sequence[str], problem: str) -> bool:
         """Mark an artifact as damaged: it is not held any more, and writing it again replaces it.
 
-        Where nothing is there any more, nothing is marked; of a record that is damaged one copy mends the other, and
-        if both are, it is removed.
+        Where nothing lies that the product made, nothing is marked. Of a record that is damaged one copy mends the
+        other, and if both are damaged, it is removed.
 
         Args:
             folder: the artifact's.
@@ -149,15 +158,17 @@ class ArtifactStore:
         """
         if folder.parent.parent.parent != self.root:
             raise ValueError(f"{folder} is not the place of an artifact in {self.root}")
-        with locks.exclusive(folder.parent / locks.PUBLISHING):
-            if folder.is_dir():
+        if not self._is_ours(folder):
+            return False
+        with locks.locked(folder.parent / locks.PUBLISHING):
+            if ownership.is_artifact(folder, self.study):
                 damage.mark(folder, names, problem)
             elif damage.find_damage(folder, self.study) is not None:
-                known = self._manifest_at(folder, with_records=True)
-                if known is None:
-                    removal.remove_artifact(folder)
+                manifest = self._manifest_at(folder, with_records=True)
+                if manifest is None:
+                    removal.remove_artifact(folder, self.study, None)
                 else:
-                    removal.reduce_artifact(folder, known)
+                    removal.reduce_artifact(folder, manifest)
                     return True
         return False
 
@@ -168,7 +179,12 @@ class ArtifactStore:
             progress: called with the artifacts read so far and all of them.
         """
         folders = self._partition_folders(None, EVERY_PARTITION)
-        all_places = [place for folder in folders for place in places.places_below(folder, with_records=True)]
+        all_places = [
+            place
+            for folder in folders
+            for place in places.places_below(folder, with_records=True)
+            if self._is_ours(place)
+        ]
         progress(0, len(all_places))
         for number, place in enumerate(all_places, start=1):
             found = damage.find_damage(place, self.study)
@@ -176,7 +192,7 @@ class ArtifactStore:
             if found is not None:
                 yield found
 
-    def in_use(self) -> AbstractContextManager[None]:
+    def shared_lock(self) -> AbstractContextManager[None]:
         """Held by everybody who computes or reads artifacts, together: nothing is removed meanwhile.
 
         A process may hold it several times. Waits while somebody has the store alone.
@@ -184,18 +200,18 @@ class ArtifactStore:
         Raises:
             StorageError: the disk refuses.
         """
-        return locks.in_use(self.root)
+        return locks.shared_lock(self.root)
 
-    def alone(self) -> AbstractContextManager[None]:
+    def exclusive_lock(self) -> AbstractContextManager[None]:
         """Held to remove things, by one at a time.
 
         Raises:
             StorageError: somebody is at work, and still is after a few seconds.
         """
-        return locks.alone(self.root)
+        return locks.exclusive_lock(self.root)
 
     @contextmanager
-    def claim(self, key: ArtifactKey) -> Iterator[None]:
+    def partition_lock(self, key: ArtifactKey) -> Iterator[None]:
         """Held by one at a time while a partition is computed; waits for it. Ask `holds` again once it is held.
 
         Not to be held twice by one thread. The store counts as in use meanwhile.
@@ -203,7 +219,7 @@ class ArtifactStore:
         Raises:
             StorageError: the disk refuses.
         """
-        with self.in_use(), locks.exclusive(self.place(key).parent / locks.CLAIM):
+        with self.shared_lock(), locks.locked(self.place(key).parent / locks.CLAIM):
             yield
 
     def remove(self, key: ArtifactKey) -> int:
@@ -212,7 +228,8 @@ class ArtifactStore:
         Raises:
             StorageError: the disk refuses.
         """
-        return removal.remove_artifact(self.place(key))
+        place = self.place(key)
+        return removal.remove_artifact(place, self.study, self._manifest_at(place, with_records=True))
 
     def reduce_to_record(self, key: ArtifactKey) -> int:
         """Remove an artifact, all but its manifest, and return the bytes freed. To be called with the store alone.
@@ -224,7 +241,9 @@ class ArtifactStore:
         """
         place = self.place(key)
         manifest = self._manifest_at(place, with_records=True)
-        return removal.remove_artifact(place) if manifest is None else removal.reduce_artifact(place, manifest)
+        if manifest is None:
+            return removal.remove_artifact(place, self.study, None)
+        return removal.reduce_artifact(place, manifest)
 
     def remove_unreadable(self) -> int:
         """Remove what is marked as damaged and of which nobody can say what it is; returns the bytes freed.
@@ -238,7 +257,7 @@ class ArtifactStore:
         all_places = (place for folder in folders for place in places.places_below(folder, with_records=False))
         damaged = [place for place in all_places if _exists(f"{place}/{DAMAGE_MARK}")]
         lost = [place for place in damaged if self._manifest_at(place, with_records=True) is None]
-        return sum(map(removal.remove_artifact, lost))
+        return sum(removal.remove_artifact(place, self.study, None) for place in lost)
 
     def remove_empty_folders(self) -> list[Path]:
         """Remove folders in which only lock files are left, and return them. To be called with the store alone."""
@@ -268,7 +287,7 @@ class ArtifactStore:
         """
         place = self.place(key)
         folder = places.draft_beside(place)
-        with self.in_use():
+        with self.shared_lock():
             try:
                 with writing(str(key), place.parent):
                     folder.mkdir(parents=True)
@@ -276,7 +295,7 @@ class ArtifactStore:
                     draft = Draft(folder)
                     with computing(str(key), place.parent):
                         yield draft
-                    draft.close(
+                    manifest = draft.close(
                         key,
                         study=self.study,
                         code_version=code_version,
@@ -286,24 +305,24 @@ class ArtifactStore:
                         device=provenance.get("device"),
                     )
                     with writing(str(key), place.parent):
-                        self._publish(folder, key)
+                        self._publish(folder, manifest)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _publish(self, folder: Path, key: ArtifactKey) -> None:
+    def _publish(self, folder: Path, manifest: Manifest) -> None:
         """Rename a complete draft into its place, unless a complete artifact came first."""
-        place = self.place(key)
+        place = self.place(manifest.key)
         # The lock keeps two writers from both moving a damaged artifact aside, one of them the other's good one.
-        with locks.exclusive(place.parent / locks.PUBLISHING):
-            if self._is_complete(key):
+        with locks.locked(place.parent / locks.PUBLISHING):
+            if self._is_complete(manifest.key):
                 return
-            replaced = removal.set_aside(place)
+            replaced = removal.clear(place, self.study, self._manifest_at(place, with_records=True))
             folder.rename(place)
             for parent in (place.parent, place.parent.parent, self.root):
                 files.sync_folder(parent)
-            places.record_beside(place).unlink(missing_ok=True)
             if replaced is not None:
                 removal.is_deleted(replaced)
+            removal.write_record(place, manifest)
 
     def _is_complete(self, key: ArtifactKey) -> bool:
         try:
@@ -311,6 +330,9 @@ class ArtifactStore:
         except StorageError:
             return False
         return True
+
+    def _is_ours(self, place: Path) -> bool:
+        return ownership.is_artifact(place, self.study) or ownership.is_record(place, self.study)
 
     def _manifest_at(self, place: Path, *, with_records: bool) -> Manifest | None:
         with suppress(StorageError):

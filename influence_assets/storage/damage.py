@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from influence_assets.errors import DamagedError, StorageError
-from influence_assets.storage import files
+from influence_assets.storage import files, ownership
+from influence_assets.storage.disk_errors import writing
 from influence_assets.storage.manifest import ArtifactKey
 from influence_assets.storage.places import DAMAGE_MARK, MANIFEST, draft_beside, record_beside
 from influence_assets.storage.reading import Artifact, manifest_of, read_manifest
-from influence_assets.storage.refusals import writing
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,11 @@ def marked_damage(folder: Path) -> DamagedError | None:
 
 
 def find_damage(place: Path, study: str) -> Damage | None:
-    """Read all that lies in an artifact's place again and say what is wrong with it; nothing where nothing is there."""
+    """Read all of an artifact, or its record, again and say what is wrong with it; None where neither is there."""
     while True:
         before = _inode(place)
-        found = _damage_of_record(place, study) if before is None else _damage_of_folder(place, study)
+        is_folder = ownership.is_artifact(place, study)
+        found = _damage_of_folder(place, study) if is_folder else _damage_of_record(place, study)
         # Another process may have replaced or removed the artifact meanwhile: what was seen then is of two.
         if found is None or _inode(place) == before:
             return found
@@ -75,13 +76,12 @@ def _damage_of_folder(place: Path, study: str) -> Damage | None:
             return None  # removed meanwhile
         raise
     wrong = dict(artifact.damage())
-    wrong |= dict.fromkeys(artifact.surplus(), "is not in the manifest")
     return Damage(artifact.key, place, tuple(wrong), next(iter(wrong.values()))) if wrong else None
 
 
 def _damage_of_record(place: Path, study: str) -> Damage | None:
     record = record_beside(place)
-    if not record.exists():
+    if not ownership.is_record(place, study):
         return None
     try:
         manifest_of(place, study, path=record)
@@ -91,7 +91,7 @@ def _damage_of_record(place: Path, study: str) -> Damage | None:
 
 
 def _key_of(place: Path) -> ArtifactKey | None:
-    return _key_at(place / MANIFEST)
+    return _key_at(place / MANIFEST) or _key_at(record_beside(place))
 
 
 def _key_at(path: Path) -> ArtifactKey | None:

@@ -19,9 +19,9 @@ from polars.io.plugins import register_io_source
 from pydantic import JsonValue
 
 from influence_assets.storage import arrays, files
+from influence_assets.storage.disk_errors import writing
 from influence_assets.storage.manifest import ArrayRecord, ArtifactKey, Manifest, sealed
 from influence_assets.storage.places import ARRAYS, MANIFEST
-from influence_assets.storage.refusals import writing
 
 _PLAIN_NAME = re.compile(r"[a-z][a-z0-9_]*")
 

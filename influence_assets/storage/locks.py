@@ -1,7 +1,7 @@
 """Locks between processes and threads, which the operating system releases however their holder ends.
 
-Each is a `flock` on a file that never holds anything. Every holder opens the file itself, so that the threads of one
-process exclude each other as processes do, and shared locks nest.
+Each is a `flock` on a file that holds one line, which says that this product made it. Every holder opens the file
+itself, so that the threads of one process exclude each other as processes do, and shared locks nest.
 """
 
 import fcntl
@@ -9,11 +9,11 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from influence_assets.errors import StorageError
-from influence_assets.storage.refusals import writing
+from influence_assets.storage.disk_errors import writing
 
 IN_USE = ".in_use"
 PUBLISHING = ".lock"
@@ -21,6 +21,7 @@ CLAIM = ".claim"
 LOCK_FILES = frozenset({PUBLISHING, CLAIM})
 """The names of locks in a partition's folder."""
 
+_CONTENT = b"A lock of influence-assets; it may be removed while nothing runs.\n"
 _PATIENCE_SECONDS = 5.0
 _POLL_SECONDS = 0.05
 _alone: dict[str, int] = {}
@@ -28,16 +29,16 @@ _alone: dict[str, int] = {}
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold a lock file alone; waits for it. Its folder is made where it is missing."""
     with _held(path, fcntl.LOCK_EX):
         yield
 
 
 @contextmanager
-def in_use(root: Path) -> Iterator[None]:
+def shared_lock(root: Path) -> Iterator[None]:
     """Hold a store together with others; waits while somebody has it alone. The thread that does may go in."""
-    if has_alone(root):
+    if holds_exclusively(root):
         yield
         return
     with _held(root / IN_USE, fcntl.LOCK_SH):
@@ -45,13 +46,13 @@ def in_use(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(root: Path) -> Iterator[None]:
+def exclusive_lock(root: Path) -> Iterator[None]:
     """Hold a store while nobody else does.
 
     Raises:
         StorageError: somebody is at work, and still is after a few seconds.
     """
-    if has_alone(root):
+    if holds_exclusively(root):
         raise RuntimeError(f"this thread has {root} alone already")
     end = time.monotonic() + _PATIENCE_SECONDS
     with _held(root / IN_USE, fcntl.LOCK_EX, until=end):
@@ -62,9 +63,16 @@ def alone(root: Path) -> Iterator[None]:
             del _alone[os.path.realpath(root)]
 
 
-def has_alone(root: Path) -> bool:
+def holds_exclusively(root: Path) -> bool:
     """Whether this thread holds a store alone."""
     return _alone.get(os.path.realpath(root)) == threading.get_ident()
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file is a lock of a partition that was made here."""
+    if path.name not in LOCK_FILES or path.is_symlink() or not path.is_file():
+        return False
+    return path.read_bytes() == _CONTENT
 
 
 def is_held(folder: Path) -> bool:
@@ -123,12 +131,25 @@ def _locked(path: Path, kind: int, until: float | None) -> int:
 
 
 def _opened(path: Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    """A descriptor of the lock file, which is made with its content where it is missing."""
+    flags = os.O_RDWR | os.O_CLOEXEC
     while True:
-        try:
-            return os.open(path, flags, 0o644)
-        except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return os.open(path, flags)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError, FileNotFoundError):
+            return _made(path, flags)
+
+
+def _made(path: Path, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        os.write(descriptor, _CONTENT)
+    except OSError:
+        os.close(descriptor)
+        path.unlink()
+        raise
+    return descriptor
 
 
 def _lock_until(descriptor: int, kind: int, end: float, root: Path) -> None:

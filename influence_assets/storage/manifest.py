@@ -6,6 +6,8 @@ nowhere else once its inputs are gone, and must outlive a damaged byte. `jq -s '
 """
 
 import hashlib
+import json
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -171,6 +173,17 @@ def salvaged(content: bytes) -> Manifest:
         with suppress(ValueError):
             return _of_copy(copy)
     raise ValueError("neither copy is as it was written")
+
+
+def is_of_study(content: bytes, study: str) -> bool:
+    """Whether a file that cannot be read as a manifest, even of one copy, is a damaged one of this study."""
+    head = (
+        re.escape(_CHECKSUM)
+        + b'[^"]{%d}' % _DIGITS
+        + rb'",\n "format_version": \d+,\n "study": '
+        + re.escape(json.dumps(study).encode())
+    )
+    return re.search(head, content, re.DOTALL) is not None
 
 
 def _of_copy(content: bytes) -> Manifest:

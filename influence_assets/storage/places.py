@@ -4,6 +4,7 @@
 what is being written or removed; `.record-<data version>.json`, the manifest of what was removed; two lock files.
 """
 
+import hashlib
 import os
 import re
 import socket
@@ -19,7 +20,7 @@ MANIFEST = "manifest.json"
 ARRAYS = "arrays"
 DAMAGE_MARK = "damaged.json"
 _RECORD = ".record-{}.json"
-_DRAFT = re.compile(r"\.draft-[0-9a-f]{32}-(?P<pid>\d+)-(?P<host>.+)")
+_DRAFT = re.compile(r"\.draft-(?P<random>[0-9a-f]{24})(?P<check>[0-9a-f]{8})-(?P<whose>(?P<pid>\d+)-(?P<host>.+))")
 
 
 def partition_name(partition: str | None) -> str:
@@ -64,9 +65,26 @@ def visible_folders(folder: Path) -> Iterator[Path]:
         yield folder / name
 
 
+def real_folders(folder: Path) -> Iterator[Path]:
+    """The folders in a folder that are neither hidden nor links, sorted."""
+    return (path for path in visible_folders(folder) if not path.is_symlink())
+
+
 def draft_beside(place: Path) -> Path:
-    """A new name for a hidden folder or file beside a place, which tells whose it is."""
-    return place.parent / f".draft-{uuid4().hex}-{os.getpid()}-{safe_name(socket.gethostname())}"
+    """A new name for a hidden folder or file beside a place, which tells whose it is, and that this product made it."""
+    random, whose = uuid4().hex[:24], f"{os.getpid()}-{safe_name(socket.gethostname())}"
+    return place.parent / f".draft-{random}{check_of(random, whose)}-{whose}"
+
+
+def is_draft(path: Path) -> bool:
+    """Whether a name is one that `draft_beside` made, in whatever process: some of its digits are a checksum."""
+    match = _DRAFT.fullmatch(path.name)
+    return match is not None and match["check"] == check_of(match["random"], match["whose"])
+
+
+def check_of(random: str, whose: str) -> str:
+    """The checksum in a draft's name, of the rest of it."""
+    return hashlib.sha256(f"a draft of influence-assets {random} {whose}".encode()).hexdigest()[:8]
 
 
 def is_abandoned(draft: Path) -> bool:
@@ -74,7 +92,7 @@ def is_abandoned(draft: Path) -> bool:
 
     A number that is free here may be that of a process in another container, which then still holds its draft.
     """
-    match = _DRAFT.fullmatch(draft.name)
+    match = _DRAFT.fullmatch(draft.name) if is_draft(draft) else None
     if match is None or match["host"] != safe_name(socket.gethostname()):
         return False
     try:

@@ -12,7 +12,7 @@ import polars as pl
 from influence_assets.errors import DamagedError, StorageError
 from influence_assets.storage import arrays, files, mapped
 from influence_assets.storage.manifest import ArrayRecord, ArtifactKey, Manifest, salvaged, unsealed
-from influence_assets.storage.places import ARRAYS, DAMAGE_MARK, MANIFEST, place_of
+from influence_assets.storage.places import ARRAYS, MANIFEST, place_of
 
 
 @dataclass(frozen=True)
@@ -130,12 +130,6 @@ class Artifact:
             problem = files.damage_of(self.folder / name, record, again=True)
             if problem is not None:
                 yield name, problem
-
-    def surplus(self) -> list[str]:
-        """The files in the folder that the manifest does not know."""
-        expected = {MANIFEST, DAMAGE_MARK, *self.manifest.files}
-        there = (path.relative_to(self.folder).as_posix() for path in files.files_below(self.folder))
-        return [name for name in there if name not in expected]
 
     def _read(self, name: str, rows: slice | None) -> npt.NDArray[Any]:
         folder = self._array_folder(name)

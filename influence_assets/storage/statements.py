@@ -1,16 +1,22 @@
-"""The SQL files: found, read and described. Nothing here formats a value into SQL."""
+"""The SQL files: found, read and described. Nothing here formats a value into SQL.
+
+They lie in the package's `sql/`, and in folders of the same layout beside assets that bring tables of their own.
+"""
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
+from influence_assets.errors import InputError
+
 Kind = Literal["schema", "views", "load", "changes", "checks", "cookbook"]
 _MAKING: tuple[Kind, ...] = ("schema", "views", "load", "changes")
+_added: list[Path] = []
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,40 @@ class Statement:
     parameters: Mapping[str, str]
 
 
-@cache
 def statements(kind: Kind) -> Mapping[str, Statement]:
-    """All files of one folder of `sql/`, by name, in alphabetical order, which is the order to run them in."""
-    files = sorted((sql_folder() / kind).glob("*.sql"))
-    return MappingProxyType({path.stem: _read(path) for path in files})
+    """Return all files of one kind by name, in the order to run them in: the package's, then those of added folders.
+
+    Raises:
+        InputError: two files have the same name.
+    """
+    return _statements(kind, (sql_folder(), *_added))
+
+
+def use_folders(folders: Iterable[Path]) -> None:
+    """Read the statements of these folders too from now on, and of no others that were added before.
+
+    Args:
+        folders: each with `schema/`, `load/`, `views/`, `checks/` or `cookbook/`.
+
+    Raises:
+        InputError: a folder does not exist.
+    """
+    wanted = list(dict.fromkeys(folders))
+    for folder in wanted:
+        if not folder.is_dir():
+            raise InputError(str(folder), "is not a folder", "Correct the `sql` of the asset that names it.")
+    _added[:] = wanted
+
+
+@cache
+def _statements(kind: Kind, folders: tuple[Path, ...]) -> Mapping[str, Statement]:
+    files: dict[str, Path] = {}
+    for folder in folders:
+        for file in sorted((folder / kind).glob("*.sql")):
+            if file.stem in files:
+                raise InputError(str(file), f"{files[file.stem]} has the same name", "Rename one of them.")
+            files[file.stem] = file
+    return MappingProxyType({name: _read(file) for name, file in files.items()})
 
 
 def column_comments(schema: str) -> Mapping[str, str]:

@@ -1,18 +1,21 @@
-"""Taking documents out: listed as withdrawn, gone from what readers see, and then from the disk."""
+"""Takes documents out: lists them as withdrawn, takes them out of what readers see, and then from the disk."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
 import polars as pl
 
-from influence_assets.corpus.withdrawn import Withdrawal, add_withdrawn
+from influence_assets.corpus.withdrawn import Withdrawal
 from influence_assets.engine.catalogue import published_content
-from influence_assets.engine.withdrawals import Tombstones, own_list
+from influence_assets.engine.store_list import StoreList
+from influence_assets.engine.tombstones import Tombstones
 from influence_assets.engine.workspace import Workspace
-from influence_assets.storage.catalogue import load_catalogue, query
-from influence_assets.upkeep.garbage import tainted
+from influence_assets.storage.catalogue import load_catalogue, loaded_keys, query
+from influence_assets.storage.catalogue.content import TOMBSTONES
+from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.upkeep.garbage import derived_from, holds_text
 
-PUBLISHED = "select distinct document_id from documents where document_id in (select unnest($ids))"
+PUBLISHED = "select distinct shard_id, document_id from documents where document_id in (select unnest($ids))"
 
 
 def withdraw(workspace: Workspace, document_ids: Sequence[str], reason: str) -> list[Withdrawal]:
@@ -20,35 +23,75 @@ def withdraw(workspace: Workspace, document_ids: Sequence[str], reason: str) -> 
 
     Raises:
         InputError: an id is not one.
+        StorageError: the list cannot be read or written.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     entries = [Withdrawal(document_id, reason, now) for document_id in document_ids]
-    return add_withdrawn(own_list(workspace.store.root), entries)
+    return StoreList(workspace.store.root).add(entries)
 
 
-def still_published(workspace: Workspace) -> list[str]:
-    """Withdrawn documents that readers can still see."""
-    if workspace.catalogue_version() is None:
-        return []
-    found = query(workspace.catalogue, PUBLISHED, {"ids": list(workspace.withdrawn.entries)})
-    return sorted(found["document_id"])
-
-
-def retract(workspace: Workspace) -> None:
-    """Take everything that withdrawn documents had a part in out of the published tables at once.
-
-    For when it cannot be computed anew without them for now: their whole shards go, and come back with the next
-    complete run.
+def reinstate(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
+    """Take documents off the store's list, and return those that were on it; the next run uses their texts again.
 
     Raises:
-        StorageError: the file cannot be written.
+        StorageError: the list cannot be read or written.
     """
-    store = workspace.store
-    Tombstones(store.root).store(workspace.tombstones)
-    manifests = {manifest.key: manifest for manifest in store.manifests(with_records=True, with_damaged=True)}
-    load_catalogue(workspace.catalogue, published_content(workspace, tainted(workspace, manifests)), store)
+    return StoreList(workspace.store.root).remove(document_ids)
+
+
+def retract(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
+    """Take everything that withdrawn documents had a part in out of the published tables at once.
+
+    Their whole shards go, and come back with the next complete run. The corpus is not looked at: whatever is wrong
+    with it must not keep a document published.
+
+    Args:
+        workspace: the study and its store.
+        document_ids: which of the withdrawn documents.
+
+    Returns:
+        The shards that were taken out; none where no reader can see such a document.
+
+    Raises:
+        StorageError: the published tables cannot be read or written.
+    """
+    if not workspace.catalogue.exists():
+        return []
+    with workspace.store.shared_lock():
+        entries = workspace.withdrawn.entries
+        published = query(workspace.catalogue, PUBLISHED, {"ids": [d for d in document_ids if d in entries]})
+        if published.is_empty():
+            return []
+        shards = set(published["shard_id"])
+        tombstones = Tombstones(workspace.store.root)
+        stones = tombstones.wanted(_by_shard(published, workspace), {}, set(), workspace.withdrawn.listed_by)
+        tombstones.store(stones)
+        content = published_content(workspace, _derived_from(workspace, shards), stones.select(TOMBSTONES.names()))
+        load_catalogue(workspace.catalogue, content, workspace.store)
+    return sorted(shards)
 
 
 def tombstones_of(workspace: Workspace, document_ids: Sequence[str]) -> pl.DataFrame:
-    """What is left of some documents."""
-    return Tombstones(workspace.store.root).stored().filter(pl.col("document_id").is_in(document_ids))
+    """Return what is left of some documents."""
+    stored = Tombstones(workspace.store.root).stored().select(TOMBSTONES.names())
+    return stored.filter(pl.col("document_id").is_in(document_ids))
+
+
+def _by_shard(published: pl.DataFrame, workspace: Workspace) -> dict[str, list[Withdrawal]]:
+    entries: dict[str, list[Withdrawal]] = {}
+    for shard, document_id in published.rows():
+        entries.setdefault(shard, []).append(workspace.withdrawn.entries[document_id])
+    return entries
+
+
+def _derived_from(workspace: Workspace, shards: Collection[str]) -> set[ArtifactKey]:
+    """The published artifacts that hold text or anything of single sequences of these shards.
+
+    One whose manifest is lost is among them, because nobody can say what it was computed from.
+    """
+    store, source = workspace.store, workspace.graph.text_source
+    manifests = {manifest.key: manifest for manifest in store.manifests(with_records=True, with_damaged=True)}
+    loaded = loaded_keys(workspace.catalogue)
+    texts = [key for key in loaded if source is not None and key.asset == source.name and key.partition in shards]
+    unknown = [key for key in loaded if key not in manifests and holds_text(workspace.graph, key)]
+    return derived_from(workspace.graph, [*texts, *unknown], manifests)

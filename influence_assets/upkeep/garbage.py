@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from influence_assets.engine.catalogue import published_content
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.generations import remember_last_generation
+from influence_assets.engine.graph import AssetGraph
 from influence_assets.engine.plan import plan
 from influence_assets.engine.versions import Versions
 from influence_assets.engine.workspace import Workspace
@@ -14,6 +15,10 @@ from influence_assets.errors import StorageError
 from influence_assets.storage.artifacts import ArtifactStore
 from influence_assets.storage.catalogue import has_holes, load_catalogue, loaded_keys, remove_abandoned_load
 from influence_assets.storage.manifest import ArtifactKey, Manifest
+
+LARGEST_VANISHED_SHARE = 0.1
+"""The share of the store's documents that may go without a question because their source files are gone: a disk that
+is not mounted looks the same."""
 
 Manifests = Mapping[ArtifactKey, Manifest]
 
@@ -37,7 +42,43 @@ class Collected:
     catalogue_rebuilt: bool = False
 
 
-def collect(workspace: Workspace, *, keep: int, dry_run: bool = False) -> Collected:
+@dataclass(frozen=True)
+class Vanished:
+    """The documents in the store whose source files are gone from the corpus.
+
+    Args:
+        shards: the shards that they are in.
+        documents: their number.
+        of_documents: the number of all documents in the store, superseded versions not counted.
+    """
+
+    shards: tuple[str, ...]
+    documents: int
+    of_documents: int
+
+    @property
+    def is_large(self) -> bool:
+        """Whether they are so many that a person should say whether they may go."""
+        return self.documents > LARGEST_VANISHED_SHARE * self.of_documents
+
+
+def vanished_documents(workspace: Workspace) -> Vanished:
+    """Return what a collection would remove because its source files are gone.
+
+    Raises:
+        InputError: the corpus cannot be listed.
+    """
+    source, latest = workspace.graph.text_source, dict[str, Manifest]()
+    for manifest in () if source is None else workspace.store.manifests(source.name, with_damaged=True):
+        shard = str(manifest.key.partition)
+        if shard not in latest or latest[shard].started_at < manifest.started_at:
+            latest[shard] = manifest
+    counts = {shard: int(manifest.summary.get("documents", 1)) for shard, manifest in latest.items()}
+    gone = sorted(shard for shard in counts if workspace.has_vanished(shard))
+    return Vanished(tuple(gone), sum(counts[shard] for shard in gone), sum(counts.values()))
+
+
+def collect(workspace: Workspace, *, keep: int, dry_run: bool = False, spare_vanished: bool = False) -> Collected:
     """Remove superseded versions, and every trace of what was withdrawn.
 
     Kept are: what the study asks for, what is published, all that either was computed from, and of each partition the
@@ -49,24 +90,26 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False) -> Collec
         workspace: the study and its store.
         keep: superseded versions of each partition that stay.
         dry_run: only say what would be done.
+        spare_vanished: keep what is of vanished files as if it were of superseded versions, unless it is withdrawn.
 
     Raises:
+        InputError: the corpus cannot be listed.
         StorageError: somebody is at work in the store.
     """
     store, found = workspace.store, Collected()
-    with store.alone():
+    with store.exclusive_lock():
         if not dry_run:
             store.remove_abandoned_drafts()
         manifests = {m.key: m for m in store.manifests(with_records=True, with_damaged=True)}
         wanted = _asked_for(workspace)
         published = set(loaded_keys(workspace.catalogue))
         needed = _with_ancestors(wanted | published, manifests)
-        unclean = tainted(workspace, manifests) - wanted
+        unclean = tainted(workspace, manifests, spare_vanished=spare_vanished) - wanted
         found.kept_back = sorted(unclean & published, key=str)
         unclean -= published
         unclean |= {key for key in manifests.keys() - wanted if store.is_damaged(key)}
         superseded = _superseded(manifests.keys() - needed - unclean, manifests, keep)
-        found.reduced = sorted((key for key in unclean & needed if store.place(key).exists()), key=str)
+        found.reduced = sorted((key for key in unclean & needed if store.has_content(key)), key=str)
         found.removed = sorted((unclean - needed) | superseded, key=str)
         if dry_run:
             found.bytes = sum(manifests[key].bytes for key in [*found.reduced, *found.removed])
@@ -104,37 +147,50 @@ def _with_ancestors(keys: Iterable[ArtifactKey], manifests: Manifests) -> set[Ar
     return found
 
 
-def tainted(workspace: Workspace, manifests: Manifests) -> set[ArtifactKey]:
-    """Artifacts with text, tokens or anything of single sequences of documents that must not be used.
+def tainted(workspace: Workspace, manifests: Manifests, *, spare_vanished: bool = False) -> set[ArtifactKey]:
+    """Return the artifacts with text, tokens or anything of single sequences of documents that must not be used.
 
     What is merged over many documents (a generation, a trained model) is not among them: it holds no one's text.
+
+    Args:
+        workspace: the study and its store.
+        manifests: of all artifacts.
+        spare_vanished: whether documents of vanished files may stay.
     """
+    documents = _tainted_documents(workspace, manifests, spare_vanished=spare_vanished)
+    return derived_from(workspace.graph, documents, manifests)
+
+
+def derived_from(graph: AssetGraph, keys: Iterable[ArtifactKey], manifests: Manifests) -> set[ArtifactKey]:
+    """Return these artifacts and those with anything of single sequences that were computed from them."""
     used: dict[ArtifactKey, list[ArtifactKey]] = defaultdict(list)
     for key, manifest in manifests.items():
         for read in manifest.inputs:
             used[read].append(key)
-    found: set[ArtifactKey] = set()
-    unseen = list(_tainted_documents(workspace, manifests))
+    derived: set[ArtifactKey] = set()
+    unseen = list(keys)
     while unseen:
         key = unseen.pop()
-        if key not in found:
-            found.add(key)
-            unseen += [user for user in used[key] if _holds_text(workspace, user)]
-    return found
+        if key not in derived:
+            derived.add(key)
+            unseen += [user for user in used[key] if holds_text(graph, user)]
+    return derived
 
 
-def _holds_text(workspace: Workspace, key: ArtifactKey) -> bool:
-    asset = workspace.graph.get(key.asset)
+def holds_text(graph: AssetGraph, key: ArtifactKey) -> bool:
+    """Return whether an artifact holds text, tokens or anything of single sequences."""
+    asset = graph.get(key.asset)
     return asset is not None and asset.holds_text
 
 
-def _tainted_documents(workspace: Workspace, manifests: Manifests) -> Iterator[ArtifactKey]:
+def _tainted_documents(workspace: Workspace, manifests: Manifests, *, spare_vanished: bool) -> Iterator[ArtifactKey]:
     withdrawn, source = workspace.withdrawn.entries.keys(), workspace.graph.text_source
     for key in manifests:
         if source is None or key.asset != source.name:
             continue
         shard = str(key.partition)
-        is_gone = shard not in workspace.shards and (shard in workspace.listed or workspace.has_vanished(shard))
+        has_vanished = workspace.has_vanished(shard) and not spare_vanished
+        is_gone = shard not in workspace.shards and (shard in workspace.listed or has_vanished)
         if is_gone or (withdrawn and _holds_any(workspace.store, source, key, withdrawn)):
             yield key
 

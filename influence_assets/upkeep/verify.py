@@ -1,7 +1,8 @@
 """Reads everything again and says what is not as it was written."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError, StorageError
@@ -35,12 +36,13 @@ def verify(workspace: Workspace, progress: Callable[[int, int], object]) -> list
     What is found is told in any case; the mark needs a store that can be written.
     """
     store, found = workspace.store, []
-    with store.in_use():
+    with store.shared_lock():
         for damage in store.verify(progress):
             is_mended = store.mark_damaged(damage.folder, damage.files, damage.problem)
             what = str(damage.key) if damage.key is not None else "an artifact whose manifest cannot be read"
             problem = f"{_named(damage.files)}{damage.problem}"
             found.append(Trouble(what, str(damage.folder), problem, MENDED if is_mended else REMEDY))
+        found += _lists(workspace)
         found += _catalogue(workspace)
     return found
 
@@ -49,6 +51,30 @@ def _named(files: Sequence[str]) -> str:
     """The first of the damaged files."""
     more = f" and {len(files) - FILES_NAMED} more" if len(files) > FILES_NAMED else ""
     return f"{', '.join(files[:FILES_NAMED])}{more} " if files else ""
+
+
+def _lists(workspace: Workspace) -> list[Trouble]:
+    """What is wrong with the files that say which documents are withdrawn or gone, now that it is mended."""
+    try:
+        troubles = workspace.withdrawn.mend()
+    except (StorageError, InputError) as error:
+        remedy = "Until it can be read and written, nothing can be computed."
+        return [Trouble("the withdrawn documents", str(workspace.store.root), str(error), remedy)]
+    return [
+        Trouble("the withdrawn documents", str(path), problem, remedy_of_lists(troubles))
+        for path, problem in troubles.items()
+    ]
+
+
+def remedy_of_lists(troubles: Mapping[Path, str]) -> str:
+    """Return what became of damaged lists, and what a person has to do."""
+    if len({path.name for path in troubles}) == len(troubles):
+        return MENDED
+    return (
+        "Neither copy was whole: it was put together from what can be read of both and from the tombstones, and in "
+        "doubt a document stays out. List again with `influence forget` what you withdrew and `influence status` does "
+        "not count; take off with `influence forget --undo` what may be used."
+    )
 
 
 def _catalogue(workspace: Workspace) -> list[Trouble]:

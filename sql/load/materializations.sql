@@ -18,6 +18,7 @@ select
     rows,
     settings,
     content_hash,
+    holds_text,
     is_loaded
 from new_materializations
 order by asset, partition;

@@ -17,6 +17,7 @@ create table materializations (
     rows bigint not null,
     settings json not null,
     content_hash varchar,
+    holds_text boolean not null,
     is_loaded boolean not null
 );
 
@@ -41,5 +42,7 @@ comment on column materializations.rows is 'Rows of all its tables together.';
 comment on column materializations.settings is 'The settings of the study that matter to it, as a JSON object.';
 comment on column materializations.content_hash is
 'Hash of what it read from outside the store: of the source file''s slice, or of the model''s weights; null for what is computed from other materializations alone.';
+comment on column materializations.holds_text is
+'Whether it holds text, tokens or scores of single sequences, so that it goes when a document of it is withdrawn; what is merged over many documents does not.';
 comment on column materializations.is_loaded is
 'Whether its rows are in the tables; if not, it stands here because something that is loaded was computed from it.';

@@ -16,9 +16,7 @@ create macro dependents_of_document(document) as table
         select
             materialization_inputs.materialization_id,
             led_to.depth + 1 as depth,
-            led_to.is_forgotten and materializations.asset not in (
-                'language_model', 'eigenbases', 'curvature', 'curvature_drift', 'query_gradients'
-            ) as is_forgotten
+            led_to.is_forgotten and materializations.holds_text as is_forgotten
         from led_to
         inner join materialization_inputs
             on led_to.materialization_id = materialization_inputs.input_materialization_id

@@ -13,7 +13,7 @@ from influence_assets.models import loading
 from influence_assets.models.layers.selection import select_modules
 from tests import studies
 from tests.oracles import gradients as oracle
-from tests.tiers import slow_but
+from tests.tiers import slow_rows_but
 
 LAYERS = {
     "llama": {
@@ -30,7 +30,7 @@ LAYERS = {
 
 @pytest.mark.parametrize(
     ("architecture", "dtype"),
-    slow_but(
+    slow_rows_but(
         ("llama", "bfloat16"),
         of=[("llama", "float64"), ("llama", "bfloat16"), ("neox", "float64"), ("neox", "float32")],
     ),

@@ -15,6 +15,7 @@ from influence_assets.capture import details
 from influence_assets.storage.manifest import ArtifactKey
 from tests import studies
 from tests.studies import COAST, FIRST, TRADES
+from tests.tiers import slow_but
 
 TABLES = {
     "strongest": ["query_id", "sequence_id"],
@@ -115,13 +116,14 @@ def edit_all(study):
     edit_remove(study)
 
 
-@pytest.mark.parametrize("edit", [edit_add, edit_change, edit_remove, edit_all])
+@pytest.mark.parametrize("edit", slow_but(edit_all, of=[edit_add, edit_change, edit_remove, edit_all]))
 def test_after_an_edit_they_are_those_from_nothing(study, edit, tmp_path_factory):
     edit(study)
     studies.compute(study)
     assert_same(stored(study), from_nothing(study, tmp_path_factory.mktemp("fresh")))
 
 
+@pytest.mark.slow
 def test_edit_after_edit(study, tmp_path_factory):
     """Copies of copies, and a shard that comes back."""
     trades = (study.parent / "corpus" / TRADES).read_bytes()
@@ -150,6 +152,7 @@ def test_only_new_pairs_are_measured(study, measured):
     assert not first_only & set(measured)
 
 
+@pytest.mark.slow
 def test_a_shard_that_leaves_without_having_counted_costs_no_pass(many, measured, monkeypatch, tmp_path_factory):
     """Nor a second look at any score: those that were ranked could say anything by now."""
     counted = contributing(many)
@@ -171,6 +174,7 @@ def test_a_shard_that_leaves_without_having_counted_costs_no_pass(many, measured
         assert one.drop("influence_nats").equals(other.drop("influence_nats"))
 
 
+@pytest.mark.slow
 def test_a_shard_that_counted_is_missed(many, tmp_path_factory):
     """What was behind it comes forward, which only a full look finds."""
     gone = sorted(contributing(many))[0]
@@ -180,8 +184,8 @@ def test_a_shard_that_counted_is_missed(many, tmp_path_factory):
     assert_same(stored(many), from_nothing(many, tmp_path_factory.mktemp("fresh")))
 
 
-@pytest.mark.parametrize("name", ["layer_influence", "token_influence", "strongest"])
-@pytest.mark.parametrize("damage", ["flip", "cut"])
+@pytest.mark.parametrize("name", slow_but("strongest", of=["layer_influence", "token_influence", "strongest"]))
+@pytest.mark.parametrize("damage", slow_but("flip", of=["flip", "cut"]))
 def test_nothing_is_taken_from_damaged_details(study, name, damage, tmp_path_factory):
     path = stored(study).folder / f"{name}.parquet"
     content = bytearray(path.read_bytes())
@@ -195,7 +199,7 @@ def test_nothing_is_taken_from_damaged_details(study, name, damage, tmp_path_fac
 
 @pytest.mark.parametrize(
     "sections",
-    [{"scores": {"details_per_query": 1}}, {"curvature": {"damping_scale": 0.5}}],
+    [{"scores": {"details_per_query": 1}}, pytest.param({"curvature": {"damping_scale": 0.5}}, marks=pytest.mark.slow)],
     ids=["settings", "scores"],
 )
 def test_nothing_is_taken_from_details_of_other_settings_or_curvature(study, sections, tmp_path_factory):
@@ -205,6 +209,7 @@ def test_nothing_is_taken_from_details_of_other_settings_or_curvature(study, sec
     assert_same(stored(study), from_nothing(study, tmp_path_factory.mktemp("fresh")))
 
 
+@pytest.mark.slow
 def test_only_a_few_sketches_are_compared(many, monkeypatch, tmp_path_factory):
     everything = stored(many).manifest.summary["sketch_agreement"]["sequences"]
     monkeypatch.setattr(details, "COMPARED_SHARDS", 2)
@@ -263,7 +268,7 @@ def key_of(shard, version):
     return ArtifactKey("influence_scores", f"set|shard-{shard}", f"v{version}")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(corpora())
 def test_a_ranking_from_an_earlier_one_is_the_brute_force_one(made):
     (before, after), count = made

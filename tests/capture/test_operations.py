@@ -16,7 +16,7 @@ from influence_assets.capture.scores import ScoreTotals, scores
 from influence_assets.capture.sketches import SketchRows
 from influence_assets.maths.ekfac import LayerCurvature, eigenbasis
 from influence_assets.maths.sketches import strongest_coordinates
-from influence_assets.methods.ekfac import EKFAC
+from influence_assets.methods.ekfac import precondition
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import fuse_activations
 from tests import cases
@@ -79,7 +79,7 @@ def test_queries_and_scores(counted):
     questions = counted.sequences.take(np.arange(QUERIES))
     real, found = counted.of(query_gradients, counted.runner, questions, bases)
     assert real == pytest.approx(QUERIES * (shape.passes() + shape.rotated_gradients()), rel=TOLERANCE)
-    real, P = counted.of(EKFAC(layers).precondition, found.layers)
+    real, P = counted.of(precondition, found.layers, layers)
     assert real == 0, "in the eigenbases a division"
     for methods in ({"ekfac": P}, {"ekfac": P, "other": P}):
         real, _ = counted.of(scores, counted.runner, counted.sequences, methods, 1, bases)
@@ -92,7 +92,7 @@ def test_everything_of_a_shard_in_one_pass(counted, labels):
     layers, shape = curvature(counted), counted.shape
     bases = {name: layer.basis for name, layer in layers.items()}
     few = counted.sequences.take(np.arange(QUERIES))
-    P = EKFAC(layers).precondition(query_gradients(counted.runner, few, bases).layers)
+    P = precondition(query_gradients(counted.runner, few, bases).layers, layers)
     kept = strongest_coordinates(layers, 16)
 
     def everything():

@@ -2,8 +2,11 @@
 
 import errno
 import hashlib
+import io
 import os
 import re
+import shutil
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -11,9 +14,11 @@ import numpy as np
 import pytest
 
 from influence_assets.assets import open_workspace
+from influence_assets.cli.console import console
 from influence_assets.engine.workspace import Workspace
 from influence_assets.storage.catalogue import run_checks
 from influence_assets.study import Study
+from influence_assets.upkeep import garbage
 from tests import studies
 from tests.commanding import influence
 from tests.studies import COAST, EXTRA, SHARDS, TRADES
@@ -227,7 +232,7 @@ def unlistable(folder: Path):
     return mock.patch.object(os, "scandir", scandir)
 
 
-@pytest.mark.parametrize("command", [("run",), ("gc", "--keep", "0"), ("status",)])
+@pytest.mark.parametrize("command", [("run",), ("gc", "--keep", "0"), ("gc", "--yes"), ("status",)])
 def test_a_folder_that_cannot_be_listed_is_an_error_and_costs_nothing(study, command):
     before, artifacts = studies.catalogue_rows(study), {m.key for m in workspace(study).store.manifests()}
     folder = study.parent / "corpus" / Path(COAST).parent
@@ -246,7 +251,7 @@ def test_an_empty_corpus_is_an_error_and_costs_nothing(study):
     before, artifacts = studies.catalogue_rows(study), {m.key for m in workspace(study).store.manifests()}
     (study.parent / "corpus").rename(study.parent / "elsewhere")
     (study.parent / "corpus").mkdir()
-    for command in (("run",), ("gc", "--keep", "0")):
+    for command in (("run",), ("gc", "--keep", "0", "--yes")):
         ended = influence(*command, "--study", study)
         assert ended.code == 1
         assert "holds no readable file" in ended.error
@@ -264,6 +269,111 @@ def test_a_run_says_what_vanished(study):
     assert "Gone from the corpus" not in influence("run", "--study", study).out, "once"
     (study.parent / "corpus" / TRADES).write_bytes(content)
     assert "Computed 1 partition" in influence("run", "--study", study).out
+
+
+def vanish(study: Path) -> set[str]:
+    """Remove a file, run, and return what is stored of it."""
+    (study.parent / "corpus" / TRADES).unlink()
+    assert influence("run", "--study", study).code == 0
+    return stored_of(study, TRADES)
+
+
+def stored_of(study: Path, shard: str) -> set[str]:
+    return {str(m.key) for m in workspace(study).store.manifests() if str(m.key.partition).endswith(shard)}
+
+
+def test_much_that_vanished_goes_only_if_a_person_says_so(study):
+    before = vanish(study)
+    ended = influence("gc", "--study", study)
+    assert ended.code == 1
+    assert f"3 of the store's 7 documents would go, because the files of {TRADES} are gone" in ended.error
+    assert "If a disk is missing, mount it; if they may go, give `--yes`." in ended.error
+    assert f"  gradient_sketches[{TRADES}]" in ended.out, "what would go"
+    assert stored_of(study, TRADES) == before
+    assert influence("gc", "--dry-run", "--study", study).code == 0
+    assert stored_of(study, TRADES) == before
+    assert influence("gc", "--yes", "--study", study).code == 0
+    assert stored_of(study, TRADES) == set()
+    assert influence("gc", "--study", study).code == 0, "there is nothing left to ask about"
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n\n", 1), ("y\n", 0)])
+def test_at_a_terminal_it_is_asked(study, monkeypatch, answer, code):
+    before = vanish(study)
+    stdin = io.StringIO(answer)
+    stdin.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", stdin)
+    monkeypatch.setattr(type(console), "is_terminal", True)
+    ended = influence("gc", "--study", study)
+    assert ended.code == code, ended.out + ended.err
+    assert "Remove what was computed of them?" in ended.out
+    assert stored_of(study, TRADES) == (before if code else set())
+
+
+def test_a_few_that_vanished_go_without_a_question(study, monkeypatch):
+    vanish(study)
+    monkeypatch.setattr(garbage, "LARGEST_VANISHED_SHARE", 3 / 7)
+    assert influence("gc", "--study", study).code == 0
+    assert stored_of(study, TRADES) == set()
+
+
+def test_forgetting_removes_what_it_forgets_and_spares_what_gc_would_ask_about(study, traces):
+    before = vanish(study)
+    ended = influence("forget", "--document", document_id(GULLS), "--study", study)
+    assert ended.code == 0, ended.out + ended.err
+    assert "What was computed of 1 shards whose files are gone from the corpus stays" in ended.out
+    assert stored_of(study, TRADES) == before
+    assert traces.found(study) == set()
+
+
+def break_dagster(study: Path) -> None:
+    for path in (study.parent / "store" / ".dagster").rglob("*.db"):
+        path.write_bytes(b"no database" * 1000)
+
+
+def break_corpus(study: Path) -> None:
+    (study.parent / "corpus" / "dead.jsonl").symlink_to(study.parent / "nowhere")
+
+
+@pytest.mark.parametrize("broken", [break_dagster, break_corpus])
+def test_a_document_is_taken_down_whatever_else_is_broken(study, broken):
+    broken(study)
+    ended = influence("forget", "--document", document_id(GULLS), "--reason", "by letter", "--study", study)
+    assert ended.code == 1
+    assert "Listed as withdrawn: 1" in ended.out
+    assert "Failed to bring the study up to date without them: " in ended.out
+    assert "their shards were taken out of the published tables as they are" in ended.out
+    assert titles(study) == {row["title"] for row in studies.TRADES_ROWS}
+    assert studies.ask_sql(study, TOMBSTONES).rows() == [(COAST, document_id(GULLS), "by letter")]
+    shutil.rmtree(study.parent / "store" / ".dagster")
+    (study.parent / "corpus" / "dead.jsonl").unlink(missing_ok=True)
+    ended = influence("run", "--study", study)
+    assert ended.code == 0, ended.out + ended.err
+    assert titles(study) == ALL_TITLES - {"Gulls"}
+
+
+def test_a_damaged_list_is_reported_and_no_text_comes_back(study, traces):
+    assert influence("forget", "--document", document_id(GULLS), "--study", study).code == 0
+    path = study.parent / "store" / "withdrawn.jsonl"
+    path.write_bytes(path.read_bytes()[:-9])
+    ended = influence("verify", "--study", study)
+    assert ended.code == 1
+    assert f"{path}" in ended.out
+    assert "It was mended from its other copy." in ended.out
+    path.unlink()
+    (path.parent / ".copies" / path.name).unlink()
+    ended = influence("run", "--study", study)
+    assert ended.code == 0
+    assert f"Withdrawn documents: {path} is missing, and tombstones tell of it." in ended.out
+    assert traces.found(study) == set()
+
+
+def test_a_document_is_used_again_on_purpose(study):
+    assert influence("forget", "--only-list", "--document", document_id(GULLS), "--study", study).code == 0
+    ended = influence("forget", "--undo", "--document", document_id(GULLS), "--study", study)
+    assert ended.code == 0
+    assert "Taken off the list: 1, not on it: 0." in ended.out
+    assert influence("run", "--study", study).out.startswith("Nothing to do")
 
 
 def test_superseded_versions_are_collected(study):
@@ -284,7 +394,7 @@ def test_superseded_versions_are_collected(study):
 
 
 def test_while_a_run_is_at_work_nothing_is_collected(study):
-    with workspace(study).store.in_use():
+    with workspace(study).store.shared_lock():
         ended = influence("gc", "--study", study)
     assert ended.code == 1
     assert ended.err.startswith("Error ")

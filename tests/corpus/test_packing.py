@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_tokenizers import END, gpt2_like, llama_like
 
@@ -71,7 +71,6 @@ def kept_of(stream, length):
     return stream[:-1] if len(stream) % length == 1 else stream
 
 
-@settings(deadline=None)
 @given(TEXTS, TOKENIZATIONS, LENGTHS)
 def test_sequences_joined_are_the_documents_tokens(texts, tokenization, length):
     batches = packed(texts, tokenization, length)
@@ -91,7 +90,6 @@ def test_sequences_joined_are_the_documents_tokens(texts, tokenization, length):
     assert all(2 <= last <= length for last in lengths[-1:])
 
 
-@settings(deadline=None)
 @given(TEXTS, TOKENIZATIONS, LENGTHS)
 def test_spans_tile_the_sequences_and_name_their_documents(texts, tokenization, length):
     stream = expected_tokens(texts, tokenization)
@@ -113,7 +111,6 @@ def test_spans_tile_the_sequences_and_name_their_documents(texts, tokenization, 
             position += reached
 
 
-@settings(deadline=None)
 @given(TEXTS, TOKENIZATIONS, LENGTHS)
 def test_text_is_the_source_text_of_the_spans(texts, tokenization, length):
     by_id = {document_id(text): text for text in texts}
@@ -128,7 +125,6 @@ def test_text_is_the_source_text_of_the_spans(texts, tokenization, length):
             assert sequence["text"] == "\n\n".join(part for part in slices if part)
 
 
-@settings(deadline=None)
 @given(TEXTS, LENGTHS)
 def test_tokens_decode_to_the_characters_they_name(texts, length):
     """Where a character is not cut, a span's tokens decode to its slice of the document (byte-level BPE)."""
@@ -143,7 +139,6 @@ def test_tokens_decode_to_the_characters_they_name(texts, length):
             assert len(source) - len(decoded) <= 2 + source.count("\ufffd")
 
 
-@settings(deadline=None)
 @given(TEXTS, LENGTHS, st.randoms(use_true_random=False))
 def test_the_result_does_not_depend_on_batches(texts, length, draw):
     whole = frame(texts)

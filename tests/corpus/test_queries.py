@@ -4,7 +4,7 @@ import hashlib
 import json
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from small_tokenizers import END, gpt2_like, llama_like
 
@@ -113,7 +113,6 @@ def test_special_looking_text_and_ids_beyond_the_vocabulary():
         tokenize_query("a", " while", Tokenization(GPT2.tokenizer, 0, (), 257), 100, "here")
 
 
-@settings(deadline=None)
 @given(st.text(max_size=30), st.text(min_size=1, max_size=30), st.sampled_from([GPT2, LLAMA]))
 def test_the_completion_starts_with_the_first_token_that_reaches_into_it(prompt, completion, tokenization):
     encoding = tokenization.tokenizer.encode(prompt + completion, add_special_tokens=False)

@@ -62,7 +62,7 @@ def places(shards):
     return [(shard.shard_id, shard.content_hash, shard.first_row) for shard in shards]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(LINES, SHARD_BYTES, st.sampled_from([*SUFFIXES]), st.booleans())
 def test_slices_are_the_lines_whose_first_byte_lies_in_them(folder, parts, shard_bytes, suffix, has_last_end):
     content = b"".join(parts)
@@ -86,7 +86,7 @@ def test_slices_are_the_lines_whose_first_byte_lies_in_them(folder, parts, shard
         assert shard.stop == (None if len(expected) <= 1 else shard.start + len(whole))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(LINES.filter(lambda parts: any(part.strip() for part in parts)), SHARD_BYTES, st.sampled_from([*SUFFIXES]))
 def test_the_rows_of_all_slices_are_those_of_the_file(folder, parts, shard_bytes, suffix):
     content = SUFFIXES[suffix](b"\xef\xbb\xbf" + b"".join(parts))
@@ -95,7 +95,7 @@ def test_the_rows_of_all_slices_are_those_of_the_file(folder, parts, shard_bytes
     assert [row["text"] for row in whole] == [json.loads(part)["text"] for part in parts if part.strip()]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(LINES, LINES, SHARD_BYTES, st.sampled_from([*SUFFIXES]))
 def test_appended_lines_leave_all_slices_but_the_last(folder, before, added, shard_bytes, suffix):
     pack = SUFFIXES[suffix]
@@ -121,7 +121,7 @@ def table(rows):
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(TABLES, TABLES, SHARD_BYTES, st.tuples(*[st.integers(1, 30)] * 2), st.integers(1, 100))
 def test_parquet_with_many_row_groups(folder, before, added, shard_bytes, row_groups, batch_rows):
     first, more = (

@@ -12,7 +12,7 @@ from influence_assets.storage.catalogue import query
 from tests.commanding import finished, influence_process
 from tests.faults import comparison, working
 from tests.faults.changing import FILES
-from tests.tiers import slow_but
+from tests.tiers import slow_rows_but
 
 MEGABYTES = 24
 ASKED = "select shard_id, document_id from documents order by all"
@@ -48,7 +48,7 @@ class Disk:
 
 @pytest.mark.parametrize(
     ("left", "told"),
-    slow_but(
+    slow_rows_but(
         (2_000_000, "influence_catalogue: "),
         of=[
             (0, "storage.root: "),

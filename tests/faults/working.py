@@ -122,7 +122,7 @@ def run_without_claims(study: Path, meeting: Barrier) -> Ran:
         return write(*arguments, **how)
 
     with (
-        mock.patch.object(ArtifactStore, "claim", lambda _store, _key: nullcontext()),
+        mock.patch.object(ArtifactStore, "partition_lock", lambda _store, _key: nullcontext()),
         mock.patch.object(ArtifactStore, "write", met_first),
     ):
         return run(study)

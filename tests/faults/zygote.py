@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -35,10 +36,12 @@ class Kill:
     Args:
         step: just before its step of this number below the store, from 1.
         seconds: or after so long.
+        since: steps count from the first that concerns a path of this pattern; a star stands for slashes too.
     """
 
     step: int | None = None
     seconds: float | None = None
+    since: str = "*"
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Process:
         self._kill = kill or Kill()
         self._answers, answer = context.Pipe(duplex=False)
         self._process: BaseProcess = context.Process(
-            target=_live, args=(function, arguments, str(below), self._kill.step, answer)
+            target=_live, args=(function, arguments, str(below), self._kill, answer)
         )
         _start(self._process)
         answer.close()
@@ -123,12 +126,10 @@ def _start(process: BaseProcess) -> None:
             os.environ["PYTHONPATH"] = before
 
 
-def _live(
-    function: Callable[..., Any], arguments: tuple[Any, ...], below: str, kill_at: int | None, answer: Connection
-) -> None:
+def _live(function: Callable[..., Any], arguments: tuple[Any, ...], below: str, kill: Kill, answer: Connection) -> None:
     # The server swallows what an import raises, and another one may have been running: asked for again, it says so.
     importlib.import_module(PRELOADED)
-    counter = _Counter(below, kill_at)
+    counter = _Counter(below, kill)
     sys.addaudithook(counter)
     found, error = None, None
     try:
@@ -143,16 +144,19 @@ def _live(
 class _Counter:
     """An audit hook."""
 
-    def __init__(self, below: str, kill_at: int | None) -> None:
+    def __init__(self, below: str, kill: Kill) -> None:
         self._below = below
-        self._kill_at = kill_at
+        self._kill_at = kill.step
+        self._since = kill.since
+        self._has_begun = kill.since == "*"
         self.steps = 0
         self.is_on = True
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.is_on and self._is_step(event, arguments):
-            self.steps += 1
-            if self.steps == self._kill_at:
+            self._has_begun = self._has_begun or fnmatch(str(arguments[0]), self._since)
+            self.steps += self._has_begun
+            if self._has_begun and self.steps == self._kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def _is_step(self, event: str, arguments: tuple[Any, ...]) -> bool:

@@ -8,6 +8,7 @@ next run.
 
 from collections import Counter
 
+import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
@@ -72,6 +73,7 @@ def test_after_the_command_nothing_is_marked(located):
     assert_agree(located, standing=ALL)
 
 
+@pytest.mark.slow
 def test_after_all_assets_by_hand_nothing_is_marked(located):
     located.sense()
     by_hand(located, *(asset.name for asset in asset_graph()))
@@ -119,6 +121,7 @@ def test_files_that_come_change_and_go(computed):
     assert_agree(computed, standing=ALL - 7)
 
 
+@pytest.mark.slow
 def test_a_setting_that_is_changed_and_taken_back(computed):
     path = computed.path
     studies.write_study(path.parent, curvature={"damping_scale": 0.5})
@@ -132,6 +135,7 @@ def test_a_setting_that_is_changed_and_taken_back(computed):
     assert_agree(computed, standing=ALL)
 
 
+@pytest.mark.slow
 def test_a_new_generation(computed):
     assert not computed.command(new_generation=True).failures
     assert_agree(computed, standing=ALL)
@@ -143,6 +147,7 @@ def test_a_new_generation(computed):
     assert_agree(computed, standing=ALL + 7)
 
 
+@pytest.mark.slow
 def test_a_generation_that_is_being_filled(computed):
     config = {"ops": {f"{studies.NAME}__eigenbases": {"config": {"new_generation": True}}}}
     assert computed.materialise("eigenbases", run_config=config).success
@@ -153,6 +158,7 @@ def test_a_generation_that_is_being_filled(computed):
     assert stale == {"curvature"}
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_while_it_filled_a_generation(computed):
     """Two generations stand then; what the next run tells of one must not outdate what it tells of the other."""
     computed.command(new_generation=True, killed_before="query_gradients")
@@ -173,6 +179,7 @@ def test_withdrawn_documents(computed):
     assert_agree(computed, standing=ALL)
 
 
+@pytest.mark.slow
 def test_other_questions_and_other_weights(computed):
     studies.write_jsonl(computed.path.parent / "queries" / FIRST, studies.FIRST_ROWS[:1])
     computed.sense()

@@ -55,6 +55,7 @@ def runs(located):
     return [located.materialise(asset.name, partition) for asset in asset_graph() for partition in partitions(asset)]
 
 
+@pytest.mark.slow
 def test_every_asset_by_hand_ends_in_scores_and_says_what_it_did(located, runs):
     assert all(run.success for run in runs)
     checks = [check for run in runs for check in run.get_asset_check_evaluations()]
@@ -195,6 +196,7 @@ def materialised(located):
     return found
 
 
+@pytest.mark.slow
 def test_the_job_by_hand_can_fit_another_generation(computed):
     """From the launchpad, as the command's `--new-generation`."""
     config = {"ops": {"plan": {"config": {"new_generation": True}}}}

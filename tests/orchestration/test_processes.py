@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from influence_assets.engine.workspace import Workspace
 from influence_assets.orchestration.instance import open_instance
@@ -21,6 +22,7 @@ ASSETS = ["documents", "token_sequences", "covariances", "corrected_eigenvalues"
 """All of one shard, so that one run computes them; the last two could run at once, were they not heavy."""
 
 
+@pytest.mark.slow
 def test_two_processes_at_a_time_compute_what_one_computes(standing, tmp_path):
     """Each shard in a run of `dagster asset materialize`, with a process for each step; both runs side by side."""
     study = studies.copied(standing, tmp_path)

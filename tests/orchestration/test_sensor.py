@@ -193,6 +193,7 @@ def test_a_run_whose_process_was_killed_does_not_count_as_being_at_work(automati
     assert automatic.instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
 
 
+@pytest.mark.slow
 def test_every_run_names_its_process(located):
     """However it was started: only so can others know that it was killed."""
     assert located.bring_up().success
@@ -206,6 +207,7 @@ def process_tag(process):
     return {PROCESS_TAG: f"{process}@{socket.gethostname()}"}
 
 
+@pytest.mark.slow
 def test_what_failed_is_left_alone_until_something_changes(automatic):
     bad = automatic.path.parent / "corpus" / "new.jsonl"
     bad.write_text("no rows\n", encoding="utf-8")
@@ -227,6 +229,7 @@ def test_what_failed_is_left_alone_until_something_changes(automatic):
     assert_one_run_mends_it(automatic)
 
 
+@pytest.mark.slow
 def test_after_a_run_that_died_another_is_asked_for_but_not_for_ever(automatic):
     studies.write_extra(automatic.path)
     for _ in range(ATTEMPTS):

@@ -15,7 +15,7 @@ from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import scores
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
-from influence_assets.methods.ekfac import EKFAC
+from influence_assets.methods.ekfac import precondition
 from influence_assets.models.layers.selection import select_modules
 from tests import cases
 
@@ -109,7 +109,7 @@ def our_scores(model, train, queries):
         name: LayerCurvature(bases[name], corrected[name].mean(), damping(corrected[name].mean(), 0.1))
         for name in bases
     }
-    P = EKFAC(layers).precondition(query_gradients(runner, queries, bases).layers)
+    P = precondition(query_gradients(runner, queries, bases).layers, layers)
     return scores(runner, train, {"ekfac": P}, len(train), bases)["ekfac"]
 
 

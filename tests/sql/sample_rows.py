@@ -56,7 +56,8 @@ insert into materializations
 select
     id, asset, partition, 'v' || id, '1', 'run-' || id, 'host', null,
     timestamptz '2026-01-02 23:30:00+00' + to_hours(id // 100), id, if(id < 100, 0.5, null), id * 10, id, 1, '{}',
-    content_hash, id < 100
+    content_hash,
+    asset in ('documents', 'token_sequences', 'covariances', 'influence_scores', 'influence_details'), id < 100
 from (
     values
     (1, 'documents', 'a.jsonl', 'ha'), (2, 'documents', 'b.jsonl', 'hb'), (3, 'token_sequences', 'a.jsonl', null),

@@ -3,7 +3,7 @@
 import pytest
 from sample_rows import build, rows_of
 
-from influence_assets.engine.withdrawals import VANISHED
+from influence_assets.engine.tombstones import VANISHED
 from influence_assets.storage.statements import statements
 
 DOUBLED = {

@@ -7,8 +7,9 @@ import duckdb
 import pytest
 from sample_rows import build
 
+from influence_assets.errors import InputError
 from influence_assets.storage import statements as module
-from influence_assets.storage.statements import schema_version, sql_folder, statements
+from influence_assets.storage.statements import schema_version, sql_folder, statements, use_folders
 
 TABLES = sorted(statements("schema"))
 MACROS = {
@@ -129,9 +130,8 @@ def test_the_schemas_version_changes_with_what_makes_or_fills_it_only(monkeypatc
         if changed:
             path = tmp_path / "sql" / f"{changed}.sql"
             path.write_text(path.read_text() + "-- changed")
-        statements.cache_clear()
+        module._statements.cache_clear()
         versions.append(schema_version())
-    statements.cache_clear()
     assert versions[0] == versions[1] == versions[2]
     assert len(set(versions)) == 3
 
@@ -146,3 +146,33 @@ def test_every_file_of_the_schema_makes_one_table_of_its_name():
 def _first_words(name):
     kind = "schema" if name in TABLES else "views"
     return statements(kind)[name].purpose[:40]
+
+
+def test_an_added_folder_brings_tables_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_added", [])
+    before = schema_version()
+    (tmp_path / "schema").mkdir()
+    (tmp_path / "schema" / "more.sql").write_text(
+        "-- More.\n-- grain: (more_id)\ncreate table more (more_id bigint);\n"
+    )
+    use_folders([tmp_path])
+    assert list(statements("schema")) == [*TABLES, "more"]
+    assert statements("schema")["more"].purpose == "More."
+    assert schema_version() != before
+    use_folders([])
+    assert list(statements("schema")) == TABLES
+    assert schema_version() == before
+
+
+def test_a_table_that_is_there_already_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_added", [])
+    (tmp_path / "schema").mkdir()
+    shutil.copy(sql_folder() / "schema" / "queries.sql", tmp_path / "schema")
+    use_folders([tmp_path])
+    with pytest.raises(InputError, match=r"queries\.sql has the same name"):
+        statements("schema")
+
+
+def test_a_folder_of_sql_that_is_missing_is_refused(tmp_path):
+    with pytest.raises(InputError, match="missing"):
+        use_folders([tmp_path / "missing"])

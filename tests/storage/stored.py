@@ -6,12 +6,14 @@ import sys
 import textwrap
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import polars as pl
 
 from influence_assets.storage.artifacts import ArtifactStore
 from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.storage.places import check_of
 
 STUDY = "topics"
 KEY = ArtifactKey("token_sequences", "manual/topics.jsonl.gz", "v1")
@@ -32,6 +34,12 @@ def write(store: ArtifactStore, key: ArtifactKey = KEY) -> None:
         draft.table("sequences", pl.DataFrame({"text": [TEXT] * 5}))
         (draft.folder("model") / "config.json").write_text('{"layers": 12}')
         draft.summarise(sequences=40, loss=0.25)
+
+
+def draft_of(whose: str) -> str:
+    """The name of a draft of another process, such as `1-elsewhere`."""
+    random = uuid4().hex[:24]
+    return f".draft-{random}{check_of(random, whose)}-{whose}"
 
 
 def read_everything(store: ArtifactStore, key: ArtifactKey = KEY) -> None:

@@ -242,7 +242,7 @@ def test_a_name_is_used_once(written):
 SCHEMA = pl.Schema({"text": pl.String, "count": pl.Int64, "score": pl.Float64})
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sizes=st.lists(st.integers(0, 5), max_size=6))
 def test_a_streamed_table_is_its_frames_in_order(tmp_path_factory, sizes):
     store = ArtifactStore.open_or_create(tmp_path_factory.mktemp("store"), "topics")

@@ -20,6 +20,7 @@ from influence_assets.storage import drafts
 from influence_assets.storage.artifacts import MARKER, ArtifactStore
 from influence_assets.storage.files import files_below, safe_name
 from influence_assets.storage.manifest import ArtifactKey
+from tests.storage.stored import draft_of
 
 KEY = ArtifactKey("token_sequences", "manual/topics.jsonl.gz", "v1")
 TOKENS = np.arange(12, dtype=np.int32).reshape(4, 3)
@@ -186,7 +187,7 @@ class TestContract:
         assert store.holds(KEY)
 
     def test_the_draft_of_another_host_is_left_alone(self, store):
-        folder = store.place(KEY).parent / f".draft-{'0' * 32}-999999999-elsewhere"
+        folder = store.place(KEY).parent / draft_of("999999999-elsewhere")
         folder.mkdir(parents=True)
         assert store.remove_abandoned_drafts() == []
         assert folder.is_dir()
@@ -222,13 +223,14 @@ class TestContract:
         key = ArtifactKey("a", "p", "v")
         np.testing.assert_array_equal(store.open(key).array("tokens"), np.arange(7))
         assert store.open(key).verify() == []
-        assert [path.name for path in store.place(key).parent.iterdir() if path.name != ".lock"] == ["v"]
+        assert [path.name for path in store.place(key).parent.iterdir() if not path.name.startswith(".")] == ["v"]
 
-    def test_a_file_in_the_place_of_a_folder_is_replaced(self, store):
+    def test_a_file_in_the_place_of_a_folder_is_named_and_left(self, store):
         store.place(KEY).parent.mkdir(parents=True)
         store.place(KEY).write_text("stray")
-        write(store)
-        assert store.holds(KEY)
+        with pytest.raises(StorageError, match="v1: lies where an artifact belongs"):
+            write(store)
+        assert store.place(KEY).read_text() == "stray"
 
 
 class TestRoot:

@@ -336,7 +336,7 @@ class TestReaders:
 
 def test_a_load_waits_for_the_one_before(sample):
     shard = sample.shard(0)
-    with locks.exclusive(sample.path.with_name("catalogue.duckdb.lock")):
+    with locks.locked(sample.path.with_name("catalogue.duckdb.lock")):
         waiting = threading.Thread(target=sample.load, args=(shard,))
         waiting.start()
         waiting.join(0.3)

@@ -24,7 +24,7 @@ from influence_assets.storage.catalogue import (
     run_checks,
 )
 from influence_assets.storage.manifest import ArtifactKey
-from influence_assets.storage.statements import sql_folder, statements
+from influence_assets.storage.statements import sql_folder
 
 
 @pytest.fixture
@@ -326,16 +326,12 @@ def test_another_schema_builds_from_empty(sample, monkeypatch, tmp_path):
     changed = tmp_path / "sql" / "schema" / "shards.sql"
     changed.write_text(changed.read_text().replace("source_bytes bigint", "source_bytes hugeint"))
     monkeypatch.setattr(statements_module, "sql_folder", lambda: tmp_path / "sql")
-    statements.cache_clear()
-    try:
-        assert not record_states(sample.path, states([]))
-        assert loaded_keys(sample.path)  # a collector of garbage still knows what is published
-        change = sample.load(shard)
-        assert (change.loaded, change.removed) == (5, 0)
-        assert query(sample.path, "select typeof(source_bytes) from shards").item() == "HUGEINT"
-        assert sample.scores() == [1.0, 2.0]
-    finally:
-        statements.cache_clear()
+    assert not record_states(sample.path, states([]))
+    assert loaded_keys(sample.path)  # a collector of garbage still knows what is published
+    change = sample.load(shard)
+    assert (change.loaded, change.removed) == (5, 0)
+    assert query(sample.path, "select typeof(source_bytes) from shards").item() == "HUGEINT"
+    assert sample.scores() == [1.0, 2.0]
 
 
 def test_a_damaged_catalogue_is_said_and_built_from_empty(sample):

@@ -12,6 +12,7 @@ from influence_assets.errors import DamagedError, StorageError
 from influence_assets.storage import arrays, files
 from influence_assets.storage.files import files_below
 from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.storage.places import record_beside
 from tests.storage.stored import INPUTS, KEY, another_process, hear, read_everything, store_in, tell, write
 
 FILES = [
@@ -90,8 +91,7 @@ def test_any_file_lost_or_torn_is_an_error(store, place, name, damage):
     assert raised.value.folder == place
     [found] = store.verify()
     assert (found.folder, found.files) == (place, (name,))
-    is_lost = name == "manifest.json" and damage in ("gone", "empty", "a folder")
-    assert found.key == (None if is_lost else KEY)
+    assert found.key == KEY
 
 
 def test_a_chunk_damaged_after_opening_is_an_error(store, place):
@@ -108,7 +108,9 @@ def test_a_figure_changed_in_the_manifest_is_noticed(store, place):
     text = (place / "manifest.json").read_text()
     (place / "manifest.json").write_text(text.replace('"sequences": 40', '"sequences": 41'))
     assert store.holds(KEY)
-    assert store.manifest(KEY) is None
+    manifest = store.manifest(KEY)  # of the record
+    assert manifest is not None
+    assert manifest.summary["sequences"] == 40
     assert list(store.manifests()) == []
     with pytest.raises(DamagedError, match=r"manifest\.json: is not a manifest as it was written"):
         store.open(KEY)
@@ -138,18 +140,30 @@ def test_what_an_artifact_was_made_of_outlives_any_damaged_byte_of_its_manifest(
         path.write_bytes(original[:kept])
         assert store.manifest(KEY) == whole
     path.write_bytes(original[: len(original) // 3])
+    assert store.manifest(KEY) == whole
+    record_beside(place).unlink()
     assert store.manifest(KEY) is None
 
 
 def test_an_artifact_in_anothers_place_is_damage(store, place):
     other = ArtifactKey("token_sequences", "other", "v1")
-    store.place(other).parent.mkdir()
+    write(store, other)
+    shutil.rmtree(store.place(other))
     place.rename(store.place(other))
     with pytest.raises(DamagedError, match="lies elsewhere"):
         store.open(other)
     assert list(store.manifests()) == []
-    assert store.manifest(other) is None
     assert [found.folder for found in store.verify()] == [store.place(other)]
+
+
+def test_an_artifact_that_somebody_put_in_anothers_place_is_not_the_stores(store, place):
+    other = ArtifactKey("token_sequences", "other", "v1")
+    shutil.copytree(place, store.place(other))
+    with pytest.raises(StorageError, match="lies where an artifact belongs"):
+        store.open(other)
+    assert [manifest.key for manifest in store.manifests()] == [KEY]
+    assert store.manifest(other) is None
+    assert list(store.verify()) == []
 
 
 def test_what_was_found_right_is_read_once_until_it_changes(store, place, monkeypatch):
@@ -248,21 +262,16 @@ class TestVerify:
         [found] = store.verify()
         assert found.files == ("sequences.parquet",)
 
-    def test_names_every_damaged_and_surplus_file(self, store, place):
+    def test_names_every_damaged_file_and_no_other(self, store, place):
         (place / "model/config.json").unlink()
         flip_a_bit(place / "sequences.parquet", 9)
         (place / "model/extra.json").write_text("{}")
         [found] = store.verify()
-        assert set(found.files) == {"model/config.json", "sequences.parquet", "model/extra.json"}
-
-    def test_a_surplus_file_alone_is_damage(self, store, place):
-        (place / "extra.parquet").write_text("")
-        [found] = store.verify()
-        assert (found.files, found.problem) == (("extra.parquet",), "is not in the manifest")
+        assert set(found.files) == {"model/config.json", "sequences.parquet"}
 
     def test_tells_how_far_it_is(self, store):
         write(store, ArtifactKey("documents", "a", "v1"))
-        with store.alone():
+        with store.exclusive_lock():
             write(store, ArtifactKey("documents", "b", "v1"))
             store.reduce_to_record(ArtifactKey("documents", "b", "v1"))
         seen = []
@@ -270,7 +279,7 @@ class TestVerify:
         assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
     def test_a_damaged_record_is_found_and_mended_from_its_other_copy(self, store, place):
-        with store.alone():
+        with store.exclusive_lock():
             store.reduce_to_record(KEY)
         [record] = place.parent.glob(".record-*")
         original = record.read_bytes()
@@ -283,7 +292,7 @@ class TestVerify:
             assert record.read_bytes() == original
 
     def test_a_record_of_which_neither_copy_is_whole_is_given_up(self, store, place):
-        with store.alone():
+        with store.exclusive_lock():
             store.reduce_to_record(KEY)
         [record] = place.parent.glob(".record-*")
         flip_a_bit(record, 200)

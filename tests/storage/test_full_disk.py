@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from influence_assets.errors import StorageError
 from influence_assets.storage.files import files_below
 from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.storage.places import record_beside
 from tests.storage.stored import KEY, read_everything, store_in, write
 
 LARGE = np.random.default_rng(0).random(2**19)  # 4 MiB that cannot be compressed
@@ -127,10 +128,11 @@ def test_a_disk_that_is_full_from_the_start_is_told(small_disk, ballast):
 def test_what_cannot_be_recorded_is_not_removed(small_disk, ballast):
     store = store_in(small_disk / "store")
     write(store)
+    record_beside(store.place(KEY)).unlink()  # as in a store of an earlier version
     load, unload = ballast
     load()
-    with store.alone():
-        with pytest.raises(StorageError, match=r"the record of what is removed cannot be written \(No space left"):
+    with store.exclusive_lock():
+        with pytest.raises(StorageError, match=r"the record of an artifact cannot be written \(No space left"):
             store.reduce_to_record(KEY)
         read_everything(store)
         with pytest.raises(StorageError, match="the mark of its damage cannot be written"):
@@ -142,17 +144,16 @@ def test_what_cannot_be_recorded_is_not_removed(small_disk, ballast):
     unload()
 
 
-def test_a_record_that_cannot_be_written_anew_stays_as_it_was(small_disk, ballast):
+def test_a_record_that_stands_already_needs_no_space(small_disk, ballast):
     store = store_in(small_disk / "store")
     write(store)
-    with store.alone():
-        store.reduce_to_record(KEY)
     before = store.manifest(KEY)
     assert before is not None
     load, _ = ballast
     load()
-    with store.alone(), pytest.raises(StorageError, match="the record of what is removed cannot be written"):
-        store.reduce_to_record(KEY)
+    with store.exclusive_lock():
+        assert store.reduce_to_record(KEY) > 0
+        assert store.reduce_to_record(KEY) == 0
     assert store.manifest(KEY) == before
 
 

@@ -12,7 +12,7 @@ from influence_assets.storage.manifest import ArtifactKey
 from tests.storage.stored import KEY, another_process, hear, kill, read_everything, store_in, tell, write
 
 USES = """
-    with store.in_use():
+    with store.shared_lock():
         say("at work")
         wait()
     say("done")
@@ -20,7 +20,7 @@ USES = """
 """
 CLAIMS = """
     say("asks")
-    with store.claim(KEY):
+    with store.partition_lock(KEY):
         say("claimed")
         wait()
     say("done")
@@ -51,27 +51,27 @@ def is_locked(path):
 
 class TestUse:
     def test_many_use_it_together(self, store):
-        with another_process(USES, store.root) as other, store.in_use(), store.in_use():
+        with another_process(USES, store.root) as other, store.shared_lock(), store.shared_lock():
             hear(other, "at work")
             write(store)
             read_everything(store)
 
     def test_threads_use_it_together(self, store):
-        both = threading.Barrier(2, timeout=60)
+        both = threading.Barrier(2, timeout=900)
 
         def use():
-            with store.in_use():
+            with store.shared_lock():
                 both.wait()
 
         thread = threading.Thread(target=use)
         thread.start()
-        with store.in_use():
+        with store.shared_lock():
             both.wait()
         thread.join()
 
     def test_the_end_of_an_inner_use_is_not_the_end_of_the_outer(self, store):
-        with store.in_use():
-            with store.in_use():
+        with store.shared_lock():
+            with store.shared_lock():
                 pass
             assert is_locked(store.root / locks.IN_USE)
         assert not is_locked(store.root / locks.IN_USE)
@@ -81,14 +81,17 @@ class TestUse:
     def test_nobody_is_alone_while_another_process_is_at_work(self, store, end):
         with another_process(USES, store.root) as other:
             hear(other, "at work")
-            with pytest.raises(StorageError, match=r"somebody is at work.*Wait until it is done"), store.alone():
+            with (
+                pytest.raises(StorageError, match=r"somebody is at work.*Wait until it is done"),
+                store.exclusive_lock(),
+            ):
                 pass
             if end == "killed":
                 kill(other)
             else:
                 tell(other)
                 hear(other, "done")
-            with store.alone():
+            with store.exclusive_lock():
                 pass
 
     @pytest.mark.usefixtures("impatient")
@@ -100,7 +103,7 @@ class TestUse:
         """
         with another_process(code, store.root) as other:
             hear(other, "writing")
-            with pytest.raises(StorageError, match="somebody is at work"), store.alone():
+            with pytest.raises(StorageError, match="somebody is at work"), store.exclusive_lock():
                 pass
 
     def test_a_short_use_is_waited_for(self, store, monkeypatch):
@@ -108,36 +111,36 @@ class TestUse:
         with another_process(USES, store.root) as other:
             hear(other, "at work")
             threading.Timer(0.3, tell, [other]).start()
-            with store.alone():
+            with store.exclusive_lock():
                 hear(other, "done")
 
     def test_who_is_alone_may_use_it_and_others_wait(self, store):
         done = []
 
         def use():
-            with store.in_use():
+            with store.shared_lock():
                 done.append("used")
 
         thread = threading.Thread(target=use)
-        with store.alone():
+        with store.exclusive_lock():
             thread.start()
             write(store)
-            with store.in_use():
+            with store.shared_lock():
                 read_everything(store)
             thread.join(0.3)  # time enough to go in, if it could
             done.append("removed")
         thread.join()
         assert done == ["removed", "used"]
-        with store.alone():
+        with store.exclusive_lock():
             pass
 
     def test_being_alone_twice_is_a_mistake(self, store):
-        with store.alone(), pytest.raises(RuntimeError, match="already"), store.alone():
+        with store.exclusive_lock(), pytest.raises(RuntimeError, match="already"), store.exclusive_lock():
             pass
 
     def test_a_forked_child_that_lives_on_does_not_hold_what_its_parent_let_go(self, store):
         read, written = os.pipe()
-        with store.in_use():
+        with store.shared_lock():
             child = os.fork()
             if not child:
                 os.close(written)
@@ -176,7 +179,7 @@ class TestClaim:
         inside = []
 
         def compute():
-            with store.claim(KEY):
+            with store.partition_lock(KEY):
                 inside.append(1)
                 assert len(inside) == 1
                 write(store)
@@ -194,7 +197,7 @@ class TestClaim:
             hear(other, "asks")
             hear(other, "claimed")
             free = ArtifactKey(KEY.asset, "another", "v1")
-            with store.claim(free):
+            with store.partition_lock(free):
                 write(store, free)
             write(store)  # a claim is not what publishing waits for
 
@@ -203,13 +206,13 @@ class TestClaim:
         with another_process(CLAIMS, store.root) as other:
             hear(other, "asks")
             hear(other, "claimed")
-            with pytest.raises(StorageError, match="somebody is at work"), store.alone():
+            with pytest.raises(StorageError, match="somebody is at work"), store.exclusive_lock():
                 pass
 
     def test_a_lock_file_that_was_removed_meanwhile_locks_nothing(self, store):
         claim = store.place(KEY).parent / locks.CLAIM
         with another_process(CLAIMS, store.root) as other:
-            with locks.exclusive(claim):
+            with locks.locked(claim):
                 hear(other, "asks")
                 other_waits(claim)
                 claim.unlink()
@@ -229,5 +232,5 @@ def test_a_lock_that_cannot_be_made_says_so(store, monkeypatch):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(StorageError, match=r"a lock cannot be written \(Read-only file system\)"), store.in_use():
+    with pytest.raises(StorageError, match=r"a lock cannot be written \(Read-only file system\)"), store.shared_lock():
         pass

@@ -203,7 +203,7 @@ def test_no_folder_is_left_empty(study):
 def test_while_somebody_is_at_work_nothing_is_collected(study):
     change(study)
     before = contents(study.parent / "store")
-    with workspace(study).store.in_use(), pytest.raises(StorageError, match=r"at work|in use") as refused:
+    with workspace(study).store.shared_lock(), pytest.raises(StorageError, match=r"at work|in use") as refused:
         collect(workspace(study), keep=0)
     assert "again" in str(refused.value)
     assert contents(study.parent / "store") == before

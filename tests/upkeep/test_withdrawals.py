@@ -1,13 +1,15 @@
 """Documents that are withdrawn, and files that vanish: what goes, what stays, and what it costs."""
 
 import hashlib
+import shutil
 from datetime import UTC, datetime
 
 import pytest
 
 from influence_assets.assets import open_workspace
 from influence_assets.study import Study
-from influence_assets.upkeep.forget import retract, still_published, tombstones_of, withdraw
+from influence_assets.upkeep.forget import reinstate, retract, tombstones_of, withdraw
+from influence_assets.upkeep.verify import verify
 from tests import studies
 from tests.closeness import FILES, assert_same_scores, assert_same_values, values_of
 from tests.studies import COAST, EXTRA, TRADES
@@ -162,9 +164,8 @@ def test_a_withdrawal_outlives_the_file(study):
 def test_readers_lose_it_at_once_where_nothing_can_be_computed(study):
     """The shard goes as a whole, with all that its documents had a part in, until a run completes."""
     withdrawn(study, FOG)
-    assert still_published(workspace(study)) == [document_id(FOG)]
-    retract(workspace(study))
-    assert still_published(workspace(study)) == []
+    assert retract(workspace(study), [document_id(FOG), document_id("nobody's")]) == [COAST]
+    assert retract(workspace(study), [document_id(FOG)]) == [], "readers see it no more"
     assert documents(study) == ids(TRADES, studies.TRADES_ROWS)
     for table in ("sequences", "shards"):
         found = studies.ask_sql(study, f"select distinct shard_id from {table}")["shard_id"].to_list()
@@ -180,6 +181,70 @@ def test_readers_lose_it_at_once_where_nothing_can_be_computed(study):
 
 
 @pytest.mark.slow
+def test_readers_lose_it_whatever_is_wrong_with_the_corpus(study):
+    """Also where manifests are damaged, so that nobody can say what was computed from the document."""
+    withdrawn(study, FOG)
+    tokens = studies.artifact(study, "token_sequences", shard=COAST)
+    details = studies.artifact(study, "influence_details", query_set=studies.FIRST)
+    shutil.rmtree(study.parent / "corpus")
+    for artifact in (tokens, details):
+        (artifact.folder / "manifest.json").write_bytes(b"}{")
+    assert retract(workspace(study), [document_id(FOG)]) == [COAST]
+    assert documents(study) == ids(TRADES, studies.TRADES_ROWS)
+    assert studies.ask_sql(study, "select distinct shard_id from sequences")["shard_id"].to_list() == [TRADES]
+    assert studies.ask_sql(study, TOMBSTONES).rows() == [(COAST, document_id(FOG), "asked for by its author")]
+
+
+def test_the_list_may_be_damaged_or_lost_and_the_text_stays_out(study):
+    withdrawn(study, FOG)
+    studies.compute(study)
+    store = study.parent / "store"
+    lists = [store / "withdrawn.jsonl", store / ".copies" / "withdrawn.jsonl"]
+    for damaged in ([0], [1], [0, 1]):
+        for number in damaged:
+            lists[number].unlink()
+        assert studies.compute(study) == []
+        assert all(path.exists() for path in lists), "a run mends them"
+        for number in damaged:
+            lists[number].write_bytes(b"\0" * 200)
+        assert studies.compute(study) == []
+        assert documents(study) == EVERY - ids(COAST, [{"text": FOG}])
+    (entry,) = workspace(study).withdrawn.entries.values()
+    assert entry.reason == "asked for by its author"
+
+
+def test_a_withdrawn_document_can_be_used_again_on_purpose(study):
+    withdrawn(study, FOG)
+    studies.compute(study)
+    assert reinstate(workspace(study), [document_id(FOG), document_id(GULLS)]) == [document_id(FOG)]
+    assert studies.compute(study) == ["influence_catalogue"], "it was computed before"
+    assert documents(study) == EVERY
+    assert studies.ask_sql(study, TOMBSTONES).is_empty()
+    for name in ("withdrawn.jsonl", ".copies/withdrawn.jsonl"):
+        (study.parent / "store" / name).unlink()
+    assert studies.compute(study) == []
+
+
+def test_verify_reports_the_damage_of_either_copy_and_mends_it(study):
+    withdrawn(study, FOG)
+    studies.compute(study)
+    store = study.parent / "store"
+    for name in ("withdrawn.jsonl", "tombstones.jsonl"):
+        for path in (store / name, store / ".copies" / name):
+            content = path.read_bytes()
+            path.write_bytes(content.replace(b"author", b"Author"))
+            (trouble,) = verify(workspace(study), lambda _done, _total: None)
+            assert (trouble.where, trouble.remedy) == (str(path), "It was mended from its other copy.")
+            assert path.read_bytes() == content
+    for name in ("withdrawn.jsonl", "tombstones.jsonl"):
+        for path in (store / name, store / ".copies" / name):
+            path.write_bytes(path.read_bytes()[:-4])
+    troubles = verify(workspace(study), lambda _done, _total: None)
+    assert len(troubles) == 4
+    assert all("List again with `influence forget`" in trouble.remedy for trouble in troubles)
+    assert verify(workspace(study), lambda _done, _total: None) == []
+
+
 def test_all_that_there_is_can_be_withdrawn(study):
     """Then readers see nothing, and the generation waits for what comes."""
     withdrawn(study, *(row["text"] for row in studies.COAST_ROWS + studies.TRADES_ROWS))

@@ -1,13 +1,20 @@
 """`influence forget`."""
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 import typer
 from rich.markup import escape
 
 from influence_assets.cli.command import HERE, Command, StudyOption
 from influence_assets.cli.console import console
+from influence_assets.errors import InputError
 from influence_assets.study import Study
+
+REASON_CHARACTERS = 500
+"""Databases quote whole statements in their errors."""
+
+T = TypeVar("T")
 
 
 def forget(
@@ -17,6 +24,9 @@ def forget(
     only_list: Annotated[
         bool, typer.Option("--only-list", help="Only list them; the next run and `influence gc` do the rest.")
     ] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Take them off the list again; the next run uses their texts.")
+    ] = False,
     study: StudyOption = HERE,
 ) -> None:
     """Withdraw documents: out of every table at once, then out of every array and from the disk."""
@@ -24,6 +34,9 @@ def forget(
     from influence_assets.upkeep.forget import withdraw
 
     loaded = Study.load(study)
+    if undo:
+        _reinstate(loaded, document)
+        return
     added = withdraw(open_workspace(loaded), document, reason)
     console.print(f"Listed as withdrawn: {len(added)}, already listed: {len(document) - len(added)}.")
     if only_list:
@@ -32,25 +45,84 @@ def forget(
         raise typer.Exit(1)
 
 
+def _reinstate(study: Study, document_ids: list[str]) -> None:
+    """Take documents off the store's list, and say where else they are listed."""
+    from influence_assets.assets import open_workspace
+    from influence_assets.upkeep.forget import reinstate
+
+    removed = reinstate(open_workspace(study), document_ids)
+    console.print(
+        f"Taken off the list: {len(removed)}, not on it: {len(document_ids) - len(removed)}. "
+        "`influence run` uses their texts where the corpus has them."
+    )
+    still = [document_id for document_id in document_ids if document_id in open_workspace(study).withdrawn.entries]
+    if still:
+        console.print(f"corpus.withdrawn still names {', '.join(map(escape, still))}.", soft_wrap=True)
+
+
 def _take_out(study: Study, document_ids: list[str]) -> bool:
-    """Take listed documents out of the tables and from the disk; returns whether the run was complete."""
+    """Take listed documents out of the tables and from the disk; returns whether all of that worked.
+
+    They leave the tables first, because what may fail afterwards has nothing to do with them: a run, a file that
+    somebody else broke, a disk that does not answer.
+    """
+    from influence_assets.assets import open_workspace
+    from influence_assets.cli.study_runs import run_study
+    from influence_assets.upkeep.forget import retract
+
+    taken_out = _attempted("take them out of the tables", lambda: retract(open_workspace(study), document_ids))
+    complete = _attempted("bring the study up to date without them", lambda: run_study(study, console))
+    if not complete:
+        left = _attempted("take them out of the tables", lambda: _retract_all(study))
+        if taken_out or left:
+            console.print(
+                "The run is not complete, so that their shards were taken out of the published tables as they are. "
+                "They come back with the next complete run."
+            )
+        if taken_out is None and left is None:
+            console.print("[bold red]They may still be published.[/]")
+    collected = _attempted("remove them from the disk", lambda: _collect(study))
+    _print_tombstones(study, document_ids)
+    return bool(complete and collected)
+
+
+def _attempted(purpose: str, attempt: Callable[[], T]) -> T | None:
+    """Return what an attempt returns; print why it failed and return None where it did, so that the rest is tried."""
+    from influence_assets.cli.escaping import visible
+
+    try:
+        return attempt()
+    except Exception as error:  # noqa: BLE001  # a damaged database of Dagster's, for one, raises what it likes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        message = f"to {purpose}: {reason[:REASON_CHARACTERS]}"
+        console.print(f"[bold red]Failed[/] {escape(visible(message))}", soft_wrap=True)
+        return None
+
+
+def _retract_all(study: Study) -> list[str]:
+    """Take out whatever withdrawn documents a run that was not complete has left."""
+    from influence_assets.assets import open_workspace
+    from influence_assets.upkeep.forget import retract
+
+    workspace = open_workspace(study)
+    return retract(workspace, workspace.withdrawn.entries)
+
+
+def _collect(study: Study) -> bool:
+    """Remove what is withdrawn and superseded, and what is of vanished files unless `influence gc` would ask first."""
     from influence_assets.assets import open_workspace
     from influence_assets.cli.garbage import print_collected
-    from influence_assets.cli.study_runs import run_study
-    from influence_assets.upkeep.forget import retract, still_published
-    from influence_assets.upkeep.garbage import collect
+    from influence_assets.upkeep.garbage import collect, vanished_documents
 
-    complete = run_study(study, console)
     workspace = open_workspace(study)
-    if still_published(workspace):
-        retract(workspace)
+    vanished = vanished_documents(workspace)
+    print_collected(collect(workspace, keep=1, spare_vanished=vanished.is_large), console, done=True)
+    if vanished.is_large:
         console.print(
-            "The run is not complete, so that their shards were taken out of the published tables as they are. "
-            "They come back with the next complete run."
+            f"What was computed of {len(vanished.shards):,} shards whose files are gone from the corpus stays, because "
+            "they are many and a disk may be missing. `influence gc` removes it."
         )
-    print_collected(collect(open_workspace(study), keep=1), console, done=True)
-    _print_tombstones(study, document_ids)
-    return complete
+    return True
 
 
 def _print_tombstones(study: Study, document_ids: list[str]) -> None:
@@ -59,13 +131,17 @@ def _print_tombstones(study: Study, document_ids: list[str]) -> None:
     from influence_assets.cli.tables import show_table
     from influence_assets.upkeep.forget import tombstones_of
 
-    tombstones = tombstones_of(open_workspace(study), document_ids)
+    workspace = open_workspace(study)
+    tombstones = tombstones_of(workspace, document_ids)
     if tombstones.is_empty():
         console.print("No shard had such a document. Should its text come, it will be left out.")
         return
     console.print("What is left of them:")
     show_table(tombstones, console)
-    listed = open_workspace(study).listed
+    try:
+        listed = workspace.listed
+    except InputError:  # it was printed that the corpus cannot be listed
+        return
     files = sorted({listed[shard].file.url for shard in tombstones["shard_id"] if shard in listed})
     if files:
         message = f"The source files still hold the text, and are read without it: {', '.join(files)}."

@@ -1,27 +1,65 @@
 """`influence gc`."""
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from influence_assets.cli.command import HERE, Command, StudyOption
 from influence_assets.cli.console import console
+from influence_assets.errors import InputError
 from influence_assets.study import Study
+
+if TYPE_CHECKING:
+    from influence_assets.upkeep.garbage import Vanished
+
+SHARDS_SHOWN = 20
+"""Vanished shards that are named."""
 
 
 def gc(
     keep: Annotated[int, typer.Option(min=0, help="Superseded versions of each partition that stay.")] = 1,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask before much of the corpus goes because its files are gone.")
+    ] = False,
     study: StudyOption = HERE,
 ) -> None:
     """Remove superseded versions, and what is left of withdrawn documents and vanished files."""
     from influence_assets.assets import open_workspace
     from influence_assets.cli.garbage import print_collected
-    from influence_assets.upkeep.garbage import collect
+    from influence_assets.upkeep.garbage import collect, vanished_documents
 
-    collected = collect(open_workspace(Study.load(study)), keep=keep, dry_run=dry_run)
-    print_collected(collected, console, done=not dry_run)
+    workspace = open_workspace(Study.load(study))
+    vanished = vanished_documents(workspace)
+    if vanished.is_large and not (dry_run or yes):
+        print_collected(collect(workspace, keep=keep, dry_run=True), console, done=False)
+        _confirm(vanished)
+    # The same look at the corpus as above: what is gone is what was asked about.
+    print_collected(collect(workspace, keep=keep, dry_run=dry_run), console, done=not dry_run)
+
+
+def _confirm(vanished: "Vanished") -> None:
+    """Ask whether what is of vanished files may go.
+
+    Raises:
+        InputError: there is nobody to ask.
+        typer.Exit: it may not.
+    """
+    from influence_assets.cli.escaping import visible
+
+    shards = ", ".join(vanished.shards[:SHARDS_SHOWN])
+    more = f" and {len(vanished.shards) - SHARDS_SHOWN:,} more" if len(vanished.shards) > SHARDS_SHOWN else ""
+    share = f"{vanished.documents:,} of the store's {vanished.of_documents:,} documents"
+    problem = f"{share} would go, because the files of {visible(shards)}{more} are gone from the corpus"
+    if not (sys.stdin.isatty() and console.is_terminal):
+        remedy = "If a disk is missing, mount it; if they may go, give `--yes`."
+        raise InputError("gc", problem, remedy)
+    console.print(f"{escape(problem)}. If a disk is missing, mount it first.", soft_wrap=True)
+    if not typer.confirm("Remove what was computed of them?"):
+        raise typer.Exit(1)
 
 
 COMMAND = Command(name="gc", function=gc, rank=50)

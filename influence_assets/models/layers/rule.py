@@ -1,12 +1,13 @@
 """The contract of layer rules: how one kind of module is seen as a matrix that multiplies tokens.
 
 Everything that is measured of a layer is made of two tensors, its input a [sequence, token, d_in] and the gradient Ds
-[sequence, token, d_out] of the loss at its output, such that the gradient of a sequence is the matrix G = Σ_t Ds_t a_tᵀ.
-A rule says how a module's own tensors become these two. A module that is a view of tokens laid end to end overrides
+[sequence, token, d_out] of the loss at its output, such that the gradient of a sequence is G = Σ_t Ds_t a_tᵀ. A
+rule says how a module's own tensors become these two. A module that is a view of tokens laid end to end overrides
 `by_sequence`; one that sees only some tokens gives zeros for the others; one that holds several matrices lists them in
 `layers`. What a rule makes of a module is exact: a test compares G with the gradients that autograd computes.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class LayerRule(ABC):
         return values if values.ndim == 3 and values.shape[:2] == shape else None
 
     def attach(self, module: nn.Module, see: See) -> Handle:
-        """Have `see` called in every forward pass; the gradient at the output that it is given is what Ds is made of."""
+        """Have `see` called in every forward pass, with the output whose gradient Ds is made of."""
         return module.register_forward_hook(lambda _module, inputs, output: see(inputs[0], output))
 
     def layers(self, name: str, module: nn.Module) -> tuple["AttributedLayer", ...]:
@@ -156,7 +157,7 @@ def layer_rules() -> tuple[LayerRule, ...]:
     Raises:
         InputError: a rule cannot be loaded, see `extensions.discover`.
     """
-    return _discovered(tuple(extension_folders()))
+    return _discovered(tuple(extension_folders()), tuple(sys.path))
 
 
 def rule_of(module: nn.Module) -> LayerRule | None:
@@ -186,6 +187,8 @@ def with_bias(
     return weight if bias is None else torch.cat([weight, bias[:, None]], dim=1)
 
 
-@lru_cache(maxsize=8)
-def _discovered(folders: tuple[Path, ...]) -> tuple[LayerRule, ...]:  # noqa: ARG001  # other folders, other rules
-    return tuple(discover("influence_assets.models.layers", "LAYER_RULE", LayerRule).values())
+@lru_cache(maxsize=1)
+def _discovered(folders: tuple[Path, ...], path: tuple[str, ...]) -> tuple[LayerRule, ...]:  # noqa: ARG001
+    """Look for the rules anew where parts come from other places: every batch asks, and looking takes long."""
+    rules = discover("influence_assets.models.layers", "LAYER_RULE", LayerRule)  # type: ignore[type-abstract]
+    return tuple(rules.values())

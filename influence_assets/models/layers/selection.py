@@ -1,7 +1,7 @@
 """Which modules of a model are attributed: those that `curvature.modules` names, all covered by a layer rule."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -32,10 +32,9 @@ def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tupl
         if name and module is not head and any(fnmatchcase(name, pattern) for pattern in patterns)
     }
     _refuse_unknown(model, _maps(model) if modules == "linear" else matched)
-    selected = tuple(
-        layer for name, module in matched.items() if (rule := rule_of(module)) for layer in rule.layers(name, module)
-    )
-    _refuse_idle_patterns(model, patterns, selected, modules)
+    covered = {name: rule for name, module in matched.items() if (rule := rule_of(module)) is not None}
+    _refuse_idle_patterns(model, patterns, covered, modules)
+    selected = tuple(layer for name, rule in covered.items() for layer in rule.layers(name, matched[name]))
     _refuse_shared(model, selected)
     return selected
 
@@ -85,12 +84,12 @@ def _listed(names: Sequence[str]) -> str:
 def _refuse_idle_patterns(
     model: PreTrainedModel,
     patterns: tuple[str, ...],
-    selected: tuple[AttributedLayer, ...],
+    covered: Collection[str],
     modules: str | Sequence[str],
 ) -> None:
     named = not isinstance(modules, str)
-    idle = [p for p in patterns if named and not any(fnmatchcase(linear.name, p) for linear in selected)]
-    if idle or not selected:
+    idle = [p for p in patterns if named and not any(fnmatchcase(name, p) for name in covered)]
+    if idle or not covered:
         available = list(dict.fromkeys(_without_numbers(name) for name, m in model.named_modules() if rule_of(m)))
         raise InputError(
             KEY,

@@ -1,14 +1,11 @@
 """How far the corpus has moved from the frozen generation."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from influence_assets.report.page import Page
 from influence_assets.storage.artifacts import Artifact
-
-if TYPE_CHECKING:
-    import altair as alt
 
 SHARDS_SHOWN = 1000
 """More shards than this are drawn evenly spaced: so many points can hardly be told apart."""
@@ -21,14 +18,14 @@ def draw(artifact: Artifact) -> bytes:
     return png(chart(artifact.table("layer_drift").collect(), artifact.table("shard_drift").collect()))
 
 
-def chart(layers: pl.DataFrame, shards: pl.DataFrame) -> "alt.VConcatChart":
+def chart(layers: pl.DataFrame, shards: pl.DataFrame) -> Any:
     """Return how far layers and shards have moved from the frozen generation, one picture above the other.
 
     Args:
         layers: `module_name`, `measure`, `drift` and `threshold`, layers in the model's order.
         shards: `shard_id`, `fitted`, `measure` and `drift`.
     """
-    pictures: alt.VConcatChart = _layer_drift(layers) & _shard_drift(shards)
+    pictures = _layer_drift(layers) & _shard_drift(shards)
     return pictures.resolve_scale(color="independent")
 
 
@@ -85,7 +82,7 @@ def _shard_drift(drifts: pl.DataFrame) -> Any:
     )
 
 
-def _measure() -> "alt.Color":
+def _measure() -> Any:
     import altair as alt
 
     return alt.Color("measure:N", title=None, legend=alt.Legend(orient="bottom"))

@@ -1,6 +1,6 @@
 """How the scores of each query are distributed: few sequences carry most of the influence."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -8,9 +8,6 @@ import polars as pl
 from influence_assets.engine.workspace import CATALOGUE
 from influence_assets.report.page import Page
 from influence_assets.storage.artifacts import Artifact
-
-if TYPE_CHECKING:
-    import altair as alt
 
 SAMPLED_SCORES = "select query_id, influence_nats from current_scores using sample 20000"
 
@@ -23,7 +20,7 @@ def draw(artifact: Artifact) -> bytes:
     return png(chart(query(artifact.folder.parents[2] / CATALOGUE, SAMPLED_SCORES)))
 
 
-def chart(scores: pl.DataFrame) -> "alt.Chart":
+def chart(scores: pl.DataFrame) -> Any:
     """Return the share of each query's sequences above a score, positive scores only, on logarithmic axes.
 
     A straight right end is the power law of Grosse et al. 2023, Sec. 5.2.1.

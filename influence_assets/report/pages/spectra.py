@@ -1,16 +1,13 @@
 """The corrected eigenvalues of a generation, and where the damping cuts them off."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from influence_assets.report.page import Page
 from influence_assets.storage.artifacts import Artifact
-
-if TYPE_CHECKING:
-    import altair as alt
 
 
 def draw(artifact: Artifact) -> bytes:
@@ -21,7 +18,7 @@ def draw(artifact: Artifact) -> bytes:
     return png(chart({layer: artifact.array(f"{layer}.corrected_eigenvalues") for layer in damping}, damping))
 
 
-def chart(eigenvalues: Mapping[str, np.ndarray], damping: Mapping[str, float]) -> "alt.LayerChart":
+def chart(eigenvalues: Mapping[str, np.ndarray], damping: Mapping[str, float]) -> Any:
     """Return every layer's corrected eigenvalues, descending, on logarithmic axes; dashed: each layer's damping λ.
 
     Args:

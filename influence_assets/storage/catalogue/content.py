@@ -33,6 +33,7 @@ class CatalogueContent:
         artifacts: whose tables are loaded, in any order; what they were computed from is found by the loader.
         tombstones: rows of the table of that name.
         states: rows of `partition_states`.
+        holding_text: the assets whose artifacts hold text, tokens or scores of single sequences.
     """
 
     study: str
@@ -40,6 +41,7 @@ class CatalogueContent:
     artifacts: Sequence[ArtifactKey]
     tombstones: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TOMBSTONES))
     states: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=STATES))
+    holding_text: frozenset[str] = frozenset()
 
     @cached_property
     def version(self) -> str:

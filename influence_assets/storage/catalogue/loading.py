@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
 
 import duckdb
@@ -17,7 +17,7 @@ from influence_assets.storage.catalogue.content import (
     as_rows,
     digest,
 )
-from influence_assets.storage.catalogue.publishing import SpoiledError, alone, changed_copy
+from influence_assets.storage.catalogue.publishing import SpoiledError, changed_copy, loader_lock
 from influence_assets.storage.catalogue.reading import standing_of
 from influence_assets.storage.catalogue.rows import (
     delete_tables,
@@ -53,7 +53,7 @@ def load_catalogue(
         StorageError: a table of an artifact cannot be loaded, or the disk refuses. What was published still stands.
     """
     started = time.monotonic()
-    with alone(path):
+    with loader_lock(path):
         standing = None if anew else standing_of(path)
         if standing == content.standing:
             kept = len({key.materialization_id for key in content.artifacts})
@@ -82,7 +82,7 @@ def record_states(path: Path, states: pl.DataFrame) -> bool:
     """
     if not path.is_file():
         return False
-    with alone(path):
+    with loader_lock(path):
         standing = standing_of(path)
         version = digest(states, STATES)
         if standing is None or standing.schema_version != schema_version() or standing.states_version == version:
@@ -113,8 +113,8 @@ def _bring_to(
         delete_tables(connection, removed)
         _change(connection, "unload", numbers=sorted(removed))
     _change(connection, "forget_manifests", numbers=new)  # of what was only an ancestor until now
-    rows = _insert_artifacts(connection, [wanted[number] for number in new], store)
-    _find_ancestors(connection, store)
+    rows = _insert_artifacts(connection, [wanted[number] for number in new], store, content.holding_text)
+    _find_ancestors(connection, store, content.holding_text)
     _change(connection, "forget_ancestors")
     _change(connection, "forget_inputs")
     _replace(connection, "tombstones", as_rows(content.tombstones, TOMBSTONES))
@@ -125,13 +125,13 @@ def _bring_to(
 
 
 def _insert_artifacts(
-    connection: duckdb.DuckDBPyConnection, keys: Sequence[ArtifactKey], store: ArtifactStore
+    connection: duckdb.DuckDBPyConnection, keys: Sequence[ArtifactKey], store: ArtifactStore, holding_text: Set[str]
 ) -> dict[str, int]:
     """Load tables and manifests of artifacts, sorted so that those of one asset come together; the rows by table."""
     rows: Counter[str] = Counter()
     for artifacts in _batches(store.open(key) for key in keys):
         manifests = [artifact.manifest for artifact in artifacts]
-        rows.update(insert_manifests(connection, manifests, is_loaded=True))
+        rows.update(insert_manifests(connection, manifests, holding_text, is_loaded=True))
         rows.update(insert_tables(connection, artifacts))
     return dict(rows)
 
@@ -151,14 +151,14 @@ def _batches(artifacts: Iterable[Artifact]) -> Iterator[list[Artifact]]:
         yield batch
 
 
-def _find_ancestors(connection: duckdb.DuckDBPyConnection, store: ArtifactStore) -> None:
+def _find_ancestors(connection: duckdb.DuckDBPyConnection, store: ArtifactStore, holding_text: Set[str]) -> None:
     """Load the manifests of all that anything here was computed from; what the file knows already is not read again."""
     tried: set[ArtifactKey] = set()
     missing = statements("changes")["inputs_without_manifest"].sql
     while named := {ArtifactKey(*row) for row in connection.execute(missing).fetchall()} - tried:
         tried |= named
-        found = (store.manifest(key) for key in sorted(named, key=str))
-        insert_manifests(connection, [manifest for manifest in found if manifest is not None], is_loaded=False)
+        manifests = [manifest for key in sorted(named, key=str) if (manifest := store.manifest(key)) is not None]
+        insert_manifests(connection, manifests, holding_text, is_loaded=False)
 
 
 def _replace(connection: duckdb.DuckDBPyConnection, table: str, rows: pl.DataFrame) -> None:

@@ -24,21 +24,21 @@ class SpoiledError(StorageError):
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def loader_lock(path: Path) -> Iterator[None]:
     """Keep other loaders of this catalogue waiting.
 
     Raises:
         StorageError: the folder cannot be written.
     """
-    with _refusals_named(path):
+    with _disk_errors_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locks.exclusive(path.with_name(f"{path.name}.lock")):
+        with locks.locked(path.with_name(f"{path.name}.lock")):
             yield
 
 
 @contextmanager
 def changed_copy(path: Path, *, anew: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A transaction on a copy of the catalogue, which leaving the block publishes. To be used under `alone`.
+    """A transaction on a copy of the catalogue, which leaving the block publishes. To be used under `loader_lock`.
 
     After an exception what was published still stands, and nothing is left of the copy.
 
@@ -52,7 +52,7 @@ def changed_copy(path: Path, *, anew: bool) -> Iterator[duckdb.DuckDBPyConnectio
     copy = _copy_of(path)
     _remove(copy)  # of a loader that was killed; none is alive while the lock is held
     try:
-        with _refusals_named(path):
+        with _disk_errors_named(path):
             if not anew:
                 _copy(path, copy)
             with duckdb.connect(str(copy), config={"storage_compatibility_version": _DUCKDB_FORMAT}) as connection:
@@ -77,12 +77,12 @@ def remove_abandoned_load(path: Path) -> None:
     Raises:
         StorageError: the folder cannot be written.
     """
-    with alone(path):
+    with loader_lock(path):
         _remove(_copy_of(path))
 
 
 @contextmanager
-def _refusals_named(path: Path) -> Iterator[None]:
+def _disk_errors_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, duckdb.Error) as error:

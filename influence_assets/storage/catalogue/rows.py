@@ -2,7 +2,7 @@
 
 import glob
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import duckdb
 import polars as pl
@@ -22,6 +22,7 @@ _MATERIALIZATIONS = pl.Schema(
         **{name: pl.Float64() for name in ("seconds", "cpu_seconds")},
         **{name: pl.Int64() for name in ("peak_memory_bytes", "bytes", "rows")},
         **{name: pl.String() for name in ("settings", "content_hash")},
+        "holds_text": pl.Boolean(),
         "is_loaded": pl.Boolean(),
     }
 )
@@ -47,10 +48,20 @@ def insert_frame(connection: duckdb.DuckDBPyConnection, table: str, frame: pl.Da
 
 
 def insert_manifests(
-    connection: duckdb.DuckDBPyConnection, manifests: Sequence[Manifest], *, is_loaded: bool
+    connection: duckdb.DuckDBPyConnection, manifests: Sequence[Manifest], holding_text: Set[str], *, is_loaded: bool
 ) -> dict[str, int]:
-    """Load what manifests say, and from what their artifacts were computed; the rows of each table."""
-    described = [_described(manifest) | {"is_loaded": is_loaded} for manifest in manifests]
+    """Load what manifests say, and what their artifacts were computed from; return the rows of each table.
+
+    Args:
+        connection: to the catalogue.
+        manifests: of the artifacts.
+        holding_text: the assets whose artifacts hold text of single documents.
+        is_loaded: whether the artifacts' own rows are loaded too.
+    """
+    described = [
+        _described(manifest) | {"holds_text": manifest.asset in holding_text, "is_loaded": is_loaded}
+        for manifest in manifests
+    ]
     edges = [
         (manifest.key.materialization_id, used.materialization_id, used.asset, used.partition, used.data_version)
         for manifest in manifests

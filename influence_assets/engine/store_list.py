@@ -1,0 +1,108 @@
+"""The store's own list of withdrawn documents, which `influence forget` writes.
+
+Whoever loses it publishes withdrawn texts again. So it is checksummed and kept twice; where a copy is damaged or lost,
+the tombstones are asked too, and in doubt a document stays out.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from influence_assets.corpus.withdrawn import Withdrawal, parsed_withdrawal
+from influence_assets.engine.tombstones import Tombstones
+from influence_assets.errors import InputError
+from influence_assets.storage.twin_files import TwinFile, Twins
+
+
+class StoreList:
+    """The withdrawn documents that a store knows of itself.
+
+    Args:
+        root: of the store.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.file = TwinFile(root / "withdrawn.jsonl")
+        self._tombstones = Tombstones(root)
+
+    def entries(self, elsewhere: Collection[str] = ()) -> dict[str, Withdrawal]:
+        """Return the withdrawals by document: those that either copy names and, unless both are whole, the tombstones.
+
+        Args:
+            elsewhere: ids that the study's own list names; tombstones do not put them on this one.
+
+        Raises:
+            StorageError: a copy cannot be read, and the other is not whole.
+        """
+        return self._entries(self.file.read(), elsewhere)
+
+    def add(self, withdrawals: Sequence[Withdrawal]) -> list[Withdrawal]:
+        """Add what the list does not name yet, and return it. It is safely on the disk then.
+
+        Raises:
+            InputError: one of `withdrawals` has no document_id, or a reason or date that cannot be kept.
+            StorageError: the list cannot be read or written.
+        """
+        checked = [parsed_withdrawal(asdict(withdrawal), "the withdrawal") for withdrawal in withdrawals]
+        with self.file.changing():
+            entries = self.entries()
+            new = {one.document_id: one for one in reversed(checked) if one.document_id not in entries}
+            added = [one for one in checked if new.get(one.document_id) is one]
+            if added:
+                self._write([*entries.values(), *added])
+        return added
+
+    def remove(self, document_ids: Collection[str]) -> list[str]:
+        """Take documents off the list, and return those that were on it.
+
+        Raises:
+            StorageError: the list cannot be read or written.
+        """
+        with self.file.changing():
+            entries = self.entries()
+            removed = [document_id for document_id in entries if document_id in set(document_ids)]
+            if removed:
+                self._write([entry for document_id, entry in entries.items() if document_id not in removed])
+        return removed
+
+    def mend(self, elsewhere: Collection[str] = ()) -> dict[Path, str]:
+        """Write both copies anew where either is damaged or lost, and return what was wrong with which.
+
+        Args:
+            elsewhere: as for `entries`.
+
+        Raises:
+            StorageError: the list cannot be read or written.
+        """
+        with self.file.changing():
+            twins = self.file.read()
+            entries = self._entries(twins, elsewhere)
+            troubles = dict(twins.troubles)
+            if twins.is_missing and entries:
+                troubles = dict.fromkeys((self.file.path, self.file.copy), "is missing, and tombstones tell of it")
+            if troubles:
+                self._write(list(entries.values()))
+        return troubles
+
+    def _entries(self, twins: Twins, elsewhere: Collection[str]) -> dict[str, Withdrawal]:
+        entries: dict[str, Withdrawal] = {}
+        for withdrawal in filter(None, map(_withdrawal, twins.lines)):
+            entries.setdefault(withdrawal.document_id, withdrawal)
+        if not twins.is_whole:
+            for document_id, withdrawal in self._tombstones.withdrawn().items():
+                if document_id not in elsewhere:
+                    entries.setdefault(document_id, withdrawal)
+        return entries
+
+    def _write(self, entries: Sequence[Withdrawal]) -> None:
+        self.file.write([json.dumps(asdict(entry), ensure_ascii=False) for entry in entries])
+
+
+def _withdrawal(line: str) -> Withdrawal | None:
+    """A line of the list; None where it is damaged."""
+    try:
+        fields = json.loads(line)
+        return parsed_withdrawal(fields, "") if isinstance(fields, dict) else None
+    except (ValueError, InputError):
+        return None

@@ -1,0 +1,103 @@
+"""What an attribution method is: a way to turn query gradients into what training gradients are multiplied with.
+
+Every method here scores a training sequence z for a query f by −⟨P, ∇L(z)⟩ / N, layer by layer, and differs from the
+others in P alone, which it prepares from V = ∇f. Scores, their tables and their lineage are the same for all. What is
+not of that form is an asset of its own.
+
+V and P are in the layers' eigenbases, Q_Sᵀ V Q_A, where curvature is diagonal: inner products do not change by a
+rotation of both sides, and who scores chooses on which side to rotate.
+
+A method is a module's attribute METHOD, found by `influence_assets.extensions`. Studies are checked against the names
+of the methods before anything else, so modules of methods import what is slow to import, such as torch, only where they
+compute.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from influence_assets.capture.batches import Sequences
+    from influence_assets.capture.runner import Runner
+    from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
+
+
+@dataclass(frozen=True)
+class TrainingSequences:
+    """The training sequences of all shards, read one shard at a time.
+
+    Args:
+        shards: reads the sequences of each shard, in the order of the shards' names.
+    """
+
+    shards: Sequence[Callable[[], "Sequences"]] = ()
+
+    def all(self) -> "Iterator[Sequences]":
+        """Yield the sequences of one shard after another."""
+        for read in self.shards:
+            yield read()
+
+    def sample(self, share: float, seed: int) -> "Iterator[Sequences]":
+        """Yield a random share of the sequences of one shard after another.
+
+        Whether a sequence is drawn depends on the seed and its id alone, not on its shard.
+
+        Args:
+            share: of the sequences, 0 to 1.
+            seed: of the draw.
+        """
+        import numpy as np
+
+        for sequences in self.all():
+            keys = (np.array([seed % 2**64, key], np.uint64) for key in sequences.keys.tolist())
+            drawn = [np.random.Generator(np.random.Philox(key=key)).random() < share for key in keys]
+            if any(drawn):
+                yield sequences.take(np.flatnonzero(drawn))
+
+
+@dataclass(frozen=True)
+class MethodContext:
+    """What a method may use to prepare P.
+
+    Args:
+        runner: the model with its attributed layers.
+        bases: the eigenbasis of every layer, which V and P are given in.
+        curvature: of every layer; empty unless the method `needs_curvature`.
+        training: the training sequences; none unless the method `reads_training`.
+    """
+
+    runner: "Runner"
+    bases: "Mapping[str, Eigenbasis]"
+    curvature: "Mapping[str, LayerCurvature]" = field(default_factory=dict)
+    training: TrainingSequences = TrainingSequences()
+
+
+Prepare = Callable[["Mapping[str, Tensor]", MethodContext], "dict[str, Tensor]"]
+"""Makes P of every layer from V of every layer, both [query, d_out, d_in] in the eigenbases."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributionMethod:
+    """A method.
+
+    Args:
+        name: as it stands in the study and in tables.
+        unit: `nats` if a score is the change of a query's log-probability by one more copy of the training sequence;
+            None if scores compare only with one another.
+        prepare: makes P. It may be called for some queries at a time.
+        needs_curvature: whether `prepare` uses Λ and the damping.
+        reads_training: whether `prepare` reads training sequences. P then depends on all that there are, and is made
+            again whenever a shard comes, changes or goes.
+        in_place: whether `prepare` writes P into V's memory: gradients are large, and two of each may not fit.
+        code_version: raised whenever the same inputs would give another P.
+    """
+
+    name: str
+    unit: Literal["nats"] | None
+    prepare: Prepare
+    needs_curvature: bool = False
+    reads_training: bool = False
+    in_place: bool = False
+    code_version: str = "1"

@@ -1,0 +1,57 @@
+"""The methods that there are, and those that a study scores with."""
+
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from influence_assets.errors import InputError
+from influence_assets.extensions import discover, extension_folders
+from influence_assets.methods.method import AttributionMethod
+from influence_assets.study import Study
+
+MAIN = "ekfac"
+"""The method of every study, whose scores are `influence_scores`; those of the others are `baseline_scores`."""
+
+KEY = "scores.baselines"
+
+
+def attribution_methods() -> Mapping[str, AttributionMethod]:
+    """Return every method by its name: the package's own, those of extension folders, and installed ones.
+
+    Raises:
+        InputError: a method cannot be loaded, see `extensions.discover`.
+    """
+    return _discovered(tuple(extension_folders()), tuple(sys.path))
+
+
+def methods_of(study: Study) -> list[AttributionMethod]:
+    """Return the methods that a study scores with, the main one first.
+
+    Raises:
+        InputError: `scores.baselines` names a method that does not exist, or one twice.
+    """
+    methods = attribution_methods()
+    baselines = study.scores.baselines
+    for index, name in enumerate(baselines):
+        others = ", ".join(sorted(methods.keys() - {MAIN, *baselines})) or "none"
+        if name not in methods:
+            raise InputError(f"{KEY}.{index}", f"there is no method {name!r}", f"Methods not named yet: {others}.")
+        if name == MAIN or name in baselines[:index]:
+            raise InputError(f"{KEY}.{index}", f"{name!r} is scored with already", f"Methods not named yet: {others}.")
+    return [methods[name] for name in (MAIN, *baselines)]
+
+
+def method_settings(study: Study) -> dict[str, Any]:
+    """Return what of the study's methods enters the version of what is computed with them."""
+    methods = methods_of(study)
+    raised = {method.name: method.code_version for method in methods if method.code_version != "1"}
+    named: dict[str, Any] = {"baselines": sorted(method.name for method in methods[1:])}
+    return named | ({"methods": raised} if raised else {})
+
+
+@lru_cache(maxsize=1)
+def _discovered(folders: tuple[Path, ...], path: tuple[str, ...]) -> dict[str, AttributionMethod]:  # noqa: ARG001
+    """Look for the methods anew where parts come from other places: every version asks, and looking takes long."""
+    return discover("influence_assets.methods", "METHOD", AttributionMethod)

@@ -1,0 +1,63 @@
+"""Refuses a study whose store lies in, or around, the folders that it reads."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from influence_assets.errors import InputError
+
+_LOCAL_SCHEMES = ("file", "local")
+
+
+def refuse_overlaps(root: str, sources: Mapping[str, str | None]) -> None:
+    """Raise where the store's folder and one that a person keeps files in are the same, or one lies in the other.
+
+    Symbolic links are followed. What is not on this machine's own file system overlaps nothing.
+
+    Args:
+        root: the value of `storage.root`.
+        sources: the other paths of the study by key, such as `corpus.path`; None where a key is not set.
+
+    Raises:
+        InputError: naming both keys.
+    """
+    store = local_path(root)
+    for key, value in sources.items():
+        source = None if value is None else local_path(value)
+        if store is not None and source is not None and (relation := _relation(store, source)):
+            raise InputError(
+                f"storage.root and {key}",
+                f"the store {store} {relation} {source}",
+                f"Give storage.root a folder of its own, such as `root: store` beside that of {key}.",
+            )
+
+
+def local_path(url: str) -> Path | None:
+    """The path of a local file or folder, also of a file:// URL; None for any other URL."""
+    if "://" in url:
+        scheme, _, url = url.rpartition("::")[2].partition("://")
+        if scheme not in _LOCAL_SCHEMES:
+            return None
+    return Path(os.path.realpath(Path(url).expanduser()))
+
+
+def _relation(store: Path, source: Path) -> str:
+    """How a store overlaps with a source, as a verb; empty where it does not."""
+    inside, around = _is_in(store, source), _is_in(source, store)
+    if inside and around:
+        return "is the same as"
+    return "lies inside" if inside else "holds" if around else ""
+
+
+def _is_in(inner: Path, outer: Path) -> bool:
+    """Whether a path is another or lies below it, by whatever name: through links, mounts or other capitals."""
+    if inner == outer or outer in inner.parents:
+        return True
+    return any(_is_same(above, outer) for above in (inner, *inner.parents))
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    try:
+        return first.samefile(second)
+    except OSError:
+        return False
