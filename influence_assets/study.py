@@ -16,6 +16,8 @@ from influence_assets.overlaps import refuse_overlaps
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 
+OWNER = r"^(team:[A-Za-z0-9_-]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,})$"
+
 LARGEST_SEED = 2**63 - 1
 """The generators' keys are words of 64 bits."""
 
@@ -243,12 +245,15 @@ class Compute(_Section):
 
 
 class Automation(_Section):
-    """What Dagster does by itself while it runs."""
+    """What Dagster does by itself while it runs, and whom it names as owners."""
 
     enabled: bool = Field(
         default=True, description="Compute what is missing by itself when a new file appears, while `dagster dev` runs."
     )
     interval_seconds: int = Field(30, ge=1, description="How often the folders are looked at.")
+    owners: tuple[Annotated[str, Field(pattern=OWNER)], ...] = Field(
+        (), description="Who answers for the assets, for Dagster's UI: e-mail addresses, or team:NAME."
+    )
 
 
 class Lineage(_Section):

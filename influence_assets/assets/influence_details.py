@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from influence_assets.analysis.agreement import agreement
 from influence_assets.assets.strongest import PAIR, Earlier, earlier_details, shard_of, strongest_pairs, unchanged
 from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
@@ -232,6 +231,7 @@ def _sketch_agreement(loaded: _Loaded, earlier: Earlier | None) -> dict[str, Any
         return copied
     if not compared:  # every document was withdrawn
         return None
+    from influence_assets.analysis.agreement import agreement
     from influence_assets.capture.sign_codes import estimate
 
     queries, store = loaded.queries, loaded.work.workspace.store

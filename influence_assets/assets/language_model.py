@@ -103,6 +103,7 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
     shutil.rmtree(checkpoint)
     origin: dict[str, object] = {
         "final_loss_nats": trained.final_loss,
+        "epoch_losses_nats": list(trained.epoch_losses),
         "training_steps": trained.steps,
         "training_tokens": int(lengths.sum()),
         "training_sequences": len(lengths),
@@ -145,6 +146,6 @@ ASSET = AssetDefinition(
     identity=("model", lambda manifest: [manifest.summary["weights_hash"], manifest.summary["tokenizer_hash"]]),
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
-    hidden=frozenset({"config"}),
+    hidden=frozenset({"config", "epoch_losses_nats"}),
     source_change=lambda _workspace, _partition, _last: "the model's files changed",
 )

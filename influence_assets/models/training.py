@@ -62,6 +62,7 @@ class TrainedModel:
     Attributes:
         folder: a standard Hugging Face folder: config.json, model.safetensors, tokenizer.json.
         final_loss: mean loss over the last epoch, in nats per token, as it was trained.
+        epoch_losses: the same of each epoch.
         steps: optimiser steps of the whole run.
         seconds: time that this call took.
         resumed_from_step: steps that earlier, interrupted calls had done; 0 for a fresh run.
@@ -69,6 +70,7 @@ class TrainedModel:
 
     folder: Path
     final_loss: float
+    epoch_losses: tuple[float, ...]
     steps: int
     seconds: float
     resumed_from_step: int
@@ -131,7 +133,8 @@ def train_language_model(
         seconds = time.monotonic() - started
         progress(TrainingProgress(run.step, run.steps, epoch + (within > 0), training.epochs, loss, seconds))
     folder = _save_model(run.model, tokenizer, workspace / "model")
-    return TrainedModel(folder, run.epoch_loss / run.epoch_targets, run.steps, time.monotonic() - started, resumed_from)
+    final_loss, seconds = run.epoch_loss / run.epoch_targets, time.monotonic() - started
+    return TrainedModel(folder, final_loss, tuple(run.epoch_losses), run.steps, seconds, resumed_from)
 
 
 class _Run:
@@ -145,6 +148,7 @@ class _Run:
         self.steps = self.steps_per_epoch * training.epochs
         self.step = 0
         self.epoch_loss, self.epoch_targets = 0.0, 0
+        self.epoch_losses: list[float] = []  # of finished epochs
         self.order: Tensor | None = None  # of the present epoch
         self.tokens = torch.from_numpy(sequences.astype(np.int64))
         is_padding = torch.arange(sequences.shape[1]) >= torch.from_numpy(lengths.astype(np.int64))[:, None]
@@ -178,6 +182,8 @@ class _Run:
         self.step += 1
         self.epoch_loss += total.item()
         self.epoch_targets += targets
+        if batch == self.steps_per_epoch - 1:
+            self.epoch_losses.append(self.epoch_loss / max(self.epoch_targets, 1))
         return total.item() / max(targets, 1)
 
     def save(self, path: Path) -> None:
@@ -190,6 +196,7 @@ class _Run:
             "step": self.step,
             "epoch_loss": self.epoch_loss,
             "epoch_targets": self.epoch_targets,
+            "epoch_losses": self.epoch_losses,
         }
         partial = path.with_suffix(".partial")
         save_file(tensors, partial, metadata={"position": json.dumps(position)})
@@ -215,6 +222,7 @@ class _Run:
                 }
         self.step = int(position["step"])
         self.epoch_loss, self.epoch_targets = position["epoch_loss"], position["epoch_targets"]
+        self.epoch_losses = list(position.get("epoch_losses", []))  # earlier releases kept none
         return self.step
 
 

@@ -1,5 +1,7 @@
 """Makes Dagster's assets of a study from the graph: each computes one partition of one asset, and says what it did."""
 
+from typing import Any
+
 import dagster as dg
 
 from influence_assets.assets import asset_graph
@@ -66,11 +68,22 @@ def _asset(study: Study, asset: AssetDefinition, graph: AssetGraph, partitions: 
         kinds=set(asset.kinds),
         description=asset.description,
         code_version=code_version(asset, study),
+        owners=list(study.automation.owners),
+        metadata=_code_references(asset),
         partitions_def=partitions.definition(asset.partitioned_by),
         check_specs=checks.specs(asset, key),
         required_resource_keys={resource_key(study)},
         op_tags=RUNS_MODEL_TAG if asset.runs_model else None,
     )(configured if asset.begins_generation else plain)
+
+
+def _code_references(asset: AssetDefinition) -> dict[str, dg.MetadataValue[Any]]:
+    """Where the asset's own file is on this machine, for the UI; not this one, which is the same for all."""
+    code = getattr(asset.compute, "__code__", None)
+    if code is None:
+        return {}
+    reference = dg.LocalFileCodeReference(file_path=code.co_filename, line_number=code.co_firstlineno, label=asset.name)
+    return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[reference])}
 
 
 def materialization(

@@ -11,6 +11,7 @@ from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.shown import Location, Picture, Shown, Table
 from influence_assets.report.page import everything_shown
 from influence_assets.storage.artifacts import Artifact
+from influence_assets.storage.statements import column_comments, statements
 
 Metadata = dict[str, Any]
 
@@ -38,8 +39,23 @@ def metadata(asset: AssetDefinition, artifact: Artifact, *, computed: bool) -> M
         **figures,
         **{f"rows_{table}": rows for table, rows in manifest.rows.items()},
         **storage,
+        **_column_schemas(asset, artifact),
     }
     return {name: value for name, value in (entries | shown).items() if value is not None}
+
+
+def _column_schemas(asset: AssetDefinition, artifact: Artifact) -> Metadata:
+    """The columns of each table that an artifact holds; Dagster has a page for those of one of them."""
+    published, schemas = statements("schema"), {}
+    for table in artifact.manifest.rows:
+        comments = column_comments(published[table].sql) if table in published else {}
+        columns = [
+            dg.TableColumn(name, type=str(dtype), description=comments.get(name))
+            for name, dtype in artifact.table(table).collect_schema().items()
+        ]
+        schemas[table] = dg.MetadataValue.table_schema(dg.TableSchema(columns))
+    main = asset.name if asset.name in schemas else next(iter(schemas), None)
+    return {"dagster/column_schema" if table == main else f"columns_{table}": it for table, it in schemas.items()}
 
 
 def metadata_values(shown: Mapping[str, Shown]) -> Metadata:

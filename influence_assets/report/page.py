@@ -21,14 +21,15 @@ class Page:
         name: unique among pages; the picture's entry in the UI.
         title: what it shows, for those who cannot see it.
         asset: the name of the asset of which every artifact is drawn.
-        draw: draws an artifact as PNG, small enough to lie in a run's metadata. Neither text nor titles of documents
-            belong in it: the UI keeps it for ever, and a document may be withdrawn.
+        draw: draws an artifact as PNG, small enough to lie in a run's metadata; None where there is nothing to draw.
+            Neither text nor titles of documents belong in it: the UI keeps it for ever, and a document may be
+            withdrawn.
     """
 
     name: str
     title: str
     asset: str
-    draw: Callable[[Artifact], bytes]
+    draw: Callable[[Artifact], bytes | None]
 
 
 def pages_of(asset: str) -> list[Page]:
@@ -48,5 +49,6 @@ def _pages(_folders: tuple[Path, ...]) -> list[Page]:
 
 def everything_shown(asset: AssetDefinition, artifact: Artifact) -> Mapping[str, Shown]:
     """Return what a person is shown of an artifact beside its figures: its pages, then what the asset itself shows."""
-    pictures = {page.name: Picture(page.draw(artifact), page.title) for page in pages_of(asset.name)}
+    drawn = {page: page.draw(artifact) for page in pages_of(asset.name)}
+    pictures = {page.name: Picture(png, page.title) for page, png in drawn.items() if png is not None}
     return {**pictures, **asset.shown(artifact)}

@@ -4,6 +4,7 @@ They lie in the package's `sql/`, and in folders of the same layout beside asset
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -71,6 +72,12 @@ def _statements(kind: Kind, folders: tuple[Path, ...]) -> Mapping[str, Statement
                 raise InputError(str(file), f"{files[file.stem]} has the same name", "Rename one of them.")
             files[file.stem] = file
     return MappingProxyType({name: _read(file) for name, file in files.items()})
+
+
+def column_comments(schema: str) -> Mapping[str, str]:
+    """Return what each column of a table is, from the comments in its schema's SQL."""
+    comments = re.findall(r"comment on column \w+\.(\w+) is\s+'((?:[^']|'')*)'", schema)
+    return {column: text.replace("''", "'") for column, text in comments}
 
 
 def schema_version() -> str:
