@@ -39,6 +39,7 @@ FLAGS = (
 STARTS_WITHIN_SECONDS = 300
 SETTLES_SECONDS = 8
 LOCATION = "influence_assets"
+GROUPS = "{ assetNodes { groupName } }"
 RUNS = "{ runsOrError(limit: 1) { ... on Runs { results { runId status } } } }"
 
 
@@ -50,13 +51,19 @@ def main() -> None:
         influence("run", "--study", str(study / "study.yaml"))
         with serving(study / "study.yaml") as address, browsing(Path(folder) / "profile") as browser:
             run_id = ask(address, RUNS)["runsOrError"]["results"][0]["runId"]
-            take(browser, f"{address}/asset-graph", "ui-graph", size=(1500, 1000))
-            take(browser, f"{address}/assets/example/curvature", "ui-spectra", size=(1300, 1200))
-            take(browser, f"{address}/runs/{run_id}", "ui-run", size=(1400, 800))
+            groups = {node["groupName"] for node in ask(address, GROUPS)["assetNodes"]}
+            expanded = ",".join(f"{LOCATION}:__repository__:{group}" for group in sorted(groups))
+            take(browser, f"{address}/asset-groups?expanded={expanded}", "ui-graph", size=(1900, 1150))
+            take(browser, f"{address}/assets/example/curvature", "ui-spectra", size=(1300, 1000), entry="spectra")
+            take(browser, f"{address}/runs/{run_id}", "ui-run", size=(1400, 1000))
 
 
-def take(browser: webdriver.Chrome, address: str, name: str, *, size: tuple[int, int]) -> None:
+def take(
+    browser: webdriver.Chrome, address: str, name: str, *, size: tuple[int, int], entry: str | None = None
+) -> None:
     """Open a page, wait until it is drawn, and write its picture with few colours.
+
+    `entry` is an entry of the asset's metadata that is opened first, such as a plot.
 
     Raises:
         ValueError: The picture is too large for a page.
@@ -64,9 +71,9 @@ def take(browser: webdriver.Chrome, address: str, name: str, *, size: tuple[int,
     browser.set_window_size(*size)
     browser.get(address)
     time.sleep(SETTLES_SECONDS)
-    for button in browser.find_elements(By.CSS_SELECTOR, "[aria-label='Dismiss'], [aria-label='Close']"):
-        with contextlib.suppress(Exception):
-            button.click()
+    if entry is not None:
+        browser.find_element(By.XPATH, f"//tr[.//text()='{entry}']//*[contains(text(), 'Show Markdown')]").click()
+        time.sleep(SETTLES_SECONDS)
     picture = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
     file = IMAGES / f"{name}.png"
     picture.quantize(COLOURS).save(file, optimize=True)
