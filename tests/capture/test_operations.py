@@ -146,7 +146,7 @@ def test_each_side_is_rotated_where_it_has_fewer_rows(sequences, sides):
 
 def test_factors_in_blocks():
     counted = Counted("gpt2", "linear", blocks=2)
-    in_blocks = partial(measurements.covariances, blocks=2)
+    in_blocks = partial(covariances, blocks=2)
     real, _ = counted.of(in_blocks, counted.runner, counted.sequences, LabelSampler(0))
     shape = counted.shape
     assert real == pytest.approx(SEQUENCES * (shape.passes() + shape.covariances()), rel=TOLERANCE)

@@ -28,7 +28,7 @@ TITLES = "select title from documents where shard_id = $1 order by source_row"
 
 
 @pytest.fixture(autouse=True)
-def _nothing_remembered(monkeypatch):
+def _nothing_remembered():
     """Entry points do not change while a process lives, but they do from test to test."""
     source_format._discovered.cache_clear()
     yield

@@ -21,7 +21,7 @@ class WorkerPool(Executor):
     def run(
         self,
         tasks: Sequence[Task],
-        compute_here: Callable[[Task], Sequence[Computed]],  # noqa: ARG002
+        compute_here: Callable[[Task], Sequence[Computed]],
     ) -> Iterator[tuple[Task, TaskResult]]:
         """Compute tasks as processes become free."""
         if self._pool is None:
