@@ -158,6 +158,7 @@ def test_a_document_is_forgotten_while_another_file_is_broken(study, traces):
     assert traces.found(study) == set()
 
 
+@pytest.mark.slow
 def test_a_document_can_be_listed_alone(study, traces):
     before = studies.catalogue_rows(study)
     ended = influence("forget", "--only-list", "--document", document_id(GULLS), "--study", study)
@@ -377,6 +378,7 @@ def test_a_document_is_used_again_on_purpose(study):
     assert influence("run", "--study", study).out.startswith("Nothing to do")
 
 
+@pytest.mark.slow
 def test_superseded_versions_are_collected(study):
     studies.write_parquet(study.parent / "corpus" / TRADES, studies.TRADES_ROWS[:2])
     assert influence("run", "--study", study).code == 0

@@ -161,6 +161,7 @@ def test_a_withdrawal_outlives_the_file(study):
     assert studies.ask_sql(study, TOMBSTONES).rows() == [(COAST, document_id(FOG), "asked for by its author")]
 
 
+@pytest.mark.slow
 def test_readers_lose_it_at_once_where_nothing_can_be_computed(study):
     """The shard goes as a whole, with all that its documents had a part in, until a run completes."""
     withdrawn(study, FOG)
