@@ -19,6 +19,7 @@ from influence_assets.errors import InputError
 from influence_assets.extensions import EXTENSIONS
 from influence_assets.layouts.model import load_model
 from influence_assets.layouts.sequences import shard_sequences
+from influence_assets.models.layers import conv1d, linear
 from influence_assets.models.layers.rule import layer_rules
 from influence_assets.models.layers.selection import select_modules
 from tests import cases, studies
@@ -184,15 +185,15 @@ def plain_scores_by_autograd(study):
 def test_a_study_of_a_made_up_model_is_kept_like_any_other(tmp_path, request):
     study = lay_out_scaled(tmp_path / "study")
     with pytest.MonkeyPatch.context() as without:
-        without.setattr("influence_assets.models.layers.rule.discover", lambda *_: {})
-        without.setattr("influence_assets.models.layers.rule._discovered", lambda *_: ())
+        own = (linear.LAYER_RULE, conv1d.LAYER_RULE)
+        without.setattr("influence_assets.models.layers.rule.layer_rules", lambda: own)
         refused = influence("run", "--study", study)
     assert refused.code == 1
-    assert "(ScaledLinear)" in refused.error
+    assert "(ScaledLinear)" in refused.out
     run(study)
     shapes = studies.ask_sql(study, "select module_name, output_width, input_width from modules order by all").rows()
     assert shapes == sorted((name, *((32, 9) if "c_fc" in name else (8, 33))) for name in LAYERS["scaled"])
-    in_second = "select sequence_id, score from baseline_scores join queries using (query_id) where query_set = $1"
+    in_second = "select sequence_id, score from baseline_scores join queries using (query_id) where query_set_id = $1"
     stored = dict(studies.ask_sql(study, in_second, [studies.SECOND]).rows())
     expected = plain_scores_by_autograd(study)
     assert {key: stored[key] for key in expected} == pytest.approx(expected, rel=1e-9)
@@ -208,4 +209,9 @@ def test_a_study_of_a_made_up_model_is_kept_like_any_other(tmp_path, request):
     assert studies.scores(study) == pytest.approx(scores, rel=1e-9)
     document = studies.ask_sql(study, "select document_id from documents order by all limit 1").item()
     assert influence("forget", "--document", document, "--study", study).code == 0
-    assert studies.scores(study).keys() < scores.keys()
+    sequences = studies.ask_sql(study, "select sequence_id from sequences")["sequence_id"].to_list()
+    scored = studies.scores(study).keys()
+    assert sorted(scored) == sorted(
+        (query, sequence) for query in {query for query, _ in scores} for sequence in sequences
+    )
+    assert scored != scores.keys()

@@ -97,7 +97,7 @@ def test_a_study_scores_with_it_and_keeps_it_like_the_packages_own(way, tmp_path
     document = studies.ask_sql(study, "select document_id from documents order by all limit 1").item()
     assert influence("forget", "--document", document, "--study", study).code == 0
     remaining = baseline(study, NAME)
-    assert remaining.keys() < centred.keys()
+    assert remaining.keys() == studies.scores(study).keys() != centred.keys()
     assert_centred(remaining, baseline(study, "gradient_dot"))
 
 
