@@ -55,6 +55,8 @@ def materialise(
             states = partial(_states, versions)
             asset.compute(Work(asset, workspace, partition, key, inputs, draft, progress, states))
             draft.summarise(**_generation_summary(versions, asset, key))
+            if store.holds(key):  # but does not serve any more: the same version replaces only what is damaged
+                store.mark_damaged(store.place(key), [], "does not serve any more")
         return Outcome(store.open(key), computed=True)
 
 

@@ -91,6 +91,16 @@ def test_its_rows_lead_to_what_they_came_from(study):
     assert {asset for (asset,) in led} == {NAME, "token_sequences", "documents", "language_model"}
 
 
+def test_sql_that_changes_makes_the_catalogue_anew_once(study, tmp_path, monkeypatch):
+    parts = shutil.copytree(PARTS, tmp_path / "parts")
+    view = parts / "assets" / "sql" / "views" / "variety_by_shard.sql"
+    view.write_text(view.read_text().replace("mean_entropy_bits", "entropy_bits"))
+    monkeypatch.setenv("INFLUENCE_EXTENSIONS", str(parts))
+    assert "influence_catalogue" in influence("run", "--study", study).out
+    assert "Nothing to do" in influence("run", "--study", study).out
+    assert rows(study, "select entropy_bits from variety_by_shard")
+
+
 def test_a_flipped_bit_is_found_and_mended(study):
     before = varieties(study)
     file = folder(study, TRADES) / f"{NAME}.parquet"
