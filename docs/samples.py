@@ -179,7 +179,9 @@ DEMO: tuple[Step, ...] = (
         "order by mean_influence_nats desc",
     ),
 )
-ANSWER = "influence ask --study demo/study.yaml --prompt 'The \"while\" statement is used for' --completion ' repeated'"
+ANSWER = """\
+influence ask --study demo/study.yaml --top 3 \\
+    --prompt 'The "while" statement is used for' --completion ' repeated execution'"""
 PICTURE = ROOT / "docs/img/answer.svg"
 
 
@@ -223,8 +225,8 @@ def demo_answer(study: Path) -> str:
 
 def print_answer(console: Console) -> None:
     """Print the command that the picture shows, and its answer."""
-    console.print(f"$ {ANSWER}", markup=False, highlight=False, soft_wrap=True)
-    printed(ANSWER, PICTURE_WIDTH)
+    console.print(f"$ {ANSWER}", markup=False, highlight=False)
+    printed(ANSWER.replace("\\\n", ""), PICTURE_WIDTH)
 
 
 def printed(line: str, width: int = WIDTH) -> str:

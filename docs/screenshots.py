@@ -20,6 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
 
 IMAGES = Path(__file__).resolve().parent / "img"
 BYTES = 150_000
@@ -37,8 +39,11 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
 )  # fmt: skip
 STARTS_WITHIN_SECONDS = 300
+DRAWN_WITHIN_SECONDS = 180
 SETTLES_SECONDS = 8
 LOCATION = "influence_assets"
+GROUPS = "{ assetNodes { groupName } }"
+PLOT = "//tr[.//text()='spectra']//*[contains(text(), 'Show Markdown')]"
 RUNS = "{ runsOrError(limit: 1) { ... on Runs { results { runId status } } } }"
 
 
@@ -50,25 +55,51 @@ def main() -> None:
         influence("run", "--study", str(study / "study.yaml"))
         with serving(study / "study.yaml") as address, browsing(Path(folder) / "profile") as browser:
             run_id = ask(address, RUNS)["runsOrError"]["results"][0]["runId"]
-            take(browser, f"{address}/asset-graph", "ui-graph", size=(1500, 1000))
-            take(browser, f"{address}/assets/example/curvature", "ui-spectra", size=(1300, 1200))
-            take(browser, f"{address}/runs/{run_id}", "ui-run", size=(1400, 800))
+            groups = {node["groupName"] for node in ask(address, GROUPS)["assetNodes"]}
+            expanded = ",".join(f"{LOCATION}:__repository__:{group}" for group in sorted(groups))
+            graph = Page(f"{address}/asset-groups?expanded={expanded}", "ui-graph", (1900, 1150), "influence_details")
+            asset = Page(f"{address}/assets/example/curvature", "ui-spectra", (1300, 1000), "spectra", press=PLOT)
+            run = Page(f"{address}/runs/{run_id}", "ui-run", (1400, 1000), "RUN_SUCCESS")
+            for page in (graph, asset, run):
+                take(browser, page)
 
 
-def take(browser: webdriver.Chrome, address: str, name: str, *, size: tuple[int, int]) -> None:
+@dataclass(frozen=True)
+class Page:
+    """A page of the UI.
+
+    Args:
+        address: Where it is.
+        name: The picture's name.
+        size: Width and height of the window, in pixels.
+        until: Text that the page has once it is drawn.
+        press: An XPath of what is pressed before the picture is taken.
+    """
+
+    address: str
+    name: str
+    size: tuple[int, int]
+    until: str
+    press: str | None = None
+
+
+def take(browser: webdriver.Chrome, page: Page) -> None:
     """Open a page, wait until it is drawn, and write its picture with few colours.
 
     Raises:
-        ValueError: The picture is too large for a page.
+        TimeoutException: The page is not drawn in time.
+        ValueError: The picture is too large for a page of Markdown.
     """
-    browser.set_window_size(*size)
-    browser.get(address)
+    patience = WebDriverWait(browser, DRAWN_WITHIN_SECONDS)
+    browser.set_window_size(*page.size)
+    browser.get(page.address)
+    patience.until(lambda _: page.until in browser.find_element(By.TAG_NAME, "body").text)
+    if page.press is not None:
+        patience.until(lambda _: browser.find_elements(By.XPATH, page.press))
+        browser.find_element(By.XPATH, page.press).click()
     time.sleep(SETTLES_SECONDS)
-    for button in browser.find_elements(By.CSS_SELECTOR, "[aria-label='Dismiss'], [aria-label='Close']"):
-        with contextlib.suppress(Exception):
-            button.click()
     picture = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
-    file = IMAGES / f"{name}.png"
+    file = IMAGES / f"{page.name}.png"
     picture.quantize(COLOURS).save(file, optimize=True)
     if file.stat().st_size > BYTES:
         raise ValueError(f"{file} has {file.stat().st_size:,} bytes, more than {BYTES:,}")

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
+from influence_assets import extensions
+
 # Before torch is imported: threads of several test processes on the same cores get in each other's way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-for name in ("DAGSTER_HOME", "INFLUENCE_STUDY", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
+for name in ("DAGSTER_HOME", "INFLUENCE_STUDY", "INFLUENCE_EXTENSIONS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
     os.environ.pop(name, None)
 
 # A slow machine is no mistake of the code.
@@ -24,8 +26,8 @@ install_import_hook("influence_assets.maths", "beartype.beartype")
 
 @pytest.fixture(autouse=True)
 def _environment_as_it_was():
-    """Opening a study's Dagster instance names its folder to all that follows in the process."""
-    with mock.patch.dict(os.environ):
+    """Opening a study's Dagster instance names its folder to all that follows in the process; its extensions, too."""
+    with mock.patch.dict(os.environ), mock.patch.object(extensions, "_folders", {}):
         yield
 
 

@@ -38,10 +38,8 @@ def write(file, content):
 
 
 @pytest.fixture(autouse=True)
-def _no_extensions(monkeypatch):
-    """No folder of another test, and no module that it left behind."""
-    monkeypatch.setattr(extensions, "_folders", {})
-    monkeypatch.delenv(EXTENSIONS, raising=False)
+def _no_module_stays():
+    """No module of another test."""
     modules = set(sys.modules)
     yield
     for name in set(sys.modules) - modules:

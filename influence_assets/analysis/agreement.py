@@ -37,10 +37,7 @@ def agreement(exact: np.ndarray, estimated: np.ndarray) -> Agreement | None:
 
     Queries with fewer than three scores, or with equal ones only, are left out too; None if that leaves none.
     """
-    from scipy.stats import (
-        pearsonr,
-        spearmanr,
-    )  # imported here: it takes as long as all else that `influence sql` needs
+    from scipy.stats import pearsonr, spearmanr  # takes longer to import than all else that commands need
 
     rows = []
     for truth, guess in zip(exact, estimated, strict=True):

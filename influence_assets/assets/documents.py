@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from influence_assets.corpus.source_format import format_of
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
@@ -23,10 +24,12 @@ def _settings(study: Study) -> Mapping[str, Any]:
 
 def _source_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
     shard = workspace.shard(str(partition.shard))
+    source_format = format_of(shard.file.name)
     # A slice's rows keep their numbers in the whole file, which can move without its own bytes changing.
     return {
         "content": [shard.content_hash, shard.first_row],
         "withdrawn": sorted(workspace.withdrawn.of(shard)),
+        **({"format_version": source_format.version} if source_format.version > 1 else {}),
     }
 
 

@@ -1,4 +1,4 @@
-"""How many sequences go through the model at once: as many as fit a share of the memory, measured with one of them.
+"""The batch size: as many sequences as fit a share of the memory, measured with one of them.
 
 On a processor no more than are of use. One sequence goes forward and backward while what the pass keeps is counted,
 tensor by tensor, which works alike on every device. To this come the gradients of the largest layer, the first thing
@@ -46,13 +46,13 @@ _fitting: WeakKeyDictionary[PreTrainedModel, dict[tuple[int, int], int]] = WeakK
 
 
 def batch_size(model: PreTrainedModel, head: Head | None, modules: Sequence[AttributedLayer], tokens: int) -> int:
-    """How many sequences of so many tokens go through the model at once.
+    """Return how many sequences of so many tokens go through the model at once.
 
     Args:
         model: frozen.
         head: its head, as the passes have it.
         modules: the attributed layers.
-        tokens: in the longest sequence.
+        tokens: length of the longest sequence.
     """
     devices = {linear.device for linear in modules} | {input_device(model)}
     needed = sequence_bytes(model, head, modules, tokens)
@@ -63,7 +63,7 @@ def batch_size(model: PreTrainedModel, head: Head | None, modules: Sequence[Attr
 
 
 def largest_batch(device: torch.device, bytes_of_sequence: int, tokens: int) -> int:
-    """How many sequences of so many tokens and bytes the budget holds, within the most that are of use."""
+    """Return how many sequences of so many tokens and bytes the budget holds, up to as many as are of use."""
     most = MOST_SEQUENCES_OF_DEVICE
     if device.type == "cpu":
         enough = max(1, ENOUGH_TOKENS_OF_CPU // max(1, tokens))
@@ -72,7 +72,7 @@ def largest_batch(device: torch.device, bytes_of_sequence: int, tokens: int) -> 
 
 
 def memory_budget(device: torch.device) -> int:
-    """Bytes that a batch may take on a device."""
+    """Return the bytes that a batch may take on a device."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(SHARE_OF_DEVICE * (torch.cuda.mem_get_info(device)[0] + unused))
@@ -80,7 +80,7 @@ def memory_budget(device: torch.device) -> int:
 
 
 def available_memory() -> int:
-    """Bytes of the machine's memory that programs can still have; all of it where the system does not say."""
+    """Return the bytes of memory that are available to programs; all of the machine's where the system does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123  # not a file on a disk
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -89,28 +89,28 @@ def available_memory() -> int:
 
 
 def sequence_bytes(model: PreTrainedModel, head: Head | None, modules: Sequence[AttributedLayer], tokens: int) -> int:
-    """Bytes that one sequence of a batch takes at the height of a pass; measured once for a model and a length."""
-    known = _measured.setdefault(model, {})
+    """Return the bytes that one sequence takes at the height of a pass, measured once for a model and a length."""
+    measured = _measured.setdefault(model, {})
     key = (tokens, *(linear.name for linear in modules))
-    if key not in known:
+    if key not in measured:
         dtype = accumulation_dtype(model.dtype)
         layers = (layer_bytes(linear.output_width, linear.input_width, tokens, dtype) for linear in modules)
-        known[key] = kept_bytes(model, modules, tokens, has_plain_head=head is not None) + max(layers)
-    return known[key]
+        measured[key] = kept_bytes(model, modules, tokens, has_plain_head=head is not None) + max(layers)
+    return measured[key]
 
 
 def layer_bytes(d_out: int, d_in: int, tokens: int, dtype: torch.dtype) -> int:
-    """Bytes of a layer's input, output gradient and gradient of one sequence, and of all three rotated."""
+    """Return the bytes of a layer's input, output gradient and gradient of one sequence, and of all three rotated."""
     return 2 * (tokens * (d_in + d_out) + d_out * d_in) * dtype.itemsize
 
 
 def kept_bytes(model: PreTrainedModel, modules: Sequence[AttributedLayer], tokens: int, *, has_plain_head: bool) -> int:
-    """Bytes that a pass keeps of one sequence between forward and backward.
+    """Return the bytes that a pass keeps of one sequence between forward and backward.
 
     Args:
         model: frozen.
         modules: the attributed layers.
-        tokens: in the sequence.
+        tokens: length of the sequence.
         has_plain_head: whether the logits are never held at once, see `plain_head`.
     """
     kept = _Storages(model)
@@ -129,7 +129,7 @@ def kept_bytes(model: PreTrainedModel, modules: Sequence[AttributedLayer], token
 def _fitting_size(
     model: PreTrainedModel, head: Head | None, modules: Sequence[AttributedLayer], tokens: int, size: int
 ) -> int:
-    """The size, halved until a pass of so many sequences with their gradients goes through; tried once each."""
+    """Return the size, halved until a pass of so many sequences with their gradients fits; each is tried once."""
     tried = _fitting.setdefault(model, {})
     if (tokens, size) not in tried:
         tried[tokens, size] = size
@@ -159,16 +159,16 @@ def _pass(
     shape: tuple[int, int],
     consume: Consumer,
 ) -> None:
-    """Forward and backward of sequences of nothing but the first token."""
+    """Run sequences of nothing but the first token forward and backward."""
     count, tokens = shape
-    made = Sequences(np.zeros(shape, np.int32), np.full(count, tokens, np.int32), np.arange(count))
-    for batch in made.batches(count, str(input_device(model))):
+    sequences = Sequences(np.zeros(shape, np.int32), np.full(count, tokens, np.int32), np.arange(count))
+    for batch in sequences.batches(count, str(input_device(model))):
         with LayerTap(modules) as tap:
             Pass(model, head, tap, batch).backward(consume)
 
 
 class _Storages:
-    """Counts the memory that autograd saves, each block once, and what is the model's own not at all."""
+    """Counts the memory that autograd saves, each block once, without what is the model's own."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         own = (*model.parameters(), *model.buffers())

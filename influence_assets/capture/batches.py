@@ -38,17 +38,17 @@ class Batch:
         return self.tokens.shape[0]
 
     def counted(self) -> Bool[Tensor, "sequence token"]:
-        """Positions that predict a scored token: the last real position of a sequence, and padding, never do."""
+        """Return which positions predict a scored token: a sequence's last position and padding never do."""
         position = torch.arange(self.tokens.shape[1], device=self.tokens.device)[None, :] + 1
         return (position >= self.first_scored[:, None]) & (position < self.lengths[:, None])
 
     def labels(self) -> Int[Tensor, "sequence token"]:
-        """At each counted position the token that follows; IGNORED elsewhere."""
+        """Return the token that follows each counted position; IGNORED elsewhere."""
         following = torch.roll(self.tokens, -1, dims=1)
         return following.masked_fill(~self.counted(), IGNORED)
 
     def to(self, device: str) -> "Batch":
-        """The same batch on a device."""
+        """Return the batch on a device."""
         parts = (self.tokens, self.lengths, self.first_scored, self.positions)
         tokens, lengths, first_scored, positions = (part.to(device, non_blocking=True) for part in parts)
         return Batch(tokens, lengths, first_scored, self.keys, self.rows, positions)
@@ -74,12 +74,12 @@ class Sequences:
         return len(self.tokens)
 
     def take(self, rows: np.ndarray) -> "Sequences":
-        """Some of the sequences, in the order given."""
+        """Return some of the sequences, in the order given."""
         scored = None if self.first_scored is None else self.first_scored[rows]
         return Sequences(self.tokens[rows], self.lengths[rows], self.keys[rows], scored)
 
     def batches(self, size: int, device: str, *, by_length: bool = False) -> Iterator[Batch]:
-        """The sequences, `size` at a time, each batch cut to its longest sequence.
+        """Yield the sequences, `size` at a time, each batch cut to its longest sequence.
 
         Args:
             size: sequences in a batch.

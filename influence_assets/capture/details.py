@@ -27,7 +27,7 @@ class Details:
 
 
 def score_details(runner: Runner, sequences: Sequences, P: Mapping[str, Tensor], N: int) -> Details:
-    """The split of each score over layers and tokens; both sums are the score."""
+    """Return the split of each score over layers and over tokens; both sums are the score."""
     order = {linear.name: index for index, linear in enumerate(runner.modules)}
     queries = len(next(iter(P.values())))
     P = runner.placed(P)

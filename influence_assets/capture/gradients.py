@@ -30,7 +30,7 @@ class QueryGradients:
 def query_gradients(
     runner: Runner, queries: Sequences, bases: Mapping[str, Eigenbasis] | None = None
 ) -> QueryGradients:
-    """Gradients of each query's log-probability of its completion; the prompt conditions and is not scored.
+    """Return the gradient of each query's log-probability of its completion; the prompt conditions and is not scored.
 
     Args:
         runner: the model.

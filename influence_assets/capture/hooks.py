@@ -1,6 +1,6 @@
 """The one place with hooks: hands each attributed layer's input and output gradient to a consumer, layer by layer.
 
-No weight gradient is ever asked of autograd. The parameters are frozen, and the output of each attributed layer
+Autograd never computes a weight's gradient. The parameters are frozen, and the output of each attributed layer
 requires a gradient, so that a backward pass computes the gradients of activations alone, and none below the first of
 those layers: forward plus less than half a backward. What a module's tensors mean is its layer rule's business.
 """

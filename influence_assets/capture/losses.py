@@ -42,7 +42,7 @@ class LabelSampler:
     seed: int
 
     def uniforms(self, batch: Batch) -> Float[Tensor, " counted"]:
-        """One number in [0, 1) for each counted position, in float64."""
+        """Return a number in [0, 1) for each counted position, in float64."""
         length = batch.tokens.shape[1]
         rows = [np.random.Generator(np.random.Philox(key=(self.seed, key))).random(length) for key in batch.keys]
         return torch.from_numpy(np.stack(rows)).flatten().to(batch.tokens.device)[batch.positions]
@@ -51,7 +51,7 @@ class LabelSampler:
     def draw(
         probabilities: Float[Tensor, "position word"], uniforms: Float[Tensor, " position"]
     ) -> Int[Tensor, " position"]:
-        """Labels by inversion of the cumulative distribution."""
+        """Draw labels by inversion of the cumulative distribution."""
         cumulative = probabilities.cumsum(-1)
         reached = uniforms.to(cumulative.dtype)[:, None] * cumulative[:, -1:]
         return torch.searchsorted(cumulative, reached, right=True)[:, 0].clamp_(max=probabilities.shape[-1] - 1)
@@ -78,7 +78,7 @@ class Loss(NamedTuple):
 
 
 def plain_head(model: PreTrainedModel, attributed: Sequence[AttributedLayer]) -> Head | None:
-    """The model's head, if its logits are nothing but the head's product with the last hidden state.
+    """Return the model's head, if its logits are nothing but the head's product with the last hidden state.
 
     Tried out rather than believed: some architectures scale, cap or mask their logits afterwards. It is tried with
     logits far larger than the model's own, since a cap leaves small ones as they are. None for those, and where the
@@ -99,7 +99,7 @@ def plain_head(model: PreTrainedModel, attributed: Sequence[AttributedLayer]) ->
 def log_likelihoods(
     logits: Float[Tensor, "sequence token word"], labels: Int[Tensor, "sequence token"]
 ) -> Float[Tensor, " sequence"]:
-    """Σ_t log p(label_t | tokens up to t) of each sequence, in nats; IGNORED positions count nothing."""
+    """Return Σ_t log p(label_t | tokens up to t) of each sequence, in nats; IGNORED positions do not count."""
     precise = logits.to(accumulation_dtype(logits.dtype))
     targets = labels.flatten().to(logits.device)
     losses = cross_entropy(precise.flatten(0, 1), targets, ignore_index=IGNORED, reduction="none")
@@ -109,7 +109,7 @@ def log_likelihoods(
 def sampled_labels(
     logits: Float[Tensor, "sequence token word"], batch: Batch, sampler: LabelSampler
 ) -> Int[Tensor, "sequence token"]:
-    """Labels drawn at each counted position; IGNORED elsewhere."""
+    """Draw labels at each counted position; IGNORED elsewhere."""
     rows = logits.detach().flatten(0, 1)[batch.positions.to(logits.device)]
     uniforms = sampler.uniforms(batch).to(logits.device)
     drawn = sampler.draw(rows.softmax(-1, dtype=accumulation_dtype(rows.dtype)), uniforms)
@@ -124,7 +124,7 @@ def chunked_losses(
     batch: Batch,
     samplers: Sequence[LabelSampler | None],
 ) -> list[Loss]:
-    """Each sequence's log-likelihood, and the gradient of their sum with respect to the last hidden state.
+    """Return each sequence's log-likelihood, and the gradient of their sum with respect to the last hidden state.
 
     Args:
         hidden: the model's last hidden state, as it goes into the head.
@@ -141,7 +141,7 @@ def chunked_losses(
     own = batch.tokens.flatten()[batch.positions + 1].to(device)
     uniforms = [None if sampler is None else sampler.uniforms(batch).to(device) for sampler in samplers]
     precise = accumulation_dtype(states.dtype)
-    found = [states.new_empty(len(states), dtype=precise) for _ in samplers]
+    likelihoods = [states.new_empty(len(states), dtype=precise) for _ in samplers]
     gradients = [torch.empty_like(states) for _ in samplers]
     at_once = max(1, _LOGITS_AT_ONCE.get(device.type, _LOGITS_AT_ONCE_ON_DEVICE) // head.weight.shape[0])
     for start in range(0, len(states), at_once):
@@ -151,17 +151,17 @@ def chunked_losses(
         of_own = logits.gather(1, own[part, None]) - largest
         p = torch.softmax(logits, -1, out=logits)
         labels = [own[part] if drawn is None else LabelSampler.draw(p, drawn[part]) for drawn in uniforms]
-        for likelihoods, drawn, chosen in zip(found, uniforms, labels, strict=True):
+        for values, drawn, chosen in zip(likelihoods, uniforms, labels, strict=True):
             # Of the data's own label by the largest, since its own probability may be too small for a number.
             logp = of_own + p.amax(-1, keepdim=True).log() if drawn is None else p.gather(1, chosen[:, None]).log()
-            likelihoods[part] = logp[:, 0]
+            values[part] = logp[:, 0]
         for gradient, slope in zip(gradients, _slopes(p, labels, head.weight), strict=True):
             gradient[part] = slope
-    return [_of_sequences(hidden, batch, *loss) for loss in zip(found, gradients, strict=True)]
+    return [_of_sequences(hidden, batch, *loss) for loss in zip(likelihoods, gradients, strict=True)]
 
 
 def _slopes(p: Tensor, labels: Sequence[Tensor], weight: Tensor) -> Iterator[Tensor]:
-    """(one-hot − p) · weight for each set of labels of some positions."""
+    """Yield (one-hot − p) · weight for each set of labels of some positions."""
     if p.dtype == weight.dtype:
         expected = product(p, weight)  # the same for all sets; in half precision their difference would be lost
         yield from (weight[chosen] - expected for chosen in labels)
@@ -171,9 +171,11 @@ def _slopes(p: Tensor, labels: Sequence[Tensor], weight: Tensor) -> Iterator[Ten
         yield slope.to(weight.dtype) @ weight
 
 
-def _of_sequences(hidden: Tensor, batch: Batch, found: Tensor, gradient: Tensor) -> Loss:
+def _of_sequences(hidden: Tensor, batch: Batch, likelihoods: Tensor, gradient: Tensor) -> Loss:
     positions = batch.positions.to(hidden.device)
     sequence = positions // batch.tokens.shape[1]
-    totals = found.new_zeros(len(batch), device=hidden.device).index_add_(0, sequence, found.to(hidden.device))
+    totals = likelihoods.new_zeros(len(batch), device=hidden.device).index_add_(
+        0, sequence, likelihoods.to(hidden.device)
+    )
     spread = torch.zeros_like(hidden).flatten(0, 1).index_copy_(0, positions, gradient.to(hidden.device))
     return Loss(totals, spread.view_as(hidden))

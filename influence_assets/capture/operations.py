@@ -1,4 +1,4 @@
-"""How many operations the measurements of a model take, counted from shapes alone: no weights are needed.
+"""The operations that the measurements of a model take, counted from shapes alone: no weights are needed.
 
 The products of two matrices [m, k] and [k, n] are 2·m·k·n operations. What is elementwise is left out. The model's own
 pass is counted as torch runs it, on tensors without memory; everything else by the formulas here.
@@ -66,27 +66,27 @@ class LayerShape:
 
     @property
     def factor_widths(self) -> list[int]:
-        """Of the diagonal blocks of A and S."""
+        """The widths of the diagonal blocks of A and S."""
         return [width for side in (self.d_in, self.d_out) for width in block_widths(side, self.blocks)]
 
     def order(self, tokens: int) -> RotationOrder:
-        """How the gradient of a sequence is rotated."""
+        """Return how the gradient of a sequence is rotated."""
         return rotation_order(tokens, self.d_out, self.d_in, blocks=self.blocks)
 
     def gradient(self, tokens: int) -> int:
-        """Operations of Σ_t Ds_t a_tᵀ of a sequence."""
+        """Count the operations of Σ_t Ds_t a_tᵀ of a sequence."""
         return 2 * tokens * self.d_out * self.d_in
 
     def rotated_gradient(self, tokens: int) -> int:
-        """Operations of Q_Sᵀ G Q_A of a sequence, forming it included."""
+        """Count the operations of Q_Sᵀ G Q_A of a sequence, forming it included."""
         return self.gradient(tokens) + 2 * self.order(tokens).multiplications
 
     def rotation(self) -> int:
-        """Operations of Qᵀ G Q of a gradient that is there."""
+        """Count the operations of Qᵀ G Q of a gradient that is computed already."""
         return 2 * self.order(self.d_out + self.d_in).multiplications
 
     def scored_sides(self, tokens: int, queries: int, sequences: int) -> tuple[bool, bool]:
-        """Of S and A, whether the sequences' gradients are rotated for scores alone, and not those of the queries.
+        """Return for S and A whether scores alone rotate the sequences' gradients rather than those of the queries.
 
         Of one side either costs d² times what is compared (see `ScoreTotals.in_eigenbases`).
         """
@@ -95,26 +95,26 @@ class LayerShape:
         return S, A
 
     def rotation_for_scores(self, tokens: int, queries: int, sequences: int) -> int:
-        """Operations of these rotations, of all sequences or queries."""
+        """Count the operations of the rotations that scores alone take, of all sequences and queries."""
         S, A = (sum(width**2 for width in block_widths(side, self.blocks)) for side in (self.d_out, self.d_in))
         of_S = min(sequences * min(tokens, self.d_in), queries * self.d_in)
         of_A = min(sequences * min(tokens, self.d_out), queries * self.d_out)
         return 2 * (S * of_S + A * of_A)
 
     def contraction(self, queries: int) -> int:
-        """Operations of the products of a sequence's gradient with those of queries."""
+        """Count the operations of the products of a sequence's gradient with those of queries."""
         return 2 * queries * self.d_out * self.d_in
 
     def covariances(self, positions: int) -> int:
-        """Operations of A and S of so many positions: the tiles on and below the diagonal."""
+        """Count the operations of A and S of so many positions: the tiles on and below the diagonal."""
         return sum(_gram(positions, width) for width in self.factor_widths)
 
     def decomposition(self) -> int:
-        """Operations of the eigenvectors of A and S."""
+        """Count the operations of the eigenvectors of A and S."""
         return EIGENDECOMPOSITION * sum(width**3 for width in self.factor_widths)
 
     def drift(self) -> int:
-        """Operations of Qᵀ A Q and Qᵀ S Q."""
+        """Count the operations of Qᵀ A Q and Qᵀ S Q."""
         return 4 * sum(width**3 for width in self.factor_widths)
 
 
@@ -150,7 +150,7 @@ class ModelShape:
     dtype: torch.dtype
 
     def passes(self, labels: int = 1) -> int:
-        """Operations of one forward pass and a backward pass for each kind of labels.
+        """Count the operations of one forward pass and a backward pass for each kind of labels.
 
         The logits are made once, and their expected gradient goes back through the head once for all kinds; in half
         precision once for each.
@@ -159,12 +159,12 @@ class ModelShape:
         return self.forward + (1 + through_head) * self.head + labels * self.backward
 
     def training_step(self) -> int:
-        """Operations of one forward pass and a whole backward pass."""
+        """Count the operations of one forward pass and a whole backward pass."""
         return 3 * (self.forward + self.head)
 
     @property
     def sequence_bytes(self) -> int:
-        """What a sequence of a batch takes at the height of a pass, see `batch_size`."""
+        """Bytes that a sequence of a batch takes at the height of a pass, see `batch_size`."""
         sums = accumulation_dtype(self.dtype)
         return self.kept_bytes + max(layer_bytes(layer.d_out, layer.d_in, self.tokens, sums) for layer in self.layers)
 
@@ -174,27 +174,27 @@ class ModelShape:
         return accumulation_dtype(self.dtype).itemsize
 
     def covariances(self) -> int:
-        """Operations of A and S of every layer, the pass left out."""
+        """Count the operations of A and S of every layer, the pass left out."""
         return sum(layer.covariances(self.tokens - 1) for layer in self.layers)
 
     def gradients(self) -> int:
-        """Operations of G of every layer."""
+        """Count the operations of G of every layer."""
         return sum(layer.gradient(self.tokens) for layer in self.layers)
 
     def rotated_gradients(self) -> int:
-        """Operations of Q_Sᵀ G Q_A of every layer."""
+        """Count the operations of Q_Sᵀ G Q_A of every layer."""
         return sum(layer.rotated_gradient(self.tokens) for layer in self.layers)
 
     def contractions(self, queries: int) -> int:
-        """Operations of the products with queries."""
+        """Count the operations of the products with queries."""
         return sum(layer.contraction(queries) for layer in self.layers)
 
     def rotations(self) -> int:
-        """Operations of rotating a gradient that is there."""
+        """Count the operations of rotating a gradient that is computed already."""
         return sum(layer.rotation() for layer in self.layers)
 
     def scores(self, queries: int, sequences: int) -> int:
-        """Operations of the exact scores of all the sequences, the pass left out.
+        """Count the operations of the exact scores of all the sequences, the pass left out.
 
         On each side of a layer the sequences' gradients are rotated or those of the queries back, whichever takes less.
         """
@@ -203,12 +203,12 @@ class ModelShape:
 
     @property
     def factor_numbers(self) -> int:
-        """In A and S of all layers, and so in Q_A and Q_S."""
+        """Numbers in A and S of all layers, and so in Q_A and Q_S."""
         return sum(width**2 for layer in self.layers for width in layer.factor_widths)
 
     @property
     def gradient_numbers(self) -> int:
-        """In a gradient of all attributed layers, and so in Λ."""
+        """Numbers in a gradient of all attributed layers, and so in Λ."""
         return sum(layer.d_out * layer.d_in for layer in self.layers)
 
 
@@ -221,7 +221,7 @@ def model_shape(
     blocks: int = 1,
     trust_remote_code: bool = False,
 ) -> ModelShape:
-    """What a model of this configuration takes; built without memory for its weights.
+    """Return what a model of this configuration takes; it is built without memory for its weights.
 
     Args:
         config: of the model.
@@ -258,7 +258,7 @@ def model_shape(
 
 
 def matrix_rate(device: str, dtype: Dtype) -> float:
-    """Operations a second of a square matrix product on this device: the best of a fraction of a second."""
+    """Measure the operations a second of a square matrix product on this device, in a fraction of a second."""
     width = 512 if device == "cpu" else 8192
     a, b = (torch.randn(width, width, device=device).to(getattr(torch, dtype)) for _ in range(2))
     ends, best = time.perf_counter() + SECONDS_OF_A_RATE, math.inf
@@ -275,7 +275,7 @@ def _wait(device: str) -> None:
 
 
 def _counted_pass(model: PreTrainedModel, modules: Sequence[AttributedLayer], tokens: int) -> tuple[int, int]:
-    """Operations forward and backward, the head left out."""
+    """Count operations forward and backward, without the head."""
     ids = torch.zeros((1, tokens), dtype=torch.long, device=model.device)
     with LayerTap([m for m in modules if m.module is not model.get_output_embeddings()]) as tap:  # type: ignore[no-untyped-call]
         tap.start(ids)
@@ -288,7 +288,7 @@ def _counted_pass(model: PreTrainedModel, modules: Sequence[AttributedLayer], to
 
 
 def contraction_orders(shape: ModelShape, queries: int, sequences: int) -> Mapping[tuple[int, int], tuple[str, str]]:
-    """For each shape (d_out, d_in) of a layer: what is rotated for Λ and sketches, and for scores without sketches."""
+    """Return, by shape (d_out, d_in), what is rotated for Λ and sketches, and for scores without sketches."""
     return {
         (layer.d_out, layer.d_in): (_rotated(layer.order(shape.tokens)), _scored(shape, layer, queries, sequences))
         for layer in shape.layers

@@ -23,7 +23,7 @@ class Pass:
 
     Args:
         model: frozen.
-        head: its head, if `plain_head` found one; else all logits are held at once.
+        head: its head, as `plain_head` returns it; None holds all logits at once.
         tap: entered, on the model's attributed layers.
         batch: on the model's device.
     """
@@ -50,7 +50,7 @@ class Pass:
         """Hand every layer's input and the gradient of sign · Σ log-likelihood at its output to `consume`.
 
         Args:
-            consume: told of each layer, the last one first.
+            consume: called with each layer, the last one first.
             sampler: draws labels from the model instead of taking the data's own.
             sign: −1 gives gradients of the loss L = −log p, as training has them; +1 those of a query's f.
             then: the labels of the backward passes of the same batch that will follow.

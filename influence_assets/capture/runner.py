@@ -1,4 +1,4 @@
-"""Runs a loaded model over sequences, batch by batch, for whoever measures something of each layer."""
+"""Runs a loaded model over sequences, batch by batch, for what is measured of each layer."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ class Runner:
     Args:
         model: frozen, in evaluation mode.
         modules: the attributed layers.
-        batch_sequences: sequences in one pass; `auto`: as many as the memory is found to hold.
-        progress: told after every batch.
+        batch_sequences: sequences in one pass; `auto` takes as many as memory holds.
+        progress: called after every batch.
     """
 
     model: PreTrainedModel
@@ -44,11 +44,11 @@ class Runner:
 
     @property
     def device(self) -> str:
-        """Where batches go, and where results are: that of the embeddings. Of a spread model layers are elsewhere."""
+        """The device of the embeddings, for batches and results; layers of a spread model are on others too."""
         return str(input_device(self.model))
 
     def placed(self, layers: Mapping[str, Placeable]) -> dict[str, Placeable]:
-        """What belongs to each attributed layer, on its device; copied where it is not there or lies otherwise."""
+        """Return what belongs to each attributed layer, on its device and laid out for it, copied only if need be."""
         return {linear.name: layers[linear.name].to(linear.device) for linear in self.modules if linear.name in layers}
 
     @property
@@ -62,13 +62,13 @@ class Runner:
         return plain_head(self.model, self.modules)
 
     def batch_size(self, sequences: Sequences) -> int:
-        """How many of these sequences go through the model at once."""
+        """Return how many of these sequences go through the model at once."""
         if self.batch_sequences != "auto":
             return self.batch_sequences
         return batch_size(self.model, self.head, self.modules, int(sequences.lengths.max(initial=1)))
 
     def passes(self, sequences: Sequences, *, by_length: bool = True) -> Iterator[tuple[Batch, Pass]]:
-        """Each batch of the sequences, gone forward; backward passes are up to the caller."""
+        """Yield each batch of the sequences after its forward pass; backward passes are up to the caller."""
         for batch in sequences.batches(self.batch_size(sequences), self.device, by_length=by_length):
             with LayerTap(self.modules) as tap, frozen_products(self.model):
                 yield batch, Pass(self.model, self.head, tap, batch)
@@ -82,7 +82,7 @@ class Runner:
         sampler: LabelSampler | None = None,
         sign: float = -1.0,
     ) -> np.ndarray:
-        """One pass over all the sequences; `consumer(batch)` says what is done with each layer of a batch.
+        """Run one pass over all sequences; `consumer(batch)` returns what is done with each layer of a batch.
 
         Batches are of sequences of like length: their `rows` say which.
 
@@ -92,17 +92,17 @@ class Runner:
         Raises:
             FloatingPointError: a log-likelihood is not finite.
         """
-        found = np.zeros(len(sequences))
+        log_likelihoods = np.zeros(len(sequences))
         parts = []
         for batch, forward in self.passes(sequences):
             parts.append((batch.rows, forward.backward(consumer(batch), sampler=sampler, sign=sign)))
         for rows, likelihoods in parts:  # only now: looking at a number makes the host wait for the device
-            found[rows] = likelihoods.double().cpu().numpy()
-        return refuse_not_finite(found)
+            log_likelihoods[rows] = likelihoods.double().cpu().numpy()
+        return refuse_not_finite(log_likelihoods)
 
 
 def refuse_not_finite(likelihoods: np.ndarray) -> np.ndarray:
-    """The same log-likelihoods.
+    """Return the log-likelihoods as they are.
 
     Raises:
         FloatingPointError: one is not finite.

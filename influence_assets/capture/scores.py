@@ -49,7 +49,7 @@ class ScoreTotals(Participant):
     def in_eigenbases(
         self, bases: Mapping[str, Eigenbasis], tokens: int, *, rotated_anyway: bool
     ) -> Mapping[str, RotatedAxes]:
-        """Say that P is given in the eigenbases; each side is scored there or rotated back, whichever costs less.
+        """Take P as given in the eigenbases, and rotate each side back where scoring there costs more.
 
         Inner products are the same in both. In the eigenbasis each sequence's tokens have to be rotated, in the model's
         coordinates each query's gradient.
@@ -127,7 +127,7 @@ def scored(
     N: int,
     bases: Mapping[str, Eigenbasis] | None,
 ) -> ScoreTotals:
-    """As `scores`, with the contractions that were chosen."""
+    """Return the totals that `scores` reads, with the contractions that were chosen."""
     totals = ScoreTotals(methods, len(sequences), N, runner.device)
     totals.place(runner)
     if bases is not None:

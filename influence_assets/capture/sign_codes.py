@@ -13,7 +13,7 @@ import torch
 from influence_assets.maths.products import product
 
 NUMBERS_AT_ONCE = 2**22
-"""So many bits are spread out to numbers of four bytes at a time: as many as stay in a processor's cache."""
+"""Bits that are unpacked to numbers of four bytes at a time: as many as stay in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SignCodes:
 
 
 def encode(rows: npt.NDArray[np.float32], squared_norms: npt.NDArray[np.float64]) -> SignCodes:
-    """The codes of whitened gradients.
+    """Return the codes of whitened gradients.
 
     The scale ‖w‖² / Σ|w_kept| makes the estimate of a gradient's product with itself exact.
 
@@ -44,7 +44,7 @@ def encode(rows: npt.NDArray[np.float32], squared_norms: npt.NDArray[np.float64]
 
 
 def estimate(questions: npt.NDArray[np.float32], codes: SignCodes) -> npt.NDArray[np.float32]:
-    """Σ_i question_i · scale · sign_i of every question and sequence: float32 [question, sequence].
+    """Return Σ_i question_i · scale · sign_i of every question and sequence: float32 [question, sequence].
 
     Args:
         questions: [question, width] in full precision, as `query_sketches` makes them.
@@ -52,14 +52,14 @@ def estimate(questions: npt.NDArray[np.float32], codes: SignCodes) -> npt.NDArra
     """
     width = questions.shape[1]
     at_once = max(1, NUMBERS_AT_ONCE // max(1, width))
-    asked = torch.from_numpy(np.ascontiguousarray(questions))
-    everything = asked.sum(1, dtype=torch.float64)[:, None]
-    found = np.empty((len(questions), len(codes.signs)), np.float32)
+    in_full = torch.from_numpy(np.ascontiguousarray(questions))
+    everything = in_full.sum(1, dtype=torch.float64)[:, None]
+    estimates = np.empty((len(questions), len(codes.signs)), np.float32)
     place = torch.empty(at_once, width)
     for start in range(0, len(codes.signs), at_once):
         rows = slice(start, start + at_once)
         bits = torch.from_numpy(np.unpackbits(codes.signs[rows], axis=1, count=width))
         numbers = place[: len(bits)].copy_(bits)
         # Σ q·(2b − 1) = 2 Σ q·b − Σ q
-        found[:, rows] = (2 * product(numbers, asked.T).T.double() - everything).numpy() * codes.scales[rows]
-    return found
+        estimates[:, rows] = (2 * product(numbers, in_full.T).T.double() - everything).numpy() * codes.scales[rows]
+    return estimates

@@ -1,1 +1,1 @@
-"""The corpus: source files, documents, token sequences and query sets."""
+"""Reads the corpus and the queries: source files, documents, token sequences and query sets."""

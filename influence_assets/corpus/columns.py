@@ -1,4 +1,4 @@
-"""Columns of a row beside its text: some have a column of their own in SQL, the others are JSON."""
+"""Columns of a row besides its text: some have a column of their own in SQL, the others become JSON."""
 
 import json
 import math
@@ -10,14 +10,14 @@ PROMOTED = ("title", "source", "licence", "author", "date", "url")
 
 
 def promoted(columns: dict[str, Any]) -> dict[str, str | None]:
-    """Take the columns named in `PROMOTED` out of `columns`, as strings; null where there is none."""
+    """Take the columns named in `PROMOTED` out of `columns` and return them as strings, null where one is missing."""
     if columns.get("licence") is None and "license" in columns:
         columns["licence"] = columns.pop("license")
     return {name: as_string(columns.pop(name, None)) for name in PROMOTED}
 
 
 def as_string(value: Any) -> str | None:
-    """A string as it is, a date in ISO form, null as None and anything else as its JSON text."""
+    """Return a string as it is, a date in ISO form, null as None and anything else as its JSON text."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, date | datetime | time):
@@ -26,7 +26,7 @@ def as_string(value: Any) -> str | None:
 
 
 def metadata(columns: dict[str, Any]) -> str | None:
-    """The JSON text of an object, None if it has no column."""
+    """Return the columns as the JSON text of an object, or None if there are none."""
     return _json(columns) if columns else None
 
 
@@ -46,7 +46,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What Parquet can hold and JSON cannot: dates, bytes (as hex digits), decimals, durations (as strings)."""
+    """Return a value that JSON cannot hold as one that it can: bytes as hex digits, the others as strings."""
     if isinstance(value, date | datetime | time):
         return value.isoformat()
     return value.hex() if isinstance(value, bytes) else str(value)

@@ -1,9 +1,9 @@
-"""Digests: what a file held when it was last read, so that files that stay as they are are not read again.
+"""Remembers what files held when they were last read, so that unchanged files are not read again.
 
-Content decides, never a time stamp: what is remembered counts only for a file that provably was
-not written since. The operating system sets the time of the last change (`st_ctime_ns`) on every
-write and offers no way to set it back, as there is for the time of modification. A file that
-changed so lately that a further write could leave the same time is read anew every time.
+Content decides, never a time stamp: what is remembered counts only for a file that provably was not written since. The
+operating system sets the time of the last change (`st_ctime_ns`) on every write and, unlike the time of modification,
+offers no way to set it back. A file that changed so recently that a further write could leave the same time is always
+read anew.
 """
 
 import hashlib
@@ -30,27 +30,27 @@ _Entry = tuple[_Identity, str, Any]
 
 
 class Digests:
-    """What local files held, by their identity, kept in one small file.
+    """What local files held, by their identity, remembered in one small file.
 
     The file is a cache: missing, damaged or not writable, it costs reading the corpus again.
 
     Args:
-        path: of the file; its folder is made when it is saved.
+        path: where it is remembered; the folder is made when it is saved.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._entries = _read(path)
-        self._asked: set[str] = set()
+        self._seen: set[str] = set()
         self._is_changed = False
 
     def measured(self, url: str, measure_id: str, measure: Callable[[io.BufferedReader], Any]) -> Any:
-        """What `measure` finds in a file, from memory where the file is the one that it was.
+        """Return the result of `measure` for a file, from memory if the file is unchanged.
 
         Args:
-            url: of the file. What is not local is measured every time.
-            measure_id: of the measure and of all settings that it depends on.
-            measure: takes the open file; what it finds is JSON. What it raises is not remembered.
+            url: the file. One that is not local is measured every time.
+            measure_id: identifies the measure and all settings that it depends on.
+            measure: takes the open file and returns something that JSON can hold. Errors are not remembered.
 
         Raises:
             InputError: the file cannot be read.
@@ -58,15 +58,15 @@ class Digests:
         if "://" in url:
             with open_raw(url) as stream:
                 return measure(stream)
-        self._asked.add(url)
+        self._seen.add(url)
         remembered = self._entries.get(url)
         if remembered is not None and remembered[:2] == (_identity_at(url), measure_id) and _is_settled(remembered[0]):
             return remembered[2]
         return self._measure_now(url, measure_id, measure)
 
     def save(self) -> None:
-        """Write down what was found, without the files that are gone; nothing happens where that is not allowed."""
-        gone = [url for url in self._entries.keys() - self._asked if not os.path.lexists(url)]
+        """Save the results, without those of files that are gone; do nothing where writing is not allowed."""
+        gone = [url for url in self._entries.keys() - self._seen if not os.path.lexists(url)]
         for url in gone:
             del self._entries[url]
         if gone or self._is_changed:
@@ -77,17 +77,17 @@ class Digests:
         self._is_changed |= self._entries.pop(url, None) is not None
         with open_raw(url) as stream:
             before = _identity(os.fstat(stream.fileno()))
-            # Asked now: a long measure must not make a change that lies just before it look old.
+            # Decided before measuring: a long measure must not make a change just before it look old.
             is_settled = _is_settled(before)
-            found = measure(stream)
+            result = measure(stream)
             if is_settled and _identity(os.fstat(stream.fileno())) == before:
-                self._entries[url] = (before, measure_id, found)
+                self._entries[url] = (before, measure_id, result)
                 self._is_changed = True
-        return found
+        return result
 
 
 def file_hash(file: SourceFile, digests: Digests) -> str:
-    """The sha256 of a file's stored bytes, as 64 hex digits; `UNREADABLE` where it cannot be read."""
+    """Return the sha256 of a file's stored bytes as 64 hex digits, or `UNREADABLE` if it cannot be read."""
     try:
         return str(digests.measured(file.url, "sha256", sha256_of))
     except InputError:
@@ -106,25 +106,25 @@ def _identity(stat: os.stat_result) -> _Identity:
 
 
 def _is_settled(identity: _Identity) -> bool:
-    """Whether a write from now on changes the identity; not if the last one is recent, or in a clock's future."""
+    """Return whether any later write must change the identity: the last one is neither recent nor in the future."""
     return time.time_ns() - identity[-1] >= _CLOCK_GRAIN_NS
 
 
 def _read(path: Path) -> dict[str, _Entry]:
-    """What was kept: a line with the hash of the rest, and the rest."""
+    """Read the saved entries; none if the file is missing or its first line is not the hash of the rest."""
     try:
         checksum, content = path.read_bytes().split(b"\n", 1)
         if checksum != hashlib.sha256(content).hexdigest().encode():
             return {}
         return {
-            url: (identity, measure_id, found) for url, (identity, measure_id, found) in json.loads(content).items()
+            url: (identity, measure_id, result) for url, (identity, measure_id, result) in json.loads(content).items()
         }
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
 def _write(path: Path, entries: dict[str, _Entry]) -> None:
-    """Two processes may write at once, and a death leaves at most one partial file: the hash tells a torn one."""
+    """Write the entries. If two processes write at once the file may be torn, which its hash then shows."""
     content = json.dumps(entries, separators=(",", ":")).encode()
     partial = path.with_name(f"{path.name}.partial")
     try:

@@ -1,4 +1,4 @@
-"""Documents: the rows of a shard with their identity, each text once."""
+"""Reads the documents of a shard: its rows with their identity, each text once."""
 
 import hashlib
 from collections.abc import Collection, Iterator
@@ -23,13 +23,13 @@ DOCUMENT_SCHEMA = pl.Schema(
 
 @dataclass(frozen=True)
 class DocumentCounts:
-    """What a shard holds.
+    """The numbers of documents in a shard.
 
     Attributes:
-        documents: documents kept.
+        documents: documents that stay.
         duplicate_documents: rows left out because an earlier row of the shard has the same text.
         withdrawn_documents: rows left out because their text is withdrawn.
-        characters: Unicode characters of the documents kept.
+        characters: Unicode characters of the documents that stay.
     """
 
     documents: int
@@ -39,7 +39,7 @@ class DocumentCounts:
 
 
 class DocumentStream:
-    """The documents of one shard as frames of `DOCUMENT_SCHEMA`, read anew by every iteration."""
+    """The documents of one shard as frames of `DOCUMENT_SCHEMA`; every iteration reads them again."""
 
     def __init__(self, shard: Shard, corpus: Corpus, withdrawn: Collection[str]) -> None:
         self._shard = shard
@@ -52,7 +52,7 @@ class DocumentStream:
         """The counts of the whole shard.
 
         Raises:
-            RuntimeError: no iteration has come to the end yet.
+            RuntimeError: no iteration has reached the end yet.
         """
         if self._counts is None:
             raise RuntimeError("the documents are counted while they are read: iterate to the end first")
@@ -62,10 +62,10 @@ class DocumentStream:
         seen: set[str] = set()
         rows = withdrawn = characters = 0
         for batch in read_rows(self._shard, self._corpus):
-            found = _identified(batch, self._shard.shard_id)
-            allowed = found.filter(~pl.col("document_id").is_in(self._withdrawn))
-            rows += found.height
-            withdrawn += found.height - allowed.height
+            identified = _identified(batch, self._shard.shard_id)
+            allowed = identified.filter(~pl.col("document_id").is_in(self._withdrawn))
+            rows += identified.height
+            withdrawn += identified.height - allowed.height
             documents = _first_of_each(allowed, seen)
             characters += int(documents["characters"].sum())
             if documents.height:
@@ -75,23 +75,23 @@ class DocumentStream:
 
 
 def read_documents(shard: Shard, corpus: Corpus, withdrawn: Collection[str] = ()) -> DocumentStream:
-    """The documents of a shard; iterating raises what `readers.read_rows` raises.
+    """Return the documents of a shard; iterating raises what `readers.read_rows` raises.
 
     Args:
-        shard: to read.
-        corpus: of the study.
+        shard: the shard to read.
+        corpus: the study's corpus.
         withdrawn: ids of documents to leave out.
     """
     return DocumentStream(shard, corpus, withdrawn)
 
 
 def document_ids(shard: Shard, corpus: Corpus) -> frozenset[str]:
-    """The ids of all texts of a shard; raises what `readers.read_rows` raises."""
+    """Return the ids of all texts of a shard; raises what `readers.read_rows` raises."""
     return frozenset(document_id(text) for rows in read_rows(shard, corpus) for text in rows["text"])
 
 
 def document_id(text: str) -> str:
-    """The first 32 hex digits of the sha256 of the UTF-8 text."""
+    """Return the first 32 hex digits of the sha256 of the UTF-8 text."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
 
 
@@ -104,7 +104,7 @@ def _identified(rows: pl.DataFrame, shard_id: str) -> pl.DataFrame:
 
 
 def _first_of_each(documents: pl.DataFrame, seen: set[str]) -> pl.DataFrame:
-    """The documents whose id is not in `seen`, each once; their ids are added to it."""
+    """Return the documents whose id is not in `seen`, each once, and add their ids to it."""
     first = []
     for identity in documents["document_id"]:
         first.append(identity not in seen)

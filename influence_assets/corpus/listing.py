@@ -87,8 +87,21 @@ def file_at(path: str) -> ListedFile:
     return ListedFile(name, str(filesystem.unstrip_protocol(root)), int(entry["size"]))
 
 
+def exists_at(path: str) -> bool:
+    """Return whether there is anything at a path.
+
+    Raises:
+        InputError: it cannot be looked at.
+    """
+    try:
+        file_at(path)
+    except MissingError:
+        return False
+    return True
+
+
 def _local_files(root: str, below: str, suffixes: tuple[str, ...]) -> Iterator[ListedFile]:
-    """The files of one folder and its sub-folders; `below` is empty, or the folder's path in `root` with a slash."""
+    """Yield the files below a folder of `root`; `below` is the folder's path in it with a slash, or empty."""
     folder = f"{root}/{below}"
     try:
         with os.scandir(folder) as entries:
@@ -107,7 +120,7 @@ def _local_files(root: str, below: str, suffixes: tuple[str, ...]) -> Iterator[L
 
 
 def _size_of_file(entry: os.DirEntry[str], suffixes: tuple[str, ...]) -> int | None:
-    """The bytes of an entry that is a file of the suffixes, or a link to one; None for everything else.
+    """Return the bytes of an entry that is a file of the suffixes, or a link to one; None for everything else.
 
     Raises:
         InputError: it is a link that leads nowhere: nobody can say whether it stands for a file that is gone or for
@@ -136,7 +149,7 @@ def _local_state(root: str, path: str) -> os.stat_result:
 
 
 def _located(path: str) -> tuple[Any, str]:
-    """The file system of a path, None where it is the local one, and the path on it."""
+    """Return the file system of a path, or None if it is the local one, and the path on it."""
     if "://" not in path:
         return None, Path(path).expanduser().absolute().as_posix()
     try:
@@ -150,7 +163,7 @@ def _located(path: str) -> tuple[Any, str]:
 
 
 def _remote_files(filesystem: Any, root: str, path: str, suffixes: tuple[str, ...]) -> list[ListedFile] | None:
-    """As `files_below`. One folder at a time, because fsspec's `find` leaves out those that it cannot list."""
+    """List the files below a folder, one sub-folder at a time: fsspec's `find` leaves out those that it cannot list."""
     if _remote_entry(filesystem, root, path)["type"] == "file":
         return None
     files: list[ListedFile] = []

@@ -1,9 +1,8 @@
-"""Packing: documents one after the other, cut into training sequences of one length.
+"""Packs documents one after the other and cuts them into training sequences of one length.
 
-Every token remembers the characters of its document that it stands for. A token that the
-packing added has an empty range: the template's prefix at the document's start, the separator at
-its end. What the last sequence lacks is left empty (token 0; see `lengths`); a last sequence of a
-single token predicts nothing and is dropped.
+Every token remembers the characters of its document that it stands for. A token that packing adds has an empty range:
+the template's prefix at the document's start, the separator at its end. The last sequence is padded with token 0 (see
+`lengths`); a last sequence of a single token predicts nothing and is dropped.
 """
 
 import hashlib
@@ -51,8 +50,8 @@ class PackedSequences:
         lengths: int32 [n], at least 2.
         character_start: int32 [n, length], in the token's own document.
         character_end: int32 [n, length].
-        sequences: frame of `SEQUENCE_SCHEMA`, n rows. `text` is the source text of the tokens, not
-            their decoding; where one document follows another there is an empty line.
+        sequences: frame of `SEQUENCE_SCHEMA`, n rows. `text` is the source text of the tokens, not their decoding, with
+            an empty line between documents.
         sequence_documents: frame of `SEQUENCE_DOCUMENT_SCHEMA`, one row for each document's run of tokens.
     """
 
@@ -100,13 +99,13 @@ def pack(
 ) -> Iterator[PackedSequences]:
     """Pack a shard's documents in their order; the result does not depend on how they are batched.
 
-    Nothing is yielded for documents that give fewer than two tokens together.
+    Documents that give fewer than two tokens in total yield nothing.
 
     Args:
         documents: frames with `document_id`, `source_row` and `text`.
-        tokenization: of the model.
+        tokenization: the model's.
         length: tokens in a sequence, at least 2.
-        shard_id: of the documents.
+        shard_id: the documents' shard.
 
     Yields:
         At most 1024 sequences at a time, and about a million tokens.
@@ -135,13 +134,13 @@ def pack(
 
 
 def sequence_id(shard_id: str, sequence_index: int, tokens: NDArray[np.int32]) -> int:
-    """A positive 63-bit number from the shard, the sequence's place in it and its tokens (int32 [T], no padding)."""
+    """Return a positive 63-bit number made of the shard, the place in it and the tokens (int32 [T], no padding)."""
     named = f"{shard_id}\0{sequence_index}\0".encode() + tokens.astype("<i4").tobytes()
     return int.from_bytes(hashlib.sha256(named).digest()[:8], "big") >> 1
 
 
 def _pieces(documents: Iterable[pl.DataFrame], tokenization: Tokenization, shard_id: str) -> Iterator[_Piece]:
-    """Each document whole, with what the packing puts around it."""
+    """Yield each document whole, with the tokens that packing puts around it."""
     for frame in documents:
         for few in frame.select("document_id", "source_row", "text").iter_slices(_ENCODED_AT_ONCE):
             identities, rows, texts = (few[name].to_list() for name in few.columns)
@@ -165,7 +164,7 @@ def _surrounded(document_id: str, text: str, inner: TokenizedText, tokenization:
 
 
 def _without_lone_token(pieces: list[_Piece], length: int) -> list[_Piece]:
-    """`pieces` without their last token, if a sequence would consist of it alone."""
+    """Return the pieces, without their last token if a sequence would consist of it alone."""
     if sum(map(len, pieces)) % length != 1:
         return pieces
     shortened = pieces[-1][:-1]
@@ -173,7 +172,7 @@ def _without_lone_token(pieces: list[_Piece], length: int) -> list[_Piece]:
 
 
 def _cut(pieces: list[_Piece], length: int, shard_id: str, first_index: int) -> PackedSequences:
-    """The sequences of a run of pieces; all but the last sequence are full."""
+    """Cut a run of pieces into sequences, all of them full but the last."""
     total = sum(map(len, pieces))
     n = -(-total // length)
     lengths = np.full(n, length, dtype=np.int32)
@@ -209,7 +208,7 @@ def _cut(pieces: list[_Piece], length: int, shard_id: str, first_index: int) -> 
 
 
 def _rows(runs: list[NDArray[np.int32]], n: int, length: int) -> NDArray[np.int32]:
-    """The runs one after the other as int32 [n, length], 0 at the end."""
+    """Lay runs one after the other as int32 [n, length], padded with 0."""
     flat = np.zeros(n * length, dtype=np.int32)
     joined = np.concatenate(runs)
     flat[: len(joined)] = joined
@@ -217,7 +216,7 @@ def _rows(runs: list[NDArray[np.int32]], n: int, length: int) -> NDArray[np.int3
 
 
 def _spans(pieces: list[_Piece], length: int) -> Iterator[_Span]:
-    """Each document's part of each sequence, in order; they tile the tokens."""
+    """Yield each document's part of each sequence, in order; together they cover every token once."""
     position = 0
     for piece in pieces:
         taken = 0

@@ -1,4 +1,4 @@
-"""Query sets: prompts and completions whose influences are asked for."""
+"""Reads query sets: the prompts and completions that are to be explained."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from influence_assets.corpus import columns
-from influence_assets.corpus.readers import json_rows
+from influence_assets.corpus.formats.jsonl import json_rows
 from influence_assets.corpus.sources import SourceFile
 from influence_assets.corpus.tokenization import Tokenization
 from influence_assets.errors import InputError
@@ -25,7 +25,7 @@ QUERY_SCHEMA = pl.Schema(
     }
 )
 
-ASKED = ("query_id", "prompt", "completion")
+QUERY_COLUMNS = ("query_id", "prompt", "completion")
 """The columns of a query file with a meaning of their own; all others are metadata."""
 
 _LONGEST_ROW_BYTES = 16 * 2**20
@@ -37,7 +37,7 @@ class TokenizedQuery:
 
     Attributes:
         tokens: int32 [T], prompt and completion.
-        completion_start: place of the completion's first token, at least 1.
+        completion_start: position of the completion's first token, at least 1.
     """
 
     tokens: NDArray[np.int32]
@@ -45,14 +45,14 @@ class TokenizedQuery:
 
 
 def read_query_set(file: SourceFile) -> pl.DataFrame:
-    """The queries of one .jsonl file, as a frame of `QUERY_SCHEMA`.
+    """Return the queries of one .jsonl file, as a frame of `QUERY_SCHEMA`.
 
-    `source_row` is the line's number; a `query_id` that a row lacks is made of its prompt and completion.
+    `source_row` is the line's number. A row without a `query_id` gets one made of its prompt and completion.
     Every other column goes to `metadata`, as JSON text.
 
     Raises:
-        InputError: naming the file and row: the file is empty, or a row is not UTF-8, not JSON, lacks
-            its prompt or completion, has an empty completion or the query_id of an earlier row.
+        InputError: naming the file and row: the file is empty, or a row is not UTF-8, is not JSON, lacks its prompt or
+            completion, or has an empty completion or the query_id of an earlier row.
     """
     queries: list[dict[str, Any]] = []
     rows_by_id: dict[str, int] = {}
@@ -70,28 +70,28 @@ def read_query_set(file: SourceFile) -> pl.DataFrame:
 
 
 def query_id(prompt: str, completion: str) -> str:
-    r"""The id of a query that brings none: 16 hex digits of the sha256 of prompt + `\0` + completion."""
+    r"""Return the id of a query that brings none: 16 hex digits of the sha256 of prompt + `\0` + completion."""
     return hashlib.sha256(f"{prompt}\0{completion}".encode()).hexdigest()[:16]
 
 
 def tokenize_query(
     prompt: str, completion: str, tokenization: Tokenization, context: int, where: str
 ) -> TokenizedQuery:
-    """The ids of prompt and completion, tokenized as the one text that they are.
+    """Tokenize prompt and completion as one text.
 
-    A token that reaches past the prompt's last character belongs to the completion. The template's
-    prefix comes first; where there would be nothing before the completion, the separator does.
+    A token that reaches past the prompt's last character belongs to the completion. The template's prefix comes first,
+    or the separator where there would be nothing before the completion.
 
     Args:
-        prompt: what is given; may be empty.
-        completion: what the model said.
-        tokenization: of the model.
+        prompt: may be empty.
+        completion: the text whose probability is to be explained.
+        tokenization: the model's.
         context: the most tokens that the model takes.
         where: the file and row, for errors.
 
     Raises:
-        InputError: naming `where`: more tokens than `context`, a completion without tokens, nothing
-            that its first token could be predicted from, or an id beyond the vocabulary.
+        InputError: naming `where`: there are more tokens than `context`, the completion has no tokens, nothing comes
+            before it that it could be predicted from, or an id is beyond the vocabulary.
     """
     text = tokenization.encode(prompt + completion, where)
     in_completion = np.flatnonzero(text.character_end > len(prompt))
@@ -119,14 +119,16 @@ def _query(row: dict[str, Any], where: str) -> dict[str, Any]:
     if given is not None and (not isinstance(given, str | int) or isinstance(given, bool) or given == ""):
         raise InputError(where, f"`query_id` is {given!r}", "Make it a string or a whole number, or leave it out.")
     identity = query_id(prompt, completion) if given is None else str(given)
-    metadata = {name: value for name, value in row.items() if name not in ASKED}
+    metadata = {name: value for name, value in row.items() if name not in QUERY_COLUMNS}
     return {"query_id": identity, "prompt": prompt, "completion": completion, "metadata": columns.metadata(metadata)}
 
 
 def _string(row: dict[str, Any], key: str, where: str) -> str:
     if key not in row:
-        there = ", ".join(row) or "none"
-        raise InputError(where, f"has no column `{key}` (there: {there})", "Give each row prompt and completion.")
+        present = ", ".join(row) or "none"
+        raise InputError(
+            where, f"has no column `{key}` (its columns: {present})", "Give each row prompt and completion."
+        )
     value = row[key]
     if not isinstance(value, str):
         kind = "null" if value is None else f"a {type(value).__name__}"

@@ -1,8 +1,8 @@
-"""Slices: which rows of a source file are one shard, by a rule under which appending rows leaves the others be.
+"""Cuts source files into slices, which are the shards, so that appending rows changes only a file's last slice.
 
-A row belongs to slice `offset of its first byte // corpus.shard_bytes`, offsets being those in the
-file's rows laid end to end (see `stored_rows`). Rows at the end change the last slice and add
-later ones; the slices before them stay what they are, with their hash.
+A row belongs to slice `offset of its first byte // corpus.shard_bytes`, offsets being those in the file's rows laid end
+to end (see `stored_rows`). Rows that are appended change the last slice and add later ones; the slices before keep
+their content and their hash.
 """
 
 import hashlib
@@ -14,14 +14,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from influence_assets.corpus.digests import UNREADABLE, Digests
-from influence_assets.corpus.sources import (
-    CORPUS_SUFFIXES,
-    PARQUET_SUFFIXES,
-    SourceFile,
-    list_source_files,
-    nothing_listed,
-)
-from influence_assets.corpus.stored_rows import Place, StoredRow, stored_rows, uncompressed_bytes
+from influence_assets.corpus.listing import exists_at
+from influence_assets.corpus.source_format import SourceFormat, corpus_suffixes, format_of
+from influence_assets.corpus.sources import SourceFile, list_source_files, nothing_listed
+from influence_assets.corpus.stored_rows import Place, StoredRow
 from influence_assets.corpus.streams import open_raw, sha256_of
 from influence_assets.errors import InputError
 from influence_assets.study import Corpus
@@ -49,13 +45,14 @@ class Shard:
 
     Attributes:
         shard_id: the file's name; of slices after the first with `@` and the index, as in `a.jsonl@00001`.
-        file: that it is a slice of.
-        index: the slice's number in the file, from 0. Where a long row spans a slice, that one is not there.
+        file: the file that it is a slice of.
+        index: the slice's number in the file, from 0. A slice in which no row begins, because a long row spans it, is
+            left out.
         start: where its rows begin in the file's row bytes.
         stop: where they end; None for a slice that is the whole file.
         first_row: number of its first row in the file, from 1.
-        content_hash: the sha256 of its row bytes, as 64 hex digits (of a Parquet file that is one
-            slice, of the file). Where the file is damaged or cannot be read it is no such digits.
+        content_hash: the sha256 of its row bytes as 64 hex digits; of the file, where its format is not stored by rows
+            and it is one slice. For a file that is damaged or cannot be read it is something else.
         bytes: size of what was hashed.
     """
 
@@ -70,76 +67,88 @@ class Shard:
 
     @property
     def is_readable(self) -> bool:
-        """Whether the file could be read to its end when it was cut into slices."""
+        """Whether the file could be read to its end when it was cut."""
         return self.content_hash != UNREADABLE and not self.content_hash.startswith(_DAMAGED)
 
 
 def list_shards(corpus: Corpus, digests: Digests) -> list[Shard]:
-    """The corpus's shards, sorted by shard_id.
+    """Return the corpus's shards, sorted by shard_id.
 
-    A file that is damaged or cannot be read is one shard, whose hash is no sha256: reading it says
-    what is wrong with it. The list of withdrawn documents is not part of the corpus.
+    A file that is damaged or cannot be read is one shard, whose hash is no sha256; reading it raises an error that says
+    what is wrong. The list of withdrawn documents is not part of the corpus.
 
     Args:
-        corpus: of the study.
+        corpus: the study's corpus.
         digests: what is remembered of files; the caller saves it.
 
     Raises:
-        InputError: the folder is missing or holds no readable file, or a name cannot be that of a partition.
+        InputError: the folder is missing or holds no readable file, something in it cannot be read, or a name cannot be
+            that of a partition.
     """
     files = [file for file in list_source_files(corpus.path) if file.url != corpus.withdrawn]
     if not files:
-        raise nothing_listed(corpus.path, CORPUS_SUFFIXES)
+        raise nothing_listed(corpus.path, corpus_suffixes())
     shards = [shard for file in files for shard in _shards_of(file, corpus, digests)]
     return sorted(shards, key=lambda shard: shard.shard_id)
 
 
-def has_vanished(shard_id: str, listed: Mapping[str, Shard]) -> bool:
+def has_vanished(shard_id: str, listed: Mapping[str, Shard], corpus: Corpus) -> bool:
     """Return whether a shard is known to be gone from the corpus.
 
-    Of a file that is there but cannot be read nobody can say which slices it has, so that none of them is gone.
+    The slices of a file that exists but cannot be read are not: nobody can say which slices it has.
 
     Args:
-        shard_id: of a shard that there was once.
-        listed: all shards that there are now, by their ids.
+        shard_id: a shard that existed once.
+        listed: all shards that exist now, by their ids.
+        corpus: the study's corpus.
+
+    Raises:
+        InputError: the file exists, but not the source format that it was read by.
     """
     if shard_id in listed:
         return False
-    first = listed.get(_SLICE_NUMBER.sub("", shard_id))
-    return first is None or first.is_readable
+    name = _SLICE_NUMBER.sub("", shard_id)
+    if name in listed:
+        return listed[name].is_readable
+    if not name.endswith(corpus_suffixes()) and exists_at(f"{corpus.path}/{name}"):
+        format_of(name)
+    return True
 
 
 def read_slice(shard: Shard, corpus: Corpus) -> Iterator[StoredRow]:
-    """The rows of a shard, hashed on the way.
+    """Yield the rows of a shard, and hash them on the way.
 
     Raises:
-        InputError: naming the file and row: it is cut short, damaged, or, found at the end, no
-            longer what it was when the shard was listed.
+        InputError: naming the file and row: it is cut short, damaged or, as only its end shows, no longer what it was
+            when the shard was listed.
     """
     url = shard.file.url
     digest = hashlib.sha256()
     offset = shard.start
     first = Place(shard.start, shard.first_row)
-    with open_raw(url) as raw, closing(stored_rows(raw, url, corpus, first)) as rows:
+    source_format = format_of(shard.file.name)
+    with open_raw(url) as raw, closing(source_format.rows(raw, url, corpus, first)) as rows:
         for row in rows:
             digest.update(row.content)
             offset += len(row.content)
             yield row
             if shard.stop is not None and offset >= shard.stop:
                 break
-        found = sha256_of(raw) if _is_hashed_as_stored(shard) else digest.hexdigest()
-    if found != shard.content_hash:
+        content_hash = sha256_of(raw) if _is_hashed_as_stored(shard, source_format) else digest.hexdigest()
+    if content_hash != shard.content_hash:
         raise InputError(url, "changed while it was read", "Wait until it is written, then run again.")
 
 
-def _is_hashed_as_stored(shard: Shard) -> bool:
-    return shard.file.url.endswith(PARQUET_SUFFIXES) and shard.stop is None
+def _is_hashed_as_stored(shard: Shard, source_format: SourceFormat) -> bool:
+    return source_format.uncompressed_bytes is not None and shard.stop is None
 
 
 def _shards_of(file: SourceFile, corpus: Corpus, digests: Digests) -> list[Shard]:
-    measure_id = f"slices {_RULE} {corpus.shard_bytes} {corpus.max_document_bytes}"
+    source_format = format_of(file.name)
+    by_format = f"{source_format.name} {source_format.version}"
+    measure_id = f"slices {_RULE} {by_format} {corpus.shard_bytes} {corpus.max_document_bytes}"
     try:
-        slices = digests.measured(file.url, measure_id, lambda raw: _cut(raw, file.url, corpus))
+        slices = digests.measured(file.url, measure_id, lambda raw: _cut(raw, file.url, corpus, source_format))
     except InputError:
         slices = [_Slice(0, 0, None, 1, UNREADABLE, file.bytes)]
     return [Shard(_shard_id(file.name, index), file, index, *rest) for index, *rest in slices]
@@ -149,28 +158,28 @@ def _shard_id(name: str, index: int) -> str:
     return f"{name}@{index:05}" if index else name
 
 
-def _cut(raw: io.BufferedReader, url: str, corpus: Corpus) -> list[_Slice]:
-    """The slices of an open file; one that is damaged is one slice."""
+def _cut(raw: io.BufferedReader, url: str, corpus: Corpus, source_format: SourceFormat) -> list[_Slice]:
+    """Cut an open file into slices; a damaged file is one slice."""
+    size_of = source_format.uncompressed_bytes
     try:
-        is_parquet = url.endswith(PARQUET_SUFFIXES)
-        if is_parquet and uncompressed_bytes(raw, url) <= corpus.shard_bytes:
+        if size_of is not None and size_of(raw, url) <= corpus.shard_bytes:
             return [_as_stored(raw)]
-        # A Parquet slice without a stop is hashed as it is stored, so this one has a stop in any case.
-        rows = stored_rows(raw, url, corpus, Place())
-        return _slices(rows, corpus.shard_bytes, has_stops=is_parquet)
+        raw.seek(0)
+        # Of such a format a slice without a stop is hashed as it is stored: others have one in any case.
+        return _slices(source_format.rows(raw, url, corpus, Place()), corpus.shard_bytes, has_stops=size_of is not None)
     except InputError:
-        # What the disk or the network refuses is an OSError, which may pass and must not be remembered.
+        # Errors of the disk or the network are OSErrors: they may pass, and must not be remembered.
         return [_as_stored(raw, _DAMAGED)]
 
 
 def _as_stored(raw: io.BufferedReader, mark: str = "") -> _Slice:
-    """The whole file as one slice, hashed as it is stored."""
+    """Return the whole file as one slice, hashed as it is stored."""
     content_hash = mark + sha256_of(raw)
     return _Slice(0, 0, None, 1, content_hash, raw.tell())
 
 
 class _Growing:
-    """A slice to which rows are still added."""
+    """A slice to which rows are still being added."""
 
     def __init__(self, index: int, start: int, first_row: int) -> None:
         self.index = index
@@ -191,11 +200,11 @@ class _Growing:
 
 
 def _slices(rows: Iterator[StoredRow], shard_bytes: int, *, has_stops: bool) -> list[_Slice]:
-    """The slices of a file's rows; those of empty lines alone are left out, unless there are no others.
+    """Group a file's rows into slices; slices of empty lines alone are left out, unless there are no others.
 
     Args:
-        rows: of the whole file.
-        shard_bytes: of the rule.
+        rows: all rows of the file.
+        shard_bytes: `corpus.shard_bytes`.
         has_stops: whether a slice has a stop even where it is the whole file.
     """
     growing: list[_Growing] = []

@@ -1,19 +1,18 @@
-"""Source files: what lies in the corpus's folder and in the queries' folder, and under which names.
+"""Lists the source files of the corpus and the query files.
 
-A query file is one query set, a source file one shard or several (see slices). Its name is its path
-relative to the folder, which is also a Dagster partition key; names that cannot be one are refused here.
+A query file is one query set, a source file one shard or several (see `slices`). A file's name is its path relative to
+the folder, which is also a Dagster partition key; names that cannot be one are refused here.
 """
 
 import unicodedata
 from dataclasses import dataclass
 
+from influence_assets.corpus.formats import jsonl
 from influence_assets.corpus.listing import ListedFile, MissingError, file_at, files_below
+from influence_assets.corpus.source_format import corpus_suffixes
 from influence_assets.errors import InputError
 
-JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-TEXT_SUFFIXES = tuple(name + packing for name in (".txt", ".md") for packing in ("", ".gz", ".zst"))
-PARQUET_SUFFIXES = (".parquet",)
-CORPUS_SUFFIXES = JSONL_SUFFIXES + PARQUET_SUFFIXES + TEXT_SUFFIXES
+QUERY_SUFFIXES = jsonl.SUFFIXES
 
 _LONGEST_NAME = 200
 # Control characters, halves of surrogate pairs (names that are not UTF-8), line and paragraph separators.
@@ -46,12 +45,12 @@ def list_source_files(path: str) -> list[SourceFile]:
     """
     remedy = "Set corpus.path to the folder that holds the documents."
     try:
-        files = files_below(path, CORPUS_SUFFIXES)
+        files = files_below(path, corpus_suffixes())
     except MissingError:
         raise InputError(path, "no such folder", remedy) from None
     if files is None:
         raise InputError(path, "is a file, not a folder", remedy)
-    return _named(files, path, CORPUS_SUFFIXES)
+    return _named(files, path, corpus_suffixes())
 
 
 def list_query_files(path: str) -> list[SourceFile]:
@@ -62,16 +61,16 @@ def list_query_files(path: str) -> list[SourceFile]:
             a query_set_id.
     """
     try:
-        files = files_below(path, JSONL_SUFFIXES)
+        files = files_below(path, QUERY_SUFFIXES)
         if files is not None:
-            return _named(files, path, JSONL_SUFFIXES)
+            return _named(files, path, QUERY_SUFFIXES)
         file = file_at(path)
     except MissingError:
         remedy = "Set queries.path to a .jsonl file or a folder of them."
         raise InputError(path, "no such file or folder", remedy) from None
-    if not file.name.endswith(JSONL_SUFFIXES):
+    if not file.name.endswith(QUERY_SUFFIXES):
         raise InputError(path, "is not a .jsonl file", "Write one JSON object with prompt and completion a line.")
-    return _named([file], path, JSONL_SUFFIXES)
+    return _named([file], path, QUERY_SUFFIXES)
 
 
 def nothing_listed(path: str, suffixes: tuple[str, ...]) -> InputError:
@@ -87,7 +86,7 @@ def _named(files: list[ListedFile], path: str, suffixes: tuple[str, ...]) -> lis
 
 
 def _legal(name: str, path: str) -> str:
-    """`name`, if Dagster can take it for a partition key and a table for a string."""
+    """Return a name, if it can be a Dagster partition key and a string in a table."""
     refused = next((mark for mark in ("|", "...") if mark in name), None)
     if refused is not None:
         problem = f"the name contains {refused!r}"

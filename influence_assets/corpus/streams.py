@@ -1,7 +1,7 @@
-"""Bytes of a source file: opened from anywhere, decompressed and bounded while they are read.
+"""Opens source files wherever they are, decompresses them, and bounds what is read of them.
 
-A small .gz or .zst file can hold terabytes. Nothing here grows with the decompressed size: a
-reader asks for at most so many bytes, and what is longer is refused by name.
+A small compressed file can hold terabytes. Nothing here grows with the decompressed size: a reader names the most bytes
+that it takes, and whatever is longer is an error.
 """
 
 import gzip
@@ -28,7 +28,7 @@ _ZSTD_FEED_BYTES = 512
 
 @contextmanager
 def open_raw(url: str) -> Iterator[io.BufferedReader]:
-    """The bytes of a local path or fsspec URL, as they are stored.
+    """Open a local path or fsspec URL for its bytes as they are stored.
 
     Raises:
         InputError: the file cannot be opened, or a read inside the block fails.
@@ -42,7 +42,7 @@ def open_raw(url: str) -> Iterator[io.BufferedReader]:
 
 @contextmanager
 def open_decompressed(url: str) -> Iterator[io.BufferedReader]:
-    """The bytes of a file, decompressed if its name ends in .gz or .zst.
+    """Open a file for its bytes, decompressed if its name ends in one of `PACKINGS`.
 
     Raises:
         InputError: the file cannot be opened, or a read inside the block finds it cut short or damaged.
@@ -53,7 +53,7 @@ def open_decompressed(url: str) -> Iterator[io.BufferedReader]:
 
 @contextmanager
 def decompressed(raw: io.BufferedReader, url: str) -> Iterator[io.BufferedReader]:
-    """The bytes of an open file from where it stands, decompressed if its name ends in .gz or .zst.
+    """Open what is left of an open file, decompressed if its name ends in one of `PACKINGS`.
 
     Raises:
         InputError: a read inside the block finds the file cut short or damaged.
@@ -66,8 +66,13 @@ def decompressed(raw: io.BufferedReader, url: str) -> Iterator[io.BufferedReader
         raise InputError(url, f"the compressed file is damaged ({error})", "Copy or download it again.") from error
 
 
+def packed(suffix: str) -> tuple[str, ...]:
+    """Return a suffix of plain files and those of their compressed versions."""
+    return tuple(suffix + packing for packing in ("", *PACKINGS))
+
+
 def skip(stream: io.BufferedReader, size: int, url: str) -> None:
-    """Pass over the first `size` bytes of what `decompressed` gave: a plain file seeks, a compressed one is read."""
+    """Skip the first `size` bytes of what `decompressed` opened: a plain file seeks, a compressed one is read."""
     if not url.endswith(PACKINGS):
         stream.seek(size)
         return
@@ -76,7 +81,7 @@ def skip(stream: io.BufferedReader, size: int, url: str) -> None:
 
 
 def sha256_of(stream: io.BufferedReader) -> str:
-    """The hash of a whole file that is open, as 64 hex digits."""
+    """Return the sha256 of a whole open file, as 64 hex digits."""
     digest = hashlib.sha256()
     stream.seek(0)
     while chunk := stream.read(_BUFFER_BYTES):
@@ -87,14 +92,14 @@ def sha256_of(stream: io.BufferedReader) -> str:
 def bounded_lines(
     stream: io.BufferedReader, limit: int, url: str, remedy: str, first: int = 1
 ) -> Iterator[tuple[int, bytes]]:
-    r"""Each line of a stream with its number, its `\n` included.
+    r"""Yield each line of a stream with its number; its `\n` is included.
 
     Args:
-        stream: read from where it stands.
-        limit: the longest line that is read.
-        url: of the file, for the error.
+        stream: is read from its current position.
+        limit: the longest line that is read, in bytes.
+        url: the file, for the error.
         remedy: what to do about a longer line.
-        first: number of the stream's first line.
+        first: the number of the stream's first line.
 
     Raises:
         InputError: a line has more than `limit` bytes; no more than that is read of it.
@@ -124,7 +129,7 @@ def _decompressed(raw: io.BufferedReader, url: str) -> io.BufferedReader:
 
 
 class _ZstdStream(io.RawIOBase):
-    """Decompressed bytes of zstd frames; unlike the library's own reader, it notices a truncated one."""
+    """A stream of decompressed zstd frames that, unlike the library's own reader, notices a truncated one."""
 
     def __init__(self, raw: io.BufferedReader) -> None:
         self._raw = raw
@@ -136,7 +141,7 @@ class _ZstdStream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` as far as the next piece goes; 0 at the end of the last frame."""
+        """Fill `buffer` with the next piece and return its size, 0 at the end of the last frame."""
         while not self._ready:
             self._fed = self._fed or self._raw.read(_ZSTD_FEED_BYTES)
             if not self._fed:

@@ -1,4 +1,4 @@
-"""Tokenization: how documents and queries become the ids that the model reads."""
+"""Turns documents and queries into the ids that the model reads."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class TokenizedText:
 
     Attributes:
         tokens: int32 [T].
-        character_start: int32 [T], the first of the text's Unicode characters that the token stands for.
+        character_start: int32 [T], the first Unicode character of the text that the token stands for.
         character_end: int32 [T], one past the last. Tokens that share a character share its range.
     """
 
@@ -34,13 +34,13 @@ class TokenizedText:
 
 @dataclass(frozen=True, eq=False)
 class Tokenization:
-    """A tokenizer, and what surrounds a text.
+    """A tokenizer, and the ids that surround a text.
 
     Attributes:
         tokenizer: a copy of the model's, with its template, truncation and padding taken out. Text that
             looks like a special token is text to it.
         separator_id: the id that ends a document, or None.
-        prefix_ids: the ids that the model's own template puts before a text (Llama: its bos; GPT-2: none).
+        prefix_ids: the ids that the model's own template puts before a text (Llama: its bos id; GPT-2: none).
         vocabulary: rows of the model's embedding; every id must be smaller.
 
     Raises:
@@ -66,12 +66,12 @@ class Tokenization:
         self._check(np.array(special, dtype=np.int64), "the tokenizer's special ids")
 
     def __reduce__(self) -> tuple[type["Tokenization"], tuple[Tokenizer, int | None, tuple[int, ...], int]]:
-        """Copies go through `__post_init__`, which sets what a tokenizer's own copy forgets."""
+        """Send copies through `__post_init__`, which sets what a tokenizer's own copy forgets."""
         return (type(self), (self.tokenizer, self.separator_id, self.prefix_ids, self.vocabulary))
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, separator_id: int | None, vocabulary: int) -> "Tokenization":
-        """The tokenization of a model from its own tokenizer, which is left as it is.
+        """Return the tokenization of a model from its own tokenizer, which is left as it is.
 
         Args:
             tokenizer: the model's, with its template.
@@ -86,18 +86,18 @@ class Tokenization:
     @classmethod
     def load(cls, folder: Path) -> "Tokenization":
         """Read what `save` wrote."""
-        kept = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
+        saved = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        return cls(tokenizer, kept["separator_id"], tuple(kept["prefix_ids"]), kept["vocabulary"])
+        return cls(tokenizer, saved["separator_id"], tuple(saved["prefix_ids"]), saved["vocabulary"])
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and `tokens.json` into a folder that exists."""
         self.tokenizer.save(str(folder / "tokenizer.json"))
-        kept = {"separator_id": self.separator_id, "prefix_ids": self.prefix_ids, "vocabulary": self.vocabulary}
-        (folder / "tokens.json").write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+        saved = {"separator_id": self.separator_id, "prefix_ids": self.prefix_ids, "vocabulary": self.vocabulary}
+        (folder / "tokens.json").write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
 
     def encode(self, text: str, where: str) -> TokenizedText:
-        """The tokens of a text, nothing added.
+        """Return the tokens of a text, without any special ones.
 
         Raises:
             InputError: naming `where`, if an id is not in the model's vocabulary.
@@ -105,7 +105,7 @@ class Tokenization:
         return self._checked(self.tokenizer.encode(text, add_special_tokens=False), where)
 
     def encode_batch(self, texts: Sequence[str], places: Sequence[str]) -> list[TokenizedText]:
-        """`encode` for several texts, on all cores."""
+        """Return the tokens of several texts, found on all cores; as `encode`."""
         encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [self._checked(encoding, where) for encoding, where in zip(encodings, places, strict=True)]
 
@@ -124,7 +124,7 @@ class Tokenization:
 
 
 def template_prefix(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The special ids that a tokenizer's template puts before every text."""
+    """Return the special ids that a tokenizer's template puts before every text."""
     probe = Tokenizer.from_str(tokenizer.to_str())
     probe.no_truncation()
     probe.no_padding()

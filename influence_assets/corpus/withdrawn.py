@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from influence_assets.corpus.readers import json_rows
-from influence_assets.corpus.sources import JSONL_SUFFIXES
+from influence_assets.corpus.formats import jsonl
 from influence_assets.corpus.streams import bounded_lines, open_raw
 from influence_assets.errors import InputError
 
@@ -26,8 +25,8 @@ class Withdrawal:
 
     Attributes:
         document_id: the hash of its text, 32 lowercase hex digits.
-        reason: why; empty where none is given.
-        withdrawn_at: when, in ISO 8601 and UTC; empty where it is not given.
+        reason: why it was withdrawn; may be empty.
+        withdrawn_at: when it was withdrawn, in ISO 8601 and UTC; may be empty.
     """
 
     document_id: str
@@ -38,16 +37,15 @@ class Withdrawal:
 def read_withdrawn(path: Path) -> list[Withdrawal]:
     """Return the withdrawals of a list file, each document once: the first row that names it counts.
 
-    A .jsonl file has rows with `document_id`, and `reason` and `withdrawn_at` where they are known.
-    Any other is text with one id a line; what follows a `#` is a comment. A file that is not there
-    is a list without rows.
+    A .jsonl file has rows with `document_id`, and `reason` and `withdrawn_at` where they are known. Any other file is
+    text with one id a line, in which `#` begins a comment. A file that does not exist is an empty list.
 
     Raises:
-        InputError: naming the file and row.
+        InputError: naming the file and row that cannot be read.
     """
-    if not _is_there(path):
+    if not _exists(path):
         return []
-    listed = _rows(path) if path.name.endswith(JSONL_SUFFIXES) else _lines(path)
+    listed = _rows(path) if path.name.endswith(jsonl.SUFFIXES) else _lines(path)
     withdrawals: dict[str, Withdrawal] = {}
     for withdrawal in listed:
         withdrawals.setdefault(withdrawal.document_id, withdrawal)
@@ -55,7 +53,7 @@ def read_withdrawn(path: Path) -> list[Withdrawal]:
 
 
 def _rows(path: Path) -> Iterator[Withdrawal]:
-    for number, row in json_rows(str(path), _LONGEST_ROW_BYTES, _ROW_REMEDY):
+    for number, row in jsonl.json_rows(str(path), _LONGEST_ROW_BYTES, _ROW_REMEDY):
         yield parsed_withdrawal(row, f"{path}, row {number}")
 
 
@@ -76,7 +74,7 @@ def parsed_withdrawal(row: dict[str, Any], where: str) -> Withdrawal:
         where: the row's place, for the error.
 
     Raises:
-        InputError: naming `where`: there is no document_id, or something is not what it should be.
+        InputError: naming `where`: the document_id is missing, or a value is not what it should be.
     """
     if "document_id" not in row:
         raise InputError(where, "has no `document_id`", _ROW_REMEDY)
@@ -89,7 +87,7 @@ def parsed_withdrawal(row: dict[str, Any], where: str) -> Withdrawal:
 
 
 def _is_text(reason: str) -> bool:
-    """Whether it has no half of a surrogate pair, which a list with it could not be read for."""
+    """Return whether a reason is UTF-8, without half of a surrogate pair, which could not be read again."""
     try:
         reason.encode("utf-8")
     except UnicodeEncodeError:
@@ -98,7 +96,7 @@ def _is_text(reason: str) -> bool:
 
 
 def _in_utc(moment: Any, where: str) -> str:
-    """A moment as ISO 8601 in UTC; one without a zone is taken for UTC."""
+    """Return a moment as ISO 8601 in UTC; one without a zone is taken to be in UTC."""
     if moment == "":
         return ""
     try:
@@ -109,8 +107,8 @@ def _in_utc(moment: Any, where: str) -> str:
     return at.isoformat()
 
 
-def _is_there(path: Path) -> bool:
-    """Whether there is a list; one that cannot be looked at must not pass for one without rows."""
+def _exists(path: Path) -> bool:
+    """Return whether the list exists; one that cannot be read must not pass for an empty one."""
     try:
         path.stat()
     except FileNotFoundError as error:

@@ -110,8 +110,12 @@ class Workspace:
         return vanished
 
     def has_vanished(self, shard_id: str) -> bool:
-        """Whether a shard is known to be gone from the corpus: not while its file is there but cannot be read."""
-        return has_vanished(shard_id, self.listed)
+        """Whether a shard is known to be gone from the corpus: not while its file is there but cannot be read.
+
+        Raises:
+            InputError: its file is there, but the source format that read it is not.
+        """
+        return has_vanished(shard_id, self.listed, self.study.corpus)
 
     @cached_property
     def published_generations(self) -> frozenset[int]:

@@ -1,8 +1,8 @@
 """Block-diagonal factors for wide layers (Grosse et al. 2023, Sec. 3: block-diagonal A and S).
 
-A factor of width d in k blocks takes 1/k of the numbers of a whole one, and 1/k² of its decomposition's operations.
+A factor of width d in k blocks holds 1/k of the numbers of a whole one; decomposing it takes 1/k² of the operations.
 Cutting A and S says that activations of different blocks are uncorrelated; Λ is measured in the eigenbasis that comes
-of it, and has the same shape. A factor in one block is a plain matrix: nothing here is in its way.
+of it, and has the same shape. A factor in one block is a plain matrix, which none of this touches.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class BlockDiagonal:
 
     @property
     def widths(self) -> list[int]:
-        """Of the blocks, in order."""
+        """The widths of the blocks, in order."""
         return [len(block) for block in self.blocks]
 
     @property
@@ -35,12 +35,12 @@ class BlockDiagonal:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the blocks."""
+        """The dtype of the blocks."""
         return self.blocks[0].dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the blocks are."""
+        """The device of the blocks."""
         return self.blocks[0].device
 
     def __len__(self) -> int:
@@ -56,9 +56,6 @@ class BlockDiagonal:
         """The product of a tensor [..., width] with this matrix."""
         return torch.cat([x @ a for a, x in zip(self.blocks, torch.split(X, self.widths, dim=-1), strict=True)], dim=-1)
 
-    def __add__(self, other: "BlockDiagonal") -> "BlockDiagonal":
-        return BlockDiagonal(tuple(a + b for a, b in zip(self.blocks, other.blocks, strict=True)))
-
     def __iadd__(self, other: "BlockDiagonal") -> "BlockDiagonal":
         for a, b in zip(self.blocks, other.blocks, strict=True):
             a.add_(b)
@@ -68,25 +65,25 @@ class BlockDiagonal:
         return BlockDiagonal(tuple(block / divisor for block in self.blocks))
 
     def diagonal(self) -> Float[Tensor, " width"]:
-        """The entries on the diagonal."""
+        """Return the entries on the diagonal."""
         return torch.cat([block.diagonal() for block in self.blocks])
 
     def to(self, *where: Any, **how: Any) -> "BlockDiagonal":
-        """The same matrix on another device or in another dtype; arguments as torch's own."""
+        """Return the matrix on another device or in another dtype; arguments are those of `torch.Tensor.to`."""
         return BlockDiagonal(tuple(block.to(*where, **how) for block in self.blocks))
 
 
 def block_widths(width: int, blocks: int) -> list[int]:
-    """Widths of so many contiguous blocks, wider ones first, that differ by at most one; no block is empty."""
+    """Return the widths of contiguous blocks, wider ones first, which differ by at most one; no block is empty."""
     blocks = min(blocks, width)
     return [width // blocks + (index < width % blocks) for index in range(blocks)]
 
 
 def block_diagonal(blocks: Sequence[Tensor]) -> Tensor | BlockDiagonal:
-    """The matrix with these blocks; one block is the matrix itself."""
+    """Return the matrix with these blocks; one block is the matrix itself."""
     return blocks[0] if len(blocks) == 1 else BlockDiagonal(tuple(blocks))
 
 
 def blocks_of(M: Tensor | BlockDiagonal) -> tuple[Tensor, ...]:
-    """The blocks on a matrix's diagonal outside of which it is zero, as far as its type tells."""
+    """Return the blocks on a matrix's diagonal outside of which it is zero, as far as its type tells."""
     return M.blocks if isinstance(M, BlockDiagonal) else (M,)

@@ -7,7 +7,7 @@ diagonal; what later shards add is not. With M′ = Qᵀ M Q the drift of a fact
 
 and the drift of the corrected eigenvalues is Σ|p − q| / Σq, with p those of all shards and q the generation's.
 
-A shard keeps no d × d matrix for this: the diagonal of M′ exactly, and of the rest a linear sketch of 256 numbers.
+For this a shard keeps no d × d matrix, but the exact diagonal of M′ and a linear sketch of the rest, 256 numbers.
 Both add up over shards, so that the drift of thousands of shards is read off thousands of short vectors.
 
 **The sketch** is a count sketch (Charikar et al. 2002; its second moment: Thorup & Zhang 2004). Every entry below the
@@ -57,45 +57,41 @@ class RotatedFactor:
 
     Args:
         diagonal: of M′, exactly.
-        sketch: of what is off the diagonal; its square sum estimates the energy there.
+        sketch: of what is off the diagonal; its square sum estimates their energy.
     """
 
     diagonal: Float[Tensor, "*shards width"]
     sketch: Float[Tensor, "*shards sketched"]
 
-    def __add__(self, other: "RotatedFactor") -> "RotatedFactor":
-        """That of both totals together."""
-        return RotatedFactor(self.diagonal + other.diagonal, self.sketch + other.sketch)
-
     def drift(self) -> Float[Tensor, "*shards"]:
-        """‖offdiag(M′)‖² / ‖M′‖², 0 to 1; 0 where nothing has been summed."""
+        """Return ‖offdiag(M′)‖² / ‖M′‖², 0 to 1; 0 where nothing has been summed."""
         off = self.sketch.square().sum(-1)
         whole = self.diagonal.square().sum(-1) + off
         return torch.where(whole > 0, off / whole, 0.0)
 
 
 def sketch_width(width: int) -> int:
-    """Numbers in the sketch of a factor of this width: narrow ones keep all their entries, which is exact."""
+    """Return the numbers in the sketch of a factor of this width: those of narrow ones are exact, all their entries."""
     return min(SKETCH_WIDTH, width * (width - 1) // 2)
 
 
 def rotated_factor(
     M: Float[Tensor, "width width"] | BlockDiagonal, Q: Float[Tensor, "width width"] | BlockDiagonal
 ) -> RotatedFactor:
-    """The diagonal and the sketch of Qᵀ M Q, in float64 on the host.
+    """Return the diagonal and the sketch of Qᵀ M Q, in float64 on the host.
 
     The rotation itself runs where and in what M and Q are: it is the only part that costs width³.
 
     Args:
         M: a total of A or S.
-        Q: its frozen eigenvectors, in columns, in the same blocks.
+        Q: its frozen eigenvectors in columns, with the same blocks.
     """
     rotated = Q.T @ M @ Q
     return RotatedFactor(rotated.diagonal().to("cpu", torch.float64), _offdiagonal_sketch(blocks_of(rotated)))
 
 
 def block_sums(Λ: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "rows columns"]:
-    """Λ summed over at most 32 × 32 blocks of neighbouring indices, in float64; a narrow side keeps its entries."""
+    """Return Λ summed over at most 32 × 32 blocks of neighbours, in float64; a narrow side keeps its entries."""
     Λ = Λ.to("cpu", torch.float64)
     for side in (0, 1):
         width = Λ.shape[side]
@@ -114,17 +110,17 @@ def eigenvalue_drift(
     Summing blocks first leaves out what moves between neighbours, most of which is the noise of few sequences.
 
     Args:
-        p: block sums of E[Λ] over the sequences there are now.
+        p: block sums of E[Λ] over all present sequences.
         q: those of the generation.
     """
     return (p - q).abs().sum((-2, -1)) / q.sum()
 
 
 def _offdiagonal_sketch(rotated: Sequence[Tensor]) -> Float[Tensor, " sketched"]:
-    """Signed sums of √2 · (entries below the diagonal), or the entries themselves where they are as few.
+    """Return signed sums of √2 · (entries below the diagonal), or the entries themselves where they are few enough.
 
     Args:
-        rotated: the diagonal blocks of M′, all there is of it.
+        rotated: the diagonal blocks of M′, outside of which it is zero.
     """
     width = sum(map(len, rotated))
     kept = sketch_width(width)
@@ -154,14 +150,14 @@ def _offdiagonal_sketch(rotated: Sequence[Tensor]) -> Float[Tensor, " sketched"]
 
 
 def _parts(width: int) -> Iterator[slice]:
-    """Rows of a square matrix, few enough at a time."""
+    """Yield the rows of a square matrix, few enough at a time."""
     rows = max(1, _ENTRIES_AT_ONCE // width)
     for start in range(0, width, rows):
         yield slice(start, min(start + rows, width))
 
 
 def _signs(width: int, rows: slice, columns: slice) -> Float[Tensor, "rows columns"]:
-    """±1 for every entry of these rows and columns, one bit of the hash each."""
+    """Return ±1 for every entry of these rows and columns, one bit of the hash each."""
     words = -(-width // 64)
     first, last = columns.start // 64, -(-columns.stop // 64)
     numbers = torch.arange(rows.start, rows.stop)[:, None] * words + torch.arange(first, last)
@@ -171,17 +167,17 @@ def _signs(width: int, rows: slice, columns: slice) -> Float[Tensor, "rows colum
 
 
 def _hash(width: int, stream: int, numbers: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """A random signed word for each number of one of a width's streams (0: signs, 1: rows, 2: columns)."""
+    """Return a random signed word for each number of one of a width's streams (0: signs, 1: rows, 2: columns)."""
     return _mixed(_mixed(torch.tensor(4 * width + stream)) + numbers * _GOLDEN)
 
 
 def _mixed(z: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """SplitMix64's output function."""
+    """Return SplitMix64's output function of each word."""
     z = (z ^ _shifted(z, 30)) * _FIRST
     z = (z ^ _shifted(z, 27)) * _SECOND
     return z ^ _shifted(z, 31)
 
 
 def _shifted(z: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:
-    """Shift right with zeros coming in; torch's own shift brings the sign in."""
+    """Shift right and fill with zeros; torch's own shift fills with the sign."""
     return torch.bitwise_and(torch.bitwise_right_shift(z, bits), (1 << (64 - bits)) - 1)

@@ -5,11 +5,11 @@ The letters are those of `notation.py`.
 """
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
+from scipy.linalg import eigh
 from torch import Tensor
 
 from influence_assets.maths.block_diagonal import BlockDiagonal, block_diagonal, block_widths, blocks_of
@@ -17,7 +17,7 @@ from influence_assets.maths.moments import FactorMoment
 from influence_assets.maths.products import columnwise, left_product, product
 
 TOKENS_WORTH_ONE_BY_ONE = 256
-"""Sequences so long are multiplied one by one on a processor: a fifth faster than torch's product of batches."""
+"""Sequences of so many tokens are multiplied one by one on a processor: a fifth faster than torch's batched product."""
 
 
 def sequence_gradients(
@@ -31,15 +31,15 @@ def sequence_gradients(
     Args:
         Ds: gradients at the outputs.
         a: inputs.
-        out: where to put them, if there is a place: one that is still in the processor's cache saves a quarter.
+        out: memory to put them in; memory that is still in the processor's cache saves a quarter of the time.
     """
     DsT = rearrange(Ds, "sequence token d_out -> sequence d_out token")
     if a.shape[1] < TOKENS_WORTH_ONE_BY_ONE or Ds.device.type != "cpu" or Ds.dtype != torch.float32:
         return torch.bmm(DsT, a, out=out)
-    found = Ds.new_empty(len(a), Ds.shape[2], a.shape[2]) if out is None else out
-    for G, left, right in zip(found, DsT, a, strict=True):
+    gradients = Ds.new_empty(len(a), Ds.shape[2], a.shape[2]) if out is None else out
+    for G, left, right in zip(gradients, DsT, a, strict=True):
         G.copy_(left_product(left.contiguous(), right))
-    return found
+    return gradients
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class RotationOrder:
 
 
 def rotation_order(tokens: int, d_out: int, d_in: int, *, blocks: int = 1) -> RotationOrder:
-    """The cheapest order of rotating one sequence's gradient of a layer, by counted multiplications.
+    """Return the cheapest order of rotating one sequence's gradient of a layer, by counted multiplications.
 
     Args:
-        tokens: of the sequence.
+        tokens: length of the sequence.
         d_out: width of S.
         d_in: width of A.
-        blocks: on the diagonal of Q_S and Q_A.
+        blocks: blocks on the diagonal of Q_S and Q_A.
     """
     by_token = tokens < d_in, tokens < d_out
     S, A = (sum(width**2 for width in block_widths(side, blocks)) for side in (d_out, d_in))
@@ -88,9 +88,9 @@ class Eigenbasis:
     def rotate_back(
         self, G: Float[Tensor, "*batch d_out d_in"], *, S: bool = True, A: bool = True
     ) -> Float[Tensor, "*batch d_out d_in"]:
-        """Q_S G Q_Aᵀ: from the eigenbasis into the model's coordinates, or that of one side alone.
+        """Q_S G Q_Aᵀ: rotate from the eigenbasis into the model's coordinates, on both sides or on one.
 
-        In place, and returned: gradients are large, and two of each may not fit.
+        G is changed in place and returned: gradients are large, and two of each may not fit.
         """
         Q_S, Q_A = (Q.contiguous() if isinstance(Q, Tensor) else Q for Q in (self.Q_S, self.Q_A))
         # One matrix at a time: a product of all at once would copy Q for each.
@@ -133,7 +133,7 @@ class Eigenbasis:
         return G if out is None or G is out else out.copy_(G)
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "Eigenbasis":
-        """The same basis on another device, and in another dtype if one is given; eigenvectors laid out one by one."""
+        """Return the basis on another device, and in another dtype if given; eigenvectors are laid out one by one."""
         Q_S, Q_A, *eigenvalues = (part.to(device=device, dtype=dtype) for part in vars(self).values())
         return Eigenbasis(columnwise(Q_S), columnwise(Q_A), *eigenvalues)
 
@@ -164,12 +164,10 @@ def _eigh(
 
 
 def _eigh_of_block(B: Float[Tensor, "width width"]) -> tuple[Tensor, Tensor]:
-    """By LAPACK's divide and conquer, B given up; SciPy's is up to twice as fast as torch's on a processor."""
-    if B.device.type != "cpu" or find_spec("scipy") is None:
-        found = torch.linalg.eigh(B)
-        return found.eigenvalues, found.eigenvectors
-    from scipy.linalg import eigh  # not where a bare GPU node lacks it
-
+    """Decompose by LAPACK's divide and conquer, B given up; SciPy's is up to twice as fast as torch's."""
+    if B.device.type != "cpu":
+        decomposition = torch.linalg.eigh(B)
+        return decomposition.eigenvalues, decomposition.eigenvectors
     values, vectors = eigh(B.numpy().T, driver="evd", overwrite_a=True, check_finite=False)
     return torch.from_numpy(values), torch.from_numpy(vectors)
 
@@ -195,5 +193,5 @@ class LayerCurvature:
     λ: float
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "LayerCurvature":
-        """The same curvature on another device, and in another dtype if one is given."""
+        """Return the curvature on another device, and in another dtype if one is given."""
         return LayerCurvature(self.basis.to(device, dtype), self.Λ.to(device=device, dtype=dtype), self.λ)

@@ -28,12 +28,8 @@ class SecondMoment(Generic[Matrix]):
     total: Matrix
     count: int
 
-    def __add__(self, other: "SecondMoment[Matrix]") -> "SecondMoment[Matrix]":
-        """The moment of both together."""
-        return SecondMoment(self.total + other.total, self.count + other.count)
-
     def mean(self) -> Matrix:
-        """The expectation.
+        """Return the expectation.
 
         Raises:
             ZeroDivisionError: nothing has been counted.
@@ -48,7 +44,7 @@ FactorMoment = SecondMoment[Tensor] | SecondMoment[BlockDiagonal]
 
 
 def factor_moment(blocks: Sequence[Tensor], count: int) -> FactorMoment:
-    """The moment whose total has these diagonal blocks, one or several."""
+    """Return the moment whose total has these diagonal blocks, one or several."""
     if len(blocks) == 1:
         return SecondMoment(blocks[0], count)
     return SecondMoment(BlockDiagonal(tuple(blocks)), count)
@@ -81,7 +77,7 @@ class GramAccumulator:
         self._count += rows.shape[0]
 
     def moment(self) -> FactorMoment:
-        """What has been added so far. It shares the accumulator's memory: a layer's total is there once, not twice.
+        """Return what has been added so far, in the accumulator's own memory, so that a layer's total is held once.
 
         Raises:
             ValueError: nothing has been added.
@@ -109,7 +105,7 @@ class SquareAccumulator:
         self._count += len(matrices)
 
     def moment(self) -> SecondMoment[Tensor]:
-        """What has been added so far.
+        """Return what has been added so far.
 
         Raises:
             ValueError: nothing has been added.
@@ -120,9 +116,9 @@ class SquareAccumulator:
 
 
 def merged(moments: Iterable[SecondMoment[Matrix]]) -> SecondMoment[Matrix]:
-    """The moment of all together, summed in float64 in the order given, so that it does not depend on who came first.
+    """Return the sum of all moments, in float64 and in the order given, so that it does not depend on which came first.
 
-    They are taken one at a time: no more than two are in memory.
+    Moments are taken one at a time, so that no more than two are in memory.
 
     Raises:
         ValueError: there are none.

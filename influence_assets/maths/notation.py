@@ -23,5 +23,5 @@ import torch
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that totals of values of `dtype` are summed in: fixed, so that results do not depend on the run."""
+    """Return the dtype that values of `dtype` are summed in: fixed, so that results do not depend on the run."""
     return torch.promote_types(dtype, torch.float32)

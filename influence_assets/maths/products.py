@@ -14,15 +14,15 @@ from torch import Tensor
 from influence_assets.maths.block_diagonal import BlockDiagonal
 
 _ROWS_WORTH_A_COPY = 2048
-"""So many rows pay for laying the other matrix out as oneDNN wants it."""
+"""From so many rows on it pays to lay the other matrix out as oneDNN wants it."""
 
 
 def product(
     x: Float[Tensor, "*batch k"], M: Float[Tensor, "k m"] | BlockDiagonal, *, bias: Float[Tensor, " m"] | None = None
 ) -> Float[Tensor, "*batch m"]:
-    """The product x M, plus a bias if there is one. Not differentiable: frozen values alone are multiplied here.
+    """Return x M, plus a bias if there is one; not differentiable, since only frozen values are multiplied here.
 
-    Fastest where M is laid out column by column, as `columnwise` does it.
+    It is fastest where M is laid out column by column, as `columnwise` does.
     """
     if isinstance(M, BlockDiagonal):
         return x @ M if bias is None else x @ M + bias
@@ -31,17 +31,17 @@ def product(
     weight = M.T
     if not weight.is_contiguous() and x.numel() >= _ROWS_WORTH_A_COPY * x.shape[-1]:
         weight = weight.contiguous()
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return found
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return y
 
 
 def left_product(Q: Float[Tensor, "n k"] | BlockDiagonal, M: Float[Tensor, "k m"]) -> Float[Tensor, "n m"]:
-    """The product Q M, laid out anew first where that is worth it: as fast whatever the widths."""
+    """Return Q M, with M laid out anew first where that is worth it."""
     return Q @ M if isinstance(Q, BlockDiagonal) else product(Q, columnwise(M) if _is_for_onednn(Q, M) else M)
 
 
 def columnwise(M: Float[Tensor, "k m"] | BlockDiagonal) -> Float[Tensor, "k m"] | BlockDiagonal:
-    """The same matrix, laid out in memory column by column."""
+    """Return the matrix laid out in memory column by column."""
     if isinstance(M, BlockDiagonal):
         return BlockDiagonal(tuple(block.T.contiguous().T for block in M.blocks))
     return M.T.contiguous().T
@@ -49,7 +49,7 @@ def columnwise(M: Float[Tensor, "k m"] | BlockDiagonal) -> Float[Tensor, "k m"] 
 
 @cache
 def _has_onednn() -> bool:
-    """The operator is undocumented: without it, everything is multiplied by `@`."""
+    """Return whether torch has the undocumented operator; without it, everything is multiplied by `@`."""
     is_there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return is_there and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 

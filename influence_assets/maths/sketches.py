@@ -1,6 +1,6 @@
 """Which coordinates of whitened gradients a sketch keeps, so that its inner product estimates an influence.
 
-⟨V, (G+λI)⁻¹ G_z⟩ is the inner product of two whitened gradients (`LayerCurvature.whiten`). A coordinate's expected
+⟨V, (G+λI)⁻¹ G_z⟩ is the inner product of two whitened gradients (Λ + λ)^−½ ⊙ Q_Sᵀ G Q_A. A coordinate's expected
 energy in a whitened training gradient is Λ/(Λ + λ): the coordinates of large Λ/λ are kept. A query's gradient has more
 of its energy there than a training sequence's on average.
 """
@@ -33,7 +33,7 @@ class Coordinates:
 
 
 def strongest_coordinates(layers: dict[str, LayerCurvature], count: int) -> Coordinates:
-    """The `count` coordinates, over all layers, with the largest expected energy Λ/(Λ + λ)."""
+    """Return the `count` coordinates, over all layers, with the largest expected energy Λ/(Λ + λ)."""
     energy = {name: (layer.Λ / (layer.Λ + layer.λ)).flatten().double() for name, layer in layers.items()}
     everywhere = torch.cat(list(energy.values()))
     count = min(count, len(everywhere))
@@ -53,7 +53,7 @@ def layer_sketch(
     rotated: Float[Tensor, "sequence d_out d_in"],
     kept: Int[Tensor, " kept"],
 ) -> Float[Tensor, "sequence kept"]:
-    """The kept coordinates of the whitened gradients; only those are whitened."""
+    """Return the kept coordinates of the whitened gradients; only those are whitened."""
     scale = (layer.Λ.flatten()[kept] + layer.λ).rsqrt()
     return rotated.flatten(1)[:, kept] * scale
 

@@ -14,16 +14,16 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def resolve_device(device: str) -> str:
-    """The device that the study names; `auto` is the first there is of cuda, mps and cpu.
+    """Return the device that the study names; `auto` takes the first available of cuda, mps and cpu.
 
     Raises:
-        InputError: the study names one that is not there.
+        InputError: the study names one that this machine lacks.
     """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device != "auto":
         kind, _, index = device.partition(":")
-        if not there[kind] or (index and int(index) >= torch.cuda.device_count()):
-            usable = ", ".join(name for name, is_there in there.items() if is_there)
+        if not available[kind] or (index and int(index) >= torch.cuda.device_count()):
+            usable = ", ".join(name for name, is_available in available.items() if is_available)
             raise InputError("compute.device", f"there is no {device} here", f"Give auto or one of: {usable}.")
         return device
     if torch.cuda.is_available():
@@ -46,5 +46,5 @@ def keep_freed_memory() -> None:
 
 
 def input_device(model: PreTrainedModel) -> torch.device:
-    """Where a model wants its tokens; of a spread model that is the device of its first part."""
+    """Return where a model wants its tokens; of a spread model that is the device of its first part."""
     return input_embedding(model).device

@@ -1,4 +1,4 @@
-"""Numbers that a model's configuration and parameters tell: context length, embedding rows, parameters."""
+"""Figures of a model: its context length, the rows of its embedding, its parameters."""
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -10,12 +10,12 @@ _CONTEXT_KEYS = ("n_positions", "max_position_embeddings", "n_ctx", "max_seq_len
 
 
 def embedding_rows(model: PreTrainedModel) -> int:
-    """Rows of the input embedding: every token id must be smaller."""
+    """Return the rows of the input embedding: every token id must be smaller."""
     return input_embedding(model).shape[0]
 
 
 def context_length(config: PretrainedConfig) -> int:
-    """The most tokens that the model was built to read at once.
+    """Return the most tokens that the model was built to read at once.
 
     Raises:
         InputError: when the model's config.json does not say.
@@ -33,12 +33,12 @@ def context_length(config: PretrainedConfig) -> int:
 
 
 def input_embedding(model: PreTrainedModel) -> torch.Tensor:
-    """The weight of the input embedding, [token id, width]."""
+    """Return the weight of the input embedding, [token id, width]."""
     weight = model.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)  # noqa: S101  # an embedding's weight is one
     return weight
 
 
 def total_parameters(model: PreTrainedModel) -> int:
-    """Numbers in the model, each shared tensor counted once."""
+    """Return the numbers in the model, each shared tensor counted once."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""Language models and tokenizers as they lie in a folder, made ready to be measured."""
+"""Language models, loaded from a folder and made ready to be measured."""
 
 import importlib.util
 from pathlib import Path
@@ -26,7 +26,7 @@ DEVICE_MAP = "model.device_map"
 def load_model(
     folder: Path, *, dtype: Dtype, device: str, trust_remote_code: bool = False, device_map: str | None = None
 ) -> PreTrainedModel:
-    """The causal language model of a folder: frozen, in evaluation mode, without dropout or cache.
+    """Return the causal language model of a folder: frozen, in evaluation mode, without dropout or cache.
 
     Attention runs through torch's scaled dot product wherever the architecture supports it.
 
@@ -35,7 +35,7 @@ def load_model(
         dtype: precision of the parameters and of the passes.
         device: a torch device, as `resolve_device` names it.
         trust_remote_code: whether Python code that lies beside the weights may run.
-        device_map: `auto` spreads the layers over all devices there are, whatever `device` says.
+        device_map: `auto` spreads the layers over all devices, whatever `device` says.
 
     Raises:
         InputError: when the weights are missing, damaged, not finite, or not those of the
@@ -67,7 +67,7 @@ def load_model(
 
 
 def _load(folder: Path, **given: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The model and the report of what its files lacked; sdpa is transformers' own first choice."""
+    """Return the model and the report of what its files lack; sdpa is transformers' own first choice."""
     loader: Any = AutoModelForCausalLM  # its signature does not know output_loading_info
     try:
         model, report = loader.from_pretrained(
@@ -97,7 +97,7 @@ def _refuse_without_accelerate() -> None:
 
 
 def _refuse_offloaded(model: PreTrainedModel) -> None:
-    """Weights that are fetched anew in every pass would be there in neither the backward pass nor a layer rule."""
+    """Raise for offloaded weights, which backward passes and layer rules would not find in memory."""
     away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if away:
         raise InputError(

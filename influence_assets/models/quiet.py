@@ -8,13 +8,13 @@ import transformers
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message that is not empty, or its type's name."""
+    """Return the first line of an error's message that is not empty, or the name of its type."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' bars and reports: what they say is raised as an error here."""
+    """Silence transformers' progress bars and reports: what they report is raised as an error here."""
     logging: Any = transformers.logging  # untyped
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

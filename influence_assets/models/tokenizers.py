@@ -12,7 +12,7 @@ from influence_assets.models.quiet import first_line, quiet
 
 
 def export_tokenizer(folder: Path, destination: Path, *, embedding_rows: int) -> None:
-    """Write a model's fast tokenizer as `tokenizer.json` and what surrounds a text as `tokens.json`.
+    """Write a model's fast tokenizer as `tokenizer.json`, and the tokens around a text as `tokens.json`.
 
     tokens.json holds `separator_id` (the end-of-text id, or null), `prefix_ids` (the ids that the
     tokenizer's own template puts before a text) and `vocabulary` (= `embedding_rows`).
@@ -50,14 +50,16 @@ def export_tokenizer(folder: Path, destination: Path, *, embedding_rows: int) ->
 
 
 def _load_tokenizer(folder: Path) -> Any:
-    """The folder's fast tokenizer; its type differs between versions of transformers."""
+    """Return the folder's fast tokenizer, whose type differs between versions of transformers."""
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
     except Exception as error:  # whatever a damaged file makes of it, tokenizers' own are bare Exceptions
         raise _no_tokenizer(folder, first_line(error)) from error
     if not tokenizer.is_fast:
-        raise _no_tokenizer(folder, f"{type(tokenizer).__name__} has no fast version, which alone tells characters")
+        raise _no_tokenizer(
+            folder, f"{type(tokenizer).__name__} has no fast version, which alone knows the characters of tokens"
+        )
     # For some architectures an empty tokenizer is made up where there are no files.
     if not any((folder / name).is_file() for name in tokenizer.vocab_files_names.values()):
         raise _no_tokenizer(folder, "no tokenizer files")

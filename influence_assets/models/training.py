@@ -45,7 +45,7 @@ _IGNORED = -100  # cross_entropy's mark of a position without loss
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where a run stands after a step; `loss` is the step's, in nats per token."""
+    """How far a run is after a step; `loss` is the step's, in nats per token."""
 
     step: int
     steps: int
@@ -77,7 +77,7 @@ class TrainedModel:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """A byte-level BPE tokenizer of at most `vocabulary` ids, of which 0 ends a text."""
+    """Train a byte-level BPE tokenizer of at most `vocabulary` ids, of which 0 ends a text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -100,7 +100,7 @@ def train_language_model(
     workspace: Path,
     progress: Callable[[TrainingProgress], None],
 ) -> TrainedModel:
-    """Train a GPT-2 on the sequences, on the CPU, or carry on where an interrupted call stopped.
+    """Train a GPT-2 on the sequences, on the CPU, or continue where an interrupted call stopped.
 
     An interrupted run ends with bit for bit the weights of an uninterrupted one (with the same
     number of threads). Other settings or tokens than those in the workspace start over.
@@ -203,7 +203,7 @@ class _Run:
         partial.replace(path)
 
     def restore(self, path: Path) -> int:
-        """Take up the saved state if it is of this very run; returns the step it is at, else 0."""
+        """Continue from the saved state if it is of this very run; returns its step, else 0."""
         if not path.is_file():
             return 0
         try:
@@ -227,7 +227,7 @@ class _Run:
 
 
 def one_cycle(step: int, steps: int, *, peak: float) -> float:
-    """The learning rate of a step: half a cosine up over `WARM_UP_SHARE` of the steps, half a cosine down.
+    """Return the learning rate of a step: half a cosine up over `WARM_UP_SHARE` of the steps, half a cosine down.
 
     It starts at `FIRST_RATE` of the peak and ends at `LAST_RATE` of it (Smith & Topin 2018).
     """
@@ -240,7 +240,7 @@ def one_cycle(step: int, steps: int, *, peak: float) -> float:
 
 
 def _summed_loss(model: GPT2LMHeadModel, tokens: Tensor, labels: Tensor) -> tuple[Tensor, int]:
-    """Summed next-token loss of [sequence, position] tokens, and how many tokens were predicted.
+    """Return the summed next-token loss of [sequence, position] tokens, and how many tokens were predicted.
 
     The hidden states are shifted rather than the logits, whose slice would be copied and, in the
     backward pass, filled with zeros first. No mask: attention is causal, padding comes last.
@@ -277,7 +277,7 @@ def _new_model(training: Training, tokenizer: Tokenizer, *, context: int) -> GPT
 
 
 def _fingerprint(sequences: NDArray[np.int32], lengths: NDArray[np.int32], training: Training, vocabulary: int) -> str:
-    """A hash of everything that decides the weights."""
+    """Return a hash of everything that decides the weights."""
     settings = {"training": training.model_dump(), "shape": sequences.shape, "vocabulary": vocabulary, "code": 1}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(sequences, dtype="<i4").tobytes())

@@ -1,4 +1,4 @@
-"""Which files a model consists of, and the hashes that stand for them in every data version."""
+"""The files that a model consists of, and the hashes that stand for them in every data version."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ _Stat = list[int]
 
 
 def resolve_model_folder(model: LanguageModel) -> Path:
-    """The local folder of the model that the study names, fetched from Hugging Face if it is an id.
+    """Return the local folder of the model that the study names, fetched from Hugging Face if it is an id.
 
     Only safetensors, JSON and tokenizer files are fetched, and Python files where the study
     trusts them.
@@ -52,7 +52,7 @@ def resolve_model_folder(model: LanguageModel) -> Path:
 
 
 def safetensors_files(folder: Path) -> list[Path]:
-    """The weight files of a model folder, sorted by name.
+    """Return the weight files of a model folder, sorted by name.
 
     Raises:
         InputError: when there are none.
@@ -66,7 +66,7 @@ def safetensors_files(folder: Path) -> list[Path]:
 
 
 def weights_hash(folder: Path, cache: Path | None) -> str:
-    """The sha256 of everything that decides what the model computes: weights, config.json, own code.
+    """Return the sha256 of everything that decides what the model computes: weights, config.json, its own code.
 
     Args:
         folder: a model folder.
@@ -94,7 +94,7 @@ def weights_hash(folder: Path, cache: Path | None) -> str:
 
 
 def tokenizer_files_hash(folder: Path) -> str:
-    """The sha256 of a model folder's tokenizer files, 64 hex digits: everything small that is not the weights'."""
+    """Return the sha256 of a model folder's tokenizer files, 64 hex digits."""
     digest = hashlib.sha256()
     for file in sorted(file for pattern in _TOKENIZER_PATTERNS for file in folder.glob(pattern)):
         digest.update(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
@@ -102,7 +102,7 @@ def tokenizer_files_hash(folder: Path) -> str:
 
 
 def tokenizer_hash(tokenizer: Path) -> str:
-    """The sha256 of a resolved tokenizer.json, as `export_tokenizer` writes it: 64 hex digits.
+    """Return the sha256 of a resolved tokenizer.json, as `export_tokenizer` writes it: 64 hex digits.
 
     Raises:
         InputError: when there is no such file.

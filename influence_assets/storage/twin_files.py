@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from influence_assets.errors import StorageError
-from influence_assets.storage import locks
+from influence_assets.storage import files, locks
 from influence_assets.storage.disk_errors import writing
-from influence_assets.storage.small_files import replace_file
+from influence_assets.storage.places import draft_beside
 
 COPIES = ".copies"
 """The folder, beside the lists, of their second copies."""
@@ -121,8 +121,10 @@ class TwinFile:
         content = "".join(f"{line}\n" for line in lines)
         text = json.dumps({"sha256": _checksum(content.encode())}) + "\n" + content
         with writing(self.path.name, self.path.parent):
+            self.copy.parent.mkdir(parents=True, exist_ok=True)
             for path in (self.path, self.copy):
-                replace_file(path, text)
+                # Both by way of the store's own folder, where drafts of dead processes are removed.
+                files.write_atomically(path, text.encode(), through=draft_beside(self.path))
 
     @contextmanager
     def changing(self) -> Iterator[None]:

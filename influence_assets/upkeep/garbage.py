@@ -178,9 +178,12 @@ def derived_from(graph: AssetGraph, keys: Iterable[ArtifactKey], manifests: Mani
 
 
 def holds_text(graph: AssetGraph, key: ArtifactKey) -> bool:
-    """Return whether an artifact holds text, tokens or anything of single sequences."""
+    """Return whether an artifact holds text or anything of single sequences; in doubt it does.
+
+    Of an asset that is not there now, such as one of an extension that is left out, nobody can say.
+    """
     asset = graph.get(key.asset)
-    return asset is not None and asset.holds_text
+    return asset is None or asset.holds_text
 
 
 def _tainted_documents(workspace: Workspace, manifests: Manifests, *, spare_vanished: bool) -> Iterator[ArtifactKey]:

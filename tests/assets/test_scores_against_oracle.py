@@ -195,6 +195,7 @@ def test_the_curvature_can_be_fitted_on_a_draw(study, truth):
     assert stored(study, truth).shape == (3, len(truth.sequences))
 
 
+@pytest.mark.slow
 def test_queries_that_do_not_fit_into_memory_at_once_are_scored_in_turns(tmp_path, monkeypatch):
     """A study with room for one query's gradient at a time has the scores of one with room for all."""
     one, all_at_once = (studies.lay_out(tmp_path / name) for name in ("one", "all"))

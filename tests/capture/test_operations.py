@@ -1,4 +1,6 @@
-"""Counted operations against torch's own counter around the functions that really run, and against hand formulas."""
+"""Counted operations against torch's own counter around the functions that really run."""
+
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,12 +34,12 @@ FAST = ("gpt2", "mlp"), ("llama", "linear")
 class Counted:
     """A tiny model, what torch counts of its measurements, and its shape."""
 
-    def __init__(self, architecture, modules):
+    def __init__(self, architecture, modules, *, blocks=1):
         self.model = cases.ARCHITECTURES[architecture]()
         fuse_activations(self.model)  # as a loaded model's are
         self.runner = Runner(self.model, select_modules(self.model, modules), 2)
         self.sequences = cases.sequences(SEQUENCES, ragged=False)
-        self.shape = model_shape(self.model.config, "float64", modules, tokens=cases.CONTEXT)
+        self.shape = model_shape(self.model.config, "float64", modules, tokens=cases.CONTEXT, blocks=blocks)
 
     def of(self, function, *given):
         _ = self.runner.head  # trying it out is no part of a measurement
@@ -129,32 +131,25 @@ def test_a_gpt2_against_the_figures_of_its_architecture():
     assert shape.gradient_numbers == layers * (4 * width * (width + 1) + width * (4 * width + 1))
 
 
-def test_a_layer_by_hand():
-    layer = LayerShape("wide", d_out=300, d_in=20)
-    # Tiles of 128 rows: 128·128 + 128·256 + 44·300 products a position, and one tile of 20·20.
-    assert layer.covariances(7) == 2 * 7 * (128 * 128 + 128 * 256 + 44 * 300 + 20 * 20)
-    assert layer.decomposition() == 9 * (300**3 + 20**3)
-    assert layer.drift() == 2 * 2 * (300**3 + 20**3)
-    # 50 tokens: fewer than d_out, more than d_in.
-    assert layer.rotated_gradient(50) == 2 * 50 * 300 * 20 + 2 * (20 * 300**2 + 50 * 20**2)
-    assert layer.rotation() == 2 * (300 * 300 * 20 + 300 * 20 * 20)
-    assert layer.contraction(32) == 2 * 32 * 300 * 20
-    # 4 sequences of 50 tokens and 6 queries: Q_S on 4·20 or 6·20 rows, Q_A on 4·50 or 6·300.
-    assert layer.scored_sides(50, 6, 4) == (True, True)
-    assert layer.rotation_for_scores(50, 6, 4) == 2 * (300**2 * 4 * 20 + 20**2 * 4 * 50)
-    # 40 sequences: Q_S on 6·20 rows of the queries, Q_A on 6·300 of theirs, which is less than 40·50.
-    assert layer.scored_sides(50, 6, 40) == (False, False)
-    # 20 sequences: Q_A on 20·50.
-    assert layer.scored_sides(50, 6, 20) == (False, True)
-    assert layer.rotation_for_scores(50, 6, 20) == 2 * (300**2 * 6 * 20 + 20**2 * 20 * 50)
+@pytest.mark.parametrize(
+    ("sequences", "sides"),
+    [
+        (4, (True, True)),  # Q_S on 4·20 rows rather than 6·20, Q_A on 4·50 rather than 6·300
+        (20, (False, True)),  # Q_S on 6·20 rather than 20·20, Q_A on 20·50
+        (40, (False, False)),  # Q_A on 6·300 rather than 40·50
+    ],
+)
+def test_each_side_is_rotated_where_it_has_fewer_rows(sequences, sides):
+    """50 tokens a sequence, 6 queries."""
+    assert LayerShape("wide", d_out=300, d_in=20).scored_sides(50, 6, sequences) == sides
 
 
 def test_factors_in_blocks():
-    layer = LayerShape("wide", d_out=6, d_in=5, blocks=2)
-    assert sorted(layer.factor_widths) == [2, 3, 3, 3]
-    assert layer.decomposition() == 9 * (2**3 + 3 * 3**3)
-    assert layer.covariances(4) == 2 * 4 * (2**2 + 3 * 3**2)
-    assert layer.rotation() == 2 * (5 * 2 * 3**2 + 6 * (3**2 + 2**2))
+    counted = Counted("gpt2", "linear", blocks=2)
+    in_blocks = partial(covariances, blocks=2)
+    real, _ = counted.of(in_blocks, counted.runner, counted.sequences, LabelSampler(0))
+    shape = counted.shape
+    assert real == pytest.approx(SEQUENCES * (shape.passes() + shape.covariances()), rel=TOLERANCE)
 
 
 def test_the_orders_are_told_in_words():

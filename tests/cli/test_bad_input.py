@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests import studies
 from tests.commanding import Ended, influence
 from tests.studies import COAST, EXTRA, FIRST, TRADES
+from tests.tiers import slow_but
 
 
 def rows(*described: object) -> bytes:
@@ -135,6 +136,7 @@ def test_bad_files_hold_up_nothing_beside_them(spoilt):
     assert studies.artifact(study, "influence_scores", shard=EXTRA, query_set=FIRST).folder.is_dir()
 
 
+@pytest.mark.slow
 def test_mended_files_are_taken_and_identical_documents_kept_once_and_counted(spoilt, tmp_path):
     study = studies.copied(spoilt[0], tmp_path)
     for folder, files in (("corpus", BAD_SHARDS), ("queries", BAD_QUERIES)):
@@ -192,7 +194,7 @@ SPOILT_MODELS = {
 }
 
 
-@pytest.mark.parametrize("what", SPOILT_MODELS)
+@pytest.mark.parametrize("what", slow_but("weights with NaN", of=SPOILT_MODELS))
 def test_a_model_that_does_not_serve_is_named_and_what_stood_still_stands(study, what):
     spoil, partition, says = SPOILT_MODELS[what]
     before = standing(study)

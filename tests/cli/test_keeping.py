@@ -140,6 +140,7 @@ def test_of_a_forgotten_document_nothing_is_left_but_its_tombstone(study, traces
     assert influence("verify", "--study", study).code == 0
 
 
+@pytest.mark.slow
 def test_a_document_is_forgotten_while_another_file_is_broken(study, traces):
     """What it was published with leaves the tables at once, and the disk; the rest comes back with the next run."""
     (study.parent / "corpus" / TRADES).write_bytes(b"no Parquet")
@@ -157,6 +158,7 @@ def test_a_document_is_forgotten_while_another_file_is_broken(study, traces):
     assert traces.found(study) == set()
 
 
+@pytest.mark.slow
 def test_a_document_can_be_listed_alone(study, traces):
     before = studies.catalogue_rows(study)
     ended = influence("forget", "--only-list", "--document", document_id(GULLS), "--study", study)
@@ -376,6 +378,7 @@ def test_a_document_is_used_again_on_purpose(study):
     assert influence("run", "--study", study).out.startswith("Nothing to do")
 
 
+@pytest.mark.slow
 def test_superseded_versions_are_collected(study):
     studies.write_parquet(study.parent / "corpus" / TRADES, studies.TRADES_ROWS[:2])
     assert influence("run", "--study", study).code == 0
@@ -401,6 +404,7 @@ def test_while_a_run_is_at_work_nothing_is_collected(study):
     assert ended.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_drift_is_told_and_another_generation_is_fitted_on_demand(study):
     studies.write_study(study.parent, curvature={"drift_threshold": 1e-3})
     studies.write_extra(study)
@@ -423,6 +427,7 @@ def test_drift_is_told_and_another_generation_is_fitted_on_demand(study):
     assert "Generation 2: 21 training sequences" in influence("status", "--study", study).out
 
 
+@pytest.mark.slow
 def test_status_tells_of_a_generation_that_is_being_filled(study):
     studies.compute(study, new_generation=True, until="corrected_eigenvalues")
     ended = influence("status", "--study", study)

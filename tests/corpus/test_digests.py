@@ -173,7 +173,7 @@ def test_a_failing_disk_is_not_remembered(machine, monkeypatch):
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("influence_assets.corpus.slices.stored_rows", failing)
+        patch.setattr("influence_assets.corpus.formats.jsonl.bounded_lines", failing)
         assert machine.hashes() == {"a.jsonl": digests.UNREADABLE}
     assert machine.hashes() == {"a.jsonl": sha256(A)}
 

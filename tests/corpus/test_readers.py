@@ -14,7 +14,8 @@ import pytest
 import zstandard
 from small_corpora import PACKINGS, lines, shards_of
 
-from influence_assets.corpus import digests, readers, slices, stored_rows
+from influence_assets.corpus import digests, readers, slices
+from influence_assets.corpus.formats import jsonl, text
 from influence_assets.corpus.readers import ROW_SCHEMA, read_rows
 from influence_assets.corpus.sources import SourceFile, list_source_files
 from influence_assets.corpus.streams import decompressed
@@ -304,7 +305,8 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_refused_early(tmp_path, suff
         for stream in real(raw, url):
             yield io.BufferedReader(Counted(stream))
 
-    monkeypatch.setattr(stored_rows, "decompressed", contextlib.contextmanager(counting))
+    for module in (jsonl, text):
+        monkeypatch.setattr(module, "decompressed", contextlib.contextmanager(counting))
     error = refusal(source, max_document_bytes=1000)
     assert error.where.endswith("row 1")
     assert 0 < asked < 2 * 2 * 2**20 < unpacked, "once when it is cut into slices, once when it is read"

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_corpora import PACKINGS, lines, shards_of
 
-from influence_assets.corpus import readers, slices, stored_rows, streams
+from influence_assets.corpus import readers, slices, streams
+from influence_assets.corpus.formats import parquet
 from influence_assets.corpus.readers import read_rows
 from influence_assets.corpus.sources import SourceFile
 from influence_assets.errors import InputError
@@ -132,7 +133,7 @@ def test_parquet_with_many_row_groups(folder, before, added, shard_bytes, row_gr
     rows = rows_of(whole, corpus)
     assert [row["text"] for row in rows] == [text for text, _ in before]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stored_rows, "_BATCH_ROWS", batch_rows)
+        patch.setattr(parquet, "_BATCH_ROWS", batch_rows)
         earlier, corpus = only(folder, "a.parquet", first, shard_bytes)
         assert rows_of(earlier, corpus) == rows
     assert [shard.start for shard in earlier[1:]] == [shard.stop for shard in earlier[:-1]]
@@ -301,10 +302,10 @@ def test_the_slices_of_a_file_that_cannot_be_read_are_not_gone(tmp_path, monkeyp
         patch.setattr(streams, "_opened", opened)
         listed = {shard.shard_id: shard for shard in shards_of(corpus)}
     assert len(listed) == 5
-    assert not [shard for shard in ids if slices.has_vanished(shard, listed)]
+    assert not [shard for shard in ids if slices.has_vanished(shard, listed, corpus)]
     (tmp_path / "a.jsonl").write_bytes(content[:20])
     listed = {shard.shard_id: shard for shard in shards_of(corpus)}
-    gone = [shard for shard in ids if slices.has_vanished(shard, listed)]
+    gone = [shard for shard in ids if slices.has_vanished(shard, listed, corpus)]
     assert gone == [shard for shard in ids if shard.startswith("a.jsonl@")], "its rows are known to be fewer"
 
 

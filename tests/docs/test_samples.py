@@ -1,7 +1,7 @@
 """Every sample in the pages is what its command prints today."""
 
 import pytest
-from comparison import differences
+from sample_comparison import differences
 
 from docs import samples
 from docs.blocks import ROOT, blocks

@@ -89,6 +89,7 @@ def test_a_new_generation_is_fitted_on_what_is_there_now_and_views_show_it_alone
         assert correlation == pytest.approx(spearmanr(*zip(*pairs, strict=True)).statistic)
 
 
+@pytest.mark.slow
 def test_while_a_generation_fills_the_one_before_is_shown_and_kept_up_to_date(study):
     scores = studies.scores(study)
     begun = studies.compute(study, new_generation=True, until="gradient_sketches")

@@ -80,6 +80,7 @@ def test_another_tokenizer_under_the_same_path_changes_every_version_downstream(
     assert studies.data_versions(study) == before
 
 
+@pytest.mark.slow
 def test_another_damping_leaves_the_statistics_alone_and_can_be_taken_back(study):
     before, scores = studies.data_versions(study), studies.scores(study)
     studies.write_study(study.parent, curvature={"damping_scale": 0.5})
@@ -146,6 +147,7 @@ def test_a_changed_file_replaces_its_rows(study):
     studies.assert_no_stale_row(study)
 
 
+@pytest.mark.slow
 def test_the_rows_of_a_vanished_file_leave_and_come_back_with_it(study):
     before = studies.scores(study)
     path = study.parent / "corpus" / TRADES

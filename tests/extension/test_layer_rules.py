@@ -1,6 +1,8 @@
 """Made-up kinds of layers, each a file, measured as the package's own are: against autograd, one sequence at a time."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,14 @@ from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import scores
 from influence_assets.errors import InputError
 from influence_assets.extensions import EXTENSIONS
+from influence_assets.layouts.model import load_model
+from influence_assets.layouts.sequences import shard_sequences
+from influence_assets.models.layers import conv1d, linear
 from influence_assets.models.layers.rule import layer_rules
 from influence_assets.models.layers.selection import select_modules
-from tests import cases
+from tests import cases, studies
+from tests.commanding import influence
+from tests.extension.commanded import damage, run
 from tests.extension.installed import install
 from tests.extension.modeling_scaled_gpt2 import ScaledGPT2
 from tests.oracles import gradients as oracle
@@ -134,3 +141,77 @@ def test_two_rules_for_one_kind_of_layer_are_refused(monkeypatch, tmp_path):
     assert {"linear", "conv1d", "scaled_linear", "another"} <= {rule.name for rule in layer_rules()}
     with pytest.raises(InputError, match=r"another and scaled_linear|scaled_linear and another"):
         select_modules(scaled_gpt2(), "mlp")
+
+
+@pytest.fixture
+def remote_code(monkeypatch, tmp_path):
+    """Code beside weights is copied to where it harms nobody."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+
+
+def lay_out_scaled(folder):
+    """A study of the made-up model, whose code lies beside its weights."""
+    study = studies.lay_out(folder, model={"trust_remote_code": True}, scores={"baselines": ["gradient_dot"]})
+    config = studies.network("gpt2", vocabulary=studies.tokenizer().get_vocab_size()).config
+    torch.manual_seed(0)
+    ScaledGPT2(config).save_pretrained(folder / "model")
+    shutil.copy(HERE / "modeling_scaled_gpt2.py", folder / "model")
+    described = json.loads((folder / "model" / "config.json").read_text())
+    described["auto_map"] = {"AutoModelForCausalLM": "modeling_scaled_gpt2.ScaledGPT2"}
+    (folder / "model" / "config.json").write_text(json.dumps(described))
+    return study
+
+
+def plain_scores_by_autograd(study):
+    """−⟨∇f, ∇L⟩ / N of the second query set and the first shard, from the model and the tokens alone."""
+    versions = studies.versions_of(study)
+    described = studies.artifact(study, "language_model").manifest.summary
+    model = load_model(versions.workspace, versions.workspace.model_folder, described["weights_hash"])
+    layers = select_modules(model, "mlp")
+    tokenizer, (row,) = studies.tokenizer(), studies.SECOND_ROWS
+    prompt, completion = (tokenizer.encode(row[part]).ids for part in ("prompt", "completion"))
+    tokens = np.array([prompt + completion], np.int32)
+    question = cases.Sequences(tokens, np.array([tokens.shape[1]]), np.array([0]), np.array([len(prompt)]))
+    sequences = shard_sequences(studies.artifact(study, "token_sequences", shard=studies.COAST))
+    V, _ = oracle.gradients(model, layers, question, sign=+1)
+    G, _ = oracle.gradients(model, layers, sequences, sign=-1)
+    N = studies.ask_sql(study, "select count(*) from sequences").item()
+    scores = -sum(torch.einsum("qoi,soi->s", V[name], G[name]) for name in V) / N
+    return dict(zip(sequences.keys.tolist(), scores.tolist(), strict=True))
+
+
+@pytest.mark.usefixtures("extended", "remote_code")
+def test_a_study_of_a_made_up_model_is_kept_like_any_other(tmp_path, request):
+    study = lay_out_scaled(tmp_path / "study")
+    with pytest.MonkeyPatch.context() as without:
+        own = (linear.LAYER_RULE, conv1d.LAYER_RULE)
+        without.setattr("influence_assets.models.layers.rule.layer_rules", lambda: own)
+        refused = influence("run", "--study", study)
+    assert refused.code == 1
+    assert "(ScaledLinear)" in refused.out
+    run(study)
+    shapes = studies.ask_sql(study, "select module_name, output_width, input_width from modules order by all").rows()
+    assert shapes == sorted((name, *((32, 9) if "c_fc" in name else (8, 33))) for name in LAYERS["scaled"])
+    in_second = "select sequence_id, score from baseline_scores join queries using (query_id) where query_set_id = $1"
+    stored = dict(studies.ask_sql(study, in_second, [studies.SECOND]).rows())
+    expected = plain_scores_by_autograd(study)
+    assert {key: stored[key] for key in expected} == pytest.approx(expected, rel=1e-9)
+    if "entry point" in request.node.name:
+        return
+    scores = studies.scores(study)
+    for command in ("verify", "gc"):
+        assert influence(command, "--study", study).code == 0
+    assert run(study) == {}
+    damage(studies.artifact(study, "covariances", shard=studies.COAST).folder)
+    assert influence("verify", "--study", study).code == 1
+    assert "covariances" in run(study)
+    assert studies.scores(study) == pytest.approx(scores, rel=1e-9)
+    document = studies.ask_sql(study, "select document_id from documents order by all limit 1").item()
+    assert influence("forget", "--document", document, "--study", study).code == 0
+    sequences = studies.ask_sql(study, "select sequence_id from sequences")["sequence_id"].to_list()
+    scored = studies.scores(study).keys()
+    assert sorted(scored) == sorted(
+        (query, sequence) for query in {query for query, _ in scores} for sequence in sequences
+    )
+    assert scored != scores.keys()

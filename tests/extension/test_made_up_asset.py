@@ -13,7 +13,7 @@ from tests import studies
 from tests.commanding import influence, influence_process
 from tests.studies import COAST, SHARDS, TRADES
 
-EXAMPLE = Path(__file__).parent / "token_varieties"
+PARTS = Path(__file__).parent / "parts"
 NAME = "token_varieties"
 
 
@@ -22,7 +22,7 @@ def computed(standing, tmp_path_factory):
     """A study that stood before the asset was added, brought up to date with it. Not to be changed: copy it."""
     study = studies.copied(standing, tmp_path_factory.mktemp("extended"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INFLUENCE_EXTENSIONS", str(EXAMPLE))
+        patch.setenv("INFLUENCE_EXTENSIONS", str(PARTS))
         ran = influence("run", "--study", study)
     assert ran.code == 0, ran.error
     return study, ran.out
@@ -30,7 +30,7 @@ def computed(standing, tmp_path_factory):
 
 @pytest.fixture
 def study(computed, tmp_path, monkeypatch):
-    monkeypatch.setenv("INFLUENCE_EXTENSIONS", str(EXAMPLE))
+    monkeypatch.setenv("INFLUENCE_EXTENSIONS", str(PARTS))
     return studies.copied(computed[0], tmp_path / "study")
 
 
@@ -116,6 +116,17 @@ def test_a_withdrawn_document_leaves_its_rows_and_the_disk(study):
     assert varieties(study) != before
 
 
+def test_a_withdrawn_document_leaves_the_disk_where_the_asset_is_not_there_any_more(study, monkeypatch):
+    old, other = folder(study, COAST), folder(study, TRADES)
+    ((document,),) = rows(study, "select document_id from documents where title = 'Lamp'")
+    monkeypatch.delenv("INFLUENCE_EXTENSIONS")
+    forgotten = influence("forget", "--document", document, "--study", study)
+    assert forgotten.code == 0, forgotten.error
+    assert not old.exists()
+    assert other.exists()
+
+
+@pytest.mark.slow
 def test_what_a_changed_file_supersedes_is_collected(study):
     old = folder(study, TRADES)
     studies.write_parquet(study.parent / "corpus" / TRADES, studies.TRADES_ROWS[:2])
@@ -127,6 +138,7 @@ def test_what_a_changed_file_supersedes_is_collected(study):
     assert varieties(study) == counted_by_hand(study)
 
 
+@pytest.mark.slow
 def test_a_file_that_vanishes_takes_its_rows_along(study):
     (study.parent / "corpus" / TRADES).unlink()
     assert influence("run", "--study", study).code == 0
@@ -134,6 +146,7 @@ def test_a_file_that_vanishes_takes_its_rows_along(study):
     assert set(of_shards) == {COAST}
 
 
+@pytest.mark.slow
 def test_without_it_the_study_is_as_it_was(study, monkeypatch):
     monkeypatch.delenv("INFLUENCE_EXTENSIONS")
     ran = influence("run", "--study", study)
@@ -141,16 +154,17 @@ def test_without_it_the_study_is_as_it_was(study, monkeypatch):
     assert rows(study, f"select table_name from duckdb_tables() where table_name = '{NAME}'") == []
 
 
+@pytest.mark.slow
 def test_a_study_can_name_its_folder(study, monkeypatch):
     monkeypatch.delenv("INFLUENCE_EXTENSIONS")
-    study.write_text(study.read_text() + f"extensions: [{EXAMPLE}]\n")
+    study.write_text(study.read_text() + f"extensions: [{PARTS}]\n")
     assert "Nothing to do" in ended("run", "--study", study, folder=study.parent)
 
 
 def test_it_can_be_installed(study, tmp_path, monkeypatch):
     monkeypatch.delenv("INFLUENCE_EXTENSIONS")
     site = tmp_path / "site"
-    shutil.copytree(EXAMPLE / "assets", site / "varieties_package", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PARTS / "assets", site / "varieties_package", ignore=shutil.ignore_patterns("__pycache__"))
     (site / "varieties_package" / "__init__.py").touch()
     described = site / "varieties-1.0.dist-info"
     described.mkdir()

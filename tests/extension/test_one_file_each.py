@@ -1,86 +1,110 @@
 """What it takes to add each kind of part: one file, and SQL where it has a table. Nothing that is there is touched.
 
-Every folder beside this file adds one made-up part, as `<example>/<room>/<file>.py`, the way a user's extension folder
-does. Run with `-s` to see the count.
+The made-up parts lie as in a user's extension folders, `<folder>/<room>/<part>.py`. Run with `-s` to see the count.
 """
 
+import ast
+import re
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 
-ROOMS = {
-    "methods": "a method",
-    "layers": "a kind of layer",
-    "formats": "a source format",
-    "assets": "an asset with a table",
-    "backends": "a storage backend",
-    "executors": "an executor",
-    "commands": "a command",
-    "pages": "a report page",
-}
-"""What a part is called, by the room that it is found in."""
 
-ATTRIBUTES = {
-    "methods": "METHOD",
-    "layers": "LAYER_RULE",
-    "formats": "FORMAT",
-    "assets": "ASSET",
-    "backends": "BACKEND",
-    "executors": "EXECUTOR",
-    "commands": "COMMAND",
-    "pages": "PAGE",
-}
+class Room(NamedTuple):
+    package: str
+    attribute: str
+    part: str
 
 
-def examples(room):
-    """The extension folders that add a part to a room."""
-    return sorted(folder.parent for folder in HERE.glob(f"*/{room}") if folder.is_dir())
+ROOMS = (
+    Room("influence_assets.methods", "METHOD", "a method"),
+    Room("influence_assets.models.layers", "LAYER_RULE", "a kind of layer"),
+    Room("influence_assets.corpus.formats", "FORMAT", "a source format"),
+    Room("influence_assets.assets", "ASSET", "an asset with a table"),
+    Room("influence_assets.storage.backends", "BACKEND", "a storage backend"),
+    Room("influence_assets.engine.executors", "EXECUTOR", "an executor"),
+    Room("influence_assets.cli.commands", "COMMAND", "a command"),
+    Room("influence_assets.report.pages", "PAGE", "a report page"),
+)
+each_room = pytest.mark.parametrize("room", ROOMS, ids=[room.attribute.lower() for room in ROOMS])
 
 
-def files_of(example):
-    return sorted(path for path in example.rglob("*") if path.is_file() and path.suffix != ".pyc")
+def parts(room):
+    """The files that add a made-up part to a room."""
+    return sorted(HERE.glob(f"*/{room.package.rpartition('.')[2]}/*.py"))
 
 
-@pytest.mark.parametrize("room", ROOMS)
+def sql_of(file):
+    """The SQL beside a part."""
+    return sorted((file.parent / "sql").rglob("*.sql"))
+
+
+@each_room
 def test_adding_a_part_takes_one_file(room, capsys):
-    assert examples(room), f"no example adds {ROOMS[room]}"
-    for example in examples(room):
-        files = files_of(example)
-        python = [path for path in files if path.suffix == ".py"]
-        sql = [path for path in files if path.suffix == ".sql"]
+    assert parts(room), f"no made-up part shows how {room.part} is added"
+    for file in parts(room):
         with capsys.disabled():
-            print(f"\n{ROOMS[room]:<22} {example.name:<24} {len(python)} file, {len(sql)} of SQL, its test", end="")
-        assert [path.parent for path in python] == [example / room], "more than one file, or one of another room"
-        assert files == sorted(python + sql), "a part is a Python file, and SQL"
-        assert all(path.is_relative_to(example / room / "sql") for path in sql)
-        assert bool(sql) == (room == "assets")
+            print(f"\n{room.part:<22} {file.stem:<20} 1 file, {len(sql_of(file))} of SQL, 0 edits ", end="")
+        assert bool(sql_of(file)) == (room.attribute == "ASSET")
+        assert imported_modules(file).isdisjoint({"tests", "influence_extensions", ""}), "it needs another file"
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_every_example_has_its_test(room):
-    for example in examples(room):
-        tests = [path for path in HERE.glob("test_*.py") if example.name in path.read_text(encoding="utf-8")]
-        assert [path for path in tests if path != Path(__file__)], f"{example.name} is tried by no test"
+@each_room
+def test_there_is_nothing_else_beside_it(room):
+    for file in parts(room):
+        beside = {path for path in file.parent.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+        assert beside <= {*parts(room), *sql_of(file)}
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@each_room
+def test_it_is_tried_by_a_test(room):
+    tests = {path: path.read_text(encoding="utf-8") for path in HERE.glob("test_*.py") if path != Path(__file__)}
+    for file in parts(room):
+        assert any(re.search(rf"\b{file.stem}\b", text) for text in tests.values()), f"nothing tries {file.name}"
+
+
+@each_room
 def test_nothing_in_the_package_names_it(room):
-    package = [*(ROOT / "influence_assets").rglob("*.py"), *(ROOT / "sql").rglob("*.sql"), ROOT / "pyproject.toml"]
-    for example in examples(room):
-        names = {example.name, *(path.stem for path in files_of(example))} | {part_name(example, room)}
-        naming = [str(path) for path in package if any(name in path.read_text(encoding="utf-8") for name in names)]
-        assert not naming, f"{naming} name {example.name}"
+    above = ROOT.joinpath(*room.package.split(".")[:2])
+    for file in parts(room):
+        names = {file.stem, part_name(file, room)}
+        assert [str(path) for path in above.rglob("*.py") if constants(path) & names] == []
+        assert not any(re.search(rf"\b{name}\b", (ROOT / "pyproject.toml").read_text()) for name in names)
 
 
-def part_name(example, room):
+def test_no_room_is_left_out():
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "influence_assets").rglob("*.py")]
+    calls = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call))
+    asked_for = {call.args[1].value for call in calls if getattr(call.func, "id", "") == "discover"}
+    assert asked_for == {room.attribute for room in ROOMS}
+
+
+def imported_modules(file):
+    """The first component of everything that a file imports; the empty one of a relative import."""
+    modules = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add("" if node.level else node.module.split(".")[0])
+    return modules
+
+
+def constants(path):
+    """The texts that stand in a module's code."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+def part_name(file, room):
     """The name that the part gives itself."""
-    (file,) = (example / room).glob("*.py")
-    spec = spec_from_file_location(f"tests.extension.{example.name}.{file.stem}", file)
+    spec = spec_from_file_location(f"{__package__}.{file.parents[1].name}.{file.stem}", file)
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    return getattr(module, ATTRIBUTES[room]).name
+    return getattr(module, room.attribute).name

@@ -40,7 +40,7 @@ AT_THE_TOP = {
     "influence.duckdb.lock",
 }
 CACHES = ("sources.json", "weights.json", "withdrawn.json", "last_generation.json")
-LISTS = {"withdrawn.jsonl", ".withdrawn.jsonl.lock", ".withdrawn.jsonl.partial", "tombstones.jsonl"}
+LISTS = {"withdrawn.jsonl", ".withdrawn.jsonl.lock", "tombstones.jsonl", ".tombstones.jsonl.lock", ".copies"}
 Manifests = dict[ArtifactKey, Manifest]
 
 

@@ -10,8 +10,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from influence_assets.corpus.withdrawn import read_withdrawn
-from influence_assets.engine.withdrawals import own_list
+from influence_assets.engine.store_list import StoreList
 from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.catalogue import query, run_checks
 from tests.faults import comparison, working, zygote
@@ -102,7 +101,7 @@ def machine(ground: Ground) -> type[RuleBasedStateMachine]:
 
         def observe(self) -> None:
             """What a reader sees is complete, whatever just happened, and what left it is remembered."""
-            listed = {entry.document_id for entry in read_withdrawn(own_list(ground.store))}
+            listed = StoreList(ground.store).entries().keys()
             self.withdrawn = {number for number, document_id in enumerate(IDS) if document_id in listed}
             catalogue = comparison.workspace(ground.study).catalogue
             try:

@@ -62,6 +62,7 @@ def test_a_reader_gets_an_error_or_what_was_written(ground, corpus, place):
 
 
 @pytest.mark.parametrize("place", slow_but("the manifests", of=PLACES))
+@pytest.mark.slow
 def test_a_run_builds_on_nothing_that_is_damaged(ground, corpus, place):
     """It begins from nothing, or says that it cannot, and what to do."""
     path = ground.store / "influence.duckdb"

@@ -86,10 +86,7 @@ def test_gradients_of_long_sequences_are_those_of_short_ones(tokens, given_a_pla
     assert_close(found.double(), torch.einsum("sto,sti->soi", Ds.double(), a.double()), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("has_scipy", [True, False])
-def test_either_library_decomposes(has_scipy, monkeypatch):
-    if not has_scipy:
-        monkeypatch.setattr("influence_assets.maths.ekfac.find_spec", lambda _name: None)
+def test_a_factor_is_decomposed_and_stays_as_it_was():
     x = torch.randn(40, 12, dtype=torch.float64)
     A = x.T @ x
     before = A.clone()

@@ -82,6 +82,7 @@ def test_after_all_assets_by_hand_nothing_is_marked(located):
     assert_agree(located, standing=ALL)
 
 
+@pytest.mark.slow
 def test_files_that_come_change_and_go(computed):
     corpus = computed.path.parent / "corpus"
     studies.write_extra(computed.path)

@@ -88,6 +88,7 @@ def test_a_dry_run_changes_nothing_and_says_what_the_real_one_does(study):
     assert contents(study.parent / "store").keys() < before.keys()
 
 
+@pytest.mark.slow
 def test_what_published_rows_lead_to_stays(study):
     """The covariances of a generation whose files have all changed since, and what those were computed from."""
     change(study)

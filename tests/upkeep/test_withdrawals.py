@@ -161,6 +161,7 @@ def test_a_withdrawal_outlives_the_file(study):
     assert studies.ask_sql(study, TOMBSTONES).rows() == [(COAST, document_id(FOG), "asked for by its author")]
 
 
+@pytest.mark.slow
 def test_readers_lose_it_at_once_where_nothing_can_be_computed(study):
     """The shard goes as a whole, with all that its documents had a part in, until a run completes."""
     withdrawn(study, FOG)
@@ -183,9 +184,9 @@ def test_readers_lose_it_at_once_where_nothing_can_be_computed(study):
 @pytest.mark.slow
 def test_readers_lose_it_whatever_is_wrong_with_the_corpus(study):
     """Also where manifests are damaged, so that nobody can say what was computed from the document."""
-    withdrawn(study, FOG)
     tokens = studies.artifact(study, "token_sequences", shard=COAST)
     details = studies.artifact(study, "influence_details", query_set=studies.FIRST)
+    withdrawn(study, FOG)
     shutil.rmtree(study.parent / "corpus")
     for artifact in (tokens, details):
         (artifact.folder / "manifest.json").write_bytes(b"}{")

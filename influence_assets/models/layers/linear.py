@@ -9,7 +9,7 @@ from influence_assets.models.layers.rule import FrozenMap, LayerRule, with_bias,
 
 
 class Linear(LayerRule):
-    """`nn.Linear` itself, and no subclass of it, whose weight may lie in a packing of its own."""
+    """`nn.Linear` itself; a subclass may keep its weight in a packing of its own."""
 
     name = "linear"
 

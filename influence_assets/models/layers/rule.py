@@ -52,28 +52,28 @@ class LayerRule(ABC):
 
     @abstractmethod
     def covers(self, module: nn.Module) -> bool:
-        """Whether the rule is exact for the module. Of a known class's subclasses nothing is known."""
+        """Return whether the rule is exact for the module. A subclass of a covered class may compute something else."""
 
     @abstractmethod
     def widths(self, module: nn.Module) -> tuple[int, int]:
-        """d_out and d_in of the matrix, the column of a bias included."""
+        """Return d_out and d_in of the matrix, the column of a bias included."""
 
     @abstractmethod
     def inputs(
         self, module: nn.Module, x: Shaped[Tensor, "sequence token width"]
     ) -> Float[Tensor, "sequence token d_in"]:
-        """a: the module's input by sequence, with a column of ones where there is a bias."""
+        """Return a: the module's input by sequence, with a column of ones where there is a bias."""
 
     @abstractmethod
     def as_matrix(self, module: nn.Module, gradients: Mapping[str, Tensor]) -> Float[Tensor, "d_out d_in"]:
-        """Gradients of the module's own parameters, by their names, as the matrix that G is."""
+        """Return gradients of the module's own parameters, given by name, as the matrix that G is."""
 
     def output_gradients(
         self,
         module: nn.Module,  # noqa: ARG002
         gradient: Float[Tensor, "sequence token width"],
     ) -> Float[Tensor, "sequence token d_out"]:
-        """Ds: made of the gradient at the module's output by sequence; that gradient itself unless overridden."""
+        """Return Ds: by default the gradient at the module's output, laid out by sequence."""
         return gradient
 
     def by_sequence(
@@ -82,7 +82,7 @@ class LayerRule(ABC):
         values: Shaped[Tensor, "*token width"],
         shape: tuple[int, int],
     ) -> Shaped[Tensor, "sequence token width"] | None:
-        """The module's input, or the gradient at its output, laid out by sequence and token.
+        """Return the module's input, or the gradient at its output, laid out by sequence and token.
 
         Args:
             module: covered by the rule.
@@ -99,7 +99,7 @@ class LayerRule(ABC):
         return module.register_forward_hook(lambda _module, inputs, output: see(inputs[0], output))
 
     def layers(self, name: str, module: nn.Module) -> tuple["AttributedLayer", ...]:
-        """The matrices that the module holds: one, unless overridden.
+        """Return the matrices that the module holds: by default one.
 
         Args:
             name: of the module in the model.
@@ -108,7 +108,7 @@ class LayerRule(ABC):
         return (AttributedLayer(name, module, self),)
 
     def frozen_map(self, module: nn.Module) -> FrozenMap | None:  # noqa: ARG002
-        """The module's computation, where it is nothing but a product and a bias; its own forward runs otherwise."""
+        """Return the module's computation, if it is nothing but a product and a bias; None has its own forward run."""
         return None
 
 
@@ -143,16 +143,16 @@ class AttributedLayer:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and with them what is measured of the layer."""
+        """The device of the weights, and of what is measured of the layer."""
         return next(self.module.parameters(recurse=False)).device
 
     def as_matrix(self, gradients: Mapping[str, Tensor]) -> Float[Tensor, "d_out d_in"]:
-        """Gradients of the module's own parameters, by their names, as one matrix."""
+        """Return gradients of the module's own parameters, given by name, as one matrix."""
         return self.rule.as_matrix(self.module, gradients)
 
 
 def layer_rules() -> tuple[LayerRule, ...]:
-    """Every rule that there is, the package's own and those of extensions.
+    """Return every rule: the package's own, those of extension folders, and installed ones.
 
     Raises:
         InputError: a rule cannot be loaded, see `extensions.discover`.
@@ -161,7 +161,7 @@ def layer_rules() -> tuple[LayerRule, ...]:
 
 
 def rule_of(module: nn.Module) -> LayerRule | None:
-    """The rule that covers a module, or None.
+    """Return the rule that covers a module, or None.
 
     Raises:
         InputError: more than one does.
@@ -176,14 +176,14 @@ def rule_of(module: nn.Module) -> LayerRule | None:
 
 
 def with_ones(x: Float[Tensor, "*token width"]) -> Float[Tensor, "*token d_in"]:
-    """The same input with a column of ones, which a bias multiplies."""
+    """Return the input with a column of ones, which a bias multiplies."""
     return torch.cat([x, x.new_ones(*x.shape[:-1], 1)], dim=-1)
 
 
 def with_bias(
     weight: Float[Tensor, "d_out width"], bias: Float[Tensor, " d_out"] | None
 ) -> Float[Tensor, "d_out d_in"]:
-    """A weight's gradient with that of the bias, if there is one, as its last column."""
+    """Return a weight's gradient with that of the bias, if there is one, as its last column."""
     return weight if bias is None else torch.cat([weight, bias[:, None]], dim=1)
 
 

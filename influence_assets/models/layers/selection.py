@@ -14,16 +14,16 @@ MLP_PATTERNS = ("*.mlp.*", "*.fc1", "*.fc2", "*.feed_forward.*", "*.ffn.*")
 
 
 def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[AttributedLayer, ...]:
-    """The linear maps that `curvature.modules` names, in the model's own order.
+    """Return the layers that `curvature.modules` names, in the model's own order.
 
     Args:
         model: the loaded model.
         modules: `mlp`, `linear`, or glob patterns over module names.
 
     Raises:
-        InputError: a pattern matches no linear map; a matched module keeps weights that no layer rule covers
-            (mixture-of-experts blocks, for one), or with `linear` any module but an embedding does; or a matched
-            weight belongs to several modules.
+        InputError: a pattern matches no covered layer; a matched module has weights that no layer rule covers, such
+            as a mixture of experts, or with `linear` any module but an embedding has; or a matched weight belongs to
+            several modules.
     """
     patterns, head = _patterns(model, modules)
     matched = {
@@ -40,7 +40,7 @@ def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tupl
 
 
 def _patterns(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[tuple[str, ...], nn.Module | None]:
-    """The glob patterns, and the output head where it is to be left out because nobody named it."""
+    """Return the glob patterns, and the output head where it is left out because it was not named."""
     if modules == "mlp":
         return MLP_PATTERNS, None
     if modules == "linear":
@@ -50,7 +50,7 @@ def _patterns(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[tup
 
 
 def _maps(model: PreTrainedModel) -> Mapping[str, nn.Module]:
-    """Whatever may be a linear map, the output head and embeddings left out."""
+    """Return whatever may be a linear map, without the output head and embeddings."""
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return {
         name: module
@@ -60,7 +60,7 @@ def _maps(model: PreTrainedModel) -> Mapping[str, nn.Module]:
 
 
 def _refuse_unknown(model: PreTrainedModel, matched: Mapping[str, nn.Module]) -> None:
-    """A layer without a rule must not be left out in silence: the scores would miss what it says."""
+    """Raise for a layer without a rule: left out in silence, it would be missing from the scores."""
     unknown = [name for name, module in matched.items() if _has_unknown_weights(module)]
     if not unknown:
         return
@@ -99,7 +99,7 @@ def _refuse_idle_patterns(
 
 
 def _refuse_shared(model: PreTrainedModel, selected: tuple[AttributedLayer, ...]) -> None:
-    """A weight that two modules share gets gradients from both; attributing one of them would be silently wrong."""
+    """Raise for a weight that two modules share: attributing one of them would be silently wrong."""
     owners: Mapping[int, set[str]] = defaultdict(set)
     for name, module in model.named_modules(remove_duplicate=False):
         for parameter in module.parameters(recurse=False):

@@ -16,6 +16,7 @@ from docs.references import references
 from docs.terminal import text_of
 from influence_assets.cli.app import build_app
 
+REFERENCES = references()
 README = ROOT / "README.md"
 BYTES = 9_000
 """A newcomer reads the README whole."""
@@ -30,15 +31,15 @@ def test_the_readme_is_short():
     assert len(README.read_bytes()) <= BYTES
 
 
-@pytest.mark.parametrize("name", sorted(references()))
+@pytest.mark.parametrize("name", sorted(REFERENCES))
 def test_a_reference_is_that_of_the_code(name):
-    assert blocks("generated")[name] == references()[name], "write it anew: python -m docs.references"
+    assert blocks("generated")[name] == REFERENCES[name], "write it anew: python -m docs.references"
 
 
 def test_no_block_lacks_its_script():
     steps = chain(samples.EXAMPLE, samples.DEMO)
     assert blocks("sample").keys() == {step.name for step in steps if not isinstance(step, samples.Edit) and step.name}
-    assert blocks("generated").keys() == references().keys()
+    assert blocks("generated").keys() == REFERENCES.keys()
 
 
 @pytest.mark.parametrize(("page", "markers"), [("README.md", report.FIGURES), ("docs/benchmarks.md", report.SPEED)])
@@ -80,10 +81,10 @@ def test_every_make_target_exists():
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page.name}: make {target}"
 
 
-def test_the_picture_shows_what_the_readme_says():
-    lines = text_of(samples.PICTURE).splitlines()
-    assert lines[1].startswith(f"$ {samples.ANSWER}"[: samples.PICTURE_WIDTH - 10])
-    assert "link" not in samples.PICTURE.read_text(encoding="utf-8")
+def test_the_picture_shows_an_answer():
+    text = text_of(samples.PICTURE)
+    assert text.startswith("$ influence ask")
+    assert " nats" in text
 
 
 def _commands(text: str) -> list[str]:

@@ -1,7 +1,7 @@
 """What counts as a difference between a sample in the pages and the one that is made today."""
 
 import pytest
-from comparison import differences
+from sample_comparison import differences
 
 TABLE = """\
 asset        seconds  rows

@@ -7,7 +7,7 @@ from multiprocessing import get_context
 from influence_assets.engine.executor import Computed, Executor, Task, TaskResult, compute_task
 
 
-class Processes(Executor):
+class WorkerPool(Executor):
     """Keeps its processes from one stage to the next: each imports torch once."""
 
     def __init__(self) -> None:
@@ -16,10 +16,12 @@ class Processes(Executor):
     @property
     def name(self) -> str:
         """The executor's name."""
-        return "processes"
+        return "worker_pool"
 
     def run(
-        self, tasks: Sequence[Task], compute_here: Callable[[Task], Sequence[Computed]]
+        self,
+        tasks: Sequence[Task],
+        compute_here: Callable[[Task], Sequence[Computed]],
     ) -> Iterator[tuple[Task, TaskResult]]:
         """Compute tasks as processes become free."""
         if self._pool is None:
@@ -41,4 +43,4 @@ class Processes(Executor):
             wait(futures)
 
 
-EXECUTOR = Processes()
+EXECUTOR = WorkerPool()

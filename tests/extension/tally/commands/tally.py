@@ -1,4 +1,4 @@
-"""`influence count`: how many rows a table has. All that a command of one's own takes."""
+"""`influence tally`: how many rows a table has. All that a command of one's own takes."""
 
 import typer
 
@@ -7,7 +7,7 @@ from influence_assets.cli.console import console
 from influence_assets.study import Study
 
 
-def count(table: str, study: StudyOption = HERE) -> None:
+def tally(table: str, study: StudyOption = HERE) -> None:
     """Count the rows of a table."""
     from influence_assets.engine.workspace import catalogue_path
     from influence_assets.storage.catalogue import query
@@ -18,4 +18,4 @@ def count(table: str, study: StudyOption = HERE) -> None:
         raise typer.Exit(1)
 
 
-COMMAND = Command(name="count", function=count)
+COMMAND = Command(name="tally", function=tally)

@@ -1,4 +1,4 @@
-"""An executor that one file adds, chosen by the study: it keeps the contract, and a whole study runs with it."""
+"""An executor of one file, chosen by the study: it keeps the contract, and a whole study runs with it."""
 
 import hashlib
 import sys
@@ -15,39 +15,39 @@ from tests.commanding import influence
 from tests.engine import small_assets
 from tests.engine.executor_contract import ExecutorContract
 
-NAME = "processes"
-PARTS = Path(__file__).parent / "parts"
+EXAMPLE = "worker_pool"
+FOLDER = Path(__file__).parent / EXAMPLE
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_process_outlives_these_tests():
     yield
     for name, module in list(sys.modules.items()):
-        pool = module.EXECUTOR._pool if name.startswith(MODULE_PREFIX) and name.endswith(f".{NAME}") else None
+        pool = module.EXECUTOR._pool if name.startswith(MODULE_PREFIX) and name.endswith(f".{EXAMPLE}") else None
         if pool is not None:
             pool.shutdown()
             module.EXECUTOR._pool = None
 
 
-@pytest.mark.usefixtures("parts")
-class TestProcesses(ExecutorContract):
+class TestWorkerPool(ExecutorContract):
     @pytest.fixture
-    def executor(self, tmp_path):
-        return executor_of(small_assets.lay_out(tmp_path / "named", {"a.txt": "a"}, NAME))
+    def executor(self, extend, tmp_path):
+        extend(EXAMPLE)
+        return executor_of(small_assets.lay_out(tmp_path / "named", {"a.txt": "a"}, EXAMPLE))
 
 
 def test_it_is_discovered_by_an_entry_point(install, tmp_path):
-    install("influence_assets.engine.executors", NAME)
-    executor = executor_of(small_assets.lay_out(tmp_path, {"a.txt": "a"}, NAME))
-    assert (executor.name, type(executor).__module__) == (NAME, f"installed_{NAME}")
+    install(EXAMPLE, "influence_assets.engine.executors")
+    executor = executor_of(small_assets.lay_out(tmp_path, {"a.txt": "a"}, EXAMPLE))
+    assert (executor.name, type(executor).__module__) == (EXAMPLE, f"installed_{EXAMPLE}")
 
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory):
     """A whole study, computed by the executor that its own extension folder holds, and what the run printed."""
-    study = studies.lay_out(tmp_path_factory.mktemp("by_processes"), compute={"executor": NAME})
+    study = studies.lay_out(tmp_path_factory.mktemp("by_a_pool"), compute={"executor": EXAMPLE})
     with study.open("a") as file:
-        file.write(f"extensions: [{PARTS}]\n")
+        file.write(f"extensions: [{FOLDER}]\n")
     with mock.patch.object(extensions, "_folders", {}):
         finished = influence("run", "--study", study)
     assert (finished.code, finished.err) == (0, ""), finished.out
@@ -64,6 +64,7 @@ def titles(study):
     return set(studies.ask_sql(study, "select title from documents")["title"])
 
 
+@pytest.mark.slow
 def test_a_whole_study_is_the_same_as_by_the_default(first_run, standing):
     study, printed = first_run
     assert f"Computed {len(studies.everything())} partitions" in printed
@@ -76,6 +77,7 @@ def test_a_whole_study_is_the_same_as_by_the_default(first_run, standing):
     assert influence("verify", "--study", study).code == 0
 
 
+@pytest.mark.slow
 def test_damage_is_found_and_mended(first_run, study):
     folder = studies.artifact(study, "documents", shard=studies.COAST).folder
     table = folder / "documents.parquet"
@@ -89,6 +91,7 @@ def test_damage_is_found_and_mended(first_run, study):
     assert studies.scores(study) == pytest.approx(studies.scores(first_run[0]), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_document_is_forgotten_and_what_is_superseded_collected(study):
     (gulls, kept) = (studies.COAST_ROWS[3], studies.COAST_ROWS[:3] + studies.TRADES_ROWS)
     assert titles(study) == {row["title"] for row in [gulls, *kept]}

@@ -1,17 +1,11 @@
-"""A command that one file adds, by a folder and by an entry point."""
+"""A command of one file, found by its folder and by its entry point."""
 
 import pytest
 
 from influence_assets.extensions import EXTENSIONS
 from tests.commanding import influence
 
-
-def of_folder(request):
-    request.getfixturevalue("parts")
-
-
-def of_entry_point(request):
-    request.getfixturevalue("install")("influence_assets.cli.commands", "count")
+EXAMPLE = "tally"
 
 
 def commands():
@@ -20,15 +14,23 @@ def commands():
     return [row.split()[1] for row in rows if row.startswith("│ ")]
 
 
-@pytest.mark.parametrize("bring", [of_folder, of_entry_point])
-def test_it_is_listed_last_explained_and_run(request, standing, bring):
+@pytest.fixture(params=["folder", "entry point"])
+def added(request):
+    """The commands that there were before it was added."""
     before = commands()
-    bring(request)
-    assert commands() == [*before, "count"]
-    assert "Count the rows of a table." in influence("count", "--help").out
-    finished = influence("count", "documents", "--study", standing)
+    if request.param == "folder":
+        request.getfixturevalue("extend")(EXAMPLE)
+    else:
+        request.getfixturevalue("install")(EXAMPLE, "influence_assets.cli.commands")
+    return before
+
+
+def test_it_is_listed_last_explained_and_run(added, standing):
+    assert commands() == [*added, "tally"]
+    assert "Count the rows of a table." in influence("tally", "--help").out
+    finished = influence("tally", "documents", "--study", standing)
     assert (finished.code, finished.out, finished.err) == (0, "7 rows\n", "")
-    finished = influence("count", "tombstones", "--study", standing)
+    finished = influence("tally", "tombstones", "--study", standing)
     assert (finished.code, finished.out, finished.err) == (1, "0 rows\n", "")
 
 

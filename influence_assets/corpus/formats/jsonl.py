@@ -1,0 +1,82 @@
+r"""Source files of one JSON object a line, plain or compressed.
+
+A row is its line after decompression, `\n` included, empty lines too, so that packing a file anew changes nothing.
+"""
+
+import codecs
+import io
+import json
+from collections.abc import Generator, Iterator
+from typing import Any
+
+from influence_assets.corpus.source_format import SourceFormat
+from influence_assets.corpus.stored_rows import TOO_LONG_REMEDY, Place, StoredRow
+from influence_assets.corpus.streams import bounded_lines, decompressed, open_decompressed, packed, skip
+from influence_assets.corpus.utf8 import ENCODING_REMEDY
+from influence_assets.errors import InputError
+from influence_assets.study import Corpus
+
+SUFFIXES = packed(".jsonl")
+
+_ROW_REMEDY = "Write one JSON object a line."
+
+
+def json_rows(url: str, line_bytes: int, remedy: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of a file, each with the number of its line.
+
+    Args:
+        url: of the file.
+        line_bytes: the longest line that is read.
+        remedy: what to do about a longer one.
+
+    Raises:
+        InputError: naming the row that is longer than `line_bytes`, not UTF-8, not JSON or not an object.
+    """
+    with open_decompressed(url) as stream:
+        for number, line in bounded_lines(stream, line_bytes, url, remedy):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if line.strip():
+                yield number, _parsed(line, f"{url}, row {number}")
+
+
+def line_limit(corpus: Corpus) -> int:
+    """Return the longest line that is read, in bytes.
+
+    JSON's escapes make a document up to three times as long, save for control characters; the 1 MiB is for the row's
+    other columns.
+    """
+    return 3 * corpus.max_document_bytes + 2**20
+
+
+def _rows(raw: io.BufferedReader, url: str, corpus: Corpus, first: Place) -> Generator[StoredRow, None, None]:
+    with decompressed(raw, url) as stream:
+        skip(stream, first.offset, url)
+        for number, line in bounded_lines(stream, line_limit(corpus), url, TOO_LONG_REMEDY, first.number):
+            yield StoredRow(number, line)
+
+
+def _columns(row: StoredRow, where: str, _corpus: Corpus) -> dict[str, Any] | None:
+    return _parsed(row.payload, where) if row.payload.strip() else None
+
+
+def _parsed(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        text = line.decode("utf-8")
+        # NaN and Infinity, which some writers put where JSON has null, are read as null.
+        row = json.loads(text, parse_constant=lambda _: None)
+        if "\\u" in text:  # an escape can name half of a surrogate pair, which is no character
+            json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(where, f"is not UTF-8 (byte {error.start + 1} of the row)", ENCODING_REMEDY) from error
+    except UnicodeEncodeError as error:
+        raise InputError(where, "holds half of a surrogate pair (\\ud800 …)", "Mend that character.") from error
+    except (ValueError, RecursionError) as error:
+        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise InputError(where, f"is not JSON ({reason})", _ROW_REMEDY) from error
+    if not isinstance(row, dict):
+        raise InputError(where, f"is JSON, but not an object: {text.strip()[:40]}", _ROW_REMEDY)
+    return row
+
+
+FORMAT = SourceFormat(name="jsonl", suffixes=SUFFIXES, rows=_rows, columns=_columns)
