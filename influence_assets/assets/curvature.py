@@ -73,8 +73,8 @@ def _compute(work: Work) -> None:
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
     figures = artifact.manifest.summary
     return {
-        "in_short": f"Generation {figures['generation_id']}: {figures['attributed_share']:.0%} of the model's parameters "
-        f"are attributed, in {len(figures['damping']):,} layers.",
+        "in_short": f"Generation {figures['generation_id']}: {figures['attributed_share']:.0%} of the model's "
+        f"parameters are attributed, in {len(figures['damping']):,} layers.",
         "layers": Table(artifact.table("modules").drop("generation_id").collect()),
     }
 
