@@ -131,7 +131,9 @@ def _file(artifact: Artifact) -> Any:
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
     rows: Mapping[str, int] = artifact.manifest.summary["inserted_rows"]
     tables: Sequence[str] = list(rows)
+    loaded = artifact.manifest.summary["loaded_artifacts"]
     return {
+        "in_short": f"{loaded:,} artifacts loaded, {sum(rows.values()):,} rows inserted.",
         "path": Location(_file(artifact)),
         "inserted": Table(pl.DataFrame({"table": tables, "rows": list(rows.values())})),
     }
