@@ -12,7 +12,7 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown, Table
 from influence_assets.engine.workspace import Workspace
 from influence_assets.storage.artifacts import Artifact
-from influence_assets.storage.manifest import Manifest
+from influence_assets.storage.artifacts.manifest import Manifest
 from influence_assets.study import Study
 
 ROWS_SHOWN = 10

@@ -20,7 +20,7 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
 from influence_assets.methods.registry import MAIN
 from influence_assets.storage.artifacts import Artifact
-from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 
 if TYPE_CHECKING:
     from influence_assets.capture.batches import Sequences

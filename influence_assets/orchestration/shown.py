@@ -11,7 +11,7 @@ from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.shown import Location, Picture, Shown, Table
 from influence_assets.report.page import everything_shown
 from influence_assets.storage.artifacts import Artifact
-from influence_assets.storage.statements import column_comments, statements
+from influence_assets.storage.catalogue.statements import column_comments, statements
 
 Metadata = dict[str, Any]
 
