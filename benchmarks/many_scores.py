@@ -26,8 +26,8 @@ import numpy as np
 import polars as pl
 
 from influence_assets.storage.artifacts import ArtifactStore
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 from influence_assets.storage.catalogue import CatalogueContent, load_catalogue, query, reading, run_checks
-from influence_assets.storage.manifest import ArtifactKey
 
 TOPICS = ["lamps", "towers", "fog", "bells", "gulls", "ships", "keepers", "water", "bread", "iron", "thread", "mail"]
 MEASURES = {

@@ -14,7 +14,7 @@ from docs.blocks import ROOT, write_blocks
 from influence_assets.assets import asset_graph
 from influence_assets.cli.app import build_app
 from influence_assets.cli.study_template import reference
-from influence_assets.storage.statements import Statement, statements
+from influence_assets.storage.catalogue.statements import Statement, statements
 
 PARTITIONS = {"none": "–", "shard": "shard", "query_set": "query set", "pair": "query set × shard"}
 

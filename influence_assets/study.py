@@ -217,14 +217,12 @@ class Sketches(_Section):
 class Storage(_Section):
     """Where everything computed is kept."""
 
-    root: str = Field("store", min_length=1, description="A local folder for the arrays, tables and the DuckDB file.")
-
-    @field_validator("root")
-    @classmethod
-    def _is_local(cls, root: str) -> str:
-        if "://" in root:
-            raise ValueError("must be a local folder; publish from there to an object store")
-        return root
+    root: str = Field(
+        "store",
+        min_length=1,
+        description="A local folder for the arrays, tables and the DuckDB file, of its own; or a URL whose scheme is "
+        "that of a storage backend.",
+    )
 
 
 class Compute(_Section):

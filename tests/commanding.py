@@ -19,7 +19,7 @@ LONGEST_SECONDS = 900
 
 
 @dataclass(frozen=True)
-class Ended:
+class Finished:
     """A finished command.
 
     Args:
@@ -46,7 +46,7 @@ def _exit(code: int) -> None:
     raise _Exited(code)
 
 
-def influence(*arguments: str | Path, width: int = 200) -> Ended:
+def influence(*arguments: str | Path, width: int = 200) -> Finished:
     """Run the command in this process, from its entry point to the exit code."""
     out, err = io.StringIO(), io.StringIO()
     with (
@@ -62,7 +62,7 @@ def influence(*arguments: str | Path, width: int = 200) -> Ended:
             main()
         except _Exited as exited:
             (code,) = exited.args
-    return Ended(code, out.getvalue(), err.getvalue())
+    return Finished(code, out.getvalue(), err.getvalue())
 
 
 def influence_process(
@@ -91,7 +91,7 @@ def influence_process(
     )
 
 
-def finished(process: subprocess.Popen[str]) -> Ended:
+def finished(process: subprocess.Popen[str]) -> Finished:
     """Wait for a process to end; one that hangs is killed."""
     try:
         out, err = process.communicate(timeout=LONGEST_SECONDS)
@@ -99,7 +99,7 @@ def finished(process: subprocess.Popen[str]) -> Ended:
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
         raise AssertionError(f"not done after {LONGEST_SECONDS} s: {out}{err}") from None
-    return Ended(process.returncode, out, err)
+    return Finished(process.returncode, out, err)
 
 
 def killed(process: subprocess.Popen[str]) -> None:

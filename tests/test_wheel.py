@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 FOUND = """
 import influence_assets
 from influence_assets.orchestration.instance import default_settings
-from influence_assets.storage.statements import schema_version, statements
+from influence_assets.storage.catalogue.statements import schema_version, statements
 
 print(influence_assets.__file__)
 print(schema_version())

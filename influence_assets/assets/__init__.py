@@ -12,7 +12,7 @@ from influence_assets.engine.graph import AssetGraph
 from influence_assets.engine.workspace import Workspace
 from influence_assets.extensions import discover, extension_folders
 from influence_assets.methods.registry import methods_of
-from influence_assets.storage.statements import use_folders
+from influence_assets.storage.catalogue.statements import use_folders
 from influence_assets.study import Study
 
 GROUPS = ("corpus", "model", "curvature", "queries", "attribution")

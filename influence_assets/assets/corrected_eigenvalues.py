@@ -12,6 +12,7 @@ from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
 from influence_assets.engine.partitions import Partition
+from influence_assets.engine.shown import Shown
 from influence_assets.storage.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -82,6 +83,10 @@ def _cost(sizes: Any, _partition: Partition) -> Cost:
     return Cost(bytes=sizes.gradient_bytes)
 
 
+def _shown(artifact: Artifact) -> Mapping[str, Shown]:
+    return {"in_short": f"Measured on {artifact.manifest.summary['counted_sequences']:,} sequences."}
+
+
 ASSET = AssetDefinition(
     name="corrected_eigenvalues",
     group="curvature",
@@ -107,6 +112,7 @@ ASSET = AssetDefinition(
         partition=_cost,
         memory=lambda sizes: sizes.pass_memory(2 * sizes.factor_bytes + sizes.gradient_bytes, shares_pass=True),
     ),
+    shown=_shown,
     checks=EachOf(
         Check(
             "eigenvalues_are_finite_and_not_negative",

@@ -11,6 +11,7 @@ from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
 from influence_assets.engine.partitions import Partition
+from influence_assets.engine.shown import Shown
 from influence_assets.storage.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -89,6 +90,12 @@ def _cost(sizes: Any, _partition: Partition) -> Cost:
     return Cost(bytes=sizes.factor_bytes)
 
 
+def _shown(artifact: Artifact) -> Mapping[str, Shown]:
+    figures = artifact.manifest.summary
+    fitted, sequences = figures["fitted_sequences"], figures["training_sequences"]
+    return {"in_short": f"Measured on {fitted:,} of {sequences:,} sequences, in {len(figures['shapes']):,} layers."}
+
+
 ASSET = AssetDefinition(
     name="covariances",
     group="curvature",
@@ -111,6 +118,7 @@ ASSET = AssetDefinition(
     ),
     runs_model=True,
     cost=CostModel(partition=_cost, memory=lambda sizes: sizes.pass_memory(sizes.factor_bytes, shares_pass=True)),
+    shown=_shown,
     checks=EachOf(
         Check(
             "factors_are_finite_and_symmetric",

@@ -71,7 +71,12 @@ def _compute(work: Work) -> None:
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
-    return {"layers": Table(artifact.table("modules").drop("generation_id").collect())}
+    figures = artifact.manifest.summary
+    return {
+        "in_short": f"Generation {figures['generation_id']}: {figures['attributed_share']:.0%} of the model's "
+        f"parameters are attributed, in {len(figures['damping']):,} layers.",
+        "layers": Table(artifact.table("modules").drop("generation_id").collect()),
+    }
 
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:

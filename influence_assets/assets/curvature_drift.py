@@ -10,6 +10,7 @@ from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
+from influence_assets.engine.shown import Shown
 from influence_assets.storage.artifacts import Artifact
 
 MEASURES = ("A", "S", "eigenvalues")
@@ -123,6 +124,17 @@ def _cost(sizes: Any, _partition: Partition) -> Cost:
     return Cost(bytes=None, amount=sizes.all_sequences())
 
 
+def _shown(artifact: Artifact) -> Mapping[str, Shown]:
+    figures = artifact.manifest.summary
+    if "largest_drift" not in figures:
+        return {"in_short": "There is no shard to compare with the generation."}
+    advice = "A new generation is due" if figures["exceeds"] else "The generation still describes the corpus"
+    return {
+        "in_short": f"{advice}: the largest drift is {figures['largest_drift']:.3g}, the threshold "
+        f"{figures['threshold']:.3g}."
+    }
+
+
 ASSET = AssetDefinition(
     name="curvature_drift",
     group="curvature",
@@ -139,6 +151,7 @@ ASSET = AssetDefinition(
     reports_drift=True,
     is_published=True,
     cost=CostModel(partition=_cost),
+    shown=_shown,
     checks=EachOf(
         Check(
             "drift_is_below_the_threshold",

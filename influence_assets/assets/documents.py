@@ -12,7 +12,7 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown, Table
 from influence_assets.engine.workspace import Workspace
 from influence_assets.storage.artifacts import Artifact
-from influence_assets.storage.manifest import Manifest
+from influence_assets.storage.artifacts.manifest import Manifest
 from influence_assets.study import Study
 
 ROWS_SHOWN = 10
@@ -69,8 +69,13 @@ def _cost(sizes: Any, partition: Partition) -> Cost:
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
     # No text and no title: what a UI is told is kept for ever, and a document may be withdrawn.
-    columns = ("document_id", "source", "licence", "characters")
-    return {"first_documents": Table(artifact.table("documents").select(columns).head(ROWS_SHOWN).collect())}
+    columns, figures = ("document_id", "source", "licence", "characters"), artifact.manifest.summary
+    left_out = figures["duplicate_documents"] + figures["withdrawn_documents"]
+    return {
+        "in_short": f"{figures['documents']:,} documents of {figures['characters']:,} characters. Left out: "
+        f"{left_out:,} that are duplicates or withdrawn.",
+        "first_documents": Table(artifact.table("documents").select(columns).head(ROWS_SHOWN).collect()),
+    }
 
 
 ASSET = AssetDefinition(

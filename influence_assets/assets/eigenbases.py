@@ -1,5 +1,6 @@
 """The asset `eigenbases`: a numbered generation, the frozen basis in which everything later is measured."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.generations import NumberedGeneration
 from influence_assets.engine.partitions import Partition
+from influence_assets.engine.shown import Shown
 from influence_assets.errors import InputError
 from influence_assets.storage.artifacts import Artifact
 
@@ -81,6 +83,14 @@ def _memory(sizes: Any) -> int:
     return int(sizes.process_bytes + 6 * 8 * widest**2)
 
 
+def _shown(artifact: Artifact) -> Mapping[str, Shown]:
+    figures = artifact.manifest.summary
+    return {
+        "in_short": f"Generation {figures['generation_id']}: {len(figures['layers']):,} layers, fitted on "
+        f"{len(figures['fitted_shards']):,} shards with {figures['counted_tokens']:,} tokens."
+    }
+
+
 ASSET = AssetDefinition(
     name="eigenbases",
     group="curvature",
@@ -101,6 +111,7 @@ ASSET = AssetDefinition(
     is_current=lambda _workspace, _manifest: True,  # a generation that cannot be opened is not known to anybody
     begins_generation=True,
     cost=CostModel(partition=_cost, memory=_memory),
+    shown=_shown,
     checks=EachOf(
         Check(
             "factors_are_positive_semi_definite",

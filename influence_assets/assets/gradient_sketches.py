@@ -1,11 +1,14 @@
 """The asset `gradient_sketches`: a few bytes of each training gradient, from which new questions are answered."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from influence_assets.assets.shared_pass import PROBES, SHARD_PASS, Joined, PassContext
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
 from influence_assets.engine.partitions import Partition
+from influence_assets.engine.shown import Shown
+from influence_assets.storage.artifacts import Artifact
 
 if TYPE_CHECKING:
     from influence_assets.capture.batches import Sequences
@@ -116,6 +119,13 @@ def _memory(sizes: Any) -> int:
     return int(sizes.pass_memory(held, shares_pass=True))
 
 
+def _shown(artifact: Artifact) -> Mapping[str, Shown]:
+    figures = artifact.manifest.summary
+    agreement = figures["agreement"]
+    measured = "" if agreement is None else f" Rank correlation with exact scores: {agreement['spearman']:.2f}."
+    return {"in_short": f"{figures['sequences']:,} sequences, {figures['coordinates']:,} signs each.{measured}"}
+
+
 ASSET = AssetDefinition(
     name="gradient_sketches",
     group="attribution",
@@ -135,4 +145,5 @@ ASSET = AssetDefinition(
     measures=Measurement(shared_pass=SHARD_PASS, join=_join),
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
+    shown=_shown,
 )

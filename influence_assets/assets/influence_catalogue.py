@@ -15,7 +15,7 @@ from influence_assets.engine.versions import Versions
 from influence_assets.engine.workspace import CATALOGUE, Workspace
 from influence_assets.errors import InputError
 from influence_assets.storage.artifacts import Artifact
-from influence_assets.storage.manifest import ArtifactKey, Manifest
+from influence_assets.storage.artifacts.manifest import ArtifactKey, Manifest
 from influence_assets.study import Study
 
 VIOLATIONS_SHOWN = 20
@@ -85,7 +85,7 @@ class _SqlChecks:
 
     def descriptions(self) -> Mapping[str, str]:
         """Return why each check must hold, by its name; the checks of grains count as one."""
-        from influence_assets.storage.statements import statements
+        from influence_assets.storage.catalogue.statements import statements
 
         described = {_group(name): statement.purpose for name, statement in statements("checks").items()}
         described[GRAINS] = "No two rows of a table have the same key."
@@ -125,13 +125,15 @@ def _cost(sizes: Any, _partition: Partition) -> Cost:
 
 
 def _file(artifact: Artifact) -> Any:
-    return artifact.folder.parents[2] / CATALOGUE
+    return artifact.local_root / CATALOGUE
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
     rows: Mapping[str, int] = artifact.manifest.summary["inserted_rows"]
     tables: Sequence[str] = list(rows)
+    loaded = artifact.manifest.summary["loaded_artifacts"]
     return {
+        "in_short": f"{loaded:,} artifacts loaded, {sum(rows.values()):,} rows inserted.",
         "path": Location(_file(artifact)),
         "inserted": Table(pl.DataFrame({"table": tables, "rows": list(rows.values())})),
     }

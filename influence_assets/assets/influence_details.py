@@ -5,7 +5,7 @@ splits of pairs that are still among the strongest are copied.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,9 +17,10 @@ from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
+from influence_assets.engine.shown import Shown
 from influence_assets.methods.registry import MAIN
 from influence_assets.storage.artifacts import Artifact
-from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 
 if TYPE_CHECKING:
     from influence_assets.capture.batches import Sequences
@@ -322,6 +323,11 @@ def _memory(sizes: Any) -> int:
     return int(sizes.pass_memory(sizes.factor_bytes + (2 + sizes.most_scored_queries) * sizes.gradient_bytes))
 
 
+def _shown(artifact: Artifact) -> Mapping[str, Shown]:
+    figures = artifact.manifest.summary
+    return {"in_short": f"{figures['split_scores']:,} scores of {figures['queries']:,} questions, split."}
+
+
 ASSET = AssetDefinition(
     name="influence_details",
     group="attribution",
@@ -348,6 +354,7 @@ ASSET = AssetDefinition(
     is_published=True,
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
+    shown=_shown,
     checks=EachOf(
         Check(
             "layers_sum_to_the_score",

@@ -10,8 +10,10 @@ from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.generations import FrozenBySettings
 from influence_assets.engine.partitions import Partition
+from influence_assets.engine.shown import Shown
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
+from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
 
@@ -126,6 +128,13 @@ def _memory(sizes: Any) -> int:
     return int(sizes.pass_memory(copies * sizes.weight_bytes))
 
 
+def _shown(artifact: Artifact) -> Mapping[str, Shown]:
+    figures = artifact.manifest.summary
+    trained = figures.get("final_loss_nats")
+    training = "" if trained is None else f", trained to a loss of {trained:.3g} nats a token"
+    return {"in_short": f"{figures['architecture']} of {figures['parameters']:,} parameters{training}."}
+
+
 ASSET = AssetDefinition(
     name="language_model",
     group="model",
@@ -146,6 +155,7 @@ ASSET = AssetDefinition(
     identity=("model", lambda manifest: [manifest.summary["weights_hash"], manifest.summary["tokenizer_hash"]]),
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
+    shown=_shown,
     hidden=frozenset({"config", "epoch_losses_nats"}),
     source_change=lambda _workspace, _partition, _last: "the model's files changed",
 )

@@ -185,7 +185,11 @@ def _memory(sizes: Any) -> int:
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
     columns = ("query_id", "prompt", "completion", "completion_tokens", "log_probability_nats", "gradient_norm")
-    return {"first_queries": Table(artifact.table("queries").select(columns).head(ROWS_SHOWN).collect())}
+    figures = artifact.manifest.summary
+    return {
+        "in_short": f"Gradients of {figures['queries']:,} questions in generation {figures['generation_id']}.",
+        "first_queries": Table(artifact.table("queries").select(columns).head(ROWS_SHOWN).collect()),
+    }
 
 
 ASSET = AssetDefinition(

@@ -12,7 +12,7 @@ from influence_assets.engine.definition import Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.errors import StorageError
 from influence_assets.storage.artifacts import Artifact
-from influence_assets.storage.manifest import ArtifactKey, Manifest
+from influence_assets.storage.artifacts.manifest import ArtifactKey, Manifest
 
 PAIR = ("query_id", "sequence_id")
 STRONGEST_SCHEMA = pl.Schema(

@@ -13,7 +13,7 @@ from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
 from influence_assets.methods.registry import methods_of
-from influence_assets.storage.manifest import Manifest
+from influence_assets.storage.artifacts.manifest import Manifest
 from influence_assets.study import Study
 
 if TYPE_CHECKING:

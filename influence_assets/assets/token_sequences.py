@@ -1,6 +1,6 @@
 """The asset `token_sequences`: a shard's documents as tokens, packed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import polars as pl
@@ -9,6 +9,7 @@ from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
+from influence_assets.engine.shown import Shown
 from influence_assets.errors import InputError
 from influence_assets.layouts.sequences import stored_documents
 from influence_assets.storage.artifacts import Artifact
@@ -64,6 +65,11 @@ def _cost(sizes: Any, partition: Partition) -> Cost:
     return Cost(bytes=None, amount=sizes.sequences(str(partition.shard)))
 
 
+def _shown(artifact: Artifact) -> Mapping[str, Shown]:
+    figures = artifact.manifest.summary
+    return {"in_short": f"{figures['sequences']:,} sequences of {figures['tokens']:,} tokens."}
+
+
 ASSET = AssetDefinition(
     name="token_sequences",
     group="corpus",
@@ -80,6 +86,7 @@ ASSET = AssetDefinition(
     holds_text=True,
     is_published=True,
     cost=CostModel(partition=_cost),
+    shown=_shown,
     checks=EachOf(
         Check("token_counts_agree", "Spans of documents cover every token of the sequences once.", token_counts_agree)
     ),

@@ -21,6 +21,12 @@ from influence_assets.errors import InputError, StorageError
 from influence_assets.study import Study
 from influence_assets.upkeep.verify import remedy_of_lists
 
+SHARDS_SHOWN = 20
+"""Vanished shards that are named."""
+
+PARTITIONS_SHOWN = 4
+"""Computed partitions that are named of each asset."""
+
 
 def run_study(study: Study, console: Console, *, new_generation: bool = False) -> bool:
     """Compute what is outstanding and print what was done; returns whether all is complete and every check holds."""
@@ -38,18 +44,9 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
         troubles = session.published.workspace.withdrawn.mend()
         vanished = session.published.workspace.vanished
         execute(study, instance, session, new_generation=new_generation)
-    result, seconds = session.result, time.monotonic() - started
+    result = session.result
     _print_troubles(troubles, console)
-    for folder in result.mended:
-        console.print(f"[yellow]Was damaged[/] and is computed again: {escape(folder)}", soft_wrap=True)
-    if result.computed:
-        console.print(_done(result))
-        console.print(f"Computed {counted(len(result.computed), 'partition')} in {seconds:.1f} s.")
-        if not result.left_out:
-            console.print("Look at them with `influence sql`, `influence ask` or `influence ui`.")
-    elif not result.left_out:
-        standing = sum(len(state.of("standing")) for state in result.states)
-        console.print(f"[green]Nothing to do[/]: all {standing} partitions are up to date.")
+    _print_result(result, time.monotonic() - started, console)
     if vanished:
         print_vanished(vanished, console)
     for check in session.checks_failed:
@@ -64,6 +61,20 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
     return not result.failures and not result.left_out and not session.checks_failed
 
 
+def _print_result(result: Result, seconds: float, console: Console) -> None:
+    """Print what was mended and computed."""
+    for folder in result.mended:
+        console.print(f"[yellow]Was damaged[/] and is computed again: {escape(folder)}", soft_wrap=True)
+    if result.computed:
+        console.print(_computed(result))
+        console.print(f"Computed {counted(len(result.computed), 'partition')} in {seconds:.1f} s.")
+        if not result.left_out:
+            console.print("Look at them with `influence sql`, `influence ask` or `influence ui`.")
+    elif not result.left_out:
+        standing = sum(len(state.of("standing")) for state in result.states)
+        console.print(f"[green]Nothing to do[/]: all {standing} partitions are up to date.")
+
+
 def _print_troubles(troubles: Mapping[Path, str], console: Console) -> None:
     """Print what was wrong with the lists of documents that are withdrawn or gone."""
     for path, problem in troubles.items():
@@ -71,24 +82,21 @@ def _print_troubles(troubles: Mapping[Path, str], console: Console) -> None:
         console.print(f"[yellow]Withdrawn documents:[/] {escape(message)}", soft_wrap=True)
 
 
-SHOWN = 20
-"""Shards that are named where there may be many."""
-
-
 def print_vanished(vanished: Mapping[str, Sequence[str]], console: Console) -> None:
     """Print which shards had published documents and are gone from the corpus, and what becomes of them."""
     documents = sum(len(ids) for ids in vanished.values())
-    more = f" and {len(vanished) - SHOWN} more" if len(vanished) > SHOWN else ""
+    names = ", ".join(sorted(vanished)[:SHARDS_SHOWN])
+    more = f" and {len(vanished) - SHARDS_SHOWN} more" if len(vanished) > SHARDS_SHOWN else ""
     console.print(
         f"[yellow]Gone from the corpus[/]: {counted(len(vanished), 'shard')} with {counted(documents, 'document')}: "
-        f"{escape(visible(', '.join(sorted(vanished)[:SHOWN])))}{more}. Their rows leave the tables; what was computed "
+        f"{escape(visible(names))}{more}. Their rows leave the tables; what was computed "
         "of them stays until `influence gc`. If a disk is missing, mount it and run again: nothing is computed twice.",
         soft_wrap=True,
     )
 
 
 class _Display:
-    """Bars in a terminal; elsewhere a line for each partition."""
+    """Follows a run: with a bar in a terminal, elsewhere with a line for each partition."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -112,36 +120,37 @@ class _Display:
         if self._console.is_terminal:
             self._bars.stop()
 
-    def begins(self, step: AssetDefinition, partition: Partition, outstanding: int) -> None:
-        named = escape(_named(step, partition))
-        self._bars.reset(self._task, description=f"{named} · {outstanding} to go", total=None)
+    def begins(self, asset: AssetDefinition, partition: Partition, outstanding: int) -> None:
+        label = escape(_label(asset, partition))
+        self._bars.reset(self._task, description=f"{label} · {outstanding} to go", total=None)
         if not self._console.is_terminal:
-            self._console.print(named)
+            self._console.print(label)
 
-    def progress(self, step: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
-        self._bars.update(self._task, description=escape(_named(step, partition)), completed=done, total=total)
-
-
-def _named(step: AssetDefinition, partition: Partition) -> str:
-    return f"{step.name} [{partition.key}]" if partition.key else step.name
+    def progress(self, asset: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
+        self._bars.update(self._task, description=escape(_label(asset, partition)), completed=done, total=total)
 
 
-def _done(result: Result) -> Table:
+def _label(asset: AssetDefinition, partition: Partition) -> str:
+    return f"{asset.name} [{partition.key}]" if partition.key else asset.name
+
+
+def _computed(result: Result) -> Table:
+    """Return how many partitions of each asset were computed and stood already, and the first that were computed."""
     table = Table("asset", "computed", "stood already", "partitions computed", box=None, pad_edge=False)
-    for step in asset_graph():
-        keys = [partition.key or "" for done, partition in result.computed if done is step]
-        shown = ", ".join(keys[:4]) + (" …" if len(keys) > 4 else "")
-        if keys or result.stood(step):
-            table.add_row(step.name, str(len(keys)), str(result.stood(step)), escape(shown))
+    for asset in asset_graph():
+        keys = [partition.key or "" for computed, partition in result.computed if computed.name == asset.name]
+        shown = ", ".join(keys[:PARTITIONS_SHOWN]) + (" …" if len(keys) > PARTITIONS_SHOWN else "")
+        if keys or result.stood(asset):
+            table.add_row(asset.name, str(len(keys)), str(result.stood(asset)), escape(shown))
     return table
 
 
 def _print_failure(failure: Failure, console: Console) -> None:
+    """Print which partition failed and why; with a traceback unless it is an error that a person can mend."""
     error = failure.error
-    said = visible(str(error)) or type(error).__name__  # it may quote what was read
-    console.print(
-        f"[bold red]Failed[/] {escape(_named(failure.asset, failure.partition))}: {escape(said)}", soft_wrap=True
-    )
+    label = _label(failure.asset, failure.partition)
+    message = visible(str(error)) or type(error).__name__  # it may quote what was read
+    console.print(f"[bold red]Failed[/] {escape(label)}: {escape(message)}", soft_wrap=True)
     if not isinstance(error, InputError | StorageError):
         import traceback
 

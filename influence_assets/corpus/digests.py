@@ -1,32 +1,26 @@
 """Remembers what files held when they were last read, so that unchanged files are not read again.
 
-Content decides, never a time stamp: what is remembered counts only for a file that provably was not written since. The
-operating system sets the time of the last change (`st_ctime_ns`) on every write and, unlike the time of modification,
-offers no way to set it back. A file that changed so recently that a further write could leave the same time is always
-read anew.
+What is remembered counts only for a file that provably was not written since (see `durable.identity`). A file that
+changed so lately that a further write could leave the same time is read anew every time.
 """
 
-import hashlib
 import io
-import json
 import os
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from influence_assets.corpus.sources import SourceFile
 from influence_assets.corpus.streams import open_raw, sha256_of
+from influence_assets.durable.caches import read_cache, replace_cache
+from influence_assets.durable.identity import Identity, identity, identity_at, is_settled
 from influence_assets.errors import InputError
 
 UNREADABLE = "unreadable"
 """Stands for the hash of a file that cannot be read now; reading it says why."""
 
-# Two writes within a tick of the file system's clock leave the same times; no known tick is longer.
-_CLOCK_GRAIN_NS = 2_000_000_000
-
-_Identity = list[int]
-_Entry = tuple[_Identity, str, Any]
+_Entry = tuple[Identity, str, Any]
 
 
 class Digests:
@@ -60,7 +54,7 @@ class Digests:
                 return measure(stream)
         self._seen.add(url)
         remembered = self._entries.get(url)
-        if remembered is not None and remembered[:2] == (_identity_at(url), measure_id) and _is_settled(remembered[0]):
+        if remembered is not None and remembered[:2] == (identity_at(url), measure_id) and is_settled(remembered[0]):
             return remembered[2]
         return self._measure_now(url, measure_id, measure)
 
@@ -70,20 +64,21 @@ class Digests:
         for url in gone:
             del self._entries[url]
         if gone or self._is_changed:
-            _write(self._path, self._entries)
+            with suppress(OSError):
+                replace_cache(self._path, self._entries)
             self._is_changed = False
 
     def _measure_now(self, url: str, measure_id: str, measure: Callable[[io.BufferedReader], Any]) -> Any:
         self._is_changed |= self._entries.pop(url, None) is not None
         with open_raw(url) as stream:
-            before = _identity(os.fstat(stream.fileno()))
-            # Decided before measuring: a long measure must not make a change just before it look old.
-            is_settled = _is_settled(before)
-            result = measure(stream)
-            if is_settled and _identity(os.fstat(stream.fileno())) == before:
-                self._entries[url] = (before, measure_id, result)
+            before = identity(os.fstat(stream.fileno()))
+            # Looked at now: a long measure must not make a change that lies just before it look old.
+            was_settled = is_settled(before)
+            measured = measure(stream)
+            if was_settled and identity(os.fstat(stream.fileno())) == before:
+                self._entries[url] = (before, measure_id, measured)
                 self._is_changed = True
-        return result
+        return measured
 
 
 def file_hash(file: SourceFile, digests: Digests) -> str:
@@ -94,42 +89,8 @@ def file_hash(file: SourceFile, digests: Digests) -> str:
         return UNREADABLE
 
 
-def _identity_at(path: str) -> _Identity | None:
-    try:
-        return _identity(os.stat(path))  # noqa: PTH116  # thousands of them
-    except OSError:
-        return None
-
-
-def _identity(stat: os.stat_result) -> _Identity:
-    return [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-
-
-def _is_settled(identity: _Identity) -> bool:
-    """Return whether any later write must change the identity: the last one is neither recent nor in the future."""
-    return time.time_ns() - identity[-1] >= _CLOCK_GRAIN_NS
-
-
 def _read(path: Path) -> dict[str, _Entry]:
-    """Read the saved entries; none if the file is missing or its first line is not the hash of the rest."""
     try:
-        checksum, content = path.read_bytes().split(b"\n", 1)
-        if checksum != hashlib.sha256(content).hexdigest().encode():
-            return {}
-        return {
-            url: (identity, measure_id, result) for url, (identity, measure_id, result) in json.loads(content).items()
-        }
-    except (OSError, ValueError, TypeError, AttributeError):
+        return {url: (of, measure_id, value) for url, (of, measure_id, value) in (read_cache(path) or {}).items()}
+    except (ValueError, TypeError, AttributeError):
         return {}
-
-
-def _write(path: Path, entries: dict[str, _Entry]) -> None:
-    """Write the entries. If two processes write at once the file may be torn, which its hash then shows."""
-    content = json.dumps(entries, separators=(",", ":")).encode()
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-        partial.replace(path)
-    except OSError:
-        return

@@ -1,7 +1,7 @@
 """The demo's corpus: CPython's own manual and the docstrings of its standard library.
 
-Nothing is downloaded and nothing is imported but the manual: the docstrings are read from the
-source files by parsing them. The same interpreter always writes the same bytes.
+Nothing is downloaded, and nothing but the manual is imported: docstrings are found by parsing the source files. The
+same interpreter always writes the same bytes.
 """
 
 import ast
@@ -21,8 +21,8 @@ PACKAGES = ("asyncio", "http", "logging", "unittest")
 HELD_BACK_PACKAGE = "urllib"
 
 LICENCE = "PSF-2.0"
-# Shorter docstrings say nothing that a question could be about; longer ones are whole tutorials,
-# and would take the training time from the manual, which the questions are about.
+# Shorter docstrings say nothing that a question could be about. Longer ones are whole tutorials, and would take
+# training time from the manual, which the questions are about.
 SHORTEST_DOCSTRING = 200
 LONGEST_DOCSTRING = 6000
 
@@ -42,10 +42,10 @@ def write_corpus(folder: Path) -> list[Path]:
     """Write the shards that the demo starts with: the manual and one file for each of `PACKAGES`.
 
     Returns:
-        The files written, in order.
+        The files, in order.
 
     Raises:
-        InputError: when this Python comes without the sources of its standard library.
+        InputError: this Python comes without the sources of its standard library.
     """
     shards = [write_rows(folder / MANUAL_SHARD, map(asdict, manual_articles()))]
     shards += [_write_package(package, folder) for package in PACKAGES]
@@ -58,7 +58,7 @@ def write_held_back_shard(folder: Path) -> Path:
 
 
 def manual_articles() -> Iterator[DemoDocument]:
-    """The articles of `pydoc_data.topics`, those of the interactive `help()`, by name."""
+    """Yield the articles of the interactive `help()`, which `pydoc_data.topics` holds, by name."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     for topic in sorted(topics):
         url = f"https://docs.python.org/{version}/search.html?q={topic}"
@@ -66,13 +66,13 @@ def manual_articles() -> Iterator[DemoDocument]:
 
 
 def package_docstrings(package: str) -> Iterator[DemoDocument]:
-    """The docstrings of a standard-library package, file by file, in the order of the source.
+    """Yield the docstrings of a standard-library package, file by file, in the order of the source.
 
-    Each is one of a module, class or function, of `SHORTEST_DOCSTRING` to `LONGEST_DOCSTRING`
-    characters, titled by its qualified name. The package's own tests are left out.
+    Each belongs to a module, class or function, whose qualified name is its title, and has `SHORTEST_DOCSTRING` to
+    `LONGEST_DOCSTRING` characters. The package's own tests are left out.
 
     Raises:
-        InputError: when the package's source files are not there.
+        InputError: the package's source files are missing.
     """
     library = Path(sysconfig.get_path("stdlib"))
     files = [file for file in sorted((library / package).rglob("*.py")) if not {"test", "tests"} & set(file.parts)]
@@ -95,11 +95,11 @@ def package_docstrings(package: str) -> Iterator[DemoDocument]:
 def _docstrings(
     node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str
 ) -> Iterator[tuple[str, int, str]]:
-    """Qualified name, line and cleaned docstring of a module, class or function and of those inside it."""
+    """Yield qualified name, line and cleaned docstring of a module, class or function, and of those inside it."""
     docstring = ast.get_docstring(node)
     if docstring is not None:
         yield name, node.body[0].lineno, docstring
-    # Not only the direct children: definitions also stand under `if` and `try`.
+    # Not only the direct children: definitions also occur under `if` and `try`.
     pending: list[ast.AST] = list(reversed(list(ast.iter_child_nodes(node))))
     while pending:
         inner = pending.pop()

@@ -1,4 +1,4 @@
-"""Files of the demo, written only where they are not there already."""
+"""Writes the demo's files, except those that already hold what they should."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write UTF-8 text with its folders; a file that holds just this is not touched, nor are its times."""
+    """Write UTF-8 text and the folders above it; a file that already holds just this text is not touched."""
     content = text.encode("utf-8")
     if not (path.is_file() and path.read_bytes() == content):
         path.parent.mkdir(parents=True, exist_ok=True)

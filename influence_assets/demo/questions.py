@@ -1,7 +1,7 @@
 """The demo's questions: openings of sentences of the manual, with the manual's own continuations.
 
-Wording and line breaks differ a little between Python versions, so each sentence is looked for
-in the running Python's manual, and asked in that manual's exact characters or not at all.
+Wording and line breaks differ a little between Python versions. So each sentence is searched for in the manual of the
+running Python, and asked in exactly the characters that stand there, or not at all.
 """
 
 import re
@@ -59,8 +59,8 @@ SENTENCES = (
 class Question:
     """A prompt and its continuation as they stand in the manual, and the articles that hold them.
 
-    `article` is the one that the sentence is at home in; `articles` are all that contain the
-    same words, because the manual repeats itself ("compound" holds the text of "while").
+    `article` is the one that the sentence was written for; `articles` are all that contain the same words, because the
+    manual repeats itself ("compound" holds the text of "while").
     """
 
     query_id: str
@@ -71,7 +71,7 @@ class Question:
 
 
 def find_questions(manual: Mapping[str, str] = topics) -> list[Question]:
-    """The questions that the manual given answers: `prompt + completion` is verbatim text of `article`.
+    """Return the questions that a manual answers: `prompt + completion` is verbatim text of `article`.
 
     Args:
         manual: the text of each article by its name.
@@ -101,5 +101,5 @@ def write_questions(path: Path) -> Path:
 
 
 def _any_spacing(words: str) -> str:
-    """A pattern of the same words with any line breaks between them."""
+    """Return a pattern of the same words with any white space between them."""
     return r"\s+".join(re.escape(word) for word in words.split(" "))

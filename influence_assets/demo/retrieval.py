@@ -1,4 +1,4 @@
-"""How often a true article comes first: influence, the plain gradient product and BM25 side by side.
+"""Measures how often a true article comes first: by influence, by the plain gradient product and by BM25.
 
 The manual repeats itself: every article that holds the question's sentence word for word counts as true.
 """
@@ -41,12 +41,12 @@ class Retrieval:
     """How well a method finds a passage of an article that holds the question's sentence.
 
     Args:
-        method: its name.
-        first: questions whose strongest passage is of a true article.
-        in_ten: questions with a passage of a true article among the strongest ten.
-        median_rank: of the best passage of a true article.
-        of_ten: passages of a true article among the strongest ten, the mean over questions.
-        questions: how many there are.
+        method: `ekfac`, `gradient_dot` or `bm25`.
+        first: number of questions whose strongest passage is of a true article.
+        in_ten: number of questions with a passage of a true article among the strongest ten.
+        median_rank: median over questions of the rank of the strongest passage of a true article.
+        of_ten: mean over questions of the number of passages of a true article among the strongest ten.
+        questions: number of questions.
     """
 
     method: str
@@ -58,7 +58,7 @@ class Retrieval:
 
 
 def ranked_passages(catalogue: Path) -> pl.DataFrame:
-    """Every passage's rank for every question by every method.
+    """Rank every passage for every question by every method.
 
     Returns:
         Columns `method`, `query_id`, `articles`, `rank` (1 is the strongest), `score`, `titles`, `text`.
@@ -75,33 +75,35 @@ def ranked_passages(catalogue: Path) -> pl.DataFrame:
 
 
 def retrieval(ranked: pl.DataFrame) -> list[Retrieval]:
-    """The figures of every method."""
+    """Return the figures of every method that has scores."""
     questions = ranked["query_id"].n_unique()
     by_question = (
         ranked.filter(pl.col("articles").list.set_intersection("titles").list.len() > 0)
         .group_by("method", "query_id")
         .agg(best=pl.col("rank").min(), of_ten=(pl.col("rank") <= TEN).sum())
     )
-    found = []
+    figures = []
     for method in METHODS:
         rows = by_question.filter(pl.col("method") == method)
         if not rows.is_empty():
             best, of_ten = rows["best"].to_numpy(), rows["of_ten"].to_numpy()
             first, in_ten = int((best == 1).sum()), int((best <= TEN).sum())
-            found.append(Retrieval(method, first, in_ten, float(np.median(best)), of_ten.sum() / questions, questions))
-    return found
+            figures.append(
+                Retrieval(method, first, in_ten, float(np.median(best)), of_ten.sum() / questions, questions)
+            )
+    return figures
 
 
 def _bm25(questions: pl.DataFrame, passages: pl.DataFrame) -> pl.DataFrame:
-    """BM25 of prompt and completion against every passage."""
+    """Return the BM25 scores of every passage for every question, which is its prompt and completion."""
     retriever = bm25s.BM25()
     words = bm25s.tokenize(list(passages["text"]), stopwords=[], return_ids=False, show_progress=False)
     retriever.index(words, show_progress=False)
-    asked = bm25s.tokenize(
+    searched = bm25s.tokenize(
         [f"{row['prompt']}{row['completion']}" for row in questions.to_dicts()],
         stopwords=[], return_ids=False, show_progress=False,
     )  # fmt: skip
-    scores = np.stack([retriever.get_scores(tokens) for tokens in asked]).astype(np.float64)
+    scores = np.stack([retriever.get_scores(tokens) for tokens in searched]).astype(np.float64)
     return pl.DataFrame(
         {
             "method": ["bm25"] * scores.size,

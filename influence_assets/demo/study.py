@@ -49,14 +49,13 @@ storage:
 def write_demo(folder: Path) -> Path:
     """Write the demo into a folder: study.yaml, corpus/, queries/ and, for later, a shard in later/.
 
-    Files that are there already with the same contents are not touched, so writing it again
-    costs nothing downstream.
+    Files that already have the same contents are not touched, so that writing it again makes nothing outstanding.
 
     Returns:
         The study's file.
 
     Raises:
-        InputError: when this Python comes without the sources of its standard library.
+        InputError: this Python comes without the sources of its standard library.
     """
     write_corpus(folder / CORPUS_FOLDER)
     write_held_back_shard(folder / HELD_BACK_FOLDER)

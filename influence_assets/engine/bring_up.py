@@ -14,8 +14,8 @@ from influence_assets.engine.plan import AssetState, plan, state_rows
 from influence_assets.engine.shared_pass import members_of_one_pass
 from influence_assets.engine.versions import Choice, Versions
 from influence_assets.errors import DamagedError, StorageError
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 from influence_assets.storage.catalogue import record_states
-from influence_assets.storage.manifest import ArtifactKey
 
 ATTEMPTS = 10
 """How often a run begins again because something that it read proved damaged, each time something else."""

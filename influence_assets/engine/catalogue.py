@@ -10,8 +10,8 @@ from influence_assets.engine.tombstones import Tombstones
 from influence_assets.engine.versions import Versions
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import StorageError
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 from influence_assets.storage.catalogue import CatalogueChange, CatalogueContent, load_catalogue, loaded_keys, query
-from influence_assets.storage.manifest import ArtifactKey
 
 
 def load(
@@ -29,7 +29,7 @@ def load(
         StorageError: an artifact cannot be read, or the file cannot be written.
     """
     # Before the rows go: should this run end between the two, the next one still knows of them.
-    Tombstones(workspace.store.root).store(workspace.tombstones)
+    Tombstones(workspace.store.backend).store(workspace.tombstones)
     content = _content(workspace, key, inputs, states)
     change = load_catalogue(workspace.catalogue, content, workspace.store)
     return change, _newest_generation(workspace, inputs)
@@ -70,7 +70,7 @@ def published_content(
         study=workspace.study.name,
         current_generation=current.item() if len(current) else None,
         artifacts=[key for key in loaded_keys(workspace.catalogue) if key not in leaving_out],
-        tombstones=Tombstones(workspace.store.root).stored() if tombstones is None else tombstones,
+        tombstones=Tombstones(workspace.store.backend).stored() if tombstones is None else tombstones,
         states=query(workspace.catalogue, "from partition_states"),
         holding_text=workspace.graph.holding_text,
     )

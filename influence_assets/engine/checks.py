@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from influence_assets.storage.artifacts import Artifact
-from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 
 Opener = Callable[[ArtifactKey], Artifact]
 

@@ -17,8 +17,8 @@ from influence_assets.engine.partitions import Partition, Partitioning
 from influence_assets.engine.shown import Shown
 from influence_assets.errors import StorageError
 from influence_assets.storage.artifacts import Artifact
-from influence_assets.storage.drafts import Draft
-from influence_assets.storage.manifest import ArtifactKey, Manifest
+from influence_assets.storage.artifacts.drafts import Draft
+from influence_assets.storage.artifacts.manifest import ArtifactKey, Manifest
 from influence_assets.study import Study
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from influence_assets.engine.versions import Choice, Versions
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
 from influence_assets.extensions import add_folders, discover
-from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 from influence_assets.study import Study
 
 PACKAGE = "influence_assets.engine.executors"

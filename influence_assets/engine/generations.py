@@ -5,18 +5,19 @@ A new one is fitted beside the one that is published. It takes its place once ev
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from influence_assets.durable.caches import sealed, unsealed
 from influence_assets.engine.partitions import Partition
-from influence_assets.storage.manifest import ArtifactKey, Manifest
-from influence_assets.storage.small_files import read_cache, replace_cache
+from influence_assets.storage.artifacts.manifest import ArtifactKey, Manifest
 from influence_assets.study import Study
 
 if TYPE_CHECKING:
     from influence_assets.engine.definition import AssetDefinition, KeyAndInputs
     from influence_assets.engine.versions import Versions
     from influence_assets.engine.workspace import Workspace
+
+_COUNTER = ".cache/last_generation.json"
 
 
 @dataclass(frozen=True)
@@ -197,13 +198,13 @@ def next_generation_id(workspace: "Workspace") -> int:
 
 def remember_last_generation(workspace: "Workspace") -> None:
     """Keep the last number that was given: the generation that has it may be about to be removed."""
-    replace_cache(_counter(workspace), _last_generation_id(workspace))
+    workspace.store.backend.write(_COUNTER, sealed(_last_generation_id(workspace)))
 
 
 def _last_generation_id(workspace: "Workspace") -> int:
     stored = [int(manifest.summary["generation_id"]) for manifest in fitted_manifests(workspace)]
-    return max([*stored, int(read_cache(_counter(workspace)) or 0)])
-
-
-def _counter(workspace: "Workspace") -> Path:
-    return workspace.store.root / ".cache" / "last_generation.json"
+    try:
+        counted = unsealed(workspace.store.backend.read(_COUNTER))
+    except OSError:
+        counted = None
+    return max([*stored, int(counted or 0)])

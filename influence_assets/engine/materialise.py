@@ -16,8 +16,8 @@ from influence_assets.engine.shared_pass import Member
 from influence_assets.engine.versions import Versions
 from influence_assets.errors import DamagedError, StorageError
 from influence_assets.storage.artifacts import Artifact, ArtifactStore
-from influence_assets.storage.drafts import Draft
-from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.storage.artifacts.drafts import Draft
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 
 MISSING_NAMED = 5
 

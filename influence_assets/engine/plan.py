@@ -9,7 +9,7 @@ import polars as pl
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
-from influence_assets.storage.manifest import Manifest
+from influence_assets.storage.artifacts.manifest import Manifest
 
 State = Literal["standing", "missing", "stale", "waiting"]
 CAUSES_NAMED = 3

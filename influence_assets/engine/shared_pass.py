@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from influence_assets.engine.definition import AssetDefinition, KeyAndInputs
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
-from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from influence_assets.corpus.withdrawn import Withdrawal, parsed_withdrawal
 from influence_assets.engine.tombstones import Tombstones
 from influence_assets.errors import InputError
+from influence_assets.storage.backend import Backend
 from influence_assets.storage.twin_files import TwinFile, Twins
 
 
@@ -19,12 +20,12 @@ class StoreList:
     """The withdrawn documents that a store knows of itself.
 
     Args:
-        root: of the store.
+        backend: where the store is.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.file = TwinFile(root / "withdrawn.jsonl")
-        self._tombstones = Tombstones(root)
+    def __init__(self, backend: Backend) -> None:
+        self.file = TwinFile(backend, "withdrawn.jsonl")
+        self._tombstones = Tombstones(backend)
 
     def entries(self, elsewhere: Collection[str] = ()) -> dict[str, Withdrawal]:
         """Return the withdrawals by document: those that either copy names and, unless both are whole, the tombstones.

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from influence_assets.corpus.withdrawn import Withdrawal
+from influence_assets.storage.backend import Backend
 from influence_assets.storage.twin_files import TwinFile
 
 VANISHED = "its source file vanished"
@@ -32,11 +33,11 @@ class Tombstones:
     """The shard, id, reason and date of every document that went; none of its text.
 
     Args:
-        root: of the store.
+        backend: where the store is.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.file = TwinFile(root / "tombstones.jsonl")
+    def __init__(self, backend: Backend) -> None:
+        self.file = TwinFile(backend, "tombstones.jsonl")
 
     def stored(self) -> pl.DataFrame:
         """Return all tombstones so far, as a frame of `TOMBSTONE_SCHEMA`; of a damaged file those that can be read.

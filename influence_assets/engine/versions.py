@@ -19,7 +19,7 @@ from influence_assets.engine.generations import FrozenWithGeneration, Generation
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import StorageError
-from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 
 Choice = Literal["newest", "published"]
 """Which generation to ask for: the newest, or the newest that readers see while the newest is not complete."""

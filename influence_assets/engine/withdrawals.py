@@ -14,12 +14,12 @@ from typing import Any
 from influence_assets.corpus.documents import document_ids
 from influence_assets.corpus.slices import Shard
 from influence_assets.corpus.withdrawn import Withdrawal, read_withdrawn
+from influence_assets.durable.caches import read_cache, replace_cache
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.store_list import StoreList
 from influence_assets.engine.tombstones import Tombstones
 from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.artifacts import ArtifactStore
-from influence_assets.storage.small_files import read_cache, replace_cache
 from influence_assets.study import Corpus
 
 
@@ -60,7 +60,7 @@ class Withdrawn:
 
     @cached_property
     def _store_list(self) -> dict[str, Withdrawal]:
-        return StoreList(self._store.root).entries(self._study_list.keys())
+        return StoreList(self._store.backend).entries(self._study_list.keys())
 
     @cached_property
     def _study_list(self) -> dict[str, Withdrawal]:
@@ -74,8 +74,8 @@ class Withdrawn:
             InputError: the study's list cannot be read.
             StorageError: the store's files cannot be read or written.
         """
-        root = self._store.root
-        return StoreList(root).mend(self._study_list.keys()) | Tombstones(root).mend()
+        backend = self._store.backend
+        return StoreList(backend).mend(self._study_list.keys()) | Tombstones(backend).mend()
 
     def of(self, shard: Shard) -> frozenset[str]:
         """The withdrawn documents that are in a shard's file."""

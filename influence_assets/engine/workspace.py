@@ -16,8 +16,9 @@ from influence_assets.engine.tombstones import Tombstones
 from influence_assets.engine.withdrawals import Withdrawn
 from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.artifacts import ArtifactStore
+from influence_assets.storage.artifacts.manifest import Manifest
+from influence_assets.storage.backend import open_backend
 from influence_assets.storage.catalogue import query, standing_content_version
-from influence_assets.storage.manifest import Manifest
 from influence_assets.study import Study
 
 CATALOGUE = "influence.duckdb"
@@ -32,7 +33,7 @@ _File = TypeVar("_File", Shard, SourceFile)
 
 def catalogue_path(study: Study) -> Path:
     """The study's DuckDB file; reading it needs no leave to write beside it."""
-    return Path(study.storage.root) / CATALOGUE
+    return open_backend(study.storage.root).local_root / CATALOGUE
 
 
 class Workspace:
@@ -50,7 +51,7 @@ class Workspace:
         self.study = study
         self.load_graph = load_graph
         self.graph = load_graph()
-        self.store = ArtifactStore.open_or_create(Path(study.storage.root), study.name)
+        self.store = ArtifactStore.open_or_create(study.storage.root, study.name)
         self._query_hashes: dict[str, str] = {}
         self._catalogue_seen: tuple[tuple[int, ...], str | None] | None = None
 
@@ -96,7 +97,7 @@ class Workspace:
             name: [self.withdrawn.entries[document] for document in sorted(self.withdrawn.of(shard))]
             for name, shard in self.listed.items()
         }
-        tombstones = Tombstones(self.store.root)
+        tombstones = Tombstones(self.store.backend)
         return tombstones.wanted(withdrawn, self.vanished, self.listed.keys(), self.withdrawn.listed_by)
 
     @cached_property

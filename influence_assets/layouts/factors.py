@@ -16,7 +16,7 @@ from influence_assets.maths.block_diagonal import BlockDiagonal, block_diagonal,
 from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
 from influence_assets.maths.moments import FactorMoment, SecondMoment, factor_moment
 from influence_assets.storage.artifacts import Artifact
-from influence_assets.storage.drafts import Draft
+from influence_assets.storage.artifacts.drafts import Draft
 
 
 def write_covariances(draft: Draft, layers: Mapping[str, Covariances]) -> None:

@@ -1,24 +1,20 @@
 """The files that a model consists of, and the hashes that stand for them in every data version."""
 
 import hashlib
-import json
-import time
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
+from influence_assets.durable.caches import read_cache, replace_cache
+from influence_assets.durable.identity import Identity, identity, is_settled
 from influence_assets.errors import InputError
 from influence_assets.study import LanguageModel
 
 # Never .bin or .pt: those are pickles, which run code when they are read.
 _MODEL_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt"]
 _TOKENIZER_PATTERNS = ["*token*.json", "vocab*.json", "*.model", "*.txt"]
-# A file written within this time of being hashed could change again without its times changing.
-_CLOCK_GRAIN_NS = 2_000_000_000
-
-_Stat = list[int]
-
 
 def resolve_model_folder(model: LanguageModel) -> Path:
     """Return the local folder of the model that the study names, fetched from Hugging Face if it is an id.
@@ -89,7 +85,8 @@ def weights_hash(folder: Path, cache: Path | None) -> str:
     for file in sorted(files):
         digest.update(f"{file.name}\0{_file_hash(file, remembered)}\n".encode())
     if cache is not None:
-        _write_cache(cache, remembered)
+        with suppress(OSError):  # it costs reading the weights again
+            replace_cache(cache, remembered)
     return digest.hexdigest()
 
 
@@ -113,49 +110,27 @@ def tokenizer_hash(tokenizer: Path) -> str:
         raise InputError(str(tokenizer), f"cannot be read ({error})", "Export the model's tokenizer again.") from error
 
 
-def _file_hash(file: Path, remembered: dict[str, tuple[_Stat, str]]) -> str:
-    """The file's sha256, from `remembered` where its stat is the same, else read and remembered."""
-    key, stat = str(file.absolute()), _stat(file)
-    if key in remembered and remembered[key][0] == stat:
+def _file_hash(file: Path, remembered: dict[str, tuple[Identity, str]]) -> str:
+    """The file's sha256, from `remembered` where the file is the one that it was, else read and remembered."""
+    key, before = str(file.absolute()), identity(file.stat())
+    if key in remembered and remembered[key][0] == before:
         return remembered[key][1]
+    was_settled = is_settled(before)
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if _stat(file) != stat:
+    if identity(file.stat()) != before:
         raise InputError(str(file), "changed while it was read", "Wait until it is written, then run again.")
-    _, mtime_ns, ctime_ns, _ = stat
-    if time.time_ns() - max(mtime_ns, ctime_ns) > _CLOCK_GRAIN_NS:
-        remembered[key] = (stat, digest)
+    if was_settled:
+        remembered[key] = (before, digest)
     else:
         remembered.pop(key, None)
     return digest
 
 
-def _stat(file: Path) -> _Stat:
-    stat = file.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-
-
-def _read_cache(cache: Path | None) -> dict[str, tuple[_Stat, str]]:
+def _read_cache(cache: Path | None) -> dict[str, tuple[Identity, str]]:
     """What is remembered; a cache that is missing or damaged only costs reading the weights again."""
-    if cache is None:
-        return {}
     try:
-        checksum, content = cache.read_bytes().split(b"\n", 1)
-        if checksum != hashlib.sha256(content).hexdigest().encode():
-            return {}
-        entries = json.loads(content)
-        return {str(file): (list(stat), str(digest)) for file, (stat, digest) in entries.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        entries = (read_cache(cache) if cache is not None else None) or {}
+        return {str(file): (list(of), str(digest)) for file, (of, digest) in entries.items()}
+    except (ValueError, TypeError, AttributeError):
         return {}
-
-
-def _write_cache(cache: Path, remembered: dict[str, tuple[_Stat, str]]) -> None:
-    """Two processes may write at once, and a death leaves at most one partial file: the hash tells a torn one."""
-    content = json.dumps(remembered, indent=1, sort_keys=True).encode()
-    partial = cache.with_name(f"{cache.name}.partial")
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-        partial.replace(cache)
-    except OSError:
-        return

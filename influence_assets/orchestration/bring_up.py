@@ -86,12 +86,12 @@ def _plan(study: Study) -> dg.OpDefinition:
         session = _session(context, study)
         with _ending(session):
             yield from _begin(session, context, new_generation=config.new_generation)
-        for state in session.result.states:
-            if state.outstanding:
-                context.log.info(
-                    f"{state.asset.name}: {len(state.outstanding):,} of {len(state.partitions):,} are due."
-                )
-        yield dg.Output(None, "done")
+        due = {
+            state.asset.name: f"{len(state.outstanding):,} of {len(state.partitions):,} are due"
+            for state in session.result.states
+            if state.outstanding
+        }
+        yield dg.Output(None, "done", metadata=due)
 
     return _op(study, PLAN, "Looks at the files, and finds out what is new, changed or missing.", out=DONE)(look)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 
 from influence_assets.errors import InputError
+from influence_assets.storage.backend import open_backend
 from influence_assets.study import Study
 
 HOME = "DAGSTER_HOME"
@@ -18,7 +19,7 @@ LOCATION = "influence_assets"
 def dagster_home(study: Study) -> Path:
     """The instance's folder: DAGSTER_HOME if it is set, else `.dagster` below the study's store."""
     named = os.environ.get(HOME)
-    return Path(named) if named else Path(study.storage.root) / ".dagster"
+    return Path(named) if named else open_backend(study.storage.root).local_root / ".dagster"
 
 
 def open_instance(study: Study) -> dg.DagsterInstance:

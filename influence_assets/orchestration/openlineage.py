@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from uuid import NAMESPACE_URL, uuid5
 
 from influence_assets.errors import InputError
-from influence_assets.storage.manifest import ArtifactKey, Manifest
+from influence_assets.storage.artifacts.manifest import ArtifactKey, Manifest
 from influence_assets.study import Study
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def events(study: Study, manifest: Manifest) -> "list[RunEvent]":
     from openlineage.client.event_v2 import Job, OutputDataset, Run, RunEvent, RunState
     from openlineage.client.facet_v2 import dataset_version_dataset, output_statistics_output_dataset, parent_run
 
-    namespace = Path(study.storage.root).as_uri()
+    root = study.storage.root
+    namespace = root if "://" in root else Path(root).as_uri()
     job = Job(namespace, f"{study.name}.{manifest.asset}")
     facets: dict[str, RunFacet] = {}
     if manifest.run_id is not None:

@@ -15,7 +15,7 @@ from influence_assets.orchestration.factory import asset_key, materialization
 from influence_assets.orchestration.partitions import Partitions
 from influence_assets.orchestration.private_api import reported_versions
 from influence_assets.orchestration.sources import observations
-from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 from influence_assets.study import Study
 
 Report = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation

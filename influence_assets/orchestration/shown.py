@@ -11,7 +11,7 @@ from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.shown import Location, Picture, Shown, Table
 from influence_assets.report.page import everything_shown
 from influence_assets.storage.artifacts import Artifact
-from influence_assets.storage.statements import column_comments, statements
+from influence_assets.storage.catalogue.statements import column_comments, statements
 
 Metadata = dict[str, Any]
 
@@ -32,9 +32,9 @@ def metadata(asset: AssetDefinition, artifact: Artifact, *, computed: bool) -> M
         "path": dg.MetadataValue.path(str(artifact.folder)),
         "dagster/row_count": manifest.rows.get(manifest.asset),
     }
-    shown = metadata_values(_ordered(everything_shown(asset, artifact)))
+    outcome = f"computed in {manifest.seconds:.1f} s" if computed else "stood already: nothing was done"
+    shown = metadata_values(_ordered({**everything_shown(asset, artifact), "outcome": outcome}))
     entries: Metadata = {
-        "outcome": f"computed in {manifest.seconds:.1f} s" if computed else "stood already: nothing was done",
         **{name: value for name, value in shown.items() if name not in storage},
         **figures,
         **{f"rows_{table}": rows for table, rows in manifest.rows.items()},

@@ -1,6 +1,6 @@
 """The work of one run, cut into stages: each op of the run calls for the work up to the end of its own stage."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -69,7 +69,7 @@ class Stages:
         self._events = bring_up_to_date(published, self, result, run_id=context.run_id, new_generation=new_generation)
         self._reached: Position = (False, -1)
         self._is_finished = False
-        self._computed: defaultdict[Position, Counter[str]] = defaultdict(Counter)
+        self._computed: Counter[tuple[Position, str]] = Counter()  # by stage of the asset, and op at work
         self._failed: Counter[Position] = Counter()
 
     @property
@@ -109,24 +109,26 @@ class Stages:
                 context.log.warning(f"{folder} is damaged. It and what needs it are computed again in this stage.")
         yield from self._reporter.rolled_up_checks()
 
-    def outcome(self, context: dg.OpExecutionContext, stage: Position) -> dict[str, int]:
-        """Log what was done about a stage's asset, and return it in figures."""
-        name = str(context.op_handle)
-        elsewhere = dict(self._computed[stage])
-        here, failed = elsewhere.pop(name, 0), self._failed[stage]
+    def outcome(self, context: dg.OpExecutionContext, stage: Position) -> dict[str, str | int]:
+        """Return what was done about a stage's asset, in words and figures.
+
+        It goes with the op's output: a line in the run's log costs Dagster as much as a small computation.
+        """
+        op, failed = str(context.op_handle), self._failed[stage]
+        here = self._computed[stage, op]
+        elsewhere = {other: count for (at, other), count in self._computed.items() if at == stage and other != op}
+        beside = {at: count for (at, other), count in self._computed.items() if at != stage and other == op}
         waiting = self._waiting(stage) - failed if self._session.result.failures else 0
-        if here:
-            context.log.info(f"Computed here: {_partitions(here)}.")
-        for other, count in elsewhere.items():
-            context.log.info(f"Computed in the stage {other}, by the same pass: {_partitions(count)}.")
+        sentences = [f"Computed {_partitions(here)}."] if here else []
+        sentences += [f"{_partitions(count)}: by the stage {other}, together." for other, count in elsewhere.items()]
+        if beside:
+            sentences.append(f"Beside it: {', '.join(f'{_asset_name(at)} {count:,}' for at, count in beside.items())}.")
         if failed:
-            context.log.error(f"Failed: {_partitions(failed)}.")
+            sentences.append(f"{_partitions(failed)} failed.")
         if waiting > 0:
-            context.log.warning(f"Left out, because something that they need failed: {_partitions(waiting)}.")
-        if not here and not elsewhere and not failed and waiting <= 0:
-            context.log.info("Nothing was due.")
-        figures = {"computed": here, "computed_in_other_stages": sum(elsewhere.values()), "failed": failed}
-        return {figure: count for figure, count in figures.items() if count}
+            sentences.append(f"{_partitions(waiting)} left out: something that they need failed.")
+        figures = {"computed": here, "computed_by_other_stages": sum(elsewhere.values()), "failed": failed}
+        return {"outcome": " ".join(sentences) or "Nothing was due."} | {n: c for n, c in figures.items() if c}
 
     def conclude(self, context: dg.OpExecutionContext) -> Iterator[Report]:
         """Do what is left, report what an earlier version serves again, and note which files were handled."""
@@ -146,7 +148,7 @@ class Stages:
 
     def _finished(self, context: dg.OpExecutionContext, event: Finished) -> Iterator[Report]:
         if event.outcome.computed:
-            self._computed[self._position(event.asset)][str(context.op_handle)] += 1
+            self._computed[self._position(event.asset), str(context.op_handle)] += 1
         yield from self._reporter.finished(event)
         self._tell_collector(context, event)
 
@@ -171,6 +173,10 @@ class Stages:
 
 def _name(event: Failure) -> str:
     return f"{event.asset.name}[{event.partition.key}]" if event.partition.key else event.asset.name
+
+
+def _asset_name(stage: Position) -> str:
+    return asset_graph().assets[stage[1]].name
 
 
 def _partitions(count: int) -> str:

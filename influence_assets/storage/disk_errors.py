@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from influence_assets.errors import InputError, StorageError
 
@@ -19,12 +18,12 @@ _OF_WRITING = {*_FULL, errno.EFBIG, errno.EROFS}
 
 
 @contextmanager
-def writing(what: str, folder: Path) -> Iterator[None]:
+def writing(what: str, folder: object) -> Iterator[None]:
     """Where nothing but writing happens: every error of the system is the disk's.
 
     Args:
         what: what is written, as a person reads it.
-        folder: where it is written.
+        folder: where it is written, a path or a URL.
 
     Raises:
         StorageError: it cannot be written; says why and what to do.
@@ -34,14 +33,14 @@ def writing(what: str, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def removing(what: str, folder: Path) -> Iterator[None]:
+def removing(what: str, folder: object) -> Iterator[None]:
     """As `writing`, where things are removed."""
     with _told(f"{what} cannot be removed", folder, None):
         yield
 
 
 @contextmanager
-def computing(what: str, folder: Path) -> Iterator[None]:
+def computing(what: str, folder: object) -> Iterator[None]:
     """Where other things are read as well: only errors that writing alone can bring are the disk's.
 
     Args:
@@ -56,7 +55,7 @@ def computing(what: str, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _told(problem: str, folder: Path, numbers: set[int] | None) -> Iterator[None]:
+def _told(problem: str, folder: object, numbers: set[int] | None) -> Iterator[None]:
     """Say an error of the system, or only those of some numbers, as a `StorageError`."""
     try:
         yield
@@ -77,7 +76,7 @@ def _system_error_number(error: Exception) -> int | None:
     return None if found is None else int(found[1] or found[2])
 
 
-def _refusal(problem: str, folder: Path, number: int) -> StorageError:
+def _refusal(problem: str, folder: object, number: int) -> StorageError:
     if number in _FULL:
         remedy = "Free some space on that disk"
     elif number == errno.EFBIG:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from influence_assets.errors import StorageError
-from influence_assets.storage import files, locks
+from influence_assets.storage.artifacts.locks import named_lock
+from influence_assets.storage.backend import Backend
 from influence_assets.storage.disk_errors import writing
-from influence_assets.storage.places import draft_beside
 
 COPIES = ".copies"
 """The folder, beside the lists, of their second copies."""
@@ -85,12 +85,14 @@ class TwinFile:
     """A list of lines that is kept in two files.
 
     Args:
-        path: the first of them; its copy is in `.copies` beside it.
+        backend: where the store is.
+        name: of the first of them, at the top of the store; its copy is in `.copies`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.copy = path.parent / COPIES / path.name
+    def __init__(self, backend: Backend, name: str) -> None:
+        self._backend = backend
+        self._names = (name, f"{COPIES}/{name}")
+        self.path, self.copy = (backend.local_root / each for each in self._names)
 
     def read(self) -> Twins:
         """Return both files.
@@ -100,9 +102,9 @@ class TwinFile:
         """
         copies: list[Copy] = []
         refused: tuple[Path, OSError] | None = None
-        for path in (self.path, self.copy):
+        for name, path in zip(self._names, (self.path, self.copy), strict=True):
             try:
-                copies.append(_opened(path))
+                copies.append(_opened(self._backend, name))
             except OSError as error:
                 refused = refused or (path, error)
                 copies.append(Copy(path, "damaged"))
@@ -121,21 +123,20 @@ class TwinFile:
         content = "".join(f"{line}\n" for line in lines)
         text = json.dumps({"sha256": _checksum(content.encode())}) + "\n" + content
         with writing(self.path.name, self.path.parent):
-            self.copy.parent.mkdir(parents=True, exist_ok=True)
-            for path in (self.path, self.copy):
-                # Both by way of the store's own folder, where drafts of dead processes are removed.
-                files.write_atomically(path, text.encode(), through=draft_beside(self.path))
+            for name in self._names:
+                self._backend.write(name, text.encode())
 
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Keep other processes from changing the list."""
-        with locks.locked(self.path.with_name(f".{self.path.name}.lock")):
+        with named_lock(self._backend, f".{self._names[0]}.lock"):
             yield
 
 
-def _opened(path: Path) -> Copy:
+def _opened(backend: Backend, name: str) -> Copy:
+    path = backend.local_root / name
     try:
-        content = path.read_bytes()
+        content = backend.read(name)
     except FileNotFoundError:
         return Copy(path, "missing")
     head, _, rest = content.partition(b"\n")

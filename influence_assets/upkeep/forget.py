@@ -10,9 +10,9 @@ from influence_assets.engine.catalogue import published_content
 from influence_assets.engine.store_list import StoreList
 from influence_assets.engine.tombstones import Tombstones
 from influence_assets.engine.workspace import Workspace
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 from influence_assets.storage.catalogue import load_catalogue, loaded_keys, query
 from influence_assets.storage.catalogue.content import TOMBSTONES
-from influence_assets.storage.manifest import ArtifactKey
 from influence_assets.upkeep.garbage import derived_from, holds_text
 
 PUBLISHED = "select distinct shard_id, document_id from documents where document_id in (select unnest($ids))"
@@ -27,7 +27,7 @@ def withdraw(workspace: Workspace, document_ids: Sequence[str], reason: str) -> 
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
     entries = [Withdrawal(document_id, reason, now) for document_id in document_ids]
-    return StoreList(workspace.store.root).add(entries)
+    return StoreList(workspace.store.backend).add(entries)
 
 
 def reinstate(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
@@ -36,7 +36,7 @@ def reinstate(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
     Raises:
         StorageError: the list cannot be read or written.
     """
-    return StoreList(workspace.store.root).remove(document_ids)
+    return StoreList(workspace.store.backend).remove(document_ids)
 
 
 def retract(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
@@ -63,7 +63,7 @@ def retract(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
         if published.is_empty():
             return []
         shards = set(published["shard_id"])
-        tombstones = Tombstones(workspace.store.root)
+        tombstones = Tombstones(workspace.store.backend)
         stones = tombstones.wanted(_by_shard(published, workspace), {}, set(), workspace.withdrawn.listed_by)
         tombstones.store(stones)
         content = published_content(workspace, _derived_from(workspace, shards), stones.select(TOMBSTONES.names()))
@@ -73,7 +73,7 @@ def retract(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
 
 def tombstones_of(workspace: Workspace, document_ids: Sequence[str]) -> pl.DataFrame:
     """Return what is left of some documents."""
-    stored = Tombstones(workspace.store.root).stored().select(TOMBSTONES.names())
+    stored = Tombstones(workspace.store.backend).stored().select(TOMBSTONES.names())
     return stored.filter(pl.col("document_id").is_in(document_ids))
 
 

@@ -13,8 +13,8 @@ from influence_assets.engine.versions import Versions
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import StorageError
 from influence_assets.storage.artifacts import ArtifactStore
+from influence_assets.storage.artifacts.manifest import ArtifactKey, Manifest
 from influence_assets.storage.catalogue import has_holes, load_catalogue, loaded_keys, remove_abandoned_load
-from influence_assets.storage.manifest import ArtifactKey, Manifest
 
 LARGEST_VANISHED_SHARE = 0.1
 """The share of the store's documents that may go without a question because their source files are gone: a disk that

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from influence_assets.assets.strongest import Earlier, extremes, strongest_pairs, unchanged
 from influence_assets.capture import details
-from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 from tests import studies
 from tests.studies import COAST, FIRST, TRADES
 from tests.tiers import slow_but

@@ -3,14 +3,14 @@
 import pytest
 
 from tests import studies
-from tests.commanding import Ended, influence
+from tests.commanding import Finished, influence
 
 
 @pytest.fixture(scope="session")
 def first_run(tmp_path_factory):
     """A study file and what the first `influence run` of it ended with. Not to be changed."""
     study = studies.lay_out(tmp_path_factory.mktemp("commanded"))
-    ended: Ended = influence("run", "--study", study)
+    ended: Finished = influence("run", "--study", study)
     assert ended.code == 0, ended.out + ended.err
     return study, ended
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import studies
-from tests.commanding import Ended, influence
+from tests.commanding import Finished, influence
 from tests.studies import COAST, EXTRA, FIRST, TRADES
 from tests.tiers import slow_but
 
@@ -75,7 +75,7 @@ def spoilt(first_run, tmp_path_factory):
     return study, influence("run", "--study", study)
 
 
-def failure(ended: Ended, partition: str) -> str:
+def failure(ended: Finished, partition: str) -> str:
     """The one line that says that a partition failed."""
     (line,) = [line for line in ended.out.splitlines() if line.startswith(f"Failed {partition}: ")]
     return line
@@ -267,7 +267,7 @@ def test_the_store_of_another_study_is_one_paragraph(study):
     assert standing(study) == before
 
 
-def assert_one_paragraph(ended: Ended, says: tuple[str, ...]) -> None:
+def assert_one_paragraph(ended: Finished, says: tuple[str, ...]) -> None:
     assert ended.code == 1
     assert "Traceback" not in ended.out + ended.err
     assert ended.err.startswith("Error ")

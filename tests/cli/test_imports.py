@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiers import slow_but
+
 SLOW = {"torch", "transformers", "dagster", "altair", "scipy"}
 READS_TABLES = {"polars", "duckdb", "zarr"}
+
+STATUS, SQL = ("status",), ("sql", "select count(*) from documents")
 
 PROBE = """
 import os, sys
@@ -36,7 +40,9 @@ def imported_by(*arguments, folder):
     return {name.partition(".")[0] for name in modules.split()[1:]}, finished.returncode
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("ui", "--help"), ("init", "new")])
+@pytest.mark.parametrize(
+    "arguments", slow_but(("--help",), of=[("--help",), ("run", "--help"), ("ui", "--help"), ("init", "new")])
+)
 def test_help_and_init_import_no_machinery(tmp_path, arguments):
     modules, code = imported_by(*arguments, folder=tmp_path)
     assert code == 0
@@ -46,14 +52,7 @@ def test_help_and_init_import_no_machinery(tmp_path, arguments):
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        ("sql", "select count(*) from documents"),
-        ("cookbook",),
-        ("status",),
-        ("verify",),
-        ("gc", "--dry-run"),
-        ("rebuild-catalogue",),
-    ],
+    slow_but(STATUS, SQL, of=[STATUS, SQL, ("cookbook",), ("verify",), ("gc", "--dry-run"), ("rebuild-catalogue",)]),
 )
 def test_what_reads_the_store_needs_neither_torch_nor_dagster(standing, tmp_path, arguments):
     from tests import studies
@@ -64,7 +63,7 @@ def test_what_reads_the_store_needs_neither_torch_nor_dagster(standing, tmp_path
     assert modules & SLOW == set()
 
 
-@pytest.mark.parametrize("command", ["run", "ask", "plan", "ui"])
+@pytest.mark.parametrize("command", slow_but("ask", of=["run", "ask", "plan", "ui"]))
 def test_a_study_that_is_refused_is_refused_at_once(tmp_path, command):
     options = ("--prompt", "a", "--completion", "b") if command == "ask" else ()
     modules, code = imported_by(command, *options, folder=tmp_path)

@@ -14,6 +14,7 @@ from influence_assets.corpus import digests
 from influence_assets.corpus.digests import Digests, file_hash
 from influence_assets.corpus.slices import list_shards
 from influence_assets.corpus.sources import SourceFile
+from influence_assets.durable import identity
 from influence_assets.study import Corpus
 
 SECOND_NS = 10**9
@@ -30,7 +31,7 @@ class Machine:
         self.now_ns = 0
         real = digests.open_raw
         monkeypatch.setattr(digests, "open_raw", lambda url: self.opened.append(url.rpartition("/")[2]) or real(url))
-        monkeypatch.setattr(digests, "time", SimpleNamespace(time_ns=lambda: self.now_ns))
+        monkeypatch.setattr(identity, "time", SimpleNamespace(time_ns=lambda: self.now_ns))
 
     def write(self, name, content):
         """Write a file, and let 10 s pass."""

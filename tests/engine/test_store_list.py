@@ -12,6 +12,7 @@ from influence_assets.corpus.withdrawn import Withdrawal
 from influence_assets.engine.store_list import StoreList
 from influence_assets.engine.tombstones import TOMBSTONE_SCHEMA, VANISHED, Tombstones
 from influence_assets.errors import InputError, StorageError
+from influence_assets.storage.backends.local import LocalBackend
 
 IDS = [f"{n:032x}" for n in range(1, 40)]
 NOON = "2025-01-31T12:00:00+00:00"
@@ -22,7 +23,7 @@ def entry(document_id, reason="r", at=NOON):
 
 
 def ids(root):
-    return sorted(StoreList(root).entries())
+    return sorted(StoreList(LocalBackend(str(root))).entries())
 
 
 def files(root):
@@ -33,7 +34,7 @@ def bury(root, *rows):
     """Tombstones of documents, each with its reason and who listed it."""
     at = datetime(2025, 1, 31, 12, tzinfo=UTC)
     frame = [("a.jsonl", document_id, reason, at, by) for document_id, reason, by in rows]
-    Tombstones(root).store(pl.DataFrame(frame, schema=TOMBSTONE_SCHEMA, orient="row"))
+    Tombstones(LocalBackend(str(root))).store(pl.DataFrame(frame, schema=TOMBSTONE_SCHEMA, orient="row"))
 
 
 DAMAGE = {
@@ -48,46 +49,50 @@ DAMAGE = {
 
 
 def test_what_is_added_is_kept_in_both_files(tmp_path):
-    stores = StoreList(tmp_path)
+    stores = StoreList(LocalBackend(str(tmp_path)))
     assert stores.entries() == {}
     new = [entry(IDS[0], "é\n"), entry(IDS[1]), entry(IDS[1], "twice")]
     assert stores.add(new) == new[:2]
     assert stores.add([entry(IDS[1], "known"), entry(IDS[2], at="2025-01-31T13:00:00+01:00")]) == [entry(IDS[2])]
-    assert list(StoreList(tmp_path).entries().values()) == [entry(IDS[0], "é\n"), entry(IDS[1]), entry(IDS[2])]
+    assert list(StoreList(LocalBackend(str(tmp_path))).entries().values()) == [
+        entry(IDS[0], "é\n"),
+        entry(IDS[1]),
+        entry(IDS[2]),
+    ]
     assert stores.add([entry(IDS[0])]) == []
     one, other = (path.read_bytes() for path in files(tmp_path))
     assert one == other
-    assert StoreList(tmp_path).mend() == {}
+    assert StoreList(LocalBackend(str(tmp_path))).mend() == {}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_damaged_copy_is_mended_from_the_other(tmp_path, damage, which):
-    StoreList(tmp_path).add([entry(IDS[0]), entry(IDS[1])])
+    StoreList(LocalBackend(str(tmp_path))).add([entry(IDS[0]), entry(IDS[1])])
     before = files(tmp_path)[0].read_bytes()
     DAMAGE[damage](files(tmp_path)[which])
     assert ids(tmp_path) == IDS[:2]
-    assert list(StoreList(tmp_path).mend()) == [files(tmp_path)[which]]
+    assert list(StoreList(LocalBackend(str(tmp_path))).mend()) == [files(tmp_path)[which]]
     assert [path.read_bytes() for path in files(tmp_path)] == [before, before]
-    assert StoreList(tmp_path).mend() == {}
+    assert StoreList(LocalBackend(str(tmp_path))).mend() == {}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_of_two_damaged_copies_the_tombstones_keep_documents_out(tmp_path, damage):
-    StoreList(tmp_path).add([entry(IDS[0]), entry(IDS[1], "by letter")])
+    StoreList(LocalBackend(str(tmp_path))).add([entry(IDS[0]), entry(IDS[1], "by letter")])
     bury(tmp_path, (IDS[1], "by letter", "store"), (IDS[2], VANISHED, None), (IDS[3], "r", "study"))
     for path in files(tmp_path):
         DAMAGE[damage](path)
     assert IDS[1] in ids(tmp_path)
     assert not {IDS[2], IDS[3]} & set(ids(tmp_path)), "nobody withdrew the one, and the study says of the other"
-    assert set(StoreList(tmp_path).mend()) == set(files(tmp_path))
-    assert StoreList(tmp_path).entries()[IDS[1]] == entry(IDS[1], "by letter")
-    assert StoreList(tmp_path).mend() == {}
+    assert set(StoreList(LocalBackend(str(tmp_path))).mend()) == set(files(tmp_path))
+    assert StoreList(LocalBackend(str(tmp_path))).entries()[IDS[1]] == entry(IDS[1], "by letter")
+    assert StoreList(LocalBackend(str(tmp_path))).mend() == {}
 
 
 def test_of_two_damaged_copies_what_can_be_read_stays_out(tmp_path):
     """Also documents of which no shard had any, so that no tombstone tells of them."""
-    StoreList(tmp_path).add([entry(document_id) for document_id in IDS[:9]])
+    StoreList(LocalBackend(str(tmp_path))).add([entry(document_id) for document_id in IDS[:9]])
     for path, line in zip(files(tmp_path), (3, 5), strict=True):
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join([*lines[:line], "}{\n", *lines[line + 1 :]]))
@@ -96,15 +101,15 @@ def test_of_two_damaged_copies_what_can_be_read_stays_out(tmp_path):
 
 def test_copies_that_differ_both_count(tmp_path):
     """As after the death of a process between the two."""
-    StoreList(tmp_path).add([entry(IDS[0])])
+    StoreList(LocalBackend(str(tmp_path))).add([entry(IDS[0])])
     old = files(tmp_path)[1].read_bytes()
-    StoreList(tmp_path).add([entry(IDS[1])])
+    StoreList(LocalBackend(str(tmp_path))).add([entry(IDS[1])])
     files(tmp_path)[1].write_bytes(old)
     assert ids(tmp_path) == IDS[:2]
-    assert list(StoreList(tmp_path).mend()) == [files(tmp_path)[1]]
+    assert list(StoreList(LocalBackend(str(tmp_path))).mend()) == [files(tmp_path)[1]]
     assert ids(tmp_path) == IDS[:2]
     new = files(tmp_path)[1].read_bytes()
-    StoreList(tmp_path).remove([IDS[0]])
+    StoreList(LocalBackend(str(tmp_path))).remove([IDS[0]])
     files(tmp_path)[1].write_bytes(new)
     assert ids(tmp_path) == IDS[:2], "a removal that did not come to its end did not happen"
 
@@ -112,9 +117,12 @@ def test_copies_that_differ_both_count(tmp_path):
 def test_a_list_of_old_is_read_and_written_anew_at_the_next_change(tmp_path):
     rows = [{"document_id": IDS[0], "reason": "é", "withdrawn_at": NOON}, {"document_id": IDS[1]}]
     files(tmp_path)[0].write_text("\n\n".join(json.dumps(row) for row in rows))
-    assert StoreList(tmp_path).mend() == {}, "it is not damaged"
-    assert list(StoreList(tmp_path).entries().values()) == [entry(IDS[0], "é"), entry(IDS[1], "", "")]
-    StoreList(tmp_path).add([entry(IDS[2])])
+    assert StoreList(LocalBackend(str(tmp_path))).mend() == {}, "it is not damaged"
+    assert list(StoreList(LocalBackend(str(tmp_path))).entries().values()) == [
+        entry(IDS[0], "é"),
+        entry(IDS[1], "", ""),
+    ]
+    StoreList(LocalBackend(str(tmp_path))).add([entry(IDS[2])])
     assert ids(tmp_path) == IDS[:3]
     assert files(tmp_path)[0].read_bytes() == files(tmp_path)[1].read_bytes()
     assert "sha256" in files(tmp_path)[0].read_text()
@@ -122,24 +130,24 @@ def test_a_list_of_old_is_read_and_written_anew_at_the_next_change(tmp_path):
 
 def test_tombstones_of_old_keep_documents_out_unless_the_studys_list_has_them(tmp_path):
     bury(tmp_path, (IDS[0], "r", None), (IDS[1], "r", None))
-    assert sorted(StoreList(tmp_path).entries(elsewhere={IDS[1]})) == IDS[:1]
-    assert StoreList(tmp_path).mend(elsewhere={IDS[1]}) != {}
+    assert sorted(StoreList(LocalBackend(str(tmp_path))).entries(elsewhere={IDS[1]})) == IDS[:1]
+    assert StoreList(LocalBackend(str(tmp_path))).mend(elsewhere={IDS[1]}) != {}
     assert ids(tmp_path) == IDS[:1], "and that the list was lost is known once"
 
 
 def test_a_document_can_be_taken_off_again(tmp_path):
-    StoreList(tmp_path).add([entry(IDS[0]), entry(IDS[1])])
+    StoreList(LocalBackend(str(tmp_path))).add([entry(IDS[0]), entry(IDS[1])])
     bury(tmp_path, (IDS[0], "r", "store"))
-    assert StoreList(tmp_path).remove([IDS[0], IDS[5]]) == [IDS[0]]
+    assert StoreList(LocalBackend(str(tmp_path))).remove([IDS[0], IDS[5]]) == [IDS[0]]
     assert ids(tmp_path) == [IDS[1]], "a whole list counts, whatever the tombstones say"
     for path in files(tmp_path):
         path.unlink()
-    assert StoreList(tmp_path).remove([IDS[0]]) == [IDS[0]]
+    assert StoreList(LocalBackend(str(tmp_path))).remove([IDS[0]]) == [IDS[0]]
     assert ids(tmp_path) == []
 
 
 def test_copies_that_cannot_be_read_are_no_empty_list(tmp_path, monkeypatch):
-    StoreList(tmp_path).add([entry(IDS[0])])
+    StoreList(LocalBackend(str(tmp_path))).add([entry(IDS[0])])
     real = type(tmp_path).read_bytes
 
     def refused(path):
@@ -152,7 +160,7 @@ def test_copies_that_cannot_be_read_are_no_empty_list(tmp_path, monkeypatch):
     assert ids(tmp_path) == IDS[:1]
     spared = None
     with pytest.raises(StorageError, match=r"cannot be read \(Permission denied\)"):
-        StoreList(tmp_path).entries()
+        StoreList(LocalBackend(str(tmp_path))).entries()
 
 
 @pytest.mark.parametrize(
@@ -160,12 +168,12 @@ def test_copies_that_cannot_be_read_are_no_empty_list(tmp_path, monkeypatch):
 )
 def test_what_cannot_be_added_is_refused_and_nothing_is_left(tmp_path, bad):
     with pytest.raises(InputError):
-        StoreList(tmp_path).add([entry(IDS[1]), bad])
+        StoreList(LocalBackend(str(tmp_path))).add([entry(IDS[1]), bad])
     assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_leaves_the_list_as_it_was(tmp_path, monkeypatch):
-    StoreList(tmp_path).add([entry(IDS[0])])
+    StoreList(LocalBackend(str(tmp_path))).add([entry(IDS[0])])
     before = [path.read_bytes() for path in files(tmp_path)]
 
     def full(_):
@@ -173,15 +181,15 @@ def test_a_full_disk_leaves_the_list_as_it_was(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="No space left"):
-        StoreList(tmp_path).add([entry(IDS[1])])
+        StoreList(LocalBackend(str(tmp_path))).add([entry(IDS[1])])
     monkeypatch.undo()
     assert [path.read_bytes() for path in files(tmp_path)] == before
-    assert StoreList(tmp_path).add([entry(IDS[1])])
+    assert StoreList(LocalBackend(str(tmp_path))).add([entry(IDS[1])])
 
 
 def _add_each(root, identities):
     for identity in identities:
-        StoreList(root).add([entry(identity)])
+        StoreList(LocalBackend(str(root))).add([entry(identity)])
 
 
 def test_several_processes_add_and_none_is_lost(tmp_path):
@@ -192,24 +200,24 @@ def test_several_processes_add_and_none_is_lost(tmp_path):
     for process in processes:
         process.join()
     assert ids(tmp_path) == IDS
-    assert StoreList(tmp_path).mend() == {}
+    assert StoreList(LocalBackend(str(tmp_path))).mend() == {}
 
 
 @pytest.mark.parametrize("writes", [0, 1])
 def test_a_death_at_any_write_leaves_what_was_listed(tmp_path, writes):
-    StoreList(tmp_path).add([entry(IDS[0])])
+    StoreList(LocalBackend(str(tmp_path))).add([entry(IDS[0])])
 
     def die():
         done = iter(range(writes))
         real = os.replace
         os.replace = lambda *paths: real(*paths) if next(done, None) is not None else os.kill(os.getpid(), 9)
-        StoreList(tmp_path).add([entry(IDS[1])])
+        StoreList(LocalBackend(str(tmp_path))).add([entry(IDS[1])])
 
     process = multiprocessing.get_context("fork").Process(target=die)
     process.start()
     process.join()
     assert process.exitcode == -9
     assert ids(tmp_path) == IDS[: 1 + writes]
-    assert StoreList(tmp_path).add([entry(IDS[2])]), "the dead one's lock is in nobody's way"
+    assert StoreList(LocalBackend(str(tmp_path))).add([entry(IDS[2])]), "the dead one's lock is in nobody's way"
     assert ids(tmp_path) == [*IDS[: 1 + writes], IDS[2]]
     assert files(tmp_path)[0].read_bytes() == files(tmp_path)[1].read_bytes()

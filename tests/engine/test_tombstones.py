@@ -8,6 +8,7 @@ import pytest
 
 from influence_assets.corpus.withdrawn import Withdrawal
 from influence_assets.engine.tombstones import TOMBSTONE_SCHEMA, VANISHED, Tombstones
+from influence_assets.storage.backends.local import LocalBackend
 
 IDS = [f"{n:032x}" for n in range(1, 9)]
 NOON = datetime(2025, 1, 31, 12, tzinfo=UTC)
@@ -28,7 +29,7 @@ def files(root):
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_damaged_copy_is_mended_from_the_other(tmp_path, which):
-    tombstones = Tombstones(tmp_path)
+    tombstones = Tombstones(LocalBackend(str(tmp_path)))
     tombstones.store(frame(ROWS))
     assert tombstones.stored().equals(frame(ROWS))
     before = files(tmp_path)[0].read_bytes()
@@ -42,7 +43,7 @@ def test_a_damaged_copy_is_mended_from_the_other(tmp_path, which):
 
 
 def test_of_two_damaged_copies_is_left_what_can_be_read(tmp_path):
-    tombstones = Tombstones(tmp_path)
+    tombstones = Tombstones(LocalBackend(str(tmp_path)))
     tombstones.store(frame(ROWS))
     for path, line in zip(files(tmp_path), (1, 2), strict=True):
         lines = path.read_text().splitlines(keepends=True)
@@ -56,13 +57,13 @@ def test_tombstones_of_old_are_read(tmp_path):
     rows = [dict(zip(("shard_id", "document_id", "reason"), row[:3], strict=True)) for row in ROWS]
     stored = [row | {"removed_at": "2025-01-31T12:00:00.000000+00:00"} for row in rows]
     files(tmp_path)[0].write_text("".join(json.dumps(row) + "\n" for row in stored))
-    assert Tombstones(tmp_path).mend() == {}
-    assert Tombstones(tmp_path).stored().drop("listed_by").equals(frame(ROWS).drop("listed_by"))
-    assert set(Tombstones(tmp_path).withdrawn()) == {IDS[0], IDS[1]}, "nobody knows by which list"
+    assert Tombstones(LocalBackend(str(tmp_path))).mend() == {}
+    assert Tombstones(LocalBackend(str(tmp_path))).stored().drop("listed_by").equals(frame(ROWS).drop("listed_by"))
+    assert set(Tombstones(LocalBackend(str(tmp_path))).withdrawn()) == {IDS[0], IDS[1]}, "nobody knows by which list"
 
 
 def test_which_list_withdrew_a_document_is_kept_up_to_date(tmp_path):
-    tombstones = Tombstones(tmp_path)
+    tombstones = Tombstones(LocalBackend(str(tmp_path)))
     tombstones.store(frame(ROWS))
     assert tombstones.withdrawn() == {IDS[0]: Withdrawal(IDS[0], "by letter", NOON.isoformat())}
     withdrawals = {"a": [Withdrawal(IDS[1], "again", "")], "c": [Withdrawal(IDS[3], "r", NOON.isoformat())]}

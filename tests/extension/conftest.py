@@ -2,13 +2,12 @@
 
 import os
 import sys
-from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
 
-from influence_assets import extensions
 from influence_assets.extensions import EXTENSIONS
+from tests.extension import installed
 
 HERE = Path(__file__).parent
 
@@ -27,17 +26,10 @@ def extend(monkeypatch):
 @pytest.fixture
 def install(tmp_path, monkeypatch):
     """Install an example of one file as a package would be, with its entry point."""
-    site = tmp_path / "site"
-    site.mkdir()
-    monkeypatch.syspath_prepend(str(site))
-    points: list[EntryPoint] = []
-    monkeypatch.setattr(extensions, "entry_points", lambda group: EntryPoints(points).select(group=group))
 
     def install(example: str, room: str) -> None:
         (file,) = (HERE / example / room.rpartition(".")[2]).glob("*.py")
-        module = f"installed_{file.stem}"
-        (site / f"{module}.py").write_bytes(file.read_bytes())
-        points.append(EntryPoint(example, module, room))
-        monkeypatch.delitem(sys.modules, module, raising=False)
+        monkeypatch.syspath_prepend(str(installed.install(tmp_path / "site", room, file)))
+        monkeypatch.delitem(sys.modules, f"made_up_{file.stem}", raising=False)
 
     return install

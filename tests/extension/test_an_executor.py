@@ -39,7 +39,7 @@ class TestWorkerPool(ExecutorContract):
 def test_it_is_discovered_by_an_entry_point(install, tmp_path):
     install(EXAMPLE, "influence_assets.engine.executors")
     executor = executor_of(small_assets.lay_out(tmp_path, {"a.txt": "a"}, EXAMPLE))
-    assert (executor.name, type(executor).__module__) == (EXAMPLE, f"installed_{EXAMPLE}")
+    assert (executor.name, type(executor).__module__) == (EXAMPLE, f"made_up_{EXAMPLE}")
 
 
 @pytest.fixture(scope="module")

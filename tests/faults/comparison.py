@@ -14,8 +14,8 @@ from influence_assets.engine.plan import plan
 from influence_assets.engine.versions import Versions
 from influence_assets.engine.workspace import Workspace
 from influence_assets.storage.artifacts import Artifact, ArtifactStore
+from influence_assets.storage.artifacts.manifest import ArtifactKey, Manifest, salvaged, sealed
 from influence_assets.storage.catalogue import loaded_keys, query
-from influence_assets.storage.manifest import ArtifactKey, Manifest, salvaged, sealed
 from influence_assets.study import Study
 from tests.faults import working
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from influence_assets.storage import files
+from influence_assets.storage.artifacts import file_checks as files
 from tests.closeness import assert_same_values, values_of
 from tests.faults import changing, comparison, working
 from tests.faults.changing import FILES

@@ -5,7 +5,7 @@ import pytest
 
 from influence_assets.errors import StorageError
 from influence_assets.storage.catalogue import query
-from influence_assets.storage.statements import statements
+from influence_assets.storage.catalogue.statements import statements
 from tests.faults import comparison, working, zygote
 from tests.faults.changing import FILES, file_of
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from influence_assets.durable import identity
 from influence_assets.errors import InputError
 from influence_assets.models import weights
 from influence_assets.models.weights import resolve_model_folder, tokenizer_hash, weights_hash
@@ -30,7 +31,7 @@ def _age(file: Path) -> None:
 @pytest.fixture
 def settled(monkeypatch):
     """As if every file had been written long before it is hashed."""
-    monkeypatch.setattr(weights, "_CLOCK_GRAIN_NS", -1)
+    monkeypatch.setattr(identity, "_CLOCK_GRAIN_NS", -1)
 
 
 @pytest.fixture

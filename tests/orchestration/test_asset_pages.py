@@ -36,7 +36,10 @@ def test_columns_are_explained_by_the_comments_of_the_sql_schema(computed):
 
 def test_a_person_reads_the_outcome_then_pictures_then_tables_then_figures(computed):
     names = list(latest(computed, "curvature"))
-    places = [names.index(name) for name in ("outcome", "spectra", "layers", "attributed_share", "seconds", "path")]
+    places = [
+        names.index(name)
+        for name in ("in_short", "outcome", "spectra", "layers", "attributed_share", "seconds", "path")
+    ]
     assert places == sorted(places)
 
 

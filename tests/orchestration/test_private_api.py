@@ -54,7 +54,8 @@ def test_a_job_that_is_executed_here_is_a_run_of_a_code_location(instance):
     assert (run.run_id, run.job_name, run.status) == (seen[0], "greeting", dg.DagsterRunStatus.SUCCESS)
     assert run.remote_job_origin.repository_origin.code_location_origin.location_name == "somewhere"
     # By this tag the UI finds the runs of a code location.
-    assert run.tags[".dagster/repository"] == "__repository__@somewhere"
+    wanted = dg.RunsFilter(tags={".dagster/repository": "__repository__@somewhere"})
+    assert [found.run_id for found in instance.get_runs(wanted)] == [run.run_id]
 
 
 def test_a_job_that_fails_says_so(instance):

@@ -43,12 +43,14 @@ def test_a_run_has_one_stage_an_asset_in_the_graphs_order(located):
     assert steps(located, dg.DagsterEventType.STEP_SUCCESS) == ["plan", *ASSETS, "report"]
     assert steps(located, dg.DagsterEventType.STEP_SKIPPED) == AGAIN, "no generation was due"
     by_stage = figures(located)
-    assert by_stage["documents"] == {"computed": 2}
-    # Scores come from the sketches' pass, and their own stage says so.
-    assert by_stage["influence_scores"] == {"computed_in_other_stages": 4}
-    assert messages(located, "influence_scores") == [
-        "Computed in the stage gradient_sketches, by the same pass: 4 partitions."
-    ]
+    assert by_stage["plan"].keys() == set(ASSETS)
+    assert by_stage["documents"] == {"outcome": "Computed 2 partitions.", "computed": 2}
+    # Scores come from the sketches' pass, and both stages say so.
+    assert by_stage["gradient_sketches"]["outcome"] == "Computed 2 partitions. Beside it: influence_scores 4."
+    assert by_stage["influence_scores"] == {
+        "outcome": "4 partitions: by the stage gradient_sketches, together.",
+        "computed_by_other_stages": 4,
+    }
     assert sum(counts.get("computed", 0) for counts in by_stage.values()) == len(studies.everything()) - 4
 
 
@@ -57,19 +59,16 @@ def test_a_file_that_comes_is_measured_in_the_stage_of_the_first_that_is_due(com
     assert not computed.command().failures
     by_stage = figures(computed)
     assert by_stage["covariances"]["computed"] == 1
-    assert by_stage["corrected_eigenvalues"] == {"computed_in_other_stages": 1}
-    assert messages(computed, "corrected_eigenvalues") == [
-        "Computed in the stage covariances, by the same pass: 1 partition."
-    ]
-    assert messages(computed, "eigenbases") == ["Nothing was due."]
+    assert by_stage["corrected_eigenvalues"]["outcome"] == "1 partition: by the stage covariances, together."
+    assert by_stage["eigenbases"] == {"outcome": "Nothing was due."}
 
 
 def test_a_new_generation_has_stages_of_its_own(computed):
     assert not computed.command(new_generation=True).failures
     assert steps(computed, dg.DagsterEventType.STEP_SUCCESS) == ["plan", *ASSETS, *AGAIN, "report"]
     by_stage = figures(computed)
-    assert by_stage["new_generation.eigenbases"] == {"computed": 1}
-    assert "eigenbases" not in by_stage
+    assert by_stage["new_generation.eigenbases"]["computed"] == 1
+    assert by_stage["eigenbases"] == {"outcome": "Nothing was due."}
 
 
 def test_a_failure_is_shown_where_it_happened_and_stops_nothing_else(located):
@@ -77,11 +76,16 @@ def test_a_failure_is_shown_where_it_happened_and_stops_nothing_else(located):
     assert located.command().failures
     assert steps(located, dg.DagsterEventType.STEP_FAILURE) == ["report"]
     assert steps(located, dg.DagsterEventType.STEP_SUCCESS) == ["plan", *ASSETS], "later stages still run"
-    assert figures(located)["documents"] == {"computed": 1, "failed": 1}
+    by_stage = figures(located)
+    assert by_stage["documents"] == {
+        "outcome": "Computed 1 partition. 1 partition failed.",
+        "computed": 1,
+        "failed": 1,
+    }
     assert any(f"documents[{TRADES}] failed: " in message for message in messages(located, "documents"))
-    waiting = "Left out, because something that they need failed: 1 partition."
-    assert waiting in messages(located, "token_sequences")
-    assert waiting in messages(located, "eigenbases")
+    waiting = "1 partition left out: something that they need failed."
+    assert by_stage["token_sequences"]["outcome"] == f"Computed 1 partition. {waiting}"
+    assert by_stage["eigenbases"]["outcome"] == waiting
 
 
 def test_damage_is_mended_within_the_stage_that_meets_it(computed):
@@ -97,8 +101,8 @@ def test_damage_is_mended_within_the_stage_that_meets_it(computed):
     assert len(result.mended) == 1
     assert steps(computed, dg.DagsterEventType.STEP_SUCCESS) == ["plan", *ASSETS, "report"]
     (stage,) = {step for step in ASSETS if any("is damaged." in message for message in messages(computed, step))}
-    assert figures(computed)["token_sequences"]["computed_in_other_stages"] == 1
     assert ASSETS.index(stage) > ASSETS.index("token_sequences")
+    assert "token_sequences 1" in figures(computed)[stage]["outcome"].partition("Beside it: ")[2]
     assert studies.compute(computed.path) == []
 
 

@@ -2,7 +2,7 @@
 
 import duckdb
 
-from influence_assets.storage.statements import statements
+from influence_assets.storage.catalogue.statements import statements
 
 # Sequence 1 is three quarters document d1 and one quarter d2; sequence 2 is d2; sequence 3, of another shard, is d3.
 # Generation 2 is current; generation 1 has other scores.

@@ -4,7 +4,7 @@ import pytest
 from sample_rows import build, rows_of
 
 from influence_assets.engine.tombstones import VANISHED
-from influence_assets.storage.statements import statements
+from influence_assets.storage.catalogue.statements import statements
 
 DOUBLED = {
     f"grain_of_{table}": [(f"insert into {table} select * from {table} limit 1", 1)] for table in statements("schema")

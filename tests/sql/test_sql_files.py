@@ -8,8 +8,8 @@ import pytest
 from sample_rows import build
 
 from influence_assets.errors import InputError
-from influence_assets.storage import statements as module
-from influence_assets.storage.statements import schema_version, sql_folder, statements, use_folders
+from influence_assets.storage.catalogue import statements as module
+from influence_assets.storage.catalogue.statements import schema_version, sql_folder, statements, use_folders
 
 TABLES = sorted(statements("schema"))
 MACROS = {

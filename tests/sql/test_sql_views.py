@@ -8,7 +8,7 @@ import pytest
 from sample_rows import build, rows_of
 from scipy import stats
 
-from influence_assets.storage.statements import statements
+from influence_assets.storage.catalogue.statements import statements
 
 
 @pytest.fixture(scope="module")

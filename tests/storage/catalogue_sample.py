@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 import polars as pl
 
 from influence_assets.storage.artifacts import ArtifactStore
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 from influence_assets.storage.catalogue import CatalogueContent, load_catalogue, query, reading
 from influence_assets.storage.catalogue.content import STATES, TOMBSTONES
-from influence_assets.storage.manifest import ArtifactKey
-from influence_assets.storage.statements import statements
+from influence_assets.storage.catalogue.statements import statements
 
 SHARDS = tuple(f"{letter}.jsonl" for letter in "abcdefghijkl")
 DAY = datetime(2026, 1, 2, tzinfo=UTC)

@@ -6,14 +6,12 @@ import sys
 import textwrap
 from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import polars as pl
 
 from influence_assets.storage.artifacts import ArtifactStore
-from influence_assets.storage.manifest import ArtifactKey
-from influence_assets.storage.places import check_of
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 
 STUDY = "topics"
 KEY = ArtifactKey("token_sequences", "manual/topics.jsonl.gz", "v1")
@@ -36,10 +34,9 @@ def write(store: ArtifactStore, key: ArtifactKey = KEY) -> None:
         draft.summarise(sequences=40, loss=0.25)
 
 
-def draft_of(whose: str) -> str:
-    """The name of a draft of another process, such as `1-elsewhere`."""
-    random = uuid4().hex[:24]
-    return f".draft-{random}{check_of(random, whose)}-{whose}"
+def record_beside(place: Path) -> Path:
+    """The record of the artifact in a folder of a local store."""
+    return place.with_name(f".record-{place.name}.json")
 
 
 def read_everything(store: ArtifactStore, key: ArtifactKey = KEY) -> None:

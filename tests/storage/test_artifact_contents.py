@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from influence_assets.errors import DamagedError, InputError, StorageError
-from influence_assets.storage import arrays
-from influence_assets.storage.artifacts import ArtifactStore
-from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.storage.artifacts import ArtifactStore, arrays, mapped
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 
 KEY = ArtifactKey("gradient_sketches", "a.jsonl", "v1")
 
@@ -143,17 +142,17 @@ def test_mapped_blocks_are_the_rows_in_order_and_read_only(written, rows):
         np.testing.assert_array_equal(block.rows, values[block.start : block.stop])
 
 
-def test_mappable_chunks_are_raw_rows_of_64_to_128_mib(tmp_path):
+def test_mappable_chunks_are_rows_as_they_are_of_64_to_128_mib(tmp_path):
     writer = arrays.mappable_writer(tmp_path / "big", (70_000, 1024), "float32", None)
     array = zarr.open_array(tmp_path / "big", mode="r")
     assert array.chunks[1] == 1024
     assert 64 * 2**20 <= array.chunks[0] * 1024 * 4 <= 256 * 2**20
-    assert array.compressors == ()
+    assert [type(codec).__name__ for codec in array.compressors] == ["Crc32cCodec"]
     assert writer.rows == 0
 
 
 @pytest.mark.usefixtures("small_chunks")
-@pytest.mark.parametrize("damage", ["gone", "cut", "longer", "flipped", "of another block"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "longer", "flipped", "flipped checksum"])
 @pytest.mark.usefixtures("small_chunks")
 def test_a_mapped_block_is_handed_out_only_as_it_was_written(written, damage):
     values = np.arange(400, dtype=np.int32).reshape(100, 4)
@@ -168,7 +167,7 @@ def test_a_mapped_block_is_handed_out_only_as_it_was_written(written, damage):
                 "cut": content[:-4],
                 "longer": content + bytes(4),
                 "flipped": bytes([content[0] ^ 1]) + content[1:],
-                "of another block": (chunk.parent.parent / "2/0").read_bytes(),
+                "flipped checksum": content[:-1] + bytes([content[-1] ^ 1]),
             }[damage]
         )
     blocks = artifact.mapped("sketches").blocks()
@@ -181,12 +180,30 @@ def test_a_mapped_block_is_handed_out_only_as_it_was_written(written, damage):
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 5])
 @pytest.mark.usefixtures("small_chunks")
-def test_the_manifest_keeps_the_crc32c_of_each_raw_chunk_as_it_is_on_the_disk(written, rows):
+def test_each_chunk_is_its_rows_and_then_their_crc32c(written, rows):
     values = np.arange(rows * 8, dtype=np.int32).reshape(rows, 8)  # four rows are a chunk of 128 bytes
     artifact = written(lambda draft: draft.mappable_array("sketches", values.shape, "int32").append(values))
     paths = sorted(path for path in (artifact.folder / "arrays/sketches/c").rglob("0") if path.is_file())
     chunks = [path.read_bytes() for path in paths]
-    assert artifact.array_record("sketches").chunk_crc32c == tuple(map(crc32c_bit_by_bit, chunks))
+    assert b"".join(chunk[:-4] for chunk in chunks).startswith(values.tobytes())
+    assert [int.from_bytes(chunk[-4:], "little") for chunk in chunks] == [crc32c_bit_by_bit(c[:-4]) for c in chunks]
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_chunks_of_format_3_are_checked_against_the_manifest(written):
+    values = np.arange(400, dtype=np.int32).reshape(100, 4)
+    artifact = written(lambda draft: draft.mappable_array("sketches", values.shape, "int32").append(values))
+    folder = artifact.folder / "arrays/sketches"
+    chunks = sorted((folder / "c").glob("*/0"), key=lambda path: int(path.parent.name))
+    for path in chunks:
+        path.write_bytes(path.read_bytes()[:-4])
+    record = artifact.array_record("sketches").model_copy(
+        update={"chunk_crc32c": tuple(crc32c_bit_by_bit(path.read_bytes()) for path in chunks)}
+    )
+    np.testing.assert_array_equal(mapped.map_array(folder, record).read(0, 100), values)
+    chunks[1].write_bytes(chunks[2].read_bytes())
+    with pytest.raises(DamagedError, match="not as it was written"):
+        mapped.map_array(folder, record).read(0, 100)
 
 
 def crc32c_bit_by_bit(content):
@@ -266,7 +283,7 @@ def test_a_streamed_table_is_not_held_in_memory(tmp_path):
         from pathlib import Path
         import numpy as np, polars as pl
         from influence_assets.storage.artifacts import ArtifactStore
-        from influence_assets.storage.manifest import ArtifactKey
+        from influence_assets.storage.artifacts.manifest import ArtifactKey
         store = ArtifactStore.open_or_create(Path(sys.argv[1]), "topics")
         frames = (pl.DataFrame({"a": np.full(2**20, n), "b": np.zeros(2**20)}) for n in range(64))
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from influence_assets.durable.files import files_below
+from influence_assets.durable.names import safe_name
+from influence_assets.durable.temporary import temporary_name
 from influence_assets.errors import InputError, StorageError
-from influence_assets.storage import drafts
-from influence_assets.storage.artifacts import MARKER, ArtifactStore
-from influence_assets.storage.files import files_below, safe_name
-from influence_assets.storage.manifest import ArtifactKey
-from tests.storage.stored import draft_of
+from influence_assets.storage.artifacts import MARKER, ArtifactStore, drafts
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 
 KEY = ArtifactKey("token_sequences", "manual/topics.jsonl.gz", "v1")
 TOKENS = np.arange(12, dtype=np.int32).reshape(4, 3)
@@ -163,7 +163,7 @@ class TestContract:
             from pathlib import Path
             import numpy as np
             from influence_assets.storage.artifacts import ArtifactStore
-            from influence_assets.storage.manifest import ArtifactKey
+            from influence_assets.storage.artifacts.manifest import ArtifactKey
             store = ArtifactStore.open_or_create(Path(sys.argv[1]), "topics")
             with store.write(ArtifactKey(*sys.argv[2:]), inputs=[], code_version="1") as draft:
                 draft.array("tokens", np.zeros((4, 3), np.int32))
@@ -187,7 +187,7 @@ class TestContract:
         assert store.holds(KEY)
 
     def test_the_draft_of_another_host_is_left_alone(self, store):
-        folder = store.place(KEY).parent / draft_of("999999999-elsewhere")
+        folder = store.place(KEY).parent / temporary_name("999999999-elsewhere")
         folder.mkdir(parents=True)
         assert store.remove_abandoned_drafts() == []
         assert folder.is_dir()
@@ -198,7 +198,7 @@ class TestContract:
             from pathlib import Path
             import numpy as np
             from influence_assets.storage.artifacts import ArtifactStore
-            from influence_assets.storage.manifest import ArtifactKey
+            from influence_assets.storage.artifacts.manifest import ArtifactKey
             store = ArtifactStore.open_or_create(Path(sys.argv[1]), "topics")
             with store.write(ArtifactKey("a", "p", "v"), inputs=[], code_version="1") as draft:
                 draft.array("tokens", np.arange(7))

@@ -18,10 +18,10 @@ import polars as pl
 import pytest
 from catalogue_sample import Sample, everything_in, states
 
+from influence_assets.durable import locks
 from influence_assets.errors import StorageError
-from influence_assets.storage import locks
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 from influence_assets.storage.catalogue import load_catalogue, query, reading, record_states
-from influence_assets.storage.manifest import ArtifactKey
 
 HERE = Path(__file__).parent
 LOADER = """
@@ -30,13 +30,13 @@ LOADER = """
     from influence_assets.errors import StorageError
     from influence_assets.storage.artifacts import ArtifactStore
     from influence_assets.storage.catalogue import CatalogueContent, load_catalogue
-    from influence_assets.storage.manifest import ArtifactKey
+    from influence_assets.storage.artifacts.manifest import ArtifactKey
 
     path, root, keys = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     content = CatalogueContent("topics", 1, [ArtifactKey(*key) for key in keys])
 
     def load():
-        load_catalogue(path, content, ArtifactStore(root, "topics"))
+        load_catalogue(path, content, ArtifactStore.open_or_create(root, "topics"))
 """
 KILLED_AT_EVENT = """
     seen = 0

@@ -10,7 +10,7 @@ import pytest
 from catalogue_sample import DAY, Sample, everything_in, states, tombstones
 
 from influence_assets.errors import StorageError
-from influence_assets.storage import statements as statements_module
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 from influence_assets.storage.catalogue import (
     CatalogueContent,
     check_names,
@@ -23,8 +23,8 @@ from influence_assets.storage.catalogue import (
     rows,
     run_checks,
 )
-from influence_assets.storage.manifest import ArtifactKey
-from influence_assets.storage.statements import sql_folder
+from influence_assets.storage.catalogue import statements as statements_module
+from influence_assets.storage.catalogue.statements import sql_folder
 
 
 @pytest.fixture

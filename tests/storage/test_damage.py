@@ -1,6 +1,7 @@
 """Whatever happens to a file of an artifact, reading it is an error that says so, never another value."""
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import pickle
@@ -8,12 +9,22 @@ import shutil
 
 import pytest
 
+from influence_assets.durable.files import files_below
 from influence_assets.errors import DamagedError, StorageError
-from influence_assets.storage import arrays, files
-from influence_assets.storage.files import files_below
-from influence_assets.storage.manifest import ArtifactKey
-from influence_assets.storage.places import record_beside
-from tests.storage.stored import INPUTS, KEY, another_process, hear, read_everything, store_in, tell, write
+from influence_assets.storage.artifacts import arrays
+from influence_assets.storage.artifacts import file_checks as files
+from influence_assets.storage.artifacts.manifest import ArtifactKey
+from tests.storage.stored import (
+    INPUTS,
+    KEY,
+    another_process,
+    hear,
+    read_everything,
+    record_beside,
+    store_in,
+    tell,
+    write,
+)
 
 FILES = [
     "manifest.json",
@@ -111,20 +122,28 @@ def test_a_figure_changed_in_the_manifest_is_noticed(store, place):
     manifest = store.manifest(KEY)  # of the record
     assert manifest is not None
     assert manifest.summary["sequences"] == 40
+    assert list(store.manifests()) == [manifest]
+    record_beside(place).unlink()
+    assert store.manifest(KEY) is None
     assert list(store.manifests()) == []
     with pytest.raises(DamagedError, match=r"manifest\.json: is not a manifest as it was written"):
         store.open(KEY)
 
 
-def test_a_manifest_stands_in_its_file_twice_with_the_checksum_of_its_other_lines(place):
+def test_a_manifest_stands_in_two_files_with_the_checksum_of_its_other_lines(place):
     content = (place / "manifest.json").read_bytes()
-    copy = content[: len(content) // 2]
-    assert content == 2 * copy
-    lines = copy.removesuffix(b"\n").split(b"\n")
-    written = json.loads(copy)
+    assert record_beside(place).read_bytes() == content
+    lines = content.removesuffix(b"\n").split(b"\n")
+    written = json.loads(content)
     del lines[1]
     assert written["checksum"] == hashlib.sha256(b"\n".join(lines)).hexdigest()
-    assert written["format_version"] == 3
+    assert written["format_version"] == 4
+
+
+def test_a_manifest_names_the_libraries_that_computed_the_artifact(store):
+    assert store.open(KEY).manifest.libraries == {
+        name: importlib.metadata.version(name) for name in ("torch", "transformers", "numpy", "influence-assets")
+    }
 
 
 def test_what_an_artifact_was_made_of_outlives_any_damaged_byte_of_its_manifest(store, place):
@@ -152,7 +171,6 @@ def test_an_artifact_in_anothers_place_is_damage(store, place):
     place.rename(store.place(other))
     with pytest.raises(DamagedError, match="lies elsewhere"):
         store.open(other)
-    assert list(store.manifests()) == []
     assert [found.folder for found in store.verify()] == [store.place(other)]
 
 
@@ -290,6 +308,17 @@ class TestVerify:
             store.mark_damaged(found.folder, found.files, found.problem)
             assert list(store.verify()) == []
             assert record.read_bytes() == original
+
+    def test_a_damaged_record_beside_an_artifact_is_mended_from_it(self, store, place):
+        record, original = record_beside(place), record_beside(place).read_bytes()
+        for spoilt in (original[:200] + b"x" + original[201:], original[:-300], b"", b"{}"):
+            record.write_bytes(spoilt)
+            [found] = store.verify()
+            assert (found.key, found.folder, found.files) == (KEY, place, (f"../{record.name}",))
+            assert store.mark_damaged(found.folder, found.files, found.problem)
+            assert list(store.verify()) == []
+            assert record.read_bytes() == original
+            assert store.holds(KEY)
 
     def test_a_record_of_which_neither_copy_is_whole_is_given_up(self, store, place):
         with store.exclusive_lock():

@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 
+from influence_assets.durable.temporary import is_temporary_name, temporary_beside
 from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.artifacts import MARKER, ArtifactStore
-from influence_assets.storage.manifest import ArtifactKey
-from influence_assets.storage.places import draft_beside, is_draft
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 from tests.foreign import fingerprints, plant
 from tests.storage.stored import KEY, read_everything, store_in, write
 
@@ -105,11 +105,11 @@ def test_an_artifact_is_known_by_its_record_alone_and_by_its_manifest_alone(stor
 
 
 def test_the_name_of_a_draft_is_told_from_one_that_is_only_like_it(tmp_path):
-    draft = draft_beside(tmp_path / "x")
-    assert is_draft(draft)
+    draft = temporary_beside(tmp_path / "x")
+    assert is_temporary_name(draft.name)
     changed = draft.name[:10] + ("0" if draft.name[10] != "0" else "1") + draft.name[11:]
-    assert not is_draft(draft.with_name(changed))
-    assert not is_draft(draft.with_name(f"{draft.name}x"))
+    assert not is_temporary_name(changed)
+    assert not is_temporary_name(f"{draft.name}x")
 
 
 class TestRoot:

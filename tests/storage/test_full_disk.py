@@ -12,11 +12,10 @@ import polars as pl
 import pytest
 from safetensors.numpy import save_file
 
+from influence_assets.durable.files import files_below
 from influence_assets.errors import StorageError
-from influence_assets.storage.files import files_below
-from influence_assets.storage.manifest import ArtifactKey
-from influence_assets.storage.places import record_beside
-from tests.storage.stored import KEY, read_everything, store_in, write
+from influence_assets.storage.artifacts.manifest import ArtifactKey
+from tests.storage.stored import KEY, read_everything, record_beside, store_in, write
 
 LARGE = np.random.default_rng(0).random(2**19)  # 4 MiB that cannot be compressed
 
@@ -163,7 +162,7 @@ def test_a_limit_on_files_is_told_and_nothing_half_written_stays(tmp_path, name)
         import resource, sys
         from pathlib import Path
         from influence_assets.errors import StorageError
-        from influence_assets.storage.manifest import ArtifactKey
+        from influence_assets.storage.artifacts.manifest import ArtifactKey
         from tests.storage.stored import store_in, write
         from tests.storage.test_full_disk import fill
         store = store_in(Path(sys.argv[1]))
@@ -223,7 +222,7 @@ def test_a_writer_killed_on_a_full_disk_leaves_space_for_the_next(small_disk):
     code = """
         import os, signal, sys
         from pathlib import Path
-        from influence_assets.storage.manifest import ArtifactKey
+        from influence_assets.storage.artifacts.manifest import ArtifactKey
         from tests.storage.stored import store_in
         store, key = store_in(Path(sys.argv[1])), ArtifactKey("documents", "a", "v1")
         with store.write(key, inputs=[], code_version="1") as draft:

@@ -6,9 +6,10 @@ import threading
 
 import pytest
 
+from influence_assets.durable.locks import locked
 from influence_assets.errors import StorageError
-from influence_assets.storage import locks
-from influence_assets.storage.manifest import ArtifactKey
+from influence_assets.storage.artifacts import locks, names
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 from tests.storage.stored import KEY, another_process, hear, kill, read_everything, store_in, tell, write
 
 USES = """
@@ -73,8 +74,8 @@ class TestUse:
         with store.shared_lock():
             with store.shared_lock():
                 pass
-            assert is_locked(store.root / locks.IN_USE)
-        assert not is_locked(store.root / locks.IN_USE)
+            assert is_locked(store.root / names.STORE_LOCK)
+        assert not is_locked(store.root / names.STORE_LOCK)
 
     @pytest.mark.usefixtures("impatient")
     @pytest.mark.parametrize("end", ["killed", "done"])
@@ -148,7 +149,7 @@ class TestUse:
                 os._exit(0)
         os.close(read)
         try:
-            assert not is_locked(store.root / locks.IN_USE)
+            assert not is_locked(store.root / names.STORE_LOCK)
         finally:
             os.close(written)
             os.waitpid(child, 0)
@@ -160,7 +161,7 @@ class TestClaim:
         with another_process(CLAIMS, store.root) as first:
             hear(first, "asks")
             hear(first, "claimed")
-            claim = store.place(KEY).parent / locks.CLAIM
+            claim = store.place(KEY).parent / names.PARTITION_LOCK
             assert is_locked(claim)
             with another_process(CLAIMS, store.root) as second:
                 hear(second, "asks")
@@ -210,9 +211,9 @@ class TestClaim:
                 pass
 
     def test_a_lock_file_that_was_removed_meanwhile_locks_nothing(self, store):
-        claim = store.place(KEY).parent / locks.CLAIM
+        claim = store.place(KEY).parent / names.PARTITION_LOCK
         with another_process(CLAIMS, store.root) as other:
-            with locks.locked(claim):
+            with locked(claim):
                 hear(other, "asks")
                 other_waits(claim)
                 claim.unlink()

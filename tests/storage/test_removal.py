@@ -4,11 +4,11 @@ import os
 
 import pytest
 
+from influence_assets.durable.files import files_below
+from influence_assets.durable.temporary import temporary_name
 from influence_assets.errors import StorageError
-from influence_assets.storage.files import files_below
-from influence_assets.storage.manifest import ArtifactKey
-from influence_assets.storage.places import record_beside
-from tests.storage.stored import INPUTS, KEY, TEXT, draft_of, read_everything, store_in, write
+from influence_assets.storage.artifacts.manifest import ArtifactKey
+from tests.storage.stored import INPUTS, KEY, TEXT, read_everything, record_beside, store_in, write
 
 OTHER = ArtifactKey(KEY.asset, KEY.partition, "v2")
 
@@ -142,11 +142,11 @@ def test_folders_of_others_are_not_the_stores(store):
 
 def test_alone_the_drafts_of_all_processes_are_removed(store):
     partition = store.place(KEY).parent
-    far, reused = (partition / draft_of(whose) for whose in ("1-elsewhere", f"{os.getpid()}-here"))
+    far, reused = (partition / temporary_name(whose) for whose in ("1-elsewhere", f"{os.getpid()}-here"))
     for draft in (far, reused):
         draft.mkdir()
         (draft / "x").write_text(TEXT)
-    (partition / draft_of("1-elsewhere")).write_text("half a record")
+    (partition / temporary_name("1-elsewhere")).write_text("half a record")
     assert store.remove_abandoned_drafts() == []
     with store.exclusive_lock():
         assert len(store.remove_abandoned_drafts()) == 3

@@ -103,7 +103,6 @@ REFUSED = [
     ("scores.baselines", "gradient_dot", "valid list"),
     ("scores.baselines.0", [3], "valid string"),
     ("sketches.coordinates", 7, "greater than or equal to 8"),
-    ("storage.root", "s3://bucket/store", "must be a local folder"),
     ("storage.root", "", "at least 1 character"),
     ("compute.device", "gpu", "cuda"),
     ("compute.batch_sequences", 0, "greater than or equal to 1"),

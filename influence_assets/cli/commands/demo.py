@@ -37,7 +37,7 @@ def demo(folder: Annotated[Path, typer.Argument(help="Where to make it.")] = Pat
     console.print(f"The study is [bold]{escape(str(path))}[/]; its documents lie in {escape(study.corpus.path)}.")
     if not run_study(study, console):
         raise typer.Exit(1)
-    console.rule("2. Which passages taught it its completions?")
+    console.rule("2. Which passages taught it these completions?")
     show_retrieval(catalogue_path(study), console)
     console.rule("3. One more file arrives")
     for file in sorted((folder / HELD_BACK_FOLDER).iterdir()):
@@ -67,16 +67,17 @@ def show_retrieval(catalogue: Path, console: Console) -> None:
             text = " ".join(visible(row["text"]).split())[:CHARACTERS_SHOWN]
             titles = escape(" + ".join(row["titles"]))
             console.print(f" {mark} {row['score']:+.3g} nats  [cyan]{titles}[/]  {escape(text)}…")
-    heads = ("method", "a true article first", "among the first ten", "median rank", "of the first ten, true")
+    heads = ("method", "true article first", "in the first ten", "median rank", "true of the first ten")
     table = Table(*heads, box=None, pad_edge=False)
-    for found in retrieval(ranked):
-        shares = [f"{count} of {found.questions}" for count in (found.first, found.in_ten)]
-        table.add_row(found.method, *shares, f"{found.median_rank:g}", f"{found.of_ten:.1f}")
+    for figures in retrieval(ranked):
+        shares = [f"{count} of {figures.questions}" for count in (figures.first, figures.in_ten)]
+        table.add_row(figures.method, *shares, f"{figures.median_rank:g}", f"{figures.of_ten:.1f}")
     console.print()
     console.print(table)
 
 
 def _questions(catalogue: Path) -> dict[str, tuple[str, str, str]]:
+    """Return each question's prompt, completion and article, by its query_id."""
     from influence_assets.demo.retrieval import QUESTIONS
     from influence_assets.storage.catalogue import query
 

@@ -17,7 +17,7 @@ def draw(artifact: Artifact) -> bytes:
     from influence_assets.report.charts import png
     from influence_assets.storage.catalogue import query
 
-    return png(chart(query(artifact.folder.parents[2] / CATALOGUE, SAMPLED_SCORES)))
+    return png(chart(query(artifact.local_root / CATALOGUE, SAMPLED_SCORES)))
 
 
 def chart(scores: pl.DataFrame) -> Any:

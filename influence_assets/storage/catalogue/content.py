@@ -8,8 +8,8 @@ from functools import cached_property
 
 import polars as pl
 
-from influence_assets.storage.manifest import ArtifactKey
-from influence_assets.storage.statements import schema_version
+from influence_assets.storage.artifacts.manifest import ArtifactKey
+from influence_assets.storage.catalogue.statements import schema_version
 
 TOMBSTONES = pl.Schema(
     {

@@ -9,6 +9,7 @@ import duckdb
 import polars as pl
 
 from influence_assets.storage.artifacts import Artifact, ArtifactStore
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 from influence_assets.storage.catalogue.content import (
     STATES,
     TOMBSTONES,
@@ -25,8 +26,7 @@ from influence_assets.storage.catalogue.rows import (
     insert_manifests,
     insert_tables,
 )
-from influence_assets.storage.manifest import ArtifactKey
-from influence_assets.storage.statements import schema_version, statements
+from influence_assets.storage.catalogue.statements import schema_version, statements
 
 _ARTIFACTS_AT_ONCE = 500
 """Large enough that statements are few, small enough that manifests do not fill the memory."""

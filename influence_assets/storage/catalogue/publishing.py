@@ -8,10 +8,10 @@ from pathlib import Path
 
 import duckdb
 
+from influence_assets.durable import files, locks
 from influence_assets.errors import StorageError
-from influence_assets.storage import files, locks
 from influence_assets.storage.catalogue.reading import tells_of_damage, unreadable
-from influence_assets.storage.statements import statements
+from influence_assets.storage.catalogue.statements import statements
 
 _DUCKDB_FORMAT = "v1.2.0"
 """Readers of the last DuckDB versions, not only of the newest, can open the file."""

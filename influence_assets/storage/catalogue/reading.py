@@ -9,9 +9,9 @@ import duckdb
 import polars as pl
 
 from influence_assets.errors import InputError, StorageError
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 from influence_assets.storage.catalogue.content import Standing
-from influence_assets.storage.manifest import ArtifactKey
-from influence_assets.storage.statements import Statement, schema_version, statements
+from influence_assets.storage.catalogue.statements import Statement, schema_version, statements
 
 _SAFE = {"python_enable_replacements": False, "autoload_known_extensions": False, "autoinstall_known_extensions": False}
 _VIOLATIONS_KEPT = 1000

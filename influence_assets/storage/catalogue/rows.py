@@ -9,8 +9,8 @@ import polars as pl
 
 from influence_assets.errors import StorageError
 from influence_assets.storage.artifacts import Artifact
-from influence_assets.storage.manifest import Manifest
-from influence_assets.storage.statements import statements
+from influence_assets.storage.artifacts.manifest import Manifest
+from influence_assets.storage.catalogue.statements import statements
 
 _FROM_ELSEWHERE = {"materializations", "materialization_inputs", "catalogue", "tombstones", "partition_states"}
 _MATERIALIZATIONS = pl.Schema(

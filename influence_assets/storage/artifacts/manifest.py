@@ -1,8 +1,9 @@
 """What identifies an artifact of the store, and what its manifest says of it.
 
 On the disk a manifest is JSON whose second line is the SHA-256 of the rest, so that a digit flipped in a count or a
-figure is noticed too. It stands there twice, one after the other: what an artifact was computed from is known from
-nowhere else once its inputs are gone, and must outlive a damaged byte. `jq -s '.[0]' manifest.json` shows it.
+figure is noticed too. A record of the same content lies beside the artifact's folder: what an artifact was computed
+from is known from nowhere else once its inputs are gone, and must outlive a damaged block. Format 3 had both copies in
+one file, one after the other.
 """
 
 import hashlib
@@ -10,12 +11,18 @@ import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue
 
-FORMAT_VERSION: Final = 3
-"""Version of the folders' layout and of the manifest; a store of another one is refused."""
+FORMAT_VERSION: Final = 4
+"""Version of the folders' layout and of the manifest that is written."""
+
+READABLE_VERSIONS: Final = (3, 4)
+"""Versions of stores that are read; others are refused."""
+
+_LIBRARIES = ("torch", "transformers", "numpy", "influence-assets")
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ class ArrayRecord(_Frozen):
         dtype: numpy's name of the stored type.
         logical_dtype: what the stored bits mean where numpy lacks the type, such as `bfloat16` in uint16.
         mappable: whether its chunks are raw rows that can be memory-mapped.
-        chunk_crc32c: of a mappable array, the checksum of each chunk's file; other arrays keep them in their chunks.
+        chunk_crc32c: of a mappable array of format 3, the checksum of each chunk's file; since then they are in the
+            chunks.
     """
 
     folder: str
@@ -109,9 +117,10 @@ class Manifest(_Frozen):
         arrays: the arrays by name.
         files: every file by its path inside the artifact, posix style.
         summary: figures that people read.
+        libraries: versions of what computed it; none in format 3.
     """
 
-    format_version: Literal[3] = FORMAT_VERSION
+    format_version: Literal[3, 4] = FORMAT_VERSION
     study: str
     asset: str
     partition: str | None
@@ -131,6 +140,7 @@ class Manifest(_Frozen):
     arrays: dict[str, ArrayRecord]
     files: dict[str, FileRecord]
     summary: dict[str, Any]
+    libraries: dict[str, str] = {}
 
     @property
     def key(self) -> ArtifactKey:
@@ -143,40 +153,49 @@ _DIGITS = 64
 
 
 def sealed(manifest: Manifest) -> bytes:
-    """A manifest as it stands in its file: twice, each time with its checksum."""
+    """Return a manifest as it stands in its file, with its checksum."""
     content = manifest.model_dump_json(indent=1).encode()
     checksum = hashlib.sha256(content).hexdigest().encode()
-    return 2 * (_CHECKSUM + checksum + b'",' + content.removeprefix(b"{") + b"\n")
+    return _CHECKSUM + checksum + b'",' + content.removeprefix(b"{") + b"\n"
 
 
 def unsealed(content: bytes) -> Manifest:
-    """The manifest of a file's content.
+    """Return the manifest of a file's content.
 
     Raises:
         ValueError: it is not a manifest, or not as it was written.
     """
     half = len(content) // 2
-    if content[:half] != content[half:]:
-        raise ValueError("its two copies differ")
-    return _of_copy(content[:half])
+    if content[:half] == content[half:]:
+        return _of_copy(content[:half])
+    return _of_copy(content)
 
 
 def salvaged(content: bytes) -> Manifest:
-    """The manifest of a file's content, if one of its copies is whole: enough to say what something was made of.
+    """Return the manifest of a file's content, of format 3 also if only one of the two copies in it is whole.
 
     Raises:
-        ValueError: neither is.
+        ValueError: nothing in it is as it was written.
     """
     half, second = len(content) // 2, content.rfind(_CHECKSUM)
     # Of a file that was cut off the first copy ends where the second begins.
-    for copy in (content[:half], content[half:], content[: second or None]):
+    for copy in (content, content[:half], content[half:], content[: second if second > 0 else None]):
         with suppress(ValueError):
             return _of_copy(copy)
-    raise ValueError("neither copy is as it was written")
+    raise ValueError("no copy is as it was written")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the installed versions of what decides an artifact's content, without importing it."""
+    versions = {}
+    for name in _LIBRARIES:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def is_of_study(content: bytes, study: str) -> bool:
-    """Whether a file that cannot be read as a manifest, even of one copy, is a damaged one of this study."""
+    """Whether a file that cannot be read as a manifest is a damaged one of this study."""
     head = (
         re.escape(_CHECKSUM)
         + b'[^"]{%d}' % _DIGITS
@@ -188,6 +207,8 @@ def is_of_study(content: bytes, study: str) -> bool:
 
 def _of_copy(content: bytes) -> Manifest:
     stop = len(_CHECKSUM) + _DIGITS
+    if not content.endswith(b"}\n"):
+        raise ValueError("it is cut off")
     without = b"{" + content[stop:].removeprefix(b'",').removesuffix(b"\n")
     if content[:stop] != _CHECKSUM + hashlib.sha256(without).hexdigest().encode():
         raise ValueError("the checksum is that of something else")

@@ -1,18 +1,26 @@
-"""Arrays of raw chunks, read block by block through memory maps: each block is checked before it is handed out."""
+"""Arrays of uncompressed chunks, read block by block through memory maps: each is checked before it is handed out.
 
+A chunk's file holds its rows and then their CRC32C, as zarr's codec writes it. In format 3 the checksums stood in the
+manifest alone.
+"""
+
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from influence_assets.storage import files
-from influence_assets.storage.arrays import damage_of_array, open_array
-from influence_assets.storage.checksums import crc32c_of_file
-from influence_assets.storage.manifest import ArrayRecord
+from influence_assets.storage.artifacts.arrays import damage_of_array, open_array
+from influence_assets.storage.artifacts.file_checks import damage_shown_by
+from influence_assets.storage.artifacts.manifest import ArrayRecord
+
+_PIECE_BYTES = 2**20
+_TRAILER_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class MappedBlock:
 
 @dataclass(frozen=True)
 class MappedArray:
-    """An array of raw chunks, to be read block by block through memory maps."""
+    """An array of uncompressed chunks, to be read block by block through memory maps."""
 
     folder: Path
     shape: tuple[int, ...]
@@ -63,7 +71,7 @@ class MappedArray:
         chunks = math.ceil(end / self.rows_per_block) if expected_bytes else 0
         for number in range(start // self.rows_per_block, chunks):
             path = self.folder.joinpath("c", str(number), *("0" for _ in self.shape[1:]))
-            problem = _damage_of_chunk(path, expected_bytes, self.chunk_crc32c[number])
+            problem = _damage_of_chunk(path, expected_bytes, self.chunk_crc32c[number] if self.chunk_crc32c else None)
             if problem is not None:
                 raise damage_of_array(self.folder, problem, path)
             rows = np.memmap(path, dtype=self.dtype, mode="r", shape=chunk_shape)
@@ -88,12 +96,26 @@ def map_array(folder: Path, record: ArrayRecord) -> MappedArray:
     return MappedArray(folder, record.shape, dtype, record.logical_dtype, array.chunks[0], record.chunk_crc32c)
 
 
-def _damage_of_chunk(path: Path, expected_bytes: int, expected_crc32c: int) -> str | None:
-    """What is wrong with a raw chunk, as a clause, or None."""
+def _damage_of_chunk(path: Path, expected_bytes: int, recorded_crc32c: int | None) -> str | None:
+    """What is wrong with a chunk, as a clause, or None.
+
+    It is read rather than mapped: a bad sector is then an error, where under a map it would kill the process.
+    """
+    trailer_bytes = 0 if recorded_crc32c is not None else _TRAILER_BYTES
     try:
-        crc32c, size = crc32c_of_file(path)
+        if path.stat().st_size != expected_bytes + trailer_bytes:
+            return "the chunk is cut off"
+        with path.open("rb", buffering=0) as file:
+            crc32c = _crc32c_of(file, expected_bytes)
+            expected = recorded_crc32c if recorded_crc32c is not None else int.from_bytes(file.read(), "little")
     except OSError as error:
-        return f"the chunk {files.damage_told_by(error, path)}"
-    if size != expected_bytes:
-        return "the chunk is cut off"
-    return None if crc32c == expected_crc32c else "the chunk is not as it was written"
+        return f"the chunk {damage_shown_by(error, path)}"
+    return None if crc32c == expected else "the chunk is not as it was written"
+
+
+def _crc32c_of(file: io.RawIOBase, size: int) -> int:
+    crc32c = 0
+    while size and (piece := file.read(min(size, _PIECE_BYTES))):
+        size -= len(piece)
+        crc32c = int(google_crc32c.extend(crc32c, piece))
+    return crc32c

@@ -14,10 +14,9 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
 from influence_assets.errors import DamagedError
-from influence_assets.storage import files
-from influence_assets.storage.checksums import crc32c_of
+from influence_assets.storage.artifacts.file_checks import damage_shown_by
+from influence_assets.storage.artifacts.manifest import ArrayRecord
 from influence_assets.storage.disk_errors import writing
-from influence_assets.storage.manifest import ArrayRecord
 
 _CHUNK_BYTES = 4 * 2**20
 _CHUNKS_PER_SHARD = 16
@@ -54,7 +53,6 @@ class RowWriter:
         self._pending_rows = 0
         self._written_rows = 0
         self._closed = False
-        self._chunk_crc32c: list[int] = []
 
     @property
     def rows(self) -> int:
@@ -65,11 +63,6 @@ class RowWriter:
     def shape(self) -> tuple[int, ...]:
         """Shape of what was appended so far."""
         return (self.rows, *self._array.shape[1:])
-
-    @property
-    def chunk_crc32c(self) -> tuple[int, ...]:
-        """Of an array of raw chunks, the checksum of each chunk that was written."""
-        return tuple(self._chunk_crc32c)
 
     def append(self, block: npt.NDArray[Any]) -> None:
         """Append rows.
@@ -124,9 +117,6 @@ class RowWriter:
             if self._expected_rows is None:
                 self._array.resize((stop, *self._array.shape[1:]))
             self._array[self._written_rows : stop] = self._pending[: self._pending_rows]
-        if self._expected_rows is not None:
-            self._pending[self._pending_rows :] = 0  # as zarr fills up the last chunk
-            self._chunk_crc32c.append(crc32c_of(self._pending))
         self._written_rows = stop
         self._pending_rows = 0
 
@@ -143,7 +133,10 @@ def growing_writer(
 
 
 def mappable_writer(folder: Path, shape: tuple[int, ...], dtype: npt.DTypeLike, logical_dtype: str | None) -> RowWriter:
-    """A writer of raw chunks of whole rows, 64 to 128 MiB each where there is so much, to be memory-mapped."""
+    """A writer of chunks of whole rows as they are, each with its checksum behind it, to be memory-mapped.
+
+    They have 64 to 128 MiB where there is so much.
+    """
     dtype = np.dtype(dtype)
     row_bytes = max(1, math.prod(shape[1:]) * dtype.itemsize)
     chunks = max(1, math.ceil(shape[0] * row_bytes / _MAPPABLE_CHUNK_BYTES))
@@ -153,7 +146,7 @@ def mappable_writer(folder: Path, shape: tuple[int, ...], dtype: npt.DTypeLike, 
         shape=shape,
         dtype=dtype,
         chunks=(rows_per_chunk, *(max(1, width) for width in shape[1:])),
-        compressors=None,
+        compressors=[Crc32cCodec()],
         filters=None,
         fill_value=0,
         attributes=_attributes(logical_dtype),
@@ -173,7 +166,7 @@ def read_array(folder: Path, rows: slice | None = None) -> npt.NDArray[Any]:
     try:
         return np.asarray(array[...] if rows is None else array[rows])
     except OSError as error:
-        raise damage_of_array(folder, f"a chunk {files.damage_told_by(error, folder)}") from error
+        raise damage_of_array(folder, f"a chunk {damage_shown_by(error, folder)}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise damage_of_array(folder, f"a chunk is not as it was written ({error})") from error
 
@@ -200,7 +193,7 @@ def open_array(folder: Path) -> zarr.Array[Any]:
     try:
         return zarr.open_array(_CompleteStore(folder, read_only=True), mode="r")
     except OSError as error:
-        raise damage_of_array(folder, f"the array {files.damage_told_by(error, folder)}") from error
+        raise damage_of_array(folder, f"the array {damage_shown_by(error, folder)}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise damage_of_array(folder, f"is not a readable array ({error})") from error
 

@@ -18,10 +18,13 @@ import polars as pl
 from polars.io.plugins import register_io_source
 from pydantic import JsonValue
 
-from influence_assets.storage import arrays, files
+from influence_assets.durable import files
+from influence_assets.durable.names import safe_name
+from influence_assets.storage.artifacts import arrays
+from influence_assets.storage.artifacts.file_checks import record_and_sync
+from influence_assets.storage.artifacts.manifest import ArrayRecord, ArtifactKey, Manifest, library_versions, sealed
+from influence_assets.storage.artifacts.names import ARRAYS, MANIFEST
 from influence_assets.storage.disk_errors import writing
-from influence_assets.storage.manifest import ArrayRecord, ArtifactKey, Manifest, sealed
-from influence_assets.storage.places import ARRAYS, MANIFEST
 
 _PLAIN_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -140,23 +143,23 @@ class Draft:
         """Add figures that people read to the manifest: numbers, texts and lists or mappings of them."""
         self._summary.update(json.loads(json.dumps(figures, default=_as_json)))
 
-    def close(self, key: ArtifactKey, **said: Any) -> Manifest:
+    def close(self, key: ArtifactKey, **described: Any) -> Manifest:
         """Finish every array and write the manifest last; afterwards all of it is safely on the disk.
 
         Args:
             key: the artifact that this becomes.
-            said: the manifest's fields that the draft does not know.
+            described: the manifest's fields that the draft does not know.
 
         Raises:
             StorageError: the disk refuses.
         """
         self._close_writers()
         with self._writing(f"the manifest of {key}"):
-            return self._seal(key, said)
+            return self._seal(key, described)
 
-    def _seal(self, key: ArtifactKey, said: dict[str, Any]) -> Manifest:
+    def _seal(self, key: ArtifactKey, described: dict[str, Any]) -> Manifest:
         written = {
-            path.relative_to(self.folder_path).as_posix(): files.record_and_sync(path)
+            path.relative_to(self.folder_path).as_posix(): record_and_sync(path)
             for path in files.files_below(self.folder_path)
         }
         manifest = Manifest(
@@ -173,7 +176,8 @@ class Draft:
             arrays=self._arrays,
             files=written,
             summary=self._summary,
-            **said,
+            libraries=library_versions(),
+            **described,
         )
         path = self.folder_path / MANIFEST
         path.write_bytes(sealed(manifest))
@@ -185,20 +189,19 @@ class Draft:
     def _close_writers(self) -> None:
         for name, writer in self._writers.items():
             writer.close()
-            found = {"shape": writer.shape, "chunk_crc32c": writer.chunk_crc32c}
-            self._arrays[name] = self._arrays[name].model_copy(update=found)
+            self._arrays[name] = self._arrays[name].model_copy(update={"shape": writer.shape})
         self._writers.clear()
 
     def _new_array(self, name: str) -> Path:
         if name in self._arrays:
             raise ValueError(f"the artifact already has an array {name!r}")
-        return self.folder_path / ARRAYS / files.safe_name(name)
+        return self.folder_path / ARRAYS / safe_name(name)
 
     def _register(
         self, name: str, writer: arrays.RowWriter, dtype: npt.DTypeLike, logical_dtype: str | None, *, mappable: bool
     ) -> arrays.RowWriter:
         self._arrays[name] = ArrayRecord(
-            folder=files.safe_name(name),
+            folder=safe_name(name),
             shape=writer.shape,
             dtype=np.dtype(dtype).name,
             logical_dtype=logical_dtype,

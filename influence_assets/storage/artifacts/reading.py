@@ -1,6 +1,5 @@
 """A complete artifact, to be read without trust: nothing is handed out that is not what was written."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,10 @@ import numpy.typing as npt
 import polars as pl
 
 from influence_assets.errors import DamagedError, StorageError
-from influence_assets.storage import arrays, files, mapped
-from influence_assets.storage.manifest import ArrayRecord, ArtifactKey, Manifest, salvaged, unsealed
-from influence_assets.storage.places import ARRAYS, MANIFEST, place_of
+from influence_assets.storage.artifacts import arrays, file_checks, mapped
+from influence_assets.storage.artifacts.manifest import ArrayRecord, ArtifactKey, Manifest, salvaged, unsealed
+from influence_assets.storage.artifacts.names import ARRAYS, MANIFEST, parent_of, place_of
+from influence_assets.storage.backend import Backend
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,24 @@ class Artifact:
     """A complete artifact, to be read.
 
     Args:
-        folder: where it lies.
+        backend: where its files are.
+        place: its folder there.
         manifest: what it holds.
     """
 
-    folder: Path
+    backend: Backend
+    place: str
     manifest: Manifest
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are, or come to be when they are read, on this machine."""
+        return self.backend.local_root / self.place
+
+    @property
+    def local_root(self) -> Path:
+        """The folder of the store's files that are on this machine, such as the DuckDB file."""
+        return self.backend.local_root
 
     @property
     def key(self) -> ArtifactKey:
@@ -111,6 +123,7 @@ class Artifact:
         inside = [path for path in self.manifest.files if path.startswith(f"{name}/")]
         if not inside:
             raise StorageError(f"{self.folder}: has no {name!r}.")
+        self.backend.fetch(f"{self.place}/{name}")
         for path in inside:
             self._checked(path)
         return self.folder / name
@@ -124,10 +137,11 @@ class Artifact:
         return self._damage_below("")
 
     def _damage_below(self, beginning: str) -> Iterator[tuple[str, str]]:
+        self.backend.fetch(f"{self.place}/{beginning}".rstrip("/"), again=True)
         for name, record in self.manifest.files.items():
             if not name.startswith(beginning):
                 continue
-            problem = files.damage_of(self.folder / name, record, again=True)
+            problem = file_checks.damage_of(self.folder / name, record, again=True)
             if problem is not None:
                 yield name, problem
 
@@ -144,78 +158,79 @@ class Artifact:
     def _array_folder(self, name: str) -> Path:
         """The folder of an array whose shape, type and layout are as they were written; chunks carry their checks."""
         folder = f"{ARRAYS}/{self.array_record(name).folder}"
+        self.backend.fetch(f"{self.place}/{folder}")
         self._checked(f"{folder}/zarr.json")
         return self.folder / folder
 
     def _checked(self, name: str) -> Path:
-        path = self.folder / name
+        path = self.backend.fetch(f"{self.place}/{name}")
         record = self.manifest.files.get(name)
-        problem = "was never written" if record is None else files.damage_of(path, record)
+        problem = "was never written" if record is None else file_checks.damage_of(path, record)
         if problem is not None:
             raise DamagedError(self.folder, [name], problem)
         return path
 
 
-def read_manifest(path: Path, *, salvage: bool = False) -> Manifest:
-    """The manifest in a file, in or beside an artifact's folder.
+def read_manifest(backend: Backend, name: str, *, salvage: bool = False) -> Manifest:
+    """Return the manifest in a file, in or beside an artifact's folder.
 
     Args:
-        path: the file.
-        salvage: whether one of its two copies is enough.
+        backend: where it is.
+        name: the file.
+        salvage: whether one of the two copies of format 3 is enough.
 
     Raises:
         DamagedError: it is not as it was written.
         StorageError: the artifact is not there, or the file cannot be read.
     """
+    path = backend.local_root / name
     try:
-        return (salvaged if salvage else unsealed)(path.read_bytes())
+        return (salvaged if salvage else unsealed)(backend.read(name))
     except OSError as error:
-        problem = files.damage_told_by(error, path)
-        if not path.parent.is_dir():
+        problem = file_checks.damage_shown_by(error, path)
+        if not backend.is_folder(parent_of(name)):
             raise StorageError(f"{path.parent}: is not in the store. Compute it: `influence run`.") from error
         raise DamagedError(path.parent, [path.name], problem) from error
     except ValueError as error:
         raise DamagedError(path.parent, [path.name], "is not a manifest as it was written") from error
 
 
-def manifest_of(place: Path, study: str, path: Path | None = None, *, salvage: bool = False) -> Manifest:
-    """The manifest of the artifact that belongs in a place.
+def manifest_of(
+    backend: Backend, place: str, study: str, name: str | None = None, *, salvage: bool = False
+) -> Manifest:
+    """Return the manifest of the artifact that belongs in a place.
 
     Args:
+        backend: where it is.
         place: the artifact's folder, there or not.
         study: the study that owns the store.
-        path: the file to read; by default the manifest in the folder.
+        name: the file to read; by default the manifest in the folder.
         salvage: as for `read_manifest`.
 
     Raises:
         DamagedError: it is not as it was written, or that of something else.
         StorageError: as for `read_manifest`.
     """
-    path = path or place / MANIFEST
-    manifest = read_manifest(path, salvage=salvage)
+    name = name or f"{place}/{MANIFEST}"
+    path = backend.local_root / name
+    manifest = read_manifest(backend, name, salvage=salvage)
     if manifest.study != study:
         raise DamagedError(path.parent, [path.name], f"belongs to the study {manifest.study!r}, not {study!r}")
-    if place_of(place.parents[2], manifest.key) != place:
+    if place_of(manifest.key) != place:
         raise DamagedError(path.parent, [path.name], f"belongs to {manifest.key}, which lies elsewhere")
     return manifest
 
 
-def open_artifact(place: Path, study: str) -> Artifact:
+def open_artifact(backend: Backend, place: str, study: str) -> Artifact:
     """Open the artifact in a folder; the sizes of its files are those that were written.
 
     Raises:
         DamagedError: its manifest or a file is not as it was written.
         StorageError: there is none, or it cannot be read.
     """
-    manifest = manifest_of(place, study)
-    wrong = [name for name, record in manifest.files.items() if _size(f"{place}/{name}") != record.bytes]
+    manifest = manifest_of(backend, place, study)
+    wrong = [name for name, record in manifest.files.items() if backend.size(f"{place}/{name}") != record.bytes]
     if wrong:
-        raise DamagedError(place, wrong, f"is missing or does not have its {manifest.files[wrong[0]].bytes} bytes")
-    return Artifact(place, manifest)
-
-
-def _size(path: str) -> int | None:
-    try:
-        return os.stat(path).st_size  # noqa: PTH116  # a Path costs three times as much, for each of many files
-    except OSError:
-        return None
+        problem = f"is missing or does not have its {manifest.files[wrong[0]].bytes} bytes"
+        raise DamagedError(backend.local_root / place, wrong, problem)
+    return Artifact(backend, place, manifest)

@@ -95,7 +95,7 @@ def sql_folder() -> Path:
     Raises:
         FileNotFoundError: the installation is incomplete.
     """
-    package = Path(__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parents[2]
     for folder in (package / "sql", package.parent / "sql"):
         if (folder / "schema").is_dir():
             return folder

@@ -1,0 +1,92 @@
+"""Files and folders that are there whole or not at all, also after a power cut."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from influence_assets.durable.temporary import temporary_beside
+
+
+def write_atomically(path: Path, content: bytes, *, beside: Path | None = None) -> None:
+    """Write a file, or replace it, in one step; once this returns it is safely on the disk.
+
+    A file that is replaced keeps its permissions.
+
+    Args:
+        path: the file, in a folder that exists.
+        content: what it shall hold.
+        beside: what the temporary file lies beside; by default the file itself.
+
+    Raises:
+        OSError: the disk refuses; what stood there still stands.
+    """
+    temporary = temporary_beside(beside or path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hash of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_file(path: Path) -> None:
+    """Bring a file's content safely onto the disk."""
+    _sync(path, os.O_RDONLY)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring a folder's entries (names, not contents) safely onto the disk."""
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return every file in a folder and its subfolders, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def folders_below(folder: Path) -> list[Path]:
+    """Return the folder itself and every subfolder, the deepest last."""
+    return [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
+
+
+def bytes_below(folder: Path) -> int:
+    """Return the size of all files in a folder and its subfolders."""
+    return sum(path.lstat().st_size for path in files_below(folder))
+
+
+def is_real_folder(path: Path) -> bool:
+    """Whether a folder is there that is not a link."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def is_empty_folder(path: Path) -> bool:
+    """Whether a folder is there that is not a link and holds nothing."""
+    return is_real_folder(path) and not any(path.iterdir())
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link or a folder with all that is in it; nothing happens where there is none."""
+    if is_real_folder(path):
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

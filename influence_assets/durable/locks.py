@@ -1,0 +1,127 @@
+"""Locks between processes and threads, which the operating system releases however their holder ends.
+
+Each is a `flock` on a file that holds one line, which says that this product made it. Every holder opens the file
+itself, so that the threads of one process exclude each other as processes do, and shared locks nest.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_CONTENT = b"A lock of influence-assets; it may be removed while nothing runs.\n"
+_POLL_SECONDS = 0.05
+
+
+@contextmanager
+def locked(path: Path, *, shared: bool = False, patience_seconds: float | None = None) -> Iterator[None]:
+    """Hold a lock file, which is made with its folder where it is missing.
+
+    Args:
+        path: the file.
+        shared: hold it together with others who share it.
+        patience_seconds: how long to wait for it; None waits for ever.
+
+    Raises:
+        TimeoutError: somebody else still holds it.
+        OSError: the disk refuses.
+    """
+    end = None if patience_seconds is None else time.monotonic() + patience_seconds
+    descriptor = _locked(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, end)
+    try:
+        yield
+    finally:
+        # Not left to closing: a child that was forked meanwhile has the descriptor too, and may live on.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Hold a folder itself, so that `is_held` says so, without a file in it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Whether anybody holds a folder by `holding`, or a lock file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file is a lock that was made here."""
+    return path.is_file() and not path.is_symlink() and path.read_bytes() == _CONTENT
+
+
+def _locked(path: Path, kind: int, end: float | None) -> int:
+    """A descriptor of the file that is at the path once the lock is held: while waiting it may have been replaced."""
+    while True:
+        descriptor = _opened(path)
+        try:
+            if end is None:
+                fcntl.flock(descriptor, kind)
+            else:
+                _lock_until(descriptor, kind, end)
+            if _is_at(path, descriptor):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    """A descriptor of the lock file, which is made with its content where it is missing."""
+    flags = os.O_RDWR | os.O_CLOEXEC
+    while True:
+        with suppress(FileNotFoundError):
+            return os.open(path, flags)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError, FileNotFoundError):
+            return _made(path, flags)
+
+
+def _made(path: Path, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        os.write(descriptor, _CONTENT)
+    except OSError:
+        os.close(descriptor)
+        path.unlink()
+        raise
+    return descriptor
+
+
+def _lock_until(descriptor: int, kind: int, end: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise TimeoutError from None
+            time.sleep(_POLL_SECONDS)
+        else:
+            return
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,7 @@
+"""Artifacts: what each computation of an asset leaves, immutable, with a manifest that says what it is made of."""
+
+from influence_assets.storage.artifacts.reading import Artifact
+from influence_assets.storage.artifacts.roots import MARKER
+from influence_assets.storage.artifacts.store import EVERY_PARTITION, ArtifactStore, Provenance
+
+__all__ = ["EVERY_PARTITION", "MARKER", "Artifact", "ArtifactStore", "Provenance"]

@@ -1,0 +1,57 @@
+"""Where things lie in a store, and what they are called.
+
+`<asset>/<partition or "all">/<data version>/` is an artifact. Beside it, in the partition's folder, lie
+`.record-<data version>.json`, a copy of its manifest that outlives it, and the partition's locks.
+"""
+
+from influence_assets.durable.names import safe_name
+from influence_assets.storage.artifacts.manifest import ArtifactKey
+from influence_assets.storage.backend import Backend
+
+MANIFEST = "manifest.json"
+ARRAYS = "arrays"
+DAMAGE_MARK = "damaged.json"
+STORE_LOCK = ".in_use"
+PUBLISHING_LOCK = ".lock"
+PARTITION_LOCK = ".claim"
+_RECORD_PREFIX, _RECORD_SUFFIX = ".record-", ".json"
+
+
+def partition_name(partition: str | None) -> str:
+    """Return the name of a partition's folder."""
+    return "all" if partition is None else safe_name(partition)
+
+
+def place_of(key: ArtifactKey) -> str:
+    """Return the folder of an artifact, whether it is there or not."""
+    return f"{safe_name(key.asset)}/{partition_name(key.partition)}/{safe_name(key.data_version)}"
+
+
+def parent_of(name: str) -> str:
+    """Return the folder that something lies in."""
+    return name.rpartition("/")[0]
+
+
+def record_of(place: str) -> str:
+    """Return the file of an artifact's record. It is not in the artifact's folder, which comes and goes as a whole."""
+    folder, _, version = place.rpartition("/")
+    return f"{folder}/{_RECORD_PREFIX}{version}{_RECORD_SUFFIX}"
+
+
+def visible_folders(backend: Backend, folder: str, *, with_links: bool = True) -> list[str]:
+    """Return the folders in a folder that are not hidden, sorted."""
+    inside = [entry for entry in backend.entries(folder) if entry.is_folder and not entry.name.startswith(".")]
+    prefix = f"{folder}/" if folder else ""
+    return [prefix + entry.name for entry in inside if with_links or not entry.is_link]
+
+
+def places_in(backend: Backend, partition_folder: str, *, with_records: bool) -> list[str]:
+    """Return the folders of a partition's artifacts, sorted; of artifacts that have a record alone too, if wanted."""
+    versions = set()
+    for entry in backend.entries(partition_folder):
+        if not entry.name.startswith("."):
+            if entry.is_folder and not entry.is_link:
+                versions.add(entry.name)
+        elif with_records and entry.name.startswith(_RECORD_PREFIX):
+            versions.add(entry.name.removeprefix(_RECORD_PREFIX).removesuffix(_RECORD_SUFFIX))
+    return [f"{partition_folder}/{version}" for version in sorted(versions)]

@@ -1,0 +1,83 @@
+"""The root of a store, which says whose it is and how it is laid out."""
+
+import json
+
+from influence_assets.durable.temporary import is_temporary_name
+from influence_assets.errors import InputError, StorageError
+from influence_assets.storage.artifacts import locks, ownership
+from influence_assets.storage.artifacts.manifest import FORMAT_VERSION, READABLE_VERSIONS
+from influence_assets.storage.artifacts.names import PUBLISHING_LOCK, places_in, visible_folders
+from influence_assets.storage.backend import Backend
+
+MARKER = "influence_store.json"
+_UNCLAIMED = {PUBLISHING_LOCK, ".dagster", "lost+found", ".DS_Store", ".gitignore", ".gitkeep"}
+"""What a folder may hold that is to become a store: what another process makes at the same time, the UI's instance,
+and what systems put into empty folders."""
+
+
+def prepare(backend: Backend, study: str) -> None:
+    """Make a root of a study's store, or see that it is one.
+
+    A store of an earlier version that can still be read is marked as one of this version, which earlier releases
+    refuse: they would not understand what is written from now on.
+
+    Raises:
+        InputError: the root cannot be written, or holds the store of another study, or things of somebody else.
+        StorageError: the store was written by another version, or its marker is damaged.
+    """
+    try:
+        _refuse_what_others_keep(backend, study)
+        backend.prepare()
+        if backend.size(MARKER) is None:
+            with locks.named_lock(backend, PUBLISHING_LOCK):
+                if backend.size(MARKER) is None:
+                    backend.write(MARKER, _marker(study))
+        if _format_version(backend, study) != FORMAT_VERSION:
+            backend.write(MARKER, _marker(study))
+    except OSError as error:
+        problem = f"{backend.location} cannot be written ({error.strerror or error})"
+        remedy = "Choose a folder that you may write to, or free some space there."
+        raise InputError("storage.root", problem, remedy) from error
+
+
+def _marker(study: str) -> bytes:
+    return json.dumps({"format_version": FORMAT_VERSION, "study": study}).encode()
+
+
+def _refuse_what_others_keep(backend: Backend, study: str) -> None:
+    """Raise where a folder without a marker holds things, unless artifacts show that it is a store that lost it."""
+    if backend.size(MARKER) is not None:
+        return
+    names = [entry.name for entry in backend.entries("")]
+    strange = [name for name in names if name not in _UNCLAIMED and not is_temporary_name(name)]
+    # Another process may have made the store while this one was looking.
+    if not strange or backend.size(MARKER) is not None or _holds_artifacts(backend, study):
+        return
+    problem = f"{backend.location} is no store of this product and holds other things ({', '.join(strange[:3])})"
+    raise InputError("storage.root", problem, "Name a new or empty folder, where nothing else is kept.")
+
+
+def _holds_artifacts(backend: Backend, study: str) -> bool:
+    return any(
+        ownership.is_artifact(backend, place, study)
+        for asset in visible_folders(backend, "", with_links=False)
+        for partition in visible_folders(backend, asset, with_links=False)
+        for place in places_in(backend, partition, with_records=False)
+    )
+
+
+def _format_version(backend: Backend, study: str) -> int:
+    """The version of a store of this study that can be read."""
+    marker = backend.local_root / MARKER
+    try:
+        written = json.loads(backend.read(MARKER))
+        version, owner = written["format_version"], written["study"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{marker}: cannot be read. Choose another storage.root, or mend the file.") from error
+    if owner != study:
+        problem = f"{backend.location} is the store of the study {owner!r}, not of {study!r}"
+        raise InputError("storage.root", problem, f"Choose another storage.root, or name the study {owner!r}.")
+    if version not in READABLE_VERSIONS:
+        remedy = "Choose another storage.root, or use the version that wrote it."
+        raise StorageError(f"{marker}: format version {version}, where {FORMAT_VERSION} is needed. {remedy}")
+    return int(version)
