@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from influence_assets.engine.workspace import Workspace
+from influence_assets.assets import open_workspace
 from influence_assets.orchestration.instance import open_instance
 from influence_assets.orchestration.partitions import Partitions
 from influence_assets.study import Study
@@ -33,7 +33,7 @@ def test_two_processes_at_a_time_compute_what_one_computes(standing, tmp_path):
     (store / "influence.duckdb").unlink()
     loaded = Study.load(study)
     with open_instance(loaded) as instance:
-        assert Partitions.of(loaded).register(Workspace(loaded), instance) == 4
+        assert Partitions.of(loaded).register(open_workspace(loaded), instance) == 4
     runs = [materialising(study, shard) for shard in SHARDS]
     for run in runs:
         ended = finished(run)

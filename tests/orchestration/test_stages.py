@@ -131,6 +131,6 @@ def test_the_run_of_the_command_belongs_to_the_code_location(located):
 def test_a_run_that_ends_before_its_time_lets_go_of_the_store(computed):
     studies.write_extra(computed.path)
     computed.command(killed_before="token_sequences")
-    with Session(computed.study).published.workspace.store.alone():
+    with Session(computed.study).published.workspace.store.exclusive_lock():
         pass  # raises if the run still holds it
     assert f"documents[{EXTRA}]" not in studies.compute(computed.path)
