@@ -1,8 +1,8 @@
-"""A storage backend that one file adds: it keeps the contract, and a whole study lives on it."""
+"""A storage backend of one file, chosen by the scheme of `storage.root`: it keeps the contract, and a whole study."""
 
-import shutil
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -11,35 +11,33 @@ from influence_assets import extensions
 from influence_assets.storage.backend import open_backend
 from tests import studies
 from tests.commanding import influence
-from tests.extension.conftest import PARTS
 from tests.storage.backend_contract import BackendContract
 from tests.studies import TRADES
 
-NAME = "database"
-ROOMS = "influence_assets.storage.backends"
+EXAMPLE = "sqlite_file"
+FOLDER = Path(__file__).parent / EXAMPLE
 
 
-@pytest.mark.usefixtures("parts")
-class TestDatabaseBackend(BackendContract):
+class TestSqliteFile(BackendContract):
     @pytest.fixture
-    def opened(self, tmp_path):
-        return lambda: open_backend(f"{NAME}://{tmp_path}/store.sqlite")
+    def opened(self, extend, tmp_path):
+        extend(EXAMPLE)
+        return lambda: open_backend(f"{EXAMPLE}://{tmp_path}/store.sqlite")
 
 
 def test_it_is_discovered_by_an_entry_point(install, tmp_path):
-    install(ROOMS, NAME)
-    backend = open_backend(f"{NAME}://{tmp_path}/store.sqlite")
-    assert type(backend).__module__ == f"installed_{NAME}"
+    install(EXAMPLE, "influence_assets.storage.backends")
+    backend = open_backend(f"{EXAMPLE}://{tmp_path}/store.sqlite")
+    assert type(backend).__module__ == f"made_up_{EXAMPLE}"
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """A study whose own extension folder holds its backend, computed on it. The tests below go on from one another."""
     folder = tmp_path_factory.mktemp("in_a_database")
-    shutil.copytree(PARTS / "backends", folder / "mine" / "backends")
-    study = studies.lay_out(folder, storage={"root": f"{NAME}://{folder}/store.sqlite"})
+    study = studies.lay_out(folder, storage={"root": f"{EXAMPLE}://{folder}/store.sqlite"})
     with study.open("a") as file:
-        file.write("extensions: [mine]\n")
+        file.write(f"extensions: [{FOLDER}]\n")
     with mock.patch.object(extensions, "_folders", {}):
         finished = influence("run", "--study", study)
     assert finished.code == 0, finished.out + finished.err
@@ -87,10 +85,9 @@ def test_damage_is_found_and_mended(study, pattern):
 def test_what_is_superseded_and_what_is_withdrawn_goes(study):
     studies.write_parquet(study.parent / "corpus" / TRADES, studies.TRADES_ROWS[:2])
     succeed(study, "run")
-    superseded = len(stored(study, "token_sequences/trades%/manifest.json"))
-    assert superseded == 2
+    assert len(stored(study, "gradient_sketches/trades%/manifest.json")) == 2
     succeed(study, "gc", "--keep", "0")
-    assert len(stored(study, "token_sequences/trades%/manifest.json")) == 1
+    assert len(stored(study, "gradient_sketches/trades%/manifest.json")) == 1
     document = studies.ask_sql(study, "select document_id from documents where title = 'Gulls'").item()
     succeed(study, "forget", "--document", document)
     assert studies.ask_sql(study, "select title from documents where title = 'Gulls'").is_empty()

@@ -1,4 +1,4 @@
-"""A made-up medium: one SQLite file that holds every file of the store, as `storage.root: database:///path`."""
+"""A made-up medium: one SQLite file that holds every file of the store, as `storage.root: sqlite_file:///path`."""
 
 import sqlite3
 from collections.abc import Collection, Iterator
@@ -13,7 +13,7 @@ from influence_assets.storage.backend import Backend, BackendKind, Entry
 INSIDE = "name >= $folder || '/' and name < $folder || '0'"  # '0' follows '/' in ASCII
 
 
-class DatabaseBackend(Backend):
+class SqliteFile(Backend):
     """Files as rows; what must be local lies in a folder beside the database."""
 
     def __init__(self, root: str) -> None:
@@ -151,4 +151,4 @@ class DatabaseBackend(Backend):
             yield connection
 
 
-BACKEND = BackendKind(name="database", open=DatabaseBackend)
+BACKEND = BackendKind(name="sqlite_file", open=SqliteFile)
