@@ -60,3 +60,13 @@ def test_what_was_withdrawn_from_an_old_store_stays_out(study):
     assert catalogue_rows(study, f"select reason from tombstones where document_id = '{WITHDRAWN}'") == [
         ("asked for by the author",)
     ]
+
+
+def test_an_old_artifact_that_loses_its_manifest_is_computed_again(study):
+    manifest = sorted((study.parent / "store").glob("token_sequences/*/*/manifest.json"))[0]
+    assert influence("status", "--study", study).code == 0  # it gets the records that it lacks
+    manifest.unlink()
+    assert influence("verify", "--study", study).code == 1
+    ran = influence("run", "--study", study)
+    assert ran.code == 0, ran.error
+    assert manifest.exists()

@@ -1,7 +1,8 @@
 """Artifacts: what each computation of an asset leaves, immutable, with a manifest that says what it is made of."""
 
+from influence_assets.storage.artifacts.listing import EVERY_PARTITION
 from influence_assets.storage.artifacts.reading import Artifact
 from influence_assets.storage.artifacts.roots import MARKER
-from influence_assets.storage.artifacts.store import EVERY_PARTITION, ArtifactStore, Provenance
+from influence_assets.storage.artifacts.store import ArtifactStore, Provenance
 
 __all__ = ["EVERY_PARTITION", "MARKER", "Artifact", "ArtifactStore", "Provenance"]

@@ -38,11 +38,11 @@ def record_of(place: str) -> str:
     return f"{folder}/{_RECORD_PREFIX}{version}{_RECORD_SUFFIX}"
 
 
-def visible_folders(backend: Backend, folder: str, *, with_links: bool = True) -> list[str]:
+def visible_folders(backend: Backend, folder: str) -> list[str]:
     """Return the folders in a folder that are not hidden, sorted."""
     inside = [entry for entry in backend.entries(folder) if entry.is_folder and not entry.name.startswith(".")]
     prefix = f"{folder}/" if folder else ""
-    return [prefix + entry.name for entry in inside if with_links or not entry.is_link]
+    return [prefix + entry.name for entry in inside]
 
 
 def places_in(backend: Backend, partition_folder: str, *, with_records: bool) -> list[str]:

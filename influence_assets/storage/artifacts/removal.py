@@ -1,5 +1,7 @@
 """Taking away: artifacts whole, or all but a record of them."""
 
+from contextlib import suppress
+
 from influence_assets.storage.artifacts import ownership
 from influence_assets.storage.artifacts.manifest import Manifest, sealed
 from influence_assets.storage.artifacts.names import DAMAGE_MARK, MANIFEST, parent_of, record_of
@@ -60,13 +62,13 @@ def clear(backend: Backend, place: str, study: str, manifest: Manifest | None) -
 
     Raises:
         StorageError: something lies there that the product did not make.
-        OSError: the disk refuses.
     """
     if ownership.is_artifact(backend, place, study):
         foreign = ownership.foreign_files(backend, place, manifest) if manifest is not None else []
         if foreign:
             ownership.refuse_foreign(backend, f"{place}/{foreign[0]}")
-        backend.remove(place)
+        with suppress(OSError):  # what was moved away but cannot be deleted now is left for the next process
+            backend.remove(place)
 
 
 def _remove_folder(backend: Backend, place: str, study: str, manifest: Manifest | None) -> int:

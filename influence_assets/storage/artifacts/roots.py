@@ -4,9 +4,10 @@ import json
 
 from influence_assets.durable.temporary import is_temporary_name
 from influence_assets.errors import InputError, StorageError
-from influence_assets.storage.artifacts import locks, ownership
+from influence_assets.storage.artifacts import locks, mending, ownership
+from influence_assets.storage.artifacts.listing import every_place
 from influence_assets.storage.artifacts.manifest import FORMAT_VERSION, READABLE_VERSIONS
-from influence_assets.storage.artifacts.names import PUBLISHING_LOCK, places_in, visible_folders
+from influence_assets.storage.artifacts.names import PUBLISHING_LOCK
 from influence_assets.storage.backend import Backend
 
 MARKER = "influence_store.json"
@@ -18,7 +19,7 @@ and what systems put into empty folders."""
 def prepare(backend: Backend, study: str) -> None:
     """Make a root of a study's store, or see that it is one.
 
-    A store of an earlier version that can still be read is marked as one of this version, which earlier releases
+    A store of format 3 gets the records that it lacks and is marked as one of this version, which earlier releases
     refuse: they would not understand what is written from now on.
 
     Raises:
@@ -33,6 +34,8 @@ def prepare(backend: Backend, study: str) -> None:
                 if backend.size(MARKER) is None:
                     backend.write(MARKER, _marker(study))
         if _format_version(backend, study) != FORMAT_VERSION:
+            with locks.shared_lock(backend):
+                mending.write_missing_records(backend, list(every_place(backend, with_records=False)), study)
             backend.write(MARKER, _marker(study))
     except OSError as error:
         problem = f"{backend.location} cannot be written ({error.strerror or error})"
@@ -58,12 +61,7 @@ def _refuse_what_others_keep(backend: Backend, study: str) -> None:
 
 
 def _holds_artifacts(backend: Backend, study: str) -> bool:
-    return any(
-        ownership.is_artifact(backend, place, study)
-        for asset in visible_folders(backend, "", with_links=False)
-        for partition in visible_folders(backend, asset, with_links=False)
-        for place in places_in(backend, partition, with_records=False)
-    )
+    return any(ownership.is_artifact(backend, place, study) for place in every_place(backend, with_records=False))
 
 
 def _format_version(backend: Backend, study: str) -> int:

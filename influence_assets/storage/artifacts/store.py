@@ -5,33 +5,23 @@ other files. A folder is filled elsewhere and published whole. What is found to 
 it is computed again. Where all of it lies is the backend's to know (see `influence_assets.storage.backend`).
 """
 
-import enum
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Final, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 from pydantic import JsonValue
 
-from influence_assets.durable.names import safe_name
 from influence_assets.errors import DamagedError, StorageError
-from influence_assets.storage.artifacts import damage, locks, names, ownership, removal
+from influence_assets.storage.artifacts import damage, locks, mending, names, ownership, removal
 from influence_assets.storage.artifacts.drafts import Draft
+from influence_assets.storage.artifacts.listing import EVERY_PARTITION, EveryPartition, every_place, partition_folders
 from influence_assets.storage.artifacts.manifest import ArtifactKey, Manifest
 from influence_assets.storage.artifacts.names import DAMAGE_MARK, MANIFEST
 from influence_assets.storage.artifacts.reading import Artifact, open_artifact
 from influence_assets.storage.artifacts.roots import prepare
 from influence_assets.storage.backend import Backend, open_backend
 from influence_assets.storage.disk_errors import computing, removing, writing
-
-
-class EveryPartition(enum.Enum):
-    """The type of `EVERY_PARTITION`, which None cannot stand for: it is the partition of assets without any."""
-
-    EVERY_PARTITION = enum.auto()
-
-
-EVERY_PARTITION: Final = EveryPartition.EVERY_PARTITION
 
 
 class Provenance(TypedDict, total=False):
@@ -140,7 +130,7 @@ class ArtifactStore:
             with_records: of artifacts of which only a record is left too.
             with_damaged: of artifacts that are marked as damaged too.
         """
-        for folder in self._partition_folders(asset, partition):
+        for folder in partition_folders(self.backend, asset, partition):
             for place in names.places_in(self.backend, folder, with_records=with_records):
                 if not with_damaged and self.backend.size(f"{place}/{DAMAGE_MARK}") is not None:
                     continue
@@ -171,22 +161,7 @@ class ArtifactStore:
         if not self._is_ours(place):
             return False
         with self._publishing_lock(place):
-            if not damage.is_of_record(files) and ownership.is_artifact(self.backend, place, self.study):
-                damage.mark(self.backend, place, files, problem)
-                return False
-            if damage.find_damage(self.backend, place, self.study) is None:
-                return False
-            return self._mend_record(place)
-
-    def _mend_record(self, place: str) -> bool:
-        """Write a damaged record anew, or remove it where nothing of it is left, and return whether it was mended."""
-        manifest = self._manifest_at(place, with_records=True)
-        if manifest is None:
-            removal.remove_artifact(self.backend, place, self.study, None)
-            return False
-        is_alone = not ownership.is_artifact(self.backend, place, self.study)
-        removal.write_record(self.backend, place, manifest, is_alone=is_alone)
-        return True
+            return mending.mark_or_mend(self.backend, place, self.study, files, problem)
 
     def verify(self, progress: Callable[[int, int], object] = lambda _done, _total: None) -> Iterator[damage.Damage]:
         """Read every file of every artifact again and tell what is not as it was written. Nothing is marked.
@@ -194,7 +169,7 @@ class ArtifactStore:
         Args:
             progress: called with the artifacts read so far and all of them.
         """
-        all_places = [place for place in self._every_place(with_records=True) if self._is_ours(place)]
+        all_places = [place for place in every_place(self.backend, with_records=True) if self._is_ours(place)]
         progress(0, len(all_places))
         for number, place in enumerate(all_places, start=1):
             found = damage.find_damage(self.backend, place, self.study)
@@ -265,8 +240,8 @@ class ArtifactStore:
         Raises:
             StorageError: the disk refuses.
         """
-        every_place = self._every_place(with_records=False)
-        marked = [place for place in every_place if self.backend.size(f"{place}/{DAMAGE_MARK}") is not None]
+        places = every_place(self.backend, with_records=False)
+        marked = [place for place in places if self.backend.size(f"{place}/{DAMAGE_MARK}") is not None]
         lost = [place for place in marked if self._manifest_at(place, with_records=True) is None]
         return sum(removal.remove_artifact(self.backend, place, self.study, None) for place in lost)
 
@@ -350,15 +325,3 @@ class ArtifactStore:
 
     def _manifest_at(self, place: str, *, with_records: bool) -> Manifest | None:
         return damage.known_manifest(self.backend, place, self.study, with_records=with_records)
-
-    def _every_place(self, *, with_records: bool) -> Iterator[str]:
-        for folder in self._partition_folders(None, EVERY_PARTITION):
-            yield from names.places_in(self.backend, folder, with_records=with_records)
-
-    def _partition_folders(self, asset: str | None, partition: str | EveryPartition | None) -> Iterator[str]:
-        assets = names.visible_folders(self.backend, "") if asset is None else [safe_name(asset)]
-        for folder in assets:
-            if isinstance(partition, EveryPartition):
-                yield from names.visible_folders(self.backend, folder)
-            else:
-                yield f"{folder}/{names.partition_name(partition)}"
