@@ -6,9 +6,12 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import duckdb
 import polars as pl
 import pytest
 
+from influence_assets.assets import asset_graph
+from influence_assets.storage.catalogue import run_checks
 from tests import studies
 from tests.commanding import influence, influence_process
 from tests.studies import COAST, SHARDS, TRADES
@@ -89,6 +92,28 @@ def test_once_it_stands_there_is_nothing_to_do(study):
 def test_its_rows_lead_to_what_they_came_from(study):
     led = rows(study, f"select distinct a.asset from {NAME} as v, ancestry_of(v.materialization_id) as a")
     assert {asset for (asset,) in led} == {NAME, "token_sequences", "documents", "language_model"}
+
+
+def test_its_checks_hold_and_notice_what_is_wrong(study):
+    asset = asset_graph()[NAME]
+    good = studies.artifact(study, NAME, shard=TRADES)
+    ((name, finding),) = asset.checks.findings(good, None)
+    assert (name, finding.passed) == ("entropies_are_possible", True)
+    impossible = good.table(NAME).collect().with_columns(pl.col("entropy_bits") + 10)
+    bad = studies.rewrite(study, NAME, tables={NAME: impossible}, shard=TRADES)
+    ((_, finding),) = asset.checks.findings(bad, None)
+    assert not finding.passed
+
+
+def test_its_checks_of_the_table_hold_and_notice_what_is_wrong(study):
+    asset_graph()  # brings its SQL
+    catalogue = study.parent / "store" / "influence.duckdb"
+    names = {"every_sequence_has_its_variety", f"grain_of_{NAME}"}
+    assert all(run_checks(catalogue)[name].is_empty() for name in names)
+    with duckdb.connect(str(catalogue)) as connection:
+        connection.execute(f"insert into {NAME} select * from {NAME} limit 1")
+        connection.execute(f"delete from {NAME} where sequence_id = (select max(sequence_id) from {NAME})")
+    assert not any(run_checks(catalogue)[name].is_empty() for name in names)
 
 
 def test_sql_that_changes_makes_the_catalogue_anew_once(study, tmp_path, monkeypatch):
