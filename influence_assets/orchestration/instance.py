@@ -17,13 +17,13 @@ LOCATION = "influence_assets"
 
 
 def dagster_home(study: Study) -> Path:
-    """The instance's folder: DAGSTER_HOME if it is set, else `.dagster` below the study's store."""
+    """Return the instance's folder: DAGSTER_HOME if it is set, else `.dagster` below the study's store."""
     named = os.environ.get(HOME)
     return Path(named) if named else open_backend(study.storage.root).local_root / ".dagster"
 
 
 def open_instance(study: Study) -> dg.DagsterInstance:
-    """The instance, made with this project's settings where there is none yet.
+    """Return the instance, made with this project's settings if it does not exist yet.
 
     Raises:
         InputError: its folder cannot be written.
@@ -43,7 +43,7 @@ def open_instance(study: Study) -> dg.DagsterInstance:
 
 
 def default_settings() -> str:
-    """The project's dagster.yaml: inside the package in a wheel, else at the repository's top."""
+    """Return the project's dagster.yaml, which is inside the package in a wheel, else at the repository's top."""
     packaged = files("influence_assets") / SETTINGS
     if packaged.is_file():
         return packaged.read_text(encoding="utf-8")

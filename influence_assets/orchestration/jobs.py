@@ -1,7 +1,7 @@
 """Jobs that materialise a study's assets in the ordinary way: a person chooses which, and of which partitions.
 
 Dagster runs assets of one kind of partition at a time, so that there is one job for each kind. The job that brings
-everything up to date takes care of order and of what is due; these compute what is asked for and nothing else.
+everything up to date takes care of order and of what is due; these compute what is chosen and nothing else.
 """
 
 from collections.abc import Mapping

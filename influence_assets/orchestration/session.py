@@ -28,7 +28,7 @@ class Session:
 
     Args:
         study: whose files and store.
-        listener: told of beginnings and progress, where somebody watches; otherwise they go to the run's log.
+        listener: follows beginnings and progress, where somebody watches; otherwise they go to the run's log.
         result: what the run has done so far.
         checks_failed: asset checks that failed in it, as `asset: check`.
         error: what ended the run before its time.

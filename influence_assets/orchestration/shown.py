@@ -32,7 +32,7 @@ def metadata(asset: AssetDefinition, artifact: Artifact, *, computed: bool) -> M
         "path": dg.MetadataValue.path(str(artifact.folder)),
         "dagster/row_count": manifest.rows.get(manifest.asset),
     }
-    outcome = f"computed in {manifest.seconds:.1f} s" if computed else "stood already: nothing was done"
+    outcome = f"computed in {manifest.seconds:.1f} s" if computed else "was up to date: nothing was done"
     shown = metadata_values(_ordered({**everything_shown(asset, artifact), "outcome": outcome}))
     entries: Metadata = {
         **{name: value for name, value in shown.items() if name not in storage},

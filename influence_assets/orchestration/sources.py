@@ -74,8 +74,8 @@ def _source(study: Study, name: str) -> dg.SourceAsset:
 def observations(study: Study, workspace: Workspace, instance: dg.DagsterInstance) -> Iterator[dg.AssetObservation]:
     """Report what has come, changed or gone since the last report; partitions must be registered before.
 
-    Of a file that is gone, or is back, the partitions of all assets that have one for it are told too: Dagster keeps
-    them for ever, beside those of files that exist.
+    When a file is gone, or is back, the partitions that assets have for it say so too: Dagster keeps them for ever,
+    beside those of files that exist.
 
     Raises:
         InputError: the corpus, the queries or the model cannot be listed.

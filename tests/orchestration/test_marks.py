@@ -196,8 +196,8 @@ def test_other_questions_and_other_weights(computed):
 
 def test_what_was_computed_elsewhere_is_told(computed):
     """By a command with an instance of its own, or before this instance was there."""
-    assert computed.instance.get_run_ids() == [], "told without a run, which would compute nothing"
+    assert computed.instance.get_run_ids() == [], "reported without a run, which would compute nothing"
     assert_agree(computed, standing=ALL)
     events = computed.instance.event_log_storage.get_maximum_record_id()
     assert not computed.command().computed
-    assert computed.instance.event_log_storage.get_maximum_record_id() == events, "told once"
+    assert computed.instance.event_log_storage.get_maximum_record_id() == events, "reported once"

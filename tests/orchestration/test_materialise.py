@@ -1,4 +1,4 @@
-"""Every asset by hand, partition after partition, as from the UI: what Dagster is told of each materialization."""
+"""Every asset by hand, partition after partition, as from the UI: what each materialization reports to Dagster."""
 
 import base64
 import itertools
@@ -62,7 +62,7 @@ def test_every_asset_by_hand_ends_in_scores_and_says_what_it_did(located, runs):
     assert {check.asset_key.path[-1] for check in checks} > {"covariances", "influence_scores", "influence_catalogue"}
     assert [check for check in checks if not check.passed] == []
     versions = studies.data_versions(located.path)
-    told = {}
+    reported = {}
     for run in runs:
         for event in run.get_asset_materialization_events():
             materialization = event.materialization
@@ -73,20 +73,20 @@ def test_every_asset_by_hand_ends_in_scores_and_says_what_it_did(located, runs):
             assert not materialization.metadata.keys() & hidden, asset.name
             assert all(value.value != 0 for name, value in materialization.metadata.items() if name == "bytes")
             where = Partition.parse(asset.partitioned_by, event.partition)
-            told[studies.label(asset, where)] = materialization.tags["dagster/data_version"]
+            reported[studies.label(asset, where)] = materialization.tags["dagster/data_version"]
             folder = studies.artifact(located.path, asset.name, **named(where)).folder
             shown = folder.parents[2] / "influence.duckdb" if asset.is_catalogue else folder
             assert materialization.metadata["path"].value == str(shown)
             for plot in PLOTS.get(asset.name, []):
                 assert_is_png(materialization.metadata[plot])
-    assert told == versions
-    assert set(told) == studies.everything()
+    assert reported == versions
+    assert set(reported) == studies.everything()
     assert studies.compute(located.path) == []
 
-    # Once more by hand: nothing is done, and that is said.
+    # Once more by hand: nothing is done, and the page says so.
     again = located.materialise("documents", COAST)
     (event,) = again.get_asset_materialization_events()
-    assert event.materialization.metadata["outcome"].value == "stood already: nothing was done"
+    assert event.materialization.metadata["outcome"].value == "was up to date: nothing was done"
     assert event.materialization.tags["dagster/data_version"] == versions[f"documents[{COAST}]"]
 
     # From the launchpad: another generation, in which all that follows is then computed by hand.
@@ -123,13 +123,13 @@ class Listener:
     """Who watches a run."""
 
     def __init__(self):
-        self.begun, self.told = [], []
+        self.begun, self.noted = [], []
 
     def begins(self, asset, partition, outstanding):
         self.begun.append((studies.label(asset, partition), outstanding))
 
     def progress(self, asset, partition, done, total):
-        self.told.append((studies.label(asset, partition), done, total))
+        self.noted.append((studies.label(asset, partition), done, total))
 
 
 def bring_up(located, listener):
@@ -169,10 +169,10 @@ def test_one_run_computes_all_and_leaves_out_what_a_failure_stops(located):
     assert latest.run_id in lineage
     assert (f"gradient_sketches[{COAST}]", 2) in listener.begun
     sequences = studies.artifact(located.path, "token_sequences", shard=COAST).manifest.summary["sequences"]
-    assert (f"corrected_eigenvalues[{COAST}]", sequences, sequences) in listener.told
+    assert (f"corrected_eigenvalues[{COAST}]", sequences, sequences) in listener.noted
     # Scores come from the sketches' pass.
     runs_model = {asset.name for asset in asset_graph() if asset.runs_model} - {"language_model", "influence_scores"}
-    assert runs_model <= {name.partition("[")[0] for name, *_ in listener.told}
+    assert runs_model <= {name.partition("[")[0] for name, *_ in listener.noted}
 
     session = bring_up(located, listener)
     assert not session.result.computed
@@ -185,7 +185,7 @@ def is_failure(entry):
 
 
 def materialised(located):
-    """The data version that Dagster was last told of each partition."""
+    """The data version that was last reported of each partition."""
     found = {}
     for asset in asset_graph():
         records = located.instance.fetch_materializations(located.key(asset.name), limit=100, ascending=True).records

@@ -111,7 +111,7 @@ def test_files_are_observed_when_their_content_is_new(located):
 
 
 def test_a_person_can_observe_too(located):
-    """By the UI's button; what the sensor has seen already it does not tell again."""
+    """By the UI's button; what the sensor has seen already it does not report again."""
     for source in build_sources(located.study):
         Partitions.of(located.study).register(open_workspace(located.study), located.instance)
         assert observe([source], instance=located.instance).success
