@@ -28,10 +28,10 @@ def test_the_example_of_init_runs_as_it_is(tmp_path):
     folder = tmp_path / "new"
     code, out, err = process("run", folder=folder)
     assert (code, err) == (0, "")
-    assert f"Computed {len(asset_graph())} partitions" in out
+    assert f"Computed {len(asset_graph().assets)} partitions" in out
     code, out, err = process("run", folder=folder)
     assert (code, err) == (0, "")
-    assert out.strip() == f"Nothing to do: all {len(asset_graph())} partitions are up to date."
+    assert out.strip() == f"Nothing to do: all {len(asset_graph().assets)} partitions are up to date."
     question = ("--prompt", "The lamp turns once in", "--completion", " ten seconds", "--top", "1")
     ended = influence("ask", *question, "--study", folder / "study.yaml")
     assert (ended.code, ended.err) == (0, "")

@@ -109,6 +109,8 @@ REFUSED = [
     ("compute.executor", 2, "valid string"),
     ("automation.enabled", "sometimes", "valid boolean"),
     ("automation.interval_seconds", 0, "greater than or equal to 1"),
+    ("automation.owners", "me", "valid list"),
+    ("automation.owners.0", ["me"], "pattern"),
     ("extensions", "folder", "valid list"),
     ("extensions.0", [""], "at least 1 character"),
 ]
