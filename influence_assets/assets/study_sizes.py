@@ -234,7 +234,7 @@ class StudySizes:
         return self.versions.workspace.graph[name]
 
     def _shape(self, tokens: int) -> "ModelShape":
-        from influence_assets.capture.operations import model_shape
+        from influence_assets.capture.model_shape import model_shape
 
         study = self.versions.workspace.study
         return model_shape(

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from influence_assets.assets.study_sizes import StudySizes
-from influence_assets.capture.operations import matrix_rate
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.plan import AssetState, plan
 from influence_assets.forecast.groups import cost_of, groups_of
+from influence_assets.models.devices import matrix_rate
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ of the methods before anything else, so modules of methods import what is slow t
 compute.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -72,6 +72,23 @@ class MethodContext:
     bases: "Mapping[str, Eigenbasis]"
     curvature: "Mapping[str, LayerCurvature]" = field(default_factory=dict)
     training: TrainingSequences = TrainingSequences()
+
+    def gauss_newton(self, V: "Mapping[str, Tensor]", shards: "Iterable[Sequences]") -> "dict[str, Tensor]":
+        """Return G V of every layer, [vector, d_out, d_in], as V in the eigenbases; V stays as it is.
+
+        G is the exact Gauss-Newton Hessian of all layers together, the mean over sequences, which EK-FAC approximates.
+        For each vector every sequence goes forward and backward once.
+
+        Args:
+            V: the vectors, of every layer.
+            shards: the sequences that G is the mean over: `training.all()`, or a `training.sample(…)`.
+
+        Raises:
+            ValueError: there are no sequences.
+        """
+        from influence_assets.capture.gauss_newton import gauss_newton_products
+
+        return gauss_newton_products(self.runner, shards, V, self.bases)
 
 
 Prepare = Callable[["Mapping[str, Tensor]", MethodContext], "dict[str, Tensor]"]

@@ -1,16 +1,22 @@
 """Where a model computes, and what its process does with freed memory."""
 
 import ctypes
+import math
 import platform
+import time
 
 import torch
 from transformers import PreTrainedModel
 
 from influence_assets.errors import InputError
 from influence_assets.models.dimensions import input_embedding
+from influence_assets.study import Dtype
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+SECONDS_OF_A_RATE = 0.2
+"""Time that a measurement of the rate takes at most, but for one product."""
 
 
 def resolve_device(device: str) -> str:
@@ -48,3 +54,20 @@ def keep_freed_memory() -> None:
 def input_device(model: PreTrainedModel) -> torch.device:
     """Return where a model wants its tokens; of a spread model that is the device of its first part."""
     return input_embedding(model).device
+
+
+def matrix_rate(device: str, dtype: Dtype) -> float:
+    """Measure the operations a second of a square matrix product on this device, in a fraction of a second."""
+    width = 512 if device == "cpu" else 8192
+    a, b = (torch.randn(width, width, device=device).to(getattr(torch, dtype)) for _ in range(2))
+    ends, best = time.perf_counter() + SECONDS_OF_A_RATE, math.inf
+    while (started := time.perf_counter()) < ends or best == math.inf:
+        a @ b
+        _wait(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * width**3 / best
+
+
+def _wait(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)

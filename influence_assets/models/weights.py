@@ -16,6 +16,7 @@ from influence_assets.study import LanguageModel
 _MODEL_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt"]
 _TOKENIZER_PATTERNS = ["*token*.json", "vocab*.json", "*.model", "*.txt"]
 
+
 def resolve_model_folder(model: LanguageModel) -> Path:
     """Return the local folder of the model that the study names, fetched from Hugging Face if it is an id.
 

@@ -11,8 +11,9 @@ from influence_assets.capture.correction import CorrectionTotals, eigenvalue_cor
 from influence_assets.capture.covariance import CovarianceTotals, covariances
 from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.losses import LabelSampler, plain_head
+from influence_assets.capture.model_shape import model_shape
 from influence_assets.capture.one_pass import measure
-from influence_assets.capture.operations import LayerShape, contraction_orders, model_shape
+from influence_assets.capture.operations import LayerShape, contraction_orders
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import ScoreTotals, scores
 from influence_assets.capture.sketches import SketchRows

@@ -12,7 +12,7 @@ from torch import nn
 
 from influence_assets.capture.covariance import covariances
 from influence_assets.capture.gradients import query_gradients
-from influence_assets.capture.operations import model_shape
+from influence_assets.capture.model_shape import model_shape
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import scores
 from influence_assets.errors import InputError
@@ -122,7 +122,7 @@ def test_experts_sum_what_they_see_of_the_tokens_that_are_routed_to_them():
 
 @pytest.mark.usefixtures("extended")
 def test_the_forecast_knows_the_shape_of_a_made_up_layer(monkeypatch):
-    build = "influence_assets.capture.operations.AutoModelForCausalLM.from_config"
+    build = "influence_assets.capture.model_shape.AutoModelForCausalLM.from_config"
     monkeypatch.setattr(build, lambda config, **_: ScaledGPT2(config))
     shape = model_shape(cases.gpt2().config, "float32", "mlp", tokens=4)
     assert [(layer.d_out, layer.d_in) for layer in shape.layers] == [(32, 9), (8, 33)] * 2

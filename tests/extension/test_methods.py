@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from influence_assets.assets import open_workspace
+from influence_assets.capture.correction import eigenvalue_corrections
 from influence_assets.capture.covariance import covariances
 from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import scores
 from influence_assets.errors import InputError
 from influence_assets.extensions import EXTENSIONS
-from influence_assets.maths.ekfac import eigenbasis
+from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
+from influence_assets.methods.ekfac import precondition
 from influence_assets.methods.method import MethodContext, TrainingSequences
 from influence_assets.methods.registry import attribution_methods, method_settings
 from influence_assets.models.layers.selection import select_modules
@@ -24,8 +26,10 @@ from tests.commanding import influence
 from tests.extension.commanded import damage, run
 from tests.extension.installed import install
 from tests.oracles import gradients as oracle
+from tests.oracles.gauss_newton import dense_gauss_newton
 
-EXAMPLE = Path(__file__).parent / "centred"
+HERE = Path(__file__).parent
+EXAMPLE = HERE / "centred"
 NAME = "centred"
 
 
@@ -55,6 +59,29 @@ def test_it_prepares_what_autograd_says():
     expected = -(v - torch.outer(v @ m / (m @ m), m)) @ g.T / 9
     measured = [scores(runner, shard, {NAME: {n: p.clone() for n, p in P.items()}}, 9, bases)[NAME] for shard in shards]
     np.testing.assert_allclose(np.concatenate(measured, 1), expected, atol=1e-9 * float(expected.abs().max()))
+
+
+def test_a_method_with_products_of_the_hessian_solves_the_dense_system(monkeypatch):
+    """It starts from EK-FAC's answer, which is not the exact one."""
+    monkeypatch.setenv(EXTENSIONS, str(HERE / "conjugate_gradient"))
+    model, queries = cases.gpt2(width=4, layers=1), cases.queries(2)
+    runner = Runner(model, select_modules(model, "mlp"), 4)
+    shards = [cases.sequences(5, seed=1), cases.sequences(3, seed=2)]
+    bases = {name: eigenbasis(c.A, c.S) for name, c in covariances(runner, shards[0], None).items()}
+    Λ = {name: m.mean() for name, m in eigenvalue_corrections(runner, shards[0], bases, None).items()}
+    curvature = {name: LayerCurvature(bases[name], Λ[name], damping(Λ[name], 0.1)) for name in bases}
+    context = MethodContext(runner, bases, curvature, TrainingSequences([lambda s=s: s for s in shards]))
+    V = query_gradients(runner, queries, bases).layers
+    P = attribution_methods()["conjugate_gradient"].prepare(V, context)
+    f, _ = oracle.gradients(model, runner.modules, queries, sign=+1)
+    λ = torch.cat([torch.full((layer.parameters,), curvature[layer.name].λ) for layer in runner.modules])
+    G = dense_gauss_newton(model, runner.modules, shards)
+    flat = torch.cat([f[layer.name].flatten(1) for layer in runner.modules], 1)
+    expected = torch.linalg.solve(G + torch.diag(λ), flat.T).T
+    solved = torch.cat([bases[m.name].rotate_back(P[m.name]).flatten(1) for m in runner.modules], 1)
+    torch.testing.assert_close(solved, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+    approximate = torch.cat([bases[n].rotate_back(p).flatten(1) for n, p in precondition(V, curvature).items()], 1)
+    assert float((approximate - expected).norm() / expected.norm()) > 0.05
 
 
 def laid_out(folder, baselines):

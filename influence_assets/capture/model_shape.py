@@ -1,0 +1,91 @@
+"""The shape of a model, and the operations of its own pass, counted as torch runs it on tensors without memory."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from influence_assets.capture.batch_size import kept_bytes
+from influence_assets.capture.hooks import LayerTap
+from influence_assets.capture.operations import LayerShape, ModelShape
+from influence_assets.models.dimensions import total_parameters
+from influence_assets.models.layers.rule import AttributedLayer
+from influence_assets.models.layers.selection import select_modules
+from influence_assets.models.loading import fuse_activations
+from influence_assets.study import Dtype
+
+
+def _attention(q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **__: object) -> int:
+    return int(sdpa_flop_count(q, k, v))  # type: ignore[no-untyped-call]
+
+
+def _attention_backward(grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *_: object, **__: object) -> int:
+    return int(sdpa_backward_flop_count(grad, q, k, v))  # type: ignore[no-untyped-call]
+
+
+_ATTENTION_OF_CPU = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+"""What torch's own counter leaves out."""
+
+
+def model_shape(
+    config: PretrainedConfig,
+    dtype: Dtype,
+    modules: str | Sequence[str],
+    *,
+    tokens: int,
+    blocks: int = 1,
+    trust_remote_code: bool = False,
+) -> ModelShape:
+    """Return what a model of this configuration takes; it is built without memory for its weights.
+
+    Args:
+        config: of the model.
+        dtype: of the passes.
+        modules: `curvature.modules`.
+        tokens: in a sequence.
+        blocks: `curvature.blocks`.
+        trust_remote_code: whether the model's own code may run.
+
+    Raises:
+        InputError: `modules` cannot be attributed in this model.
+    """
+    precision: torch.dtype = getattr(torch, dtype)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        build: Any = AutoModelForCausalLM.from_config  # untyped
+        model: PreTrainedModel = build(config, dtype=precision, trust_remote_code=trust_remote_code)
+        model.requires_grad_(requires_grad=False).train(mode=False)
+        fuse_activations(model)
+        selected = select_modules(model, modules)
+        forward, backward = _counted_pass(model, selected, tokens)
+        head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        rows, width = head.weight.shape
+        return ModelShape(
+            tuple(LayerShape(m.name, m.output_width, m.input_width, blocks) for m in selected),
+            tokens,
+            total_parameters(model),
+            forward,
+            backward,
+            2 * (tokens - 1) * rows * width,
+            kept_bytes(model, selected, tokens, has_plain_head=not any(m.module is head for m in selected)),
+            width,
+            precision,
+        )
+
+
+def _counted_pass(model: PreTrainedModel, modules: Sequence[AttributedLayer], tokens: int) -> tuple[int, int]:
+    """Count operations forward and backward, without the head."""
+    ids = torch.zeros((1, tokens), dtype=torch.long, device=model.device)
+    with LayerTap([m for m in modules if m.module is not model.get_output_embeddings()]) as tap:  # type: ignore[no-untyped-call]
+        tap.start(ids)
+        with FlopCounterMode(display=False, custom_mapping=_ATTENTION_OF_CPU) as forward:
+            hidden = model.base_model(input_ids=ids, use_cache=False)[0]
+        counting = FlopCounterMode(display=False, custom_mapping=_ATTENTION_OF_CPU)
+        with counting as backward, tap.consuming(lambda *_: None):
+            hidden.backward(torch.zeros_like(hidden))
+    return forward.get_total_flops(), backward.get_total_flops()
