@@ -94,6 +94,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     holds_text=True,
     document_ids=_document_ids,
+    document_count=lambda manifest: int(manifest.summary.get("documents", 1)),
     is_published=True,
     cost=CostModel(partition=_cost),
     shown=_shown,

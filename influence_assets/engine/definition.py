@@ -180,6 +180,7 @@ class AssetDefinition:
         holds_text: whether it holds text, tokens or scores of single sequences, so that it goes with a withdrawn
             document. What is merged over many documents is not.
         document_ids: the ids of the documents that an artifact holds: of the asset that brings text into the store.
+        document_count: how many documents an artifact holds, by its manifest: likewise.
         is_published: whether its tables are loaded into the catalogue.
         is_catalogue: whether it is the catalogue itself, so that it is the last of every run.
         measures: what it wants of a shared pass; None: it is computed alone.
@@ -212,6 +213,7 @@ class AssetDefinition:
     reports_drift: bool = False
     holds_text: bool = False
     document_ids: Callable[[Artifact], Iterable[str]] | None = None
+    document_count: Callable[[Manifest], int] = lambda _manifest: 1
     is_published: bool = False
     is_catalogue: bool = False
     measures: Measurement | None = None

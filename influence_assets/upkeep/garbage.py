@@ -73,7 +73,8 @@ def vanished_documents(workspace: Workspace) -> Vanished:
         shard = str(manifest.key.partition)
         if shard not in latest or latest[shard].started_at < manifest.started_at:
             latest[shard] = manifest
-    counts = {shard: int(manifest.summary.get("documents", 1)) for shard, manifest in latest.items()}
+    count = (lambda _manifest: 1) if source is None else source.document_count
+    counts = {shard: count(manifest) for shard, manifest in latest.items()}
     gone = sorted(shard for shard in counts if workspace.has_vanished(shard))
     return Vanished(tuple(gone), sum(counts[shard] for shard in gone), sum(counts.values()))
 

@@ -8,6 +8,7 @@ import torch
 
 from influence_assets.assets import asset_graph
 from influence_assets.capture.batches import Sequences
+from influence_assets.layouts.model import load_model
 from influence_assets.layouts.sequences import shard_sequences
 from influence_assets.models import loading
 from influence_assets.models.layers.selection import select_modules
@@ -85,9 +86,8 @@ def test_a_study_with_factors_in_blocks(tmp_path):
 def oracle_error(study, stored):
     """The largest difference from −∇fᵀ(QΛQᵀ+λ)⁻¹∇L/N, relative to the largest score, of one query set and shard."""
     workspace = studies.versions_of(study).workspace
-    model = workspace.load_model(
-        workspace.model_folder, studies.artifact(study, "language_model").manifest.summary["weights_hash"]
-    )
+    weights = studies.artifact(study, "language_model").manifest.summary["weights_hash"]
+    model = load_model(workspace, workspace.model_folder, weights)
     modules = select_modules(model, "mlp")
     sequences = shard_sequences(studies.artifact(study, "token_sequences", shard=studies.COAST))
     G, _ = oracle.gradients(model, modules, sequences, sign=-1)

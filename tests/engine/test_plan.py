@@ -1,27 +1,28 @@
 """What is outstanding and why, as `influence status` and the table `partition_states` say it."""
 
 import dataclasses
-from unittest import mock
 
 import pytest
 
-from influence_assets.assets import asset_graph, open_workspace
-from influence_assets.engine import plan as planning
+from influence_assets.assets import GROUPS, asset_graph, open_workspace
+from influence_assets.engine.graph import AssetGraph
 from influence_assets.engine.plan import plan, state_rows
+from influence_assets.engine.versions import Versions
+from influence_assets.engine.workspace import Workspace
 from influence_assets.study import Study
 from influence_assets.upkeep.forget import withdraw
 from tests import studies
 from tests.studies import COAST, EXTRA, FIRST, SECOND, TRADES
 
 
-def states(study):
+def states(study, versions=None):
     """(state, cause) of every partition that does not stand."""
-    found = (partition for step in plan(studies.versions_of(study)) for partition in step.outstanding)
+    found = (partition for step in plan(versions or studies.versions_of(study)) for partition in step.outstanding)
     return {studies.label(state.asset, state.partition): (state.state, state.cause) for state in found}
 
 
-def not_waiting(study):
-    return {name: said for name, said in states(study).items() if said[0] != "waiting"}
+def not_waiting(study, versions=None):
+    return {name: said for name, said in states(study, versions).items() if said[0] != "waiting"}
 
 
 def test_nothing_is_outstanding_of_what_stands(standing):
@@ -100,10 +101,9 @@ def test_a_changed_setting_is_the_cause(study):
 
 
 def test_changed_code_is_the_cause(study):
-    newer = dataclasses.replace(asset_graph()["gradient_sketches"], code_version="99")
-    steps = tuple(newer if step.name == newer.name else step for step in asset_graph())
-    with mock.patch.dict(asset_graph(), {newer.name: newer}), mock.patch.object(planning, "asset_graph()", steps):
-        found = not_waiting(study)
+    changed = dataclasses.replace(asset_graph()["gradient_sketches"], code_version="99")
+    graph = AssetGraph([changed if asset.name == changed.name else asset for asset in asset_graph()], GROUPS)
+    found = not_waiting(study, Versions(Workspace(Study.load(study), lambda: graph)))
     assert set(found) == {f"gradient_sketches[{shard}]" for shard in studies.SHARDS}
     assert set(found.values()) == {("stale", "its code has version 99 now")}
 

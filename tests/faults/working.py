@@ -71,7 +71,7 @@ def run(study: Path, *, new_generation: bool = False, run_id: str = "test") -> R
     ):
         if isinstance(event, Finished) and event.outcome.computed:
             computed.append(named(event.asset, event.partition))
-    failures = [f"{named(f.step, f.partition)}: {type(f.error).__name__}: {f.error}" for f in result.failures]
+    failures = [f"{named(f.asset, f.partition)}: {type(f.error).__name__}: {f.error}" for f in result.failures]
     return Ran(computed, failures, len(result.mended), result.left_out)
 
 
