@@ -24,6 +24,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import date, datetime
@@ -230,22 +231,35 @@ def _is_table(rows: Any) -> bool:
 
 def _table_differences(before: list[Snapshot], after: list[Snapshot], place: str, tolerance: float) -> Iterator[str]:
     """Rows in any order: matched by all that is compared exactly, then number by number."""
-    columns = [list(rows[0]) if rows else [] for rows in (before, after)]
-    if len(before) != len(after) or columns[0] != columns[1]:
-        yield f"{place}: {len(before)} rows of {columns[0]} before, {len(after)} of {columns[1]} after"
-        return
-    numbers = {name for name in columns[0] if any(isinstance(row[name], float) for row in (*before, *after))}
+    columns = [dict.fromkeys(name for row in rows for name in row) for rows in (before, after)]
+    if before and after:
+        for name in columns[0].keys() ^ columns[1].keys():
+            yield f"{place}.{name}: is a column only {'after' if name in columns[1] else 'before'}"
+        columns[0] = {name: None for name in columns[0] if name in columns[1]}
+    shared = list(columns[0])
+    numbers = {name for name in shared if any(isinstance(row[name], float) for row in (*before, *after))}
     largest = {name: max(_size(row[name]) for row in (*before, *after)) for name in numbers}
 
-    def order(row: Snapshot) -> tuple[str, list[float]]:
-        exact = {name: value for name, value in row.items() if name not in numbers}
-        return json.dumps(exact), [_size(row[name]) for name in sorted(numbers)]
+    def exact(row: Snapshot) -> str:
+        return json.dumps({name: row.get(name) for name in shared if name not in numbers}, ensure_ascii=False)
 
+    def order(row: Snapshot) -> tuple[str, list[float]]:
+        return exact(row), [_size(row[name]) for name in sorted(numbers)]
+
+    counts = Counter(map(exact, before)), Counter(map(exact, after))
+    if len(before) != len(after):
+        yield f"{place}: {len(before)} rows before, {len(after)} after"
+    for row in (counts[0] - counts[1]).elements():
+        yield f"{place}: only before {_short(json.loads(row))}"
+    for row in (counts[1] - counts[0]).elements():
+        yield f"{place}: only after {_short(json.loads(row))}"
+    if counts[0] != counts[1]:
+        return
     for one, other in zip(sorted(before, key=order), sorted(after, key=order), strict=True):
-        for name in columns[0]:
-            if not _is_close(one[name], other[name], tolerance * largest.get(name, 0.0)):
-                where = {key: one[key] for key in columns[0] if key not in numbers and key != name}
-                yield f"{place}.{name}: {_short(one[name])} before, {_short(other[name])} after, at {_short(where)}"
+        for name in sorted(numbers):
+            if not _is_close(one[name], other[name], tolerance * largest[name]):
+                difference = f"{_short(one[name])} before, {_short(other[name])} after"
+                yield f"{place}.{name}: {difference}, at {_short(json.loads(exact(one)))}"
 
 
 def _size(value: Any) -> float:

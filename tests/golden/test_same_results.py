@@ -66,3 +66,22 @@ def test_numbers_differ_by_a_share_of_the_largest_of_their_column(before, after,
 def test_everything_else_is_compared_exactly(before, after, change):
     change(after)
     assert list(differences(before, after))
+
+
+def test_a_new_column_hides_no_other_difference(before, after):
+    for row in scores(after):
+        row["rank"] = 1
+    scores(after)[2]["influence_nats"] = 0.6
+    lines = list(differences(before, after))
+    assert len(lines) == 2
+    assert any(".rank: is a column only after" in line for line in lines)
+    assert any(".influence_nats: 0.5 before, 0.6 after" in line for line in lines)
+
+
+def test_rows_that_are_on_one_side_alone_are_named(before, after):
+    scores(after)[0]["sequence_id"] = 4
+    first, second = differences(before, after)
+    assert "only before" in first
+    assert '"sequence_id": 3' in first
+    assert "only after" in second
+    assert '"sequence_id": 4' in second
