@@ -50,6 +50,9 @@ OF_THE_RUN = frozenset(
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4}
 """By which share of a column's largest number two of its numbers may differ, by the precision of the passes."""
 
+LONGEST_SHOWN = 240
+"""Characters of a value or row that is printed."""
+
 _CALLS = {
     "strongest": "select q.query_id as asked, s.* from queries as q, strongest(q.query_id, 4) as s",
     "strongest_of_each": "from strongest_of_each(3)",
@@ -231,35 +234,40 @@ def _is_table(rows: Any) -> bool:
 
 def _table_differences(before: list[Snapshot], after: list[Snapshot], place: str, tolerance: float) -> Iterator[str]:
     """Rows in any order: matched by all that is compared exactly, then number by number."""
-    columns = [dict.fromkeys(name for row in rows for name in row) for rows in (before, after)]
+    columns = [list(rows[0]) if rows else [] for rows in (before, after)]
+    shared = columns[0] or columns[1]
     if before and after:
-        for name in columns[0].keys() ^ columns[1].keys():
+        for name in sorted(set(columns[0]) ^ set(columns[1])):
             yield f"{place}.{name}: is a column only {'after' if name in columns[1] else 'before'}"
-        columns[0] = {name: None for name in columns[0] if name in columns[1]}
-    shared = list(columns[0])
-    numbers = {name for name in shared if any(isinstance(row[name], float) for row in (*before, *after))}
-    largest = {name: max(_size(row[name]) for row in (*before, *after)) for name in numbers}
-
-    def exact(row: Snapshot) -> str:
-        return json.dumps({name: row.get(name) for name in shared if name not in numbers}, ensure_ascii=False)
-
-    def order(row: Snapshot) -> tuple[str, list[float]]:
-        return exact(row), [_size(row[name]) for name in sorted(numbers)]
-
-    counts = Counter(map(exact, before)), Counter(map(exact, after))
-    if len(before) != len(after):
-        yield f"{place}: {len(before)} rows before, {len(after)} after"
-    for row in (counts[0] - counts[1]).elements():
-        yield f"{place}: only before {_short(json.loads(row))}"
-    for row in (counts[1] - counts[0]).elements():
-        yield f"{place}: only after {_short(json.loads(row))}"
-    if counts[0] != counts[1]:
+        shared = [name for name in columns[0] if name in columns[1]]
+    numbers = [name for name in shared if any(isinstance(row[name], float) for row in (*before, *after))]
+    rows = [_ordered(side, [name for name in shared if name not in numbers], numbers) for side in (before, after)]
+    unmatched = list(_unmatched(*([exact for exact, _ in side] for side in rows)))
+    yield from (f"{place}: {row}" for row in unmatched)
+    if unmatched:
         return
-    for one, other in zip(sorted(before, key=order), sorted(after, key=order), strict=True):
-        for name in sorted(numbers):
-            if not _is_close(one[name], other[name], tolerance * largest[name]):
-                difference = f"{_short(one[name])} before, {_short(other[name])} after"
-                yield f"{place}.{name}: {difference}, at {_short(json.loads(exact(one)))}"
+    largest = [max(_size(values[index]) for side in rows for _, values in side) for index in range(len(numbers))]
+    for (exact, old), (_, new) in zip(*rows, strict=True):
+        for name, one, other, size in zip(numbers, old, new, largest, strict=True):
+            if not _is_close(one, other, tolerance * size):
+                yield f"{place}.{name}: {_short(one)} before, {_short(other)} after, at {exact[:LONGEST_SHOWN]}"
+
+
+def _ordered(rows: list[Snapshot], exact: list[str], numbers: list[str]) -> list[tuple[str, list[Any]]]:
+    """What is compared exactly of each row, as text, and its numbers."""
+    split = [
+        (json.dumps({name: row[name] for name in exact}, ensure_ascii=False), [row[name] for name in numbers])
+        for row in rows
+    ]
+    return sorted(split, key=lambda row: (row[0], [_size(value) for value in row[1]]))
+
+
+def _unmatched(before: Sequence[str], after: Sequence[str]) -> Iterator[str]:
+    """The rows that are on one side alone."""
+    counts = Counter(before), Counter(after)
+    for side, rows in (("before", counts[0] - counts[1]), ("after", counts[1] - counts[0])):
+        for row in rows.elements():
+            yield f"only {side} {row[:LONGEST_SHOWN]}"
 
 
 def _size(value: Any) -> float:
@@ -274,7 +282,7 @@ def _is_close(one: Any, other: Any, tolerance: float) -> bool:
 
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 240 else f"{text[:240]} …"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} …"
 
 
 def main() -> None:
