@@ -48,6 +48,7 @@ def test_the_wheel_holds_the_package_its_sql_and_the_settings_and_nothing_else(w
     assert {name.partition("/")[0] for name in names} == {"influence_assets"}
 
 
+@pytest.mark.slow
 def test_the_wheel_alone_finds_what_it_needs(wheel, tmp_path):
     """Unpacked where no checkout is near, the statements are those of the checkout."""
     with zipfile.ZipFile(wheel) as packed:

@@ -56,6 +56,7 @@ def test_a_study_of_another_family_ends_in_sql(tmp_path, architecture, dtype):
     assert layers < {"float64": 1e-12, "float32": 1e-5, "bfloat16": 0.05}[dtype]
 
 
+@pytest.mark.slow
 def test_a_study_with_factors_in_blocks(tmp_path):
     """Its scores are those of a dense inverse with the blocks that it stored, to a new shard and its drift."""
     study = studies.lay_out(tmp_path, architecture="gpt2", curvature={"blocks": 2, "fisher": "empirical"})

@@ -57,6 +57,7 @@ def test_what_a_generation_was_fitted_on_has_not_drifted(standing):
     assert (told["shards"], told["new_shards"], told["gone_shards"], told["exceeds"]) == (2, 0, 0, False)
 
 
+@pytest.mark.slow
 def test_a_new_shard_drifts_as_dense_matrices_say(study):
     studies.write_extra(study)
     studies.compute(study)

@@ -108,6 +108,7 @@ def test_queries_and_scores_come_back_to_the_first_device(runner, in_eigenbases)
     assert score_details(runner, sequences, gradients_of(runner), 9).by_layer.shape == (2, 6, 14)
 
 
+@pytest.mark.slow
 def test_sketches_and_the_one_pass_meet_no_tensor_of_another_device(runner):
     sequences, curvature = cases.sequences(), curvature_of(runner)
     kept = Coordinates({name: torch.arange(3) for name in curvature}, 1.0)

@@ -210,6 +210,7 @@ def test_a_model_that_does_not_serve_is_named_and_what_stood_still_stands(study,
     assert standing(study) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "keys", "says"),
     [

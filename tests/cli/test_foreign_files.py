@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests import studies
 from tests.commanding import influence
 from tests.foreign import every_path, fingerprints, plant
 from tests.studies import TRADES
 
 
+@pytest.mark.slow
 def test_no_command_touches_what_others_keep_in_the_store(study):
     store = study.parent / "store"
     foreign = plant(store)

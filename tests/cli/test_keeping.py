@@ -176,6 +176,7 @@ def test_a_document_can_be_listed_alone(study, traces):
     assert "1 document is listed as withdrawn." in influence("status", "--study", study).out
 
 
+@pytest.mark.slow
 def test_an_id_that_no_shard_has_is_listed_for_when_its_text_comes(study):
     ended = influence("forget", "--document", document_id(studies.EXTRA_TEXT), "--study", study)
     assert ended.code == 0
@@ -234,6 +235,7 @@ def unlistable(folder: Path):
     return mock.patch.object(os, "scandir", scandir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("run",), ("gc", "--keep", "0"), ("gc", "--yes"), ("status",)])
 def test_a_folder_that_cannot_be_listed_is_an_error_and_costs_nothing(study, command):
     before, artifacts = studies.catalogue_rows(study), {m.key for m in workspace(study).store.manifests()}
@@ -262,6 +264,7 @@ def test_an_empty_corpus_is_an_error_and_costs_nothing(study):
     assert {m.key for m in workspace(study).store.manifests()} == artifacts
 
 
+@pytest.mark.slow
 def test_a_run_says_what_vanished(study):
     content = (study.parent / "corpus" / TRADES).read_bytes()
     (study.parent / "corpus" / TRADES).unlink()
@@ -284,6 +287,7 @@ def stored_of(study: Path, shard: str) -> set[str]:
     return {str(m.key) for m in workspace(study).store.manifests() if str(m.key.partition).endswith(shard)}
 
 
+@pytest.mark.slow
 def test_much_that_vanished_goes_only_if_a_person_says_so(study):
     before = vanish(study)
     ended = influence("gc", "--study", study)
@@ -299,6 +303,7 @@ def test_much_that_vanished_goes_only_if_a_person_says_so(study):
     assert influence("gc", "--study", study).code == 0, "there is nothing left to ask about"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answer", "code"), [("n\n", 1), ("y\n", 0)])
 def test_at_a_terminal_it_is_asked(study, monkeypatch, answer, code):
     before = vanish(study)
@@ -312,6 +317,7 @@ def test_at_a_terminal_it_is_asked(study, monkeypatch, answer, code):
     assert stored_of(study, TRADES) == (before if code else set())
 
 
+@pytest.mark.slow
 def test_a_few_that_vanished_go_without_a_question(study, monkeypatch):
     vanish(study)
     monkeypatch.setattr(garbage, "LARGEST_VANISHED_SHARE", 3 / 7)
@@ -319,6 +325,7 @@ def test_a_few_that_vanished_go_without_a_question(study, monkeypatch):
     assert stored_of(study, TRADES) == set()
 
 
+@pytest.mark.slow
 def test_forgetting_removes_what_it_forgets_and_spares_what_gc_would_ask_about(study, traces):
     before = vanish(study)
     ended = influence("forget", "--document", document_id(GULLS), "--study", study)
@@ -337,6 +344,7 @@ def break_corpus(study: Path) -> None:
     (study.parent / "corpus" / "dead.jsonl").symlink_to(study.parent / "nowhere")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [break_dagster, break_corpus])
 def test_a_document_is_taken_down_whatever_else_is_broken(study, broken):
     broken(study)
@@ -354,6 +362,7 @@ def test_a_document_is_taken_down_whatever_else_is_broken(study, broken):
     assert titles(study) == ALL_TITLES - {"Gulls"}
 
 
+@pytest.mark.slow
 def test_a_damaged_list_is_reported_and_no_text_comes_back(study, traces):
     assert influence("forget", "--document", document_id(GULLS), "--study", study).code == 0
     path = study.parent / "store" / "withdrawn.jsonl"
@@ -396,6 +405,7 @@ def test_superseded_versions_are_collected(study):
     assert influence("run", "--study", study).out.startswith("Nothing to do")
 
 
+@pytest.mark.slow
 def test_while_a_run_is_at_work_nothing_is_collected(study):
     with workspace(study).store.shared_lock():
         ended = influence("gc", "--study", study)

@@ -61,6 +61,7 @@ def test_a_generation_stands_without_what_it_was_merged_from(study):
     assert studies.scores(study) == scores
 
 
+@pytest.mark.slow
 def test_a_new_generation_is_fitted_on_what_is_there_now_and_views_show_it_alone(study):
     studies.write_extra(study)
     studies.compute(study)

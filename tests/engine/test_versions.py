@@ -128,6 +128,7 @@ def test_a_touched_file_computes_nothing(study):
     assert studies.compute(study) == []
 
 
+@pytest.mark.slow
 def test_a_changed_file_replaces_its_rows(study):
     before = studies.scores(study)
     others = set(studies.sequences_of(study, TRADES))
@@ -166,6 +167,7 @@ def test_the_rows_of_a_vanished_file_leave_and_come_back_with_it(study):
     assert studies.scores(study) == before
 
 
+@pytest.mark.slow
 def test_a_vanished_query_file_takes_its_rows_along(study):
     (study.parent / "queries" / FIRST).unlink()
     assert studies.compute(study) == ["influence_catalogue"]

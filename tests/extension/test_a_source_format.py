@@ -112,6 +112,7 @@ def document_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+@pytest.mark.slow
 def test_a_changed_record_is_computed_anew_and_the_old_one_collected(study):
     path = study.parent / "corpus" / SCROLL
     path.write_text(RECORDS.replace(MILL, TOLL).replace("Mill", "Toll"))
@@ -144,6 +145,7 @@ def test_a_damaged_artifact_of_it_is_mended(study):
     assert influence("verify", "--study", study).code == 0
 
 
+@pytest.mark.slow
 def test_a_document_of_it_is_forgotten(study):
     ended = influence("forget", "--document", document_id(MILL), "--study", study)
     assert ended.code == 0, ended.out + ended.err

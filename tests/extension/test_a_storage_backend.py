@@ -67,6 +67,7 @@ def test_its_scores_and_versions_are_those_of_a_local_disk(study, standing):
     assert "are as they were written" in succeed(study, "verify")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["token_sequences/%.parquet", "covariances/%/manifest.json", "%/.record-%"])
 def test_damage_is_found_and_mended(study, pattern):
     name = stored(study, pattern)[0]
@@ -82,6 +83,7 @@ def test_damage_is_found_and_mended(study, pattern):
     assert "are as they were written" in succeed(study, "verify")
 
 
+@pytest.mark.slow
 def test_what_is_superseded_and_what_is_withdrawn_goes(study):
     studies.write_parquet(study.parent / "corpus" / TRADES, studies.TRADES_ROWS[:2])
     succeed(study, "run")

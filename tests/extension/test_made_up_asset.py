@@ -116,6 +116,7 @@ def test_its_checks_of_the_table_hold_and_notice_what_is_wrong(study):
     assert not any(run_checks(catalogue)[name].is_empty() for name in names)
 
 
+@pytest.mark.slow
 def test_sql_that_changes_makes_the_catalogue_anew_once(study, tmp_path, monkeypatch):
     parts = shutil.copytree(PARTS, tmp_path / "parts")
     view = parts / "assets" / "sql" / "views" / "variety_by_shard.sql"
@@ -141,6 +142,7 @@ def test_a_flipped_bit_is_found_and_mended(study):
     assert varieties(study) == before
 
 
+@pytest.mark.slow
 def test_a_withdrawn_document_leaves_its_rows_and_the_disk(study):
     before, old = varieties(study), folder(study, COAST)
     ((document,),) = rows(study, "select document_id from documents where title = 'Lamp'")
@@ -151,6 +153,7 @@ def test_a_withdrawn_document_leaves_its_rows_and_the_disk(study):
     assert varieties(study) != before
 
 
+@pytest.mark.slow
 def test_a_withdrawn_document_leaves_the_disk_where_the_asset_is_not_there_any_more(study, monkeypatch):
     old, other = folder(study, COAST), folder(study, TRADES)
     ((document,),) = rows(study, "select document_id from documents where title = 'Lamp'")
@@ -196,6 +199,7 @@ def test_a_study_can_name_its_folder(study, monkeypatch):
     assert "Nothing to do" in ended("run", "--study", study, folder=study.parent)
 
 
+@pytest.mark.slow
 def test_it_can_be_installed(study, tmp_path, monkeypatch):
     monkeypatch.delenv("INFLUENCE_EXTENSIONS")
     site = tmp_path / "site"

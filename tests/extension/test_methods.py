@@ -61,6 +61,7 @@ def test_it_prepares_what_autograd_says():
     np.testing.assert_allclose(np.concatenate(measured, 1), expected, atol=1e-9 * float(expected.abs().max()))
 
 
+@pytest.mark.slow
 def test_a_method_with_products_of_the_hessian_solves_the_dense_system(monkeypatch):
     """It starts from EK-FAC's answer, which is not the exact one."""
     monkeypatch.setenv(EXTENSIONS, str(HERE / "conjugate_gradient"))

@@ -19,6 +19,7 @@ def set_back(path, seconds):
     os.utime(path, (stat.st_atime - seconds, stat.st_mtime - seconds))
 
 
+@pytest.mark.slow
 def test_times_that_change_alone_change_nothing(ground, corpus):
     for jump in (DAYS, -2 * DAYS, DAYS):
         for name in corpus.files:

@@ -78,6 +78,7 @@ def test_where_the_loader_changes_the_file_itself_a_reader_has_trouble(ground, c
     assert not process.ended().answer.failures
 
 
+@pytest.mark.slow
 def test_one_that_stays_keeps_its_state_and_keeps_nobody_waiting(ground, corpus):
     path = ground.store / "influence.duckdb"
     asked = "select shard_id, document_id from documents order by all"

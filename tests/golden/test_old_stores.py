@@ -51,6 +51,7 @@ def test_a_store_of_format_3_is_read(study):
     assert artifacts(study) == stored, "an artifact of the old store was changed"
 
 
+@pytest.mark.slow
 def test_what_was_withdrawn_from_an_old_store_stays_out(study):
     (study.parent / "corpus" / "note.txt").write_text("The harbour master is ill today.", encoding="utf-8")
     ran = influence("run", "--study", study)
@@ -62,6 +63,7 @@ def test_what_was_withdrawn_from_an_old_store_stays_out(study):
     ]
 
 
+@pytest.mark.slow
 def test_an_old_artifact_that_loses_its_manifest_is_computed_again(study):
     manifest = sorted((study.parent / "store").glob("token_sequences/*/*/manifest.json"))[0]
     assert influence("status", "--study", study).code == 0  # it gets the records that it lacks

@@ -66,6 +66,7 @@ def test_of_a_fresh_study_all_is_missing(located):
     assert_agree(located, missing=3, waiting=ALL - 3)  # two shards' documents and the model
 
 
+@pytest.mark.slow
 def test_after_the_command_nothing_is_marked(located):
     assert not located.command().failures
     assert_agree(located, standing=ALL)
@@ -169,6 +170,7 @@ def test_a_run_that_was_killed_while_it_filled_a_generation(computed):
     assert_agree(computed, standing=ALL + 7)
 
 
+@pytest.mark.slow
 def test_withdrawn_documents(computed):
     (document,) = studies.ask_sql(computed.path, "select document_id from documents where title = 'Fog'").rows()[0]
     (computed.path.parent / "withdrawn.txt").write_text(document)

@@ -138,6 +138,7 @@ def bring_up(located, listener):
     return session
 
 
+@pytest.mark.slow
 def test_one_run_computes_all_and_leaves_out_what_a_failure_stops(located):
     (located.path.parent / "corpus" / TRADES).write_bytes(b"no Parquet")
     result = bring_up(located, Listener()).result
@@ -207,6 +208,7 @@ def test_the_job_by_hand_can_fit_another_generation(computed):
     assert studies.ask_sql(computed.path, "select max(generation_id) from generations").item() == 2
 
 
+@pytest.mark.slow
 def test_checks_are_evaluated_in_the_run(computed):
     studies.write_extra(computed.path)
     computed.command()
@@ -222,6 +224,7 @@ def test_checks_are_evaluated_in_the_run(computed):
     assert found["influence_scores", None].metadata["partitions"].value == len(QUERY_SETS)
 
 
+@pytest.mark.slow
 def test_a_check_that_fails_is_told(located, standing):
     """Were scores ever wrong under the right version, the check of what stands would say so to whoever looks."""
     studies.copied(standing, located.path.parent)

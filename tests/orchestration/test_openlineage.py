@@ -57,6 +57,7 @@ def brought_up(path, url):
     return session.result, run
 
 
+@pytest.mark.slow
 def test_a_collector_is_told_of_everything_that_was_computed(study, collector):
     result, run = brought_up(study, f"http://127.0.0.1:{collector.server_port}")
     computed = [studies.label(*done).replace("[", "/").rstrip("]") for done in result.computed]
@@ -78,6 +79,7 @@ def test_a_collector_is_told_of_everything_that_was_computed(study, collector):
     assert inputs.keys() == {f"token_sequences/{EXTRA}", "language_model", "eigenbases", f"query_gradients/{FIRST}"}
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_down_holds_nothing_up(study, collector):
     port = collector.server_port
     collector.shutdown()

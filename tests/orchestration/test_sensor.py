@@ -138,12 +138,14 @@ def assert_one_run_mends_it(located):
         assert tick.skip_message.startswith("Nothing changed in ")
 
 
+@pytest.mark.slow
 def test_a_fresh_study_is_one_run(located):
     studies.write_study(located.path.parent, automation={"enabled": True})
     assert_one_run_mends_it(located)
     assert len(located.instance.get_run_ids()) == 1
 
 
+@pytest.mark.slow
 def test_what_is_new_changed_or_gone_is_one_run_each(automatic):
     corpus = automatic.path.parent / "corpus"
     studies.write_extra(automatic.path)
@@ -170,6 +172,7 @@ def test_touched_files_are_no_run(automatic):
     assert not automatic.sense().run_requests
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED])
 def test_while_a_run_is_at_work_no_other_is_asked_for(automatic, status):
     studies.write_extra(automatic.path)
@@ -183,6 +186,7 @@ def test_while_a_run_is_at_work_no_other_is_asked_for(automatic, status):
     assert_one_run_mends_it(automatic)
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_was_killed_does_not_count_as_being_at_work(automatic):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()

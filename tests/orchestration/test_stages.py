@@ -63,6 +63,7 @@ def test_a_file_that_comes_is_measured_in_the_stage_of_the_first_that_is_due(com
     assert by_stage["eigenbases"] == {"outcome": "Nothing was due."}
 
 
+@pytest.mark.slow
 def test_a_new_generation_has_stages_of_its_own(computed):
     assert not computed.command(new_generation=True).failures
     assert steps(computed, dg.DagsterEventType.STEP_SUCCESS) == ["plan", *ASSETS, *AGAIN, "report"]
@@ -88,6 +89,7 @@ def test_a_failure_is_shown_where_it_happened_and_stops_nothing_else(located):
     assert by_stage["eigenbases"]["outcome"] == waiting
 
 
+@pytest.mark.slow
 def test_damage_is_mended_within_the_stage_that_meets_it(computed):
     """The work goes back to earlier stages, the run does not."""
     studies.write_extra(computed.path)
@@ -106,6 +108,7 @@ def test_damage_is_mended_within_the_stage_that_meets_it(computed):
     assert studies.compute(computed.path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [["covariances"], ["report"]])
 def test_some_ops_alone_do_all_work_up_to_theirs(located, chosen):
     """As launched by hand, or again from where a run failed."""
@@ -116,6 +119,7 @@ def test_some_ops_alone_do_all_work_up_to_theirs(located, chosen):
     assert {label.partition("[")[0] for label in computed} == set(ASSETS[: last + 1])
 
 
+@pytest.mark.slow
 def test_the_run_of_the_command_belongs_to_the_code_location(located):
     """So that the UI's timeline and the job's page show it."""
     located.command()

@@ -196,6 +196,7 @@ class TestKill:
         sample.path.write_bytes(states_of["file"])
         return "before" if left == states_of["before"] else "after"
 
+    @pytest.mark.slow
     def test_at_every_step_that_touches_a_file(self, sample, states_of):
         """The steps are those that Python tells of: locking, copying, bringing to the disk, renaming, cleaning up."""
         outcomes, left_behind = [], []
@@ -213,6 +214,7 @@ class TestKill:
         assert set(outcomes) == {"before", "after"}
         assert any(left_behind)
 
+    @pytest.mark.slow
     def test_at_many_times(self, sample, states_of):
         """Which is in the middle of DuckDB's own work, too, of which Python does not tell."""
         with loader(sample, states_of["new"], KILLED_AT_EVENT) as process:
@@ -246,6 +248,7 @@ class TestKill:
 
 
 class TestReaders:
+    @pytest.mark.slow
     def test_one_that_polls_sees_only_complete_states_and_no_error(self, sample):
         """Twenty loads while a process asks as fast as it can; each answer is one load's, the last one the last's."""
         first, second = sample.shard(0), sample.shard(1)
@@ -281,6 +284,7 @@ class TestReaders:
         assert set(answers) == {of_first, of_both}
         assert (answers[0], answers[-1]) == (of_first, of_both)
 
+    @pytest.mark.slow
     def test_threads_that_poll_while_the_same_process_loads(self, sample):
         first, second = sample.shard(0), sample.shard(1)
         sample.load(first)

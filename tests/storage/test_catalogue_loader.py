@@ -343,6 +343,7 @@ def test_a_damaged_catalogue_is_said_and_built_from_empty(sample):
     assert sample.scores() == [1.0, 2.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_any_way_there_comes_to_the_same_as_from_nothing(sample, seed):
     """Shards come, change and go, generations too; every table is then as if it had been loaded at once."""

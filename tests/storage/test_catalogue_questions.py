@@ -97,6 +97,7 @@ def test_what_cannot_be_read_may_hold_anything(sample):
     assert has_holes(sample.path)
 
 
+@pytest.mark.slow
 def test_a_table_that_cannot_be_read_is_named_wherever_the_damage_is(sample):
     """A byte is flipped in every block in turn: each is noticed by a table, or belongs to what opens the file."""
     sample.load(*(sample.shard(number) for number in range(3)))

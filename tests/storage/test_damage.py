@@ -71,6 +71,7 @@ def test_undamaged_it_is_what_was_written(store, place):
     assert list(store.verify()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_flipped_bit_anywhere_is_an_error(store, place, name):
     original = (place / name).read_bytes()

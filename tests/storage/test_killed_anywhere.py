@@ -46,6 +46,7 @@ def is_whole_or_not_held(store):
     return store.holds(KEY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", BEFORE)
 def test_a_writer_killed_anywhere_is_made_good_by_the_next(tmp_path, before):
     stores = killed(tmp_path, before, "write")
@@ -79,6 +80,7 @@ def test_marking_killed_anywhere_marks_or_does_not(tmp_path, before):
         read_everything(store)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["a standing artifact", "a damaged artifact", "a record"])
 def test_a_removal_killed_anywhere_leaves_all_or_nothing(tmp_path, before):
     stores = killed(tmp_path, before, "remove")
@@ -95,6 +97,7 @@ def test_a_removal_killed_anywhere_leaves_all_or_nothing(tmp_path, before):
         assert not (store.root / KEY.asset).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["a standing artifact", "a damaged artifact"])
 def test_a_reduction_killed_anywhere_never_loses_the_lineage(tmp_path, before):
     stores = killed(tmp_path, before, "reduce")

@@ -201,6 +201,7 @@ def test_no_folder_is_left_empty(study):
     assert [path for path in visible if path.is_dir() and not any(path.iterdir())] == []
 
 
+@pytest.mark.slow
 def test_while_somebody_is_at_work_nothing_is_collected(study):
     change(study)
     before = contents(study.parent / "store")

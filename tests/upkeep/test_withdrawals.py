@@ -45,6 +45,7 @@ def test_ids_are_hashes_of_texts(standing):
     assert documents(standing) == EVERY
 
 
+@pytest.mark.slow
 def test_a_withdrawn_document_costs_its_shard_alone(study):
     before = studies.scores(study)
     withdrawn(study, FOG)
@@ -196,6 +197,7 @@ def test_readers_lose_it_whatever_is_wrong_with_the_corpus(study):
     assert studies.ask_sql(study, TOMBSTONES).rows() == [(COAST, document_id(FOG), "asked for by its author")]
 
 
+@pytest.mark.slow
 def test_the_list_may_be_damaged_or_lost_and_the_text_stays_out(study):
     withdrawn(study, FOG)
     studies.compute(study)
@@ -226,6 +228,7 @@ def test_a_withdrawn_document_can_be_used_again_on_purpose(study):
     assert studies.compute(study) == []
 
 
+@pytest.mark.slow
 def test_verify_reports_the_damage_of_either_copy_and_mends_it(study):
     withdrawn(study, FOG)
     studies.compute(study)
