@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from influence_assets.assets import influence_details
 from influence_assets.assets.strongest import Earlier, extremes, strongest_pairs, unchanged
 from influence_assets.capture import details
 from influence_assets.storage.artifacts.manifest import ArtifactKey
@@ -164,7 +165,7 @@ def test_a_shard_that_leaves_without_having_counted_costs_no_pass(many, measured
         opposite = scores.with_columns(-pl.col("influence_nats")).collect()
         studies.rewrite(many, "influence_scores", tables={"influence_scores": opposite}, query_set=FIRST, shard=shard)
     measured.clear()
-    monkeypatch.setattr(details, "_compared", lambda _inputs: [])  # the sketches are not what is tested here
+    monkeypatch.setattr(influence_details, "_compared", lambda _inputs: [])  # the sketches are not what is tested here
     studies.compute(many, until="influence_details")
     found = stored(many)
     assert found.manifest.summary["copied_splits"] == len(pairs(found)) == 4
@@ -212,7 +213,7 @@ def test_nothing_is_taken_from_details_of_other_settings_or_curvature(study, sec
 @pytest.mark.slow
 def test_only_a_few_sketches_are_compared(many, monkeypatch, tmp_path_factory):
     everything = stored(many).manifest.summary["sketch_agreement"]["sequences"]
-    monkeypatch.setattr(details, "COMPARED_SHARDS", 2)
+    monkeypatch.setattr(influence_details, "COMPARED_SHARDS", 2)
     few = from_nothing(many, tmp_path_factory.mktemp("few")).manifest.summary["sketch_agreement"]["sequences"]
     monkeypatch.setattr(details, "COMPARED_SEQUENCES", 5)
     capped = from_nothing(many, tmp_path_factory.mktemp("capped")).manifest.summary["sketch_agreement"]["sequences"]

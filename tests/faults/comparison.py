@@ -187,12 +187,12 @@ def assert_no_orphans(study: Path) -> None:
     needed = with_ancestors(wanted | set(loaded_keys(look.catalogue)), known)
     root = look.store.root
     top = {path.name for path in root.iterdir()}
-    unknown = top - AT_THE_TOP - LISTS - {name.lower() for name in asset_graph()}
+    unknown = top - AT_THE_TOP - LISTS - {asset.name for asset in asset_graph()}
     assert not unknown, f"unknown at the top of the store: {unknown}"
     hidden = {path.name for path in (root / ".cache").iterdir()}
     assert hidden <= {f"{name}{end}" for name in CACHES for end in ("", ".partial")}, hidden
     places = {look.store.place(key) for key in needed}
-    for asset in (root / name for name in top & set(asset_graph())):
+    for asset in (root / name for name in top & {asset.name for asset in asset_graph()}):
         partitions = list(asset.iterdir())
         assert partitions, f"{asset} is empty"
         for partition in partitions:

@@ -101,7 +101,7 @@ def machine(ground: Ground) -> type[RuleBasedStateMachine]:
 
         def observe(self) -> None:
             """What a reader sees is complete, whatever just happened, and what left it is remembered."""
-            listed = StoreList(ground.store).entries().keys()
+            listed = StoreList(comparison.workspace(ground.study).store.backend).entries().keys()
             self.withdrawn = {number for number, document_id in enumerate(IDS) if document_id in listed}
             catalogue = comparison.workspace(ground.study).catalogue
             try:
