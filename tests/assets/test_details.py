@@ -215,7 +215,7 @@ def test_only_a_few_sketches_are_compared(many, monkeypatch, tmp_path_factory):
     everything = stored(many).manifest.summary["sketch_agreement"]["sequences"]
     monkeypatch.setattr(influence_details, "COMPARED_SHARDS", 2)
     few = from_nothing(many, tmp_path_factory.mktemp("few")).manifest.summary["sketch_agreement"]["sequences"]
-    monkeypatch.setattr(details, "COMPARED_SEQUENCES", 5)
+    monkeypatch.setattr(influence_details, "COMPARED_SEQUENCES", 5)
     capped = from_nothing(many, tmp_path_factory.mktemp("capped")).manifest.summary["sketch_agreement"]["sequences"]
     assert everything > few > capped == 5
 
