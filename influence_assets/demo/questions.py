@@ -82,10 +82,10 @@ def find_questions(manual: Mapping[str, str] = topics) -> list[Question]:
     questions = []
     for article, opening, continuation in SENTENCES:
         sentence = re.compile(f"({_any_spacing(opening)})({_any_spacing(' ' + continuation)})")
-        found = sentence.search(manual.get(article, ""))
-        if found:
+        match = sentence.search(manual.get(article, ""))
+        if match:
             articles = tuple(sorted(name for name, text in manual.items() if sentence.search(text)))
-            questions.append(Question(article, found[1], found[2], article, articles))
+            questions.append(Question(article, match[1], match[2], article, articles))
     if len(questions) < FEWEST_QUESTIONS:
         raise InputError(
             "pydoc_data.topics",

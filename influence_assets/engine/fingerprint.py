@@ -24,15 +24,15 @@ def sources(workspace: Workspace) -> Mapping[str, Mapping[str, str]]:
     """
     source_files = {name: _version(workspace, shard) for name, shard in workspace.shards.items()}
     query_files = {name: workspace.query_hash(file) for name, file in workspace.query_sets.items()}
-    found = {
+    contents = {
         "source_files": source_files,
         "corpus": {WHOLE: _digest(source_files)},
         "query_files": query_files,
         "questions": {WHOLE: _digest(query_files)},
     }
     if workspace.study.model.train is None:
-        found["model_files"] = {WHOLE: "-".join(workspace.model_file_hashes)}
-    return found
+        contents["model_files"] = {WHOLE: "-".join(workspace.model_file_hashes)}
+    return contents
 
 
 def fingerprint(workspace: Workspace) -> str:
@@ -41,13 +41,13 @@ def fingerprint(workspace: Workspace) -> str:
     Raises:
         InputError: as for `sources`.
     """
-    said = [
+    parts = [
         sources(workspace),
         sorted(workspace.withdrawn.entries),
         workspace.study.model_dump(mode="json", exclude={"automation", "lineage"}),
         [asset.code_version for asset in workspace.graph],
     ]
-    return _digest(said)
+    return _digest(parts)
 
 
 def _version(workspace: Workspace, shard: Shard) -> str:

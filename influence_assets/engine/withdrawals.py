@@ -88,17 +88,17 @@ class Withdrawn:
     @cached_property
     def _found(self) -> dict[str, dict[str, Any]]:
         """What is withdrawn of each shard."""
-        said = json.dumps([self._corpus.text_column, sorted(self.entries)])
-        listed = hashlib.sha256(said.encode()).hexdigest()
+        described = json.dumps([self._corpus.text_column, sorted(self.entries)])
+        listed = hashlib.sha256(described.encode()).hexdigest()
         remembered = _read_index(self._index_path, listed)
-        shards, found = self._shards(), {}
+        shards, entries = self._shards(), {}
         for name, shard in shards.items():
             known = remembered.get(shard.content_hash)
-            found[name] = self._look(shard) if known is None else known
-        index = {shards[name].content_hash: entry for name, entry in found.items() if entry["is_read"]}
+            entries[name] = self._look(shard) if known is None else known
+        index = {shards[name].content_hash: entry for name, entry in entries.items() if entry["is_read"]}
         if index != remembered:
             replace_cache(self._index_path, {"listed": listed, "found": index})
-        return found
+        return entries
 
     def _look(self, shard: Shard) -> dict[str, Any]:
         ids = self._ids(shard)

@@ -23,7 +23,7 @@ from influence_assets.study import Study
 
 CATALOGUE = "influence.duckdb"
 
-_ASKED = {
+_QUERIES = {
     "unlisted_documents": "select shard_id, document_id from documents where shard_id not in (select unnest($shards))",
     "generations": "select generation_id from generations",
 }
@@ -76,9 +76,9 @@ class Workspace:
     @cached_property
     def listed(self) -> dict[str, Shard]:
         """The corpus's files by shard, each with the hash of its content, in the order of their names."""
-        found = {shard.shard_id: shard for shard in list_shards(self.study.corpus, self._digests)}
+        shards = {shard.shard_id: shard for shard in list_shards(self.study.corpus, self._digests)}
         self._digests.save()
-        return found
+        return shards
 
     @cached_property
     def withdrawn(self) -> Withdrawn:
@@ -140,12 +140,12 @@ class Workspace:
             self._catalogue_seen = seen, standing_content_version(self.catalogue)
         return self._catalogue_seen[1]
 
-    def _published(self, asked: str, **values: object) -> list[tuple[Any, ...]] | None:
+    def _published(self, name: str, **values: object) -> list[tuple[Any, ...]] | None:
         """Rows of the catalogue that stands; None where there is none, or none that can be read."""
         if self.catalogue_version() is None:
             return None
         try:
-            return query(self.catalogue, _ASKED[asked], values).rows()
+            return query(self.catalogue, _QUERIES[name], values).rows()
         except StorageError:
             return None
 

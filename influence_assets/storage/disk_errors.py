@@ -1,4 +1,4 @@
-"""What the disk refuses while an artifact is written, said so that a person can mend it."""
+"""What the disk refuses while an artifact is written, put so that a person can mend it."""
 
 import errno
 import os
@@ -72,8 +72,8 @@ def _system_error_number(error: Exception) -> int | None:
         return None
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    found = _NUMBER_IN_TEXT.search(str(error))
-    return None if found is None else int(found[1] or found[2])
+    match = _NUMBER_IN_TEXT.search(str(error))
+    return None if match is None else int(match[1] or match[2])
 
 
 def _refusal(problem: str, folder: object, number: int) -> StorageError:

@@ -97,7 +97,7 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False, spare_van
         InputError: the corpus cannot be listed.
         StorageError: somebody is at work in the store.
     """
-    store, found = workspace.store, Collected()
+    store, collected = workspace.store, Collected()
     with store.exclusive_lock():
         if not dry_run:
             store.remove_abandoned_drafts()
@@ -106,46 +106,46 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False, spare_van
         published = set(loaded_keys(workspace.catalogue))
         needed = _with_ancestors(wanted | published, manifests)
         unclean = tainted(workspace, manifests, spare_vanished=spare_vanished) - wanted
-        found.kept_back = sorted(unclean & published, key=str)
+        collected.kept_back = sorted(unclean & published, key=str)
         unclean -= published
         unclean |= {key for key in manifests.keys() - wanted if store.is_damaged(key)}
         superseded = _superseded(manifests.keys() - needed - unclean, manifests, keep)
-        found.reduced = sorted((key for key in unclean & needed if store.has_content(key)), key=str)
-        found.removed = sorted((unclean - needed) | superseded, key=str)
+        collected.reduced = sorted((key for key in unclean & needed if store.has_content(key)), key=str)
+        collected.removed = sorted((unclean - needed) | superseded, key=str)
         if dry_run:
-            found.bytes = sum(manifests[key].bytes for key in [*found.reduced, *found.removed])
-            return found
+            collected.bytes = sum(manifests[key].bytes for key in [*collected.reduced, *collected.removed])
+            return collected
         remember_last_generation(workspace)
-        found.bytes = sum(store.reduce_to_record(key) for key in found.reduced)
-        found.bytes += sum(store.remove(key) for key in found.removed)
-        found.bytes += store.remove_unreadable()
+        collected.bytes = sum(store.reduce_to_record(key) for key in collected.reduced)
+        collected.bytes += sum(store.remove(key) for key in collected.removed)
+        collected.bytes += store.remove_unreadable()
         store.remove_empty_folders()
         remove_abandoned_load(workspace.catalogue)
         if has_holes(workspace.catalogue):
             load_catalogue(workspace.catalogue, published_content(workspace), store, anew=True)
-            found.catalogue_rebuilt = True
-    return found
+            collected.catalogue_rebuilt = True
+    return collected
 
 
 def _asked_for(workspace: Workspace) -> set[ArtifactKey]:
     """All that the study asks for, there or not, in the published generation and in one that is being filled."""
-    asked = set()
+    wanted = set()
     for choice in ("published", "newest"):
         versions = Versions(workspace, choice)
         keys = (versions.key(state.asset, p.partition) for state in plan(versions) for p in state.partitions)
-        asked |= {key for key in keys if key is not None}
-    return asked
+        wanted |= {key for key in keys if key is not None}
+    return wanted
 
 
 def _with_ancestors(keys: Iterable[ArtifactKey], manifests: Manifests) -> set[ArtifactKey]:
-    found: set[ArtifactKey] = set()
+    reached: set[ArtifactKey] = set()
     unseen = set(keys)
     while unseen:
         key = unseen.pop()
-        if key not in found:
-            found.add(key)
+        if key not in reached:
+            reached.add(key)
             unseen |= set(manifests[key].inputs) if key in manifests else set()
-    return found
+    return reached
 
 
 def tainted(workspace: Workspace, manifests: Manifests, *, spare_vanished: bool = False) -> set[ArtifactKey]:

@@ -35,16 +35,16 @@ def verify(workspace: Workspace, progress: Callable[[int, int], object]) -> list
 
     What is found is told in any case; the mark needs a store that can be written.
     """
-    store, found = workspace.store, []
+    store, troubles = workspace.store, []
     with store.shared_lock():
         for damage in store.verify(progress):
             is_mended = store.mark_damaged(damage.folder, damage.files, damage.problem)
             what = str(damage.key) if damage.key is not None else "an artifact whose manifest cannot be read"
             problem = f"{_named(damage.files)}{damage.problem}"
-            found.append(Trouble(what, str(damage.folder), problem, MENDED if is_mended else REMEDY))
-        found += _lists(workspace)
-        found += _catalogue(workspace)
-    return found
+            troubles.append(Trouble(what, str(damage.folder), problem, MENDED if is_mended else REMEDY))
+        troubles += _lists(workspace)
+        troubles += _catalogue(workspace)
+    return troubles
 
 
 def _named(files: Sequence[str]) -> str:
@@ -86,5 +86,6 @@ def _catalogue(workspace: Workspace) -> list[Trouble]:
     except (StorageError, InputError) as error:
         return [Trouble("the catalogue", str(workspace.catalogue), str(error), remedy)]
     return [
-        Trouble(f"the catalogue's table {t}", str(workspace.catalogue), said, remedy) for t, said in problems.items()
+        Trouble(f"the catalogue's table {t}", str(workspace.catalogue), problem, remedy)
+        for t, problem in problems.items()
     ]

@@ -49,8 +49,8 @@ class CatalogueContent:
         numbers = sorted({key.materialization_id for key in self.artifacts})
         # Without their dates: those are remembered, not asked for, and must not make a catalogue another one.
         tombstones = digest(self.tombstones, pl.Schema({name: TOMBSTONES[name] for name in _ASKED_FOR}))
-        said = [self.study, schema_version(), self.current_generation, numbers, tombstones]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+        parts = [self.study, schema_version(), self.current_generation, numbers, tombstones]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     @cached_property
     def standing(self) -> "Standing":

@@ -169,8 +169,8 @@ def _replace(connection: duckdb.DuckDBPyConnection, table: str, rows: pl.DataFra
 def _describe(connection: duckdb.DuckDBPyConnection, content: CatalogueContent, *, has_new_holes: bool) -> None:
     """Say what the file now holds."""
     had_holes = connection.execute("select coalesce(bool_or(has_holes), false) from catalogue").fetchall()[0][0]
-    said = {"study": content.study, "has_holes": bool(had_holes) or has_new_holes, **vars(content.standing)}
-    _replace(connection, "catalogue", pl.DataFrame([said]))
+    described = {"study": content.study, "has_holes": bool(had_holes) or has_new_holes, **vars(content.standing)}
+    _replace(connection, "catalogue", pl.DataFrame([described]))
 
 
 def _change(connection: duckdb.DuckDBPyConnection, name: str, **bound: object) -> None:

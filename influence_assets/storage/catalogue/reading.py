@@ -136,10 +136,10 @@ def has_holes(path: Path) -> bool:
         return False
     try:
         with _reader(path) as connection:
-            found = connection.execute("select has_holes from catalogue").fetchall()
+            rows = connection.execute("select has_holes from catalogue").fetchall()
     except (StorageError, duckdb.Error):
         return True  # whatever is in it
-    return found != [(False,)]
+    return rows != [(False,)]
 
 
 def damaged_tables(path: Path) -> dict[str, str]:
@@ -174,10 +174,10 @@ def standing_of(path: Path) -> Standing | None:
     sql = "select schema_version, content_version, states_version from catalogue"
     try:
         with _reader(path) as connection:
-            found = connection.execute(sql).fetchall()
+            rows = connection.execute(sql).fetchall()
     except (StorageError, duckdb.Error):
         return None
-    return Standing(*found[0]) if len(found) == 1 else None
+    return Standing(*rows[0]) if len(rows) == 1 else None
 
 
 def tells_of_damage(error: Exception) -> bool:

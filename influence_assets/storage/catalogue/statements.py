@@ -111,12 +111,12 @@ def _read(path: Path) -> Statement:
     for line in sql.splitlines():
         if not line.startswith("-- "):
             break
-        said = line.removeprefix("-- ")
-        if said.startswith("grain: "):
-            grain = said.removeprefix("grain: ").strip("()")
-        elif said.startswith("$"):
-            name, meaning = said.removeprefix("$").split(": ", 1)
+        text = line.removeprefix("-- ")
+        if text.startswith("grain: "):
+            grain = text.removeprefix("grain: ").strip("()")
+        elif text.startswith("$"):
+            name, meaning = text.removeprefix("$").split(": ", 1)
             parameters[name] = meaning
         else:
-            purpose.append(said)
+            purpose.append(text)
     return Statement(path.stem, sql, " ".join(purpose), grain, MappingProxyType(parameters))
