@@ -1,4 +1,4 @@
-"""Everything outside the store that decides what is outstanding, in one short text."""
+"""A hash of all outside the store that decides what is outstanding: while it stays, the sensor looks no further."""
 
 import hashlib
 import json
@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from influence_assets.corpus.slices import Shard
+from influence_assets.engine.versions import Versions
 from influence_assets.engine.workspace import Workspace
+from influence_assets.storage.catalogue.statements import schema_version
 
 WHOLE = ""
 """In the place of a partition's key, of a source that has no partitions."""
@@ -36,16 +38,24 @@ def sources(workspace: Workspace) -> Mapping[str, Mapping[str, str]]:
 
 
 def fingerprint(workspace: Workspace) -> str:
-    """A hash of the sources, the withdrawn documents, the study and the code.
+    """Return a hash of all that enters data versions and is not in the store: sources, withdrawals, study and code.
 
     Raises:
         InputError: as for `sources`.
     """
+    versions = Versions(workspace)
     parts = [
         sources(workspace),
         sorted(workspace.withdrawn.entries),
         workspace.study.model_dump(mode="json", exclude={"automation", "lineage"}),
-        [asset.code_version for asset in workspace.graph],
+        # What the assets themselves put into their versions: among it versions of parts, such as a method's.
+        [[asset.name, asset.code_version, versions.settings(asset)] for asset in workspace.graph],
+        [
+            dict(asset.source_content(workspace, partition))
+            for asset in workspace.graph
+            for partition in versions.partitions(asset)
+        ],
+        schema_version(),
     ]
     return _digest(parts)
 
