@@ -83,6 +83,11 @@ def _cost(sizes: Any, _partition: Partition) -> Cost:
     return Cost(bytes=sizes.gradient_bytes)
 
 
+def _operations(sizes: Any, partition: Partition, _names: frozenset[str]) -> float:
+    rotated = sizes.fitted_sequences(str(partition.shard)) * sizes.shape.rotated_gradients()
+    return float(rotated + sum(layer.drift() for layer in sizes.shape.layers))
+
+
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
     return {"in_short": f"Measured on {artifact.manifest.summary['counted_sequences']:,} sequences."}
 
@@ -104,6 +109,7 @@ ASSET = AssetDefinition(
     measures=Measurement(
         shared_pass=SHARD_PASS,
         join=_join,
+        operations=_operations,
         fits=True,
         joins=lambda study: study.curvature.fit_sequences is None,  # or fewer sequences are fitted than are scored
     ),

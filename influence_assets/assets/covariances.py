@@ -90,6 +90,10 @@ def _cost(sizes: Any, _partition: Partition) -> Cost:
     return Cost(bytes=sizes.factor_bytes)
 
 
+def _operations(sizes: Any, partition: Partition, _names: frozenset[str]) -> float:
+    return float(sizes.fitted_sequences(str(partition.shard)) * sizes.shape.covariances())
+
+
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
     figures = artifact.manifest.summary
     fitted, sequences = figures["fitted_sequences"], figures["training_sequences"]
@@ -113,6 +117,7 @@ ASSET = AssetDefinition(
     measures=Measurement(
         shared_pass=SHARD_PASS,
         join=_join,
+        operations=_operations,
         fits=True,
         joins=lambda study: study.curvature.fit_sequences is None,  # or fewer sequences are fitted than are scored
     ),

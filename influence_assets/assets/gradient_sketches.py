@@ -114,6 +114,15 @@ def _cost(sizes: Any, partition: Partition) -> Cost:
     return Cost(bytes=sizes.sequences(str(partition.shard)) * (coordinates / 8 + 4))
 
 
+def _operations(sizes: Any, partition: Partition, names: frozenset[str]) -> float:
+    shape, sequences = sizes.shape, sizes.sequences(str(partition.shard))
+    probes = min(PROBES, sequences)
+    own = probes * (shape.passes() + shape.rotated_gradients()) + sequences * shape.contractions(probes)
+    # Of labels from the training data the corrected eigenvalues have rotated the same gradients.
+    are_rotated = "corrected_eigenvalues" in names and sizes.study.curvature.fisher == "empirical"
+    return float(own + (0 if are_rotated else sequences * shape.rotated_gradients()))
+
+
 def _memory(sizes: Any) -> int:
     held = sizes.factor_bytes + (2 + PROBES) * sizes.gradient_bytes
     return int(sizes.pass_memory(held, shares_pass=True))
@@ -142,7 +151,7 @@ ASSET = AssetDefinition(
     settings=lambda study: {"dtype": study.model.dtype, "coordinates": study.sketches.coordinates},
     compute=_compute,
     holds_text=True,
-    measures=Measurement(shared_pass=SHARD_PASS, join=_join),
+    measures=Measurement(shared_pass=SHARD_PASS, join=_join, operations=_operations),
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
     shown=_shown,

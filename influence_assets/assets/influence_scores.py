@@ -126,6 +126,13 @@ def _cost(sizes: Any, partition: Partition) -> Cost:
     return Cost(bytes=sizes.sequences(str(partition.shard)) * sizes.scored_queries(partition.query_set) * BYTES_A_SCORE)
 
 
+def _operations(sizes: Any, partition: Partition, names: frozenset[str]) -> float:
+    queries, sequences = sizes.scored_queries(partition.query_set), sizes.sequences(str(partition.shard))
+    if "gradient_sketches" in names:  # the sequences' gradients are there, and rotated
+        return float(sequences * sizes.shape.contractions(queries))
+    return float(sizes.shape.scores(queries, sequences))
+
+
 def _memory(sizes: Any) -> int:
     held = sizes.factor_bytes + sizes.most_scored_queries * sizes.gradient_bytes
     return int(sizes.pass_memory(held, shares_pass=True))
@@ -156,7 +163,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     holds_text=True,
     is_published=True,
-    measures=Measurement(shared_pass=SHARD_PASS, join=_join, held=("query_gradients",)),
+    measures=Measurement(shared_pass=SHARD_PASS, join=_join, operations=_operations, held=("query_gradients",)),
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
     checks=EachOf(

@@ -93,24 +93,15 @@ def operations(sizes: Any, shard: str, members: Sequence[tuple[AssetDefinition, 
         shard: the shard.
         members: the partitions.
     """
-    shape = sizes.shape
-    names = {asset.name for asset, _ in members}
-    query_counts = [sizes.scored_queries(p.query_set) for asset, p in members if asset.name == "influence_scores"]
-    corrects, sketches = "corrected_eigenvalues" in names, "gradient_sketches" in names
-    fits, attributes = corrects or "covariances" in names, sketches or bool(query_counts)
+    names = frozenset(asset.name for asset, _ in members)
+    joined = [(asset.measures, partition) for asset, partition in members if asset.measures is not None]
+    fits = any(measures.fits for measures, _ in joined)
+    attributes = not all(measures.fits for measures, _ in joined)
     sequences = sizes.sequences(shard) if attributes else sizes.fitted_sequences(shard)
-    is_shared = fits and attributes and sizes.study.curvature.fisher == "empirical"
-    total = float(sequences * shape.passes(1 if is_shared else fits + attributes))
-    if "covariances" in names:
-        total += sequences * shape.covariances()
-    if corrects:
-        total += sequences * shape.rotated_gradients() + sum(layer.drift() for layer in shape.layers)
-    if sketches:
-        probes = min(PROBES, sequences)
-        total += probes * (shape.passes() + shape.rotated_gradients()) + sequences * shape.contractions(probes)
-        total += 0 if is_shared and corrects else sequences * shape.rotated_gradients()
-        return float(total + sequences * shape.contractions(sum(query_counts)))
-    return total + float(sum(shape.scores(queries, sequences) for queries in query_counts))
+    # Sampled labels and those of the training data go back through the model one after the other.
+    backwards = 1 if sizes.study.curvature.fisher == "empirical" else fits + attributes
+    own = sum(measures.operations(sizes, partition, names) for measures, partition in joined)
+    return float(sequences * sizes.shape.passes(backwards) + own)
 
 
 SHARD_PASS = SharedPass(

@@ -128,6 +128,8 @@ class Measurement:
         fits: whether it feeds the curvature, and so is measured apart while a generation is being fitted.
         joins: whether it can take part, under a study's settings.
         held: assets among its inputs that the pass holds in memory.
+        operations: counts what computing a partition takes beside the pass itself, given a study's sizes
+            (`assets.study_sizes.StudySizes`), the partition, and the names of all assets that take part in the pass.
     """
 
     shared_pass: SharedPass
@@ -135,6 +137,7 @@ class Measurement:
     fits: bool = False
     joins: Callable[[Study], bool] = lambda _study: True
     held: tuple[str, ...] = ()
+    operations: Callable[[Any, Partition, frozenset[str]], float] = lambda _sizes, _partition, _names: 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
