@@ -19,7 +19,7 @@ def put(folder, names):
 
 def test_files_of_all_suffixes_are_found_recursively_and_sorted(tmp_path):
     kept = ["b.txt", "a/z.jsonl.gz", "a/b/c.parquet", "m.md.zst", "q.jsonl", "t.txt.gz", "j.jsonl.zst", "a.b.md"]
-    put(tmp_path, [*kept, "note.csv", "p.parquet.gz", "x.json", "Makefile", ".hidden.txt", ".git/a.txt", "a/.x/b.txt"])
+    put(tmp_path, [*kept, "note.xyz", "p.parquet.gz", "x.json", "Makefile", ".hidden.txt", ".git/a.txt", "a/.x/b.txt"])
     assert [file.name for file in list_source_files(str(tmp_path))] == sorted(kept)
     file = next(file for file in list_source_files(str(tmp_path)) if file.name == "a/z.jsonl.gz")
     assert file == SourceFile("a/z.jsonl.gz", str(tmp_path / "a/z.jsonl.gz"), len("a/z.jsonl.gz"))
@@ -171,11 +171,11 @@ def test_the_longest_name(tmp_path):
 def test_a_folder_that_is_missing_or_has_nothing_to_read(tmp_path):
     with pytest.raises(InputError, match=r"absent: no such folder.*corpus\.path"):
         list_source_files(str(tmp_path / "absent"))
-    put(tmp_path, ["a.csv"])
+    put(tmp_path, ["a.xyz"])
     with pytest.raises(InputError, match="holds no readable file"):
         list_source_files(str(tmp_path))
     with pytest.raises(InputError, match="is a file, not a folder"):
-        list_source_files(str(tmp_path / "a.csv"))
+        list_source_files(str(tmp_path / "a.xyz"))
     with pytest.raises(InputError, match="cannot be opened"):
         list_source_files("nosuchprotocol://bucket/folder")
 

@@ -22,6 +22,12 @@ ASSETS = ["documents", "token_sequences", "covariances", "corrected_eigenvalues"
 """All of one shard, so that one run computes them; the last two could run at once, were they not heavy."""
 
 
+def wherever_it_lies(artifact):
+    """The values of an artifact but for the folder of its study."""
+    values = values_of(artifact)
+    return {name: held.drop("path") if name == "shards.parquet" else held for name, held in values.items()}
+
+
 @pytest.mark.slow
 def test_two_processes_at_a_time_compute_what_one_computes(standing, tmp_path):
     """Each shard in a run of `dagster asset materialize`, with a process for each step; both runs side by side."""
@@ -48,7 +54,7 @@ def test_two_processes_at_a_time_compute_what_one_computes(standing, tmp_path):
         for shard in SHARDS:
             one, other = (studies.artifact(path, asset, shard=shard) for path in (standing, study))
             assert one.key == other.key
-            assert_same_values(values_of(other), values_of(one))
+            assert_same_values(wherever_it_lies(other), wherever_it_lies(one))
     assert not {name.partition("[")[0] for name in studies.compute(study)} & set(ASSETS)
     assert_same_scores(studies.scores(study), studies.scores(standing))
 
