@@ -176,7 +176,7 @@ class Draft:
             arrays=self._arrays,
             files=written,
             summary=self._summary,
-            libraries=library_versions(),
+            libraries=dict(library_versions()),
             **described,
         )
         path = self.folder_path / MANIFEST

@@ -9,8 +9,10 @@ one file, one after the other.
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Literal
 
@@ -185,8 +187,9 @@ def salvaged(content: bytes) -> Manifest:
     raise ValueError("no copy is as it was written")
 
 
-def library_versions() -> dict[str, str]:
-    """Return the installed versions of what decides an artifact's content, without importing it."""
+@cache
+def library_versions() -> Mapping[str, str]:
+    """Return the versions, when this process began, of what decides an artifact's content, without importing it."""
     versions = {}
     for name in _LIBRARIES:
         with suppress(PackageNotFoundError):
