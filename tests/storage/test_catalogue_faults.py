@@ -137,7 +137,7 @@ class TestRefusal:
         said, _ = process.communicate()
         assert process.returncode == 0
         assert "cannot be written" in said
-        assert "What was published still stands" in said
+        assert "The published catalogue is unchanged" in said
 
     @pytest.mark.parametrize(("megabytes", "refused"), [(4, "copy"), (8, "commit"), (20, "checkpoint")])
     def test_a_full_disk(self, sample, small_disk, megabytes, refused):
