@@ -62,7 +62,7 @@ def build_bring_up_job(study: Study, resources: Mapping[str, dg.ResourceDefiniti
 
 
 def _new_generation(study: Study) -> dg.GraphDefinition:
-    """The stages in which a new generation is filled, skipped if there is none."""
+    """Return the stages in which a new generation is filled, skipped if there is none."""
     assets = asset_graph().assets
     first = next((place for place, asset in enumerate(assets) if asset.begins_generation), 0)
     stages = [(asset.name, _stage(study, asset, is_new_generation=True)) for asset in assets[first:]]
@@ -124,7 +124,7 @@ def _report(study: Study) -> dg.OpDefinition:
         result = session.result
         if result.failures:
             names = ", ".join(f"{failure.asset.name} {failure.partition.key or ''}" for failure in result.failures)
-            raise dg.Failure(f"Not computed: {names}. What stood before still stands. Left out: {result.left_out}.")
+            raise dg.Failure(f"Not computed: {names}. Earlier results are unchanged. Left out: {result.left_out}.")
         yield dg.Output(None, "done")
 
     description = "Reports what the run did. Fails if a partition could not be computed, and names it."
