@@ -1,7 +1,7 @@
-"""One asset a file, each under the name `ASSET`; beside them what several share.
+"""The assets, one in each file under the name `ASSET`, and modules that several of them share.
 
-A file holds all that is particular to its asset: its definition, its computation, its checks, its cost, and what a
-person is shown.
+A file holds everything that is particular to its asset: its definition, its computation, its checks, its cost, and what
+the UI shows.
 """
 
 from functools import lru_cache
@@ -16,13 +16,13 @@ from influence_assets.storage.catalogue.statements import use_folders
 from influence_assets.study import Study
 
 GROUPS = ("corpus", "model", "curvature", "queries", "attribution")
-"""Groups in the order in which people read them; those of extensions follow, and the catalogue comes last."""
+"""Groups in reading order; those of extensions follow, and the catalogue comes last."""
 
 
 def asset_graph() -> AssetGraph:
     """Return the graph of all assets: the package's own, those of extension folders, and installed ones.
 
-    The catalogue has the tables of these assets from now on.
+    From now on, the catalogue has the tables of these assets.
 
     Raises:
         InputError: an asset's file cannot be imported, or the assets do not fit together.
@@ -33,13 +33,13 @@ def asset_graph() -> AssetGraph:
 
 
 def open_workspace(study: Study) -> Workspace:
-    """Return a fresh look at a study's files and its store.
+    """Return a new view of a study's files and its store.
 
     Raises:
-        InputError: the store cannot be written, or is another study's; or the study names a method that does not exist.
+        InputError: the store cannot be written, or belongs to another study; or the study names an unknown method.
         StorageError: the store was written by another version.
     """
-    methods_of(study)  # a study that names what does not exist is refused at once
+    methods_of(study)  # raises now if the study names an unknown method
     return Workspace(study, asset_graph)
 
 

@@ -42,7 +42,7 @@ def _record(
     totals: "Mapping[str, SecondMoment[Tensor]]",
     covariances_of: "Callable[[str], Covariances]",
 ) -> None:
-    """Write the totals, and the shard's drift: as one short array, so that it is cheap to add up over shards."""
+    """Write the totals, and the shard's drift as one short array, which is cheap to add up over shards."""
     from influence_assets.layouts.drift import drift_statistics, packed
     from influence_assets.layouts.factors import write_corrections
 
@@ -70,7 +70,7 @@ def _join(work: Work, context: PassContext) -> Joined:
 
 
 def eigenvalues_are_finite_and_not_negative(artifact: Artifact, _open: Opener) -> Finding:
-    """Find the smallest Λ: each is a mean of squares."""
+    """Find the smallest entry of Λ, which must not be negative because it is a mean of squares."""
     smallest = min(
         float(np.nan_to_num(artifact.array(name), nan=-np.inf, posinf=-np.inf).min())
         for name in artifact.array_names()

@@ -59,17 +59,17 @@ def _join(work: Work, context: PassContext) -> Joined:
 
     def record() -> None:
         totals = measured.totals(context.runner)
-        context.results["covariances"] = totals  # for what reads them, and is computed by the same pass
+        context.results["covariances"] = totals  # for assets that read them and are computed by the same pass
         _record(work, context.runner, context.sequences, len(context.sequences), totals)
 
     return Joined(measured, record)
 
 
 def factors_are_finite_and_symmetric(artifact: Artifact, _open: Opener) -> Finding:
-    """Measure asymmetry, and how far entries exceed what the diagonal allows.
+    """Measure asymmetry, and by how much entries exceed what the diagonal allows.
 
-    |a_ij| ≤ √(a_ii a_jj) holds for every positive semi-definite matrix. The eigenvalues themselves are checked once a
-    generation, where they are computed anyway.
+    |a_ij| ≤ √(a_ii a_jj) holds for every positive semi-definite matrix. The eigenvalues themselves are checked once per
+    generation, when they are computed anyway.
     """
     worst = {"asymmetry": 0.0, "excess_over_the_diagonal": 0.0}
     finite = True

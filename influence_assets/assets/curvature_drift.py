@@ -14,7 +14,7 @@ from influence_assets.engine.shown import Shown
 from influence_assets.storage.artifacts import Artifact
 
 MEASURES = ("A", "S", "eigenvalues")
-"""What drifts, as the tables name it."""
+"""The statistics whose drift is measured, as the tables name them."""
 
 LAYER_DRIFT_SCHEMA = pl.Schema(
     {
@@ -31,14 +31,14 @@ SHARD_DRIFT_SCHEMA = pl.Schema({"shard_id": pl.String, "fitted": pl.Boolean, "me
 
 
 def _compute(work: Work) -> None:
-    """Merge one short array a shard, never their covariances, in the order of the shards' names."""
+    """Merge the drift of all shards in the order of their names; reads one short array each, not the covariances."""
     from influence_assets.layouts.drift import merged_drift
 
     frozen, curvature = work.open("eigenbases"), work.open("curvature")
     shards = work.open_all("corrected_eigenvalues")
     fitted = _fitted(shards, frozen)
     drift = merged_drift(shards, frozen, curvature, work.progress)
-    if drift is None:  # every document was withdrawn: nothing is left that could have moved
+    if drift is None:  # every document was withdrawn, so no shard is left to compare
         work.draft.table("layer_drift", pl.DataFrame(schema=LAYER_DRIFT_SCHEMA))
         work.draft.table("shard_drift", pl.DataFrame(schema=SHARD_DRIFT_SCHEMA))
         work.draft.summarise(generation_id=frozen.manifest.summary["generation_id"], exceeds=False, shards=0)
@@ -54,7 +54,7 @@ def _compute(work: Work) -> None:
 
 
 def _fitted(shards: Sequence[Artifact], frozen: Artifact) -> list[bool]:
-    """Whether each shard's covariances are among those that the generation was fitted on."""
+    """Return whether each shard's covariances are among those that the generation was fitted on."""
     versions: Mapping[str, str] = frozen.manifest.summary["fitted_shards"]
     are_fitted = []
     for shard in shards:
@@ -64,7 +64,7 @@ def _fitted(shards: Sequence[Artifact], frozen: Artifact) -> list[bool]:
 
 
 def _layer_rows(work: Work, modules: list[str], drifts: np.ndarray) -> pl.DataFrame:
-    """One row for each layer and measure of [layer, measure]."""
+    """Return a frame with one row for each layer and measure in [layer, measure]."""
     return pl.DataFrame(
         {
             "module_name": np.repeat(modules, len(MEASURES)),
@@ -76,7 +76,7 @@ def _layer_rows(work: Work, modules: list[str], drifts: np.ndarray) -> pl.DataFr
 
 
 def _shard_rows(shards: Sequence[Artifact], fitted: list[bool], drifts: np.ndarray) -> pl.DataFrame:
-    """One row for each shard and measure: the median over layers of [layer, measure, shard]."""
+    """Return a frame with one row for each shard and measure: the median over layers of [layer, measure, shard]."""
     return pl.DataFrame(
         {
             "shard_id": np.repeat([str(shard.key.partition) for shard in shards], len(MEASURES)),
@@ -89,7 +89,7 @@ def _shard_rows(shards: Sequence[Artifact], fitted: list[bool], drifts: np.ndarr
 
 
 def _summary(layers: pl.DataFrame, fitted: list[bool]) -> dict[str, Any]:
-    """What a person, and the plan of the next generation, reads first."""
+    """Return the summary for people and for the plan of the next generation."""
     worst = layers.sort("drift", descending=True, maintain_order=True).row(0, named=True)
     return {
         "generation_id": worst["generation_id"],
@@ -105,7 +105,7 @@ def _summary(layers: pl.DataFrame, fitted: list[bool]) -> dict[str, Any]:
 
 
 def drift_is_below_the_threshold(artifact: Artifact, _open: Opener) -> Finding:
-    """Find the layer and measure that have moved furthest."""
+    """Find the layer and measure with the largest drift."""
     worst = artifact.table("layer_drift").sort("drift", descending=True, maintain_order=True).head(1).collect()
     layer = worst.row(0, named=True)
     passed = layer["drift"] <= layer["threshold"]

@@ -25,7 +25,7 @@ def _settings(study: Study) -> Mapping[str, Any]:
 def _source_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
     shard = workspace.shard(str(partition.shard))
     source_format = format_of(shard.file.name)
-    # A slice's rows keep their numbers in the whole file, which can move without its own bytes changing.
+    # Row numbers count from the file's beginning, so they can change although the slice's own bytes do not.
     return {
         "content": [shard.content_hash, shard.first_row],
         "withdrawn": sorted(workspace.withdrawn.of(shard)),
@@ -68,7 +68,7 @@ def _cost(sizes: Any, partition: Partition) -> Cost:
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
-    # No text and no title: what a UI is told is kept for ever, and a document may be withdrawn.
+    # No text and no title: Dagster keeps what is reported to it forever, and a document may be withdrawn.
     columns, figures = ("document_id", "source", "licence", "characters"), artifact.manifest.summary
     left_out = figures["duplicate_documents"] + figures["withdrawn_documents"]
     return {

@@ -1,4 +1,4 @@
-"""The asset `eigenbases`: a numbered generation, the frozen basis in which everything later is measured."""
+"""The asset `eigenbases`: a numbered generation, whose frozen bases all later measurements use."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -108,7 +108,7 @@ ASSET = AssetDefinition(
         fitted_on="covariances",
         identity_of=("token_sequences", "covariances", "eigenbases", "corrected_eigenvalues"),
     ),
-    is_current=lambda _workspace, _manifest: True,  # a generation that cannot be opened is not known to anybody
+    is_current=lambda _workspace, _manifest: True,  # generations that cannot be opened are not listed at all
     begins_generation=True,
     cost=CostModel(partition=_cost, memory=_memory),
     shown=_shown,

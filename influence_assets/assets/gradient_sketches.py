@@ -1,4 +1,4 @@
-"""The asset `gradient_sketches`: a few bytes of each training gradient, from which new questions are answered."""
+"""The asset `gradient_sketches`: a few bytes of each training gradient, from which new queries are answered."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -33,12 +33,12 @@ def _compute(work: Work) -> None:
 
 
 class _Recorder:
-    """Encodes whitened gradients into the draft, and compares them with exact scores.
+    """A recorder that encodes whitened gradients into the draft, and compares them with exact scores.
 
     Args:
-        work: the work.
-        runner: the model.
-        sequences: of the shard; a few of them are the questions that sketches are compared by.
+        work: the work whose draft is filled.
+        runner: runs the model.
+        sequences: the shard's sequences; a few of them are the queries that sketches are compared by.
         layers: the generation's curvature.
     """
 
@@ -69,7 +69,7 @@ class _Recorder:
         self._estimated: list[np.ndarray] = []
 
     def add(self, batch: "WhitenedBatch") -> None:
-        """Encode the next sequences."""
+        """Encode and write the next sequences."""
         from influence_assets.capture.sign_codes import encode, estimate
 
         codes = encode(batch.rows, batch.squared_norms)
@@ -79,14 +79,14 @@ class _Recorder:
         self._estimated.append(estimate(self._questions, codes))
 
     def finish(self) -> None:
-        """Write the scales, what was kept and how well it agrees."""
+        """Write the scales, and summarise the sketches and how well they agree with exact scores."""
         import numpy as np
 
         from influence_assets.analysis.agreement import agreement
 
         self._work.draft.array("scales", np.concatenate(self._scales))
         exact = np.concatenate(self._exact, axis=1)
-        # A sequence's score for itself stands out and would flatter.
+        # A sequence's score for itself is an outlier that would make the agreement look better than it is.
         exact[np.arange(len(self._probed)), self._probed] = np.nan
         agreed = agreement(exact, np.concatenate(self._estimated, axis=1))
         generation = self._work.open("curvature").manifest.summary

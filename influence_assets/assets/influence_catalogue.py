@@ -1,4 +1,4 @@
-"""The asset `influence_catalogue`: the DuckDB file that answers in SQL."""
+"""The asset `influence_catalogue`: the DuckDB file for queries in SQL."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,14 +20,14 @@ from influence_assets.study import Study
 
 VIOLATIONS_SHOWN = 20
 GRAINS = "every_grain_holds"
-"""All checks `grain_of_*` together: reporting them one by one costs more than asking DuckDB."""
+"""All checks `grain_of_*` as one, because reporting each of them costs more than running it."""
 
 
 class _OfAGeneration:
-    """The version rule: everything of the generation that is asked for, and what still stands of the one before it."""
+    """The version rule: everything of the current generation, and what still exists of the one before it."""
 
     def key_and_inputs(self, versions: Versions, asset: AssetDefinition, partition: Partition) -> KeyAndInputs | None:
-        """Return the load that the study asks for."""
+        """Return the key and inputs of the load for the study as it is now."""
         inputs = versions.inputs(asset, partition)
         if inputs is None:
             return None
@@ -36,23 +36,23 @@ class _OfAGeneration:
         return versions.key_from(asset, partition, inputs, tombstones=tombstones), tuple(inputs)
 
     def frozen_inputs(self, _asset: AssetDefinition, _study: Study) -> tuple[str, ...]:
-        """Nothing is frozen: whatever comes belongs into the tables."""
+        """Return no inputs, because everything new belongs in the tables."""
         return ()
 
     def _previous(self, versions: Versions) -> list[ArtifactKey]:
-        """The previous generation's curvature, and its scores of sequences and queries that are as they were."""
+        """Return the previous generation's curvature, and its scores of sequences and queries that have not changed."""
         if (generation := versions.previous_generation) is None:
             return []
         graph = versions.workspace.graph
         earlier, scores = Versions(versions.workspace, pinned=generation), graph["influence_scores"]
         curvature = earlier.key(graph["curvature"], Partition())
-        keys = [earlier.key(scores, place) for place in earlier.partitions(scores)]
-        standing = [key for key in keys if key is not None and earlier.holds(key)]
-        return [] if curvature is None or not earlier.holds(curvature) else [curvature, *standing]
+        keys = [earlier.key(scores, partition) for partition in earlier.partitions(scores)]
+        held = [key for key in keys if key is not None and earlier.holds(key)]
+        return [] if curvature is None or not earlier.holds(curvature) else [curvature, *held]
 
 
 def _compute(work: Work) -> None:
-    """Load what the study asks for, and the manifests of all that it was computed from."""
+    """Load the study's artifacts, and the manifests of everything that they were computed from."""
     _refuse_shared_ids(work)
     workspace = work.workspace
     change, generation = load(workspace, work.key, work.inputs, work.states())
@@ -68,7 +68,7 @@ def _compute(work: Work) -> None:
 
 
 def _refuse_shared_ids(work: Work) -> None:
-    """See to it that a query's id is its own: query sets that were computed apart may come together here."""
+    """Raise if two queries have the same id, because query sets that were computed separately can meet here."""
     queries = pl.concat(artifact.table("queries") for artifact in work.open_all("query_gradients"))
     shared = queries.filter(pl.col("query_id").is_duplicated()).sort("query_id", "query_set_id").head(2).collect()
     if shared.height:
@@ -81,10 +81,10 @@ def _refuse_shared_ids(work: Work) -> None:
 
 
 class _SqlChecks:
-    """Every SQL file of `sql/checks`: a query that returns the rows that violate what must hold."""
+    """The checks of `sql/checks`, each a query for rows that violate it."""
 
     def descriptions(self) -> Mapping[str, str]:
-        """Return why each check must hold, by its name; the checks of grains count as one."""
+        """Return the purpose of each check by its name; the checks of grains count as one."""
         from influence_assets.storage.catalogue.statements import statements
 
         described = {_group(name): statement.purpose for name, statement in statements("checks").items()}
@@ -92,7 +92,7 @@ class _SqlChecks:
         return described
 
     def findings(self, artifact: Artifact, _open: Opener) -> Iterator[tuple[str, Finding]]:
-        """Run the checks over the file that is published."""
+        """Run the checks on the published file and yield what they find."""
         from influence_assets.storage.catalogue import run_checks
 
         for name, violations in _grouped(run_checks(_file(artifact))).items():
@@ -105,7 +105,7 @@ def _group(name: str) -> str:
 
 
 def _grouped(violations: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-    """The violations of each check, those of grains together, with the names of their tables."""
+    """Return the violations of each check; those of all grains are joined, with the names of their checks."""
     grains = [
         rows.with_columns(pl.lit(name).alias("check"))
         for name, rows in violations.items()
@@ -116,7 +116,7 @@ def _grouped(violations: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
 
 
 def _is_current(workspace: Workspace, manifest: Manifest) -> bool:
-    """Whether the published file is still what this load made it."""
+    """Return whether the published file still has the content that this load gave it."""
     return bool(workspace.catalogue_version() == manifest.summary["content_version"])
 
 

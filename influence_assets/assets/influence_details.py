@@ -1,7 +1,7 @@
 """The asset `influence_details`: the strongest scores of each query, split over layers and training tokens.
 
-Its cost follows what is new: the ranking starts from an earlier one of the same queries (`assets.strongest`), and
-splits of pairs that are still among the strongest are copied.
+Its cost depends only on what is new: the ranking starts from an earlier one of the same queries (`assets.strongest`),
+and splits of pairs that are still among the strongest are copied.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ TOLERANCE = 1e-3
 """Relative rounding of sums over layers and tokens in float32."""
 
 BYTES_A_ROW = 20
-"""A row of Parquet: the influence and the sequence's id do not compress, the rest does."""
+"""Bytes of a row of Parquet: the influence and the sequence's id do not compress, the rest does."""
 
 LAYER_SCHEMA = pl.Schema(
     {
@@ -57,10 +57,10 @@ TOKEN_SCHEMA = pl.Schema(
 )
 
 COMPARED_SEQUENCES = 2_000
-"""Enough to measure a correlation by; more would only cost time."""
+"""Enough sequences to measure a correlation; more would only cost time."""
 
 COMPARED_SHARDS = 8
-"""The sketches of at most so many shards are compared, however many there are."""
+"""The most shards whose sketches are compared, however many there are."""
 
 
 class Splits(NamedTuple):
@@ -93,7 +93,7 @@ def _compute(work: Work) -> None:
 
 
 class _Loaded:
-    """The model and the queries, loaded when something has to be measured with them, and not before."""
+    """The model and the queries, loaded only when they are needed for a measurement."""
 
     def __init__(self, work: Work, measured: int) -> None:
         self.work = work
@@ -132,7 +132,7 @@ class _Loaded:
 
 
 def _measured(loaded: _Loaded, pairs: pl.DataFrame) -> Iterable[Splits]:
-    """The splits of these pairs, query by query."""
+    """Yield the splits of these pairs, query by query."""
     from influence_assets.capture.details import score_details
 
     if pairs.is_empty():
@@ -140,10 +140,10 @@ def _measured(loaded: _Loaded, pairs: pl.DataFrame) -> Iterable[Splits]:
     sequences = _sequences(loaded.work, pairs)
     queries, modules = loaded.queries, [linear.name for linear in loaded.runner.modules]
     for index, query_id in enumerate(queries.query_ids):
-        wanted = pairs.filter(pl.col("query_id") == query_id)["sequence_id"]
-        if not len(wanted):
+        ids = pairs.filter(pl.col("query_id") == query_id)["sequence_id"]
+        if not len(ids):
             continue
-        rows = sequences.take(np.flatnonzero(np.isin(sequences.keys, wanted.to_numpy())))
+        rows = sequences.take(np.flatnonzero(np.isin(sequences.keys, ids.to_numpy())))
         layers_of_query = queries.layers(slice(index, index + 1), MAIN)
         P = {name: loaded.bases[name].rotate_back(p) for name, p in layers_of_query.items()}
         details = score_details(loaded.runner, rows, P, queries.N)
@@ -153,15 +153,15 @@ def _measured(loaded: _Loaded, pairs: pl.DataFrame) -> Iterable[Splits]:
 
 
 def _sequences(work: Work, pairs: pl.DataFrame) -> "Sequences":
-    """The sequences named, each once, gathered from their shards."""
+    """Return the sequences of these pairs, each once, collected from their shards."""
     from influence_assets.capture.batches import Sequences
     from influence_assets.layouts.sequences import shard_sequences
 
     parts = []
     for artifact in _of_shards(work, "token_sequences", set(pairs["shard_id"])):
-        wanted = pairs.filter(pl.col("shard_id") == artifact.key.partition)["sequence_id"].unique().to_numpy()
+        ids = pairs.filter(pl.col("shard_id") == artifact.key.partition)["sequence_id"].unique().to_numpy()
         shard = shard_sequences(artifact)
-        parts.append(shard.take(np.flatnonzero(np.isin(shard.keys, wanted))))
+        parts.append(shard.take(np.flatnonzero(np.isin(shard.keys, ids))))
     tokens, lengths, keys = (
         np.concatenate([getattr(part, n) for part in parts]) for n in ("tokens", "lengths", "keys")
     )
@@ -169,7 +169,7 @@ def _sequences(work: Work, pairs: pl.DataFrame) -> "Sequences":
 
 
 def _of_shards(work: Work, asset: str, shards: set[str]) -> list[Artifact]:
-    """The inputs of an asset that are of these shards, in the order of their names."""
+    """Return the inputs of an asset for these shards, in the order of the shards' names."""
     keys = {str(key.partition): key for key in work.inputs if key.asset == asset}
     return [work.workspace.store.open(keys[shard]) for shard in sorted(shards)]
 
@@ -180,7 +180,7 @@ def _labelled(rows: pl.DataFrame, query_id: str, queries: "StoredQueries") -> pl
 
 
 def _layer_rows(by_layer: np.ndarray, rows: "Sequences", modules: list[str]) -> pl.DataFrame:
-    """One row for each sequence and layer of [sequence, layer]."""
+    """Return a frame with one row for each sequence and layer in [sequence, layer]."""
     return pl.DataFrame(
         {
             "sequence_id": np.repeat(rows.keys, len(modules)),
@@ -191,7 +191,7 @@ def _layer_rows(by_layer: np.ndarray, rows: "Sequences", modules: list[str]) -> 
 
 
 def _token_rows(by_token: np.ndarray, rows: "Sequences", tokenization: "Tokenization") -> pl.DataFrame:
-    """One row for each input token of [sequence, token], with its text; padding is left out."""
+    """Return a frame with one row for each input token in [sequence, token], with its text and without padding."""
     real = np.arange(rows.tokens.shape[1])[None, :] < rows.lengths[:, None]
     sequence, position = np.nonzero(real)
     texts = {int(t): tokenization.tokenizer.decode([int(t)], skip_special_tokens=False) for t in np.unique(rows.tokens)}
@@ -206,7 +206,7 @@ def _token_rows(by_token: np.ndarray, rows: "Sequences", tokenization: "Tokeniza
 
 
 class _Compared(NamedTuple):
-    """What the sketches of a shard are compared by."""
+    """The artifacts by which the sketches of a shard are compared with exact scores."""
 
     sketches: ArtifactKey
     tokens: ArtifactKey
@@ -214,7 +214,7 @@ class _Compared(NamedTuple):
 
 
 def _compared(inputs: Iterable[ArtifactKey]) -> list[_Compared]:
-    """A few shards, drawn by the hash of their names: a shard that comes or goes rarely changes the draw."""
+    """Return a few shards, chosen by the hash of their names, so that adding or removing one rarely changes them."""
     keys: dict[str, dict[str, ArtifactKey]] = {"gradient_sketches": {}, "token_sequences": {}, "influence_scores": {}}
     for key in inputs:
         if key.asset in keys:
@@ -225,7 +225,7 @@ def _compared(inputs: Iterable[ArtifactKey]) -> list[_Compared]:
 
 
 def _sketch_agreement(loaded: _Loaded, earlier: Earlier | None) -> dict[str, Any] | None:
-    """Exact scores against the sketches' estimates, over a few shards; copied where those are what they were."""
+    """Return the agreement of sketches with exact scores over a few shards, copied if those have not changed."""
     compared = _compared(loaded.work.inputs)
     if earlier is not None and _compared(earlier.artifact.manifest.inputs) == compared:
         copied: dict[str, Any] | None = earlier.artifact.manifest.summary["sketch_agreement"]
@@ -249,7 +249,7 @@ def _sketch_agreement(loaded: _Loaded, earlier: Earlier | None) -> dict[str, Any
 
 
 def _questions(loaded: _Loaded) -> np.ndarray:
-    """What sketches are multiplied with for each of the set's queries: float32 [query, width]."""
+    """Return the factors with which sketches are multiplied for each query of the set: float32 [query, width]."""
     from influence_assets.capture.sketches import query_sketches
     from influence_assets.layouts.queries import unconditioned
     from influence_assets.maths.sketches import strongest_coordinates
@@ -261,7 +261,7 @@ def _questions(loaded: _Loaded) -> np.ndarray:
 
 
 def _first_codes(sketches: Artifact, count: int) -> "Iterable[SignCodes]":
-    """The codes of a shard's first sequences."""
+    """Yield the codes of a shard's first sequences."""
     from influence_assets.capture.sign_codes import SignCodes
     from influence_assets.layouts.sketches import read_codes
 
@@ -273,7 +273,7 @@ def _first_codes(sketches: Artifact, count: int) -> "Iterable[SignCodes]":
 
 
 def _matrix(scores: pl.DataFrame, query_ids: list[str], keys: np.ndarray) -> np.ndarray:
-    """[query, sequence] in the order given."""
+    """Return the scores as [query, sequence], in the order of these ids and keys."""
     order = pl.DataFrame({"query_id": query_ids}).join(pl.DataFrame({"sequence_id": keys}), how="cross")
     joined = order.join(scores, on=["query_id", "sequence_id"], how="left", maintain_order="left")
     return joined["influence_nats"].to_numpy().reshape(len(query_ids), len(keys))
@@ -283,7 +283,7 @@ def layers_sum_to_the_score(artifact: Artifact, open_input: Opener) -> Finding:
     """Compare the split over layers and the split over tokens with the stored score."""
     pair = ["query_id", "sequence_id"]
     strongest = artifact.table("strongest").select(*pair, "shard_id").collect()
-    # Few shards hold the strongest, however many there are.
+    # The strongest are in few shards, however many shards there are.
     shards = set(strongest["shard_id"])
     keys = [key for key in artifact.manifest.inputs if key.asset == "influence_scores"]
     keys = [key for key in keys if Partition.parse("pair", key.partition).shard in shards]
@@ -296,9 +296,9 @@ def layers_sum_to_the_score(artifact: Artifact, open_input: Opener) -> Finding:
     compared = joined.join(pl.concat([empty, *exact]), on=pair, how="left").collect()
     if compared.is_empty():
         return Finding(passed=True, figures={"scores": 0})
-    # Relative to the query's largest: small scores are differences of large parts, which round.
+    # Relative to the query's largest score: small scores are differences of large parts, so they have rounding errors.
     size = pl.col("score").abs().max().over("query_id")
-    # Polars' max passes over NaN.
+    # Polars' max ignores NaN.
     off = compared.select(
         pl.max_horizontal(
             ((pl.col(name) - pl.col("score")).abs().fill_nan(float("inf")) / size).max()

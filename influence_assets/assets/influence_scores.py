@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from influence_assets.layouts.queries import StoredQueries
 
 BYTES_A_SCORE = 20
-"""A row of Parquet: the score and the sequence's id do not compress, the query's name does."""
+"""Bytes of a row of Parquet: the score and the sequence's id do not compress, the query's name does."""
 
 ROWS_SHOWN = 10
 
@@ -52,7 +52,7 @@ def _compute(work: Work) -> None:
 
 
 def _multipliers(study: Study, queries: "StoredQueries", rows: slice) -> "dict[str, dict[str, Tensor]]":
-    """For each method, what training gradients are multiplied with for some queries."""
+    """Return each method's factors, with which training gradients are multiplied, for some queries."""
     return {method.name: queries.layers(rows, method.name) for method in methods_of(study)}
 
 
@@ -81,7 +81,7 @@ def _record(work: Work, queries: "StoredQueries", keys: np.ndarray, scores: Mapp
 
 
 def _rows(scores: np.ndarray, queries: "StoredQueries", keys: np.ndarray) -> pl.DataFrame:
-    """Return one row for each score of [query, sequence]."""
+    """Return a frame with one row for each score in [query, sequence]."""
     pairs = pl.DataFrame({"query_id": queries.query_ids}).join(
         pl.DataFrame({"sequence_id": keys}), how="cross", maintain_order="left_right"
     )
@@ -106,7 +106,7 @@ def _join(work: Work, context: PassContext) -> Joined:
 
 
 def every_sequence_is_scored(artifact: Artifact, open_input: Opener) -> Finding:
-    """Count the pairs of query and sequence that have a score, and whether all are finite."""
+    """Count the pairs of query and sequence that have a score, and check that all scores are finite."""
     inputs = {key.asset: key for key in artifact.manifest.inputs}
     sequences = open_input(inputs["token_sequences"]).manifest.rows["sequences"]
     queries = open_input(inputs["query_gradients"]).manifest.rows["queries"]

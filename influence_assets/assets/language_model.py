@@ -1,4 +1,4 @@
-"""The asset `language_model`: the model whose completions are explained, brought or trained."""
+"""The asset `language_model`: the model whose completions are explained, either given or trained."""
 
 import json
 import shutil
@@ -18,14 +18,14 @@ from influence_assets.study import Study
 
 
 def _settings(study: Study) -> Mapping[str, Any]:
-    # The length matters to a model that is brought too: one that is too short for it is refused.
+    # The length matters to a given model too: the model is refused if its context is shorter.
     train = study.model.train
     length = {"length": study.sequences.length}
     return length if train is None else {"train": train.model_dump(), **length}
 
 
 def _uses(study: Study, name: str) -> bool:
-    """A trained model reads documents, a brought one its own files."""
+    """Return whether the model reads an input: a trained model reads documents, a given one its own files."""
     return (name == "model_files") == (study.model.train is None)
 
 
@@ -34,7 +34,7 @@ def _source_content(workspace: Workspace, _partition: Partition) -> Mapping[str,
 
 
 def _compute(work: Work) -> None:
-    """Train the study's own model, or load the brought one once to see that it is whole; keep its tokenizer."""
+    """Train the study's own model, or load the given one once to check that it is complete; store its tokenizer."""
     from influence_assets.layouts.model import load_model
     from influence_assets.models.dimensions import context_length, embedding_rows
     from influence_assets.models.tokenizers import export_tokenizer
@@ -70,7 +70,7 @@ def _compute(work: Work) -> None:
 
 
 def _train(work: Work) -> tuple[Path, dict[str, object]]:
-    """Train the study's own model into the draft; what a dead run had trained is taken up where it stopped."""
+    """Train the study's own model into the draft, continuing where an interrupted run stopped."""
     import numpy as np
 
     from influence_assets.corpus.packing import pack
@@ -79,7 +79,7 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
     from influence_assets.models.training import TrainingProgress, train_language_model, train_tokenizer
 
     training = work.study.model.train
-    assert training is not None  # noqa: S101  # the caller has seen to it
+    assert training is not None  # noqa: S101  # the caller has checked it
     length = work.study.sequences.length
     shards = work.open_all("documents")
     texts = (text for shard in shards for batch in stored_documents(shard) for text in batch["text"])

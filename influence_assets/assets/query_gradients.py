@@ -1,4 +1,4 @@
-"""The asset `query_gradients`: what training gradients are multiplied with, for every query of a set."""
+"""The asset `query_gradients`: the factors with which training gradients are multiplied, for every query of a set."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -79,13 +79,13 @@ def _compute(work: Work) -> None:
 
 
 class _GradientArrays:
-    """Writes what every method makes of the gradients of one chunk of queries after another.
+    """A writer of what every method computes from the gradients of queries, chunk after chunk.
 
     Args:
-        work: of the query set.
-        runner: the model.
-        curvature: of every layer.
-        queries: how many there are.
+        work: the work for the query set.
+        runner: runs the model.
+        curvature: the curvature of every layer.
+        queries: number of queries.
     """
 
     def __init__(self, work: Work, runner: "Runner", curvature: "Mapping[str, LayerCurvature]", queries: int) -> None:
@@ -94,7 +94,7 @@ class _GradientArrays:
         self._work = work
         self._runner = runner
         self._curvature = curvature
-        # What is prepared in place takes the gradients' place, so that it comes last.
+        # Methods that work in place overwrite the gradients, so they come last.
         self._methods = sorted(methods_of(work.study), key=lambda method: method.in_place)
         self._arrays = {
             (method.name, name): work.draft.mappable_array(
@@ -107,7 +107,7 @@ class _GradientArrays:
         self.norms: list[float] = []
 
     def append(self, gradients: "QueryGradients") -> None:
-        """Prepare and write the next queries; their gradients are given up."""
+        """Prepare and write the next queries; their gradients are overwritten."""
         self.log_probabilities += gradients.log_probabilities.tolist()
         self.norms += gradient_norms(gradients.layers)
         for method in self._methods:
@@ -125,7 +125,7 @@ class _GradientArrays:
         shards = self._work.open_all("token_sequences") if method.reads_training else []
         runner = self._runner
         return MethodContext(
-            Runner(runner.model, runner.modules, runner.batch_sequences),  # its passes are no progress of the queries
+            Runner(runner.model, runner.modules, runner.batch_sequences),  # its passes must not count as progress
             bases_of(self._curvature),
             self._curvature if method.needs_curvature else {},
             TrainingSequences([partial(shard_sequences, shard) for shard in shards]),
@@ -133,7 +133,7 @@ class _GradientArrays:
 
 
 def bytes_of_gradient(curvature: "Mapping[str, LayerCurvature]") -> int:
-    """Return the bytes that the gradient of one query takes over all layers."""
+    """Return the bytes of one query's gradient over all layers."""
     return sum(layer.Λ.numel() * layer.Λ.element_size() for layer in curvature.values())
 
 
@@ -146,15 +146,15 @@ def gradient_norms(layers: "Mapping[str, Tensor]") -> list[float]:
 
 
 def refuse_ids_of_other_sets(workspace: Workspace, file: SourceFile, queries: pl.DataFrame) -> None:
-    """See to it that no other query file has a query of the same id, which is the query's key in every table.
+    """Raise if another query file has a query with the same id, which is the query's key in every table.
 
     Args:
-        workspace: the study, with its query files.
-        file: of the queries.
-        queries: the queries, as `read_query_set` gives them.
+        workspace: the study's workspace, with its query files.
+        file: the queries' file.
+        queries: the queries, as `read_query_set` returns them.
 
     Raises:
-        InputError: naming both files and rows.
+        InputError: two files share an id; the error names both files and rows.
     """
     for other in workspace.query_sets.values():
         if other.name == file.name:
@@ -162,7 +162,7 @@ def refuse_ids_of_other_sets(workspace: Workspace, file: SourceFile, queries: pl
         try:
             others = read_query_set(other)
         except InputError:
-            continue  # its own partition says what is wrong with it
+            continue  # its own partition reports what is wrong with it
         shared = queries.join(others, on="query_id", maintain_order="left").head(1)
         for row in shared.iter_rows(named=True):
             raise InputError(

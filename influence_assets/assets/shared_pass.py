@@ -1,4 +1,4 @@
-"""All that is outstanding of a shard and needs the model, from one pass over its sequences instead of one each."""
+"""The shared pass: everything outstanding of a shard that needs the model, from one pass over its sequences."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
 
 PROBES = 4
-"""Sequences of a shard whose exact scores for the whole shard its sketches are compared with."""
+"""How many of a shard's sequences are used as queries, to compare its sketches with exact scores."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Joined:
     """An asset's part in a pass.
 
     Args:
-        participant: what the pass drives.
-        record: writes what was measured, once the pass is over.
+        participant: the measurement that the pass runs.
+        record: writes the results when the pass is over.
     """
 
     participant: "Participant"
@@ -32,10 +32,10 @@ class Joined:
 
 
 class PassContext:
-    """What the participants of one pass share, loaded once when it is first asked for.
+    """What the participants of one pass share, loaded once on first use.
 
     Args:
-        works: what the pass computes, all of one shard.
+        works: the work that the pass does, all for one shard.
     """
 
     def __init__(self, works: Sequence[Work]) -> None:
@@ -47,7 +47,7 @@ class PassContext:
         self.sequences = shard_sequences(first.open("token_sequences"))
         self.runner: Runner = runner(first.workspace, first.open("language_model"), first.progress, len(self.sequences))
         self.results: dict[str, Any] = {}
-        """What participants leave for those that read them, by asset."""
+        """Results that participants share with others that read them, by asset."""
 
     @cached_property
     def curvatures(self) -> "dict[str, LayerCurvature]":
@@ -59,7 +59,7 @@ class PassContext:
 
     @cached_property
     def bases(self) -> "dict[str, Eigenbasis]":
-        """The generation's eigenbases, on the layers' devices; those of the curvature, if it is loaded anyway."""
+        """The generation's eigenbases, on the layers' devices, taken from the curvature if that is loaded anyway."""
         from influence_assets.layouts.factors import bases_of, bases_on
 
         if any(key.asset == "curvature" for work in self._works for key in work.inputs):
@@ -69,7 +69,7 @@ class PassContext:
 
 
 def compute(works: Sequence[Work]) -> None:
-    """Fill the drafts of several assets of one shard; those of them that are inputs of others need not stand yet."""
+    """Fill the drafts of several assets for one shard, including assets that are inputs of others among them."""
     from influence_assets.capture.one_pass import measure
     from influence_assets.layouts.model import label_sampler
 
@@ -89,9 +89,9 @@ def operations(sizes: Any, shard: str, members: Sequence[tuple[AssetDefinition, 
     """Count the operations of one pass over a shard that computes these partitions.
 
     Args:
-        sizes: of the study, a `study_sizes.StudySizes`.
-        shard: the shard.
-        members: the partitions.
+        sizes: the study's sizes, a `study_sizes.StudySizes`.
+        shard: the shard's id.
+        members: the partitions with their assets.
     """
     names = frozenset(asset.name for asset, _ in members)
     joined = [(asset.measures, partition) for asset, partition in members if asset.measures is not None]

@@ -27,17 +27,17 @@ BYTES_A_TOKEN = 4.0
 
 
 def fitted_settings(study: Study) -> Mapping[str, Any]:
-    """Return the settings that matter to what the curvature is fitted on."""
+    """Return the settings that affect the statistics that the curvature is fitted on."""
     later = {"damping_scale", "drift_threshold", "new_generation"}
     return {"dtype": study.model.dtype, **study.curvature.model_dump(mode="json", exclude=later)}
 
 
 @dataclass
 class StudySizes:
-    """The sizes that a study's cost depends on, looked up once each.
+    """The sizes that a study's cost depends on, each determined once.
 
     Args:
-        versions: a look at the study.
+        versions: the versions of the study's artifacts.
     """
 
     versions: Versions
@@ -49,12 +49,12 @@ class StudySizes:
 
     @cached_property
     def shape(self) -> "ModelShape":
-        """The shape of the model, and of a training sequence's pass."""
+        """The shape of the model and of a pass over a training sequence."""
         return self._shape(self.study.sequences.length)
 
     @cached_property
     def query_shape(self) -> "ModelShape":
-        """The shape of the model, and of the pass of a query of middling length, padded to the longest of its batch."""
+        """The shape of the model and of a pass over a query of mean length, padded to the longest of its batch."""
         from influence_assets.models.dimensions import context_length
 
         padded: list[float] = []
@@ -67,7 +67,7 @@ class StudySizes:
 
     @cached_property
     def config(self) -> "PretrainedConfig":
-        """The model's configuration, or what it will be."""
+        """The model's configuration, also of a model that is still to be trained."""
         from transformers import AutoConfig, GPT2Config, PretrainedConfig
 
         workspace = self.versions.workspace
@@ -75,10 +75,10 @@ class StudySizes:
         model = self.manifest(self._asset("language_model"), Partition())
         if training is None:
             trusted = workspace.study.model.trust_remote_code
-            brought: PretrainedConfig = AutoConfig.from_pretrained(
+            config: PretrainedConfig = AutoConfig.from_pretrained(
                 workspace.model_folder, trust_remote_code=trusted, local_files_only=True
             )
-            return brought
+            return config
         vocabulary = training.vocabulary if model is None else int(model.summary["vocabulary"])
         return GPT2Config(
             vocab_size=vocabulary, n_positions=length, n_embd=training.width, n_layer=training.layers,
@@ -87,7 +87,7 @@ class StudySizes:
 
     @cached_property
     def bytes_a_token(self) -> float:
-        """Bytes of text in a token, of the corpus as far as it is tokenized."""
+        """Bytes of text in a token, measured on the part of the corpus that is tokenized."""
         known = {shard: self._packed(shard) for shard in self.versions.workspace.shards}
         tokens = sum(int(manifest.summary["tokens"]) for manifest in known.values() if manifest is not None)
         stored = sum(self.versions.workspace.shard(s).bytes for s, manifest in known.items() if manifest is not None)
@@ -95,12 +95,12 @@ class StudySizes:
 
     @cached_property
     def is_about(self) -> bool:
-        """Whether sequences of some shard are not counted but estimated from its bytes."""
+        """Whether some shard's number of sequences is estimated from its bytes."""
         return any(self._packed(shard) is None for shard in self.versions.workspace.shards)
 
     @cached_property
     def query_tokens(self) -> dict[str, list[float]]:
-        """The tokens of each query of each query set; estimated from its bytes before there is a tokenizer."""
+        """The number of tokens of each query by query set, estimated from bytes as long as there is no tokenizer."""
         from influence_assets.layouts.queries import tokenize
 
         key = self.versions.key(self._asset("language_model"), Partition())
@@ -120,7 +120,7 @@ class StudySizes:
 
     @cached_property
     def has_generation(self) -> bool:
-        """Whether shards that come now are computed in a generation that stands."""
+        """Whether new shards are computed in an existing generation."""
         return self.versions.generation is not None and self.versions.stands(self._asset("curvature"), Partition())
 
     @cached_property
@@ -141,11 +141,11 @@ class StudySizes:
 
     @property
     def methods(self) -> int:
-        """Methods that score."""
+        """The number of methods that compute scores."""
         return len(methods_of(self.versions.workspace.study))
 
     def sequences(self, shard: str) -> int:
-        """Return the sequences of a shard, counted or estimated."""
+        """Return the number of sequences of a shard, counted or estimated."""
         packed = self._packed(shard)
         if packed is not None:
             return int(packed.summary["sequences"])
@@ -153,25 +153,25 @@ class StudySizes:
         return max(1, round(self.versions.workspace.shard(shard).bytes / self.bytes_a_token / length))
 
     def all_sequences(self) -> int:
-        """Return the sequences of the corpus."""
+        """Return the number of sequences of the corpus."""
         return sum(map(self.sequences, self.versions.workspace.shards))
 
     def queries(self, query_set: str) -> int:
-        """Return the queries of a query set."""
+        """Return the number of queries of a query set."""
         return len(self.query_tokens[query_set])
 
     def scored_queries(self, query_set: str | None) -> int:
-        """Return the queries of a query set, once for each method that scores them."""
+        """Return the number of queries of a query set times the number of methods."""
         return self.queries(str(query_set)) * self.methods
 
     @property
     def most_scored_queries(self) -> int:
-        """The queries of the largest query set, once for each method that scores them."""
+        """The number of queries of the largest query set times the number of methods."""
         return max(map(self.scored_queries, self.query_tokens), default=0)
 
     @property
     def shards(self) -> int:
-        """How many shards there are."""
+        """The number of shards."""
         return len(self.versions.workspace.shards)
 
     def source_bytes(self, shard: str) -> int:
@@ -179,7 +179,7 @@ class StudySizes:
         return self.versions.workspace.shard(shard).bytes
 
     def fitted_sequences(self, shard: str) -> int:
-        """Return the sequences of a shard that the curvature is fitted on."""
+        """Return the number of sequences of a shard that the curvature is fitted on."""
         most, sequences = self.study.curvature.fit_sequences, self.sequences(shard)
         return sequences if most is None else min(sequences, most)
 
@@ -200,16 +200,16 @@ class StudySizes:
 
     @property
     def process_bytes(self) -> int:
-        """Resident memory of this process, in which nothing but libraries is loaded yet."""
+        """Resident memory of this process, which has loaded only libraries so far."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
     def pass_memory(self, held: float, *, shares_pass: bool = False) -> int:
-        """Return the largest memory while the model runs, in bytes: of the process, or of the device.
+        """Return the most bytes in use while the model runs, in the process or on the device.
 
         Args:
-            held: bytes of what is held beside weights and a batch: factors, accumulators, query gradients.
-            shares_pass: whether, once a generation stands, one pass holds what all of its members need.
+            held: bytes in use in addition to weights and a batch: factors, accumulators, query gradients.
+            shares_pass: whether, once there is a generation, one pass holds what all of its members need.
         """
         if shares_pass and self.has_generation:
             held = 2 * self.factor_bytes + (3 + PROBES + self.most_scored_queries) * self.gradient_bytes
@@ -218,7 +218,7 @@ class StudySizes:
         return round(self.weight_bytes + in_batch + held + process)
 
     def manifest(self, asset: AssetDefinition, partition: Partition) -> Manifest | None:
-        """Return the manifest of a partition that stands."""
+        """Return the manifest of a partition that is up to date, else None."""
         key = self.versions.key(asset, partition) if self.versions.stands(asset, partition) else None
         return None if key is None else self.versions.workspace.store.manifest(key)
 

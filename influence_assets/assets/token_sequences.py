@@ -30,7 +30,7 @@ def _compute(work: Work) -> None:
     tokens = 0
 
     def sequences() -> Iterator[pl.DataFrame]:
-        """The texts go straight to the disk; arrays and spans are written on the way."""
+        """Yield the rows of `sequences`, and append to the arrays and spans on the way."""
         nonlocal tokens
         for packed in pack(stored_documents(work.open("documents")), tokenization, length, shard):
             for name, array in arrays.items():
@@ -44,7 +44,7 @@ def _compute(work: Work) -> None:
     if not count:
         raise InputError(
             work.workspace.shard(shard).file.url,
-            "its documents give fewer than two tokens together, so that no token can be predicted",
+            "its documents have fewer than two tokens in total, so no token can be predicted",
             "Remove the file, or add text to it.",
         )
     work.draft.table("sequence_documents", pl.concat(spans))
@@ -52,7 +52,7 @@ def _compute(work: Work) -> None:
 
 
 def token_counts_agree(artifact: Artifact, _open: Opener) -> Finding:
-    """Compare the tokens that sequences, spans of documents and arrays count."""
+    """Compare the numbers of tokens in sequences, spans of documents and arrays."""
     of_sequences = int(artifact.table("sequences").select(pl.col("tokens").sum()).collect().item())
     spans = artifact.table("sequence_documents").select((pl.col("token_end") - pl.col("token_start")).sum())
     of_spans = int(spans.collect().item())

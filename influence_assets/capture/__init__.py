@@ -1,1 +1,1 @@
-"""Where the model is measured: hooks, passes, losses, and what is summed of each layer."""
+"""Measurements of the model: hooks, passes, losses, and the sums taken over each layer."""

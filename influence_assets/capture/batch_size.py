@@ -1,8 +1,8 @@
-"""The batch size: as many sequences as fit a share of the memory, measured with one of them.
+"""The batch size: as many sequences as fit into a share of the memory, measured with one of them.
 
-On a processor no more than are of use. One sequence goes forward and backward while what the pass keeps is counted,
-tensor by tensor, which works alike on every device. To this come the gradients of the largest layer, the first thing
-that a measurement makes of a batch.
+One sequence goes forward and backward while the tensors that the pass keeps are counted, which works the same on every
+device. The gradients of the largest layer, which every measurement computes first, are added. On a processor the batch
+is no larger than speeds up the work.
 """
 
 import os
@@ -26,44 +26,43 @@ from influence_assets.models.layers.rule import AttributedLayer
 
 ENOUGH_TOKENS_OF_CPU = 1024
 ENOUGH_BYTES_OF_CPU = 2**28
-"""On a processor matrices of so many rows are multiplied as fast as any, and up to twice as many are worth no more
-memory than this (figures in docs/log.md)."""
+"""On a processor, matrices of this many rows are multiplied at full speed. A batch may have up to twice as many tokens
+while it takes no more than these bytes (figures in docs/log.md)."""
 
 MOST_SEQUENCES_OF_CPU = 16
-"""Of short ones, such as queries: each has gradients of its own, whatever its length."""
+"""Limits batches of short sequences, such as queries: each has its own gradients, whatever its length."""
 
 MOST_SEQUENCES_OF_DEVICE = 64
 
 LARGEST_BUDGET_OF_CPU = 2**30
 SHARE_OF_CPU = 1 / 8
-"""Of the memory that is available, so that two processes and what they hold beside a batch fit."""
+"""A share of the available memory that leaves room for two processes and for what they hold beside a batch."""
 
 SHARE_OF_DEVICE = 1 / 2
-"""Of the memory that is free; the rest is for the accumulators and the products with queries."""
+"""A share of the free memory; the rest is for the accumulators and the products with queries."""
 
 _measured: WeakKeyDictionary[PreTrainedModel, dict[tuple[object, ...], int]] = WeakKeyDictionary()
 _fitting: WeakKeyDictionary[PreTrainedModel, dict[tuple[int, int], int]] = WeakKeyDictionary()
 
 
 def batch_size(model: PreTrainedModel, head: Head | None, modules: Sequence[AttributedLayer], tokens: int) -> int:
-    """Return how many sequences of so many tokens go through the model at once.
+    """Return how many sequences of this length go through the model at once.
 
     Args:
-        model: frozen.
-        head: its head, as the passes have it.
+        model: the frozen model.
+        head: the model's head as the passes use it, see `plain_head`.
         modules: the attributed layers.
         tokens: length of the longest sequence.
     """
     devices = {linear.device for linear in modules} | {input_device(model)}
     needed = sequence_bytes(model, head, modules, tokens)
-    size = min(
-        largest_batch(device, needed, tokens) for device in devices
-    )  # of a spread model as if each device held all of it
+    # A model that is spread over devices is treated as if each of them held all of it.
+    size = min(largest_batch(device, needed, tokens) for device in devices)
     return size if devices == {torch.device("cpu")} else _fitting_size(model, head, modules, tokens, size)
 
 
 def largest_batch(device: torch.device, bytes_of_sequence: int, tokens: int) -> int:
-    """Return how many sequences of so many tokens and bytes the budget holds, up to as many as are of use."""
+    """Return how many sequences of this many tokens and bytes fit into the budget, up to a useful maximum."""
     most = MOST_SEQUENCES_OF_DEVICE
     if device.type == "cpu":
         enough = max(1, ENOUGH_TOKENS_OF_CPU // max(1, tokens))
@@ -80,7 +79,7 @@ def memory_budget(device: torch.device) -> int:
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that are available to programs; all of the machine's where the system does not say."""
+    """Return the bytes of memory available to programs, or the machine's total if the system does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123  # not a file on a disk
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -89,7 +88,7 @@ def available_memory() -> int:
 
 
 def sequence_bytes(model: PreTrainedModel, head: Head | None, modules: Sequence[AttributedLayer], tokens: int) -> int:
-    """Return the bytes that one sequence takes at the height of a pass, measured once for a model and a length."""
+    """Return the most bytes that one sequence takes during a pass, measured once for each model and length."""
     measured = _measured.setdefault(model, {})
     key = (tokens, *(linear.name for linear in modules))
     if key not in measured:
@@ -100,22 +99,22 @@ def sequence_bytes(model: PreTrainedModel, head: Head | None, modules: Sequence[
 
 
 def layer_bytes(d_out: int, d_in: int, tokens: int, dtype: torch.dtype) -> int:
-    """Return the bytes of a layer's input, output gradient and gradient of one sequence, and of all three rotated."""
+    """Return the bytes of a layer's input, output gradient and gradient for one sequence, and of all three rotated."""
     return 2 * (tokens * (d_in + d_out) + d_out * d_in) * dtype.itemsize
 
 
 def kept_bytes(model: PreTrainedModel, modules: Sequence[AttributedLayer], tokens: int, *, has_plain_head: bool) -> int:
-    """Return the bytes that a pass keeps of one sequence between forward and backward.
+    """Return the bytes that a pass over one sequence keeps between forward and backward.
 
     Args:
-        model: frozen.
+        model: the frozen model.
         modules: the attributed layers.
         tokens: length of the sequence.
-        has_plain_head: whether the logits are never held at once, see `plain_head`.
+        has_plain_head: whether the logits are never in memory all at once, see `plain_head`.
     """
-    kept = _Storages(model)
+    saved = _Storages(model)
     ids = torch.zeros((1, tokens), dtype=torch.long, device=input_device(model))
-    with LayerTap(modules) as tap, saved_tensors_hooks(kept.pack, kept.unpack):
+    with LayerTap(modules) as tap, saved_tensors_hooks(saved.pack, saved.unpack):
         tap.start(ids)
         if has_plain_head:
             output = model.base_model(input_ids=ids, use_cache=False)[0]
@@ -123,19 +122,19 @@ def kept_bytes(model: PreTrainedModel, modules: Sequence[AttributedLayer], token
             output = model(input_ids=ids, use_cache=False).logits
         with tap.consuming(lambda *_: None):
             output.backward(torch.zeros_like(output))
-    return kept.bytes + tap.input_bytes
+    return saved.bytes + tap.input_bytes
 
 
 def _fitting_size(
     model: PreTrainedModel, head: Head | None, modules: Sequence[AttributedLayer], tokens: int, size: int
 ) -> int:
-    """Return the size, halved until a pass of so many sequences with their gradients fits; each is tried once."""
-    tried = _fitting.setdefault(model, {})
-    if (tokens, size) not in tried:
-        tried[tokens, size] = size
-        while tried[tokens, size] > 1 and not _fits(model, head, modules, (tried[tokens, size], tokens)):
-            tried[tokens, size] //= 2
-    return tried[tokens, size]
+    """Return the size, halved until a pass of that many sequences fits into memory; results are remembered."""
+    sizes = _fitting.setdefault(model, {})
+    if (tokens, size) not in sizes:
+        sizes[tokens, size] = size
+        while sizes[tokens, size] > 1 and not _fits(model, head, modules, (sizes[tokens, size], tokens)):
+            sizes[tokens, size] //= 2
+    return sizes[tokens, size]
 
 
 def _fits(
@@ -143,7 +142,7 @@ def _fits(
 ) -> bool:
     def consume(_linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
         G = sequence_gradients(Ds, a)
-        torch.empty_like(G)  # what it is rotated into
+        torch.empty_like(G)  # stands for the rotated gradients
 
     try:
         _pass(model, head, modules, shape, consume)
@@ -159,7 +158,7 @@ def _pass(
     shape: tuple[int, int],
     consume: Consumer,
 ) -> None:
-    """Run sequences of nothing but the first token forward and backward."""
+    """Run sequences that consist of the token 0 forward and backward."""
     count, tokens = shape
     sequences = Sequences(np.zeros(shape, np.int32), np.full(count, tokens, np.int32), np.arange(count))
     for batch in sequences.batches(count, str(input_device(model))):
@@ -168,11 +167,11 @@ def _pass(
 
 
 class _Storages:
-    """Counts the memory that autograd saves, each block once, without what is the model's own."""
+    """A count of the memory that autograd saves, each block once, without the model's parameters and buffers."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        own = (*model.parameters(), *model.buffers())
-        self._seen = {tensor.untyped_storage()._cdata for tensor in own}
+        tensors_of_model = (*model.parameters(), *model.buffers())
+        self._seen = {tensor.untyped_storage()._cdata for tensor in tensors_of_model}
         self.bytes = 0
 
     def pack(self, tensor: Tensor) -> Tensor:

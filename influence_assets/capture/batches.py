@@ -1,4 +1,4 @@
-"""Batches of padded sequences, as the model's pass sees them."""
+"""Batches of padded sequences, as they go through the model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ class Batch:
     """Sequences padded on the right to the longest among them.
 
     Args:
-        tokens: padding is any valid id; being causal, the model never shows it to a real token.
-        lengths: real tokens in each sequence.
-        first_scored: the first position whose token is scored: 1 in training, where the completion starts in a query.
+        tokens: padding is any valid id; in a causal model no real token attends to it.
+        lengths: number of real tokens in each sequence.
+        first_scored: the first position whose token is scored: 1 in training, the completion's start in a query.
         keys: a 63-bit number for each sequence, which seeds the labels that are sampled for it.
-        rows: which of the `Sequences` these are, in the same order.
-        positions: where `counted` is true in the flattened [sequence · token], ascending. Known on the host beforehand,
-            since finding them on a device would make the host wait for it.
+        rows: the rows of `Sequences` that the batch holds, in the same order.
+        positions: the indices at which `counted` is true in the flattened [sequence · token], ascending. They are
+            computed on the host, because computing them on a device would make the host wait for it.
     """
 
     tokens: Int[Tensor, "sequence token"]
@@ -38,7 +38,7 @@ class Batch:
         return self.tokens.shape[0]
 
     def counted(self) -> Bool[Tensor, "sequence token"]:
-        """Return which positions predict a scored token: a sequence's last position and padding never do."""
+        """Return a mask of the positions that predict a scored token; a sequence's last position never does."""
         position = torch.arange(self.tokens.shape[1], device=self.tokens.device)[None, :] + 1
         return (position >= self.first_scored[:, None]) & (position < self.lengths[:, None])
 
@@ -79,12 +79,12 @@ class Sequences:
         return Sequences(self.tokens[rows], self.lengths[rows], self.keys[rows], scored)
 
     def batches(self, size: int, device: str, *, by_length: bool = False) -> Iterator[Batch]:
-        """Yield the sequences, `size` at a time, each batch cut to its longest sequence.
+        """Yield batches of `size` sequences, each cut to its longest sequence.
 
         Args:
-            size: sequences in a batch.
-            device: where the batches are wanted. Each is on its way there while the one before is worked on.
-            by_length: sequences of like length together, the longest first, rather than in order: less padding.
+            size: number of sequences in a batch.
+            device: where the batches go. Each is copied there while the one before is in use.
+            by_length: batch sequences of similar length, the longest first, instead of in order; needs less padding.
         """
         order = np.argsort(-self.lengths, kind="stable") if by_length else np.arange(len(self))
         ahead: Batch | None = None

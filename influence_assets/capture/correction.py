@@ -16,7 +16,7 @@ from influence_assets.maths.moments import SecondMoment, SquareAccumulator
 
 
 class CorrectionTotals(Participant):
-    """Sums the squared rotated gradients of every layer over sequences."""
+    """Totals of the squared rotated gradients of every layer over sequences."""
 
     fits = True
     needs_bases = True
@@ -26,7 +26,7 @@ class CorrectionTotals(Participant):
         self._Λ: dict[str, SquareAccumulator] = defaultdict(SquareAccumulator)
 
     def add(self, _batch: Batch, layer: LayerGradient) -> None:
-        """Add a layer of a batch."""
+        """Add one layer's gradients of a batch."""
         self._Λ[layer.name].add(layer.rotated)
 
     def totals(self, runner: Runner) -> dict[str, SecondMoment[Tensor]]:
@@ -37,7 +37,7 @@ class CorrectionTotals(Participant):
 def eigenvalue_corrections(
     runner: Runner, sequences: Sequences, bases: Mapping[str, Eigenbasis], sampler: LabelSampler | None
 ) -> dict[str, SecondMoment[Tensor]]:
-    """Return totals of Λ over the sequences, in the frozen bases; labels as in `covariances`."""
+    """Return the totals of Λ over the sequences, in the frozen bases; labels as in `covariances`."""
     totals, buffers = CorrectionTotals(), GradientBuffers()
     bases = runner.placed(bases)
 

@@ -21,12 +21,12 @@ class Covariances:
 
 
 class CovarianceTotals(Participant):
-    """Sums a aᵀ and Ds Dsᵀ of every layer over the tokens that carry a loss.
+    """Totals of a aᵀ and Ds Dsᵀ of every layer over the tokens that carry a loss.
 
-    The totals of all layers are in memory at once, each on its layer's device: a pass goes through all of them.
+    A pass goes through all layers, so the totals of all of them are in memory at once, each on its layer's device.
 
     Args:
-        blocks: on the diagonal of each factor; nothing else of it is made.
+        blocks: number of blocks on the diagonal of each factor; entries outside them are not computed.
     """
 
     fits = True
@@ -36,8 +36,8 @@ class CovarianceTotals(Participant):
         self._S: dict[str, GramAccumulator] = defaultdict(lambda: GramAccumulator(blocks))
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:
-        """Add a layer of a batch."""
-        # Positions without a loss are left out: in A they would weigh with whatever the model makes of padding.
+        """Add one layer's inputs and output gradients of a batch."""
+        # Positions without a loss are left out: what the model computes for padding must not count in A.
         positions = batch.positions.to(layer.a.device)
         self._A[layer.name].add(layer.a.flatten(0, 1)[positions])
         self._S[layer.name].add(layer.Ds.flatten(0, 1)[positions])
@@ -50,13 +50,13 @@ class CovarianceTotals(Participant):
 def covariances(
     runner: Runner, sequences: Sequences, sampler: LabelSampler | None, *, blocks: int = 1
 ) -> dict[str, Covariances]:
-    """Return totals of a aᵀ and Ds Dsᵀ over the tokens of the sequences that carry a loss.
+    """Return the totals of a aᵀ and Ds Dsᵀ over the tokens of the sequences that carry a loss.
 
     Args:
-        runner: the model.
-        sequences: what is measured.
-        sampler: draws the labels; None: the data's own, the empirical Fisher.
-        blocks: on the diagonal of each factor.
+        runner: runs the model.
+        sequences: the training sequences.
+        sampler: draws the labels; None takes the data's own, which gives the empirical Fisher.
+        blocks: number of blocks on the diagonal of each factor.
     """
     totals = CovarianceTotals(blocks)
 

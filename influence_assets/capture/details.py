@@ -1,4 +1,4 @@
-"""How scores split over layers and tokens."""
+"""The split of scores over layers and tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from influence_assets.models.layers.rule import AttributedLayer
 
 @dataclass(frozen=True)
 class Details:
-    """How scores split: over layers and over input tokens.
+    """Scores split over layers and over input tokens.
 
     Args:
         by_layer: float64 [query, sequence, layer], layers in the order of the runner's modules.
@@ -27,7 +27,7 @@ class Details:
 
 
 def score_details(runner: Runner, sequences: Sequences, P: Mapping[str, Tensor], N: int) -> Details:
-    """Return the split of each score over layers and over tokens; both sums are the score."""
+    """Return the split of each score over layers and over tokens; either one sums to the score."""
     order = {linear.name: index for index, linear in enumerate(runner.modules)}
     queries = len(next(iter(P.values())))
     P = runner.placed(P)

@@ -1,12 +1,13 @@
-"""Exact products with the Gauss-Newton Hessian of all attributed layers together.
+"""Exact products with the joint Gauss-Newton Hessian of all attributed layers.
 
     G = E_sequence[Σ_t J_tᵀ (diag p_t − p_t p_tᵀ) J_t]
 
-with J_t the derivative of the logits at position t by the layers' matrices, p_t their softmax (Martens 2020, Sec. 8).
-EK-FAC approximates its diagonal blocks, one a layer; here nothing is approximated and layers are not independent.
+with J_t the derivative of the logits at position t with respect to the layers' matrices, and p_t their softmax
+(Martens 2020, Sec. 8). EK-FAC approximates its diagonal blocks, one for each layer; here nothing is approximated, and
+layers are not independent.
 
-A vector V goes forward as what moving every layer's matrix along V adds to the layer's output, V a, which forward-mode
-differentiation carries to the logits: J V. Multiplied by the matrix in between it goes backward as any gradient does.
+Moving every layer's matrix along V adds V a to the layer's output. Forward-mode differentiation carries that to the
+logits, as J V. Multiplied by the matrix in the middle, it goes backward as any gradient does.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,15 +29,15 @@ from influence_assets.models.layers.rule import AttributedLayer, Handle
 def gauss_newton_products(
     runner: Runner, shards: Iterable[Sequences], V: Mapping[str, Tensor], bases: Mapping[str, Eigenbasis]
 ) -> dict[str, Tensor]:
-    """Return G V of every layer, [vector, d_out, d_in], in the eigenbases as V is.
+    """Return G V for every layer, [vector, d_out, d_in], in the eigenbases as V is.
 
-    For each vector every sequence goes forward and backward once.
+    Every sequence goes forward and backward once for each vector.
 
     Args:
-        runner: the model.
+        runner: runs the model.
         shards: the sequences that G is the mean over.
-        V: the vectors, of every layer.
-        bases: of every layer.
+        V: the vectors, for every layer.
+        bases: the eigenbases of every layer.
 
     Raises:
         ValueError: there are no sequences.
@@ -59,11 +60,11 @@ def gauss_newton_products(
 def _batch_products(
     runner: Runner, batch: Batch, vectors: Mapping[str, Tensor], bases: Mapping[str, Eigenbasis]
 ) -> Iterator[dict[str, Tensor]]:
-    """Yield for each vector, in the model's coordinates, the sum over a batch, in the eigenbases."""
+    """Yield the sum over a batch, in the eigenbases, for each vector, which is in the model's coordinates."""
     product: dict[str, Tensor] = {}
 
     def consume(layer: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
-        rows = (side.flatten(0, 1)[None] for side in (Ds, a))  # all tokens as those of one sequence
+        rows = (side.flatten(0, 1)[None] for side in (Ds, a))  # all tokens as if they were one sequence
         product[layer.name] = bases[layer.name].rotated_sequence_gradients(*rows)[0]
 
     last = len(next(iter(vectors.values()))) - 1
@@ -78,8 +79,8 @@ def _batch_products(
 
 
 def _moved_logits(runner: Runner, batch: Batch, V: Mapping[str, Tensor]) -> Tensor:
-    """Return J V: what the logits move by with the layers' matrices."""
-    # The fused kernels of attention cannot be differentiated forward.
+    """Return J V, the change of the logits when the layers' matrices move along V."""
+    # Fused attention kernels do not support forward-mode differentiation.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
         moves = [_move(layer, V[layer.name], batch) for layer in runner.modules]
         try:
@@ -92,7 +93,7 @@ def _moved_logits(runner: Runner, batch: Batch, V: Mapping[str, Tensor]) -> Tens
 
 
 def _move(layer: AttributedLayer, V: Tensor, batch: Batch) -> Handle:
-    """Add V a to the tangent of the layer's output, or what of the output has V a as its Ds."""
+    """Add V a to the tangent of the layer's output, laid out as the layer rule lays out Ds."""
     rule, module, shape = layer.rule, layer.module, (batch.tokens.shape[0], batch.tokens.shape[1])
 
     def output_gradients(gradient: Tensor) -> Tensor:

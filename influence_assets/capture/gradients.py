@@ -19,7 +19,7 @@ class QueryGradients:
     """∇f of every query, layer by layer, and f itself.
 
     Args:
-        layers: [query, d_out, d_in] for each layer; Q_Sᵀ ∇f Q_A where bases were given.
+        layers: [query, d_out, d_in] for each layer; Q_Sᵀ ∇f Q_A if bases were given.
         log_probabilities: float64 [query]: f = log p(completion given prompt), in nats.
     """
 
@@ -30,13 +30,13 @@ class QueryGradients:
 def query_gradients(
     runner: Runner, queries: Sequences, bases: Mapping[str, Eigenbasis] | None = None
 ) -> QueryGradients:
-    """Return the gradient of each query's log-probability of its completion; the prompt conditions and is not scored.
+    """Return the gradient of each completion's log-probability given its prompt.
 
     Args:
-        runner: the model.
-        queries: with the completions' starts.
-        bases: of every layer, for gradients in the eigenbases: rotating a query's tokens takes fewer operations than
-            rotating its gradient.
+        runner: runs the model.
+        queries: the queries, with the starts of their completions.
+        bases: the eigenbases of every layer, to return the gradients in them; rotating a query's tokens takes fewer
+            operations than rotating its gradient later.
     """
     layers: dict[str, Tensor] = {}
     if bases is not None:
@@ -45,14 +45,14 @@ def query_gradients(
     def consumer(batch: Batch) -> Consumer:
         rows = torch.from_numpy(batch.rows).to(runner.device, non_blocking=True)
         first, last = int(batch.rows[0]), int(batch.rows[-1])
-        follow_each_other = bool((np.diff(batch.rows) == 1).all())
+        rows_are_consecutive = bool((np.diff(batch.rows) == 1).all())
 
         def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
             if linear.name not in layers:
                 shape = len(queries), linear.output_width, linear.input_width
                 layers[linear.name] = a.new_empty(shape, device=runner.device)
             whole = layers[linear.name]
-            out = whole[first : last + 1] if follow_each_other and whole.device == a.device else None
+            out = whole[first : last + 1] if rows_are_consecutive and whole.device == a.device else None
             if bases is None:
                 gradients = sequence_gradients(Ds, a, out=out)
             else:

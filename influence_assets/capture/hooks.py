@@ -1,8 +1,8 @@
-"""The one place with hooks: hands each attributed layer's input and output gradient to a consumer, layer by layer.
+"""The hooks, all of them: they pass each attributed layer's input and output gradient to a consumer, layer by layer.
 
-Autograd never computes a weight's gradient. The parameters are frozen, and the output of each attributed layer
-requires a gradient, so that a backward pass computes the gradients of activations alone, and none below the first of
-those layers: forward plus less than half a backward. What a module's tensors mean is its layer rule's business.
+Autograd never computes a weight's gradient. The parameters are frozen, and the output of each attributed layer requires
+a gradient. So a backward pass computes only the gradients of activations, and none below the first of those layers: it
+costs less than half of a usual one. The layer's rule knows what a module's tensors mean.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,10 +22,10 @@ Consumer = Callable[[AttributedLayer, Tensor, Tensor], None]
 
 
 class LayerTap:
-    """While entered, every backward pass within `consuming` calls its consumer once for each of the layers.
+    """A context in which every backward pass within `consuming` calls the consumer once for each layer.
 
-    A consumer sees a layer as soon as its gradient exists and the layer's activations are freed right after. What it
-    sees is in the dtype that sums are kept in: float32 for passes in float32 and bfloat16, float64 for float64.
+    The consumer gets a layer as soon as its gradient exists; the layer's activations are freed right after. Values have
+    the dtype of sums: float32 for passes in float32 and bfloat16, float64 for passes in float64.
     """
 
     def __init__(self, layers: Sequence[AttributedLayer]) -> None:
@@ -50,10 +50,10 @@ class LayerTap:
         self._handles.clear()
 
     def start(self, tokens: Tensor) -> None:
-        """Forget the last pass; call before each forward.
+        """Prepare for the next forward pass; call it before each.
 
         Args:
-            tokens: of the batch that follows, [sequence, token].
+            tokens: the next batch, [sequence, token].
         """
         self._shape = (tokens.shape[0], tokens.shape[1])
         self._forwarded.clear()
@@ -61,10 +61,10 @@ class LayerTap:
 
     @contextmanager
     def consuming(self, consume: Consumer) -> Iterator[None]:
-        """A backward pass within hands its layers to `consume`.
+        """Pass the layers of a backward pass in the block to `consume`.
 
         Raises:
-            InputError: a layer took no part, so that a score without it would be silently too small.
+            InputError: a layer took no part in the pass; scores without it would silently be too small.
         """
         self._consume = consume
         self._consumed.clear()
@@ -86,9 +86,9 @@ class LayerTap:
                     "Leave it out: the curvature of a reused layer is not a Kronecker product.",
                 )
             self._forwarded.add(layer.name)
-            kept = self._by_sequence(layer, x.detach())
-            self.input_bytes += kept.numel() * kept.element_size()
-            output.register_hook(lambda gradient: self._backward(layer, kept, gradient))  # type: ignore[no-untyped-call]
+            inputs = self._by_sequence(layer, x.detach())
+            self.input_bytes += inputs.numel() * inputs.element_size()
+            output.register_hook(lambda gradient: self._backward(layer, inputs, gradient))  # type: ignore[no-untyped-call]
 
         return see
 
@@ -106,7 +106,7 @@ class LayerTap:
         assert self._consume is not None  # noqa: S101  # backward passes run within `consuming`
         self._consumed.add(layer.name)
         dtype = accumulation_dtype(gradient.dtype)
-        # Ids, which embeddings see, stay as they are.
+        # The inputs of embeddings are ids, which stay integers.
         a = layer.rule.inputs(layer.module, x.to(dtype) if x.is_floating_point() else x).to(dtype)
         Ds = layer.rule.output_gradients(layer.module, self._by_sequence(layer, gradient.detach()).to(dtype))
         self._consume(layer, a, Ds)

@@ -1,4 +1,4 @@
-"""The gradient of one layer, shared by all that is measured of it in one backward pass."""
+"""The gradient of one layer, shared by all measurements of it in one backward pass."""
 
 from typing import NamedTuple
 
@@ -8,22 +8,22 @@ from influence_assets.maths.ekfac import Eigenbasis, sequence_gradients
 
 
 class RotatedAxes(NamedTuple):
-    """Which sides of a gradient are in the eigenbasis: that of the outputs, that of the inputs."""
+    """Which sides of a gradient are in the eigenbasis: the outputs' side S, the inputs' side A."""
 
     S: bool
     A: bool
 
 
 class GradientBuffers:
-    """Memory for the gradients of a layer, used again for the next one: what was just written is in the cache."""
+    """Memory for the gradients of a layer. The next layer uses it again, because it is in the processor's cache."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[RotatedAxes, int, int], Tensor] = {}
 
     def of(self, sides: RotatedAxes, a: Tensor, Ds: Tensor) -> Tensor | None:
-        """Return memory for G [sequence, d_out, d_in] with these sides in the eigenbasis; it is overwritten each time.
+        """Return memory for G [sequence, d_out, d_in] with these sides in the eigenbasis; the next call overwrites it.
 
-        None on a device, whose allocator keeps memory by itself.
+        Returns None on other devices, whose allocators reuse memory by themselves.
         """
         if a.device.type != "cpu":
             return None
@@ -34,14 +34,14 @@ class GradientBuffers:
 
 
 class LayerGradient:
-    """One layer of a batch in a backward pass. What several measurements need of it is computed once.
+    """One layer of a batch in a backward pass. Gradients that several measurements need are computed once.
 
     Args:
-        name: of the layer.
-        a: its input [sequence, token, d_in].
-        Ds: the gradient at its output [sequence, token, d_out].
-        basis: of the layer, where rotated gradients are needed.
-        buffers: where gradients are put; the next layer's overwrite them.
+        name: the layer's name.
+        a: the layer's input [sequence, token, d_in].
+        Ds: the gradient at the layer's output [sequence, token, d_out].
+        basis: the layer's eigenbasis, if rotated gradients are needed.
+        buffers: memory for the gradients; the next layer's gradients overwrite it.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class LayerGradient:
         return self.with_sides(RotatedAxes(S=True, A=True))
 
     def with_sides(self, sides: RotatedAxes) -> Tensor:
-        """Return G with these of its sides in the eigenbasis, [sequence, d_out, d_in]."""
+        """Return G with these sides in the eigenbasis, [sequence, d_out, d_in]."""
         if sides not in self._computed:
             out = self._buffers.of(sides, self.a, self.Ds)
             if not any(sides):
                 self._computed[sides] = sequence_gradients(self.Ds, self.a, out=out)
             else:
-                assert self._basis is not None  # noqa: S101  # whoever wants it rotated has given it
+                assert self._basis is not None  # noqa: S101  # callers that need rotated gradients give a basis
                 self._computed[sides] = self._basis.rotated_sequence_gradients(
                     self.Ds, self.a, **sides._asdict(), out=out
                 )

@@ -1,9 +1,9 @@
-"""Log-likelihoods and their gradient at the model's last hidden state, without ever holding all the logits.
+"""Log-likelihoods and their gradient at the model's last hidden state, without all logits in memory at once.
 
 The output head of a causal language model is one matrix product, and the gradient of a log-likelihood with respect to
-its logits is known in closed form: one-hot label minus softmax. So the logits of a few positions at a time are made,
-turned in place into probabilities and multiplied back, while they lie in the processor's cache. The logits of a
-batch are often its largest tensor; autograd would hold them three times.
+its logits has a closed form: one-hot label minus softmax. So the logits of a few positions at a time are computed,
+turned into probabilities in place and multiplied back while they are in the processor's cache. The logits are often the
+largest tensor of a batch; autograd would hold them three times.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,18 +25,18 @@ from influence_assets.models.layers.rule import AttributedLayer
 
 _LOGITS_AT_ONCE = {"cpu": 2**20}
 _LOGITS_AT_ONCE_ON_DEVICE = 2**27
-"""Numbers: 4 MiB in float32 stay in a processor's cache; a GPU wants large products."""
+"""How many logits are computed at once: 4 MiB in float32 stay in a processor's cache; a GPU needs large products."""
 
 _ENLARGEMENT = 2.0**12
-"""A power of two, which rounds nothing."""
+"""A power of two, so that multiplying by it is exact."""
 
 
 @dataclass(frozen=True)
 class LabelSampler:
-    """Draws labels from the model's own distribution: the true Fisher's labels.
+    """A sampler of labels from the model's own distribution, as the true Fisher needs them.
 
-    Every sequence has a generator of its own, seeded by the study's seed and the sequence's key, so that its labels
-    depend neither on the batch that it came in nor on the shard or process.
+    Every sequence has its own generator, seeded by the study's seed and the sequence's key, so that its labels do not
+    depend on its batch, shard or process.
     """
 
     seed: int
@@ -66,11 +66,11 @@ class Head:
 
 
 class Loss(NamedTuple):
-    """What a backward pass begins with.
+    """The log-likelihoods of a batch and the gradient that a backward pass begins with.
 
     Args:
         likelihoods: each sequence's log-likelihood.
-        gradient: of their sum, at the last hidden state.
+        gradient: the gradient of their sum at the last hidden state.
     """
 
     likelihoods: Float[Tensor, " sequence"]
@@ -78,11 +78,11 @@ class Loss(NamedTuple):
 
 
 def plain_head(model: PreTrainedModel, attributed: Sequence[AttributedLayer]) -> Head | None:
-    """Return the model's head, if its logits are nothing but the head's product with the last hidden state.
+    """Return the model's head if the logits are its plain product with the last hidden state, else None.
 
-    Tried out rather than believed: some architectures scale, cap or mask their logits afterwards. It is tried with
-    logits far larger than the model's own, since a cap leaves small ones as they are. None for those, and where the
-    head itself is attributed, whose inputs a hook must see.
+    This is tested on the model, because some architectures scale, cap or mask their logits afterwards. The test uses
+    logits far larger than the model's own, since a cap leaves small ones unchanged. The result is also None if the head
+    itself is attributed, because a hook must then see its inputs.
     """
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if type(head) is not nn.Linear or model.base_model is model or any(m.module is head for m in attributed):
@@ -99,7 +99,7 @@ def plain_head(model: PreTrainedModel, attributed: Sequence[AttributedLayer]) ->
 def log_likelihoods(
     logits: Float[Tensor, "sequence token word"], labels: Int[Tensor, "sequence token"]
 ) -> Float[Tensor, " sequence"]:
-    """Return Σ_t log p(label_t | tokens up to t) of each sequence, in nats; IGNORED positions do not count."""
+    """Return Σ_t log p(label_t | tokens up to t) for each sequence, in nats; IGNORED positions do not count."""
     precise = logits.to(accumulation_dtype(logits.dtype))
     targets = labels.flatten().to(logits.device)
     losses = cross_entropy(precise.flatten(0, 1), targets, ignore_index=IGNORED, reduction="none")
@@ -109,7 +109,7 @@ def log_likelihoods(
 def sampled_labels(
     logits: Float[Tensor, "sequence token word"], batch: Batch, sampler: LabelSampler
 ) -> Int[Tensor, "sequence token"]:
-    """Draw labels at each counted position; IGNORED elsewhere."""
+    """Draw a label at each counted position; other positions are IGNORED."""
     rows = logits.detach().flatten(0, 1)[batch.positions.to(logits.device)]
     uniforms = sampler.uniforms(batch).to(logits.device)
     drawn = sampler.draw(rows.softmax(-1, dtype=accumulation_dtype(rows.dtype)), uniforms)
@@ -124,20 +124,20 @@ def chunked_losses(
     batch: Batch,
     samplers: Sequence[LabelSampler | None],
 ) -> list[Loss]:
-    """Return each sequence's log-likelihood, and the gradient of their sum with respect to the last hidden state.
+    """Return the log-likelihoods and their gradient for each set of labels, computing the logits only once.
 
     Args:
         hidden: the model's last hidden state, as it goes into the head.
-        head: of the model.
-        batch: whose tokens are the labels.
-        samplers: for each set of labels one that draws it from the model itself, or None for the batch's own.
+        head: the model's head.
+        batch: the batch whose tokens are the data's own labels.
+        samplers: for each set of labels, a sampler that draws it from the model, or None for the data's own labels.
 
     Returns:
-        One loss for each set of labels. The logits are computed once for all.
+        One loss for each set of labels.
     """
     device = head.weight.device
     states = hidden.detach().flatten(0, 1)[batch.positions.to(hidden.device)].to(device)
-    # The last position of a sequence is never counted, so that the following token is the sequence's own.
+    # The last position of a sequence is never counted, so that the next token belongs to the same sequence.
     own = batch.tokens.flatten()[batch.positions + 1].to(device)
     uniforms = [None if sampler is None else sampler.uniforms(batch).to(device) for sampler in samplers]
     precise = accumulation_dtype(states.dtype)
@@ -152,7 +152,7 @@ def chunked_losses(
         p = torch.softmax(logits, -1, out=logits)
         labels = [own[part] if drawn is None else LabelSampler.draw(p, drawn[part]) for drawn in uniforms]
         for values, drawn, chosen in zip(likelihoods, uniforms, labels, strict=True):
-            # Of the data's own label by the largest, since its own probability may be too small for a number.
+            # The data's own label may have a probability that underflows, so it is computed relative to the largest.
             logp = of_own + p.amax(-1, keepdim=True).log() if drawn is None else p.gather(1, chosen[:, None]).log()
             values[part] = logp[:, 0]
         for gradient, slope in zip(gradients, _slopes(p, labels, head.weight), strict=True):
@@ -161,9 +161,9 @@ def chunked_losses(
 
 
 def _slopes(p: Tensor, labels: Sequence[Tensor], weight: Tensor) -> Iterator[Tensor]:
-    """Yield (one-hot − p) · weight for each set of labels of some positions."""
+    """Yield (one-hot − p) · weight at some positions for each set of labels."""
     if p.dtype == weight.dtype:
-        expected = product(p, weight)  # the same for all sets; in half precision their difference would be lost
+        expected = product(p, weight)  # shared by all sets; in half precision the difference would lose its digits
         yield from (weight[chosen] - expected for chosen in labels)
         return
     for chosen in labels:

@@ -1,4 +1,4 @@
-"""The shape of a model, and the operations of its own pass, counted as torch runs it on tensors without memory."""
+"""The shape of a model and the operations of its own pass, counted by running torch on tensors without memory."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +30,7 @@ _ATTENTION_OF_CPU = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
-"""What torch's own counter leaves out."""
+"""Operators that torch's own counter does not know."""
 
 
 def model_shape(
@@ -42,13 +42,13 @@ def model_shape(
     blocks: int = 1,
     trust_remote_code: bool = False,
 ) -> ModelShape:
-    """Return what a model of this configuration takes; it is built without memory for its weights.
+    """Return the shape and costs of a model of this configuration, built without memory for its weights.
 
     Args:
-        config: of the model.
-        dtype: of the passes.
+        config: the model's configuration.
+        dtype: the precision of the passes.
         modules: `curvature.modules`.
-        tokens: in a sequence.
+        tokens: number of tokens in a sequence.
         blocks: `curvature.blocks`.
         trust_remote_code: whether the model's own code may run.
 
@@ -79,7 +79,7 @@ def model_shape(
 
 
 def _counted_pass(model: PreTrainedModel, modules: Sequence[AttributedLayer], tokens: int) -> tuple[int, int]:
-    """Count operations forward and backward, without the head."""
+    """Return the operations of a forward and of a backward pass over one sequence, without the head."""
     ids = torch.zeros((1, tokens), dtype=torch.long, device=model.device)
     with LayerTap([m for m in modules if m.module is not model.get_output_embeddings()]) as tap:  # type: ignore[no-untyped-call]
         tap.start(ids)

@@ -1,7 +1,7 @@
-"""Everything that is measured of training sequences, from one forward pass and the backward passes that are needed.
+"""All measurements of training sequences, from one forward pass and the backward passes that they need.
 
-With sampled labels two: one of those labels, for the statistics of the curvature, and one of the data's own, for
-sketches and scores. With the data's own labels for both, one.
+With sampled labels these are two: one with the sampled labels, for the curvature's statistics, and one with the data's
+own, for sketches and scores. If both use the data's own labels, one is enough.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,14 +26,14 @@ def measure(
     bases: Mapping[str, Eigenbasis],
     sampler: LabelSampler | None,
 ) -> None:
-    """Measure batch after batch, in order.
+    """Run all participants over the sequences, batch after batch, in order.
 
     Args:
-        runner: the model.
-        sequences: what is measured.
-        participants: what takes part.
-        bases: the eigenbasis of every layer; empty where no participant needs one.
-        sampler: draws the labels that the curvature's statistics are measured with; None takes the data's own.
+        runner: runs the model.
+        sequences: the training sequences.
+        participants: the measurements to take.
+        bases: the eigenbasis of every layer; empty if no participant needs one.
+        sampler: draws the labels for the curvature's statistics; None takes the data's own.
 
     Raises:
         FloatingPointError: a log-likelihood is not finite.

@@ -1,7 +1,7 @@
-"""The operations that the measurements of a model take, counted from shapes alone: no weights are needed.
+"""The number of operations of each measurement of a model, computed from shapes alone.
 
-The products of two matrices [m, k] and [k, n] are 2·m·k·n operations. What is elementwise is left out. The model's own
-pass is counted as torch runs it (`model_shape.py`), everything else by the formulas here.
+The product of two matrices [m, k] and [k, n] counts as 2·m·k·n operations; elementwise operations are not counted. The
+model's own pass is counted as torch runs it (`model_shape.py`), everything else by the formulas here.
 """
 
 from collections.abc import Mapping
@@ -16,18 +16,18 @@ from influence_assets.maths.moments import GRAM_TILE
 from influence_assets.maths.notation import accumulation_dtype
 
 EIGENDECOMPOSITION = 9
-"""Times width³: tridiagonal form 4/3, its eigenvectors by divide and conquer at most 17/3, their way back 2."""
+"""Operations for each width³: tridiagonal form 4/3, divide and conquer at most 17/3, back transformation 2."""
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """An attributed layer.
+    """The shape of an attributed layer.
 
     Args:
-        name: of its module.
+        name: the module's name.
         d_out: width of its output.
-        d_in: width of its input, with the bias's column.
-        blocks: on the diagonals of A and S.
+        d_in: width of its input, including the bias's column.
+        blocks: number of blocks on the diagonals of A and S.
     """
 
     name: str
@@ -41,43 +41,43 @@ class LayerShape:
         return [width for side in (self.d_in, self.d_out) for width in block_widths(side, self.blocks)]
 
     def order(self, tokens: int) -> RotationOrder:
-        """Return how the gradient of a sequence is rotated."""
+        """Return the order in which the gradient of a sequence is rotated."""
         return rotation_order(tokens, self.d_out, self.d_in, blocks=self.blocks)
 
     def gradient(self, tokens: int) -> int:
-        """Count the operations of Σ_t Ds_t a_tᵀ of a sequence."""
+        """Count the operations of Σ_t Ds_t a_tᵀ for one sequence."""
         return 2 * tokens * self.d_out * self.d_in
 
     def rotated_gradient(self, tokens: int) -> int:
-        """Count the operations of Q_Sᵀ G Q_A of a sequence, forming it included."""
+        """Count the operations of Q_Sᵀ G Q_A for one sequence, including those of G."""
         return self.gradient(tokens) + 2 * self.order(tokens).multiplications
 
     def rotation(self) -> int:
-        """Count the operations of Qᵀ G Q of a gradient that is computed already."""
+        """Count the operations of Q_Sᵀ G Q_A for a gradient G that is known."""
         return 2 * self.order(self.d_out + self.d_in).multiplications
 
     def scored_sides(self, tokens: int, queries: int, sequences: int) -> tuple[bool, bool]:
-        """Return for S and A whether scores alone rotate the sequences' gradients rather than those of the queries.
+        """Return for S and A whether a pass for scores only rotates the sequences' gradients, not those of the queries.
 
-        Of one side either costs d² times what is compared (see `ScoreTotals.in_eigenbases`).
+        On each side, either choice costs d² times the number compared here (see `ScoreTotals.in_eigenbases`).
         """
         S = sequences * min(tokens, self.d_in) < queries * self.d_in
         A = sequences * min(tokens, self.d_out) < queries * self.d_out
         return S, A
 
     def rotation_for_scores(self, tokens: int, queries: int, sequences: int) -> int:
-        """Count the operations of the rotations that scores alone take, of all sequences and queries."""
+        """Count the operations of all rotations of sequences or queries in a pass for scores only."""
         S, A = (sum(width**2 for width in block_widths(side, self.blocks)) for side in (self.d_out, self.d_in))
         of_S = min(sequences * min(tokens, self.d_in), queries * self.d_in)
         of_A = min(sequences * min(tokens, self.d_out), queries * self.d_out)
         return 2 * (S * of_S + A * of_A)
 
     def contraction(self, queries: int) -> int:
-        """Count the operations of the products of a sequence's gradient with those of queries."""
+        """Count the operations of the products of one sequence's gradient with those of queries."""
         return 2 * queries * self.d_out * self.d_in
 
     def covariances(self, positions: int) -> int:
-        """Count the operations of A and S of so many positions: the tiles on and below the diagonal."""
+        """Count the operations of A and S over these positions: the tiles on and below the diagonal."""
         return sum(_gram(positions, width) for width in self.factor_widths)
 
     def decomposition(self) -> int:
@@ -96,18 +96,18 @@ def _gram(rows: int, width: int) -> int:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A model, and what one pass of one sequence takes.
+    """The shape of a model and the costs of a pass over one sequence.
 
     Args:
-        layers: attributed.
-        tokens: in the sequence.
-        parameters: in all.
+        layers: the attributed layers.
+        tokens: number of tokens in the sequence.
+        parameters: number of all parameters.
         forward: operations up to the last hidden state.
         backward: operations of the activations' gradients down to the first attributed layer.
         head: operations of the head's product with the hidden states of all but the last position.
-        kept_bytes: that lie between forward and backward.
-        width: of the head's input.
-        dtype: of the passes.
+        kept_bytes: bytes that the pass keeps between forward and backward.
+        width: width of the head's input.
+        dtype: the precision of the passes.
     """
 
     layers: tuple[LayerShape, ...]
@@ -121,39 +121,39 @@ class ModelShape:
     dtype: torch.dtype
 
     def passes(self, labels: int = 1) -> int:
-        """Count the operations of one forward pass and a backward pass for each kind of labels.
+        """Count the operations of one forward pass and one backward pass for each kind of labels.
 
-        The logits are made once, and their expected gradient goes back through the head once for all kinds; in half
-        precision once for each.
+        The logits are computed once. Their expected gradient goes back through the head once for all kinds of labels,
+        in half precision once for each.
         """
         through_head = labels if self.dtype != accumulation_dtype(self.dtype) else 1
         return self.forward + (1 + through_head) * self.head + labels * self.backward
 
     def training_step(self) -> int:
-        """Count the operations of one forward pass and a whole backward pass."""
+        """Count the operations of one forward pass and one full backward pass."""
         return 3 * (self.forward + self.head)
 
     @property
     def sequence_bytes(self) -> int:
-        """Bytes that a sequence of a batch takes at the height of a pass, see `batch_size`."""
+        """The most bytes that a sequence takes during a pass, see `batch_size`."""
         sums = accumulation_dtype(self.dtype)
         return self.kept_bytes + max(layer_bytes(layer.d_out, layer.d_in, self.tokens, sums) for layer in self.layers)
 
     @property
     def sums_itemsize(self) -> int:
-        """Bytes of a number of what is summed and stored."""
+        """Bytes of one number in the sums that are stored."""
         return accumulation_dtype(self.dtype).itemsize
 
     def covariances(self) -> int:
-        """Count the operations of A and S of every layer, the pass left out."""
+        """Count the operations of A and S for every layer, without the pass."""
         return sum(layer.covariances(self.tokens - 1) for layer in self.layers)
 
     def gradients(self) -> int:
-        """Count the operations of G of every layer."""
+        """Count the operations of G for every layer."""
         return sum(layer.gradient(self.tokens) for layer in self.layers)
 
     def rotated_gradients(self) -> int:
-        """Count the operations of Q_Sᵀ G Q_A of every layer."""
+        """Count the operations of Q_Sᵀ G Q_A for every layer."""
         return sum(layer.rotated_gradient(self.tokens) for layer in self.layers)
 
     def contractions(self, queries: int) -> int:
@@ -161,30 +161,31 @@ class ModelShape:
         return sum(layer.contraction(queries) for layer in self.layers)
 
     def rotations(self) -> int:
-        """Count the operations of rotating a gradient that is computed already."""
+        """Count the operations of rotating a known gradient."""
         return sum(layer.rotation() for layer in self.layers)
 
     def scores(self, queries: int, sequences: int) -> int:
-        """Count the operations of the exact scores of all the sequences, the pass left out.
+        """Count the operations of the exact scores of all sequences, without the pass.
 
-        On each side of a layer the sequences' gradients are rotated or those of the queries back, whichever takes less.
+        On each side of a layer, either the sequences' gradients are rotated, or those of the queries are rotated back,
+        whichever takes fewer operations.
         """
         rotations = (layer.rotation_for_scores(self.tokens, queries, sequences) for layer in self.layers)
         return sum(rotations) + sequences * (self.gradients() + self.contractions(queries))
 
     @property
     def factor_numbers(self) -> int:
-        """Numbers in A and S of all layers, and so in Q_A and Q_S."""
+        """How many numbers A and S of all layers have; Q_A and Q_S have as many."""
         return sum(width**2 for layer in self.layers for width in layer.factor_widths)
 
     @property
     def gradient_numbers(self) -> int:
-        """Numbers in a gradient of all attributed layers, and so in Λ."""
+        """How many numbers a gradient of all attributed layers has; Λ has as many."""
         return sum(layer.d_out * layer.d_in for layer in self.layers)
 
 
 def contraction_orders(shape: ModelShape, queries: int, sequences: int) -> Mapping[tuple[int, int], tuple[str, str]]:
-    """Return, by shape (d_out, d_in), what is rotated for Λ and sketches, and for scores without sketches."""
+    """Return by shape (d_out, d_in) what is rotated for Λ and sketches, and what for scores without sketches."""
     return {
         (layer.d_out, layer.d_in): (_rotated(layer.order(shape.tokens)), _scored(shape, layer, queries, sequences))
         for layer in shape.layers

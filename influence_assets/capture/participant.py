@@ -1,4 +1,4 @@
-"""What takes part in a pass over sequences together with others."""
+"""The contract of measurements that share a pass over sequences."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from influence_assets.maths.ekfac import Eigenbasis
 
 
 class Participant(ABC):
-    """Is given every layer of every batch of a pass.
+    """A measurement that receives every layer of every batch of a pass.
 
     Attributes:
-        fits: whether it is measured with the labels of the curvature, else with the data's own.
+        fits: whether it uses the labels of the curvature, or else the data's own.
         needs_bases: whether it needs the eigenbases.
         rotates: whether it needs gradients in the eigenbases on both sides.
     """
@@ -29,15 +29,15 @@ class Participant(ABC):
         """Prepare for a pass.
 
         Args:
-            runner: the model.
-            bases: of every layer, on its device.
-            tokens: in a sequence.
-            is_rotated_anyway: whether another participant has the data's own gradients rotated on both sides.
+            runner: runs the model.
+            bases: the eigenbasis of every layer, on that layer's device.
+            tokens: number of tokens in a sequence.
+            is_rotated_anyway: whether another participant needs the data's own gradients rotated on both sides.
         """
 
     @abstractmethod
     def add(self, batch: Batch, layer: LayerGradient) -> None:
-        """Take in a layer of a batch."""
+        """Add one layer's gradients of a batch."""
 
-    def end_batch(self) -> None:  # noqa: B027  # totals have no need of it
+    def end_batch(self) -> None:  # noqa: B027  # totals do not need it
         """Note that all layers of a batch have been added."""

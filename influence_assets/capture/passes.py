@@ -1,4 +1,4 @@
-"""One pass of the model over a batch: log-likelihood, labels and the backward that feeds the tapped layers."""
+"""One pass of the model over a batch: log-likelihoods, labels, and backward passes through the tapped layers."""
 
 from collections.abc import Sequence
 
@@ -22,10 +22,10 @@ class Pass:
     """A batch that has gone forward through the model, ready for backward passes of its log-likelihood.
 
     Args:
-        model: frozen.
-        head: its head, as `plain_head` returns it; None holds all logits at once.
-        tap: entered, on the model's attributed layers.
-        batch: on the model's device.
+        model: the frozen model.
+        head: the model's head, as `plain_head` returns it; without one, all logits are in memory at once.
+        tap: an entered tap of the model's attributed layers.
+        batch: the batch, on the model's device.
     """
 
     def __init__(self, model: PreTrainedModel, head: Head | None, tap: LayerTap, batch: Batch) -> None:
@@ -47,13 +47,13 @@ class Pass:
         sign: float = -1.0,
         then: Sequence[LabelSampler | None] = (),
     ) -> Float[Tensor, " sequence"]:
-        """Hand every layer's input and the gradient of sign · Σ log-likelihood at its output to `consume`.
+        """Pass every layer's input and the gradient of sign · Σ log-likelihood at its output to `consume`.
 
         Args:
             consume: called with each layer, the last one first.
-            sampler: draws labels from the model instead of taking the data's own.
-            sign: −1 gives gradients of the loss L = −log p, as training has them; +1 those of a query's f.
-            then: the labels of the backward passes of the same batch that will follow.
+            sampler: draws labels from the model; None takes the data's own.
+            sign: −1 gives gradients of the loss L = −log p, as in training; +1 gives those of a query's f.
+            then: the labels of later backward passes of the same batch.
 
         Returns:
             Each sequence's log-likelihood under the labels used.

@@ -1,4 +1,4 @@
-"""Runs a loaded model over sequences, batch by batch, for what is measured of each layer."""
+"""Passes of a loaded model over sequences, batch by batch, for the measurements of each layer."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Runner:
-    """A loaded model with the layers that are attributed, and how its passes are run.
+    """A loaded model with its attributed layers and the settings of its passes.
 
     Args:
-        model: frozen, in evaluation mode.
+        model: the frozen model, in evaluation mode.
         modules: the attributed layers.
-        batch_sequences: sequences in one pass; `auto` takes as many as memory holds.
+        batch_sequences: number of sequences in one pass; `auto` takes as many as fit into memory.
         progress: called after every batch.
     """
 
@@ -44,11 +44,11 @@ class Runner:
 
     @property
     def device(self) -> str:
-        """The device of the embeddings, for batches and results; layers of a spread model are on others too."""
+        """The device of the embeddings, for batches and results; a spread model has layers on other devices too."""
         return str(input_device(self.model))
 
     def placed(self, layers: Mapping[str, Placeable]) -> dict[str, Placeable]:
-        """Return what belongs to each attributed layer, on its device and laid out for it, copied only if need be."""
+        """Return each attributed layer's value on that layer's device, copied only if necessary."""
         return {linear.name: layers[linear.name].to(linear.device) for linear in self.modules if linear.name in layers}
 
     @property
@@ -58,7 +58,7 @@ class Runner:
 
     @cached_property
     def head(self) -> Head | None:
-        """The model's head, where the loss can be computed without holding all the logits."""
+        """The model's head, if the loss can be computed without all logits in memory, else None."""
         return plain_head(self.model, self.modules)
 
     def batch_size(self, sequences: Sequences) -> int:
@@ -68,7 +68,7 @@ class Runner:
         return batch_size(self.model, self.head, self.modules, int(sequences.lengths.max(initial=1)))
 
     def passes(self, sequences: Sequences, *, by_length: bool = True) -> Iterator[tuple[Batch, Pass]]:
-        """Yield each batch of the sequences after its forward pass; backward passes are up to the caller."""
+        """Yield each batch of the sequences after its forward pass; the caller runs the backward passes."""
         for batch in sequences.batches(self.batch_size(sequences), self.device, by_length=by_length):
             with LayerTap(self.modules) as tap, frozen_products(self.model):
                 yield batch, Pass(self.model, self.head, tap, batch)
@@ -82,9 +82,9 @@ class Runner:
         sampler: LabelSampler | None = None,
         sign: float = -1.0,
     ) -> np.ndarray:
-        """Run one pass over all sequences; `consumer(batch)` returns what is done with each layer of a batch.
+        """Run one pass over all sequences; `consumer(batch)` returns the function that receives a batch's layers.
 
-        Batches are of sequences of like length: their `rows` say which.
+        Batches group sequences of similar length; their `rows` say which sequences they hold.
 
         Returns:
             float64 [sequence]: the log-likelihoods under the labels used.
@@ -96,16 +96,16 @@ class Runner:
         parts = []
         for batch, forward in self.passes(sequences):
             parts.append((batch.rows, forward.backward(consumer(batch), sampler=sampler, sign=sign)))
-        for rows, likelihoods in parts:  # only now: looking at a number makes the host wait for the device
+        for rows, likelihoods in parts:  # not earlier, because reading a number makes the host wait for the device
             log_likelihoods[rows] = likelihoods.double().cpu().numpy()
         return refuse_not_finite(log_likelihoods)
 
 
 def refuse_not_finite(likelihoods: np.ndarray) -> np.ndarray:
-    """Return the log-likelihoods as they are.
+    """Return the log-likelihoods after checking that they are finite.
 
     Raises:
-        FloatingPointError: one is not finite.
+        FloatingPointError: one of them is not.
     """
     if not np.isfinite(likelihoods).all():
         raise FloatingPointError("the model's log-likelihood of a sequence is not finite")

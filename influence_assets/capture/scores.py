@@ -1,4 +1,4 @@
-"""Scores: −⟨P, G⟩ / N of every query and training sequence, by several methods in one pass."""
+"""Scores, −⟨P, G⟩ / N, of every query and training sequence, by several methods in one pass."""
 
 from collections.abc import Mapping
 
@@ -16,14 +16,14 @@ from influence_assets.maths.influence import layer_scores
 
 
 class ScoreTotals(Participant):
-    """Sums −⟨P, G⟩ / N over layers, for every query of several methods and every sequence.
+    """Totals of −⟨P, G⟩ / N over layers, for every query of several methods and every sequence.
 
     Args:
-        methods: for each method, each layer's preconditioned query gradients P [query, d_out, d_in]. They are given
-            up: what is rotated back is so in place, since two of each would not fit. No two share a tensor.
-        sequences: how many will be scored.
+        methods: for each method, each layer's preconditioned query gradients P [query, d_out, d_in]. They are rotated
+            in place, because two copies would not fit, so callers must not use them again. No two share a tensor.
+        sequences: number of sequences that will be scored.
         N: training sequences of the generation.
-        device: where the passes run.
+        device: the device of the passes.
     """
 
     needs_bases = True
@@ -37,7 +37,7 @@ class ScoreTotals(Participant):
         self._rotated_axes: dict[str, RotatedAxes] = {}
 
     def begin(self, runner: Runner, bases: Mapping[str, Eigenbasis], tokens: int, *, is_rotated_anyway: bool) -> None:
-        """Rotate each side of the queries back, or leave it for the sequences to be rotated."""
+        """Rotate each side of the queries back, unless rotating the sequences is cheaper."""
         self.place(runner)
         self.in_eigenbases(bases, tokens, rotated_anyway=is_rotated_anyway)
 
@@ -49,15 +49,15 @@ class ScoreTotals(Participant):
     def in_eigenbases(
         self, bases: Mapping[str, Eigenbasis], tokens: int, *, rotated_anyway: bool
     ) -> Mapping[str, RotatedAxes]:
-        """Take P as given in the eigenbases, and rotate each side back where scoring there costs more.
+        """Take P as given in the eigenbases, and rotate back each side on which scoring there costs more.
 
-        Inner products are the same in both. In the eigenbasis each sequence's tokens have to be rotated, in the model's
-        coordinates each query's gradient.
+        Inner products are the same in both coordinates. In the eigenbasis each sequence's tokens have to be rotated, in
+        the model's coordinates each query's gradient.
 
         Args:
-            bases: of every layer.
-            tokens: in a sequence.
-            rotated_anyway: whether something else needs the rotated gradients too.
+            bases: the eigenbasis of every layer.
+            tokens: number of tokens in a sequence.
+            rotated_anyway: whether another measurement needs the rotated gradients anyway.
 
         Returns:
             The sides of each layer that are scored in the eigenbasis.
@@ -65,7 +65,7 @@ class ScoreTotals(Participant):
         queries, sequences = sum(map(_count, self._methods.values())), next(iter(self._totals.values())).shape[1]
         for layer, basis in bases.items():
             d_out, d_in = len(basis.Q_S), len(basis.Q_A)
-            # Of one side both cost d² times what follows.
+            # On each side, either choice costs d² times the number compared.
             S = sequences * min(tokens, d_in) < queries * d_in
             A = sequences * min(tokens, d_out) < queries * d_out
             axes = RotatedAxes(S=True, A=True) if rotated_anyway else RotatedAxes(S, A)
@@ -76,7 +76,7 @@ class ScoreTotals(Participant):
         return self._rotated_axes
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:
-        """Add a layer of a batch."""
+        """Add one layer's part of the scores of a batch."""
         G = layer.with_sides(self._rotated_axes.get(layer.name, RotatedAxes(S=False, A=False)))
         rows = torch.from_numpy(batch.rows).to(batch.tokens.device, non_blocking=True)
         for name, P in self._methods.items():
@@ -84,7 +84,7 @@ class ScoreTotals(Participant):
             self._totals[name].index_add_(1, rows, scores_of_layer.to(rows.device))
 
     def contractions(self) -> dict[str, str]:
-        """Return what is rotated in each layer, as people read it."""
+        """Return what is rotated in each layer, in words for people."""
         texts = {
             RotatedAxes(S=False, A=False): "queries",
             RotatedAxes(S=True, A=True): "sequences",
@@ -94,7 +94,7 @@ class ScoreTotals(Participant):
         return {layer: texts[axes] for layer, axes in self._rotated_axes.items()}
 
     def totals(self) -> dict[str, np.ndarray]:
-        """Return for each method float64 [query, sequence]."""
+        """Return the scores for each method, float64 [query, sequence]."""
         return {name: total.cpu().numpy() for name, total in self._totals.items()}
 
 
@@ -105,14 +105,14 @@ def scores(
     N: int,
     bases: Mapping[str, Eigenbasis] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Return scores of every sequence for every query, by several methods in one pass.
+    """Return the scores of every sequence for every query, by several methods in one pass.
 
     Args:
-        runner: the model.
+        runner: runs the model.
         sequences: the training sequences.
         methods: for each method, each layer's preconditioned query gradients P [query, d_out, d_in]; see `ScoreTotals`.
         N: training sequences of the generation.
-        bases: of every layer, where P is given in the eigenbases.
+        bases: the eigenbasis of every layer, if P is given in the eigenbases.
 
     Returns:
         For each method float64 [query, sequence]; for a curvature method in nats per added copy.

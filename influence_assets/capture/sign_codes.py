@@ -1,7 +1,8 @@
-"""The sketches' encoding: one bit for each kept coordinate of a whitened gradient, and one scale for each sequence.
+"""The encoding of sketches: one bit for each kept coordinate of a whitened gradient, and one scale for each sequence.
 
-For the same bytes, signs of many coordinates against a full-precision question agree far better with exact scores than
-few coordinates in half precision or random projections do (figures in docs/log.md).
+For the same number of bytes, products of a full-precision query with the signs of many coordinates agree far better
+with exact scores than products with few coordinates in half precision or with random projections (figures in
+docs/log.md).
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from influence_assets.maths.products import product
 
 NUMBERS_AT_ONCE = 2**22
-"""Bits that are unpacked to numbers of four bytes at a time: as many as stay in a processor's cache."""
+"""How many bits are unpacked to four-byte numbers at a time: as many as stay in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,13 @@ def estimate(questions: npt.NDArray[np.float32], codes: SignCodes) -> npt.NDArra
     width = questions.shape[1]
     at_once = max(1, NUMBERS_AT_ONCE // max(1, width))
     in_full = torch.from_numpy(np.ascontiguousarray(questions))
-    everything = in_full.sum(1, dtype=torch.float64)[:, None]
+    sums = in_full.sum(1, dtype=torch.float64)[:, None]
     estimates = np.empty((len(questions), len(codes.signs)), np.float32)
-    place = torch.empty(at_once, width)
+    buffer = torch.empty(at_once, width)
     for start in range(0, len(codes.signs), at_once):
         rows = slice(start, start + at_once)
         bits = torch.from_numpy(np.unpackbits(codes.signs[rows], axis=1, count=width))
-        numbers = place[: len(bits)].copy_(bits)
+        numbers = buffer[: len(bits)].copy_(bits)
         # Σ q·(2b − 1) = 2 Σ q·b − Σ q
-        estimates[:, rows] = (2 * product(numbers, in_full.T).T.double() - everything).numpy() * codes.scales[rows]
+        estimates[:, rows] = (2 * product(numbers, in_full.T).T.double() - sums).numpy() * codes.scales[rows]
     return estimates

@@ -1,4 +1,4 @@
-"""Whitened training gradients at a few coordinates, from which scores are estimated."""
+"""Sketches: whitened training gradients at a few coordinates, from which scores are estimated."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,14 +33,14 @@ class WhitenedBatch:
 
 
 class SketchRows(Participant):
-    """Gathers whitened gradients at the kept coordinates, one batch after another.
+    """A collector of whitened gradients at the kept coordinates, batch after batch.
 
     Args:
-        runner: the model.
-        curvature: of every layer.
-        coordinates: which to keep.
-        probes: each layer's preconditioned gradients P [probe, d_out, d_in] of a few questions, in the eigenbases,
-            whose exact scores the sketches are to estimate.
+        runner: runs the model.
+        curvature: the curvature of every layer.
+        coordinates: the coordinates to keep.
+        probes: each layer's preconditioned gradients P [probe, d_out, d_in] of a few queries, in the eigenbases, whose
+            exact scores are compared with the sketches' estimates.
         receive: called with each batch's whitened gradients.
     """
 
@@ -67,7 +67,7 @@ class SketchRows(Participant):
         self._exact: list[Tensor] = []
 
     def add(self, _batch: Batch, layer: LayerGradient) -> None:
-        """Add a layer of the batch."""
+        """Add one layer's gradients of a batch."""
         curvature = self._curvature[layer.name]
         norms = whitened_squared_norms(layer.rotated, self._weights[layer.name])
         self._squared_norms.append(norms.double().to(self._device))
@@ -76,11 +76,11 @@ class SketchRows(Participant):
         self._exact.append(exact.double().to(self._device))
 
     def end_batch(self) -> None:
-        """Hand over what was added since the last batch, which must be all layers."""
+        """Pass the batch's gradients to `receive`; all layers must have been added."""
         whole = torch.cat([self._parts[name] for name in self._order], dim=1)
         norms, scored = (torch.stack(layers).sum(0).cpu().numpy() for layers in (self._squared_norms, self._exact))
-        for added in (self._parts, self._squared_norms, self._exact):
-            added.clear()
+        for collection in (self._parts, self._squared_norms, self._exact):
+            collection.clear()
         self._receive(WhitenedBatch(whole.float().cpu().numpy(), norms, scored))
 
 
@@ -91,17 +91,17 @@ def sketches(
     coordinates: Coordinates,
     probes: Mapping[str, Tensor],
 ) -> Iterator[WhitenedBatch]:
-    """Yield whitened training gradients at the kept coordinates, and the exact scores that they are to estimate.
+    """Yield whitened training gradients at the kept coordinates, and the probes' exact scores, batch after batch.
 
     Args:
-        runner: the model.
+        runner: runs the model.
         sequences: the training sequences.
-        curvature: of every layer.
-        coordinates: which to keep.
+        curvature: the curvature of every layer.
+        coordinates: the coordinates to keep.
         probes: see `SketchRows`.
 
     Yields:
-        Batch after batch of the sequences, in order.
+        Batches of the sequences, in order.
     """
     curvature = runner.placed(curvature)
     batches: list[WhitenedBatch] = []
@@ -120,12 +120,12 @@ def sketches(
 def query_sketches(
     V: Mapping[str, Tensor], curvature: Mapping[str, LayerCurvature], coordinates: Coordinates, N: int
 ) -> np.ndarray:
-    """Return what training sketches are multiplied with to estimate scores: float32 [query, width], in nats.
+    """Return the queries' factors of the scores that sketches estimate: float32 [query, width], in nats.
 
     Args:
         V: each layer's query gradients in the eigenbases.
-        curvature: of every layer.
-        coordinates: that are kept.
+        curvature: the curvature of every layer.
+        coordinates: the kept coordinates.
         N: training sequences of the generation.
     """
     parts = [layer_sketch(layer, V[name], coordinates.kept[name]) for name, layer in curvature.items()]

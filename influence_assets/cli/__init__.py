@@ -12,18 +12,18 @@ from influence_assets.cli.escaping import visible
 from influence_assets.errors import InputError, StorageError
 
 FULL_DISK_MESSAGES = ("database or disk is full", "disk I/O error")
-"""SQLite's messages when a disk is full; the second when it cannot enlarge the file that its readers share."""
+"""SQLite's messages for a full disk; the second means that it cannot enlarge the file that its readers share."""
 
 
 def _print_error(message: str) -> None:
-    """Print an error as one paragraph; messages quote what was read, so they are made visible first."""
+    """Print an error as one paragraph, with control characters made visible, because messages quote what was read."""
     Console(stderr=True, emoji=False).print(
         f"[bold red]Error[/] {escape(visible(message))}", highlight=False, soft_wrap=True
     )
 
 
 def _is_full_disk(error: BaseException | None) -> bool:
-    """Return whether a full disk caused an error; SQLite, where Dagster keeps its runs, has messages of its own."""
+    """Return whether a full disk caused an error, also in SQLite, which keeps Dagster's runs."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -34,7 +34,7 @@ def _is_full_disk(error: BaseException | None) -> bool:
 
 
 def main() -> None:
-    """Run the command; an error that a person can mend is printed as one paragraph, without a traceback."""
+    """Run the command; print errors that the user can correct as one paragraph, without a traceback."""
     from influence_assets.cli.app import build_app
 
     code: int | str | None = 0
@@ -50,12 +50,12 @@ def main() -> None:
             raise
         folder = os.environ.get("DAGSTER_HOME", "Its folder")
         _print_error(
-            f"{folder}: Dagster cannot write its files there. What stood before still stands. "
-            "Free some space on that disk, or mend it, and run again."
+            f"{folder}: Dagster cannot write its files there. Earlier results are unchanged. "
+            "Free some space on that disk, or repair it, and run again."
         )
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not sys.exit: after a long run the interpreter's tear-down of DuckDB's bindings beside torch prints pages of
-    # leak warnings, and everything of ours is closed and flushed by now.
+    # Not sys.exit: after a long run, tearing down DuckDB's bindings beside torch prints pages of leak warnings, and all
+    # of this package's files are closed and flushed by now.
     os._exit(code if isinstance(code, int) else 1)

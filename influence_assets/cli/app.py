@@ -1,7 +1,7 @@
-"""The command line: every command of the room `commands`, of extensions and of installed packages.
+"""The command line, with the commands of this package, of extensions and of installed packages.
 
-Commands are found before a study is read, so the study's own key `extensions` adds none: commands of your own come from
-the folders of `INFLUENCE_EXTENSIONS` (`<folder>/commands/<name>.py`) or from entry points of the group
+Commands are collected before a study is read, so a study's key `extensions` adds none. Your own commands come from the
+folders of `INFLUENCE_EXTENSIONS` (`<folder>/commands/<name>.py`) or from entry points of the group
 `influence_assets.cli.commands`.
 """
 

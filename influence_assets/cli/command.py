@@ -1,4 +1,4 @@
-"""What a command of `influence` is, and the options that several of them have."""
+"""The contract of commands of `influence`, and the options that several of them share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import typer
 
 StudyOption = Annotated[Path, typer.Option("--study", "-s", help="The study file.", envvar="INFLUENCE_STUDY")]
 HERE = Path("study.yaml")
-"""The default of `StudyOption`: the study of the current folder."""
+"""The default of `StudyOption`: the study in the current folder."""
 
 LAST = 1000
 
@@ -19,9 +19,9 @@ class Command:
     """A sub-command.
 
     Args:
-        name: as it is typed.
-        function: its parameters are the options, its docstring is the help; `typer.Exit(1)` says that it failed.
-        rank: its place in `influence --help`, the smallest first and those of the same rank by name.
+        name: the name that users type.
+        function: its parameters are the options, its docstring is the help; it raises `typer.Exit(1)` on failure.
+        rank: its position in `influence --help`, smallest first; commands of the same rank are sorted by name.
     """
 
     name: str

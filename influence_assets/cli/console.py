@@ -5,7 +5,7 @@ import sys
 from rich.console import Console
 
 PIPED_WIDTH = 160
-"""Columns of output that goes to a file or another command."""
+"""The width of output that goes to a file or another command, in columns."""
 
-# No emoji: `:warning:` in a corpus stays what it is.
+# No emoji: `:warning:` in a corpus must be printed unchanged.
 console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, emoji=False)

@@ -1,4 +1,4 @@
-"""Numbers as people write them."""
+"""Formatting of numbers for people."""
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
@@ -6,7 +6,7 @@ PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 def scaled(value: float, unit: str = "") -> str:
     """Return a number with three digits and a prefix of the decimal system: 1490 bytes are `1.49 kB`."""
     prefixes = list(PREFIXES)
-    while float(f"{value:.3g}") >= 1000 and len(prefixes) > 1:  # as it will be shown: 999.6 is not 1e+03
+    while float(f"{value:.3g}") >= 1000 and len(prefixes) > 1:  # as rounded for display, so that 999.6 is not 1e+03
         value /= 1000
         prefixes.pop(0)
     return f"{value:.3g} {prefixes[0]}{unit}".rstrip()
@@ -18,8 +18,8 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the unit that people would choose, from milliseconds to days."""
-    if float(f"{seconds:.2g}") < 0.1:  # as it will be shown: 99.6 ms are not 1e+02
+    """Return a duration in the unit that people would choose, from milliseconds to days."""
+    if float(f"{seconds:.2g}") < 0.1:  # as rounded for display, so that 99.6 ms are not 1e+02
         return f"{seconds * 1000:.2g} ms"
     if seconds < 100:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
@@ -28,5 +28,5 @@ def duration(seconds: float) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a count with its noun, in the plural unless there is one."""
+    """Return a count with its noun, in the plural unless the count is one."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")

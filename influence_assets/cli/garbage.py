@@ -1,4 +1,4 @@
-"""What the command prints about a collection of garbage."""
+"""The report of a garbage collection."""
 
 from typing import TYPE_CHECKING
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from influence_assets.upkeep.garbage import Collected
 
 KEYS_SHOWN = 20
-"""Artifacts that are named when they would be removed."""
+"""How many of the artifacts that would be removed are named."""
 
 
 def print_collected(collected: "Collected", console: Console, *, done: bool) -> None:
-    """Print how much a collection removed or, unless it is done, what it would remove."""
+    """Print how much a collection removed or, if it was not done, what it would remove."""
     verb = "Removed" if done else "Would remove"
     console.print(
         f"{verb} {len(collected.removed):,} artifacts and the content of {len(collected.reduced):,} more, of which the "

@@ -1,4 +1,4 @@
-"""Brings a study up to date and prints how it goes and what was done; imports Dagster."""
+"""Runs that bring a study up to date and print their progress and results. This module imports Dagster."""
 
 import time
 import warnings
@@ -22,14 +22,14 @@ from influence_assets.study import Study
 from influence_assets.upkeep.verify import remedy_of_lists
 
 SHARDS_SHOWN = 20
-"""Vanished shards that are named."""
+"""How many vanished shards are named."""
 
 PARTITIONS_SHOWN = 4
-"""Computed partitions that are named of each asset."""
+"""How many computed partitions of each asset are named."""
 
 
 def run_study(study: Study, console: Console, *, new_generation: bool = False) -> bool:
-    """Compute what is outstanding and print what was done; returns whether all is complete and every check holds."""
+    """Compute what is outstanding and print what was done; return whether all is complete and every check passed."""
     import dagster as dg
 
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -57,12 +57,12 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
         _print_failure(failure, console)
     if result.left_out:
         left_out = ", ".join(result.left_out)
-        console.print(f"What stood before still stands. Not complete: {left_out}.", soft_wrap=True)
+        console.print(f"Earlier results are unchanged. Not complete: {left_out}.", soft_wrap=True)
     return not result.failures and not result.left_out and not session.checks_failed
 
 
 def _print_result(result: Result, seconds: float, console: Console) -> None:
-    """Print what was mended and computed."""
+    """Print what was recomputed after damage, and what was computed."""
     for folder in result.mended:
         console.print(f"[yellow]Was damaged[/] and is computed again: {escape(folder)}", soft_wrap=True)
     if result.computed:
@@ -76,14 +76,14 @@ def _print_result(result: Result, seconds: float, console: Console) -> None:
 
 
 def _print_troubles(troubles: Mapping[Path, str], console: Console) -> None:
-    """Print what was wrong with the lists of documents that are withdrawn or gone."""
+    """Print what was wrong with the lists of withdrawn and vanished documents."""
     for path, problem in troubles.items():
         message = f"{path} {problem}. {remedy_of_lists(troubles)}"
         console.print(f"[yellow]Withdrawn documents:[/] {escape(message)}", soft_wrap=True)
 
 
 def print_vanished(vanished: Mapping[str, Sequence[str]], console: Console) -> None:
-    """Print which shards had published documents and are gone from the corpus, and what becomes of them."""
+    """Print which shards with published documents are gone from the corpus, and what happens to their results."""
     documents = sum(len(ids) for ids in vanished.values())
     names = ", ".join(sorted(vanished)[:SHARDS_SHOWN])
     more = f" and {len(vanished) - SHARDS_SHOWN} more" if len(vanished) > SHARDS_SHOWN else ""
@@ -96,7 +96,7 @@ def print_vanished(vanished: Mapping[str, Sequence[str]], console: Console) -> N
 
 
 class _Display:
-    """Follows a run: with a bar in a terminal, elsewhere with a line for each partition."""
+    """The display of a run's progress: a bar in a terminal, otherwise a line for each partition."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -135,7 +135,7 @@ def _label(asset: AssetDefinition, partition: Partition) -> str:
 
 
 def _computed(result: Result) -> Table:
-    """Return how many partitions of each asset were computed and stood already, and the first that were computed."""
+    """Return how many partitions of each asset were computed or up to date already, and name the first computed."""
     table = Table("asset", "computed", "stood already", "partitions computed", box=None, pad_edge=False)
     for asset in asset_graph():
         keys = [partition.key or "" for computed, partition in result.computed if computed.name == asset.name]
@@ -146,7 +146,7 @@ def _computed(result: Result) -> Table:
 
 
 def _print_failure(failure: Failure, console: Console) -> None:
-    """Print which partition failed and why; with a traceback unless it is an error that a person can mend."""
+    """Print which partition failed and why, with a traceback unless it is an error that the user can correct."""
     error = failure.error
     label = _label(failure.asset, failure.partition)
     message = visible(str(error)) or type(error).__name__  # it may quote what was read

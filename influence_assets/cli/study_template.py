@@ -1,4 +1,4 @@
-"""The study file with a comment on every key, and the reference of all keys: both made from the study's fields."""
+"""The commented study file and the reference of all keys, both generated from the study's fields."""
 
 import textwrap
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def reference() -> str:
 
 
 def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
-    """Yield every key that holds a value, by its path such as `curvature.seed`."""
+    """Yield every key that holds a value, as a path such as `curvature.seed`, with its field."""
     for name, field in model.model_fields.items():
         section = _section_of(field)
         if section is None:
@@ -39,11 +39,11 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]
 
 
 def _section(model: type[BaseModel], values: dict[str, Any] | None, depth: int) -> Iterator[str]:
-    """Yield the lines of one section; with `values` None all of them are comments."""
+    """Yield the lines of one section; if `values` is None, all of them are comments."""
     indent = "  " * depth
     for place, (name, field) in enumerate(model.model_fields.items()):
         section = _section_of(field)
-        given = None if values is None else values.get(name)
+        value = None if values is None else values.get(name)
         if depth == 0 and place and section is None:
             yield ""
         for line in textwrap.wrap(field.description or "", 100):
@@ -51,13 +51,13 @@ def _section(model: type[BaseModel], values: dict[str, Any] | None, depth: int) 
         if section is not None:
             if depth == 0:
                 yield f"\n# {' '.join((section.__doc__ or '').split())}"
-            off = "# " if section is not Study and depth > 0 and given is None else ""
+            off = "# " if section is not Study and depth > 0 and value is None else ""
             yield f"{indent}{off}{name}:"
             yield from (
-                f"{indent}{off}{line.removeprefix(indent)}" for line in _section(section, given or {}, depth + 1)
+                f"{indent}{off}{line.removeprefix(indent)}" for line in _section(section, value or {}, depth + 1)
             )
-        elif given is not None:
-            yield f"{indent}{name}: {_yaml(given)}"
+        elif value is not None:
+            yield f"{indent}{name}: {_yaml(value)}"
         else:
             default = "…" if field.default is PydanticUndefined else _yaml(field.default)
             yield f"{indent}# {name}: {default}"

@@ -1,4 +1,4 @@
-"""Rows as the command prints them or writes them to a file. Corpus text is escaped wherever it is shown."""
+"""Printing of rows, and writing of them to files. Corpus text is escaped wherever it is printed."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from influence_assets.errors import InputError
 
 CELL_CHARACTERS = 120
 READABLE = 40
-"""Columns of text that is folded over several lines and still reads well."""
+"""The narrowest column, in characters, in which text that is folded over several lines is still readable."""
 
 FORMATS = ("csv", "json", "parquet")
 
@@ -22,13 +22,13 @@ def show_rows(rows: pl.DataFrame, kind: str, output: Path | None, console: Conso
     """Print rows as a table, CSV or JSON, or write them to a file.
 
     Args:
-        rows: what a query returned.
-        kind: `table` or one of `FORMATS`; with an output file, `table` stands for the kind that its name says.
-        output: the file to write.
-        console: where rows without a file are printed.
+        rows: the result of a query.
+        kind: `table` or one of `FORMATS`; with an output file, `table` means the format of the file's suffix.
+        output: the file to write, or None to print the rows.
+        console: where rows are printed.
 
     Raises:
-        InputError: Parquet has nowhere to go, or the file's format is not known.
+        InputError: Parquet is asked for without a file, or the file's format is not known.
     """
     if output is not None and kind == "table":
         kind = output.suffix.removeprefix(".")
@@ -57,7 +57,7 @@ def _write(rows: pl.DataFrame, kind: str, output: Path) -> None:
 
 
 def flat(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows with lists and structs as JSON text, because CSV has none."""
+    """Return the rows with lists and structs as JSON text, because CSV has no such types."""
     nested = [name for name, dtype in rows.schema.items() if dtype.is_nested()]
     texts = [
         pl.Series(name, [None if value is None else _json(value) for value in rows[name].to_list()], pl.String)
@@ -71,7 +71,7 @@ def _json(value: object) -> str:
 
 
 def show_table(rows: pl.DataFrame, console: Console) -> None:
-    """Print rows as a table; where they are too wide for it, each as a list of its values."""
+    """Print rows as a table or, if they are too wide, each as a list of its values."""
     if _fits(rows, console.width):
         console.print(as_table(rows))
         return
@@ -84,7 +84,7 @@ def show_table(rows: pl.DataFrame, console: Console) -> None:
 
 
 def _fits(rows: pl.DataFrame, width: int) -> bool:
-    """Whether every name, number and id fits on one line once long text is folded to a readable width."""
+    """Return whether every name, number and id fits on one line if long text is folded to a readable width."""
     needed = 2 * len(rows.columns)
     for name in rows.columns:
         cells = [_cell(value) for value in rows[name]]
@@ -93,7 +93,7 @@ def _fits(rows: pl.DataFrame, width: int) -> bool:
 
 
 def as_table(rows: pl.DataFrame) -> Table:
-    """Return rows for reading: numbers rounded and to the right, long text cut, control characters made visible."""
+    """Return a table for people: numbers rounded and right-aligned, long text cut, control characters made visible."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, dtype in rows.schema.items():
         table.add_column(escape(visible(name)), justify="right" if dtype.is_numeric() else "left", overflow="fold")

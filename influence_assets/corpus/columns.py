@@ -1,4 +1,4 @@
-"""Columns of a row besides its text: some have a column of their own in SQL, the others become JSON."""
+"""Columns of a row other than its text: some have their own column in SQL, the others become JSON."""
 
 import json
 import math
@@ -10,7 +10,7 @@ PROMOTED = ("title", "source", "licence", "author", "date", "url")
 
 
 def promoted(columns: dict[str, Any]) -> dict[str, str | None]:
-    """Take the columns named in `PROMOTED` out of `columns` and return them as strings, null where one is missing."""
+    """Remove the columns named in `PROMOTED` from `columns` and return them as strings; missing ones are None."""
     if columns.get("licence") is None and "license" in columns:
         columns["licence"] = columns.pop("license")
     return {name: as_string(columns.pop(name, None)) for name in PROMOTED}

@@ -1,7 +1,7 @@
-"""Remembers what files held when they were last read, so that unchanged files are not read again.
+"""A memory of measurements of files, so that unchanged files are not read again.
 
-What is remembered counts only for a file that provably was not written since (see `durable.identity`). A file that
-changed so lately that a further write could leave the same time is read anew every time.
+A measurement is reused only if the file provably was not written since (see `durable.identity`). A file that changed so
+recently that another write could leave the same time is read again every time.
 """
 
 import io
@@ -18,18 +18,18 @@ from influence_assets.durable.identity import Identity, identity, identity_at, i
 from influence_assets.errors import InputError
 
 UNREADABLE = "unreadable"
-"""Stands for the hash of a file that cannot be read now; reading it says why."""
+"""Used in place of the hash of a file that cannot be read now; reading it raises the reason."""
 
 _Entry = tuple[Identity, str, Any]
 
 
 class Digests:
-    """What local files held, by their identity, remembered in one small file.
+    """Measurements of local files by the files' identity, remembered in one small file.
 
-    The file is a cache: missing, damaged or not writable, it costs reading the corpus again.
+    The file is a cache: if it is missing, damaged or not writable, the corpus is read again.
 
     Args:
-        path: where it is remembered; the folder is made when it is saved.
+        path: the cache's file; its folder is created on saving.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,9 +42,9 @@ class Digests:
         """Return the result of `measure` for a file, from memory if the file is unchanged.
 
         Args:
-            url: the file. One that is not local is measured every time.
+            url: the file. A file that is not local is measured every time.
             measure_id: identifies the measure and all settings that it depends on.
-            measure: takes the open file and returns something that JSON can hold. Errors are not remembered.
+            measure: takes the open file and returns something that can be written as JSON. Errors are not remembered.
 
         Raises:
             InputError: the file cannot be read.
@@ -59,11 +59,11 @@ class Digests:
         return self._measure_now(url, measure_id, measure)
 
     def save(self) -> None:
-        """Save the results, without those of files that are gone; do nothing where writing is not allowed."""
-        gone = [url for url in self._entries.keys() - self._seen if not os.path.lexists(url)]
-        for url in gone:
+        """Save the results, without those of files that no longer exist; do nothing if the cache is not writable."""
+        deleted = [url for url in self._entries.keys() - self._seen if not os.path.lexists(url)]
+        for url in deleted:
             del self._entries[url]
-        if gone or self._is_changed:
+        if deleted or self._is_changed:
             with suppress(OSError):
                 replace_cache(self._path, self._entries)
             self._is_changed = False
@@ -72,7 +72,7 @@ class Digests:
         self._is_changed |= self._entries.pop(url, None) is not None
         with open_raw(url) as stream:
             before = identity(os.fstat(stream.fileno()))
-            # Looked at now: a long measure must not make a change that lies just before it look old.
+            # Checked before measuring: a change just before a long measurement would look old after it.
             was_settled = is_settled(before)
             measured = measure(stream)
             if was_settled and identity(os.fstat(stream.fileno())) == before:
@@ -91,6 +91,7 @@ def file_hash(file: SourceFile, digests: Digests) -> str:
 
 def _read(path: Path) -> dict[str, _Entry]:
     try:
-        return {url: (of, measure_id, value) for url, (of, measure_id, value) in (read_cache(path) or {}).items()}
+        entries = read_cache(path) or {}
+        return {url: (file_identity, measure_id, value) for url, (file_identity, measure_id, value) in entries.items()}
     except (ValueError, TypeError, AttributeError):
         return {}

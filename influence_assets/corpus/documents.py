@@ -1,4 +1,4 @@
-"""Reads the documents of a shard: its rows with their identity, each text once."""
+"""Reading of a shard's documents: its rows with ids, each text once."""
 
 import hashlib
 from collections.abc import Collection, Iterator
@@ -26,10 +26,10 @@ class DocumentCounts:
     """The numbers of documents in a shard.
 
     Attributes:
-        documents: documents that stay.
+        documents: documents that are kept.
         duplicate_documents: rows left out because an earlier row of the shard has the same text.
         withdrawn_documents: rows left out because their text is withdrawn.
-        characters: Unicode characters of the documents that stay.
+        characters: Unicode characters of the documents that are kept.
     """
 
     documents: int
@@ -70,7 +70,7 @@ class DocumentStream:
             characters += int(documents["characters"].sum())
             if documents.height:
                 yield documents
-        # Only here is it certain that what was read is what the shard's hash stands for.
+        # Only now is it certain that the rows are those that the shard's hash was computed from.
         self._counts = DocumentCounts(len(seen), rows - withdrawn - len(seen), withdrawn, characters)
 
 
@@ -104,9 +104,9 @@ def _identified(rows: pl.DataFrame, shard_id: str) -> pl.DataFrame:
 
 
 def _first_of_each(documents: pl.DataFrame, seen: set[str]) -> pl.DataFrame:
-    """Return the documents whose id is not in `seen`, each once, and add their ids to it."""
-    first = []
+    """Return the documents whose id is not in `seen`, each once, and add their ids to `seen`."""
+    is_first = []
     for identity in documents["document_id"]:
-        first.append(identity not in seen)
+        is_first.append(identity not in seen)
         seen.add(identity)
-    return documents.filter(pl.Series(first, dtype=pl.Boolean))
+    return documents.filter(pl.Series(is_first, dtype=pl.Boolean))

@@ -1,7 +1,7 @@
-"""Lists the files below a folder, local or behind an fsspec URL, so that nothing is left out in silence.
+"""Listings of the files below a folder, local or behind an fsspec URL, that never silently leave anything out.
 
-Whoever compares two listings takes what is missing from the later one for gone. So a folder that cannot be read, a
-link that leads nowhere and an entry that cannot be looked at are errors, never gaps.
+A file that is missing from a later listing counts as deleted. So a folder that cannot be read, a broken link and an
+entry that cannot be examined are errors, never gaps.
 """
 
 import os
@@ -15,15 +15,15 @@ from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-
 
 from influence_assets.errors import InputError
 
-_REMEDY = "Mount it, mend its permissions, or move it out of the folder, then run again."
-_LINK_REMEDY = "Mend the link, or remove it."
+_REMEDY = "Mount it, correct its permissions, or move it out of the folder, then run again."
+_LINK_REMEDY = "Correct the link, or remove it."
 
 
 class ListedFile(NamedTuple):
-    """A file as a listing describes it.
+    """A file in a listing.
 
     Attributes:
-        name: its path relative to the folder that was listed, posix style.
+        name: its path relative to the listed folder, with forward slashes.
         url: a local path, or an fsspec URL.
         bytes: its size as it is stored.
     """
@@ -34,11 +34,7 @@ class ListedFile(NamedTuple):
 
 
 class MissingError(InputError):
-    """There is nothing at a path that was to be listed.
-
-    Args:
-        path: the path.
-    """
+    """Error for a path that should be listed but at which there is nothing."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path, "there is nothing at this path", "Name a folder or a file that exists, or mount it.")
@@ -51,18 +47,18 @@ class MissingError(InputError):
 def files_below(path: str, suffixes: tuple[str, ...]) -> list[ListedFile] | None:
     """Return the files below a folder whose names end in one of `suffixes`, sorted by name.
 
-    Hidden files and folders and links to folders are passed over.
+    Hidden files and folders, and links to folders, are skipped.
 
     Args:
         path: a local folder or an fsspec URL; a local path is never taken for a chain of URLs.
         suffixes: endings of the names.
 
     Returns:
-        None where `path` is a file.
+        None if `path` is a file.
 
     Raises:
         MissingError: there is nothing at `path`.
-        InputError: something at or below it cannot be read; names it.
+        InputError: something at or below it cannot be read; the error names it.
     """
     filesystem, root = _located(path)
     if filesystem is not None:
@@ -73,11 +69,11 @@ def files_below(path: str, suffixes: tuple[str, ...]) -> list[ListedFile] | None
 
 
 def file_at(path: str) -> ListedFile:
-    """Return the file at a path, under the last part of the path as its name.
+    """Return the file at a path; its name is the last part of the path.
 
     Raises:
         MissingError: there is nothing at `path`.
-        InputError: it cannot be looked at.
+        InputError: the file cannot be examined.
     """
     filesystem, root = _located(path)
     name = root.rpartition("/")[2]
@@ -91,7 +87,7 @@ def exists_at(path: str) -> bool:
     """Return whether there is anything at a path.
 
     Raises:
-        InputError: it cannot be looked at.
+        InputError: the path cannot be examined.
     """
     try:
         file_at(path)
@@ -101,7 +97,7 @@ def exists_at(path: str) -> bool:
 
 
 def _local_files(root: str, below: str, suffixes: tuple[str, ...]) -> Iterator[ListedFile]:
-    """Yield the files below a folder of `root`; `below` is the folder's path in it with a slash, or empty."""
+    """Yield the files below a folder of `root`; `below` is the folder's path in `root`, ending in a slash, or empty."""
     folder = f"{root}/{below}"
     try:
         with os.scandir(folder) as entries:
@@ -141,7 +137,7 @@ def _size_of_file(entry: os.DirEntry[str], suffixes: tuple[str, ...]) -> int | N
 
 def _local_state(root: str, path: str) -> os.stat_result:
     try:
-        return os.stat(root)  # noqa: PTH116  # as all of this module, by os
+        return os.stat(root)  # noqa: PTH116  # this module uses os throughout
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingError(path) from error
     except OSError as error:
@@ -163,7 +159,7 @@ def _located(path: str) -> tuple[Any, str]:
 
 
 def _remote_files(filesystem: Any, root: str, path: str, suffixes: tuple[str, ...]) -> list[ListedFile] | None:
-    """List the files below a folder, one sub-folder at a time: fsspec's `find` leaves out those that it cannot list."""
+    """List the files below a folder, one subfolder at a time; fsspec's `find` skips those that it cannot list."""
     if _remote_entry(filesystem, root, path)["type"] == "file":
         return None
     files: list[ListedFile] = []
@@ -188,7 +184,7 @@ def _remote_files(filesystem: Any, root: str, path: str, suffixes: tuple[str, ..
 def _remote_folder(filesystem: Any, folder: str) -> list[dict[str, Any]]:
     try:
         return list(filesystem.ls(folder, detail=True))
-    except Exception as error:  # file systems behind fsspec raise what their clients do
+    except Exception as error:  # file systems behind fsspec raise whatever their clients raise
         where = str(filesystem.unstrip_protocol(folder))
         raise InputError(where, f"the folder cannot be listed ({error})", _REMEDY) from error
 

@@ -1,7 +1,7 @@
-"""Packs documents one after the other and cuts them into training sequences of one length.
+"""Packing: documents are joined one after the other and cut into training sequences of one length.
 
-Every token remembers the characters of its document that it stands for. A token that packing adds has an empty range:
-the template's prefix at the document's start, the separator at its end. The last sequence is padded with token 0 (see
+The range of characters of its document is kept for every token. A token that packing adds has an empty range: the
+template's prefix at the document's start, the separator at its end. The last sequence is padded with token 0 (see
 `lengths`); a last sequence of a single token predicts nothing and is dropped.
 """
 
@@ -43,10 +43,10 @@ _ENCODED_AT_ONCE = 64  # documents
 
 @dataclass(frozen=True, eq=False)
 class PackedSequences:
-    """Some sequences of a shard, n of them.
+    """Several sequences of a shard, n of them.
 
     Attributes:
-        tokens: int32 [n, length], 0 past the end.
+        tokens: int32 [n, length], 0 past a sequence's end.
         lengths: int32 [n], at least 2.
         character_start: int32 [n, length], in the token's own document.
         character_end: int32 [n, length].
@@ -83,7 +83,7 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Span:
-    """A document's run of tokens within one sequence; half-open ranges."""
+    """A document's run of tokens within one sequence. Ranges exclude their ends."""
 
     sequence: int
     document_id: str
@@ -97,9 +97,9 @@ class _Span:
 def pack(
     documents: Iterable[pl.DataFrame], tokenization: Tokenization, length: int, shard_id: str
 ) -> Iterator[PackedSequences]:
-    """Pack a shard's documents in their order; the result does not depend on how they are batched.
+    """Pack a shard's documents in order; the result does not depend on how they are batched.
 
-    Documents that give fewer than two tokens in total yield nothing.
+    Nothing is yielded for documents that have fewer than two tokens in total.
 
     Args:
         documents: frames with `document_id`, `source_row` and `text`.
@@ -111,7 +111,7 @@ def pack(
         At most 1024 sequences at a time, and about a million tokens.
 
     Raises:
-        InputError: naming the document that has a token beyond the model's vocabulary.
+        InputError: a document has a token beyond the model's vocabulary; the error names the document.
     """
     batch_sequences = min(_BATCH_SEQUENCES, max(1, _BATCH_TOKENS // length))
     pending: list[_Piece] = []
@@ -134,16 +134,16 @@ def pack(
 
 
 def sequence_id(shard_id: str, sequence_index: int, tokens: NDArray[np.int32]) -> int:
-    """Return a positive 63-bit number made of the shard, the place in it and the tokens (int32 [T], no padding)."""
-    named = f"{shard_id}\0{sequence_index}\0".encode() + tokens.astype("<i4").tobytes()
-    return int.from_bytes(hashlib.sha256(named).digest()[:8], "big") >> 1
+    """Return a positive 63-bit number from the shard, the index in it and the tokens (int32 [T], no padding)."""
+    content = f"{shard_id}\0{sequence_index}\0".encode() + tokens.astype("<i4").tobytes()
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big") >> 1
 
 
 def _pieces(documents: Iterable[pl.DataFrame], tokenization: Tokenization, shard_id: str) -> Iterator[_Piece]:
-    """Yield each document whole, with the tokens that packing puts around it."""
+    """Yield each whole document with the tokens that packing adds around it."""
     for frame in documents:
-        for few in frame.select("document_id", "source_row", "text").iter_slices(_ENCODED_AT_ONCE):
-            identities, rows, texts = (few[name].to_list() for name in few.columns)
+        for rows_at_once in frame.select("document_id", "source_row", "text").iter_slices(_ENCODED_AT_ONCE):
+            identities, rows, texts = (rows_at_once[name].to_list() for name in rows_at_once.columns)
             places = [f"{shard_id}, row {row}" for row in rows]
             encoded = tokenization.encode_batch(texts, places)
             for identity, text, inner in zip(identities, texts, encoded, strict=True):
@@ -172,7 +172,7 @@ def _without_lone_token(pieces: list[_Piece], length: int) -> list[_Piece]:
 
 
 def _cut(pieces: list[_Piece], length: int, shard_id: str, first_index: int) -> PackedSequences:
-    """Cut a run of pieces into sequences, all of them full but the last."""
+    """Cut a run of pieces into sequences, all of them full except the last."""
     total = sum(map(len, pieces))
     n = -(-total // length)
     lengths = np.full(n, length, dtype=np.int32)
@@ -208,7 +208,7 @@ def _cut(pieces: list[_Piece], length: int, shard_id: str, first_index: int) -> 
 
 
 def _rows(runs: list[NDArray[np.int32]], n: int, length: int) -> NDArray[np.int32]:
-    """Lay runs one after the other as int32 [n, length], padded with 0."""
+    """Join runs one after the other as int32 [n, length], padded with 0."""
     flat = np.zeros(n * length, dtype=np.int32)
     joined = np.concatenate(runs)
     flat[: len(joined)] = joined

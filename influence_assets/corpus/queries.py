@@ -1,4 +1,4 @@
-"""Reads query sets: the prompts and completions that are to be explained."""
+"""Reading of query sets, the prompts and completions to explain."""
 
 import hashlib
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ QUERY_SCHEMA = pl.Schema(
 )
 
 QUERY_COLUMNS = ("query_id", "prompt", "completion")
-"""The columns of a query file with a meaning of their own; all others are metadata."""
+"""The columns of a query file that have a meaning; all others are metadata."""
 
 _LONGEST_ROW_BYTES = 16 * 2**20
 
@@ -47,12 +47,12 @@ class TokenizedQuery:
 def read_query_set(file: SourceFile) -> pl.DataFrame:
     """Return the queries of one .jsonl file, as a frame of `QUERY_SCHEMA`.
 
-    `source_row` is the line's number. A row without a `query_id` gets one made of its prompt and completion.
+    `source_row` is the line's number. A row without a `query_id` gets one computed from its prompt and completion.
     Every other column goes to `metadata`, as JSON text.
 
     Raises:
-        InputError: naming the file and row: the file is empty, or a row is not UTF-8, is not JSON, lacks its prompt or
-            completion, or has an empty completion or the query_id of an earlier row.
+        InputError: the file is empty, or a row is not UTF-8, is not JSON, lacks its prompt or completion, or has an
+            empty completion or the query_id of an earlier row; the error names the file and row.
     """
     queries: list[dict[str, Any]] = []
     rows_by_id: dict[str, int] = {}
@@ -70,7 +70,7 @@ def read_query_set(file: SourceFile) -> pl.DataFrame:
 
 
 def query_id(prompt: str, completion: str) -> str:
-    r"""Return the id of a query that brings none: 16 hex digits of the sha256 of prompt + `\0` + completion."""
+    r"""Return the id for a query without one: 16 hex digits of the SHA-256 of prompt + `\0` + completion."""
     return hashlib.sha256(f"{prompt}\0{completion}".encode()).hexdigest()[:16]
 
 
@@ -79,19 +79,19 @@ def tokenize_query(
 ) -> TokenizedQuery:
     """Tokenize prompt and completion as one text.
 
-    A token that reaches past the prompt's last character belongs to the completion. The template's prefix comes first,
-    or the separator where there would be nothing before the completion.
+    A token that extends past the prompt's last character belongs to the completion. The template's prefix comes first,
+    or the separator if there would be nothing before the completion.
 
     Args:
         prompt: may be empty.
-        completion: the text whose probability is to be explained.
+        completion: the text whose probability is explained.
         tokenization: the model's.
-        context: the most tokens that the model takes.
+        context: the most tokens that the model can read.
         where: the file and row, for errors.
 
     Raises:
-        InputError: naming `where`: there are more tokens than `context`, the completion has no tokens, nothing comes
-            before it that it could be predicted from, or an id is beyond the vocabulary.
+        InputError: there are more tokens than `context`, the completion has no tokens, nothing precedes it from which
+            it could be predicted, or an id is beyond the vocabulary; the error names `where`.
     """
     text = tokenization.encode(prompt + completion, where)
     in_completion = np.flatnonzero(text.character_end > len(prompt))

@@ -1,4 +1,4 @@
-"""Reads the rows of one shard as frames of about 8 MiB of text.
+"""Reading of a shard's rows as frames of about 8 MiB of text.
 
 A shard is never in memory as a whole. Text is kept exactly as it is, because the model was trained on it; only a
 byte-order mark at the start of a file is dropped.
@@ -34,13 +34,13 @@ _BATCH_ROWS = 2**14
 def read_rows(shard: Shard, corpus: Corpus) -> Iterator[pl.DataFrame]:
     """Yield the rows of a shard in order, as frames of `ROW_SCHEMA`.
 
-    `source_row` counts from the first row of the file. Rows that hold nothing, such as empty lines, are left out, but
-    counted.
+    `source_row` counts from the first row of the file. Rows without content, such as empty lines, are counted but left
+    out.
 
     Raises:
-        InputError: naming the file and row: the file is empty, cut short, damaged or no longer what the shard's hash
-            says; or a row cannot be parsed, has no text column, or has a text that is no string, is empty or is too
-            long.
+        InputError: the file is empty, cut short, damaged or no longer has the content that the shard's hash was
+            computed from; or a row cannot be parsed, has no text column, or has a text that is not a string, is empty
+            or is too long. The error names the file and row.
     """
     if shard.file.bytes == 0:
         raise _empty(shard.file)
@@ -61,7 +61,7 @@ def read_rows(shard: Shard, corpus: Corpus) -> Iterator[pl.DataFrame]:
 
 
 def _described_rows(shard: Shard, corpus: Corpus) -> Iterator[dict[str, Any]]:
-    """Yield the shard's rows by the columns of `ROW_SCHEMA`."""
+    """Yield the shard's rows with the columns of `ROW_SCHEMA`."""
     stored = read_slice(shard, corpus)
     try:
         for row in stored:
@@ -71,19 +71,19 @@ def _described_rows(shard: Shard, corpus: Corpus) -> Iterator[dict[str, Any]]:
                 yield _described(row.number, columns_of_row, corpus, where)
     except InputError:
         if shard.is_readable:
-            # Read on: that the file is being written would be the better reason, and shows only at the end.
+            # Read to the end: only there can it turn out that the file is being written, which explains the error.
             for _ in stored:
                 pass
         raise
 
 
 def _columns_of(row: StoredRow, name: str, where: str, corpus: Corpus) -> dict[str, Any] | None:
-    """Return the columns of a row of a file of this name; None if the row holds nothing."""
+    """Return the columns of a row of the file with this name; None if the row has no content."""
     return format_of(name).columns(row, where, corpus) if row.columns is None else row.columns
 
 
 def _described(source_row: int, row: dict[str, Any], corpus: Corpus, where: str) -> dict[str, Any]:
-    """Return a row of a file as one of `ROW_SCHEMA`."""
+    """Return a file's row with the columns of `ROW_SCHEMA`."""
     _check_columns(row, corpus, where)
     external_id = None if corpus.id_column is None else columns.as_string(row[corpus.id_column])
     text = row.pop(corpus.text_column)
@@ -104,7 +104,7 @@ def _check_columns(names: Collection[str], corpus: Corpus, where: str) -> None:
     for key, column in (("text_column", corpus.text_column), ("id_column", corpus.id_column)):
         if column is not None and column not in names:
             present = ", ".join(names) or "none"
-            remedy = f"Set corpus.{key} to one of the columns that are there: {present}."
+            remedy = f"Set corpus.{key} to one of its columns: {present}."
             raise InputError(where, f"has no column `{column}`", remedy)
 
 

@@ -1,7 +1,7 @@
-"""Cuts source files into slices, which are the shards, so that appending rows changes only a file's last slice.
+"""Shards, which are slices of source files, cut so that appending rows changes only a file's last slice.
 
-A row belongs to slice `offset of its first byte // corpus.shard_bytes`, offsets being those in the file's rows laid end
-to end (see `stored_rows`). Rows that are appended change the last slice and add later ones; the slices before keep
+A row belongs to slice `offset of its first byte // corpus.shard_bytes`, where offsets count the bytes of the file's
+rows laid end to end (see `stored_rows`). Appended rows change the last slice and add later ones; the slices before keep
 their content and their hash.
 """
 
@@ -22,7 +22,7 @@ from influence_assets.corpus.streams import open_raw, sha256_of
 from influence_assets.errors import InputError
 from influence_assets.study import Corpus
 
-# Part of what is remembered of a file: raise it when the rule or a row's bytes change.
+# Identifies remembered slices: raise it when the rule or the bytes of a row change.
 _RULE = 1
 _DAMAGED = "damaged-"
 _SLICE_NUMBER = re.compile(r"@\d{5,}$")
@@ -44,15 +44,15 @@ class Shard:
     """A slice of a source file: the unit that is computed and replaced.
 
     Attributes:
-        shard_id: the file's name; of slices after the first with `@` and the index, as in `a.jsonl@00001`.
-        file: the file that it is a slice of.
+        shard_id: the file's name; slices after the first add `@` and the index, as in `a.jsonl@00001`.
+        file: the source file.
         index: the slice's number in the file, from 0. A slice in which no row begins, because a long row spans it, is
             left out.
         start: where its rows begin in the file's row bytes.
         stop: where they end; None for a slice that is the whole file.
         first_row: number of its first row in the file, from 1.
-        content_hash: the sha256 of its row bytes as 64 hex digits; of the file, where its format is not stored by rows
-            and it is one slice. For a file that is damaged or cannot be read it is something else.
+        content_hash: the SHA-256 of its row bytes as 64 hex digits, or that of the stored file if the format does not
+            store rows and the file is one slice. A file that is damaged or cannot be read has another mark here.
         bytes: size of what was hashed.
     """
 
@@ -67,23 +67,23 @@ class Shard:
 
     @property
     def is_readable(self) -> bool:
-        """Whether the file could be read to its end when it was cut."""
+        """Whether the file could be read to its end when it was sliced."""
         return self.content_hash != UNREADABLE and not self.content_hash.startswith(_DAMAGED)
 
 
 def list_shards(corpus: Corpus, digests: Digests) -> list[Shard]:
     """Return the corpus's shards, sorted by shard_id.
 
-    A file that is damaged or cannot be read is one shard, whose hash is no sha256; reading it raises an error that says
-    what is wrong. The list of withdrawn documents is not part of the corpus.
+    A file that is damaged or cannot be read is one shard, whose hash is not a SHA-256; reading it raises an error that
+    says what is wrong. The list of withdrawn documents is not part of the corpus.
 
     Args:
         corpus: the study's corpus.
-        digests: what is remembered of files; the caller saves it.
+        digests: remembered measurements of files; the caller saves them.
 
     Raises:
-        InputError: the folder is missing or holds no readable file, something in it cannot be read, or a name cannot be
-            that of a partition.
+        InputError: the folder is missing or contains no readable file, something in it cannot be read, or a name cannot
+            be a partition key.
     """
     files = [file for file in list_source_files(corpus.path) if file.url != corpus.withdrawn]
     if not files:
@@ -95,7 +95,7 @@ def list_shards(corpus: Corpus, digests: Digests) -> list[Shard]:
 def has_vanished(shard_id: str, listed: Mapping[str, Shard], corpus: Corpus) -> bool:
     """Return whether a shard is known to be gone from the corpus.
 
-    The slices of a file that exists but cannot be read are not: nobody can say which slices it has.
+    If its file exists but cannot be read, it is not: nobody can say which slices the file has.
 
     Args:
         shard_id: a shard that existed once.
@@ -103,7 +103,7 @@ def has_vanished(shard_id: str, listed: Mapping[str, Shard], corpus: Corpus) -> 
         corpus: the study's corpus.
 
     Raises:
-        InputError: the file exists, but not the source format that it was read by.
+        InputError: the file exists, but the source format that read it does not.
     """
     if shard_id in listed:
         return False
@@ -116,11 +116,11 @@ def has_vanished(shard_id: str, listed: Mapping[str, Shard], corpus: Corpus) -> 
 
 
 def read_slice(shard: Shard, corpus: Corpus) -> Iterator[StoredRow]:
-    """Yield the rows of a shard, and hash them on the way.
+    """Yield the rows of a shard, and check their hash at the end.
 
     Raises:
-        InputError: naming the file and row: it is cut short, damaged or, as only its end shows, no longer what it was
-            when the shard was listed.
+        InputError: the file is cut short or damaged or, which shows only at the end, has changed since the shard was
+            listed; the error names the file and row.
     """
     url = shard.file.url
     digest = hashlib.sha256()
@@ -165,10 +165,10 @@ def _cut(raw: io.BufferedReader, url: str, corpus: Corpus, source_format: Source
         if size_of is not None and size_of(raw, url) <= corpus.shard_bytes:
             return [_as_stored(raw)]
         raw.seek(0)
-        # Of such a format a slice without a stop is hashed as it is stored: others have one in any case.
+        # In formats that do not store rows, only a slice without a stop is hashed as stored, so give all others a stop.
         return _slices(source_format.rows(raw, url, corpus, Place()), corpus.shard_bytes, has_stops=size_of is not None)
     except InputError:
-        # Errors of the disk or the network are OSErrors: they may pass, and must not be remembered.
+        # Errors of the disk or the network are OSErrors; they may be temporary and must not be remembered.
         return [_as_stored(raw, _DAMAGED)]
 
 
@@ -200,12 +200,12 @@ class _Growing:
 
 
 def _slices(rows: Iterator[StoredRow], shard_bytes: int, *, has_stops: bool) -> list[_Slice]:
-    """Group a file's rows into slices; slices of empty lines alone are left out, unless there are no others.
+    """Group a file's rows into slices; slices of only empty lines are left out, unless there are no others.
 
     Args:
         rows: all rows of the file.
         shard_bytes: `corpus.shard_bytes`.
-        has_stops: whether a slice has a stop even where it is the whole file.
+        has_stops: whether a slice has a stop even if it is the whole file.
     """
     growing: list[_Growing] = []
     offset = 0
@@ -215,5 +215,5 @@ def _slices(rows: Iterator[StoredRow], shard_bytes: int, *, has_stops: bool) -> 
             growing.append(_Growing(index, offset, row.number))
         growing[-1].add(row)
         offset += len(row.content)
-    kept = [one for one in growing if one.has_rows] or growing[:1] or [_Growing(0, 0, 1)]
-    return [one.finished(has_stop=has_stops or len(growing) > 1) for one in kept]
+    with_rows = [one for one in growing if one.has_rows] or growing[:1] or [_Growing(0, 0, 1)]
+    return [one.finished(has_stop=has_stops or len(growing) > 1) for one in with_rows]

@@ -1,7 +1,7 @@
-"""What a source format says of itself, and which format a file is in.
+"""The contract of source formats, and the lookup of a file's format.
 
-A format is one file: a module of `influence_assets.corpus.formats`, of the folder `formats` of an extension, or of an
-installed package, with a `SourceFormat` under the name `FORMAT`.
+A format is one file: a module of `influence_assets.corpus.formats`, of an extension's folder `formats`, or of an
+installed package, that defines a `SourceFormat` under the name `FORMAT`.
 """
 
 import io
@@ -23,24 +23,25 @@ RowReader = Callable[[io.BufferedReader, str, Corpus, Place], Generator[StoredRo
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFormat:
-    """How files of some suffixes are read: cut into rows, hashed and parsed.
+    """A source format: how files with its suffixes are divided into rows, hashed and parsed.
 
-    A file's shards are cut between rows and known by a hash of their rows' bytes. So rows must be the same, byte for
-    byte, however often a file is read, and rows that are added at the end of a file must leave the others as they are.
+    A file's shards are cut between rows and identified by a hash of their rows' bytes. So every reading of a file must
+    give the same rows, byte for byte, and rows appended to a file must leave the others as they are.
 
     Attributes:
         name: the format's name, unique among formats.
         suffixes: the endings of its files' names, each with its dot; see `streams.packed` for compressed ones.
-        rows: yields the rows of an open file in order, from the one that begins at a place. It is given the file at its
-            start, the file's URL (for errors and to decompress by), the study's corpus, and the place. It may raise
-            `InputError`, naming file and row, where the file is cut short or damaged or a row is too long.
-        columns: parses a row, given its place for errors and the study's corpus: what it says by column, or None of a
-            row that holds nothing, such as an empty line. It is not asked of rows that bring their columns. May raise
-            `InputError` naming the place.
-        uncompressed_bytes: of formats that are not stored by rows: the size of an open file's content, given its URL,
-            without reading its rows. A file of no more than `corpus.shard_bytes` of these is one shard, known by the
-            hash of the file as it is stored. None where rows are all there is.
-        version: raise it when the same file would give other rows or columns: what was computed is computed anew.
+        rows: yields the rows of an open file in order, from the one that begins at a place. Its arguments are the file
+            at its start, the file's URL (for errors, and to choose the decompression), the study's corpus, and the
+            place. It may raise `InputError`, naming file and row, if the file is cut short or damaged or a row is too
+            long.
+        columns: parses a row, given its place for errors and the study's corpus: returns its values by column, or None
+            for a row without content, such as an empty line. It is not called for rows that come with their columns. It
+            may raise `InputError`, naming the place.
+        uncompressed_bytes: for formats that do not store rows: returns the size of an open file's content, given its
+            URL, without reading its rows. A file of at most `corpus.shard_bytes` of these is one shard, identified by
+            the hash of the stored file. None for formats that store rows.
+        version: raise it when the same file would give other rows or columns; everything is then computed again.
     """
 
     name: str
@@ -61,21 +62,21 @@ def source_formats() -> tuple[SourceFormat, ...]:
 
 
 def corpus_suffixes() -> tuple[str, ...]:
-    """Return the endings of all files that can be part of a corpus."""
+    """Return the suffixes of all files that can be part of a corpus."""
     return tuple(suffix for source_format in source_formats() for suffix in source_format.suffixes)
 
 
 def format_of(name: str) -> SourceFormat:
-    """Return the format of a file by its name's ending, the longest that fits.
+    """Return the format with the longest suffix that a file's name ends in.
 
     Raises:
         InputError: no format has such a suffix.
     """
-    fitting = {suffix: one for one in source_formats() for suffix in one.suffixes if name.endswith(suffix)}
-    if not fitting:
+    matching = {suffix: one for one in source_formats() for suffix in one.suffixes if name.endswith(suffix)}
+    if not matching:
         remedy = "Name the extension that has it (`extensions` in the study), or install it again."
         raise InputError(name, "no source format has its suffix", remedy)
-    return fitting[max(fitting, key=len)]
+    return matching[max(matching, key=len)]
 
 
 @lru_cache(maxsize=4)
@@ -87,5 +88,5 @@ def _discovered(_folders: tuple[Path, ...]) -> tuple[SourceFormat, ...]:
             owner = owners.setdefault(suffix, source_format.name)
             if owner != source_format.name:
                 problem = f"{suffix} is a suffix of {owner} and of {source_format.name}"
-                raise InputError("source formats", problem, "Take it out of one of them.")
+                raise InputError("source formats", problem, "Remove it from one of them.")
     return formats

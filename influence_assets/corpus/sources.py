@@ -1,7 +1,7 @@
-"""Lists the source files of the corpus and the query files.
+"""Listings of the corpus's source files and of the query files.
 
-A query file is one query set, a source file one shard or several (see `slices`). A file's name is its path relative to
-the folder, which is also a Dagster partition key; names that cannot be one are refused here.
+A query file is one query set, a source file is one shard or several (see `slices`). A file's name is its path relative
+to the folder and also a Dagster partition key; names that cannot be one are refused here.
 """
 
 import unicodedata
@@ -24,7 +24,7 @@ class SourceFile:
     """One file of the corpus or of the queries.
 
     Attributes:
-        name: its path relative to the folder, posix style; of a query file, the query_set_id.
+        name: its path relative to the folder, with forward slashes; for a query file, this is the query_set_id.
         url: a local path, or an fsspec URL.
         bytes: its size as it is stored (compressed, if it is).
     """
@@ -37,11 +37,11 @@ class SourceFile:
 def list_source_files(path: str) -> list[SourceFile]:
     """Return the corpus's readable files, sorted by name.
 
-    Hidden files and folders, files of other suffixes and links to folders are passed over.
+    Hidden files and folders, files with other suffixes, and links to folders are skipped.
 
     Raises:
-        InputError: the folder is missing or holds no readable file, something below it cannot be read, or a name cannot
-            be that of a partition.
+        InputError: the folder is missing or contains no readable file, something below it cannot be read, or a name
+            cannot be a partition key.
     """
     remedy = "Set corpus.path to the folder that holds the documents."
     try:
@@ -57,8 +57,8 @@ def list_query_files(path: str) -> list[SourceFile]:
     """Return the query files, sorted by query_set_id: one .jsonl file (plain, .gz or .zst), or a folder of them.
 
     Raises:
-        InputError: the path is missing or holds no .jsonl file, something below it cannot be read, or a name cannot be
-            a query_set_id.
+        InputError: the path is missing or contains no .jsonl file, something below it cannot be read, or a name cannot
+            be a query_set_id.
     """
     try:
         files = files_below(path, QUERY_SUFFIXES)
@@ -74,7 +74,7 @@ def list_query_files(path: str) -> list[SourceFile]:
 
 
 def nothing_listed(path: str, suffixes: tuple[str, ...]) -> InputError:
-    """Return the error of a folder without any file that can be read."""
+    """Return the error for a folder without any file that can be read."""
     remedy = f"Put files there that end in {', '.join(suffixes)}; if a disk belongs there, mount it."
     return InputError(path, "holds no readable file", remedy)
 
@@ -86,7 +86,7 @@ def _named(files: list[ListedFile], path: str, suffixes: tuple[str, ...]) -> lis
 
 
 def _legal(name: str, path: str) -> str:
-    """Return a name, if it can be a Dagster partition key and a string in a table."""
+    """Return a name after checking that it can be a Dagster partition key and a string in a table."""
     refused = next((mark for mark in ("|", "...") if mark in name), None)
     if refused is not None:
         problem = f"the name contains {refused!r}"

@@ -1,4 +1,4 @@
-"""The rows of a file as bytes, laid end to end: what slices are cut from and hashed over."""
+"""The rows of a file as bytes, laid end to end; slices are cut between them, and their bytes are hashed."""
 
 import codecs
 from typing import Any, NamedTuple
@@ -13,10 +13,10 @@ class StoredRow(NamedTuple):
     """A row of a file.
 
     Attributes:
-        number: its number in the file, from 1; of a line, the line's.
+        number: its number in the file, from 1; for a line, this is the line's number.
         content: its bytes.
-        columns: what the row says by column, where its format knows that as soon as it is read; else None, and the
-            row is parsed when it is needed.
+        columns: its values by column, if the format knows them as soon as the row is read; else None, and the row is
+            parsed when it is needed.
     """
 
     number: int
@@ -30,13 +30,13 @@ class StoredRow(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a row begins: the bytes before it, and its number."""
+    """The beginning of a row: the number of bytes before it, and its own number."""
 
     offset: int = 0
     number: int = 1
 
 
 def too_long(where: str, corpus: Corpus) -> InputError:
-    """Return the error of a document that is longer than the study allows."""
+    """Return the error for a document that is longer than the study allows."""
     problem = f"the document has more than {corpus.max_document_bytes:,} bytes"
     return InputError(where, problem, TOO_LONG_REMEDY)

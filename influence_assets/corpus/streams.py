@@ -1,7 +1,7 @@
-"""Opens source files wherever they are, decompresses them, and bounds what is read of them.
+"""Streams of source files, local or remote, decompressed and read within limits.
 
-A small compressed file can hold terabytes. Nothing here grows with the decompressed size: a reader names the most bytes
-that it takes, and whatever is longer is an error.
+A small compressed file can expand to terabytes. So no memory here grows with the decompressed size: a reader sets a
+limit in bytes, and anything longer is an error.
 """
 
 import gzip
@@ -21,14 +21,14 @@ from influence_assets.errors import InputError
 PACKINGS = (".gz", ".zst")
 
 _BUFFER_BYTES = 2**20
-# A zstd block of 4 bytes can stand for 128 KiB, and a decompressor hands out all that it was fed:
-# so many bytes at once are at most 16 MiB of text.
+# A zstd block of 4 bytes can expand to 128 KiB, and a decompressor returns everything that it was fed at once:
+# this many bytes expand to at most 16 MiB.
 _ZSTD_FEED_BYTES = 512
 
 
 @contextmanager
 def open_raw(url: str) -> Iterator[io.BufferedReader]:
-    """Open a local path or fsspec URL for its bytes as they are stored.
+    """Open a local path or fsspec URL to read its bytes as they are stored.
 
     Raises:
         InputError: the file cannot be opened, or a read inside the block fails.
@@ -37,12 +37,12 @@ def open_raw(url: str) -> Iterator[io.BufferedReader]:
         with io.BufferedReader(_opened(url), _BUFFER_BYTES) as stream:
             yield stream
     except (OSError, ImportError) as error:
-        raise InputError(url, f"cannot be read ({error})", "Check that it is there and may be read.") from error
+        raise InputError(url, f"cannot be read ({error})", "Check that it exists and may be read.") from error
 
 
 @contextmanager
 def open_decompressed(url: str) -> Iterator[io.BufferedReader]:
-    """Open a file for its bytes, decompressed if its name ends in one of `PACKINGS`.
+    """Open a file to read its bytes, decompressed if its name ends in one of `PACKINGS`.
 
     Raises:
         InputError: the file cannot be opened, or a read inside the block finds it cut short or damaged.
@@ -53,7 +53,7 @@ def open_decompressed(url: str) -> Iterator[io.BufferedReader]:
 
 @contextmanager
 def decompressed(raw: io.BufferedReader, url: str) -> Iterator[io.BufferedReader]:
-    """Open what is left of an open file, decompressed if its name ends in one of `PACKINGS`.
+    """Open the rest of an open file, decompressed if its name ends in one of `PACKINGS`.
 
     Raises:
         InputError: a read inside the block finds the file cut short or damaged.
@@ -67,17 +67,17 @@ def decompressed(raw: io.BufferedReader, url: str) -> Iterator[io.BufferedReader
 
 
 def packed(suffix: str) -> tuple[str, ...]:
-    """Return a suffix of plain files and those of their compressed versions."""
+    """Return a suffix and the suffixes of compressed files of that kind."""
     return tuple(suffix + packing for packing in ("", *PACKINGS))
 
 
 def skip(stream: io.BufferedReader, size: int, url: str) -> None:
-    """Skip the first `size` bytes of what `decompressed` opened: a plain file seeks, a compressed one is read."""
+    """Skip the first `size` bytes of a stream that `decompressed` opened, by seeking or, if compressed, by reading."""
     if not url.endswith(PACKINGS):
         stream.seek(size)
         return
-    while size and (passed := len(stream.read(min(size, _BUFFER_BYTES)))):
-        size -= passed
+    while size and (read_bytes := len(stream.read(min(size, _BUFFER_BYTES)))):
+        size -= read_bytes
 
 
 def sha256_of(stream: io.BufferedReader) -> str:
@@ -95,14 +95,14 @@ def bounded_lines(
     r"""Yield each line of a stream with its number; its `\n` is included.
 
     Args:
-        stream: is read from its current position.
-        limit: the longest line that is read, in bytes.
+        stream: read from its current position.
+        limit: the longest line that is accepted, in bytes.
         url: the file, for the error.
-        remedy: what to do about a longer line.
+        remedy: what to do about a longer line, for the error.
         first: the number of the stream's first line.
 
     Raises:
-        InputError: a line has more than `limit` bytes; no more than that is read of it.
+        InputError: a line has more than `limit` bytes; the rest of it is not read.
     """
     number = first - 1
     while line := stream.readline(limit + 1):

@@ -1,4 +1,4 @@
-"""Turns documents and queries into the ids that the model reads."""
+"""Tokenization of documents and queries into the ids that the model reads."""
 
 import json
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class TokenizedText:
 
     Attributes:
         tokens: int32 [T].
-        character_start: int32 [T], the first Unicode character of the text that the token stands for.
+        character_start: int32 [T], the first Unicode character of the text that the token covers.
         character_end: int32 [T], one past the last. Tokens that share a character share its range.
     """
 
@@ -37,8 +37,8 @@ class Tokenization:
     """A tokenizer, and the ids that surround a text.
 
     Attributes:
-        tokenizer: a copy of the model's, with its template, truncation and padding taken out. Text that
-            looks like a special token is text to it.
+        tokenizer: a copy of the model's, without its template, truncation and padding. It treats text that looks like
+            a special token as plain text.
         separator_id: the id that ends a document, or None.
         prefix_ids: the ids that the model's own template puts before a text (Llama: its bos id; GPT-2: none).
         vocabulary: rows of the model's embedding; every id must be smaller.
@@ -56,9 +56,9 @@ class Tokenization:
         tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        # The template would add ids, and ByteLevel's would trim white space off the offsets.
+        # The template would add ids, and ByteLevel's would trim white space from the offsets.
         tokenizer.post_processor = None
-        # A document that quotes "<|endoftext|>" must not end there. Not kept by tokenizer.json or by copies.
+        # A document that quotes "<|endoftext|>" must not end there. tokenizer.json and copies lose this setting.
         tokenizer.encode_special_tokens = True
         object.__setattr__(self, "tokenizer", tokenizer)
         object.__setattr__(self, "prefix_ids", tuple(self.prefix_ids))
@@ -66,7 +66,7 @@ class Tokenization:
         self._check(np.array(special, dtype=np.int64), "the tokenizer's special ids")
 
     def __reduce__(self) -> tuple[type["Tokenization"], tuple[Tokenizer, int | None, tuple[int, ...], int]]:
-        """Send copies through `__post_init__`, which sets what a tokenizer's own copy forgets."""
+        """Make copies run `__post_init__`, which restores a setting that copies of a tokenizer lose."""
         return (type(self), (self.tokenizer, self.separator_id, self.prefix_ids, self.vocabulary))
 
     @classmethod
@@ -85,7 +85,7 @@ class Tokenization:
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenization":
-        """Read what `save` wrote."""
+        """Read the files that `save` wrote."""
         saved = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         return cls(tokenizer, saved["separator_id"], tuple(saved["prefix_ids"]), saved["vocabulary"])
@@ -100,12 +100,12 @@ class Tokenization:
         """Return the tokens of a text, without any special ones.
 
         Raises:
-            InputError: naming `where`, if an id is not in the model's vocabulary.
+            InputError: an id is not in the model's vocabulary; the error names `where`.
         """
         return self._checked(self.tokenizer.encode(text, add_special_tokens=False), where)
 
     def encode_batch(self, texts: Sequence[str], places: Sequence[str]) -> list[TokenizedText]:
-        """Return the tokens of several texts, found on all cores; as `encode`."""
+        """Return the tokens of several texts, using all cores; see `encode`."""
         encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [self._checked(encoding, where) for encoding, where in zip(encodings, places, strict=True)]
 
@@ -128,7 +128,7 @@ def template_prefix(tokenizer: Tokenizer) -> tuple[int, ...]:
     probe = Tokenizer.from_str(tokenizer.to_str())
     probe.no_truncation()
     probe.no_padding()
-    # One token for certain, whatever this tokenizer makes of text.
+    # "a" is then one token, however this tokenizer splits text.
     probe.normalizer = None
     probe.pre_tokenizer = None
     probe.model = models.WordLevel({"a": 0}, unk_token="a")  # noqa: S106

@@ -1,4 +1,4 @@
-"""Decodes texts that must be UTF-8, with errors that say where they are not."""
+"""Decoding of texts that must be UTF-8, with errors that say where they are not."""
 
 from influence_assets.errors import InputError
 
@@ -6,10 +6,10 @@ ENCODING_REMEDY = "Convert the file to UTF-8, for example with iconv."
 
 
 def decoded(content: bytes, where: str) -> str:
-    """Return a text of several lines.
+    """Decode a text of several lines.
 
     Raises:
-        InputError: naming `where` and the line that is not UTF-8.
+        InputError: a line is not UTF-8; the error names it and `where`.
     """
     try:
         return content.decode("utf-8")

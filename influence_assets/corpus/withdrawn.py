@@ -1,6 +1,6 @@
-"""Reads lists of withdrawn documents: ids of texts that must not be used, each with a reason and a date.
+"""Reading of lists of withdrawn documents: ids of texts that must not be used, each with a reason and a date.
 
-A list never holds a text. Once a document is on it, it is left out wherever its text turns up again, in whichever file.
+A list never contains a text. A listed document is left out wherever its text appears again, in any file.
 """
 
 from collections.abc import Iterator
@@ -37,11 +37,11 @@ class Withdrawal:
 def read_withdrawn(path: Path) -> list[Withdrawal]:
     """Return the withdrawals of a list file, each document once: the first row that names it counts.
 
-    A .jsonl file has rows with `document_id`, and `reason` and `withdrawn_at` where they are known. Any other file is
-    text with one id a line, in which `#` begins a comment. A file that does not exist is an empty list.
+    A .jsonl file has rows with `document_id` and, if known, `reason` and `withdrawn_at`. Any other file is text with
+    one id per line, in which `#` begins a comment. A file that does not exist is an empty list.
 
     Raises:
-        InputError: naming the file and row that cannot be read.
+        InputError: a row cannot be read; the error names the file and row.
     """
     if not _exists(path):
         return []
@@ -60,7 +60,7 @@ def _rows(path: Path) -> Iterator[Withdrawal]:
 def _lines(path: Path) -> Iterator[Withdrawal]:
     with open_raw(str(path)) as stream:
         for number, line in bounded_lines(stream, _LONGEST_ROW_BYTES, str(path), _ID_REMEDY):
-            # An id is ASCII; what is not in UTF-8 is none, and is refused as such.
+            # Ids are ASCII: what is not UTF-8 cannot be one, and is refused below.
             identity = line.decode("utf-8-sig", errors="replace").partition("#")[0].strip()
             if identity:
                 yield parsed_withdrawal({"document_id": identity}, f"{path}, row {number}")
@@ -70,11 +70,11 @@ def parsed_withdrawal(row: dict[str, Any], where: str) -> Withdrawal:
     """Return a row of a list as a withdrawal, its date in UTC.
 
     Args:
-        row: `document_id`, and `reason` and `withdrawn_at` where they are known.
+        row: `document_id` and, if known, `reason` and `withdrawn_at`.
         where: the row's place, for the error.
 
     Raises:
-        InputError: naming `where`: the document_id is missing, or a value is not what it should be.
+        InputError: the document_id is missing, or a value has the wrong form; the error names `where`.
     """
     if "document_id" not in row:
         raise InputError(where, "has no `document_id`", _ROW_REMEDY)
@@ -87,7 +87,7 @@ def parsed_withdrawal(row: dict[str, Any], where: str) -> Withdrawal:
 
 
 def _is_text(reason: str) -> bool:
-    """Return whether a reason is UTF-8, without half of a surrogate pair, which could not be read again."""
+    """Return whether a reason can be written as UTF-8, which half of a surrogate pair cannot."""
     try:
         reason.encode("utf-8")
     except UnicodeEncodeError:
@@ -108,13 +108,13 @@ def _in_utc(moment: Any, where: str) -> str:
 
 
 def _exists(path: Path) -> bool:
-    """Return whether the list exists; one that cannot be read must not pass for an empty one."""
+    """Return whether the list exists; raise if it cannot be read, because it must not count as empty."""
     try:
         path.stat()
     except FileNotFoundError as error:
         if not path.is_symlink():
             return False
-        raise InputError(str(path), "is a link to a file that is not there", "Mend the link.") from error
+        raise InputError(str(path), "is a link to a file that does not exist", "Correct the link.") from error
     except OSError as error:
         raise InputError(str(path), f"cannot be read ({error})", "Check that it may be read.") from error
     return True

@@ -1,1 +1,1 @@
-"""Files that survive crashes and are shared by processes: written whole, locked, remembered. Standard library only."""
+"""Files that survive crashes and are shared by processes: atomic writes, locks and caches. Standard library only."""

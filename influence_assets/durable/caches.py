@@ -1,6 +1,6 @@
-"""Caches: small JSON files that count only where they are as they were written.
+"""Caches: small JSON files that are ignored unless they are as they were written.
 
-The first line is the SHA-256 of the rest, by which a torn or changed file is known.
+The first line is the SHA-256 of the rest, which reveals a torn or changed file.
 """
 
 import hashlib
@@ -12,21 +12,21 @@ from influence_assets.durable.files import write_atomically
 
 
 def replace_cache(path: Path, content: Any) -> None:
-    """Write a cache, and its folder where it is missing.
+    """Write a cache, and create its folder if it is missing.
 
     Args:
-        path: of the file.
-        content: anything that is JSON.
+        path: the cache's file.
+        content: anything that can be written as JSON.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, sealed(content))
 
 
 def read_cache(path: Path) -> Any:
-    """Return what was written to a cache; None where it is missing, or not as it was written."""
+    """Return a cache's content; None if the file is missing, or not as it was written."""
     try:
         return unsealed(path.read_bytes())
     except OSError:
@@ -34,13 +34,13 @@ def read_cache(path: Path) -> Any:
 
 
 def sealed(content: Any) -> bytes:
-    """Return what a cache's file holds for a content, which is anything that is JSON."""
+    """Return the bytes of a cache's file for a content, which is anything that can be written as JSON."""
     text = json.dumps(content, separators=(",", ":")).encode()
     return f"{hashlib.sha256(text).hexdigest()}\n".encode() + text
 
 
 def unsealed(sealed_content: bytes) -> Any:
-    """Return the content of a cache's file; None where it is not as it was written."""
+    """Return the content from the bytes of a cache's file; None if they are not as they were written."""
     checksum, _, text = sealed_content.partition(b"\n")
     if checksum != hashlib.sha256(text).hexdigest().encode():
         return None

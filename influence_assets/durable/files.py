@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, also after a power cut."""
+"""Files and folders that exist whole or not at all, even after a power cut."""
 
 import hashlib
 import os
@@ -9,17 +9,17 @@ from influence_assets.durable.temporary import temporary_beside
 
 
 def write_atomically(path: Path, content: bytes, *, beside: Path | None = None) -> None:
-    """Write a file, or replace it, in one step; once this returns it is safely on the disk.
+    """Write or replace a file in one step; once this returns it is synced to the disk.
 
     A file that is replaced keeps its permissions.
 
     Args:
         path: the file, in a folder that exists.
-        content: what it shall hold.
-        beside: what the temporary file lies beside; by default the file itself.
+        content: the file's new content.
+        beside: the path beside which the temporary file is written; by default the file itself.
 
     Raises:
-        OSError: the disk refuses; what stood there still stands.
+        OSError: the disk reports an error; the previous file is then unchanged.
     """
     temporary = temporary_beside(beside or path)
     try:
@@ -42,12 +42,12 @@ def sha256_of(path: Path) -> str:
 
 
 def sync_file(path: Path) -> None:
-    """Bring a file's content safely onto the disk."""
+    """Sync a file's content to the disk."""
     _sync(path, os.O_RDONLY)
 
 
 def sync_folder(path: Path) -> None:
-    """Bring a folder's entries (names, not contents) safely onto the disk."""
+    """Sync a folder's entries (names, not contents) to the disk."""
     _sync(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
@@ -62,22 +62,22 @@ def folders_below(folder: Path) -> list[Path]:
 
 
 def bytes_below(folder: Path) -> int:
-    """Return the size of all files in a folder and its subfolders."""
+    """Return the total size of all files in a folder and its subfolders."""
     return sum(path.lstat().st_size for path in files_below(folder))
 
 
 def is_real_folder(path: Path) -> bool:
-    """Whether a folder is there that is not a link."""
+    """Return whether there is a folder, and not a link to one."""
     return path.is_dir() and not path.is_symlink()
 
 
 def is_empty_folder(path: Path) -> bool:
-    """Whether a folder is there that is not a link and holds nothing."""
+    """Return whether there is an empty folder, and not a link to one."""
     return is_real_folder(path) and not any(path.iterdir())
 
 
 def delete(path: Path) -> None:
-    """Delete a file, a link or a folder with all that is in it; nothing happens where there is none."""
+    """Delete a file, a link, or a folder with its contents; do nothing if there is none."""
     if is_real_folder(path):
         shutil.rmtree(path)
     else:

@@ -1,7 +1,7 @@
 """Locks between processes and threads, which the operating system releases however their holder ends.
 
-Each is a `flock` on a file that holds one line, which says that this product made it. Every holder opens the file
-itself, so that the threads of one process exclude each other as processes do, and shared locks nest.
+Each is a `flock` on a file whose one line says that this product made it. Every holder opens the file separately, so
+that the threads of a process exclude each other as processes do, and shared locks nest.
 """
 
 import fcntl
@@ -17,30 +17,30 @@ _POLL_SECONDS = 0.05
 
 @contextmanager
 def locked(path: Path, *, shared: bool = False, patience_seconds: float | None = None) -> Iterator[None]:
-    """Hold a lock file, which is made with its folder where it is missing.
+    """Hold a lock file; it and its folder are created if they are missing.
 
     Args:
-        path: the file.
+        path: the lock file.
         shared: hold it together with others who share it.
-        patience_seconds: how long to wait for it; None waits for ever.
+        patience_seconds: how long to wait for it; None waits forever.
 
     Raises:
-        TimeoutError: somebody else still holds it.
-        OSError: the disk refuses.
+        TimeoutError: another thread or process still holds it.
+        OSError: the disk reports an error.
     """
     end = None if patience_seconds is None else time.monotonic() + patience_seconds
     descriptor = _locked(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, end)
     try:
         yield
     finally:
-        # Not left to closing: a child that was forked meanwhile has the descriptor too, and may live on.
+        # Closing alone would not unlock it: a child that was forked meanwhile has the descriptor too, and may live on.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 
 @contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """Hold a folder itself, so that `is_held` says so, without a file in it."""
+    """Lock a folder itself, without a file in it; `is_held` recognises it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -50,7 +50,7 @@ def holding(folder: Path) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether anybody holds a folder by `holding`, or a lock file."""
+    """Return whether any thread or process holds a lock file, or a folder with `holding`."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -65,12 +65,12 @@ def is_held(path: Path) -> bool:
 
 
 def is_lock(path: Path) -> bool:
-    """Whether a file is a lock that was made here."""
+    """Return whether a file is a lock of this product."""
     return path.is_file() and not path.is_symlink() and path.read_bytes() == _CONTENT
 
 
 def _locked(path: Path, kind: int, end: float | None) -> int:
-    """A descriptor of the file that is at the path once the lock is held: while waiting it may have been replaced."""
+    """Lock the file and return its descriptor; start over if the file was replaced during the wait."""
     while True:
         descriptor = _opened(path)
         try:
@@ -87,17 +87,17 @@ def _locked(path: Path, kind: int, end: float | None) -> int:
 
 
 def _opened(path: Path) -> int:
-    """A descriptor of the lock file, which is made with its content where it is missing."""
+    """Open the lock file, creating it with its content if it is missing, and return its descriptor."""
     flags = os.O_RDWR | os.O_CLOEXEC
     while True:
         with suppress(FileNotFoundError):
             return os.open(path, flags)
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError, FileNotFoundError):
-            return _made(path, flags)
+            return _create(path, flags)
 
 
-def _made(path: Path, flags: int) -> int:
+def _create(path: Path, flags: int) -> int:
     descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         os.write(descriptor, _CONTENT)

@@ -1,4 +1,4 @@
-"""Names that every file system takes."""
+"""Names that every file system accepts."""
 
 import hashlib
 from functools import lru_cache
@@ -10,10 +10,10 @@ _RESERVED = {"all", "con", "prn", "aux", "nul", *(f"{port}{digit}" for port in (
 
 @lru_cache(maxsize=2**16)
 def safe_name(name: str) -> str:
-    """Return one path segment for any text: readable, different for different texts, never hidden and never `all`.
+    """Return a path segment for any text: readable, different for different texts, never hidden and never `all`.
 
-    Percent-encoded. Where that alone could clash (capitals, on file systems that ignore case; names that an
-    operating system reserves) or be too long, the name's hash follows after a `~`, which is encoded elsewhere.
+    The text is percent-encoded. If the result could clash (capitals, on file systems that ignore case; names that an
+    operating system reserves) or is too long, `~` and the text's hash are appended; any other `~` is encoded.
     """
     if not name:
         raise ValueError("a name in the store must not be empty")

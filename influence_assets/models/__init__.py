@@ -1,1 +1,1 @@
-"""Language models in a folder: loading, training, hashing, and the layers that can be attributed."""
+"""Language models: loading, training and hashing of model folders, and the layers that can be attributed."""

@@ -1,4 +1,4 @@
-"""Where a model computes, and what its process does with freed memory."""
+"""The devices that a model computes on, their speed, and the use of freed memory."""
 
 import ctypes
 import math
@@ -16,14 +16,14 @@ from influence_assets.study import Dtype
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 SECONDS_OF_A_RATE = 0.2
-"""Time that a measurement of the rate takes at most, but for one product."""
+"""The longest that a measurement of the rate takes, unless a single product takes longer."""
 
 
 def resolve_device(device: str) -> str:
-    """Return the device that the study names; `auto` takes the first available of cuda, mps and cpu.
+    """Return the device that the study names; for `auto`, the first available of cuda, mps and cpu.
 
     Raises:
-        InputError: the study names one that this machine lacks.
+        InputError: the study names a device that this machine lacks.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device != "auto":
@@ -38,11 +38,11 @@ def resolve_device(device: str) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory of freed tensors instead of handing it back to the system.
+    """Let this process keep the memory of freed tensors instead of returning it to the system.
 
-    glibc otherwise returns a pass's large tensors each time, and fetching them page by page again
-    takes about a fifth of a small model's training step. Where there is no glibc, nothing happens.
-    It holds for the whole process: for one that computes, not for one that only waits.
+    Otherwise glibc returns a pass's large tensors every time, and getting them back page by page takes about a fifth of
+    a small model's training step. Without glibc, nothing happens. The setting affects the whole process, so make it
+    only in processes that compute.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -52,12 +52,12 @@ def keep_freed_memory() -> None:
 
 
 def input_device(model: PreTrainedModel) -> torch.device:
-    """Return where a model wants its tokens; of a spread model that is the device of its first part."""
+    """Return the device that a model expects its tokens on; for a spread model, that of its first part."""
     return input_embedding(model).device
 
 
 def matrix_rate(device: str, dtype: Dtype) -> float:
-    """Measure the operations a second of a square matrix product on this device, in a fraction of a second."""
+    """Return the operations per second of a square matrix product on this device, measured within a second."""
     width = 512 if device == "cpu" else 8192
     a, b = (torch.randn(width, width, device=device).to(getattr(torch, dtype)) for _ in range(2))
     ends, best = time.perf_counter() + SECONDS_OF_A_RATE, math.inf

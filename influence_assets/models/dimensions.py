@@ -1,11 +1,11 @@
-"""Figures of a model: its context length, the rows of its embedding, its parameters."""
+"""Dimensions of a model: its context length, the rows of its embedding, its number of parameters."""
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from influence_assets.errors import InputError
 
-# The names that architectures give the number of positions they were built for.
+# Names that architectures use for the number of positions that they were built for.
 _CONTEXT_KEYS = ("n_positions", "max_position_embeddings", "n_ctx", "max_seq_len", "seq_length")
 
 
@@ -18,7 +18,7 @@ def context_length(config: PretrainedConfig) -> int:
     """Return the most tokens that the model was built to read at once.
 
     Raises:
-        InputError: when the model's config.json does not say.
+        InputError: the model's config.json does not say.
     """
     text_config = config.get_text_config()
     for key in _CONTEXT_KEYS:
@@ -40,5 +40,5 @@ def input_embedding(model: PreTrainedModel) -> torch.Tensor:
 
 
 def total_parameters(model: PreTrainedModel) -> int:
-    """Return the numbers in the model, each shared tensor counted once."""
+    """Return the number of parameters, counting each shared tensor once."""
     return sum(parameter.numel() for parameter in model.parameters())

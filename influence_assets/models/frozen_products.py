@@ -1,4 +1,4 @@
-"""A model's own products while its weights are frozen: no weight gradients, and the faster product on processors."""
+"""A model's own matrix products while its weights are frozen: without weight gradients, and faster on processors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +15,9 @@ from influence_assets.models.layers.rule import FrozenMap, rule_of
 
 @contextmanager
 def frozen_products(model: PreTrainedModel) -> Iterator[None]:
-    """While entered, frozen layers on a processor that are a product and a bias multiply by `maths.products`.
+    """Make frozen layers on a processor that are a product and a bias use `maths.products` inside the block.
 
-    Modules whose forward has been replaced, as accelerate replaces it, are left alone.
+    Modules whose forward was already replaced, as accelerate does, are left alone.
     """
     replaced = [(module, frozen_map) for module in model.modules() if (frozen_map := _frozen_map(module)) is not None]
     for module, (matrix, bias) in replaced:
@@ -35,7 +35,7 @@ def _product(M: Tensor, b: Tensor | None, x: Tensor) -> Tensor:
 
 
 class _FrozenProduct(torch.autograd.Function):
-    """y = x M + b, of which only x has a gradient."""
+    """y = x M + b with a gradient for x only."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, M: Tensor, b: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Language models, loaded from a folder and made ready to be measured."""
+"""Loading of language models from a folder, ready to be measured."""
 
 import importlib.util
 from pathlib import Path
@@ -26,36 +26,36 @@ DEVICE_MAP = "model.device_map"
 def load_model(
     folder: Path, *, dtype: Dtype, device: str, trust_remote_code: bool = False, device_map: str | None = None
 ) -> PreTrainedModel:
-    """Return the causal language model of a folder: frozen, in evaluation mode, without dropout or cache.
+    """Load the causal language model in a folder: frozen, in evaluation mode, without dropout or cache.
 
-    Attention runs through torch's scaled dot product wherever the architecture supports it.
+    Attention uses torch's scaled dot product if the architecture supports it. Missing weights are never filled in with
+    random numbers.
 
     Args:
-        folder: config.json and *.safetensors, in one file or several with an index.
+        folder: holds config.json and *.safetensors, in one file or in several with an index.
         dtype: precision of the parameters and of the passes.
-        device: a torch device, as `resolve_device` names it.
-        trust_remote_code: whether Python code that lies beside the weights may run.
-        device_map: `auto` spreads the layers over all devices, whatever `device` says.
+        device: a torch device, as `resolve_device` returns it.
+        trust_remote_code: whether Python code beside the weights may run.
+        device_map: `auto` spreads the layers over all devices, whatever `device` is.
 
     Raises:
-        InputError: when the weights are missing, damaged, not finite, or not those of the
-            architecture in config.json; or when they do not fit on the devices that they are spread over.
-            A model is never completed with random numbers.
+        InputError: the weights are missing, damaged, not finite, or not those of the architecture in config.json; or
+            they do not fit on the devices that they are spread over.
     """
     safetensors_files(folder)
-    given: dict[str, Any] = {"dtype": _DTYPES[dtype], "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {"dtype": _DTYPES[dtype], "trust_remote_code": trust_remote_code}
     if device_map is not None:
         _refuse_without_accelerate()
-        given["device_map"] = device_map
+        options["device_map"] = device_map
     with quiet():
-        model, report = _load(folder, **given)
+        model, report = _load(folder, **options)
     _refuse_offloaded(model)
     _refuse_incomplete(folder, report)
     _refuse_not_finite(folder, model)
     model.requires_grad_(requires_grad=False)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0  # eval() is enough until somebody calls train()
+            module.p = 0.0  # evaluation mode is enough only until train() is called
     model.config.use_cache = False
     if dtype == "float64":
         model.set_experts_implementation("eager")  # the fused kernels of experts have no float64
@@ -66,8 +66,8 @@ def load_model(
     return model
 
 
-def _load(folder: Path, **given: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Return the model and the report of what its files lack; sdpa is transformers' own first choice."""
+def _load(folder: Path, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Return the model and a report of what its files lack; transformers prefers sdpa by itself."""
     loader: Any = AutoModelForCausalLM  # its signature does not know output_loading_info
     try:
         model, report = loader.from_pretrained(
@@ -75,14 +75,14 @@ def _load(folder: Path, **given: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they are named by `_refuse_incomplete`
-            **given,
+            ignore_mismatched_sizes=True,  # `_refuse_incomplete` reports them
+            **options,
         )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         raise InputError(
             str(folder),
             f"cannot be loaded as a causal language model ({first_line(error)})",
-            "Save it anew with `model.save_pretrained(folder)`.",
+            "Save it again with `model.save_pretrained(folder)`.",
         ) from error
     return model, report
 
@@ -97,18 +97,18 @@ def _refuse_without_accelerate() -> None:
 
 
 def _refuse_offloaded(model: PreTrainedModel) -> None:
-    """Raise for offloaded weights, which backward passes and layer rules would not find in memory."""
-    away = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if away:
+    """Raise if weights are offloaded, because backward passes and layer rules need them in memory."""
+    offloaded = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if offloaded:
         raise InputError(
             DEVICE_MAP,
-            f"the model does not fit on the devices: {away[0]} and {len(away) - 1} more would be offloaded",
+            f"the model does not fit on the devices: {offloaded[0]} and {len(offloaded) - 1} more would be offloaded",
             "Use devices with more memory, set model.dtype to bfloat16, or set compute.device to cpu without this key.",
         )
 
 
 def fuse_activations(model: PreTrainedModel) -> None:
-    """Run GPT-2's GELU as one operation: written out in Python it is eight, a third of a small model's pass."""
+    """Replace GPT-2's GELU by one operation; its eight in Python take a third of a small model's pass."""
     for parent in model.modules():
         for name, child in parent.named_children():
             if isinstance(child, NewGELUActivation | FastGELUActivation):
@@ -116,15 +116,15 @@ def fuse_activations(model: PreTrainedModel) -> None:
 
 
 def _refuse_incomplete(folder: Path, report: dict[str, Any]) -> None:
-    """Raise for weights that the architecture has and the files lack; tied ones are not reported as missing."""
-    lacking = [f"{name} is missing" for name in sorted(report["missing_keys"])]
-    lacking += [
+    """Raise if the files lack weights of the architecture; tied ones are not reported as missing."""
+    problems = [f"{name} is missing" for name in sorted(report["missing_keys"])]
+    problems += [
         f"{name} is {list(stored)} where config.json makes it {list(expected)}"
         for name, stored, expected in sorted(report["mismatched_keys"])
     ]
-    lacking += [str(message) for message in report["error_msgs"]]
-    if lacking:
-        shown = "; ".join(lacking[:5]) + (f"; and {len(lacking) - 5} more" if len(lacking) > 5 else "")
+    problems += [str(message) for message in report["error_msgs"]]
+    if problems:
+        shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise InputError(str(folder), f"the weights do not fit config.json: {shown}", "Save model and config together.")
 
 

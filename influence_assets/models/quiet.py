@@ -1,4 +1,4 @@
-"""Transformers without its progress bars and reports."""
+"""Silencing of transformers' progress bars and reports."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ def first_line(error: Exception) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and reports: what they report is raised as an error here."""
+    """Silence transformers' progress bars and reports inside the block; callers raise what they report as errors."""
     logging: Any = transformers.logging  # untyped
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

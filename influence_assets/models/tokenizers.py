@@ -14,8 +14,8 @@ from influence_assets.models.quiet import first_line, quiet
 def export_tokenizer(folder: Path, destination: Path, *, embedding_rows: int) -> None:
     """Write a model's fast tokenizer as `tokenizer.json`, and the tokens around a text as `tokens.json`.
 
-    tokens.json holds `separator_id` (the end-of-text id, or null), `prefix_ids` (the ids that the
-    tokenizer's own template puts before a text) and `vocabulary` (= `embedding_rows`).
+    tokens.json holds `separator_id` (the end-of-text id, or null), `prefix_ids` (the ids that the tokenizer's own
+    template puts before a text) and `vocabulary` (= `embedding_rows`).
 
     Args:
         folder: the model's folder, with its tokenizer's files.
@@ -23,7 +23,7 @@ def export_tokenizer(folder: Path, destination: Path, *, embedding_rows: int) ->
         embedding_rows: rows of the model's input embedding; every id must be smaller.
 
     Raises:
-        InputError: when the folder has no fast tokenizer, or one that does not belong to the model.
+        InputError: the folder has no fast tokenizer, or one that does not belong to the model.
     """
     tokenizer = _load_tokenizer(folder)
     largest = max(tokenizer.get_vocab().values())
@@ -54,13 +54,13 @@ def _load_tokenizer(folder: Path) -> Any:
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
-    except Exception as error:  # whatever a damaged file makes of it, tokenizers' own are bare Exceptions
+    except Exception as error:  # a damaged file can raise anything; tokenizers itself raises bare Exceptions
         raise _no_tokenizer(folder, first_line(error)) from error
     if not tokenizer.is_fast:
         raise _no_tokenizer(
-            folder, f"{type(tokenizer).__name__} has no fast version, which alone knows the characters of tokens"
+            folder, f"{type(tokenizer).__name__} has no fast version, and only those know the characters of tokens"
         )
-    # For some architectures an empty tokenizer is made up where there are no files.
+    # For some architectures transformers makes up an empty tokenizer if there are no files.
     if not any((folder / name).is_file() for name in tokenizer.vocab_files_names.values()):
         raise _no_tokenizer(folder, "no tokenizer files")
     return tokenizer

@@ -1,8 +1,7 @@
-"""A small GPT-2 and its tokenizer, trained from scratch: seeded, resumable, bit for bit the same.
+"""Training of a small GPT-2 and its tokenizer from scratch: seeded, resumable and reproducible to the bit.
 
-The state of a run is one safetensors file whose header holds its position: replaced as a whole,
-it is never half of one step and half of another. Everything else is a function of the step: the
-learning rate, and the order of the sequences of each epoch.
+The state of a run is one safetensors file whose header holds its position. It is replaced as a whole, so that it never
+mixes two steps. The learning rate and the order of each epoch's sequences are functions of the step.
 """
 
 import hashlib
@@ -40,12 +39,12 @@ LARGEST_GRADIENT_NORM = 1.0
 
 _STATE_FILE = "state.safetensors"
 _SECONDS_BETWEEN_SAVES = 30.0
-_IGNORED = -100  # cross_entropy's mark of a position without loss
+_IGNORED = -100  # cross_entropy's mark for a position without loss
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far a run is after a step; `loss` is the step's, in nats per token."""
+    """The progress of a run after a step; `loss` is that step's, in nats per token."""
 
     step: int
     steps: int
@@ -57,15 +56,15 @@ class TrainingProgress:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A finished run.
+    """The result of a finished run.
 
     Attributes:
         folder: a standard Hugging Face folder: config.json, model.safetensors, tokenizer.json.
-        final_loss: mean loss over the last epoch, in nats per token, as it was trained.
-        epoch_losses: the same of each epoch.
-        steps: optimiser steps of the whole run.
-        seconds: time that this call took.
-        resumed_from_step: steps that earlier, interrupted calls had done; 0 for a fresh run.
+        final_loss: mean training loss over the last epoch, in nats per token.
+        epoch_losses: mean training loss over each epoch.
+        steps: number of optimiser steps of the whole run.
+        seconds: how long this call took.
+        resumed_from_step: number of steps that earlier, interrupted calls had done; 0 for a new run.
     """
 
     folder: Path
@@ -77,7 +76,7 @@ class TrainedModel:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """Train a byte-level BPE tokenizer of at most `vocabulary` ids, of which 0 ends a text."""
+    """Train a byte-level BPE tokenizer with at most `vocabulary` ids, where 0 is the end of a text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -102,19 +101,19 @@ def train_language_model(
 ) -> TrainedModel:
     """Train a GPT-2 on the sequences, on the CPU, or continue where an interrupted call stopped.
 
-    An interrupted run ends with bit for bit the weights of an uninterrupted one (with the same
-    number of threads). Other settings or tokens than those in the workspace start over.
+    An interrupted run ends with exactly the weights of an uninterrupted one, to the bit (with the same number of
+    threads). If the settings or tokens differ from those in the workspace, training starts over.
 
     Args:
         sequences: int32 [n, length], tokens of the tokenizer; `length` becomes the model's context.
         lengths: int32 [n], how many tokens of each sequence are real; the rest is padding.
         training: the architecture and the schedule.
-        tokenizer: what the tokens are of, saved beside the model.
-        workspace: a folder of this run's own, for its state and, at the end, the model.
+        tokenizer: the tokenizer of the sequences, saved beside the model.
+        workspace: a folder for this run only, for its state and, at the end, the model.
         progress: called after every step.
 
     Raises:
-        InputError: when there are no sequences to train on.
+        InputError: there are no sequences to train on.
     """
     if not len(sequences):
         raise InputError("corpus.path", "holds no text to train a model on", "Put documents into the folder.")
@@ -162,7 +161,7 @@ class _Run:
         self.fingerprint = _fingerprint(sequences, lengths, training, self.model.config.vocab_size)
 
     def take_step(self) -> float:
-        """Train on the next batch; returns its mean loss in nats per token."""
+        """Train on the next batch and return its mean loss in nats per token."""
         epoch, batch = divmod(self.step, self.steps_per_epoch)
         if batch == 0:
             self.epoch_loss, self.epoch_targets = 0.0, 0
@@ -171,10 +170,10 @@ class _Run:
                 np.random.default_rng([self.training.seed, epoch]).permutation(len(self.tokens))
             )
         size = self.training.batch_sequences
-        chosen = self.order[batch * size : (batch + 1) * size]
+        rows = self.order[batch * size : (batch + 1) * size]
         for group in self.optimizer.param_groups:
             group["lr"] = one_cycle(self.step, self.steps, peak=self.training.learning_rate)
-        total, targets = _summed_loss(self.model, self.tokens[chosen], self.labels[chosen])
+        total, targets = _summed_loss(self.model, self.tokens[rows], self.labels[rows])
         (total / max(targets, 1)).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.parameters.values(), LARGEST_GRADIENT_NORM)
         self.optimizer.step()
@@ -187,7 +186,7 @@ class _Run:
         return total.item() / max(targets, 1)
 
     def save(self, path: Path) -> None:
-        """Replace the state file by the present state, as a whole."""
+        """Replace the state file with the current state, as a whole."""
         tensors = {f"model/{name}": parameter.detach() for name, parameter in self.parameters.items()}
         for name, parameter in self.parameters.items():
             tensors |= {f"optimizer/{key}/{name}": value for key, value in self.optimizer.state[parameter].items()}
@@ -203,7 +202,7 @@ class _Run:
         partial.replace(path)
 
     def restore(self, path: Path) -> int:
-        """Continue from the saved state if it is of this very run; returns its step, else 0."""
+        """Restore the saved state if it belongs to this run; return its step, or 0 without one."""
         if not path.is_file():
             return 0
         try:
@@ -213,7 +212,7 @@ class _Run:
                     return 0
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
         except SafetensorError:
-            return 0  # cut off by a full disk, say: the run starts over
+            return 0  # the file may have been cut off by a full disk: the run starts over
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"model/{name}"])
@@ -222,14 +221,14 @@ class _Run:
                 }
         self.step = int(position["step"])
         self.epoch_loss, self.epoch_targets = position["epoch_loss"], position["epoch_targets"]
-        self.epoch_losses = list(position.get("epoch_losses", []))  # earlier releases kept none
+        self.epoch_losses = list(position.get("epoch_losses", []))  # earlier releases did not save them
         return self.step
 
 
 def one_cycle(step: int, steps: int, *, peak: float) -> float:
-    """Return the learning rate of a step: half a cosine up over `WARM_UP_SHARE` of the steps, half a cosine down.
+    """Return the learning rate of a step: half a cosine up over `WARM_UP_SHARE` of the steps, then half a cosine down.
 
-    It starts at `FIRST_RATE` of the peak and ends at `LAST_RATE` of it (Smith & Topin 2018).
+    It starts at `FIRST_RATE` times the peak and ends at `LAST_RATE` times the peak (Smith & Topin 2018).
     """
     top = WARM_UP_SHARE * steps
     if step < top:
@@ -242,8 +241,8 @@ def one_cycle(step: int, steps: int, *, peak: float) -> float:
 def _summed_loss(model: GPT2LMHeadModel, tokens: Tensor, labels: Tensor) -> tuple[Tensor, int]:
     """Return the summed next-token loss of [sequence, position] tokens, and how many tokens were predicted.
 
-    The hidden states are shifted rather than the logits, whose slice would be copied and, in the
-    backward pass, filled with zeros first. No mask: attention is causal, padding comes last.
+    The hidden states are shifted, not the logits: a slice of the logits would be copied and, in the backward pass,
+    filled with zeros first. No mask is needed, because attention is causal and padding comes last.
     """
     hidden = model.transformer(input_ids=tokens).last_hidden_state[:, :-1]
     logits = model.lm_head(rearrange(hidden, "sequence position width -> (sequence position) width"))
@@ -277,7 +276,7 @@ def _new_model(training: Training, tokenizer: Tokenizer, *, context: int) -> GPT
 
 
 def _fingerprint(sequences: NDArray[np.int32], lengths: NDArray[np.int32], training: Training, vocabulary: int) -> str:
-    """Return a hash of everything that decides the weights."""
+    """Return a hash of everything that determines the weights."""
     settings = {"training": training.model_dump(), "shape": sequences.shape, "vocabulary": vocabulary, "code": 1}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(sequences, dtype="<i4").tobytes())

@@ -1,6 +1,6 @@
-"""The Dagster side, made of the assets' definitions: assets, partitions, checks, jobs, the sensor, and a component.
+"""The Dagster layer, built from the assets' definitions: assets, partitions, checks, jobs, the sensor, and a component.
 
-Nothing here asks for an asset by name, and no other part of the package but the command knows Dagster.
+Nothing here depends on an asset's name, and only this part of the package and the command import Dagster.
 """
 
 from influence_assets.orchestration.component import InfluenceStudy

@@ -1,4 +1,4 @@
-"""The sensor: it sees files that come, change or vanish, and has what is then outstanding computed."""
+"""The sensor, which notices new, changed and deleted files and requests runs that compute what is then outstanding."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from influence_assets.orchestration.sources import observations
 from influence_assets.study import Study
 
 ATTEMPTS = 3
-"""How many runs are requested for the same files, should they die before their end."""
+"""How many runs are requested for the same files if they die before they end."""
 
 UNFINISHED: Sequence[dg.DagsterRunStatus] = (
     dg.DagsterRunStatus.QUEUED,
@@ -30,10 +30,10 @@ UNFINISHED: Sequence[dg.DagsterRunStatus] = (
 
 
 def build_sensor(study: Study) -> dg.SensorDefinition:
-    """Return the sensor that looks at the files' content, and requests a run when something is outstanding.
+    """Return the sensor that checks the files' content, and requests a run when something is outstanding.
 
-    One run does all: Dagster's own conditions would request a run for each partition, and know nothing of files.
-    A partition that failed is not tried again until something has changed.
+    One run does everything; Dagster's own conditions would request a run for each partition and know nothing about
+    files. A partition that failed is not tried again until something changes.
     """
     partitions = Partitions.of(study)
 
@@ -69,7 +69,7 @@ def build_sensor(study: Study) -> dg.SensorDefinition:
 def _requests(
     study: Study, context: dg.SensorEvaluationContext, workspace: Workspace, current: str
 ) -> tuple[list[dg.RunRequest], str | None, str]:
-    """Return a run or none, the sensor's next cursor, and why there is no run."""
+    """Return at most one request for a run, the sensor's next cursor, and the reason if there is no request."""
     instance, key = context.instance, handled_key(study)
     if not study.automation.enabled:
         return [], context.cursor, "automation.enabled is false: new files are registered, nothing is computed."

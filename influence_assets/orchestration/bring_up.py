@@ -19,7 +19,7 @@ from influence_assets.orchestration.stages import NEW_GENERATION, Stages, positi
 from influence_assets.study import Study
 
 PLAN, REPORT = "plan", "report"
-"""The names of the first op and of the last."""
+"""The names of the first op and the last op."""
 
 Event = Report | dg.Output[None]
 AFTER = {"after": dg.In(dg.Nothing)}
@@ -37,8 +37,8 @@ def build_bring_up_job(study: Study, resources: Mapping[str, dg.ResourceDefiniti
     """Return the job of a study.
 
     Args:
-        study: which the job brings up to date.
-        resources: the study's session, where the job is not part of a code location that has it.
+        study: the study to bring up to date.
+        resources: the study's session, if the job is not part of a code location that has it.
     """
     *stages, last = [(asset.name, _stage(study, asset)) for asset in asset_graph()]
     new_generation = _new_generation(study)
@@ -51,7 +51,7 @@ def build_bring_up_job(study: Study, resources: Mapping[str, dg.ResourceDefiniti
         resource_defs=resources,
     )
     def bring_up() -> None:
-        # Each is called by its own name alone: so the run shows it.
+        # The alias drops the study from the op's name, so that the run shows just the stage's name.
         done = look.alias(PLAN)()
         for name, stage in stages:
             done = stage.alias(name)(done)
@@ -62,7 +62,7 @@ def build_bring_up_job(study: Study, resources: Mapping[str, dg.ResourceDefiniti
 
 
 def _new_generation(study: Study) -> dg.GraphDefinition:
-    """The stages in which a new generation is filled, skipped if there is none."""
+    """Return the stages that fill a new generation; they are skipped if there is none."""
     assets = asset_graph().assets
     first = next((place for place, asset in enumerate(assets) if asset.begins_generation), 0)
     stages = [(asset.name, _stage(study, asset, is_new_generation=True)) for asset in assets[first:]]
@@ -73,7 +73,7 @@ def _new_generation(study: Study) -> dg.GraphDefinition:
         ins={"after": dg.GraphIn()},
         out={"done": dg.GraphOut()},
     )
-    def new_generation(after):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  # Dagster's own, while it composes
+    def new_generation(after):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202  # internal types of Dagster's composition
         for name, stage in stages:
             after = stage.alias(name)(after)
         return after
@@ -97,7 +97,7 @@ def _plan(study: Study) -> dg.OpDefinition:
 
 
 def _stage(study: Study, asset: AssetDefinition, *, is_new_generation: bool = False) -> dg.OpDefinition:
-    """The op of one stage. The last one before those of the new generation says whether they are due."""
+    """Return the op of one stage. The last op before those of the new generation outputs whether they are due."""
     at = position(asset, is_new_generation=is_new_generation)
     ends_a_round = asset.name == asset_graph().assets[-1].name and not is_new_generation
 
@@ -124,7 +124,7 @@ def _report(study: Study) -> dg.OpDefinition:
         result = session.result
         if result.failures:
             names = ", ".join(f"{failure.asset.name} {failure.partition.key or ''}" for failure in result.failures)
-            raise dg.Failure(f"Not computed: {names}. What stood before still stands. Left out: {result.left_out}.")
+            raise dg.Failure(f"Not computed: {names}. Earlier results are unchanged. Left out: {result.left_out}.")
         yield dg.Output(None, "done")
 
     description = "Reports what the run did. Fails if a partition could not be computed, and names it."
@@ -149,7 +149,7 @@ def _session(context: dg.OpExecutionContext, study: Study) -> Session:
 
 
 def _begin(session: Session, context: dg.OpExecutionContext, *, new_generation: bool = False) -> Iterator[Report]:
-    """Begin the run's work, unless an op before this one has: a person may launch any selection of them."""
+    """Begin the run's work unless an earlier op has begun it; users may launch any selection of ops."""
     if session.stages is None:
         session.stages = Stages(session, context, new_generation=new_generation)
         yield from session.stages.news()
@@ -157,7 +157,7 @@ def _begin(session: Session, context: dg.OpExecutionContext, *, new_generation: 
 
 @contextmanager
 def _ending(session: Session) -> Iterator[None]:
-    """Keep what ends the run before its time, and let go of the store then."""
+    """On an error, keep it in the session and release the store's locks."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
@@ -167,12 +167,12 @@ def _ending(session: Session) -> Iterator[None]:
 
 
 def execute(study: Study, instance: dg.DagsterInstance, session: Session, *, new_generation: bool) -> None:
-    """Run the job in this process; `session.result` holds what it did.
+    """Run the job in this process; `session.result` then says what it did.
 
     Raises:
         InputError: the corpus or the queries cannot be listed.
-        StorageError: Dagster cannot keep record of the run.
-        KeyboardInterrupt: the user has ended it.
+        StorageError: Dagster cannot record the run.
+        KeyboardInterrupt: the user ended it.
     """
     end_dead_runs(study, instance)
     versions = session.published
@@ -187,7 +187,7 @@ def execute(study: Study, instance: dg.DagsterInstance, session: Session, *, new
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         "ops": {PLAN: {"config": {"new_generation": new_generation}}},
     }
-    # Not out of a code location: resolving the whole graph of assets takes longer than many a run.
+    # Without a code location, because resolving the whole graph of assets takes longer than many runs.
     resources = {resource_key(study): dg.ResourceDefinition.hardcoded_resource(session)}
     try:
         succeeded = execute_here(build_bring_up_job(study, resources), instance, config, LOCATION)
@@ -197,6 +197,6 @@ def execute(study: Study, instance: dg.DagsterInstance, session: Session, *, new
         raise session.error
     if not succeeded and not session.result.failures:
         raise StorageError(
-            f"{instance.root_directory}: Dagster ended the run before its time, most likely because it cannot write "
-            "there. What was computed stands. See that there is space on that disk and run again."
+            f"{instance.root_directory}: Dagster ended the run early, most likely because it cannot write there. "
+            "What was computed is kept. Free some space on that disk and run again."
         )

@@ -1,4 +1,4 @@
-"""Asset checks: an asset's own checks, as Dagster's."""
+"""Asset checks of Dagster, built from an asset's own checks."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ def specs(asset: AssetDefinition, key: dg.AssetKey) -> list[dg.AssetCheckSpec]:
 
 
 def results(asset: AssetDefinition, workspace: Workspace, artifact: Artifact) -> Iterator[dg.AssetCheckResult]:
-    """Look up each check in what is stored."""
+    """Run each check on the stored artifact and yield its result."""
     for name, finding in asset.checks.findings(artifact, workspace.store.open):
         severity = dg.AssetCheckSeverity.ERROR if finding.blocking else dg.AssetCheckSeverity.WARN
         yield dg.AssetCheckResult(

@@ -1,4 +1,4 @@
-"""A component for projects of `dg`: a study in a `defs.yaml`, beside whatever else the project has.
+"""A component for `dg` projects: a study in a `defs.yaml`, beside whatever else the project contains.
 
 ```yaml
 type: influence_assets.orchestration.InfluenceStudy
@@ -29,7 +29,7 @@ class InfluenceStudy(dg.Component, dg.Resolvable):
     The attributes are those of study.yaml. Relative paths in them are relative to the folder of defs.yaml.
 
     Args:
-        study: as the attributes describe it.
+        study: the study that the attributes describe.
     """
 
     study: Study

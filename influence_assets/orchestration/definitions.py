@@ -1,4 +1,4 @@
-"""Everything that Dagster loads for one study or several."""
+"""The definitions that Dagster loads for one study or several."""
 
 import os
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ STUDIES = "INFLUENCE_STUDY"
 """The environment variable with the study files' paths, separated as in PATH."""
 
 CONCURRENT_STEPS = 2
-"""Steps at a time, of which one may run the model."""
+"""How many steps run at a time; only one of them may run the model."""
 
 
 def build_definitions(studies: Sequence[Study]) -> dg.Definitions:
@@ -47,7 +47,7 @@ def studies_from_environment() -> list[Study]:
     """Load the studies that the environment names.
 
     Raises:
-        InputError: it names none, or one of them cannot be used.
+        InputError: it names none, or one of them is invalid.
     """
     named = os.environ.get(STUDIES, "")
     if not named:
@@ -56,7 +56,7 @@ def studies_from_environment() -> list[Study]:
 
 
 def _executor() -> dg.ExecutorDefinition:
-    """Run steps in processes forked from one that has imported torch; those that run the model, one at a time."""
+    """Return an executor that forks steps from a process with torch imported, and runs the model in one at a time."""
     (key, value), *_ = RUNS_MODEL_TAG.items()
     return dg.multiprocess_executor.configured(
         {

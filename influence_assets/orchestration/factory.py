@@ -1,4 +1,4 @@
-"""Makes Dagster's assets of a study from the graph: each computes one partition of one asset, and says what it did."""
+"""Dagster's assets of a study, built from the graph: each computes one partition and reports the result."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from influence_assets.orchestration.sources import SOURCES
 from influence_assets.study import Study
 
 RUNS_MODEL_TAG = {"influence/device": "in_use"}
-"""The executor runs one step at a time that carries this: two torch processes on one set of cores get in their way."""
+"""The executor runs only one step with this tag at a time, because two torch processes on the same cores are slow."""
 
 
 class Generation(dg.Config):
@@ -78,7 +78,7 @@ def _asset(study: Study, asset: AssetDefinition, graph: AssetGraph, partitions: 
 
 
 def _code_references(asset: AssetDefinition) -> dict[str, dg.MetadataValue[Any]]:
-    """Where the asset's own file is on this machine, for the UI; not this one, which is the same for all."""
+    """Return a reference to the asset's own file, for the UI, which would otherwise show this file for every asset."""
     code = getattr(asset.compute, "__code__", None)
     if code is None:
         return {}
@@ -94,7 +94,7 @@ def materialization(
     versions: Versions,
     instance: dg.DagsterInstance,
 ) -> dg.AssetMaterialization:
-    """Return what Dagster should record of a partition that was computed outside of its asset's own run."""
+    """Return the event that Dagster should record for a partition that was computed outside its asset's own step."""
     version = outcome.artifact.key.data_version
     return dg.AssetMaterialization(
         asset_key(study, asset.name),
@@ -105,7 +105,7 @@ def materialization(
 
 
 def _dependencies(study: Study, asset: AssetDefinition, graph: AssetGraph, partitions: Partitions) -> list[dg.AssetDep]:
-    """The assets and sources that an asset reads, each with the partitions of it that it reads."""
+    """Return the assets and sources that an asset reads, each with the partitions of it that it reads."""
     deps = []
     for name in upstream_names(asset, study):
         upstream = graph[name].partitioned_by if name in graph else SOURCES[name].partitioned_by

@@ -13,11 +13,11 @@ from influence_assets.study import Study
 HOME = "DAGSTER_HOME"
 SETTINGS = "dagster.yaml"
 LOCATION = "influence_assets"
-"""The name of the code location, wherever it is loaded: so the UI shows one history."""
+"""The name of the code location everywhere, so that the UI shows one history."""
 
 
 def dagster_home(study: Study) -> Path:
-    """Return the instance's folder: DAGSTER_HOME if it is set, else `.dagster` below the study's store."""
+    """Return the instance's folder: DAGSTER_HOME if it is set, else `.dagster` in the study's store."""
     named = os.environ.get(HOME)
     return Path(named) if named else open_backend(study.storage.root).local_root / ".dagster"
 

@@ -1,7 +1,7 @@
-"""Jobs that materialise a study's assets in the ordinary way: a person chooses which, and of which partitions.
+"""Jobs that materialise a study's assets in the usual way: the user chooses the assets and partitions.
 
-Dagster runs assets of one kind of partition at a time, so that there is one job for each kind. The job that brings
-everything up to date takes care of order and of what is due; these compute what is chosen and nothing else.
+A Dagster job can only have assets with the same kind of partitions, so there is one job for each kind. The job that
+brings everything up to date knows the order and what is due; these jobs compute only what is chosen.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ KINDS: Mapping[Partitioning, tuple[str, str]] = {
     "pair": ("pairs", "of pairs: one partition a query set and shard"),
     "none": ("whole", "without partitions"),
 }
-"""Each kind of partition with what the names of jobs say of it, and what a person reads."""
+"""Each kind of partition with its part of a job's name, and its description for people."""
 
 
 def asset_job_name(study: Study, partitioning: Partitioning) -> str:
-    """The name of the job of all assets with partitions of a kind."""
+    """Return the name of the job of all assets with partitions of a kind."""
     return f"{study.name}_materialize_{KINDS[partitioning][0]}"
 
 

@@ -1,4 +1,4 @@
-"""OpenLineage events of what was computed, for those who have a collector. Off unless the study names one.
+"""OpenLineage events about computed artifacts, sent only if the study names a collector.
 
 An artifact is a dataset `<asset>/<partition>` in the namespace of the store, its data version the dataset's version.
 Its computation is a run of the job `<study>.<asset>`, whose parent is Dagster's run.
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 PRODUCER = "https://openlineage.io/producers/influence-assets"
 INPUTS_NAMED = 100
-"""Of an artifact that is made of more partitions than this, the assets are named and not each partition."""
+"""If an artifact has more inputs than this, its events name the inputs' assets and not each partition."""
 
 
 def connect(study: Study) -> "OpenLineageClient | None":
-    """The client of the study's collector; None where it names none.
+    """Return the client for the study's collector, or None if the study names none.
 
     Raises:
         InputError: the client is not installed.
@@ -38,13 +38,13 @@ def connect(study: Study) -> "OpenLineageClient | None":
     except ImportError as error:
         remedy = "Install it with `pip install 'influence-assets[openlineage]'`, or leave the key out."
         raise InputError("lineage.openlineage_url", "needs the OpenLineage client, which is missing", remedy) from error
-    # One try: a collector that is down must not hold up the work for long.
+    # Only one try, because a collector that is down must not delay the work for long.
     config = HttpConfig(url=study.lineage.openlineage_url, retry={"total": 0})
     return OpenLineageClient(transport=HttpTransport(config))
 
 
 def events(study: Study, manifest: Manifest) -> "list[RunEvent]":
-    """The beginning and the end of one artifact's computation."""
+    """Return the events for the beginning and the end of one artifact's computation."""
     from openlineage.client.event_v2 import Job, OutputDataset, Run, RunEvent, RunState
     from openlineage.client.facet_v2 import dataset_version_dataset, output_statistics_output_dataset, parent_run
 

@@ -11,7 +11,7 @@ from influence_assets.study import Study
 
 @dataclass(frozen=True)
 class Partitions:
-    """The partition definitions of one study; several studies of a workspace keep theirs apart."""
+    """The partition definitions of one study; each study of a workspace has its own."""
 
     shard: dg.DynamicPartitionsDefinition
     query_set: dg.DynamicPartitionsDefinition
@@ -29,7 +29,7 @@ class Partitions:
         return {"none": None, "shard": self.shard, "query_set": self.query_set, "pair": self.pair}[partitioning]
 
     def mapping(self, upstream: Partitioning, downstream: Partitioning) -> dg.PartitionMapping | None:
-        """Return how an asset reads another: the same shard or query set where both have one, else all of them."""
+        """Return how an asset reads another: the same shard or query set if both have one, else all partitions."""
         if upstream == "none":
             return None
         if upstream == downstream:
@@ -42,7 +42,7 @@ class Partitions:
     def unregistered(
         self, workspace: Workspace, instance: dg.DagsterInstance
     ) -> dict[dg.DynamicPartitionsDefinition, list[str]]:
-        """Return keys of source and query files that the instance does not have yet. Keys of vanished files stay."""
+        """Return keys of source and query files that the instance does not have yet. Keys of deleted files are kept."""
         present = {self.shard: list(workspace.shards), self.query_set: list(workspace.query_sets)}
         unregistered = {}
         for definition, keys in present.items():

@@ -1,7 +1,7 @@
-"""Everything that this package uses of Dagster beyond what Dagster documents, in one place.
+"""All uses of Dagster's undocumented API, in one place.
 
-`tests/orchestration/test_private_api.py` holds Dagster to each of these. What Dagster offers in public instead is named
-beside the function that does without it.
+`tests/orchestration/test_private_api.py` checks that Dagster still provides each of these. Where there is a public
+alternative, the function's docstring says why it is not enough.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 REPOSITORY = "__repository__"
-"""What Dagster calls the repository that it makes of a module's `Definitions`."""
+"""Dagster's name for the repository that it makes from a module's `Definitions`."""
 
 
 def execute_here(
@@ -42,14 +42,14 @@ def execute_here(
 ) -> bool:
     """Execute a job in this process, as a run of a code location, and return whether it succeeded.
 
-    `JobDefinition.execute_in_process` records a run of no code location. The UI's timeline and its page of the job
-    leave such runs out, and nobody can launch them again from there.
+    `JobDefinition.execute_in_process` records a run without a code location. The UI's timeline and the job's page leave
+    such runs out, and they cannot be launched again from there.
 
     Args:
-        job: whose ops all run in one process.
-        instance: that records the run.
-        run_config: of the run.
-        location: the code location's name, as the UI's workspace has it. It need not be loaded.
+        job: a job whose ops all run in one process.
+        instance: the instance that records the run.
+        run_config: the run's configuration.
+        location: the code location's name in the UI's workspace. It need not be loaded.
     """
     origin = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(location), REPOSITORY).get_job_origin(job.name)
     run = instance.create_run_for_job(job_def=job, run_config=run_config, tags=job.run_tags, remote_job_origin=origin)
@@ -60,9 +60,9 @@ def execute_here(
 
 
 def version_tags(code_version: str, data_version: str) -> dict[str, str]:
-    """The tags of an event that give an asset's versions.
+    """Return the tags of an event that state an asset's versions.
 
-    In public only an asset's own computation can give them, as `MaterializeResult.data_version`.
+    The public API has these only for an asset's own computation, as `MaterializeResult.data_version`.
     """
     return {
         CODE_VERSION_TAG: code_version,
@@ -72,12 +72,12 @@ def version_tags(code_version: str, data_version: str) -> dict[str, str]:
 
 
 def input_tags(upstream: dg.AssetKey, *, data_version: str | None, event_id: int) -> dict[str, str]:
-    """The tags of an event that give what of an upstream asset it was computed from.
+    """Return the tags of an event that state which version of an upstream asset it was computed from.
 
     Args:
-        upstream: its key.
-        data_version: of the upstream asset; None leaves what Dagster records by itself.
-        event_id: the place in the event log up to which events of the upstream asset are older.
+        upstream: the upstream asset's key.
+        data_version: the upstream asset's data version; None keeps what Dagster records by itself.
+        event_id: the last event of the event log that came before the computation.
     """
     tags = {get_input_event_pointer_tag(upstream): str(event_id)}
     if data_version is not None:
@@ -86,19 +86,19 @@ def input_tags(upstream: dg.AssetKey, *, data_version: str | None, event_id: int
 
 
 def last_event_id(instance: dg.DagsterInstance) -> int:
-    """The place of the last event in the instance's log."""
+    """Return the id of the last event in the instance's log."""
     return instance.event_log_storage.get_maximum_record_id() or 0
 
 
 def reported_versions(instance: dg.DagsterInstance, key: dg.AssetKey, kind: dg.DagsterEventType) -> Mapping[str, str]:
-    """Return the data version that was last reported of each partition of an asset, by the partition's key.
+    """Return the data version that was last reported for each partition of an asset, by the partition's key.
 
-    Of an asset without partitions the key is "". In public there are only all events of an asset, a page at a time
+    For an asset without partitions the key is "". The public API only returns all events of an asset, page by page
     (`DagsterInstance.fetch_materializations`).
 
     Args:
-        instance: that they were reported to.
-        key: of the asset.
+        instance: the instance that they were reported to.
+        key: the asset's key.
         kind: ASSET_OBSERVATION or ASSET_MATERIALIZATION.
     """
     tags = instance.event_log_storage.get_latest_tags_by_partition(key, kind, [DATA_VERSION_TAG])
@@ -113,10 +113,10 @@ def reported_versions(instance: dg.DagsterInstance, key: dg.AssetKey, kind: dg.D
 
 
 def kept(instance: dg.DagsterInstance, key: str) -> str | None:
-    """What was kept in the instance under a key. A sensor's cursor is public, but the sensor alone can write it."""
+    """Return the value kept in the instance under a key; only the sensor itself could write its public cursor."""
     return instance.daemon_cursor_storage.get_cursor_values({key}).get(key)
 
 
 def keep(instance: dg.DagsterInstance, key: str, value: str) -> None:
-    """Keep a value in the instance."""
+    """Keep a value in the instance under a key."""
     instance.daemon_cursor_storage.set_cursor_values({key: value})

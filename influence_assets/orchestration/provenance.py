@@ -1,10 +1,10 @@
-"""What is reported to Dagster of where a materialization comes from, so that its marks of what is outdated are true.
+"""The provenance that is reported to Dagster for a materialization, so that Dagster marks what is outdated correctly.
 
-Dagster compares, for each upstream asset, what there is now with what there was when an asset was computed. Two things
-differ from its own record: a frozen asset is not outdated when more of what it was made of arrives, and an event that
-is logged outside of an asset's own computation has no record unless it is given one.
+For each upstream asset, Dagster compares its current version with that from which an asset was computed. Two cases need
+explicit tags: a frozen asset is not outdated when more of its inputs arrive, and an event that is logged outside an
+asset's own computation has no provenance unless it is given.
 
-Of an asset with a hundred or more upstream partitions Dagster compares nothing; `influence status` and the view
+For assets with a hundred or more upstream partitions Dagster compares nothing; `influence status` and the view
 `outdated_partitions` do.
 """
 
@@ -22,14 +22,14 @@ from influence_assets.orchestration.private_api import input_tags, last_event_id
 from influence_assets.study import Study
 
 NOTHING_COMES_AFTER = 2**62
-"""As the place in Dagster's event log up to which a frozen asset knows what it was made of."""
+"""An event id beyond all others, which tells Dagster that a frozen asset has seen every event of its inputs."""
 
 BY_PARTITION = "by partition"
-"""In the place of the data version of an upstream asset with partitions: Dagster looks those up by itself."""
+"""Used instead of the data version of an upstream asset with partitions, which Dagster looks up by itself."""
 
 
 def code_version(asset: AssetDefinition, study: Study) -> str:
-    """Return the asset's code version with its settings, for whose change Dagster has no mark of its own."""
+    """Return the asset's code version with a hash of its settings, because Dagster does not track settings."""
     settings = dict(asset.settings(study))
     if not settings:
         return asset.code_version
@@ -38,12 +38,12 @@ def code_version(asset: AssetDefinition, study: Study) -> str:
 
 
 def upstream_names(asset: AssetDefinition, study: Study) -> list[str]:
-    """Return the assets and the outside sources that an asset reads."""
+    """Return the names of the assets and the outside sources that an asset reads."""
     return [*asset.inputs_of(study), *asset.reads_of(study)]
 
 
 def frozen_tags(asset: AssetDefinition, study: Study) -> dict[str, str]:
-    """Return the tags by which nothing that comes to its frozen inputs later outdates an asset."""
+    """Return the tags that keep later changes of an asset's frozen inputs from outdating the asset."""
     tags: dict[str, str] = {}
     for name in _frozen_inputs(asset, study):
         tags |= input_tags(dg.AssetKey([study.name, name]), data_version=None, event_id=NOTHING_COMES_AFTER)
@@ -53,7 +53,7 @@ def frozen_tags(asset: AssetDefinition, study: Study) -> dict[str, str]:
 def provenance_tags(
     asset: AssetDefinition, study: Study, data_version: str, versions: Versions, instance: dg.DagsterInstance
 ) -> dict[str, str]:
-    """Return, for an event outside of an asset's own computation, all that Dagster would have recorded."""
+    """Return the tags that Dagster would have recorded, for an event outside an asset's own computation."""
     event_id = last_event_id(instance)
     tags = version_tags(code_version(asset, study), data_version)
     for name in upstream_names(asset, study):
@@ -63,7 +63,7 @@ def provenance_tags(
 
 
 def _frozen_inputs(asset: AssetDefinition, study: Study) -> list[str]:
-    """The inputs that an asset does not follow any more once it is computed."""
+    """Return the inputs whose changes an asset no longer follows once it is computed."""
     rule, inputs = asset.frozen, asset.inputs_of(study)
     if isinstance(rule, FrozenBySettings | NumberedGeneration):
         return list(inputs)
@@ -73,7 +73,7 @@ def _frozen_inputs(asset: AssetDefinition, study: Study) -> list[str]:
 
 
 def _data_version(name: str, versions: Versions) -> str:
-    """The data version of an upstream asset or source without partitions."""
+    """Return the data version of an upstream asset or source without partitions."""
     asset = versions.workspace.graph.get(name)
     if asset is None:
         return sources(versions.workspace)[name].get(WHOLE, BY_PARTITION)

@@ -1,4 +1,4 @@
-"""What a run reports to Dagster: files that changed, partitions that stand, and what the checks say of them."""
+"""The events that a run reports to Dagster: changed files, materialized partitions, and the results of checks."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,10 +22,10 @@ Report = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
 
 class Reporter:
-    """Turns what happens in a run into Dagster's events.
+    """A reporter that turns what happens in a run into Dagster's events.
 
-    Checks that pass are rolled up: each event costs Dagster time, so that a check which holds of a thousand partitions
-    is reported once, with their number, by `rolled_up_checks`.
+    Every event costs time, so a check that passes for a thousand partitions is reported once, with their number, by
+    `rolled_up_checks`.
 
     Args:
         checks_failed: filled with asset checks that failed, as `asset: check`.
@@ -39,15 +39,15 @@ class Reporter:
         self._partitions: Counter[tuple[dg.AssetKey, str]] = Counter()
 
     def news(self, versions: Versions, states: Sequence[AssetState]) -> Iterator[Report]:
-        """Report files that came, changed or went, and partitions that stand without Dagster's knowing."""
+        """Report files that are new, changed or gone, and partitions in the store that Dagster has not seen."""
         Partitions.of(self._study).register(versions.workspace, self._instance)
         yield from observations(self._study, versions.workspace, self._instance)
         yield from self.unreported(versions, states)
 
     def unreported(self, versions: Versions, states: Sequence[AssetState]) -> Iterator[Report]:
-        """Report partitions that stand in a version other than the one that was last reported.
+        """Report partitions whose current version differs from the one that was last reported.
 
-        They were computed by a run of another instance, or are asked for again after a setting or a file was taken
+        They were computed by a run of another instance, or are in use again because a setting or a file was changed
         back.
         """
         for state in states:
@@ -61,7 +61,7 @@ class Reporter:
         yield from self.rolled_up_checks()
 
     def finished(self, event: Finished) -> Iterator[Report]:
-        """Report a partition that stands, and the checks of it that fail."""
+        """Report a materialized partition, and those of its checks that fail."""
         asset, partition, outcome, versions = event.asset, event.partition, event.outcome, event.versions
         yield materialization(self._study, asset, partition, outcome, versions, self._instance)
         for check in checks.results(asset, versions.workspace, outcome.artifact):
@@ -94,11 +94,11 @@ class Reporter:
 
 
 def taken_back(before: Sequence[AssetState], result: Result) -> list[AssetState]:
-    """The assets of which something stands now that neither stood before nor was computed: an earlier version."""
+    """Return the states of assets that may use an earlier version again: a partition was outstanding but not computed."""
     computed = set(result.computed)
     names = {
         state.asset.name
         for state in before
-        if any((state.asset, place.partition) not in computed for place in state.outstanding)
+        if any((state.asset, outstanding.partition) not in computed for outstanding in state.outstanding)
     }
     return [state for state in result.states if state.asset.name in names]

@@ -1,4 +1,4 @@
-"""The runs of a study's job: their names, who is at work on them, and those whose process has died."""
+"""The runs of a study's job: their names, the processes that execute them, and those whose process has died."""
 
 import os
 import socket
@@ -8,16 +8,16 @@ import dagster as dg
 from influence_assets.study import Study
 
 PROCESS_TAG = "influence/process"
-"""The tag of a run that names the process and the host at work on it."""
+"""The tag of a run that names the process and host that execute it."""
 
 
 def job_name(study: Study) -> str:
-    """The name of the job that brings a study up to date."""
+    """Return the name of the job that brings a study up to date."""
     return f"{study.name}_bring_up_to_date"
 
 
 def handled_key(study: Study) -> str:
-    """The key under which Dagster's instance keeps the fingerprint of what the last run took care of."""
+    """Return the key under which Dagster's instance keeps the fingerprint of the files that the last run handled."""
     return f"influence/{study.name}/handled"
 
 
@@ -27,7 +27,7 @@ def name_process(instance: dg.DagsterInstance, run_id: str) -> None:
 
 
 def end_dead_runs(study: Study, instance: dg.DagsterInstance) -> None:
-    """Mark runs as failed whose process has died: nothing else would end those of the command."""
+    """Mark runs as failed whose process has died, because nothing else ends runs of the command."""
     started = dg.RunsFilter(job_name=job_name(study), statuses=[dg.DagsterRunStatus.STARTED])
     for run in instance.get_runs(filters=started):
         pid, _, host = run.tags.get(PROCESS_TAG, "").partition("@")

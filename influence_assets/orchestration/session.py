@@ -1,4 +1,4 @@
-"""What the ops and assets of one run share: which versions the study asks for, the work in progress, who watches it."""
+"""The state that the ops and assets of one run share: the study's versions, the work in progress, and its watcher."""
 
 import time
 from collections.abc import Iterator
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from influence_assets.orchestration.stages import Stages
 
 SECONDS_BETWEEN_LINES = 5.0
-"""Of progress in a run's log."""
+"""The time between two lines of progress in a run's log."""
 
 
 @dataclass
 class Session:
-    """One look at the study's files, kept for as long as a process works on a run.
+    """The state of a run in one process, with one view of the study's files for the whole run.
 
     Args:
-        study: whose files and store.
-        listener: follows beginnings and progress, where somebody watches; otherwise they go to the run's log.
+        study: the study that the run computes.
+        listener: a watcher that follows the run's progress; without one, progress goes to the run's log.
         result: what the run has done so far.
-        checks_failed: asset checks that failed in it, as `asset: check`.
-        error: what ended the run before its time.
+        checks_failed: asset checks that failed in the run, as `asset: check`.
+        error: the error that ended the run early.
         stages: the run's work, once it has begun.
     """
 
@@ -44,12 +44,12 @@ class Session:
 
     @cached_property
     def versions(self) -> Versions:
-        """The version of each partition that the study asks for, in the newest generation."""
+        """The versions that the study needs of each partition, in the newest generation."""
         return Versions(open_workspace(self.study))
 
     @cached_property
     def published(self) -> Versions:
-        """The version of each partition that the study asks for, in the generation that readers see."""
+        """The versions that the study needs of each partition, in the generation that readers see."""
         return Versions(open_workspace(self.study), "published")
 
     def watcher(self, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Watcher:
@@ -57,25 +57,25 @@ class Session:
         return self.listener or _LogWatcher(context)
 
     def progress(self, context: dg.AssetExecutionContext, asset: AssetDefinition, partition: Partition) -> Progress:
-        """Return what is called with the progress of one partition."""
+        """Return the callback for the progress of one partition."""
         watcher = self.watcher(context)
         return lambda done, total: watcher.progress(asset, partition, done, total)
 
     @property
     def begun(self) -> "Stages":
-        """The run's work, which has begun."""
+        """The run's work, which must have begun."""
         if self.stages is None:
             raise RuntimeError("the run's work has not begun")
         return self.stages
 
     def close(self) -> None:
-        """Stop the run's work where it is, and let go of the store."""
+        """Stop the run's work, and release the store's locks."""
         if self.stages is not None:
             self.stages.close()
 
 
 class _LogWatcher:
-    """Writes a line to the run's log every few seconds."""
+    """A watcher that writes a line to the run's log every few seconds."""
 
     def __init__(self, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> None:
         self._context = context
@@ -93,12 +93,12 @@ class _LogWatcher:
 
 
 def resource_key(study: Study) -> str:
-    """The key of a study's session among a code location's resources."""
+    """Return the key of a study's session among a code location's resources."""
     return f"{study.name}_session"
 
 
 def session_resource(study: Study) -> dg.ResourceDefinition:
-    """Return a resource that looks at the study's files afresh in every process that runs a step of a run."""
+    """Return a resource that opens a new session in every process that executes a step of a run."""
 
     @dg.resource(description=f"A look at the files and the store of the study {study.name}.")
     def session(_context: dg.InitResourceContext) -> Iterator[Session]:

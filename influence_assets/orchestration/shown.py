@@ -1,4 +1,4 @@
-"""What Dagster's pages show of an artifact: what a person wants first, then figures, then how it is stored."""
+"""The metadata that Dagster's pages show for an artifact: the most useful first, then figures, then its storage."""
 
 import base64
 from collections.abc import Mapping
@@ -16,18 +16,18 @@ from influence_assets.storage.catalogue.statements import column_comments, state
 Metadata = dict[str, Any]
 
 ORDER = (str, Picture, Table)
-"""What a person wants first: a sentence, a plot, a table."""
+"""The kinds of metadata that come first: a sentence, a plot, a table."""
 
 
 def metadata(asset: AssetDefinition, artifact: Artifact, *, computed: bool) -> Metadata:
-    """Return everything that is shown of an artifact."""
+    """Return all metadata of an artifact."""
     manifest = artifact.manifest
     figures = {
         name: value for name, value in manifest.summary.items() if name not in asset.hidden and value is not None
     }
     storage: Metadata = {
         "seconds": round(manifest.seconds, 3),
-        "bytes": manifest.bytes or None,  # what the asset publishes elsewhere is shown by itself
+        "bytes": manifest.bytes or None,  # an asset that publishes its content elsewhere shows that size itself
         "peak_memory_bytes": manifest.peak_memory_bytes,
         "path": dg.MetadataValue.path(str(artifact.folder)),
         "dagster/row_count": manifest.rows.get(manifest.asset),
@@ -45,7 +45,7 @@ def metadata(asset: AssetDefinition, artifact: Artifact, *, computed: bool) -> M
 
 
 def _column_schemas(asset: AssetDefinition, artifact: Artifact) -> Metadata:
-    """The columns of each table that an artifact holds; Dagster has a page for those of one of them."""
+    """Return the columns of each table of an artifact; Dagster has a special page for the columns of one table."""
     published, schemas = statements("schema"), {}
     for table in artifact.manifest.rows:
         comments = column_comments(published[table].sql) if table in published else {}
@@ -59,7 +59,7 @@ def _column_schemas(asset: AssetDefinition, artifact: Artifact) -> Metadata:
 
 
 def metadata_values(shown: Mapping[str, Shown]) -> Metadata:
-    """Return Dagster's metadata for what is shown."""
+    """Return Dagster's metadata for an asset's own entries."""
     return {name: _metadata_value(value) for name, value in shown.items()}
 
 
@@ -82,7 +82,7 @@ def _metadata_value(value: Shown) -> Any:
 
 
 def _table(rows: pl.DataFrame) -> dg.TableMetadataValue:
-    """A table of which every value is text: what comes from a corpus is data there, never markup."""
+    """Return a table in which every value is text, so that nothing from a corpus is taken for markup."""
     records = [dg.TableRecord({name: _text(value) for name, value in row.items()}) for row in rows.to_dicts()]
     schema = dg.TableSchema([dg.TableColumn(name) for name in rows.columns])
     return dg.MetadataValue.table(records, schema)

@@ -1,7 +1,7 @@
-"""What lies outside of the store, as assets that Dagster observes: source files, query files and the model's files.
+"""The files outside the store, as assets that Dagster observes: source files, query files and the model's files.
 
-Their data version is the hash of their content. So the UI marks what was computed from a file that has changed since.
-What is made of all files reads `corpus` or `questions`, which change when a file is gone, too.
+Their data version is the hash of their content, so the UI marks what was computed from a file that has changed since.
+Assets that are computed from all files read `corpus` or `questions`, which also change when a file is deleted.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,11 +22,11 @@ GROUP = "sources"
 
 @dataclass(frozen=True)
 class Described:
-    """A source as people see it.
+    """Description of a source.
 
     Args:
-        description: what a person reads about it.
-        partitioned_by: what its partitions are.
+        description: its description in the UI.
+        partitioned_by: the kind of its partitions.
     """
 
     description: str
@@ -72,10 +72,10 @@ def _source(study: Study, name: str) -> dg.SourceAsset:
 
 
 def observations(study: Study, workspace: Workspace, instance: dg.DagsterInstance) -> Iterator[dg.AssetObservation]:
-    """Report what has come, changed or gone since the last report; partitions must be registered before.
+    """Report files that are new, changed or gone since the last report; partitions must be registered before.
 
-    When a file is gone, or is back, the partitions that assets have for it say so too: Dagster keeps them for ever,
-    beside those of files that exist.
+    When a file is gone or back, the assets' partitions for it report that too, because Dagster keeps such partitions
+    forever, beside those of existing files.
 
     Raises:
         InputError: the corpus, the queries or the model cannot be listed.

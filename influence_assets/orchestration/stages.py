@@ -1,4 +1,4 @@
-"""The work of one run, cut into stages: each op of the run calls for the work up to the end of its own stage."""
+"""The work of one run, divided into stages: each op of the run does the work up to the end of its own stage."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from openlineage.client import OpenLineageClient
 
 NEW_GENERATION = "new_generation"
-"""The name of the stages in which a generation of curvature is filled that readers do not see yet."""
+"""The name of the stages that fill a generation of curvature that readers do not see yet."""
 
 Position = tuple[bool, int]
-"""Where a stage stands in a run: whether among those of the new generation, and its asset's place in the graph."""
+"""The position of a stage in a run: whether it belongs to the new generation, and its asset's index in the graph."""
 
 
 def position(asset: AssetDefinition, *, is_new_generation: bool) -> Position:
-    """Return where the stage of an asset stands in a run."""
+    """Return the position of an asset's stage in a run."""
     return is_new_generation, [other.name for other in asset_graph()].index(asset.name)
 
 
@@ -39,15 +39,15 @@ def end() -> Position:
 
 
 class Stages:
-    """What `bring_up_to_date` does in one go, halted at the end of each stage.
+    """The work of `bring_up_to_date`, which pauses at the end of each stage.
 
-    The work goes back to earlier stages when something that it read proves damaged. What is missing then is computed
-    within the stage at hand.
+    The work returns to earlier stages when something that it reads turns out to be damaged. What is missing then is
+    computed within the current stage.
 
     Args:
-        session: what the ops of the run share; its `result` is filled on the way.
-        context: of the op that begins the work.
-        new_generation: fit another generation of curvature.
+        session: the state that the ops of the run share; its `result` is filled on the way.
+        context: the context of the op that begins the work.
+        new_generation: whether to fit another generation of curvature.
 
     Raises:
         InputError: the corpus, the queries or the model cannot be listed.
@@ -58,7 +58,7 @@ class Stages:
         published, result = session.published, session.result
         self._session = session
         self._handled = fingerprint(published.workspace)
-        # While a newer generation is being filled, that one is reported: it is what the run ends with.
+        # While a newer generation is being filled, report that one, because the run ends with it.
         self._seen = session.versions if published.has_newer_generation else published
         if self._seen is session.versions or not result.states:
             result.states = list(plan(self._seen))
@@ -69,7 +69,7 @@ class Stages:
         self._events = bring_up_to_date(published, self, result, run_id=context.run_id, new_generation=new_generation)
         self._reached: Position = (False, -1)
         self._is_finished = False
-        self._computed: Counter[tuple[Position, str]] = Counter()  # by stage of the asset, and op at work
+        self._computed: Counter[tuple[Position, str]] = Counter()  # by the asset's stage and the op that computed it
         self._failed: Counter[Position] = Counter()
 
     @property
@@ -78,11 +78,11 @@ class Stages:
         return not self._is_finished and self._reached[0]
 
     def begins(self, asset: AssetDefinition, partition: Partition, outstanding: int) -> None:
-        """Tell whoever watches the op at hand."""
+        """Tell the current op's watcher that a partition begins."""
         self._watcher.begins(asset, partition, outstanding)
 
     def progress(self, asset: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
-        """Tell whoever watches the op at hand."""
+        """Tell the current op's watcher how far a partition is."""
         self._watcher.progress(asset, partition, done, total)
 
     def news(self) -> Iterator[Report]:
@@ -90,7 +90,7 @@ class Stages:
         yield from self._reporter.news(self._seen, self._before)
 
     def advance(self, context: dg.OpExecutionContext, to: Position) -> Iterator[Report]:
-        """Do the work up to the end of a stage, and report each partition as soon as it stands."""
+        """Do the work up to the end of a stage, and report each partition as soon as it is computed."""
         self._watcher = self._session.watcher(context)
         repaired = len(self._session.result.mended)
         while not self._is_finished and self._reached <= to:
@@ -110,9 +110,9 @@ class Stages:
         yield from self._reporter.rolled_up_checks()
 
     def outcome(self, context: dg.OpExecutionContext, stage: Position) -> dict[str, str | int]:
-        """Return what was done about a stage's asset, in words and figures.
+        """Return what was done for a stage's asset, in words and figures.
 
-        It goes with the op's output: a line in the run's log costs Dagster as much as a small computation.
+        It becomes metadata of the op's output, because a line in the run's log costs as much as a small computation.
         """
         op, failed = str(context.op_handle), self._failed[stage]
         here = self._computed[stage, op]
@@ -131,7 +131,7 @@ class Stages:
         return {"outcome": " ".join(sentences) or "Nothing was due."} | {n: c for n, c in figures.items() if c}
 
     def conclude(self, context: dg.OpExecutionContext) -> Iterator[Report]:
-        """Do what is left, report what an earlier version serves again, and note which files were handled."""
+        """Do the remaining work, report earlier versions that are in use again, and record which files were handled."""
         yield from self.advance(context, end())
         result = self._session.result
         versions = result.versions or self._session.published
@@ -139,11 +139,11 @@ class Stages:
         keep(context.instance, handled_key(self._session.study), self._handled)
 
     def close(self) -> None:
-        """Stop the work where it is, and let go of the store."""
+        """Stop the work, and release the store's locks."""
         self._events.close()
 
     def _position(self, asset: AssetDefinition) -> Position:
-        """The stage of an asset in the generation that is being filled."""
+        """Return the stage of an asset in the generation that is being filled."""
         return position(asset, is_new_generation=self._reached[0])
 
     def _finished(self, context: dg.OpExecutionContext, event: Finished) -> Iterator[Report]:
@@ -153,13 +153,13 @@ class Stages:
         self._tell_collector(context, event)
 
     def _tell_collector(self, context: dg.OpExecutionContext, event: Finished) -> None:
-        """Tell the collector of lineage, if there is one; one that does not answer is given up for this run."""
+        """Send events to the lineage collector, if there is one; after an error, send no more in this run."""
         if self._collector is None or not event.outcome.computed:
             return
         try:
             for lineage_event in openlineage.events(self._session.study, event.outcome.artifact.manifest):
                 self._collector.emit(lineage_event)
-        except Exception as error:  # noqa: BLE001  # whatever a collector answers, what was computed stands
+        except Exception as error:  # noqa: BLE001  # a collector's errors must not affect the run
             url = self._session.study.lineage.openlineage_url
             context.log.warning(f"{url} does not take OpenLineage events: {error}")
             self._collector = None

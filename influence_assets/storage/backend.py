@@ -1,12 +1,12 @@
-"""The contract under everything that a store does with its medium: a folder, an object store, anything of that kind.
+"""The contract between a store and its medium: a local folder, an object store or anything similar.
 
 A store is a tree of files with names such as `documents/all/1f3a/manifest.json`, relative to its root. Adding a medium
 takes one file in `backends/` (or in an extension's, see `influence_assets.extensions`) that defines `BACKEND`, and a
 test class that inherits `tests.storage.backend_contract.BackendContract`.
 
-Some things must be files of this machine: the DuckDB file, Dagster's instance, caches, drafts, and whatever is read
-through a memory map or by a library that takes paths. They lie in `local_root`. On a local disk that is the medium
-itself; elsewhere it is a working folder of the backend's, with copies of what `fetch` was asked for.
+Some things must be files on this machine: the DuckDB file, Dagster's instance, caches, drafts, and whatever is read
+through a memory map or by a library that takes paths. They are in `local_root`. On a local disk that is the medium
+itself; otherwise it is the backend's working folder, with copies of what `fetch` has fetched.
 """
 
 from abc import ABC, abstractmethod
@@ -24,7 +24,7 @@ LOCAL = "local"
 
 @dataclass(frozen=True)
 class Entry:
-    """What lies in a folder of the store.
+    """A file, folder or link in a folder of the store.
 
     Args:
         name: its name in the folder.
@@ -38,28 +38,27 @@ class Entry:
 
 
 class Backend(ABC):
-    """Where a store keeps its files. What the medium refuses is raised as an `OSError` with its number."""
+    """The files of a store. Errors of the medium are raised as an `OSError` with its number."""
 
     @property
     @abstractmethod
     def location(self) -> str:
-        """The root as people know it, the same for every process."""
+        """The root as people write it, the same for every process."""
 
     @property
     @abstractmethod
     def local_root(self) -> Path:
-        """The folder of this machine with what must be local files, and with what was fetched."""
+        """The folder on this machine for what must be local files, and for what was fetched."""
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make the root and `local_root` where they are missing, and see that both can be written."""
+        """Create the root and `local_root` if they are missing, and check that both can be written."""
 
     @abstractmethod
     def entries(self, folder: str) -> list[Entry]:
-        """Return what lies in a folder, sorted by name; nothing where there is no such folder. `""` is the root.
+        """Return the entries of a folder, sorted by name; none if there is no such folder. `""` is the root.
 
-        What `draft` makes, and what half-done work of killed processes has left, may be among it under the names of
-        `durable.temporary`.
+        They may include drafts and what killed processes left half done, under the names of `durable.temporary`.
         """
 
     @abstractmethod
@@ -68,11 +67,11 @@ class Backend(ABC):
 
     @abstractmethod
     def size(self, name: str) -> int | None:
-        """Return a file's size in bytes, or None where there is no such file. Made to be asked of thousands."""
+        """Return a file's size in bytes, or None if there is no such file. It must be cheap enough for thousands."""
 
     @abstractmethod
     def is_folder(self, name: str) -> bool:
-        """Whether a folder is there that is not a link."""
+        """Return whether there is a folder, and not a link to one."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
@@ -84,74 +83,74 @@ class Backend(ABC):
 
     @abstractmethod
     def write(self, name: str, content: bytes) -> None:
-        """Write a small file, or replace it: whole or not at all, and safely kept once this returns."""
+        """Write or replace a small file, whole or not at all; it is durable once this returns."""
 
     @abstractmethod
     def fetch(self, name: str, *, again: bool = False) -> Path:
-        """See that a file or folder can be read at `local_root / name`, and return that path.
+        """Make a file or folder readable at `local_root / name`, and return that path.
 
-        What is not there, or damaged, is not there or damaged at that path too.
+        What is missing or damaged on the medium is missing or damaged at that path too.
 
         Args:
-            name: of the file or folder.
-            again: bring what the medium holds now, not a copy that was brought before.
+            name: the file or folder.
+            again: fetch it from the medium even if there is a local copy.
         """
 
     @abstractmethod
     def draft(self, folder: str) -> AbstractContextManager[Path]:
-        """Give a new empty folder of this machine, to be filled and published as `folder`.
+        """Yield a new empty folder on this machine, to be filled and published as `folder`.
 
-        Leaving the block removes what was not published. A process that is killed leaves it to `remove_abandoned`.
+        Leaving the block removes what was not published; `remove_abandoned` removes what killed processes leave.
         """
 
     @abstractmethod
     def publish(self, draft: Path, folder: str) -> None:
-        """Make a draft's files those of a folder that is not there yet, safely kept once this returns.
+        """Publish a draft's files as a folder that does not exist yet; they are durable once this returns.
 
-        Whoever looks meanwhile finds the folder's `manifest.json` with all other files or not at all.
+        Meanwhile, readers find the folder's `manifest.json` together with all other files, or not at all.
 
         Raises:
-            FileExistsError: something lies there.
+            FileExistsError: there is something in that place already.
         """
 
     @abstractmethod
     def remove(self, name: str) -> int:
-        """Remove a file, or a folder with all that is in it, and return the bytes freed; 0 where there is none.
+        """Remove a file, or a folder with its contents, and return the bytes freed; 0 if there is neither.
 
-        A process that dies on the way leaves nothing with a `manifest.json` that has lost other files.
+        A process that dies meanwhile never leaves a folder that has its `manifest.json` but has lost other files.
         """
 
     @abstractmethod
     def remove_files(self, folder: str, names: Collection[str]) -> int:
-        """Remove some files of a folder, and folders in it that this leaves empty; returns the bytes freed."""
+        """Remove some files of a folder, and folders in it that this leaves empty, and return the bytes freed."""
 
     @abstractmethod
     def locked(
         self, name: str, *, shared: bool = False, patience_seconds: float | None = None
     ) -> AbstractContextManager[None]:
-        """Hold a lock, between all threads and processes that use this store; it ends with its holder.
+        """Hold a lock between all threads and processes that use this store; it ends when its holder ends.
 
         Args:
-            name: of the lock, by the rules of files; nothing but locks is called so.
-            shared: together with others who share it.
-            patience_seconds: how long to wait for it; None waits for ever.
+            name: the lock's name, which follows the rules of file names and is used for nothing else.
+            shared: hold it together with others who share it.
+            patience_seconds: how long to wait for it; None waits forever.
 
         Raises:
-            TimeoutError: somebody else still holds it.
+            TimeoutError: another thread or process still holds it.
         """
 
     @abstractmethod
     def remove_abandoned(self, *, of_everybody: bool) -> list[str]:
-        """Remove what processes that have ended left half written or half removed, and return its names.
+        """Remove what processes left half written or half removed when they ended, and return the names.
 
         Args:
-            of_everybody: also of processes that may still be alive elsewhere, as far as they write artifacts: the
-                caller knows that nobody is at work.
+            of_everybody: also remove the drafts of artifacts of processes that may be alive on other hosts; the
+                caller knows that none is at work.
         """
 
     @abstractmethod
     def remove_empty_folders(self) -> list[str]:
-        """Remove folders in which nothing is left but locks that were made here, and return their names."""
+        """Remove folders that contain only locks of this product, and return their names."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ class BackendKind:
 
     Args:
         name: the scheme, as in `name://…`.
-        open: makes a backend of the whole value of `storage.root`, without touching the medium.
+        open: returns the backend for a value of `storage.root`, without touching the medium.
     """
 
     name: str
@@ -168,10 +167,10 @@ class BackendKind:
 
 
 def open_backend(root: str) -> Backend:
-    """Return the backend of a storage root, a plain path or a URL.
+    """Return the backend of a storage root, which is a plain path or a URL.
 
     Raises:
-        InputError: no backend has that scheme.
+        InputError: no backend has the URL's scheme.
     """
     kinds = discover("influence_assets.storage.backends", "BACKEND", BackendKind)
     scheme = root.partition("://")[0] if "://" in root else LOCAL

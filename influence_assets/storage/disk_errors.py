@@ -1,4 +1,4 @@
-"""What the disk refuses while an artifact is written, put so that a person can mend it."""
+"""Errors of the disk while artifacts are written or removed, reworded to say what to do about them."""
 
 import errno
 import os
@@ -9,39 +9,39 @@ from contextlib import contextmanager
 from influence_assets.errors import InputError, StorageError
 
 _NUMBER_IN_TEXT = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]")
-"""How polars and safetensors (Rust) and `shutil.copytree` mention the number in errors of their own types."""
+"""How polars and safetensors (Rust) and `shutil.copytree` mention the error number in errors of their own types."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_LOCKED = {errno.EACCES, errno.EPERM, errno.EROFS}
-_OF_WRITING = {*_FULL, errno.EFBIG, errno.EROFS}
-"""Errors that only writing can bring, whoever raises them."""
+_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
+_ONLY_FROM_WRITING = {*_FULL, errno.EFBIG, errno.EROFS}
+"""Errors that only writing can cause, whatever raises them."""
 
 
 @contextmanager
 def writing(what: str, folder: object) -> Iterator[None]:
-    """Where nothing but writing happens: every error of the system is the disk's.
+    """Reword any system error in a block that only writes.
 
     Args:
-        what: what is written, as a person reads it.
+        what: what is written, in words for people.
         folder: where it is written, a path or a URL.
 
     Raises:
-        StorageError: it cannot be written; says why and what to do.
+        StorageError: it cannot be written; the error says why and what to do.
     """
-    with _told(f"{what} cannot be written", folder, None):
+    with _reworded(f"{what} cannot be written", folder, None):
         yield
 
 
 @contextmanager
 def removing(what: str, folder: object) -> Iterator[None]:
-    """As `writing`, where things are removed."""
-    with _told(f"{what} cannot be removed", folder, None):
+    """Reword any system error in a block that only removes files; see `writing`."""
+    with _reworded(f"{what} cannot be removed", folder, None):
         yield
 
 
 @contextmanager
 def computing(what: str, folder: object) -> Iterator[None]:
-    """Where other things are read as well: only errors that writing alone can bring are the disk's.
+    """Reword errors that only writing can cause, in a block that also reads other files.
 
     Args:
         what: as for `writing`.
@@ -50,24 +50,24 @@ def computing(what: str, folder: object) -> Iterator[None]:
     Raises:
         StorageError: as for `writing`.
     """
-    with _told(f"{what} cannot be written", folder, _OF_WRITING):
+    with _reworded(f"{what} cannot be written", folder, _ONLY_FROM_WRITING):
         yield
 
 
 @contextmanager
-def _told(problem: str, folder: object, numbers: set[int] | None) -> Iterator[None]:
-    """Say an error of the system, or only those of some numbers, as a `StorageError`."""
+def _reworded(problem: str, folder: object, numbers: set[int] | None) -> Iterator[None]:
+    """Raise system errors, or only those with some numbers, as a `StorageError`."""
     try:
         yield
     except Exception as error:
         number = _system_error_number(error)
         if number is None or (numbers is not None and number not in numbers):
             raise
-        raise _refusal(problem, folder, number) from error
+        raise _storage_error(problem, folder, number) from error
 
 
 def _system_error_number(error: Exception) -> int | None:
-    """The system's number of an error that was not yet put into words."""
+    """Return the system's number of an error that was not reworded yet, or None."""
     if isinstance(error, InputError | StorageError):
         return None
     if isinstance(error, OSError) and error.errno is not None:
@@ -76,13 +76,13 @@ def _system_error_number(error: Exception) -> int | None:
     return None if match is None else int(match[1] or match[2])
 
 
-def _refusal(problem: str, folder: object, number: int) -> StorageError:
+def _storage_error(problem: str, folder: object, number: int) -> StorageError:
     if number in _FULL:
         remedy = "Free some space on that disk"
     elif number == errno.EFBIG:
         remedy = "Allow larger files there (`ulimit -f`)"
-    elif number in _LOCKED:
+    elif number in _NOT_WRITABLE:
         remedy = "Make that folder writable"
     else:
-        remedy = "Mend that disk"
+        remedy = "Repair that disk"
     return StorageError(f"{folder}: {problem} ({os.strerror(number)}). {remedy} and run again.")

@@ -1,6 +1,6 @@
-"""Lists of lines that must not be lost: each begins with a checksum of its content, and is kept in two files.
+"""Lists of lines that must not be lost: each is kept in two files, which begin with a checksum of their content.
 
-One copy mends the other. Where neither is as it was written, what can still be read of both is all that is known.
+One copy repairs the other. If neither is as it was written, every line that can still be read in either is used.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from influence_assets.storage.backend import Backend
 from influence_assets.storage.disk_errors import writing
 
 COPIES = ".copies"
-"""The folder, beside the lists, of their second copies."""
+"""The folder, beside the lists, for their second copies."""
 
 Condition = Literal["whole", "plain", "damaged", "missing"]
 
@@ -27,10 +27,10 @@ class Copy:
     """One of the two files.
 
     Attributes:
-        path: where it is.
-        condition: `whole` as it was written; `plain` where it has no checksum, as lists had none before they were kept
-            twice; `damaged` where it is not as it was written, or cannot be read; or `missing`.
-        lines: without the checksum; of a damaged file what is left of it.
+        path: the file.
+        condition: `whole` if it is as it was written; `plain` if it has no checksum, as in lists from before they were
+            kept twice; `damaged` if it is not as it was written, or cannot be read; or `missing`.
+        lines: its lines without the checksum; of a damaged file, those that can be read.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Copy:
 
 @dataclass(frozen=True)
 class Twins:
-    """Both files, as they were found.
+    """The state of both files.
 
     Attributes:
         first: the file that people look at.
@@ -57,18 +57,18 @@ class Twins:
 
     @property
     def is_missing(self) -> bool:
-        """Whether there is neither, as before the list was first written."""
+        """Whether both are missing, as before the list was first written."""
         return self.first.condition == self.second.condition == "missing"
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """Every line that either copy holds, once; of damaged ones only where there is no other."""
+        """Every distinct line of either copy; lines of damaged copies only if both are damaged or missing."""
         whole = [copy for copy in (self.first, self.second) if copy.condition in ("whole", "plain")]
         return tuple(dict.fromkeys(line for copy in whole or [self.first, self.second] for line in copy.lines))
 
     @property
     def troubles(self) -> dict[Path, str]:
-        """What is wrong with either file, as a clause; nothing is wrong with lists that were never written."""
+        """What is wrong with each file, as a clause; nothing is wrong with lists that were never written."""
         if self.is_missing or (self.first.condition, self.second.condition) == ("plain", "missing"):
             return {}
         troubles = {
@@ -85,8 +85,8 @@ class TwinFile:
     """A list of lines that is kept in two files.
 
     Args:
-        backend: where the store is.
-        name: of the first of them, at the top of the store; its copy is in `.copies`.
+        backend: the store's files.
+        name: the name of the first file, at the top of the store; its copy is in `.copies`.
     """
 
     def __init__(self, backend: Backend, name: str) -> None:
@@ -95,30 +95,30 @@ class TwinFile:
         self.path, self.copy = (backend.local_root / each for each in self._names)
 
     def read(self) -> Twins:
-        """Return both files.
+        """Read both files.
 
         Raises:
-            StorageError: one cannot be read, and the other is not whole: what is in it may be all that is known.
+            StorageError: one cannot be read while the other is not whole, so that lines could be lost.
         """
         copies: list[Copy] = []
-        refused: tuple[Path, OSError] | None = None
+        first_error: tuple[Path, OSError] | None = None
         for name, path in zip(self._names, (self.path, self.copy), strict=True):
             try:
-                copies.append(_opened(self._backend, name))
+                copies.append(_read_copy(self._backend, name))
             except OSError as error:
-                refused = refused or (path, error)
+                first_error = first_error or (path, error)
                 copies.append(Copy(path, "damaged"))
-        if refused is not None and not any(copy.condition == "whole" for copy in copies):
-            path, reason = refused
-            remedy = "Mend its permissions or its disk, and run again."
+        if first_error is not None and not any(copy.condition == "whole" for copy in copies):
+            path, reason = first_error
+            remedy = "Correct its permissions or repair its disk, and run again."
             raise StorageError(f"{path}: cannot be read ({reason.strerror or reason}). {remedy}") from reason
         return Twins(*copies)
 
     def write(self, lines: Sequence[str]) -> None:
-        """Write both files, each in one step.
+        """Write both files, each atomically.
 
         Raises:
-            StorageError: one cannot be written.
+            StorageError: one of them cannot be written.
         """
         content = "".join(f"{line}\n" for line in lines)
         text = json.dumps({"sha256": _checksum(content.encode())}) + "\n" + content
@@ -133,7 +133,7 @@ class TwinFile:
             yield
 
 
-def _opened(backend: Backend, name: str) -> Copy:
+def _read_copy(backend: Backend, name: str) -> Copy:
     path = backend.local_root / name
     try:
         content = backend.read(name)
@@ -142,7 +142,7 @@ def _opened(backend: Backend, name: str) -> Copy:
     head, _, rest = content.partition(b"\n")
     checksum = _checksum_in(head)
     if checksum is None:
-        # A list of old is JSON without a checksum; where it was cut off in the middle nobody can tell.
+        # Old lists are JSON lines without a checksum; nothing shows whether one was cut off between lines.
         is_plain = bool(content.strip()) and all(map(_is_object, _lines(content)))
         return Copy(path, "plain" if is_plain else "damaged", _lines(content))
     return Copy(path, "whole" if checksum == _checksum(rest) else "damaged", _lines(rest))

@@ -106,7 +106,7 @@ def test_what_stood_before_bad_files_came_still_stands(first_run, spoilt):
     assert ended.code == 1
     assert ended.out.count("Failed ") == len(BAD_SHARDS) + len(BAD_QUERIES)
     assert "Traceback" not in ended.out + ended.err
-    assert "What stood before still stands." in ended.out
+    assert "Earlier results are unchanged." in ended.out
     assert standing(study) == standing(first_run[0])
 
 

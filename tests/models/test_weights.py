@@ -157,7 +157,7 @@ def test_file_instead_of_folder_is_refused(folder):
 def test_id_that_cannot_be_fetched_is_refused(name, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match=r"model\.path: .*neither a folder.*Mend the name"):
+    with pytest.raises(InputError, match=r"model\.path: .*neither a folder.*Correct the name"):
         resolve_model_folder(LanguageModel(path=name))
 
 

@@ -149,7 +149,7 @@ def _first_words(name):
 
 
 def test_an_added_folder_brings_tables_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_added", [])
+    monkeypatch.setattr(module, "_added_folders", [])
     before = schema_version()
     (tmp_path / "schema").mkdir()
     (tmp_path / "schema" / "more.sql").write_text(
@@ -165,7 +165,7 @@ def test_an_added_folder_brings_tables_of_its_own(tmp_path, monkeypatch):
 
 
 def test_a_table_that_is_there_already_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_added", [])
+    monkeypatch.setattr(module, "_added_folders", [])
     (tmp_path / "schema").mkdir()
     shutil.copy(sql_folder() / "schema" / "queries.sql", tmp_path / "schema")
     use_folders([tmp_path])

@@ -127,7 +127,7 @@ class TestRefusal:
     def test_rows_that_a_file_lost_are_missed(self, published, monkeypatch):
         """Were a file's rows to find no artifact, or a statement to drop some, the counts would tell."""
         monkeypatch.setattr("glob.escape", lambda path: path.replace("b.jsonl", "a.jsonl"))
-        with pytest.raises(StorageError, match="0 rows were read of files with 1"):
+        with pytest.raises(StorageError, match="0 rows were read from files that have 1"):
             published.load([published.shard(1)[0]])
 
     def test_a_file_that_may_not_grow(self, published):
@@ -137,7 +137,7 @@ class TestRefusal:
         said, _ = process.communicate()
         assert process.returncode == 0
         assert "cannot be written" in said
-        assert "What was published still stands" in said
+        assert "The published catalogue is unchanged" in said
 
     @pytest.mark.parametrize(("megabytes", "refused"), [(4, "copy"), (8, "commit"), (20, "checkpoint")])
     def test_a_full_disk(self, sample, small_disk, megabytes, refused):

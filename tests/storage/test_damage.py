@@ -170,7 +170,7 @@ def test_an_artifact_in_anothers_place_is_damage(store, place):
     write(store, other)
     shutil.rmtree(store.place(other))
     place.rename(store.place(other))
-    with pytest.raises(DamagedError, match="lies elsewhere"):
+    with pytest.raises(DamagedError, match="whose folder is another"):
         store.open(other)
     assert [found.folder for found in store.verify()] == [store.place(other)]
 

@@ -1,5 +1,5 @@
-"""One file a command of `influence`; each defines `COMMAND`, an `influence_assets.cli.command.Command`.
+"""The commands of `influence`, one in each file, which defines `COMMAND`, an `influence_assets.cli.command.Command`.
 
-These modules are imported whenever the command starts, for its list of commands. So they import what a command needs
-inside its function: `influence --help` and `influence sql` must not wait for torch, transformers or Dagster.
+All these modules are imported whenever any command starts. So each imports what it needs inside its function:
+`influence --help` and `influence sql` must not wait for torch, transformers or Dagster.
 """

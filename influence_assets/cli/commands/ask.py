@@ -21,7 +21,7 @@ def ask(
     study: StudyOption = HERE,
 ) -> None:
     """Answer a new question from the stored sketches: which passages raise this completion's probability."""
-    loaded = Study.load(study)  # first: a study that is refused need not wait for torch, which `asking` imports
+    loaded = Study.load(study)  # first, so that an invalid study fails before the slow import of torch below
     from influence_assets.api import ask
     from influence_assets.assets import open_workspace
     from influence_assets.engine.versions import Versions
@@ -39,7 +39,9 @@ def ask(
         place = f"{passage.shard_id} · sequence {passage.sequence_index}"
         console.print(Panel(Text(visible(passage.text)), title=Text(title), subtitle=Text(place), title_align="left"))
     if answer.unsketched_shards:
-        console.print(f"[yellow]Not asked, for want of sketches:[/] {escape(', '.join(answer.unsketched_shards))}")
+        console.print(
+            f"[yellow]Not compared, because they have no sketches yet:[/] {escape(', '.join(answer.unsketched_shards))}"
+        )
 
 
 def _document_name(document: Mapping[str, str | None]) -> str:

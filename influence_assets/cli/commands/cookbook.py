@@ -12,11 +12,11 @@ from influence_assets.study import Study
 
 
 def cookbook(
-    name: Annotated[str | None, typer.Argument(help="A question; without it, all of them are listed.")] = None,
-    bind: Annotated[list[str] | None, typer.Option(help="A value of the question, as name=value.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A query's name; without it, all of them are listed.")] = None,
+    bind: Annotated[list[str] | None, typer.Option(help="A parameter of the query, as name=value.")] = None,
     study: StudyOption = HERE,
 ) -> None:
-    """Ask one of the questions that come ready-made, such as `strongest_passages --bind query_id=… --bind count=5`."""
+    """Run one of the prepared queries, such as `strongest_passages --bind query_id=… --bind count=5`."""
     from influence_assets.cli.tables import show_rows
     from influence_assets.engine.workspace import catalogue_path
     from influence_assets.storage.catalogue import ask_cookbook
@@ -29,7 +29,7 @@ def cookbook(
 
 
 def _print_questions() -> None:
-    """Print the ready-made questions and the values that each needs."""
+    """Print the prepared queries and the parameters that each needs."""
     from influence_assets.storage.catalogue import cookbook
 
     table = Table("question", "what it answers", "needs", box=None, pad_edge=False)

@@ -24,7 +24,7 @@ The demo took {seconds:.0f} s. Try:
   influence ui --study {study}"""
 
 
-def demo(folder: Annotated[Path, typer.Argument(help="Where to make it.")] = Path("demo")) -> None:
+def demo(folder: Annotated[Path, typer.Argument(help="The folder to create.")] = Path("demo")) -> None:
     """Train a small model on Python's manual and see which articles taught it its completions."""
     from influence_assets.cli.study_runs import run_study
     from influence_assets.demo.study import CORPUS_FOLDER, HELD_BACK_FOLDER, write_demo
@@ -51,7 +51,7 @@ def demo(folder: Annotated[Path, typer.Argument(help="Where to make it.")] = Pat
 
 
 def show_retrieval(catalogue: Path, console: Console) -> None:
-    """Print the strongest passages of each question, and how often each method finds the true article."""
+    """Print the strongest passages for each question, and how often each method finds the true article."""
     import polars as pl
 
     from influence_assets.demo.retrieval import ranked_passages, retrieval

@@ -12,7 +12,7 @@ from influence_assets.errors import InputError
 from influence_assets.study import Study
 
 REASON_CHARACTERS = 500
-"""Databases quote whole statements in their errors."""
+"""The length at which reasons are cut, because databases quote whole statements in their errors."""
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def forget(
 
 
 def _reinstate(study: Study, document_ids: list[str]) -> None:
-    """Take documents off the store's list, and say where else they are listed."""
+    """Remove documents from the store's list, and print which of them corpus.withdrawn lists too."""
     from influence_assets.assets import open_workspace
     from influence_assets.upkeep.forget import reinstate
 
@@ -61,10 +61,10 @@ def _reinstate(study: Study, document_ids: list[str]) -> None:
 
 
 def _take_out(study: Study, document_ids: list[str]) -> bool:
-    """Take listed documents out of the tables and from the disk; returns whether all of that worked.
+    """Remove listed documents from the tables and the disk; return whether everything succeeded.
 
-    They leave the tables first, because what may fail afterwards has nothing to do with them: a run, a file that
-    somebody else broke, a disk that does not answer.
+    They leave the tables first, because the later steps can fail for unrelated reasons, such as a broken source file or
+    a disk that does not respond.
     """
     from influence_assets.assets import open_workspace
     from influence_assets.cli.study_runs import run_study
@@ -87,12 +87,12 @@ def _take_out(study: Study, document_ids: list[str]) -> bool:
 
 
 def _attempted(purpose: str, attempt: Callable[[], T]) -> T | None:
-    """Return what an attempt returns; print why it failed and return None where it did, so that the rest is tried."""
+    """Return an attempt's result or, if it fails, print why and return None, so that later steps are tried too."""
     from influence_assets.cli.escaping import visible
 
     try:
         return attempt()
-    except Exception as error:  # noqa: BLE001  # a damaged database of Dagster's, for one, raises what it likes
+    except Exception as error:  # noqa: BLE001  # a damaged database of Dagster, for example, can raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         message = f"to {purpose}: {reason[:REASON_CHARACTERS]}"
         console.print(f"[bold red]Failed[/] {escape(visible(message))}", soft_wrap=True)
@@ -100,7 +100,7 @@ def _attempted(purpose: str, attempt: Callable[[], T]) -> T | None:
 
 
 def _retract_all(study: Study) -> list[str]:
-    """Take out whatever withdrawn documents a run that was not complete has left."""
+    """Remove from the tables all withdrawn documents that an incomplete run has left there."""
     from influence_assets.assets import open_workspace
     from influence_assets.upkeep.forget import retract
 
@@ -109,7 +109,7 @@ def _retract_all(study: Study) -> list[str]:
 
 
 def _collect(study: Study) -> bool:
-    """Remove what is withdrawn and superseded, and what is of vanished files unless `influence gc` would ask first."""
+    """Remove withdrawn and superseded content, and that of vanished files unless `influence gc` would ask first."""
     from influence_assets.assets import open_workspace
     from influence_assets.cli.garbage import print_collected
     from influence_assets.upkeep.garbage import collect, vanished_documents
@@ -126,7 +126,7 @@ def _collect(study: Study) -> bool:
 
 
 def _print_tombstones(study: Study, document_ids: list[str]) -> None:
-    """Print what the store still says about the documents, and which source files still hold them."""
+    """Print the documents' tombstones, and which source files still contain the documents."""
     from influence_assets.assets import open_workspace
     from influence_assets.cli.tables import show_table
     from influence_assets.upkeep.forget import tombstones_of
@@ -140,7 +140,7 @@ def _print_tombstones(study: Study, document_ids: list[str]) -> None:
     show_table(tombstones, console)
     try:
         listed = workspace.listed
-    except InputError:  # it was printed that the corpus cannot be listed
+    except InputError:  # the failure to list the corpus was printed before
         return
     files = sorted({listed[shard].file.url for shard in tombstones["shard_id"] if shard in listed})
     if files:

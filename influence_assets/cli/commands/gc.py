@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from influence_assets.upkeep.garbage import Vanished
 
 SHARDS_SHOWN = 20
-"""Vanished shards that are named."""
+"""How many vanished shards are named."""
 
 
 def gc(
@@ -37,16 +37,16 @@ def gc(
     if vanished.is_large and not (dry_run or yes):
         print_collected(collect(workspace, keep=keep, dry_run=True), console, done=False)
         _confirm(vanished)
-    # The same look at the corpus as above: what is gone is what was asked about.
+    # The workspace has listed the corpus once, so what is removed is what the question was about.
     print_collected(collect(workspace, keep=keep, dry_run=dry_run), console, done=not dry_run)
 
 
 def _confirm(vanished: "Vanished") -> None:
-    """Ask whether what is of vanished files may go.
+    """Ask the user whether results of vanished files may be removed.
 
     Raises:
-        InputError: there is nobody to ask.
-        typer.Exit: it may not.
+        InputError: there is no terminal to ask in.
+        typer.Exit: the user declines.
     """
     from influence_assets.cli.escaping import visible
 

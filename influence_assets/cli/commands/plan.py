@@ -18,8 +18,8 @@ NOT_KNOWN = "–"
 
 
 def plan(study: StudyOption = HERE) -> None:
-    """Estimate what each stage will take before it runs: operations, time, memory, bytes; beside it, what it took."""
-    loaded = Study.load(study)  # first: a study that is refused need not wait for torch, which the estimates import
+    """Estimate the operations, time, memory and bytes that each stage will take, beside what it has taken so far."""
+    loaded = Study.load(study)  # first, so that an invalid study fails before the slow import of torch below
     from influence_assets.assets import open_workspace
     from influence_assets.assets.study_sizes import StudySizes
     from influence_assets.engine.versions import Versions
@@ -44,7 +44,7 @@ def plan(study: StudyOption = HERE) -> None:
 
 
 def _table(stages: list["Estimate"]) -> Table:
-    """Return every stage with its estimates, and beside them what was measured of what stands."""
+    """Return every stage with its estimates, beside what was measured when its existing artifacts were computed."""
     table = Table(box=None, pad_edge=False)
     for name in ("stage", "outstanding"):
         table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
@@ -80,16 +80,16 @@ def _measured(stage: "Estimate") -> tuple[str, str, str, str]:
 
 
 def _orders(sizes: "StudySizes") -> Table:
-    """Return which side is rotated in each shape of layer: it follows from the counts, and nothing sets it."""
+    """Return which side is rotated for each shape of layer; the counts of operations decide that, not a setting."""
     from influence_assets.capture.operations import contraction_orders
 
     heads = ("layers", "d_out × d_in", "for Λ and sketches rotated", "for scores alone rotated")
     table = Table(*heads, box=None, pad_edge=False)
     shape = sizes.shape
     queries = sizes.methods * max(map(len, sizes.query_tokens.values()), default=0)
-    middling = max(1, sizes.all_sequences() // max(1, len(sizes.versions.workspace.shards)))
+    mean_sequences = max(1, sizes.all_sequences() // max(1, len(sizes.versions.workspace.shards)))
     shapes = [(layer.d_out, layer.d_in) for layer in shape.layers]
-    for (d_out, d_in), (rotated, scored) in contraction_orders(shape, queries, middling).items():
+    for (d_out, d_in), (rotated, scored) in contraction_orders(shape, queries, mean_sequences).items():
         table.add_row(str(shapes.count((d_out, d_in))), f"{d_out:,} × {d_in:,}", rotated, scored)
     return table
 
@@ -102,7 +102,7 @@ def _sequences(sizes: "StudySizes") -> str:
 def _notes(stages: list["Estimate"], sizes: "StudySizes") -> list[str]:
     outstanding = [stage for stage in stages if stage.outstanding]
     if not outstanding:
-        return ["[green]Everything is up to date[/]; the figures on the right are those of what stands."]
+        return ["[green]Everything is up to date[/]; the figures on the right are what it took."]
     known = [stage.seconds for stage in outstanding if stage.seconds is not None]
     notes = [f"In all {duration(sum(known))} for the stages with a time."]
     if any(not stage.is_calibrated and stage.seconds is not None for stage in outstanding):

@@ -6,7 +6,7 @@ from influence_assets.study import Study
 
 
 def rebuild_catalogue(study: StudyOption = HERE) -> None:
-    """Build the DuckDB file anew from the stored arrays and tables."""
+    """Rebuild the DuckDB file from the stored arrays and tables."""
     from influence_assets.assets import open_workspace
     from influence_assets.engine.catalogue import rebuild_catalogue
     from influence_assets.engine.versions import Versions

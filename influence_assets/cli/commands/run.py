@@ -12,7 +12,7 @@ from influence_assets.study import Study
 def run(
     *,
     new_generation: Annotated[
-        bool, typer.Option("--new-generation", help="Fit the curvature anew on all shards, beside the one that stands.")
+        bool, typer.Option("--new-generation", help="Fit the curvature again on all shards, beside the current one.")
     ] = False,
     study: StudyOption = HERE,
 ) -> None:

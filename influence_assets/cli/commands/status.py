@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from influence_assets.engine.versions import Versions
 
 PARTITIONS_SHOWN = 4
-"""Outstanding partitions that are named of each asset."""
+"""How many outstanding partitions of each asset are named."""
 
 CAUSES_SHOWN = 4
 SHARDS_SHOWN = 50
@@ -52,7 +52,7 @@ def status(study: StudyOption = HERE) -> None:
 
 
 def _shards(versions: "Versions") -> Table:
-    """Return the first shards with their counts, as far as they are computed."""
+    """Return the first shards with those of their counts that are computed."""
     table = Table("shard", "documents", "sequences", "tokens", box=None, pad_edge=False)
     shards = list(versions.workspace.shards)
     for shard in shards[:SHARDS_SHOWN]:
@@ -63,7 +63,7 @@ def _shards(versions: "Versions") -> Table:
 
 
 def _counts(versions: "Versions", shard: str) -> Iterator[str]:
-    """Yield a shard's numbers of documents, sequences and tokens; `–` where they are not known yet."""
+    """Yield a shard's numbers of documents, sequences and tokens, or `–` for those that are not known yet."""
     from influence_assets.assets import asset_graph
     from influence_assets.engine.partitions import Partition
 
@@ -76,7 +76,7 @@ def _counts(versions: "Versions", shard: str) -> Iterator[str]:
 
 
 def _assets(states: Sequence["AssetState"]) -> Table:
-    """Return how many partitions of each asset are in which state, and the first of those that are outstanding."""
+    """Return the number of partitions of each asset in each state, and name the first that are outstanding."""
     heads = ("asset", "up to date", "missing", "stale", "waiting", "outstanding partitions")
     table = Table(*heads, box=None, pad_edge=False)
     for state in states:
@@ -88,7 +88,7 @@ def _assets(states: Sequence["AssetState"]) -> Table:
 
 
 def _causes(states: Sequence["AssetState"]) -> Table:
-    """Return why the first partitions are outstanding; those that only wait for others are left out."""
+    """Return why the first partitions are outstanding, without those that only wait for others."""
     table = Table(box=None, pad_edge=False, show_header=False)
     caused = [partition for state in states for partition in state.of("stale", "missing")]
     for partition in caused[:CAUSES_SHOWN]:

@@ -10,7 +10,7 @@ from influence_assets.study import Study
 
 
 def verify(study: StudyOption = HERE) -> None:
-    """Read everything that is stored again, and say what is damaged and what mends it."""
+    """Read everything that is stored again, and say what is damaged and how to repair it."""
     from influence_assets.assets import open_workspace
     from influence_assets.upkeep.verify import verify
 

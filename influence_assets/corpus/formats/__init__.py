@@ -1,1 +1,1 @@
-"""One source format a file, each under the name `FORMAT`."""
+"""Source formats, one in each file, under the name `FORMAT`."""

@@ -1,6 +1,7 @@
-r"""Source files of one JSON object a line, plain or compressed.
+r"""Source files with one JSON object per line, plain or compressed.
 
-A row is its line after decompression, `\n` included, empty lines too, so that packing a file anew changes nothing.
+Every line after decompression is a row, including its `\n` and even if it is empty, so that compressing a file again
+changes nothing.
 """
 
 import codecs
@@ -25,12 +26,12 @@ def json_rows(url: str, line_bytes: int, remedy: str) -> Iterator[tuple[int, dic
     """Yield the objects of a file, each with the number of its line.
 
     Args:
-        url: of the file.
-        line_bytes: the longest line that is read.
-        remedy: what to do about a longer one.
+        url: the file.
+        line_bytes: the longest line that is accepted, in bytes.
+        remedy: what to do about a longer line, for the error.
 
     Raises:
-        InputError: naming the row that is longer than `line_bytes`, not UTF-8, not JSON or not an object.
+        InputError: a row is longer than `line_bytes`, not UTF-8, not JSON or not an object; the error names it.
     """
     with open_decompressed(url) as stream:
         for number, line in bounded_lines(stream, line_bytes, url, remedy):
@@ -41,9 +42,9 @@ def json_rows(url: str, line_bytes: int, remedy: str) -> Iterator[tuple[int, dic
 
 
 def line_limit(corpus: Corpus) -> int:
-    """Return the longest line that is read, in bytes.
+    """Return the longest line that is accepted, in bytes.
 
-    JSON's escapes make a document up to three times as long, save for control characters; the 1 MiB is for the row's
+    JSON's escapes make a document up to three times as long, apart from control characters; the 1 MiB is for the row's
     other columns.
     """
     return 3 * corpus.max_document_bytes + 2**20
@@ -70,7 +71,7 @@ def _parsed(line: bytes, where: str) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise InputError(where, f"is not UTF-8 (byte {error.start + 1} of the row)", ENCODING_REMEDY) from error
     except UnicodeEncodeError as error:
-        raise InputError(where, "holds half of a surrogate pair (\\ud800 …)", "Mend that character.") from error
+        raise InputError(where, "holds half of a surrogate pair (\\ud800 …)", "Correct that character.") from error
     except (ValueError, RecursionError) as error:
         reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise InputError(where, f"is not JSON ({reason})", _ROW_REMEDY) from error

@@ -1,6 +1,6 @@
 """Source files of Apache Parquet.
 
-Parquet stores columns, not rows: a row of it is stood for by a JSON text of all its columns. A file of one shard is
+Parquet stores columns, not rows, so a row's bytes are a JSON text of all its columns. A file that is one shard is
 hashed as it is stored.
 """
 
@@ -43,7 +43,7 @@ def _rows(raw: io.BufferedReader, url: str, _corpus: Corpus, first: Place) -> Ge
 
 
 def _row_groups_from(file: Any, row: int) -> tuple[list[int], int]:
-    """Return the row groups from the one that holds the row of this index, and how many rows of it come before that."""
+    """Return the row groups from the one with this row on, and how many rows of that one come before the row."""
     for group in range(file.metadata.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
         if row < rows:
@@ -57,12 +57,12 @@ def _column_bytes(file: Any) -> int:
 
 
 def _canonical(columns: dict[str, Any]) -> bytes:
-    """Return a JSON text that differs wherever the columns do."""
+    """Return a JSON text that is different for different columns."""
     return json.dumps(columns, ensure_ascii=False, separators=(",", ":"), default=_typed).encode() + b"\n"
 
 
 def _typed(value: Any) -> dict[str, str]:
-    """Return a value that JSON has no type for under its type's name, so that a date differs from its string."""
+    """Return a value that JSON has no type for with its type's name, so that a date differs from its string."""
     if isinstance(value, bytes):
         text = value.hex()
     else:
@@ -71,7 +71,7 @@ def _typed(value: Any) -> dict[str, str]:
 
 
 def _uncompressed_bytes(raw: io.BufferedReader, url: str) -> int:
-    """Return the size of a file's columns, as its metadata says."""
+    """Return the size of a file's columns according to its metadata."""
     raw.seek(0)
     try:
         with parquet.ParquetFile(raw) as file:

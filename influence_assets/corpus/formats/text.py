@@ -1,6 +1,6 @@
 """Source files that are one document each: plain text and Markdown, plain or compressed.
 
-Such a file is one row, after decompression. It is the one kind that is in memory as a whole, no longer than
+Such a file is one row, after decompression. No other format reads a whole file into memory; its size is limited by
 `corpus.max_document_bytes`.
 """
 

@@ -1,1 +1,1 @@
-"""Layer rules: one file a kind of layer that can be attributed."""
+"""Layer rules: one file for each kind of layer that can be attributed."""

@@ -10,7 +10,7 @@ from influence_assets.models.layers.rule import FrozenMap, LayerRule, with_bias,
 
 
 class TransposedLinear(LayerRule):
-    """The class `Conv1D` of transformers, which always has a bias."""
+    """The rule for transformers' `Conv1D`, which always has a bias."""
 
     name = "conv1d"
 

@@ -9,7 +9,7 @@ from influence_assets.models.layers.rule import FrozenMap, LayerRule, with_bias,
 
 
 class Linear(LayerRule):
-    """`nn.Linear` itself; a subclass may keep its weight in a packing of its own."""
+    """The rule for `nn.Linear` itself; subclasses may store their weights in other ways."""
 
     name = "linear"
 

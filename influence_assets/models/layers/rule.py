@@ -1,10 +1,10 @@
-"""The contract of layer rules: how one kind of module is seen as a matrix that multiplies tokens.
+"""The contract of layer rules: how to treat one kind of module as a matrix that multiplies tokens.
 
-Everything that is measured of a layer is made of two tensors, its input a [sequence, token, d_in] and the gradient Ds
-[sequence, token, d_out] of the loss at its output, such that the gradient of a sequence is G = Σ_t Ds_t a_tᵀ. A
-rule says how a module's own tensors become these two. A module that is a view of tokens laid end to end overrides
-`by_sequence`; one that sees only some tokens gives zeros for the others; one that holds several matrices lists them in
-`layers`. What a rule makes of a module is exact: a test compares G with the gradients that autograd computes.
+All measurements of a layer use two tensors, its input a [sequence, token, d_in] and the gradient Ds
+[sequence, token, d_out] of the loss at its output, such that the gradient of a sequence is G = Σ_t Ds_t a_tᵀ. A rule
+computes these two from a module's own tensors. Rules for modules that see all tokens end to end override `by_sequence`;
+rules for modules that see only some tokens return zeros for the others; rules for modules that hold several matrices
+list them in `layers`. Rules must be exact: a test compares G with the gradients that autograd computes.
 """
 
 import sys
@@ -30,10 +30,10 @@ See = Callable[[Tensor, Tensor], None]
 
 
 class Handle(Protocol):
-    """What undoes an attachment to a module."""
+    """A handle that undoes an attachment to a module."""
 
     def remove(self) -> None:
-        """Detach."""
+        """Undo the attachment."""
         ...
 
 
@@ -45,28 +45,28 @@ class FrozenMap(NamedTuple):
 
 
 class LayerRule(ABC):
-    """How modules of one kind are seen as matrices. A rule holds no state of its own."""
+    """A rule that treats modules of one kind as matrices. Rules have no state."""
 
     name: str
     """Unique among the rules."""
 
     @abstractmethod
     def covers(self, module: nn.Module) -> bool:
-        """Return whether the rule is exact for the module. A subclass of a covered class may compute something else."""
+        """Return whether the rule is exact for the module; subclasses of a covered class may compute something else."""
 
     @abstractmethod
     def widths(self, module: nn.Module) -> tuple[int, int]:
-        """Return d_out and d_in of the matrix, the column of a bias included."""
+        """Return d_out and d_in of the matrix, including the column for a bias."""
 
     @abstractmethod
     def inputs(
         self, module: nn.Module, x: Shaped[Tensor, "sequence token width"]
     ) -> Float[Tensor, "sequence token d_in"]:
-        """Return a: the module's input by sequence, with a column of ones where there is a bias."""
+        """Return a: the module's input by sequence, with a column of ones if there is a bias."""
 
     @abstractmethod
     def as_matrix(self, module: nn.Module, gradients: Mapping[str, Tensor]) -> Float[Tensor, "d_out d_in"]:
-        """Return gradients of the module's own parameters, given by name, as the matrix that G is."""
+        """Return the gradients of the module's own parameters, given by name, in the form of the matrix G."""
 
     def output_gradients(
         self,
@@ -85,30 +85,30 @@ class LayerRule(ABC):
         """Return the module's input, or the gradient at its output, laid out by sequence and token.
 
         Args:
-            module: covered by the rule.
-            values: as the module has them.
-            shape: sequences and tokens of the batch.
+            module: a module that the rule covers.
+            values: the values in the module's own layout.
+            shape: numbers of sequences and tokens of the batch.
 
         Returns:
-            None where the values do not belong to the tokens of whole sequences, so that the module is refused.
+            None if the values are not those of the tokens of whole sequences; the module is then refused.
         """
         return values if values.ndim == 3 and values.shape[:2] == shape else None
 
     def attach(self, module: nn.Module, see: See) -> Handle:
-        """Have `see` called in every forward pass, with the output whose gradient Ds is made of."""
+        """Call `see` in every forward pass, with the output from whose gradient Ds is computed."""
         return module.register_forward_hook(lambda _module, inputs, output: see(inputs[0], output))
 
     def layers(self, name: str, module: nn.Module) -> tuple["AttributedLayer", ...]:
-        """Return the matrices that the module holds: by default one.
+        """Return the matrices that the module holds, by default one.
 
         Args:
-            name: of the module in the model.
-            module: covered by the rule.
+            name: the module's name in the model.
+            module: a module that the rule covers.
         """
         return (AttributedLayer(name, module, self),)
 
     def frozen_map(self, module: nn.Module) -> FrozenMap | None:  # noqa: ARG002
-        """Return the module's computation, if it is nothing but a product and a bias; None has its own forward run."""
+        """Return the module's computation if it is only a product and a bias; for None, its own forward runs."""
         return None
 
 
@@ -117,9 +117,9 @@ class AttributedLayer:
     """A matrix of the model whose gradients are measured.
 
     Args:
-        name: as it stands in tables: that of the module, unless the module holds several matrices.
+        name: its name in tables, which is the module's, unless the module holds several matrices.
         module: the module, or a view of the part of it that holds this matrix.
-        rule: how the module is seen as a matrix.
+        rule: the rule that treats the module as a matrix.
     """
 
     name: str
@@ -133,21 +133,21 @@ class AttributedLayer:
 
     @property
     def input_width(self) -> int:
-        """d_in, the bias's column included."""
+        """d_in, including the bias's column."""
         return self.rule.widths(self.module)[1]
 
     @property
     def parameters(self) -> int:
-        """Numbers in the matrix."""
+        """How many numbers the matrix has."""
         return self.input_width * self.output_width
 
     @property
     def device(self) -> torch.device:
-        """The device of the weights, and of what is measured of the layer."""
+        """The device of the weights and of the layer's measurements."""
         return next(self.module.parameters(recurse=False)).device
 
     def as_matrix(self, gradients: Mapping[str, Tensor]) -> Float[Tensor, "d_out d_in"]:
-        """Return gradients of the module's own parameters, given by name, as one matrix."""
+        """Return the gradients of the module's own parameters, given by name, as one matrix."""
         return self.rule.as_matrix(self.module, gradients)
 
 
@@ -164,7 +164,7 @@ def rule_of(module: nn.Module) -> LayerRule | None:
     """Return the rule that covers a module, or None.
 
     Raises:
-        InputError: more than one does.
+        InputError: more than one rule covers it.
     """
     covering = [rule for rule in layer_rules() if rule.covers(module)]
     if len(covering) > 1:
@@ -189,6 +189,6 @@ def with_bias(
 
 @lru_cache(maxsize=1)
 def _discovered(folders: tuple[Path, ...], path: tuple[str, ...]) -> tuple[LayerRule, ...]:  # noqa: ARG001
-    """Look for the rules anew where parts come from other places: every batch asks, and looking takes long."""
+    """Return the rules; search again only if the folders or the path changed, because every batch asks."""
     rules = discover("influence_assets.models.layers", "LAYER_RULE", LayerRule)  # type: ignore[type-abstract]
     return tuple(rules.values())

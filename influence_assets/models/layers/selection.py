@@ -1,4 +1,4 @@
-"""Which modules of a model are attributed: those that `curvature.modules` names, all covered by a layer rule."""
+"""Selection of the attributed layers: the modules that `curvature.modules` names, all covered by a layer rule."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -40,7 +40,7 @@ def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tupl
 
 
 def _patterns(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[tuple[str, ...], nn.Module | None]:
-    """Return the glob patterns, and the output head where it is left out because it was not named."""
+    """Return the glob patterns, and the output head if it must be left out because no pattern names it."""
     if modules == "mlp":
         return MLP_PATTERNS, None
     if modules == "linear":
@@ -50,7 +50,7 @@ def _patterns(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[tup
 
 
 def _maps(model: PreTrainedModel) -> Mapping[str, nn.Module]:
-    """Return whatever may be a linear map, without the output head and embeddings."""
+    """Return the modules that may be linear maps, without the output head and embeddings."""
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return {
         name: module
@@ -60,7 +60,7 @@ def _maps(model: PreTrainedModel) -> Mapping[str, nn.Module]:
 
 
 def _refuse_unknown(model: PreTrainedModel, matched: Mapping[str, nn.Module]) -> None:
-    """Raise for a layer without a rule: left out in silence, it would be missing from the scores."""
+    """Raise if a layer has no rule; silently leaving it out would make the scores wrong."""
     unknown = [name for name, module in matched.items() if _has_unknown_weights(module)]
     if not unknown:
         return
@@ -99,7 +99,7 @@ def _refuse_idle_patterns(
 
 
 def _refuse_shared(model: PreTrainedModel, selected: tuple[AttributedLayer, ...]) -> None:
-    """Raise for a weight that two modules share: attributing one of them would be silently wrong."""
+    """Raise if two modules share a weight; attributing only one of them would silently be wrong."""
     owners: Mapping[int, set[str]] = defaultdict(set)
     for name, module in model.named_modules(remove_duplicate=False):
         for parameter in module.parameters(recurse=False):

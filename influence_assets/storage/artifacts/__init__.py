@@ -1,4 +1,4 @@
-"""Artifacts: what each computation of an asset leaves, immutable, with a manifest that says what it is made of."""
+"""Artifacts: the immutable results of computing assets, each with a manifest that says what it was computed from."""
 
 from influence_assets.storage.artifacts.listing import EVERY_PARTITION
 from influence_assets.storage.artifacts.reading import Artifact

@@ -1,4 +1,4 @@
-"""Zarr 3 arrays inside an artifact: how they are laid out, written by one writer, and read without trust."""
+"""Zarr 3 arrays of an artifact: how they are laid out, written by a single writer, and checked when they are read."""
 
 import math
 from pathlib import Path
@@ -23,13 +23,13 @@ _CHUNKS_PER_SHARD = 16
 _MAPPABLE_CHUNK_BYTES = 128 * 2**20
 _COMPRESSION_LEVEL = 3
 _WRITE_EVERY_CHUNK: ArrayConfigParams = {"write_empty_chunks": True}
-"""A chunk of zeros is written too, so that on reading a missing chunk is always a loss."""
+"""Chunks of zeros are written too, so that a missing chunk always means lost data."""
 
 
 def write_array(
     folder: Path, values: npt.NDArray[Any], *, rows_per_chunk: int | None = None, logical_dtype: str | None = None
 ) -> ArrayRecord:
-    """Write a whole array, compressed and with checksums, in shards where it is large."""
+    """Write a whole array, compressed and with checksums, and in shards if it is large."""
     chunks = _chunk_shape(values.shape, values.dtype, rows_per_chunk)
     array = _create(folder, values.shape, values.dtype, chunks, logical_dtype)
     array[...] = values
@@ -39,9 +39,9 @@ def write_array(
 
 
 class RowWriter:
-    """Appends blocks of rows to an array; whole chunks (or shards) reach the disk, one after the other.
+    """A writer that appends blocks of rows to an array and writes whole chunks (or shards) one after the other.
 
-    Not for several writers: zarr would lose rows in silence.
+    An array must have only one writer: with several, Zarr would silently lose rows.
     """
 
     def __init__(self, folder: Path, array: zarr.Array[Any], rows_per_write: int, *, expected_rows: int | None) -> None:
@@ -61,7 +61,7 @@ class RowWriter:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of what was appended so far."""
+        """Shape of the rows appended so far."""
         return (self.rows, *self._array.shape[1:])
 
     def append(self, block: npt.NDArray[Any]) -> None:
@@ -71,23 +71,23 @@ class RowWriter:
             block: [rows, *row shape], of exactly the array's dtype.
 
         Raises:
-            ValueError: another row shape or dtype, or more rows than the array has.
+            ValueError: the block has another row shape or dtype, or more rows than the array has left.
         """
         if self._closed:
             raise ValueError("the array is closed")
         if block.shape[1:] != self._array.shape[1:] or block.dtype != self._array.dtype:
-            wanted = f"[rows, {', '.join(map(str, self._array.shape[1:]))}] of {self._array.dtype}"
-            raise ValueError(f"expected {wanted}, got {list(block.shape)} of {block.dtype}")
+            expected = f"[rows, {', '.join(map(str, self._array.shape[1:]))}] of {self._array.dtype}"
+            raise ValueError(f"expected {expected}, got {list(block.shape)} of {block.dtype}")
         if self._expected_rows is not None and self.rows + len(block) > self._expected_rows:
             raise ValueError(f"the array has {self._expected_rows} rows, got {self.rows + len(block)}")
         for start in range(0, len(block), self._rows_per_write):
             self._buffer(block[start : start + self._rows_per_write])
 
     def close(self) -> None:
-        """Write what is still pending.
+        """Write the rows that are still in memory.
 
         Raises:
-            ValueError: fewer rows came than the array has.
+            ValueError: fewer rows were appended than the array has.
         """
         if self._closed:
             return
@@ -98,7 +98,7 @@ class RowWriter:
             raise ValueError(f"the array has {self._expected_rows} rows, got {self._written_rows}")
 
     def _buffer(self, block: npt.NDArray[Any]) -> None:
-        """Keep at most `rows_per_write` rows, and write whenever so many are there."""
+        """Collect rows in memory, and write them whenever there are `rows_per_write` of them."""
         if self._pending is None:
             self._pending = np.empty((self._rows_per_write, *block.shape[1:]), block.dtype)
         fitting = min(len(block), self._rows_per_write - self._pending_rows)
@@ -124,7 +124,7 @@ class RowWriter:
 def growing_writer(
     folder: Path, row_shape: tuple[int, ...], dtype: npt.DTypeLike, logical_dtype: str | None
 ) -> RowWriter:
-    """A writer for a stream of rows whose number is not known: compressed, with checksums, in shards."""
+    """Return a writer for a compressed, checksummed and sharded array whose number of rows is not known yet."""
     dtype = np.dtype(dtype)
     chunks = _chunk_shape((2**62, *row_shape), dtype, None)
     rows_per_shard = chunks[0] * _CHUNKS_PER_SHARD
@@ -133,9 +133,9 @@ def growing_writer(
 
 
 def mappable_writer(folder: Path, shape: tuple[int, ...], dtype: npt.DTypeLike, logical_dtype: str | None) -> RowWriter:
-    """A writer of chunks of whole rows as they are, each with its checksum behind it, to be memory-mapped.
+    """Return a writer for an array of uncompressed chunks that can be memory-mapped, each followed by its checksum.
 
-    They have 64 to 128 MiB where there is so much.
+    A chunk holds whole rows, 64 to 128 MiB of them unless the array is smaller.
     """
     dtype = np.dtype(dtype)
     row_bytes = max(1, math.prod(shape[1:]) * dtype.itemsize)
@@ -160,7 +160,7 @@ def read_array(folder: Path, rows: slice | None = None) -> npt.NDArray[Any]:
 
     Raises:
         DamagedError: a chunk is missing or damaged.
-        StorageError: it cannot be read for another reason.
+        StorageError: the array cannot be read for another reason.
     """
     array = open_array(folder)
     try:
@@ -172,23 +172,23 @@ def read_array(folder: Path, rows: slice | None = None) -> npt.NDArray[Any]:
 
 
 class _CompleteStore(LocalStore):
-    """A read-only store in which a missing chunk is an error; zarr itself would make zeros of it."""
+    """A read-only store in which a missing chunk is an error; Zarr itself would fill in zeros."""
 
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        found = await super().get(key, prototype, byte_range)
-        if found is None and key.split("/", 1)[0] == "c":
+        content = await super().get(key, prototype, byte_range)
+        if content is None and key.split("/", 1)[0] == "c":
             raise damage_of_array(self.root, "the chunk is missing", self.root / key)
-        return found
+        return content
 
 
 def open_array(folder: Path) -> zarr.Array[Any]:
-    """An array to be read.
+    """Open an array to read it.
 
     Raises:
-        DamagedError: it cannot be understood.
-        StorageError: it cannot be read for another reason.
+        DamagedError: the array's description is damaged.
+        StorageError: the array cannot be read for another reason.
     """
     try:
         return zarr.open_array(_CompleteStore(folder, read_only=True), mode="r")
@@ -199,7 +199,7 @@ def open_array(folder: Path) -> zarr.Array[Any]:
 
 
 def damage_of_array(array: Path, problem: str, path: Path | None = None) -> DamagedError:
-    """The error of an array, which lies two levels below its artifact, or of one of its files."""
+    """Return the error for a damaged array, which is two levels below its artifact, or for one of its files."""
     artifact = array.parent.parent
     return DamagedError(artifact, [(path or array).relative_to(artifact).as_posix()], problem)
 
@@ -213,7 +213,7 @@ def _create(
     *,
     shards: tuple[int, ...] | None = None,
 ) -> zarr.Array[Any]:
-    """A compressed array; each chunk is zstd under a crc32c, which detects any flipped bit on reading."""
+    """Create an array whose chunks are zstd-compressed, with a CRC32C that reveals any flipped bit on reading."""
     if shards is None and shape and shape[0] > chunks[0] * _CHUNKS_PER_SHARD:
         shards = (chunks[0] * _CHUNKS_PER_SHARD, *chunks[1:])
     return zarr.create_array(
@@ -231,7 +231,7 @@ def _create(
 
 
 def _chunk_shape(shape: tuple[int, ...], dtype: np.dtype[Any], rows: int | None) -> tuple[int, ...]:
-    """Chunks of about `_CHUNK_BYTES`: the leading axes are cut first, so that rows stay whole while they can."""
+    """Return a shape for chunks of about `_CHUNK_BYTES`; leading axes are cut first, so that rows stay whole."""
     chunks = [max(1, width) for width in shape]
     if rows is not None and chunks:
         chunks[0] = min(chunks[0], rows)

@@ -1,4 +1,4 @@
-"""Damage to artifacts: found by reading everything again, and marked so that it is computed anew."""
+"""Damage to artifacts: found by reading everything again, and marked so that the artifact is recomputed."""
 
 import json
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ class Damage:
     """An artifact that is not as it was written.
 
     Args:
-        key: what it is, or None where that cannot be read any more.
-        folder: where it lies; with `files` and `problem`, what `ArtifactStore.mark_damaged` takes.
-        files: what is damaged, by path inside the folder.
+        key: the artifact's key, or None if it can no longer be read.
+        folder: the artifact's folder; `ArtifactStore.mark_damaged` takes this, `files` and `problem`.
+        files: the damaged files, by path inside the folder.
         problem: what is wrong, in one clause.
     """
 
@@ -36,7 +36,7 @@ def mark(backend: Backend, place: str, names: Sequence[str], problem: str) -> No
     """Mark an artifact as damaged.
 
     Raises:
-        StorageError: the disk refuses.
+        StorageError: the disk cannot be written.
     """
     content = json.dumps({"files": list(names), "problem": problem}, indent=1).encode()
     with writing("the mark of its damage", backend.local_root / place):
@@ -44,11 +44,11 @@ def mark(backend: Backend, place: str, names: Sequence[str], problem: str) -> No
 
 
 def marked_damage(backend: Backend, place: str) -> DamagedError | None:
-    """Return the error of an artifact that is marked as damaged, or None."""
+    """Return the error for an artifact that is marked as damaged, or None if it is not marked."""
     folder = backend.local_root / place
     try:
-        written = json.loads(backend.read(f"{place}/{DAMAGE_MARK}"))
-        return DamagedError(folder, written["files"], str(written["problem"]))
+        mark_fields = json.loads(backend.read(f"{place}/{DAMAGE_MARK}"))
+        return DamagedError(folder, mark_fields["files"], str(mark_fields["problem"]))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError):
@@ -56,13 +56,13 @@ def marked_damage(backend: Backend, place: str) -> DamagedError | None:
 
 
 def known_manifest(backend: Backend, place: str, study: str, *, with_records: bool) -> Manifest | None:
-    """Return the manifest of what lies in a place, from whatever copy of it is whole; None where none is.
+    """Return the manifest of the artifact in a place, from any copy of it that is intact; None if there is none.
 
     Args:
-        backend: where it is.
+        backend: the store's files.
         place: the artifact's folder.
         study: the study that owns the store.
-        with_records: also of an artifact of which only its record is left.
+        with_records: whether to read the record of an artifact even if nothing else of it is left.
     """
     with suppress(StorageError):
         return manifest_of(backend, place, study, salvage=True)
@@ -73,20 +73,20 @@ def known_manifest(backend: Backend, place: str, study: str, *, with_records: bo
 
 
 def find_damage(backend: Backend, place: str, study: str) -> Damage | None:
-    """Read all of an artifact and its record again and say what is wrong; None where nothing is, or both are gone."""
+    """Read an artifact and its record again and return their damage; None if they are intact, or both are gone."""
     while True:
         before = _stamp(backend, place)
         if ownership.is_artifact(backend, place, study):
             damage = _damage_of_folder(backend, place, study) or _damage_of_record(backend, place, study)
         else:
             damage = _damage_of_record(backend, place, study)
-        # Another process may have replaced or removed the artifact meanwhile: what was seen then is of two.
+        # If another process replaced or removed the artifact meanwhile, what was read is a mixture of two.
         if damage is None or _stamp(backend, place) == before:
             return damage
 
 
 def is_of_record(names: Sequence[str]) -> bool:
-    """Whether damage is that of an artifact's record alone."""
+    """Return whether only an artifact's record is damaged."""
     return bool(names) and all(name.startswith("../") for name in names)
 
 
@@ -103,8 +103,8 @@ def _damage_of_folder(backend: Backend, place: str, study: str) -> Damage | None
         if not backend.is_folder(place):
             return None  # removed meanwhile
         raise
-    wrong = dict(artifact.damage())
-    return Damage(artifact.key, folder, tuple(wrong), next(iter(wrong.values()))) if wrong else None
+    problems = dict(artifact.damage())
+    return Damage(artifact.key, folder, tuple(problems), next(iter(problems.values()))) if problems else None
 
 
 def _damage_of_record(backend: Backend, place: str, study: str) -> Damage | None:
@@ -120,7 +120,7 @@ def _damage_of_record(backend: Backend, place: str, study: str) -> Damage | None
 
 
 def _is_known_record(backend: Backend, place: str, study: str) -> bool:
-    """Whether a record is this product's: it says so itself, or the artifact that it is beside does."""
+    """Return whether a record is this product's, going by its own content or by the artifact beside it."""
     return ownership.is_record(backend, place, study) or ownership.is_artifact(backend, place, study)
 
 
@@ -132,7 +132,7 @@ def _key_of(backend: Backend, place: str) -> ArtifactKey | None:
 
 
 def _stamp(backend: Backend, place: str) -> bytes | None:
-    """What tells one artifact in a place from another that takes its place: its manifest says when it was written."""
+    """Return a manifest's bytes, which differ between two artifacts written to the same place, or None."""
     try:
         return backend.read(f"{place}/{MANIFEST}")
     except OSError:

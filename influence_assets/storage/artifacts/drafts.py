@@ -1,4 +1,4 @@
-"""An artifact while it is being written: a hidden folder that nobody reads yet."""
+"""Drafts: artifacts that are still being written, in hidden folders that nobody reads yet."""
 
 import json
 import re
@@ -30,9 +30,10 @@ _PLAIN_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Draft:
-    """What `ArtifactStore.write` yields: put arrays, tables, files and figures in; leaving the block publishes them.
+    """An artifact that is being written, as `ArtifactStore.write` yields it.
 
-    Names of arrays are free text (module names with dots, say); names of tables and folders are lowercase words.
+    Add arrays, tables, files and figures to it; leaving the block publishes them. Array names are free text, such as
+    module names with dots; names of tables and folders are lowercase words.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,7 +41,7 @@ class Draft:
         self._started_at = datetime.now(UTC)
         self._started = time.monotonic()
         self._cpu_started = time.process_time()
-        self._sharing = 1
+        self._artifacts_sharing = 1
         self._arrays: dict[str, ArrayRecord] = {}
         self._writers: dict[str, arrays.RowWriter] = {}
         self._rows: dict[str, int] = {}
@@ -59,8 +60,8 @@ class Draft:
         Args:
             name: free text, unique in the artifact.
             values: a numeric or boolean array.
-            rows_per_chunk: rows that are usually read together; by default chunks of about 4 MiB.
-            logical_dtype: what the bits mean where numpy lacks the type (`bfloat16` in uint16).
+            rows_per_chunk: how many rows are usually read together; by default, chunks have about 4 MiB.
+            logical_dtype: the type that the bits encode where numpy lacks it (`bfloat16` in uint16).
         """
         folder = self._new_array(name)
         values = np.asarray(values)
@@ -72,9 +73,10 @@ class Draft:
     def mappable_array(
         self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, *, logical_dtype: str | None = None
     ) -> arrays.RowWriter:
-        """An array of raw chunks of whole rows, for memory maps. Append its rows in order, in blocks of any size.
+        """Return a writer for an array of uncompressed chunks that can be memory-mapped.
 
-        The draft closes it; too few rows are then an error. One chunk, at most 128 MiB or one row, is held in memory.
+        Append the rows in order, in blocks of any size. The draft closes the writer, which raises an error if rows are
+        missing. One chunk, at most 128 MiB or one row, is held in memory.
         """
         folder = self._new_array(name)
         with self._writing(f"the array {name!r}"):
@@ -84,9 +86,9 @@ class Draft:
     def growing_array(
         self, name: str, row_shape: tuple[int, ...], dtype: npt.DTypeLike, *, logical_dtype: str | None = None
     ) -> arrays.RowWriter:
-        """An array for a stream of rows of unknown number: append blocks of any size; the draft closes it.
+        """Return a writer for an array whose number of rows is not known yet.
 
-        One shard, about 64 MiB, is held in memory.
+        Append blocks of any size; the draft closes the writer. One shard, about 64 MiB, is held in memory.
         """
         folder = self._new_array(name)
         with self._writing(f"the array {name!r}"):
@@ -101,12 +103,12 @@ class Draft:
         self._rows[name] = frame.height
 
     def table_from(self, name: str, frames: Iterable[pl.DataFrame], schema: pl.Schema) -> int:
-        """Write a table from a stream of frames, holding a few of them at a time, and return its rows.
+        """Write a table from a stream of frames, with a few of them in memory at a time, and return its row count.
 
         Args:
             name: as for `table`.
-            frames: each of exactly this schema, columns in any order; what they raise is raised here.
-            schema: the columns and their types, which stand even if no frame comes.
+            frames: each has exactly this schema, with columns in any order; errors of the iterator are raised here.
+            schema: the columns and their types, which the table has even if there are no frames.
 
         Raises:
             polars.exceptions.SchemaError: a frame has other columns or types.
@@ -129,36 +131,36 @@ class Draft:
         return rows
 
     def folder(self, name: str) -> Path:
-        """A new empty folder of the artifact for files of other kinds."""
+        """Create a folder in the artifact for other kinds of files and return its path."""
         path = self.folder_path / self._plain(name)
         with self._writing(f"the folder {name!r}"):
             path.mkdir()
         return path
 
     def shares_its_cost_with(self, others: int) -> None:
-        """Say that as many other artifacts came out of the same work: each is put down for its part of the time."""
-        self._sharing = others + 1
+        """Divide the time of this work evenly between this artifact and others that the same work produced."""
+        self._artifacts_sharing = others + 1
 
     def summarise(self, **figures: Any) -> None:
-        """Add figures that people read to the manifest: numbers, texts and lists or mappings of them."""
+        """Add figures for people to the manifest's summary: numbers, texts, and lists or mappings of them."""
         self._summary.update(json.loads(json.dumps(figures, default=_as_json)))
 
-    def close(self, key: ArtifactKey, **described: Any) -> Manifest:
-        """Finish every array and write the manifest last; afterwards all of it is safely on the disk.
+    def close(self, key: ArtifactKey, **other_fields: Any) -> Manifest:
+        """Finish every array, write the manifest last, and sync everything to the disk.
 
         Args:
-            key: the artifact that this becomes.
-            described: the manifest's fields that the draft does not know.
+            key: the artifact that this draft becomes.
+            other_fields: fields of the manifest that the draft does not know.
 
         Raises:
-            StorageError: the disk refuses.
+            StorageError: the disk cannot be written.
         """
         self._close_writers()
         with self._writing(f"the manifest of {key}"):
-            return self._seal(key, described)
+            return self._write_manifest(key, other_fields)
 
-    def _seal(self, key: ArtifactKey, described: dict[str, Any]) -> Manifest:
-        written = {
+    def _write_manifest(self, key: ArtifactKey, other_fields: dict[str, Any]) -> Manifest:
+        records = {
             path.relative_to(self.folder_path).as_posix(): record_and_sync(path)
             for path in files.files_below(self.folder_path)
         }
@@ -168,16 +170,16 @@ class Draft:
             data_version=key.data_version,
             host=socket.gethostname(),
             started_at=self._started_at,
-            seconds=(time.monotonic() - self._started) / self._sharing,
-            cpu_seconds=(time.process_time() - self._cpu_started) / self._sharing,
+            seconds=(time.monotonic() - self._started) / self._artifacts_sharing,
+            cpu_seconds=(time.process_time() - self._cpu_started) / self._artifacts_sharing,
             peak_memory_bytes=_peak_memory_bytes(),
-            bytes=sum(record.bytes for record in written.values()),
+            bytes=sum(record.bytes for record in records.values()),
             rows=self._rows,
             arrays=self._arrays,
-            files=written,
+            files=records,
             summary=self._summary,
             libraries=dict(library_versions()),
-            **described,
+            **other_fields,
         )
         path = self.folder_path / MANIFEST
         path.write_bytes(sealed(manifest))
@@ -220,20 +222,20 @@ class Draft:
 
     def _plain(self, name: str) -> str:
         if not _PLAIN_NAME.fullmatch(name) or name == ARRAYS:
-            raise ValueError(f"{name!r} is not a lowercase word that the artifact leaves free")
+            raise ValueError(f"{name!r} cannot name a table or folder: use a lowercase word other than {ARRAYS!r}")
         return name
 
 
 def _as_json(value: object) -> object:
-    """What numpy's values are in JSON."""
+    """Return the JSON value for a numpy value, a path or a time."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, Path | datetime):
         return str(value)
-    raise TypeError(f"{value!r} has no place in a manifest's summary")
+    raise TypeError(f"{value!r} cannot be written into a manifest's summary")
 
 
 def _peak_memory_bytes() -> int:
-    """The largest resident memory of this process so far; Linux counts it in KiB, macOS in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Return the largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB on Linux, in bytes on macOS
     return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""Whether an artifact's files are what was written."""
+"""Checks that an artifact's files are as they were written."""
 
 import errno
 import hashlib
@@ -14,11 +14,11 @@ _GONE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 _BAD_MEDIUM = {errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA}
 _MOST_CHECKED = 2**17
 _checked: set[tuple[object, ...]] = set()
-"""Identities of files whose content this process has found to be what was written."""
+"""Identities of files whose content this process has checked."""
 
 
 def record_and_sync(path: Path) -> FileRecord:
-    """Size and sha256 of a file whose content is then safely on the disk."""
+    """Sync a file's content to the disk and return its size and SHA-256."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
         os.fsync(file.fileno())
@@ -26,17 +26,17 @@ def record_and_sync(path: Path) -> FileRecord:
 
 
 def damage_of(path: Path, record: FileRecord, *, again: bool = False) -> str | None:
-    """What is wrong with a file's content, as a clause, or None.
+    """Return what is wrong with a file's content, as a clause, or None.
 
-    A file that was found right is not read again by this process, unless its size, its times or its inode change.
+    A process does not read a file again after it passed the check, unless the file's size, times or inode change.
 
     Args:
         path: the file.
-        record: what it was when it was written.
-        again: read it even so.
+        record: the file's size and hash when it was written.
+        again: read the file even if it has passed the check before.
 
     Raises:
-        StorageError: it cannot be read, which says nothing of its content (permissions, too many open files).
+        StorageError: the file cannot be read for a reason other than its content (permissions, too many open files).
     """
     try:
         before = path.stat()
@@ -58,17 +58,17 @@ def damage_of(path: Path, record: FileRecord, *, again: bool = False) -> str | N
 
 
 def damage_shown_by(error: OSError, path: Path) -> str:
-    """What an error on reading says of a file, as a clause.
+    """Return what an error on reading a file shows to be wrong with the file, as a clause.
 
     Raises:
-        StorageError: it says nothing of the file's content.
+        StorageError: the error says nothing about the file's content.
     """
     if error.errno in _GONE:
         return "is missing"
     if error.errno in _BAD_MEDIUM:
         return f"cannot be read ({error.strerror})"
     problem = f"{path}: cannot be read ({error.strerror or error})"
-    raise StorageError(f"{problem}. Mend what keeps it from being read, and run again.") from error
+    raise StorageError(f"{problem}. Remove the cause, and run again.") from error
 
 
 def _identity(path: Path, record: FileRecord, stat: os.stat_result) -> tuple[object, ...]:

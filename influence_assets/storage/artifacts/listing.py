@@ -1,4 +1,4 @@
-"""What lies in a store: the folders of partitions and of artifacts."""
+"""Listings of a store: the folders of its partitions and artifacts."""
 
 import enum
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from influence_assets.storage.backend import Backend
 
 
 class EveryPartition(enum.Enum):
-    """The type of `EVERY_PARTITION`, which None cannot stand for: it is the partition of assets without any."""
+    """The type of `EVERY_PARTITION`. None cannot mean it: it is the only partition of assets without partitions."""
 
     EVERY_PARTITION = enum.auto()
 
@@ -21,12 +21,12 @@ EVERY_PARTITION: Final = EveryPartition.EVERY_PARTITION
 def partition_folders(
     backend: Backend, asset: str | None = None, partition: str | EveryPartition | None = EVERY_PARTITION
 ) -> Iterator[str]:
-    """Give the folders of partitions, there or not, sorted.
+    """Yield the folders of partitions, sorted. A folder that is asked for by name need not exist.
 
     Args:
-        backend: where they are.
-        asset: of this asset alone.
-        partition: of this partition alone; None is the only one of assets without partitions.
+        backend: the store's files.
+        asset: only folders of this asset.
+        partition: only the folder of this partition; None is the only one of assets without partitions.
     """
     assets = visible_folders(backend, "") if asset is None else [safe_name(asset)]
     for folder in assets:
@@ -37,6 +37,6 @@ def partition_folders(
 
 
 def every_place(backend: Backend, *, with_records: bool) -> Iterator[str]:
-    """Give the folders in which artifacts may lie, sorted; of artifacts that have a record alone too, if wanted."""
+    """Yield the folders that may hold artifacts, sorted; with records, also those of which only a record is left."""
     for folder in partition_folders(backend):
         yield from places_in(backend, folder, with_records=with_records)

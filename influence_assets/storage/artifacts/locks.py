@@ -1,4 +1,4 @@
-"""The store's own lock: shared by whoever computes or reads artifacts, exclusive to whoever removes them."""
+"""The store's own lock: shared by everyone who computes or reads artifacts, exclusive for removing them."""
 
 import threading
 from collections.abc import Iterator
@@ -11,12 +11,15 @@ from influence_assets.storage.disk_errors import writing
 
 _PATIENCE_SECONDS = 5.0
 _exclusive: dict[str, int] = {}
-"""Stores that a thread of this process holds exclusively, with that thread."""
+"""Locations of the stores that this process holds exclusively, with the thread that holds each."""
 
 
 @contextmanager
 def shared_lock(backend: Backend) -> Iterator[None]:
-    """Hold a store together with others; waits while somebody holds it exclusively. The thread that does may go in."""
+    """Hold a store's shared lock; wait while another thread or process holds it exclusively.
+
+    The thread that holds the store exclusively may enter too.
+    """
     if holds_exclusively(backend):
         yield
         return
@@ -26,10 +29,10 @@ def shared_lock(backend: Backend) -> Iterator[None]:
 
 @contextmanager
 def exclusive_lock(backend: Backend) -> Iterator[None]:
-    """Hold a store while nobody else does.
+    """Hold a store exclusively.
 
     Raises:
-        StorageError: somebody is at work, and still is after a few seconds.
+        StorageError: the store is in use and still is after a few seconds.
     """
     if holds_exclusively(backend):
         raise RuntimeError(f"this thread has locked {backend.location} already")
@@ -46,7 +49,7 @@ def exclusive_lock(backend: Backend) -> Iterator[None]:
 
 
 def holds_exclusively(backend: Backend) -> bool:
-    """Whether this thread holds a store exclusively."""
+    """Return whether this thread holds the store exclusively."""
     return _exclusive.get(backend.location) == threading.get_ident()
 
 
@@ -54,10 +57,10 @@ def holds_exclusively(backend: Backend) -> bool:
 def named_lock(
     backend: Backend, name: str, *, shared: bool = False, patience_seconds: float | None = None
 ) -> Iterator[None]:
-    """Hold a lock of the store's.
+    """Hold one of the store's locks.
 
     Raises:
-        StorageError: the disk refuses.
+        StorageError: the disk reports an error.
     """
     with ExitStack() as stack:
         with writing("a lock", backend.location):
@@ -69,4 +72,4 @@ def named_lock(
 
 
 class _BusyError(StorageError):
-    """Somebody else still holds the lock."""
+    """Another thread or process still holds the lock."""

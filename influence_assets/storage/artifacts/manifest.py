@@ -1,9 +1,9 @@
-"""What identifies an artifact of the store, and what its manifest says of it.
+"""Keys and manifests, which identify and describe the artifacts of a store.
 
-On the disk a manifest is JSON whose second line is the SHA-256 of the rest, so that a digit flipped in a count or a
-figure is noticed too. A record of the same content lies beside the artifact's folder: what an artifact was computed
-from is known from nowhere else once its inputs are gone, and must outlive a damaged block. Format 3 had both copies in
-one file, one after the other.
+On the disk a manifest is JSON whose second line is the SHA-256 of the rest, so that even a flipped digit in a count is
+noticed. A record of the same content is kept beside the artifact's folder: once an artifact's inputs are gone, nothing
+else says what it was computed from, and that must survive a damaged block. Format 3 kept both copies in one file, one
+after the other.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ from typing import Any, Final, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue
 
 FORMAT_VERSION: Final = 4
-"""Version of the folders' layout and of the manifest that is written."""
+"""Version of the folder layout and of the manifests that are written."""
 
 READABLE_VERSIONS: Final = (3, 4)
-"""Versions of stores that are read; others are refused."""
+"""Versions of stores that can be read; others are refused."""
 
 _LIBRARIES = ("torch", "transformers", "numpy", "influence-assets")
 
@@ -47,13 +47,13 @@ class ArtifactKey:
 
     @property
     def materialization_id(self) -> int:
-        """A positive 63-bit number, which every row that SQL sees carries."""
+        """A positive 63-bit number that identifies the artifact in every row of the catalogue."""
         parts = (self.asset, self.partition or "", self.data_version)
         digest = hashlib.sha256("\0".join(parts).encode()).digest()
         return int.from_bytes(digest[:8], "big") >> 1
 
     def __str__(self) -> str:
-        """As a person reads it: `asset[partition] @ version`."""
+        """Return `asset[partition] @ version`, for people."""
         partition = "" if self.partition is None else f"[{self.partition}]"
         return f"{self.asset}{partition} @ {self.data_version}"
 
@@ -63,11 +63,11 @@ class _Frozen(BaseModel):
 
 
 class FileRecord(_Frozen):
-    """What a file of the artifact was when it was written.
+    """Size and hash of one of the artifact's files when it was written.
 
     Attributes:
-        bytes: its size.
-        sha256: hash of its content, in hex.
+        bytes: the file's size.
+        sha256: hash of the file's content, in hex.
     """
 
     bytes: int
@@ -75,16 +75,16 @@ class FileRecord(_Frozen):
 
 
 class ArrayRecord(_Frozen):
-    """An array of the artifact.
+    """Description of one of the artifact's arrays.
 
     Attributes:
-        folder: where it lies inside the artifact.
-        shape: its shape; the first axis holds the rows.
+        folder: the name of its folder inside the artifact's `arrays/`.
+        shape: the first axis counts the rows.
         dtype: numpy's name of the stored type.
-        logical_dtype: what the stored bits mean where numpy lacks the type, such as `bfloat16` in uint16.
-        mappable: whether its chunks are raw rows that can be memory-mapped.
-        chunk_crc32c: of a mappable array of format 3, the checksum of each chunk's file; since then they are in the
-            chunks.
+        logical_dtype: the type that the stored bits encode where numpy lacks it, such as `bfloat16` in uint16.
+        mappable: whether its chunks are uncompressed rows that can be memory-mapped.
+        chunk_crc32c: the checksum of each chunk's file, for mappable arrays of format 3; later formats keep it in the
+            chunk.
     """
 
     folder: str
@@ -96,7 +96,7 @@ class ArrayRecord(_Frozen):
 
 
 class Manifest(_Frozen):
-    """The last file written into an artifact; without it, or against it, nothing there is trusted.
+    """Description of an artifact, written last. A folder without one, and files that disagree with it, are not read.
 
     Attributes:
         format_version: see `FORMAT_VERSION`.
@@ -106,20 +106,20 @@ class Manifest(_Frozen):
         data_version: see `ArtifactKey`.
         code_version: version of the code that computed it.
         inputs: the artifacts that it was computed from.
-        settings: the settings of the study that matter to it.
-        run_id: the run that wrote it, where there was one.
+        settings: the settings of the study that affect the artifact.
+        run_id: the run that wrote it, if there was one.
         host: the machine's name.
-        device: the accelerator, or None where none was used.
+        device: the accelerator, or None if none was used.
         started_at: when the work began, UTC.
-        seconds: how long it took.
-        cpu_seconds: processor time that the writing process spent meanwhile, in all its threads.
-        peak_memory_bytes: largest resident memory of the writing process until then.
-        bytes: of all files together, the manifest left out.
-        rows: rows of each table.
-        arrays: the arrays by name.
-        files: every file by its path inside the artifact, posix style.
-        summary: figures that people read.
-        libraries: versions of what computed it; none in format 3.
+        seconds: how long the work took.
+        cpu_seconds: processor time that all threads of the writing process spent on it.
+        peak_memory_bytes: largest resident memory of the writing process until the artifact was complete.
+        bytes: total size of all files except the manifest.
+        rows: number of rows of each table.
+        arrays: descriptions of the arrays by name.
+        files: records of the files by path inside the artifact, with forward slashes.
+        summary: figures for people.
+        libraries: versions of the libraries that computed it; empty in format 3.
     """
 
     format_version: Literal[3, 4] = FORMAT_VERSION
@@ -146,7 +146,7 @@ class Manifest(_Frozen):
 
     @property
     def key(self) -> ArtifactKey:
-        """The artifact that this is the manifest of."""
+        """The key of the artifact that this manifest describes."""
         return ArtifactKey(self.asset, self.partition, self.data_version)
 
 
@@ -155,17 +155,17 @@ _DIGITS = 64
 
 
 def sealed(manifest: Manifest) -> bytes:
-    """Return a manifest as it stands in its file, with its checksum."""
+    """Return a manifest as its file contains it, with its checksum."""
     content = manifest.model_dump_json(indent=1).encode()
     checksum = hashlib.sha256(content).hexdigest().encode()
     return _CHECKSUM + checksum + b'",' + content.removeprefix(b"{") + b"\n"
 
 
 def unsealed(content: bytes) -> Manifest:
-    """Return the manifest of a file's content.
+    """Return the manifest that a file's content holds.
 
     Raises:
-        ValueError: it is not a manifest, or not as it was written.
+        ValueError: the content is not a manifest, or not as it was written.
     """
     half = len(content) // 2
     if content[:half] == content[half:]:
@@ -174,13 +174,13 @@ def unsealed(content: bytes) -> Manifest:
 
 
 def salvaged(content: bytes) -> Manifest:
-    """Return the manifest of a file's content, of format 3 also if only one of the two copies in it is whole.
+    """Return the manifest that a file's content holds; of two copies in it, one intact copy is enough.
 
     Raises:
-        ValueError: nothing in it is as it was written.
+        ValueError: no copy is as it was written.
     """
     half, second = len(content) // 2, content.rfind(_CHECKSUM)
-    # Of a file that was cut off the first copy ends where the second begins.
+    # In a file that was cut off, the first copy ends where the second begins.
     for copy in (content, content[:half], content[half:], content[: second if second > 0 else None]):
         with suppress(ValueError):
             return _of_copy(copy)
@@ -189,7 +189,7 @@ def salvaged(content: bytes) -> Manifest:
 
 @cache
 def library_versions() -> Mapping[str, str]:
-    """Return the versions, when this process began, of what decides an artifact's content, without importing it."""
+    """Return the versions, when this process began, of the libraries that an artifact's content depends on."""
     versions = {}
     for name in _LIBRARIES:
         with suppress(PackageNotFoundError):
@@ -198,7 +198,7 @@ def library_versions() -> Mapping[str, str]:
 
 
 def is_of_study(content: bytes, study: str) -> bool:
-    """Whether a file that cannot be read as a manifest is a damaged one of this study."""
+    """Return whether a file that cannot be read as a manifest is a damaged one of this study."""
     head = (
         re.escape(_CHECKSUM)
         + b'[^"]{%d}' % _DIGITS
@@ -211,8 +211,8 @@ def is_of_study(content: bytes, study: str) -> bool:
 def _of_copy(content: bytes) -> Manifest:
     stop = len(_CHECKSUM) + _DIGITS
     if not content.endswith(b"}\n"):
-        raise ValueError("it is cut off")
-    without = b"{" + content[stop:].removeprefix(b'",').removesuffix(b"\n")
-    if content[:stop] != _CHECKSUM + hashlib.sha256(without).hexdigest().encode():
-        raise ValueError("the checksum is that of something else")
-    return Manifest.model_validate_json(without)
+        raise ValueError("the manifest is cut off")
+    described = b"{" + content[stop:].removeprefix(b'",').removesuffix(b"\n")
+    if content[:stop] != _CHECKSUM + hashlib.sha256(described).hexdigest().encode():
+        raise ValueError("the manifest's checksum does not match its content")
+    return Manifest.model_validate_json(described)

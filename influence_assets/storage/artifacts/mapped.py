@@ -1,7 +1,7 @@
-"""Arrays of uncompressed chunks, read block by block through memory maps: each is checked before it is handed out.
+"""Arrays of uncompressed chunks, read block by block through memory maps and checked before they are returned.
 
-A chunk's file holds its rows and then their CRC32C, as zarr's codec writes it. In format 3 the checksums stood in the
-manifest alone.
+A chunk's file holds its rows and then their CRC32C, as Zarr's codec writes it. In format 3 only the manifest held the
+checksums.
 """
 
 import io
@@ -29,7 +29,7 @@ class MappedBlock:
 
     Args:
         start: the first row's number.
-        rows: [stop - start, *row shape], read-only, read from the disk as it is touched.
+        rows: [stop - start, *row shape], read-only, read from the disk on access.
     """
 
     start: int
@@ -43,7 +43,7 @@ class MappedBlock:
 
 @dataclass(frozen=True)
 class MappedArray:
-    """An array of uncompressed chunks, to be read block by block through memory maps."""
+    """An array of uncompressed chunks that is read block by block through memory maps."""
 
     folder: Path
     shape: tuple[int, ...]
@@ -56,11 +56,11 @@ class MappedArray:
         return self.shape[0]
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[MappedBlock]:
-        """The chunks in the order of their rows, each read and checked before it is handed out.
+        """Yield the chunks in the order of their rows, each after checking it.
 
         Args:
-            start: chunks that end before this row are left out.
-            stop: chunks that begin at this row or later are left out.
+            start: chunks that end before this row are skipped.
+            stop: chunks that begin at this row or later are skipped.
 
         Raises:
             DamagedError: a chunk is missing, cut off or not as it was written.
@@ -79,7 +79,7 @@ class MappedArray:
             yield MappedBlock(first, rows[: self.shape[0] - first])
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows start to stop (left out) in memory.
+        """Read the rows from `start` up to, but not including, `stop` into memory.
 
         Raises:
             DamagedError: as for `blocks`.
@@ -90,16 +90,16 @@ class MappedArray:
 
 
 def map_array(folder: Path, record: ArrayRecord) -> MappedArray:
-    """Describe a mappable array's blocks; nothing is read before a block is asked for."""
+    """Open a mappable array; no block is read before it is needed."""
     array = open_array(folder)
     dtype = np.dtype(record.dtype).newbyteorder("<")
     return MappedArray(folder, record.shape, dtype, record.logical_dtype, array.chunks[0], record.chunk_crc32c)
 
 
 def _damage_of_chunk(path: Path, expected_bytes: int, recorded_crc32c: int | None) -> str | None:
-    """What is wrong with a chunk, as a clause, or None.
+    """Return what is wrong with a chunk, as a clause, or None.
 
-    It is read rather than mapped: a bad sector is then an error, where under a map it would kill the process.
+    The file is read, not mapped: a bad sector then raises an error, where accessing a map would kill the process.
     """
     trailer_bytes = 0 if recorded_crc32c is not None else _TRAILER_BYTES
     try:

@@ -1,4 +1,4 @@
-"""What is done about damage: artifacts are marked, records are mended."""
+"""Responses to damage: artifacts are marked, records are repaired."""
 
 from collections.abc import Sequence
 
@@ -7,20 +7,20 @@ from influence_assets.storage.backend import Backend
 
 
 def mark_or_mend(backend: Backend, place: str, study: str, files: Sequence[str], problem: str) -> bool:
-    """Mark an artifact as damaged, or mend its record if that is all that is. To be called with the publishing lock.
+    """Mark an artifact as damaged, or repair its record if nothing else is damaged. Hold the publishing lock.
 
     Args:
-        backend: where it is.
+        backend: the store's files.
         place: the artifact's folder.
         study: the study that owns the store.
-        files: what is damaged, by path inside the folder.
+        files: the damaged files, by path inside the folder.
         problem: what is wrong, in one clause.
 
     Returns:
-        Whether it was mended.
+        Whether the record was repaired.
 
     Raises:
-        StorageError: the disk refuses.
+        StorageError: the disk reports an error.
     """
     if not damage.is_of_record(files) and ownership.is_artifact(backend, place, study):
         damage.mark(backend, place, files, problem)
@@ -31,10 +31,10 @@ def mark_or_mend(backend: Backend, place: str, study: str, files: Sequence[str],
 
 
 def write_missing_records(backend: Backend, places: Sequence[str], study: str) -> None:
-    """Write the records of artifacts that have none, as those of format 3 have not.
+    """Write the records of artifacts that lack them, as artifacts of format 3 do.
 
     Raises:
-        StorageError: the disk refuses.
+        StorageError: the disk reports an error.
     """
     for place in places:
         manifest = damage.known_manifest(backend, place, study, with_records=False)
@@ -43,7 +43,7 @@ def write_missing_records(backend: Backend, places: Sequence[str], study: str) -
 
 
 def _mend_record(backend: Backend, place: str, study: str) -> bool:
-    """Write a damaged record anew, or remove it where nothing of it is left, and return whether it was mended."""
+    """Rewrite a damaged record, or remove it if no copy can be read, and return whether it was repaired."""
     manifest = damage.known_manifest(backend, place, study, with_records=True)
     if manifest is None:
         removal.remove_artifact(backend, place, study, None)

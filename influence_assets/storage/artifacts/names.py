@@ -1,6 +1,6 @@
-"""Where things lie in a store, and what they are called.
+"""Names and places of everything in a store.
 
-`<asset>/<partition or "all">/<data version>/` is an artifact. Beside it, in the partition's folder, lie
+`<asset>/<partition or "all">/<data version>/` is an artifact. Beside it, in the partition's folder, are
 `.record-<data version>.json`, a copy of its manifest that outlives it, and the partition's locks.
 """
 
@@ -23,30 +23,30 @@ def partition_name(partition: str | None) -> str:
 
 
 def place_of(key: ArtifactKey) -> str:
-    """Return the folder of an artifact, whether it is there or not."""
+    """Return the folder of an artifact, whether it exists or not."""
     return f"{safe_name(key.asset)}/{partition_name(key.partition)}/{safe_name(key.data_version)}"
 
 
 def parent_of(name: str) -> str:
-    """Return the folder that something lies in."""
+    """Return the folder that contains a file or folder."""
     return name.rpartition("/")[0]
 
 
 def record_of(place: str) -> str:
-    """Return the file of an artifact's record. It is not in the artifact's folder, which comes and goes as a whole."""
+    """Return the file of an artifact's record, which is outside the artifact's folder so that it can outlive it."""
     folder, _, version = place.rpartition("/")
     return f"{folder}/{_RECORD_PREFIX}{version}{_RECORD_SUFFIX}"
 
 
 def visible_folders(backend: Backend, folder: str) -> list[str]:
     """Return the folders in a folder that are not hidden, sorted."""
-    inside = [entry for entry in backend.entries(folder) if entry.is_folder and not entry.name.startswith(".")]
+    subfolders = [entry for entry in backend.entries(folder) if entry.is_folder and not entry.name.startswith(".")]
     prefix = f"{folder}/" if folder else ""
-    return [prefix + entry.name for entry in inside]
+    return [prefix + entry.name for entry in subfolders]
 
 
 def places_in(backend: Backend, partition_folder: str, *, with_records: bool) -> list[str]:
-    """Return the folders of a partition's artifacts, sorted; of artifacts that have a record alone too, if wanted."""
+    """Return the folders of a partition's artifacts, sorted; with records, also those that left only a record."""
     versions = set()
     for entry in backend.entries(partition_folder):
         if not entry.name.startswith("."):

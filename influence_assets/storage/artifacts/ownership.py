@@ -1,8 +1,8 @@
-"""What in a store the product made. Everything else is somebody's own and is neither touched nor reported.
+"""Ownership: what in a store this product made. Everything else belongs to the user and is left alone.
 
-A name proves nothing: any folder three levels below the root could be an artifact's. So everything carries a mark
-from the moment when it is made: an artifact its manifest, and a record of it beside its folder; the root its marker;
-temporary files and locks what `durable` gives them.
+A name proves nothing: any folder three levels below the root could be an artifact's. So everything is marked from the
+moment when it is made: an artifact by its manifest and by the record beside its folder, the root by its marker, and
+temporary files and locks by what `durable` gives them.
 """
 
 from typing import NoReturn
@@ -14,7 +14,7 @@ from influence_assets.storage.backend import Backend
 
 
 def is_artifact(backend: Backend, place: str, study: str) -> bool:
-    """Whether a folder is an artifact of this study, damaged or not: its manifest or its record says so."""
+    """Return whether a folder is an artifact of this study, damaged or not, going by its manifest or its record."""
     if not backend.is_folder(place):
         return False
     if _speaks_for(backend, f"{place}/{MANIFEST}", place, study):
@@ -23,28 +23,28 @@ def is_artifact(backend: Backend, place: str, study: str) -> bool:
 
 
 def is_record(backend: Backend, place: str, study: str) -> bool:
-    """Whether the record beside a place is there and of that place, damaged or not."""
+    """Return whether the record beside a place exists and describes that place, damaged or not."""
     return _speaks_for(backend, record_of(place), place, study)
 
 
 def foreign_files(backend: Backend, place: str, manifest: Manifest) -> list[str]:
-    """Return the files and links in an artifact's folder that are not the artifact's, by name in it."""
+    """Return the names of files and links in an artifact's folder that do not belong to the artifact."""
     own = {MANIFEST, DAMAGE_MARK, *manifest.files}
     return [name for name in backend.files_below(place) if name not in own]
 
 
 def refuse_foreign(backend: Backend, name: str) -> NoReturn:
-    """Raise: something that the product did not make lies where an artifact must go.
+    """Raise the error for something that this product did not make in the place of an artifact.
 
     Raises:
         StorageError: always.
     """
-    problem = f"{backend.local_root / name}: lies where an artifact belongs, and nothing says that this product made it"
+    problem = f"{backend.local_root / name}: lies where an artifact belongs, but this product did not make it"
     raise StorageError(f"{problem}. Move it away and run again.")
 
 
 def _speaks_for(backend: Backend, name: str, place: str, study: str) -> bool:
-    """Whether a file is a manifest, damaged or not, of what belongs in a place."""
+    """Return whether a file is the manifest, damaged or not, of the artifact that belongs in a place."""
     try:
         content = backend.read(name)
     except OSError:
@@ -57,7 +57,7 @@ def _speaks_for(backend: Backend, name: str, place: str, study: str) -> bool:
 
 
 def _holds_anything_of(backend: Backend, place: str) -> bool:
-    """Whether a folder holds anything of the artifact that its record tells of."""
+    """Return whether a folder holds any file of the artifact that its record describes."""
     names = set(backend.files_below(place))
     try:
         own = {MANIFEST, DAMAGE_MARK, *salvaged(backend.read(record_of(place))).files}

@@ -1,4 +1,4 @@
-"""A complete artifact, to be read without trust: nothing is handed out that is not what was written."""
+"""Reading of complete artifacts. Everything is checked against the manifest before it is returned."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from influence_assets.storage.backend import Backend
 
 @dataclass(frozen=True)
 class Artifact:
-    """A complete artifact, to be read.
+    """A complete artifact that can be read.
 
     Args:
-        backend: where its files are.
-        place: its folder there.
-        manifest: what it holds.
+        backend: the store's files.
+        place: the artifact's folder in the store.
+        manifest: a description of everything that the artifact holds.
     """
 
     backend: Backend
@@ -31,35 +31,35 @@ class Artifact:
 
     @property
     def folder(self) -> Path:
-        """Where its files are, or come to be when they are read, on this machine."""
+        """The folder on this machine that holds the files, or will hold them once they are read."""
         return self.backend.local_root / self.place
 
     @property
     def local_root(self) -> Path:
-        """The folder of the store's files that are on this machine, such as the DuckDB file."""
+        """The folder of those files of the store that must be on this machine, such as the DuckDB file."""
         return self.backend.local_root
 
     @property
     def key(self) -> ArtifactKey:
-        """What it is."""
+        """The artifact's key."""
         return self.manifest.key
 
     def array_names(self) -> list[str]:
-        """The arrays' names, sorted."""
+        """Return the arrays' names, sorted."""
         return sorted(self.manifest.arrays)
 
     def array(self, name: str) -> npt.NDArray[Any]:
-        """A whole array in memory.
+        """Read a whole array into memory.
 
         Raises:
-            DamagedError: it is damaged or incomplete.
-            StorageError: there is none of that name.
+            DamagedError: the array is damaged or incomplete.
+            StorageError: there is no array of that name.
         """
         record = self.array_record(name)
         return self.mapped(name).read(0, record.shape[0]) if record.mappable else self._read(name, None)
 
     def rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows start to stop (left out) of an array; only the chunks that hold them are read.
+        """Read the rows from `start` up to, but not including, `stop`; only the chunks that hold them are read.
 
         Raises:
             DamagedError: as for `array`.
@@ -70,11 +70,11 @@ class Artifact:
         return self._read(name, slice(start, stop))
 
     def mapped(self, name: str) -> mapped.MappedArray:
-        """An array written by `Draft.mappable_array`, to be read block by block through memory maps.
+        """Open an array written by `Draft.mappable_array`, to be read block by block through memory maps.
 
         Raises:
-            DamagedError: its description is damaged; the blocks are checked one by one.
-            StorageError: there is none of that name, or it was not written to be mapped.
+            DamagedError: the array's description is damaged; the blocks are checked later, one by one.
+            StorageError: there is no array of that name, or it is compressed.
         """
         folder, record = self._array_folder(name), self.array_record(name)
         if not record.mappable:
@@ -82,49 +82,52 @@ class Artifact:
         return mapped.map_array(folder, record)
 
     def array_record(self, name: str) -> ArrayRecord:
-        """Shape, dtype and logical dtype of an array, without reading it.
+        """Return the shape, dtype and logical dtype of an array, without reading it.
 
         Raises:
-            StorageError: there is none of that name.
+            StorageError: there is no array of that name.
         """
         if name not in self.manifest.arrays:
             raise StorageError(f"{self.folder}: has no array {name!r}, only {self.array_names()}.")
         return self.manifest.arrays[name]
 
     def table(self, name: str) -> pl.LazyFrame:
-        """A table, to be read lazily.
+        """Return a table as a lazy frame.
 
         Raises:
-            DamagedError: its file is not as it was written.
-            StorageError: there is none of that name.
+            DamagedError: the table's file is not as it was written.
+            StorageError: there is no table of that name.
         """
         return pl.scan_parquet(self.table_path(name))
 
     def table_path(self, name: str) -> Path:
-        """The Parquet file of a table, read and checked once by each process.
+        """Return the path of a table's Parquet file, which each process reads and checks once.
 
         Raises:
-            DamagedError: it is not as it was written.
-            StorageError: there is none of that name.
+            DamagedError: the file is not as it was written.
+            StorageError: there is no table of that name.
         """
         if name not in self.manifest.rows:
             raise StorageError(f"{self.folder}: has no table {name!r}, only {sorted(self.manifest.rows)}.")
         return self._checked(f"{name}.parquet")
 
     def path(self, name: str) -> Path:
-        """A file or folder of the artifact, by its path in it; all of it is read and checked once by each process.
+        """Return the path of a file or folder of the artifact, which each process reads and checks once.
+
+        Args:
+            name: the path inside the artifact.
 
         Raises:
             DamagedError: the file, or one in the folder, is not as it was written.
-            StorageError: there is none of that name.
+            StorageError: there is no such file or folder.
         """
         if name in self.manifest.files:
             return self._checked(name)
-        inside = [path for path in self.manifest.files if path.startswith(f"{name}/")]
-        if not inside:
-            raise StorageError(f"{self.folder}: has no {name!r}.")
+        names_below = [path for path in self.manifest.files if path.startswith(f"{name}/")]
+        if not names_below:
+            raise StorageError(f"{self.folder}: has no file or folder {name!r}.")
         self.backend.fetch(f"{self.place}/{name}")
-        for path in inside:
+        for path in names_below:
             self._checked(path)
         return self.folder / name
 
@@ -133,13 +136,13 @@ class Artifact:
         return [name for name, _ in self.damage()]
 
     def damage(self) -> Iterator[tuple[str, str]]:
-        """Read every file again; of each that is not as it was written, its path in the artifact and what is wrong."""
+        """Read every file again and yield the path and the problem of each that is not as it was written."""
         return self._damage_below("")
 
-    def _damage_below(self, beginning: str) -> Iterator[tuple[str, str]]:
-        self.backend.fetch(f"{self.place}/{beginning}".rstrip("/"), again=True)
+    def _damage_below(self, prefix: str) -> Iterator[tuple[str, str]]:
+        self.backend.fetch(f"{self.place}/{prefix}".rstrip("/"), again=True)
         for name, record in self.manifest.files.items():
-            if not name.startswith(beginning):
+            if not name.startswith(prefix):
                 continue
             problem = file_checks.damage_of(self.folder / name, record, again=True)
             if problem is not None:
@@ -150,13 +153,13 @@ class Artifact:
         try:
             return arrays.read_array(folder, rows)
         except DamagedError as error:
-            # Zarr does not say in which file; the hashes do.
-            inside = f"{folder.relative_to(self.folder).as_posix()}/"
-            wrong = [path for path, _ in self._damage_below(inside)]
-            raise DamagedError(self.folder, wrong or error.files, error.problem) from error
+            # Zarr does not say which file is damaged; the hashes do.
+            prefix = f"{folder.relative_to(self.folder).as_posix()}/"
+            damaged = [path for path, _ in self._damage_below(prefix)]
+            raise DamagedError(self.folder, damaged or error.files, error.problem) from error
 
     def _array_folder(self, name: str) -> Path:
-        """The folder of an array whose shape, type and layout are as they were written; chunks carry their checks."""
+        """Return the folder of an array after checking its description; chunks have checksums of their own."""
         folder = f"{ARRAYS}/{self.array_record(name).folder}"
         self.backend.fetch(f"{self.place}/{folder}")
         self._checked(f"{folder}/zarr.json")
@@ -172,16 +175,16 @@ class Artifact:
 
 
 def read_manifest(backend: Backend, name: str, *, salvage: bool = False) -> Manifest:
-    """Return the manifest in a file, in or beside an artifact's folder.
+    """Read a manifest from a file in or beside an artifact's folder.
 
     Args:
-        backend: where it is.
+        backend: the store's files.
         name: the file.
         salvage: whether one of the two copies of format 3 is enough.
 
     Raises:
-        DamagedError: it is not as it was written.
-        StorageError: the artifact is not there, or the file cannot be read.
+        DamagedError: the manifest is not as it was written.
+        StorageError: the artifact does not exist, or the file cannot be read.
     """
     path = backend.local_root / name
     try:
@@ -198,17 +201,17 @@ def read_manifest(backend: Backend, name: str, *, salvage: bool = False) -> Mani
 def manifest_of(
     backend: Backend, place: str, study: str, name: str | None = None, *, salvage: bool = False
 ) -> Manifest:
-    """Return the manifest of the artifact that belongs in a place.
+    """Read the manifest of the artifact that belongs in a place.
 
     Args:
-        backend: where it is.
-        place: the artifact's folder, there or not.
+        backend: the store's files.
+        place: the artifact's folder, which need not exist.
         study: the study that owns the store.
         name: the file to read; by default the manifest in the folder.
         salvage: as for `read_manifest`.
 
     Raises:
-        DamagedError: it is not as it was written, or that of something else.
+        DamagedError: the manifest is not as it was written, or belongs to another artifact.
         StorageError: as for `read_manifest`.
     """
     name = name or f"{place}/{MANIFEST}"
@@ -217,20 +220,20 @@ def manifest_of(
     if manifest.study != study:
         raise DamagedError(path.parent, [path.name], f"belongs to the study {manifest.study!r}, not {study!r}")
     if place_of(manifest.key) != place:
-        raise DamagedError(path.parent, [path.name], f"belongs to {manifest.key}, which lies elsewhere")
+        raise DamagedError(path.parent, [path.name], f"belongs to {manifest.key}, whose folder is another")
     return manifest
 
 
 def open_artifact(backend: Backend, place: str, study: str) -> Artifact:
-    """Open the artifact in a folder; the sizes of its files are those that were written.
+    """Open the artifact in a folder after checking its manifest and the sizes of its files.
 
     Raises:
-        DamagedError: its manifest or a file is not as it was written.
-        StorageError: there is none, or it cannot be read.
+        DamagedError: the manifest or a file is not as it was written.
+        StorageError: there is no artifact, or it cannot be read.
     """
     manifest = manifest_of(backend, place, study)
-    wrong = [name for name, record in manifest.files.items() if backend.size(f"{place}/{name}") != record.bytes]
-    if wrong:
-        problem = f"is missing or does not have its {manifest.files[wrong[0]].bytes} bytes"
-        raise DamagedError(backend.local_root / place, wrong, problem)
+    damaged = [name for name, record in manifest.files.items() if backend.size(f"{place}/{name}") != record.bytes]
+    if damaged:
+        problem = f"is missing or does not have its {manifest.files[damaged[0]].bytes} bytes"
+        raise DamagedError(backend.local_root / place, damaged, problem)
     return Artifact(backend, place, manifest)

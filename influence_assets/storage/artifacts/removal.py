@@ -1,4 +1,4 @@
-"""Taking away: artifacts whole, or all but a record of them."""
+"""Removal of artifacts, either entirely or all but their records."""
 
 from contextlib import suppress
 
@@ -10,16 +10,16 @@ from influence_assets.storage.disk_errors import removing, writing
 
 
 def remove_artifact(backend: Backend, place: str, study: str, manifest: Manifest | None) -> int:
-    """Remove an artifact and its record, and return the bytes freed.
+    """Remove an artifact and its record, and return the number of bytes freed.
 
     Args:
-        backend: where it is.
-        place: the artifact's folder, there or not.
-        study: the study that owns the store; nothing is removed that is not this study's.
-        manifest: the artifact's, or None where it cannot be read any more.
+        backend: the store's files.
+        place: the artifact's folder, which need not exist.
+        study: the study that owns the store; nothing is removed that does not belong to it.
+        manifest: the artifact's, or None if it can no longer be read.
 
     Raises:
-        StorageError: the disk refuses; run again, then.
+        StorageError: the disk reports an error; call again to finish.
     """
     has_record = ownership.is_record(backend, place, study)
     with removing(place.rpartition("/")[2], backend.local_root / parent_of(place)):
@@ -28,10 +28,10 @@ def remove_artifact(backend: Backend, place: str, study: str, manifest: Manifest
 
 
 def reduce_artifact(backend: Backend, place: str, manifest: Manifest) -> int:
-    """Remove an artifact, all but a record of it, and return the bytes freed.
+    """Remove an artifact except for its record, and return the number of bytes freed.
 
     Raises:
-        StorageError: the disk refuses; run again, then.
+        StorageError: the disk reports an error; call again to finish.
     """
     write_record(backend, place, manifest, is_alone=True)
     with removing(place.rpartition("/")[2], backend.local_root / parent_of(place)):
@@ -39,50 +39,50 @@ def reduce_artifact(backend: Backend, place: str, manifest: Manifest) -> int:
 
 
 def write_record(backend: Backend, place: str, manifest: Manifest, *, is_alone: bool) -> None:
-    """Write an artifact's manifest beside its folder, where it outlives it.
+    """Write an artifact's manifest beside its folder, where it outlives the folder.
 
     Args:
-        backend: where it is.
+        backend: the store's files.
         place: the artifact's folder.
         manifest: the artifact's.
-        is_alone: whether the record is all that is left: it then holds the manifest twice, so that one copy mends the
-            other as a manifest and its record do.
+        is_alone: whether the record is all that is left of the artifact. It then holds the manifest twice, so that
+            one copy can repair the other, as a manifest and its record do.
 
     Raises:
-        StorageError: the disk refuses.
+        StorageError: the disk reports an error.
     """
     record, content = record_of(place), sealed(manifest) * (2 if is_alone else 1)
     with writing("the record of an artifact", backend.local_root / parent_of(place)):
-        held = backend.read(record) if backend.size(record) is not None else b""
-        if held == content:
+        old_content = backend.read(record) if backend.size(record) is not None else b""
+        if old_content == content:
             return
         try:
             backend.write(record, content)
         except OSError:
-            # On a full disk one whole copy must do: what is about to be removed is what makes room.
-            if held not in (sealed(manifest), sealed(manifest) * 2):
+            # On a full disk one intact copy must do: the removal that follows makes room.
+            if old_content not in (sealed(manifest), sealed(manifest) * 2):
                 raise
 
 
 def clear(backend: Backend, place: str, study: str, manifest: Manifest | None) -> None:
-    """Make room for an artifact: what damaged one lies in its place is removed.
+    """Make room for an artifact by removing a damaged one from its place.
 
     Raises:
-        StorageError: something lies there that the product did not make.
+        StorageError: the place holds something that this product did not make.
     """
     if ownership.is_artifact(backend, place, study):
         foreign = ownership.foreign_files(backend, place, manifest) if manifest is not None else []
         if foreign:
             ownership.refuse_foreign(backend, f"{place}/{foreign[0]}")
-        with suppress(OSError):  # what was moved away but cannot be deleted now is left for the next process
+        with suppress(OSError):  # what was renamed but cannot be deleted now is left for the next process
             backend.remove(place)
 
 
 def _remove_folder(backend: Backend, place: str, study: str, manifest: Manifest | None) -> int:
-    """Remove what an artifact's folder holds; files in it that are not the artifact's stay where they are."""
+    """Remove an artifact's files from its folder, leave other files in place, and return the bytes freed."""
     if not ownership.is_artifact(backend, place, study):
         return 0
     if manifest is not None and ownership.foreign_files(backend, place, manifest):
-        # The manifest comes last: a removal that is broken off is taken up again.
+        # The manifest goes last, so that an interrupted removal can be resumed.
         return backend.remove_files(place, [*manifest.files, DAMAGE_MARK, MANIFEST])
     return backend.remove(place)

@@ -1,4 +1,4 @@
-"""The root of a store, which says whose it is and how it is laid out."""
+"""The root of a store, whose marker names the study that owns it and the version of its layout."""
 
 import json
 
@@ -12,22 +12,22 @@ from influence_assets.storage.backend import Backend
 
 MARKER = "influence_store.json"
 _UNCLAIMED = {PUBLISHING_LOCK, ".dagster", "lost+found", ".DS_Store", ".gitignore", ".gitkeep"}
-"""What a folder may hold that is to become a store: what another process makes at the same time, the UI's instance,
-and what systems put into empty folders."""
+"""Names that a folder may contain before it becomes a store: what another process makes at the same time, the UI's
+instance, and what operating systems put into empty folders."""
 
 
 def prepare(backend: Backend, study: str) -> None:
-    """Make a root of a study's store, or see that it is one.
+    """Create the root of a study's store, or check that it is one.
 
-    A store of format 3 gets the records that it lacks and is marked as one of this version, which earlier releases
-    refuse: they would not understand what is written from now on.
+    A store of format 3 gets the records that it lacks and is marked with the current version. Earlier releases then
+    refuse it, because they would not understand what is written from now on.
 
     Raises:
-        InputError: the root cannot be written, or holds the store of another study, or things of somebody else.
+        InputError: the root cannot be written, or holds the store of another study, or other files.
         StorageError: the store was written by another version, or its marker is damaged.
     """
     try:
-        _refuse_what_others_keep(backend, study)
+        _refuse_folder_of_others(backend, study)
         backend.prepare()
         if backend.size(MARKER) is None:
             with locks.named_lock(backend, PUBLISHING_LOCK):
@@ -47,17 +47,17 @@ def _marker(study: str) -> bytes:
     return json.dumps({"format_version": FORMAT_VERSION, "study": study}).encode()
 
 
-def _refuse_what_others_keep(backend: Backend, study: str) -> None:
-    """Raise where a folder without a marker holds things, unless artifacts show that it is a store that lost it."""
+def _refuse_folder_of_others(backend: Backend, study: str) -> None:
+    """Raise if a folder without a marker is in use, unless artifacts show that it is a store that lost its marker."""
     if backend.size(MARKER) is not None:
         return
     names = [entry.name for entry in backend.entries("")]
-    strange = [name for name in names if name not in _UNCLAIMED and not is_temporary_name(name)]
-    # Another process may have made the store while this one was looking.
-    if not strange or backend.size(MARKER) is not None or _holds_artifacts(backend, study):
+    foreign = [name for name in names if name not in _UNCLAIMED and not is_temporary_name(name)]
+    # Another process may have created the store since the names were listed.
+    if not foreign or backend.size(MARKER) is not None or _holds_artifacts(backend, study):
         return
-    problem = f"{backend.location} is no store of this product and holds other things ({', '.join(strange[:3])})"
-    raise InputError("storage.root", problem, "Name a new or empty folder, where nothing else is kept.")
+    problem = f"{backend.location} is not a store of this product and holds other things ({', '.join(foreign[:3])})"
+    raise InputError("storage.root", problem, "Name a new or empty folder that is used for nothing else.")
 
 
 def _holds_artifacts(backend: Backend, study: str) -> bool:
@@ -65,17 +65,17 @@ def _holds_artifacts(backend: Backend, study: str) -> bool:
 
 
 def _format_version(backend: Backend, study: str) -> int:
-    """The version of a store of this study that can be read."""
+    """Return the format version of the store, after checking that it can be read and belongs to this study."""
     marker = backend.local_root / MARKER
     try:
-        written = json.loads(backend.read(MARKER))
-        version, owner = written["format_version"], written["study"]
+        fields = json.loads(backend.read(MARKER))
+        version, owner = fields["format_version"], fields["study"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{marker}: cannot be read. Choose another storage.root, or mend the file.") from error
+        raise StorageError(f"{marker}: cannot be read. Choose another storage.root, or repair the file.") from error
     if owner != study:
         problem = f"{backend.location} is the store of the study {owner!r}, not of {study!r}"
         raise InputError("storage.root", problem, f"Choose another storage.root, or name the study {owner!r}.")
     if version not in READABLE_VERSIONS:
         remedy = "Choose another storage.root, or use the version that wrote it."
-        raise StorageError(f"{marker}: format version {version}, where {FORMAT_VERSION} is needed. {remedy}")
+        raise StorageError(f"{marker}: has format version {version}, but {FORMAT_VERSION} is needed. {remedy}")
     return int(version)

@@ -1,8 +1,8 @@
-"""The store: immutable folders, one for each artifact, that only their manifests make trustworthy.
+"""The store of artifacts: one immutable folder for each, checked against its manifest.
 
 `<asset>/<partition or "all">/<data version>/` holds `manifest.json`, `arrays/<name>/` (Zarr 3), `<table>.parquet` and
-other files. A folder is filled elsewhere and published whole. What is found to be damaged is marked, and replaced when
-it is computed again. Where all of it lies is the backend's to know (see `influence_assets.storage.backend`).
+other files. A folder is filled elsewhere and published as a whole. Damaged artifacts are marked, and replaced when they
+are computed again. The backend knows where the files are (see `influence_assets.storage.backend`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +25,10 @@ from influence_assets.storage.disk_errors import computing, removing, writing
 
 
 class Provenance(TypedDict, total=False):
-    """What `ArtifactStore.write` is told of how an artifact comes about, for its manifest.
+    """How an artifact is computed, for its manifest.
 
     Attributes:
-        settings: the settings that matter to it.
+        settings: the settings of the study that affect the artifact.
         run_id: the run that computes it.
         device: the accelerator that computes it.
     """
@@ -42,7 +42,7 @@ class ArtifactStore:
     """All artifacts of one study.
 
     Args:
-        backend: where they lie; `open_or_create` prepares it.
+        backend: the store's files; `open_or_create` prepares it.
         study: the study's name.
     """
 
@@ -52,14 +52,14 @@ class ArtifactStore:
 
     @classmethod
     def open_or_create(cls, root: str | Path, study: str) -> "ArtifactStore":
-        """Open a study's store, or begin one.
+        """Open a study's store, or create it.
 
         Args:
             root: the value of `storage.root`.
             study: the study's name.
 
         Raises:
-            InputError: the root cannot be written, or holds the store of another study, or other things.
+            InputError: the root cannot be written, or holds the store of another study, or other files.
             StorageError: the store was written by another version, or its marker is damaged.
         """
         backend = open_backend(str(root))
@@ -68,33 +68,33 @@ class ArtifactStore:
 
     @property
     def root(self) -> Path:
-        """The folder of what must be files of this machine: the catalogue, caches, drafts (see `Backend`)."""
+        """The folder of what must be on this machine: the catalogue, caches and drafts (see `Backend`)."""
         return self.backend.local_root
 
     def place(self, key: ArtifactKey) -> Path:
-        """Return where an artifact's files are on this machine, or come to be when they are read."""
+        """Return the folder on this machine that holds an artifact's files, or will hold them once they are read."""
         return self.root / names.place_of(key)
 
     def holds(self, key: ArtifactKey) -> bool:
-        """Whether the artifact is there and not marked as damaged. Nothing is read: made to be asked of thousands."""
+        """Return whether the artifact exists and is not marked as damaged, without reading any file."""
         place = names.place_of(key)
         size = self.backend.size
         return size(f"{place}/{MANIFEST}") is not None and size(f"{place}/{DAMAGE_MARK}") is None
 
     def is_damaged(self, key: ArtifactKey) -> bool:
-        """Whether the artifact is there and marked as damaged."""
+        """Return whether the artifact exists and is marked as damaged."""
         return self.backend.size(f"{names.place_of(key)}/{DAMAGE_MARK}") is not None
 
     def has_content(self, key: ArtifactKey) -> bool:
-        """Whether the artifact's folder is there, whole or damaged, and not only a record of it."""
+        """Return whether the artifact's folder exists, intact or damaged, and not only its record."""
         return ownership.is_artifact(self.backend, names.place_of(key), self.study)
 
     def open(self, key: ArtifactKey) -> Artifact:
-        """Open an artifact to read it: its manifest is as it was written, and so are the sizes of its files.
+        """Open an artifact to read it, after checking its manifest and the sizes of its files.
 
         Raises:
-            DamagedError: it is not, or it is marked as damaged.
-            StorageError: it is not there, or cannot be read, or something else lies there.
+            DamagedError: a check fails, or the artifact is marked as damaged.
+            StorageError: the artifact does not exist or cannot be read, or something else is in its place.
         """
         place = names.place_of(key)
         try:
@@ -108,7 +108,7 @@ class ArtifactStore:
             raise
 
     def manifest(self, key: ArtifactKey) -> Manifest | None:
-        """The manifest of an artifact that is there, damaged or recorded; None where there is none to be read."""
+        """Return the manifest of an artifact, even if it is damaged or only its record is left; None without one."""
         return self._manifest_at(names.place_of(key), with_records=True)
 
     def manifests(
@@ -119,16 +119,16 @@ class ArtifactStore:
         with_records: bool = False,
         with_damaged: bool = False,
     ) -> Iterator[Manifest]:
-        """The manifests of the artifacts that are there, sorted by asset, partition and version in their folders.
+        """Yield the manifests of artifacts, sorted by asset, partition and version.
 
-        Also those that are damaged, which `open` refuses, while their record is whole: they say what something was
-        made of.
+        A damaged artifact, which `open` refuses, has a manifest too as long as its record is intact: it says what the
+        artifact was computed from.
 
         Args:
-            asset: of this asset alone.
-            partition: of this partition alone; None is the only one of assets without partitions.
-            with_records: of artifacts of which only a record is left too.
-            with_damaged: of artifacts that are marked as damaged too.
+            asset: only artifacts of this asset.
+            partition: only artifacts of this partition; None is the only one of assets without partitions.
+            with_records: include artifacts of which only a record is left.
+            with_damaged: include artifacts that are marked as damaged.
         """
         for folder in partition_folders(self.backend, asset, partition):
             for place in names.places_in(self.backend, folder, with_records=with_records):
@@ -139,21 +139,21 @@ class ArtifactStore:
                     yield manifest
 
     def mark_damaged(self, folder: Path, files: Sequence[str], problem: str) -> bool:
-        """Mark an artifact as damaged: it is not held any more, and writing it again replaces it.
+        """Mark an artifact as damaged: `holds` is then False, and writing the artifact again replaces it.
 
-        Where nothing lies that the product made, nothing is marked. A record that is damaged is mended from the
-        artifact beside it, or from its other copy; where there is neither, it is removed.
+        Folders that this product did not make are not marked. A damaged record is repaired from the artifact beside
+        it, or from its other copy; without either it is removed.
 
         Args:
-            folder: the artifact's, as errors and `verify` name it.
-            files: what is damaged, by path inside the folder.
+            folder: the artifact's folder, as errors and `verify` name it.
+            files: the damaged files, by path inside the folder.
             problem: what is wrong, in one clause.
 
         Returns:
-            Whether it was mended.
+            Whether the damage was that of a record and was repaired.
 
         Raises:
-            StorageError: the disk refuses.
+            StorageError: the disk cannot be written.
         """
         place = folder.relative_to(self.root).as_posix() if folder.is_relative_to(self.root) else ""
         if place.count("/") != 2:  # asset, partition, version
@@ -164,67 +164,67 @@ class ArtifactStore:
             return mending.mark_or_mend(self.backend, place, self.study, files, problem)
 
     def verify(self, progress: Callable[[int, int], object] = lambda _done, _total: None) -> Iterator[damage.Damage]:
-        """Read every file of every artifact again and tell what is not as it was written. Nothing is marked.
+        """Read every file of every artifact again and yield the damage, without marking it.
 
         Args:
-            progress: called with the artifacts read so far and all of them.
+            progress: called with the number of artifacts read so far and the number of all of them.
         """
         all_places = [place for place in every_place(self.backend, with_records=True) if self._is_ours(place)]
         progress(0, len(all_places))
         for number, place in enumerate(all_places, start=1):
-            found = damage.find_damage(self.backend, place, self.study)
+            damage_in_place = damage.find_damage(self.backend, place, self.study)
             progress(number, len(all_places))
-            if found is not None:
-                yield found
+            if damage_in_place is not None:
+                yield damage_in_place
 
     def shared_lock(self) -> AbstractContextManager[None]:
-        """Held by everybody who computes or reads artifacts, together: nothing is removed meanwhile.
+        """Hold the store's shared lock, which keeps others from removing anything while artifacts are computed or read.
 
-        A process may hold it several times. Waits while somebody holds it exclusively.
+        A process may hold it several times. Entering waits while another thread or process holds the exclusive lock.
 
         Raises:
-            StorageError: the disk refuses.
+            StorageError: the disk reports an error.
         """
         return locks.shared_lock(self.backend)
 
     def exclusive_lock(self) -> AbstractContextManager[None]:
-        """Held to remove things, by one at a time.
+        """Hold the store's exclusive lock, which is needed to remove things.
 
         Raises:
-            StorageError: somebody is at work, and still is after a few seconds.
+            StorageError: the store is in use and still is after a few seconds.
         """
         return locks.exclusive_lock(self.backend)
 
     @contextmanager
     def partition_lock(self, key: ArtifactKey) -> Iterator[None]:
-        """Held by one at a time while a partition is computed; waits for it. Ask `holds` again once it is held.
+        """Hold the lock for computing a partition, after waiting for it; call `holds` again once you have it.
 
-        Not to be held twice by one thread. The store counts as in use meanwhile.
+        A thread must not hold it twice. It includes the store's shared lock.
 
         Raises:
-            StorageError: the disk refuses.
+            StorageError: the disk reports an error.
         """
         partition = names.parent_of(names.place_of(key))
         with self.shared_lock(), locks.named_lock(self.backend, f"{partition}/{names.PARTITION_LOCK}"):
             yield
 
     def remove(self, key: ArtifactKey) -> int:
-        """Remove an artifact and its record, and return the bytes freed. To be called with the exclusive lock.
+        """Remove an artifact and its record, and return the number of bytes freed. Hold the exclusive lock.
 
         Raises:
-            StorageError: the disk refuses.
+            StorageError: the disk reports an error.
         """
         place = names.place_of(key)
         manifest = self._manifest_at(place, with_records=True)
         return removal.remove_artifact(self.backend, place, self.study, manifest)
 
     def reduce_to_record(self, key: ArtifactKey) -> int:
-        """Remove an artifact, all but its manifest, and return the bytes freed. To be called with the exclusive lock.
+        """Remove an artifact except for its record, and return the number of bytes freed. Hold the exclusive lock.
 
-        Where the manifest cannot be read, nothing of it is kept.
+        If no copy of the manifest can be read, the record is removed too.
 
         Raises:
-            StorageError: the disk refuses.
+            StorageError: the disk reports an error.
         """
         place = names.place_of(key)
         manifest = self._manifest_at(place, with_records=True)
@@ -233,29 +233,29 @@ class ArtifactStore:
         return removal.reduce_artifact(self.backend, place, manifest)
 
     def remove_unreadable(self) -> int:
-        """Remove what is marked as damaged and of which nobody can say what it is; returns the bytes freed.
+        """Remove damaged artifacts that have no readable manifest left, and return the number of bytes freed.
 
-        To be called with the exclusive lock.
+        Hold the exclusive lock.
 
         Raises:
-            StorageError: the disk refuses.
+            StorageError: the disk reports an error.
         """
         places = every_place(self.backend, with_records=False)
         marked = [place for place in places if self.backend.size(f"{place}/{DAMAGE_MARK}") is not None]
-        lost = [place for place in marked if self._manifest_at(place, with_records=True) is None]
-        return sum(removal.remove_artifact(self.backend, place, self.study, None) for place in lost)
+        unreadable = [place for place in marked if self._manifest_at(place, with_records=True) is None]
+        return sum(removal.remove_artifact(self.backend, place, self.study, None) for place in unreadable)
 
     def remove_empty_folders(self) -> list[Path]:
-        """Remove folders in which only locks are left, and return them. To be called with the exclusive lock."""
+        """Remove folders in which only locks are left, and return them. Hold the exclusive lock."""
         return [self.root / name for name in self.backend.remove_empty_folders()]
 
     def remove_abandoned_drafts(self) -> list[Path]:
-        """Remove what processes of this host that have ended left half written or half removed, and return it.
+        """Remove what processes on this host left half written or half removed when they ended, and return the paths.
 
-        With the exclusive lock, that of all processes.
+        Under the exclusive lock, what processes on other hosts left is removed too.
 
         Raises:
-            StorageError: with the exclusive lock, something cannot be removed.
+            StorageError: something cannot be removed; only under the exclusive lock.
         """
         of_everybody = locks.holds_exclusively(self.backend)
         with removing("what was left half written", self.backend.location):
@@ -265,13 +265,13 @@ class ArtifactStore:
     def write(
         self, key: ArtifactKey, *, inputs: Sequence[ArtifactKey], code_version: str, **provenance: Unpack[Provenance]
     ) -> Iterator[Draft]:
-        """Write an artifact: fill the draft; leaving the block without an exception publishes it.
+        """Write an artifact: fill the draft in the block; leaving the block without an exception publishes it.
 
-        Where the same version stands already, the draft is dropped: the same version is the same content.
-        After an exception nothing is left of the draft, and what stood before still stands.
+        If the same version exists already, the draft is dropped, because the same version means the same content.
+        After an exception nothing is left of the draft, and the store is as it was before.
 
         Args:
-            key: what is written.
+            key: the artifact to write.
             inputs: the artifacts that it is computed from.
             code_version: version of the code that computes it.
             provenance: see `Provenance`.
@@ -297,9 +297,9 @@ class ArtifactStore:
                 self._publish(folder, manifest)
 
     def _publish(self, draft: Path, manifest: Manifest) -> None:
-        """Publish a complete draft, unless a complete artifact came first."""
+        """Publish a complete draft, unless another process has published the same artifact."""
         place = names.place_of(manifest.key)
-        # The lock keeps two writers from both removing a damaged artifact, one of them the other's good one.
+        # Without the lock, two writers could both replace a damaged artifact, and one remove the other's intact one.
         with self._publishing_lock(place):
             if self._is_complete(manifest.key):
                 return

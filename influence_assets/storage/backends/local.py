@@ -1,8 +1,8 @@
-"""A folder of a local disk. Everything is where its name says; `local_root` is the root itself.
+"""A store in a folder of a local disk. Names are paths in that folder; `local_root` is the folder itself.
 
-What is written is written hidden beside its place, synced, and renamed; what is removed is renamed first. Nothing is
-removed, replaced or renamed that was not made here: temporary files and folders are known by their names, lock files
-by their content, and what artifacts own is the caller's to know.
+Files are written under a hidden name beside their place, synced and renamed; what is removed is renamed first. Only
+what this product made is removed, replaced or renamed: temporary files and folders are recognised by their names and
+lock files by their content; callers know which files artifacts own.
 """
 
 import os
@@ -15,10 +15,10 @@ from influence_assets.durable.temporary import is_abandoned, is_temporary_name, 
 from influence_assets.storage.backend import Backend, BackendKind, Entry
 
 _HIDDEN_FOLDERS = (".cache", ".copies")
-"""Where small files lie beside those at the top."""
+"""Folders that hold small files, as the root does."""
 
 _DEPTH_OF_ARTIFACTS = 3
-"""`<asset>/<partition>/<version>/`: no temporary files lie in these, so that what lies there is an artifact's."""
+"""`<asset>/<partition>/<version>/`: temporary files are never put into these, which hold only artifacts' files."""
 
 
 class LocalBackend(Backend):
@@ -43,7 +43,7 @@ class LocalBackend(Backend):
         return self._root
 
     def prepare(self) -> None:
-        """Make the folder, and a file in it."""
+        """Create the folder, and check that a file can be written in it."""
         self._root.mkdir(parents=True, exist_ok=True)
         trial = temporary_beside(self._root / "trial")
         try:
@@ -52,7 +52,7 @@ class LocalBackend(Backend):
             trial.unlink(missing_ok=True)
 
     def entries(self, folder: str) -> list[Entry]:
-        """Return what lies in a folder."""
+        """Return the entries of a folder."""
         try:
             entries = [
                 Entry(entry.name, entry.is_dir(), entry.is_symlink()) for entry in os.scandir(self._path(folder))
@@ -78,7 +78,7 @@ class LocalBackend(Backend):
             return None
 
     def is_folder(self, name: str) -> bool:
-        """Whether a folder is there that is not a link."""
+        """Return whether there is a folder, and not a link to one."""
         return files.is_real_folder(self._path(name))
 
     def read(self, name: str) -> bytes:
@@ -92,13 +92,13 @@ class LocalBackend(Backend):
         is_in_artifact = name.count("/") >= _DEPTH_OF_ARTIFACTS
         files.write_atomically(path, content, beside=path.parent if is_in_artifact else path)
 
-    def fetch(self, name: str, *, again: bool = False) -> Path:  # noqa: ARG002  # it is here already
-        """Return the path."""
+    def fetch(self, name: str, *, again: bool = False) -> Path:  # noqa: ARG002  # files are local already
+        """Return the path of a file or folder, which is local already."""
         return self._path(name)
 
     @contextmanager
     def draft(self, folder: str) -> Iterator[Path]:
-        """Give a hidden folder beside the place, held so that no other process takes it for a dead one's."""
+        """Yield a hidden folder beside the place, locked so that no other process takes it for an abandoned one."""
         path = temporary_beside(self._path(folder))
         try:
             path.mkdir(parents=True)
@@ -109,7 +109,7 @@ class LocalBackend(Backend):
                 files.delete(path)
 
     def publish(self, draft: Path, folder: str) -> None:
-        """Rename the draft."""
+        """Publish a draft by renaming it."""
         path = self._path(folder)
         if os.path.lexists(path) and not files.is_empty_folder(path):
             raise FileExistsError(17, "File exists", str(path))
@@ -118,7 +118,7 @@ class LocalBackend(Backend):
             files.sync_folder(above)
 
     def remove(self, name: str) -> int:
-        """Rename it to a temporary name, then delete it."""
+        """Remove a file or folder: rename it to a temporary name, then delete it."""
         path = self._path(name)
         temporary = temporary_beside(path)
         try:
@@ -146,11 +146,14 @@ class LocalBackend(Backend):
     def locked(
         self, name: str, *, shared: bool = False, patience_seconds: float | None = None
     ) -> AbstractContextManager[None]:
-        """Hold a lock file of that name."""
+        """Hold the lock file of that name."""
         return locks.locked(self._path(name), shared=shared, patience_seconds=patience_seconds)
 
     def remove_abandoned(self, *, of_everybody: bool) -> list[str]:
-        """Remove temporary files and folders; small files are written without a lock, and only dead ones' go."""
+        """Remove temporary files and folders.
+
+        Small files are written without a lock, so those of processes that may be alive are always left.
+        """
         assets = self._real_folders(self._root)
         partitions = [partition for asset in assets for partition in self._real_folders(asset)]
         in_partitions = [path for folder in partitions for path in _temporary_in(folder)]
@@ -168,7 +171,7 @@ class LocalBackend(Backend):
         return [name for name in removed if not os.path.lexists(self._root / name)]
 
     def remove_empty_folders(self) -> list[str]:
-        """Remove folders of partitions with nothing but locks, and folders of assets that this leaves empty."""
+        """Remove folders of partitions that contain only locks, and folders of assets that this leaves empty."""
         removed: list[Path] = []
         for asset in self._real_folders(self._root):
             emptied = [partition for partition in self._real_folders(asset) if _holds_locks_alone(partition)]
@@ -195,7 +198,7 @@ def _temporary_in(folder: Path) -> list[Path]:
 
 
 def _holds_locks_alone(folder: Path) -> bool:
-    """Whether a folder holds a lock that was made here, and nothing else: it was a partition's."""
+    """Return whether a folder contains locks of this product and nothing else, so that it was a partition's."""
     entries = list(folder.iterdir())
     return bool(entries) and all(map(locks.is_lock, entries))
 

@@ -1,7 +1,7 @@
-"""The catalogue: a DuckDB file built from artifacts, published whole, and asked read-only.
+"""The catalogue: a DuckDB file that is built from artifacts, published as a whole and queried read-only.
 
-DuckDB has either one writer or many readers. So the one loader changes a copy in one transaction and renames it over
-the published file: a reader is never kept waiting and never sees half a load.
+DuckDB allows either one writer or many readers. So the loader changes a copy in one transaction and renames it over the
+published file: readers never wait and never see half a load.
 """
 
 from influence_assets.storage.catalogue.content import CatalogueChange, CatalogueContent

@@ -1,4 +1,4 @@
-"""What a catalogue shall hold, what a load changed, and how the two are told apart from what stands."""
+"""The content that a catalogue should have, the versions that identify it, and the changes that a load makes."""
 
 import hashlib
 import json
@@ -17,7 +17,8 @@ TOMBSTONES = pl.Schema(
         "removed_at": pl.Datetime("us", "UTC"),
     }
 )
-_ASKED_FOR = ("shard_id", "document_id", "reason")
+_HASHED = ("shard_id", "document_id", "reason")
+"""The columns of tombstones that the content's version covers."""
 STATES = pl.Schema(
     {name: pl.String() for name in ("asset", "partition", "state", "data_version", "standing_data_version", "cause")}
 )
@@ -25,12 +26,12 @@ STATES = pl.Schema(
 
 @dataclass(frozen=True)
 class CatalogueContent:
-    """What the catalogue shall hold.
+    """The content that the catalogue should have.
 
     Args:
         study: the study's name.
-        current_generation: the generation that the views show, None where there is none yet.
-        artifacts: whose tables are loaded, in any order; what they were computed from is found by the loader.
+        current_generation: the generation that the views show, or None if there is none yet.
+        artifacts: the artifacts whose tables are loaded, in any order; the loader finds what they were computed from.
         tombstones: rows of the table of that name.
         states: rows of `partition_states`.
         holding_text: the assets whose artifacts hold text, tokens or scores of single sequences.
@@ -45,25 +46,25 @@ class CatalogueContent:
 
     @cached_property
     def version(self) -> str:
-        """Hash of all of this but the states, which change while the rows that people ask for stay as they are."""
+        """Hash of everything except the states, which change while the rows that people query stay the same."""
         numbers = sorted({key.materialization_id for key in self.artifacts})
-        # Without their dates: those are remembered, not asked for, and must not make a catalogue another one.
-        tombstones = digest(self.tombstones, pl.Schema({name: TOMBSTONES[name] for name in _ASKED_FOR}))
+        # A tombstone's date does not count: two catalogues that differ only in dates have the same content.
+        tombstones = digest(self.tombstones, pl.Schema({name: TOMBSTONES[name] for name in _HASHED}))
         parts = [self.study, schema_version(), self.current_generation, numbers, tombstones]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     @cached_property
     def standing(self) -> "Standing":
-        """What a catalogue that holds this says of itself."""
+        """The versions that a catalogue with this content records about itself."""
         return Standing(schema_version(), self.version, digest(self.states, STATES))
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What a published catalogue says that it holds.
+    """The versions that a published catalogue records about itself.
 
     Args:
-        schema_version: of the statements that made it.
+        schema_version: hash of the statements that created it.
         content_version: see `CatalogueContent.version`.
         states_version: hash of `partition_states`.
     """
@@ -75,15 +76,15 @@ class Standing:
 
 @dataclass(frozen=True)
 class CatalogueChange:
-    """What a load changed.
+    """The changes that a load made.
 
     Args:
-        loaded: artifacts whose rows are new.
-        removed: artifacts whose rows went.
-        unchanged: artifacts whose rows stayed as they were.
-        content_version: hash of what the catalogue now holds.
-        rows: rows inserted into each table.
-        seconds: how long it took.
+        loaded: number of artifacts whose rows were inserted.
+        removed: number of artifacts whose rows were deleted.
+        unchanged: number of artifacts whose rows were kept.
+        content_version: hash of the catalogue's content now.
+        rows: number of rows inserted into each table.
+        seconds: how long the load took.
     """
 
     loaded: int
@@ -95,11 +96,11 @@ class CatalogueChange:
 
 
 def digest(frame: pl.DataFrame, schema: pl.Schema) -> str:
-    """Hash of a frame's rows in any order."""
+    """Return the hash of a frame's rows, whatever their order."""
     rows = as_rows(frame, schema).sort(schema.names(), nulls_last=True)
     return hashlib.sha256(rows.write_ndjson().encode()).hexdigest()[:32]
 
 
 def as_rows(frame: pl.DataFrame, schema: pl.Schema) -> pl.DataFrame:
-    """The columns that the schema asks for, in its order and types."""
+    """Return the schema's columns of a frame, in the schema's order and types."""
     return frame.select(schema.names()).cast(schema)

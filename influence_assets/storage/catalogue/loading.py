@@ -1,4 +1,4 @@
-"""The loader: it opens what is not in the catalogue yet, and leaves alone what is."""
+"""The loader, which opens only artifacts that are not in the catalogue yet."""
 
 import time
 from collections import Counter
@@ -29,35 +29,36 @@ from influence_assets.storage.catalogue.rows import (
 from influence_assets.storage.catalogue.statements import schema_version, statements
 
 _ARTIFACTS_AT_ONCE = 500
-"""Large enough that statements are few, small enough that manifests do not fill the memory."""
+"""Large enough to keep statements few, small enough to keep manifests from filling the memory."""
 _ROWS_AT_ONCE = 25_000_000
-"""Large enough that the rows of a query lie together, small enough that a sort of them stays in the memory."""
+"""Large enough to store the rows of a query together, small enough to sort them in memory."""
 
 
 def load_catalogue(
     path: Path, content: CatalogueContent, store: ArtifactStore, *, anew: bool = False
 ) -> CatalogueChange:
-    """Make the catalogue hold this and nothing else; do nothing where it does already.
+    """Give the catalogue exactly this content; do nothing if it has it already.
 
     Only artifacts whose rows are not in the file yet are opened. A table's rows come from every artifact that has a
-    Parquet file of its name. Of all that the artifacts were computed from, the manifests are loaded, for lineage, as
-    far as the store still has them. Loads wait for each other.
+    Parquet file of its name. For lineage, the manifests of everything that the artifacts were computed from are loaded
+    too, as far as the store still has them. Loads wait for each other.
 
     Args:
-        path: the DuckDB file, there or not.
-        content: what it shall hold.
-        store: where the artifacts are.
-        anew: build it from nothing, so that no byte of a deleted row is left in the file.
+        path: the DuckDB file, which need not exist.
+        content: the content that it should have.
+        store: the store that holds the artifacts.
+        anew: rebuild the file, so that it contains no byte of a deleted row.
 
     Raises:
-        StorageError: a table of an artifact cannot be loaded, or the disk refuses. What was published still stands.
+        StorageError: a table of an artifact cannot be loaded, or the disk reports an error. The published file is then
+            unchanged.
     """
     started = time.monotonic()
     with loader_lock(path):
         standing = None if anew else standing_of(path)
         if standing == content.standing:
-            kept = len({key.materialization_id for key in content.artifacts})
-            return CatalogueChange(0, 0, kept, content.version, {}, time.monotonic() - started)
+            unchanged = len({key.materialization_id for key in content.artifacts})
+            return CatalogueChange(0, 0, unchanged, content.version, {}, time.monotonic() - started)
         is_empty = standing is None or standing.schema_version != schema_version()
         try:
             loaded, removed, rows = _load(path, content, store, anew=is_empty)
@@ -71,14 +72,15 @@ def record_states(path: Path, states: pl.DataFrame) -> bool:
     """Replace the rows of `partition_states` and leave everything else as it is.
 
     Args:
-        path: the DuckDB file, there or not.
+        path: the DuckDB file, which need not exist.
         states: see `CatalogueContent`.
 
     Returns:
-        Whether the file was changed: not where it says so already, and not where there is no catalogue of this version.
+        Whether the file was changed. It is not if it has these states already, or if it is missing or has another
+        schema version.
 
     Raises:
-        StorageError: the disk refuses. What was published still stands.
+        StorageError: the disk reports an error. The published file is then unchanged.
     """
     if not path.is_file():
         return False
@@ -98,21 +100,21 @@ def _load(
 ) -> tuple[int, int, dict[str, int]]:
     with changed_copy(path, anew=anew) as connection:
         if connection.execute(statements("changes")["outdated_keys"].sql).fetchall():
-            raise SpoiledError(f"{path}: its keys are those of another version of DuckDB.")
+            raise SpoiledError(f"{path}: another version of DuckDB computed its keys.")
         return _bring_to(connection, content, store)
 
 
 def _bring_to(
     connection: duckdb.DuckDBPyConnection, content: CatalogueContent, store: ArtifactStore
 ) -> tuple[int, int, dict[str, int]]:
-    """Change what the file holds: the numbers of artifacts loaded and removed, and rows of each table."""
+    """Give the file this content; return the numbers of artifacts loaded and removed, and of rows by table."""
     wanted = {key.materialization_id: key for key in content.artifacts}
-    held = _numbers(connection, "select materialization_id from materializations where is_loaded")
-    removed, new = held - wanted.keys(), sorted(wanted.keys() - held, key=lambda number: str(wanted[number]))
+    loaded = _numbers(connection, "select materialization_id from materializations where is_loaded")
+    removed, new = loaded - wanted.keys(), sorted(wanted.keys() - loaded, key=lambda number: str(wanted[number]))
     if removed:
         delete_tables(connection, removed)
         _change(connection, "unload", numbers=sorted(removed))
-    _change(connection, "forget_manifests", numbers=new)  # of what was only an ancestor until now
+    _change(connection, "forget_manifests", numbers=new)  # those that were only ancestors until now
     rows = _insert_artifacts(connection, [wanted[number] for number in new], store, content.holding_text)
     _find_ancestors(connection, store, content.holding_text)
     _change(connection, "forget_ancestors")
@@ -127,7 +129,7 @@ def _bring_to(
 def _insert_artifacts(
     connection: duckdb.DuckDBPyConnection, keys: Sequence[ArtifactKey], store: ArtifactStore, holding_text: Set[str]
 ) -> dict[str, int]:
-    """Load tables and manifests of artifacts, sorted so that those of one asset come together; the rows by table."""
+    """Load the tables and manifests of artifacts, which are sorted by asset, and return the number of rows by table."""
     rows: Counter[str] = Counter()
     for artifacts in _batches(store.open(key) for key in keys):
         manifests = [artifact.manifest for artifact in artifacts]
@@ -137,44 +139,44 @@ def _insert_artifacts(
 
 
 def _batches(artifacts: Iterable[Artifact]) -> Iterator[list[Artifact]]:
-    """So many artifacts that each limit above is kept, but for single artifacts that are larger."""
+    """Yield artifacts in batches within the limits above; a single larger artifact is a batch of its own."""
     batch: list[Artifact] = []
-    rows = 0
+    batch_rows = 0
     for artifact in artifacts:
-        held = sum(artifact.manifest.rows.values())
-        if batch and (len(batch) == _ARTIFACTS_AT_ONCE or rows + held > _ROWS_AT_ONCE):
+        rows = sum(artifact.manifest.rows.values())
+        if batch and (len(batch) == _ARTIFACTS_AT_ONCE or batch_rows + rows > _ROWS_AT_ONCE):
             yield batch
-            batch, rows = [], 0
+            batch, batch_rows = [], 0
         batch.append(artifact)
-        rows += held
+        batch_rows += rows
     if batch:
         yield batch
 
 
 def _find_ancestors(connection: duckdb.DuckDBPyConnection, store: ArtifactStore, holding_text: Set[str]) -> None:
-    """Load the manifests of all that anything here was computed from; what the file knows already is not read again."""
+    """Load the manifests of all ancestors of what is loaded; manifests that the file already has are not read again."""
     tried: set[ArtifactKey] = set()
     missing = statements("changes")["inputs_without_manifest"].sql
-    while named := {ArtifactKey(*row) for row in connection.execute(missing).fetchall()} - tried:
-        tried |= named
-        manifests = [manifest for key in sorted(named, key=str) if (manifest := store.manifest(key)) is not None]
+    while keys := {ArtifactKey(*row) for row in connection.execute(missing).fetchall()} - tried:
+        tried |= keys
+        manifests = [manifest for key in sorted(keys, key=str) if (manifest := store.manifest(key)) is not None]
         insert_manifests(connection, manifests, holding_text, is_loaded=False)
 
 
 def _replace(connection: duckdb.DuckDBPyConnection, table: str, rows: pl.DataFrame) -> None:
-    connection.execute(f"delete from {table}").complete()  # noqa: S608 (one of two names that stand above)
+    connection.execute(f"delete from {table}").complete()  # noqa: S608 (one of the names used in this file)
     insert_frame(connection, table, rows)
 
 
 def _describe(connection: duckdb.DuckDBPyConnection, content: CatalogueContent, *, has_new_holes: bool) -> None:
-    """Say what the file now holds."""
+    """Record in the file what it now contains."""
     had_holes = connection.execute("select coalesce(bool_or(has_holes), false) from catalogue").fetchall()[0][0]
-    described = {"study": content.study, "has_holes": bool(had_holes) or has_new_holes, **vars(content.standing)}
-    _replace(connection, "catalogue", pl.DataFrame([described]))
+    row = {"study": content.study, "has_holes": bool(had_holes) or has_new_holes, **vars(content.standing)}
+    _replace(connection, "catalogue", pl.DataFrame([row]))
 
 
-def _change(connection: duckdb.DuckDBPyConnection, name: str, **bound: object) -> None:
-    connection.execute(statements("changes")[name].sql, bound or None).complete()
+def _change(connection: duckdb.DuckDBPyConnection, name: str, **parameters: object) -> None:
+    connection.execute(statements("changes")[name].sql, parameters or None).complete()
 
 
 def _numbers(connection: duckdb.DuckDBPyConnection, sql: str) -> set[int]:

@@ -1,4 +1,4 @@
-"""A changed copy of the catalogue, put in the place of the published one in a single step."""
+"""Publishing: a copy of the catalogue is changed and then replaces the published file in a single step."""
 
 import fcntl
 import shutil
@@ -14,18 +14,18 @@ from influence_assets.storage.catalogue.reading import tells_of_damage, unreadab
 from influence_assets.storage.catalogue.statements import statements
 
 _DUCKDB_FORMAT = "v1.2.0"
-"""Readers of the last DuckDB versions, not only of the newest, can open the file."""
+"""The storage format of files, which older versions of DuckDB can open too."""
 _FICLONE = 0x40049409
-"""Linux's request that a file share another's blocks until one of them is written to."""
+"""Linux's request to let a file share another's blocks until one of them is written."""
 
 
 class SpoiledError(StorageError):
-    """The published file is damaged where it was to be changed."""
+    """The published file is too damaged to be changed."""
 
 
 @contextmanager
 def loader_lock(path: Path) -> Iterator[None]:
-    """Keep other loaders of this catalogue waiting.
+    """Hold the lock that makes other loaders of this catalogue wait.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -38,19 +38,19 @@ def loader_lock(path: Path) -> Iterator[None]:
 
 @contextmanager
 def changed_copy(path: Path, *, anew: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A transaction on a copy of the catalogue, which leaving the block publishes. To be used under `loader_lock`.
+    """Open a transaction on a copy of the catalogue; leaving the block publishes the copy. Hold `loader_lock`.
 
-    After an exception what was published still stands, and nothing is left of the copy.
+    After an exception the published file is unchanged, and nothing is left of the copy.
 
     Args:
-        path: the published file, there or not.
-        anew: begin with empty tables, not with what is published.
+        path: the published file, which need not exist.
+        anew: begin with empty tables, not with a copy of what is published.
 
     Raises:
-        StorageError: the disk refuses, or DuckDB does.
+        StorageError: the disk or DuckDB reports an error.
     """
     copy = _copy_of(path)
-    _remove(copy)  # of a loader that was killed; none is alive while the lock is held
+    _remove(copy)  # a killed loader may have left it; no other is alive while the lock is held
     try:
         with _disk_errors_named(path):
             if not anew:
@@ -88,7 +88,7 @@ def _disk_errors_named(path: Path) -> Iterator[None]:
     except (OSError, duckdb.Error) as error:
         if tells_of_damage(error):
             raise SpoiledError(str(unreadable(path, error))) from error
-        remedy = "What was published still stands. Free some space, or mend the folder, and try again."
+        remedy = "The published catalogue is unchanged. Free some space, or make the folder writable, and try again."
         raise StorageError(f"{path}: cannot be written ({str(error).strip()}). {remedy}") from error
 
 
@@ -97,7 +97,7 @@ def _copy_of(path: Path) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file, without its blocks where the file system can."""
+    """Copy a file, sharing its blocks if the file system can."""
     try:
         with source.open("rb") as whole, target.open("wb") as clone:
             fcntl.ioctl(clone.fileno(), _FICLONE, whole.fileno())

@@ -1,4 +1,4 @@
-"""The reader: questions to the published catalogue, which can read that file and nothing else, and write nothing."""
+"""Queries of the published catalogue. They can read that file and nothing else, and write nothing."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,36 +14,36 @@ from influence_assets.storage.catalogue.content import Standing
 from influence_assets.storage.catalogue.statements import Statement, schema_version, statements
 
 _SAFE = {"python_enable_replacements": False, "autoload_known_extensions": False, "autoinstall_known_extensions": False}
-_VIOLATIONS_KEPT = 1000
+_MOST_VIOLATIONS = 1000
 
 
 def query(path: Path, sql: str, parameters: Mapping[str, object] | Sequence[object] | None = None) -> pl.DataFrame:
-    """The answer to an SQL statement, which can read the catalogue and nothing else, and write nothing.
+    """Return the result of an SQL statement, which can read the catalogue and nothing else, and write nothing.
 
     Args:
         path: the DuckDB file.
-        sql: one statement or several, of which the last one's answer counts.
+        sql: one statement, or several, of which the last one's result is returned.
         parameters: values of `$name` by name, or of `?` in order.
 
     Raises:
         StorageError: there is no catalogue, or it is damaged.
-        InputError: DuckDB refuses the statement, or its answer has a type that polars lacks.
+        InputError: DuckDB rejects the statement, or its result has a type that polars lacks.
     """
     with _reader(path) as connection:
         try:
             answer = connection.sql(sql, params=parameters)
-            # A statement that answers nothing, such as an empty one, has no relation.
+            # A statement without a result, such as an empty one, has no relation.
             frame: pl.DataFrame = pl.DataFrame() if answer is None else answer.pl()
         except (duckdb.Error, pl.exceptions.PolarsError) as error:  # polars has no intervals of months, for one
             if tells_of_damage(error):
                 raise unreadable(path, error) from error
-            remedy = "`show tables` and `describe top_influences` say what is there; it can only be read."
+            remedy = "`show tables` and `describe top_influences` list what there is; it can only be read."
             raise InputError("SQL", str(error).strip(), remedy) from error
     return frame
 
 
 def run_checks(path: Path) -> dict[str, pl.DataFrame]:
-    """The rows that violate each check, at most a thousand of each; an empty frame is a check that passes.
+    """Return the rows that violate each check, at most a thousand for each; a check passes if it has none.
 
     Raises:
         StorageError: there is no catalogue, or it is damaged.
@@ -51,7 +51,7 @@ def run_checks(path: Path) -> dict[str, pl.DataFrame]:
     with _reader(path) as connection:
         try:
             return {
-                name: connection.sql(statement.sql).limit(_VIOLATIONS_KEPT).pl()
+                name: connection.sql(statement.sql).limit(_MOST_VIOLATIONS).pl()
                 for name, statement in statements("checks").items()
             }
         except duckdb.Error as error:
@@ -61,32 +61,32 @@ def run_checks(path: Path) -> dict[str, pl.DataFrame]:
 
 
 def check_names() -> tuple[str, ...]:
-    """The names of all checks, each a file of `sql/checks/`."""
+    """Return the names of all checks, each a file of `sql/checks/`."""
     return tuple(statements("checks"))
 
 
 def cookbook() -> Mapping[str, Statement]:
-    """Questions that are ready to ask, by name, with what their parameters mean."""
+    """Return the prepared queries by name, with the meaning of their parameters."""
     return statements("cookbook")
 
 
 def ask_cookbook(path: Path, name: str, values: Mapping[str, str]) -> pl.DataFrame:
-    """The answer to one of the cookbook's questions.
+    """Return the result of one of the cookbook's prepared queries.
 
     Args:
         path: the DuckDB file.
-        name: of the question.
-        values: of all its parameters, as text; numbers are made of those that look like one.
+        name: the query's name.
+        values: values of all its parameters, as text; those that look like numbers are passed as numbers.
 
     Raises:
-        InputError: there is no such question, or its parameters are others.
+        InputError: there is no such query, or it has other parameters.
     """
     questions = cookbook()
     if name not in questions:
         raise InputError("the cookbook", f"has no question {name!r}", f"Its questions: {', '.join(questions)}.")
-    wanted = questions[name].parameters
-    if set(values) != set(wanted):
-        described = ", ".join(f"{parameter} ({what})" for parameter, what in wanted.items()) or "nothing"
+    parameters = questions[name].parameters
+    if set(values) != set(parameters):
+        described = ", ".join(f"{parameter} ({meaning})" for parameter, meaning in parameters.items()) or "nothing"
         raise InputError(name, f"was given {', '.join(values) or 'nothing'}", f"It asks for: {described}.")
     bound = {parameter: int(value) if value.lstrip("-").isdigit() else value for parameter, value in values.items()}
     return query(path, questions[name].sql, bound)
@@ -94,10 +94,10 @@ def ask_cookbook(path: Path, name: str, values: Mapping[str, str]) -> pl.DataFra
 
 @contextmanager
 def _reader(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection that can read the catalogue and nothing else.
+    """Open a connection that can read the catalogue and nothing else.
 
-    The file is attached to a database in memory, because DuckDB gives a second connection to the same path the file
-    that the first one opened, even after another was renamed over it.
+    The file is attached to a database in memory: a second direct connection to the same path would get the file that
+    the first one opened, even after another was renamed over it.
     """
     if not path.is_file():
         raise StorageError(f"{path}: there is no catalogue yet. Make one: `influence run`.")
@@ -115,7 +115,7 @@ def _reader(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def loaded_keys(path: Path) -> list[ArtifactKey]:
-    """The artifacts whose rows are in the published catalogue; none where there is no catalogue.
+    """Return the artifacts whose rows are in the published catalogue; none if there is no catalogue.
 
     Raises:
         StorageError: the catalogue is damaged.
@@ -131,30 +131,30 @@ def loaded_keys(path: Path) -> list[ArtifactKey]:
 
 
 def has_holes(path: Path) -> bool:
-    """Whether bytes of rows that were deleted may be in the file still; `load_catalogue` leaves none with `anew`."""
+    """Return whether bytes of deleted rows may still be in the file; `load_catalogue` with `anew` leaves none."""
     if not path.is_file():
         return False
     try:
         with _reader(path) as connection:
             rows = connection.execute("select has_holes from catalogue").fetchall()
     except (StorageError, duckdb.Error):
-        return True  # whatever is in it
+        return True  # an unreadable file may contain anything
     return rows != [(False,)]
 
 
 def damaged_tables(path: Path) -> dict[str, str]:
-    """Read every value of every table again, and say what is wrong with those that cannot be read.
+    """Read every value of every table, and return the error of each table that cannot be read.
 
-    DuckDB keeps a checksum of each block and compares it with what it reads.
+    DuckDB keeps a checksum of each block and checks it on reading.
 
     Raises:
-        StorageError: there is no catalogue, or it cannot be opened at all.
+        StorageError: there is no catalogue, or it cannot be opened.
     """
     damaged = {}
     for table in statements("schema"):
-        with _reader(path) as connection:  # one each: an error may leave the connection unusable
+        with _reader(path) as connection:  # one for each table: an error may leave the connection unusable
             try:
-                # The table's name is that of a file of this package.
+                # The table's name comes from the name of a file of this package.
                 connection.execute(f"select max(hash(whole)) from {table} as whole").fetchall()  # noqa: S608
             except duckdb.Error as error:
                 damaged[table] = str(error).strip()
@@ -162,13 +162,13 @@ def damaged_tables(path: Path) -> dict[str, str]:
 
 
 def standing_content_version(path: Path) -> str | None:
-    """The published `CatalogueChange.content_version`; None where there is no catalogue that can be used."""
+    """Return the published catalogue's content version, or None if there is no usable catalogue."""
     standing = standing_of(path)
     return standing.content_version if standing is not None and standing.schema_version == schema_version() else None
 
 
 def standing_of(path: Path) -> Standing | None:
-    """What the published file says of itself; None where there is none that can be built upon."""
+    """Return the versions that the published file records about itself, or None if there is no usable file."""
     if not path.is_file():
         return None
     sql = "select schema_version, content_version, states_version from catalogue"
@@ -181,12 +181,12 @@ def standing_of(path: Path) -> Standing | None:
 
 
 def tells_of_damage(error: Exception) -> bool:
-    """Whether an error of DuckDB says that a block is not as it was written."""
+    """Return whether an error of DuckDB means that a block is not as it was written."""
     return "Corrupt database file" in str(error)
 
 
 def unreadable(path: Path, error: Exception) -> StorageError:
-    """What to do about a damaged file."""
+    """Return the error for a damaged file, which says how to rebuild it."""
     return StorageError(
         f"{path}: is not a readable catalogue ({error}). Build it again: `influence rebuild-catalogue`."
     )

@@ -1,4 +1,4 @@
-"""Rows of artifacts, brought into the catalogue's tables: what manifests say, and Parquet files many at a time."""
+"""Loading of rows into the catalogue's tables, from manifests and from many Parquet files at a time."""
 
 import glob
 import json
@@ -35,12 +35,12 @@ _INPUTS = pl.Schema(
 
 
 def tables_of_artifacts() -> list[str]:
-    """The tables whose rows are those of artifacts' Parquet files of the same name."""
+    """Return the tables that are loaded from artifacts' Parquet files of the same name."""
     return sorted(statements("load").keys() - _FROM_ELSEWHERE)
 
 
 def insert_frame(connection: duckdb.DuckDBPyConnection, table: str, frame: pl.DataFrame) -> int:
-    """Load the rows of a frame by the statement of this table, which reads `new_<table>`."""
+    """Load a frame with the table's load statement, which reads `new_<table>`, and return the number of rows."""
     connection.register(f"new_{table}", frame)
     count = _inserted(connection, table, None)
     connection.unregister(f"new_{table}")
@@ -50,11 +50,11 @@ def insert_frame(connection: duckdb.DuckDBPyConnection, table: str, frame: pl.Da
 def insert_manifests(
     connection: duckdb.DuckDBPyConnection, manifests: Sequence[Manifest], holding_text: Set[str], *, is_loaded: bool
 ) -> dict[str, int]:
-    """Load what manifests say, and what their artifacts were computed from; return the rows of each table.
+    """Load manifests and the inputs that they name, and return the number of rows loaded into each table.
 
     Args:
-        connection: to the catalogue.
-        manifests: of the artifacts.
+        connection: an open connection to the catalogue.
+        manifests: the artifacts' manifests.
         holding_text: the assets whose artifacts hold text of single documents.
         is_loaded: whether the artifacts' own rows are loaded too.
     """
@@ -63,9 +63,9 @@ def insert_manifests(
         for manifest in manifests
     ]
     edges = [
-        (manifest.key.materialization_id, used.materialization_id, used.asset, used.partition, used.data_version)
+        (manifest.key.materialization_id, key.materialization_id, key.asset, key.partition, key.data_version)
         for manifest in manifests
-        for used in manifest.inputs
+        for key in manifest.inputs
     ]
     frames = {
         "materializations": pl.DataFrame(described, schema=_MATERIALIZATIONS),
@@ -75,10 +75,10 @@ def insert_manifests(
 
 
 def insert_tables(connection: duckdb.DuckDBPyConnection, artifacts: Sequence[Artifact]) -> dict[str, int]:
-    """Load every table of these artifacts that the catalogue knows; the rows of each table.
+    """Load every table of these artifacts that the catalogue has too, and return the number of rows of each.
 
     Raises:
-        StorageError: a Parquet file is damaged, or its columns are others.
+        StorageError: a Parquet file is damaged or has other columns.
     """
     rows = {}
     for table in tables_of_artifacts():
@@ -105,14 +105,15 @@ def _insert_table(connection: duckdb.DuckDBPyConnection, table: str, artifacts: 
     except duckdb.Error as error:
         raise StorageError(f"{_unloadable(table, paths)}: cannot be loaded into {table} ({error}).") from error
     connection.unregister("new_files")
-    written = sum(artifact.manifest.rows[table] for artifact in artifacts)
-    if count != written:
-        raise StorageError(f"{table}: {count} rows were read of files with {written}, the first of them {paths[0]}.")
+    expected = sum(artifact.manifest.rows[table] for artifact in artifacts)
+    if count != expected:
+        problem = f"{count} rows were read from files that have {expected}, the first of which is {paths[0]}"
+        raise StorageError(f"{table}: {problem}. Find the damaged files: `influence verify`.")
     return count
 
 
 def _unloadable(table: str, paths: Sequence[str]) -> str:
-    """The first file that cannot be loaded by itself; DuckDB does not name it where it reads many."""
+    """Return the first file that cannot be loaded by itself; DuckDB does not name it when it reads many."""
     with duckdb.connect() as connection:
         connection.execute(statements("schema")[table].sql).complete()
         for path in paths:
@@ -124,13 +125,13 @@ def _unloadable(table: str, paths: Sequence[str]) -> str:
     return f"one of {paths[0]} and {len(paths) - 1} others"
 
 
-def _inserted(connection: duckdb.DuckDBPyConnection, table: str, bound: Mapping[str, object] | None) -> int:
-    counted = connection.execute(statements("load")[table].sql, bound).fetchall()
-    return int(counted[0][0])
+def _inserted(connection: duckdb.DuckDBPyConnection, table: str, parameters: Mapping[str, object] | None) -> int:
+    counts = connection.execute(statements("load")[table].sql, parameters).fetchall()
+    return int(counts[0][0])
 
 
 def _described(manifest: Manifest) -> dict[str, object]:
-    """A manifest as a row of `materializations`."""
+    """Return a manifest as a row of `materializations`."""
     summary = manifest.summary
     return {
         **manifest.model_dump(include=set(_MATERIALIZATIONS) - {"rows", "settings"}),

@@ -1,6 +1,6 @@
-"""The SQL files: found, read and described. Nothing here formats a value into SQL.
+"""The SQL files and their headers. Nothing here formats a value into SQL.
 
-They lie in the package's `sql/`, and in folders of the same layout beside assets that bring tables of their own.
+They are in the package's `sql/`, and in folders of the same layout beside assets that define tables of their own.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from typing import Literal
 from influence_assets.errors import InputError
 
 Kind = Literal["schema", "views", "load", "changes", "checks", "cookbook"]
-_MAKING: tuple[Kind, ...] = ("schema", "views", "load", "changes")
-_added: list[Path] = []
+_HASHED: tuple[Kind, ...] = ("schema", "views", "load", "changes")
+_added_folders: list[Path] = []
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Statement:
     Args:
         name: the file's name without `.sql`; for schema, views and load the table or view.
         sql: the whole file.
-        purpose: what it says or asks, from the file's header.
-        grain: the columns of which no two rows are the same, or why there are none.
-        parameters: what each bound parameter that the header describes is, by name without `$`.
+        purpose: what it holds or answers, from the file's header.
+        grain: the columns that identify a row, or why there are none.
+        parameters: the meaning of each bound parameter that the header describes, by name without `$`.
     """
 
     name: str
@@ -39,16 +39,16 @@ class Statement:
 
 
 def statements(kind: Kind) -> Mapping[str, Statement]:
-    """Return all files of one kind by name, in the order to run them in: the package's, then those of added folders.
+    """Return all files of one kind by name, in the order to run them: the package's, then those of added folders.
 
     Raises:
         InputError: two files have the same name.
     """
-    return _statements(kind, (sql_folder(), *_added))
+    return _statements(kind, (sql_folder(), *_added_folders))
 
 
 def use_folders(folders: Iterable[Path]) -> None:
-    """Read the statements of these folders too from now on, and of no others that were added before.
+    """From now on, also read the statements in these folders, and no longer those in folders added before.
 
     Args:
         folders: each with `schema/`, `load/`, `views/`, `checks/` or `cookbook/`.
@@ -56,11 +56,11 @@ def use_folders(folders: Iterable[Path]) -> None:
     Raises:
         InputError: a folder does not exist.
     """
-    wanted = list(dict.fromkeys(folders))
-    for folder in wanted:
+    distinct = list(dict.fromkeys(folders))
+    for folder in distinct:
         if not folder.is_dir():
             raise InputError(str(folder), "is not a folder", "Correct the `sql` of the asset that names it.")
-    _added[:] = wanted
+    _added_folders[:] = distinct
 
 
 @cache
@@ -75,22 +75,22 @@ def _statements(kind: Kind, folders: tuple[Path, ...]) -> Mapping[str, Statement
 
 
 def column_comments(schema: str) -> Mapping[str, str]:
-    """Return what each column of a table is, from the comments in its schema's SQL."""
+    """Return the description of each column of a table, from the comments in its schema's SQL."""
     comments = re.findall(r"comment on column \w+\.(\w+) is\s+'((?:[^']|'')*)'", schema)
     return {column: text.replace("''", "'") for column, text in comments}
 
 
 def schema_version() -> str:
-    """Hash of every statement that makes or fills the catalogue; a catalogue of another one is built anew."""
+    """Return the hash of all statements that create or fill the catalogue; a file with another hash is rebuilt."""
     digest = hashlib.sha256()
-    for kind in _MAKING:
+    for kind in _HASHED:
         for name, statement in statements(kind).items():
             digest.update("\0".join((kind, name, statement.sql, "")).encode())
     return digest.hexdigest()[:32]
 
 
 def sql_folder() -> Path:
-    """The folder of SQL files: inside the package where it was installed from a wheel, else beside it.
+    """Return the folder of SQL files, which is inside the package if it was installed from a wheel, else beside it.
 
     Raises:
         FileNotFoundError: the installation is incomplete.
@@ -103,7 +103,7 @@ def sql_folder() -> Path:
 
 
 def _read(path: Path) -> Statement:
-    """Read a file whose header is: what it is, `$name: …` for each parameter, `grain: …`."""
+    """Read a file and its header: its purpose, `$name: …` for each parameter, and `grain: …`."""
     sql = path.read_text(encoding="utf-8")
     purpose: list[str] = []
     parameters: dict[str, str] = {}
