@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from influence_assets.capture.runner import Runner
 
 TOLERANCE = 1e-4
-"""Relative rounding of sums in float32."""
+"""The relative rounding error that is allowed of sums in float32."""
 
 
 def _compute(work: Work) -> None:
@@ -46,9 +46,9 @@ def _record(
         fitted_sequences=fitted,
         training_sequences=len(sequences),
         training_tokens=int(sequences.lengths.sum()),
-        attributed_parameters=sum(linear.parameters for linear in runner.modules),
+        attributed_parameters=sum(layer.parameters for layer in runner.modules),
         total_parameters=int(work.open("language_model").manifest.summary["parameters"]),
-        shapes={linear.name: [linear.output_width, linear.input_width] for linear in runner.modules},
+        shapes={layer.name: [layer.output_width, layer.input_width] for layer in runner.modules},
     )
 
 

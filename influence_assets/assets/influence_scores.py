@@ -1,4 +1,4 @@
-"""The asset `influence_scores`: one exact score for each query of a set and each sequence of a shard."""
+"""The asset `influence_scores`: one EK-FAC score for each query of a set and each sequence of a shard."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from influence_assets.layouts.queries import StoredQueries
 
-BYTES_A_SCORE = 20
+BYTES_PER_SCORE = 20
 """Bytes of a row of Parquet: the score and the sequence's id do not compress, the query's name does."""
 
 ROWS_SHOWN = 10
@@ -58,9 +58,9 @@ def _multipliers(study: Study, queries: "StoredQueries", rows: slice) -> "dict[s
 
 def _record(work: Work, queries: "StoredQueries", keys: np.ndarray, scores: Mapping[str, np.ndarray]) -> None:
     """Write the scores of each method, [query, sequence]."""
-    exact = _rows(scores[MAIN], queries, keys)
-    exact = exact.rename({"score": "influence_nats"}).sort("query_id", "influence_nats", descending=[False, True])
-    work.draft.table("influence_scores", exact)
+    main = _rows(scores[MAIN], queries, keys)
+    main = main.rename({"score": "influence_nats"}).sort("query_id", "influence_nats", descending=[False, True])
+    work.draft.table("influence_scores", main)
     baselines = [
         _rows(values, queries, keys).with_columns(method=pl.lit(method))
         for method, values in scores.items()
@@ -68,9 +68,9 @@ def _record(work: Work, queries: "StoredQueries", keys: np.ndarray, scores: Mapp
     ]
     if baselines:
         work.draft.table("baseline_scores", pl.concat(baselines))
-    influences = exact["influence_nats"]
+    influences = main["influence_nats"]
     work.draft.summarise(
-        scores=exact.height,
+        scores=main.height,
         queries=len(queries.query_ids),
         sequences=len(keys),
         generation_id=queries.generation_id,
@@ -123,7 +123,9 @@ def every_sequence_is_scored(artifact: Artifact, open_input: Opener) -> Finding:
 
 
 def _cost(sizes: Any, partition: Partition) -> Cost:
-    return Cost(bytes=sizes.sequences(str(partition.shard)) * sizes.scored_queries(partition.query_set) * BYTES_A_SCORE)
+    return Cost(
+        bytes=sizes.sequences(str(partition.shard)) * sizes.scored_queries(partition.query_set) * BYTES_PER_SCORE
+    )
 
 
 def _operations(sizes: Any, partition: Partition, names: frozenset[str]) -> float:
@@ -142,8 +144,8 @@ def _shown(artifact: Artifact) -> Mapping[str, Shown]:
     figures = artifact.manifest.summary
     strongest = artifact.table("influence_scores").sort("influence_nats", descending=True).head(ROWS_SHOWN)
     return {
-        "in_short": f"{figures['queries']:,} questions × {figures['sequences']:,} sequences; the strongest raises its "
-        f"completion by {figures['largest_nats'] or 0:.3g} nats an added copy.",
+        "in_short": f"{figures['queries']:,} questions × {figures['sequences']:,} sequences; the highest "
+        f"score is {figures['largest_nats'] or 0:.3g} nats per added copy.",
         "strongest": Table(strongest.select("query_id", "sequence_id", "influence_nats").collect()),
     }
 
@@ -152,7 +154,7 @@ ASSET = AssetDefinition(
     name="influence_scores",
     group="attribution",
     description=(
-        "One exact score for each query of the set and each sequence of the shard, in nats per added copy. Positive: "
+        "One EK-FAC score for each query of the set and each sequence of the shard, in nats per added copy. Positive: "
         "adding the sequence once more to the training set would raise the completion's log-probability."
     ),
     kinds=frozenset({"torch", "parquet"}),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from influence_assets.errors import InputError
 from influence_assets.maths.notation import accumulation_dtype
-from influence_assets.models.layers.rule import KEY, AttributedLayer, Handle, See
+from influence_assets.models.layers.rule import MODULES_KEY, AttributedLayer, Handle, Observe
 
 Consumer = Callable[[AttributedLayer, Tensor, Tensor], None]
 """Called once for each layer in a backward pass with a [sequence, token, d_in] and Ds [sequence, token, d_out]."""
@@ -39,7 +39,7 @@ class LayerTap:
 
     def __enter__(self) -> Self:
         for layer in self._layers:
-            self._handles.append(layer.rule.attach(layer.module, self._see(layer)))
+            self._handles.append(layer.rule.attach(layer.module, self._observer(layer)))
         return self
 
     def __exit__(
@@ -72,16 +72,16 @@ class LayerTap:
         self._consume = None
         idle = [layer.name for layer in self._layers if layer.name not in self._consumed]
         if idle:
-            raise InputError(KEY, f"{', '.join(idle[:5])} took no part in the pass", "Leave these modules out.")
+            raise InputError(MODULES_KEY, f"{', '.join(idle[:5])} took no part in the pass", "Leave these modules out.")
 
-    def _see(self, layer: AttributedLayer) -> See:
-        def see(x: Tensor, output: Tensor) -> None:
+    def _observer(self, layer: AttributedLayer) -> Observe:
+        def observe(x: Tensor, output: Tensor) -> None:
             if not torch.is_grad_enabled():
                 return
             output.requires_grad_()
             if layer.name in self._forwarded:
                 raise InputError(
-                    KEY,
+                    MODULES_KEY,
                     f"{layer.name} is called more than once in a pass",
                     "Leave it out: the curvature of a reused layer is not a Kronecker product.",
                 )
@@ -90,13 +90,13 @@ class LayerTap:
             self.input_bytes += inputs.numel() * inputs.element_size()
             output.register_hook(lambda gradient: self._backward(layer, inputs, gradient))  # type: ignore[no-untyped-call]
 
-        return see
+        return observe
 
     def _by_sequence(self, layer: AttributedLayer, values: Tensor) -> Tensor:
         laid_out = layer.rule.by_sequence(layer.module, values, self._shape)
         if laid_out is None:
             raise InputError(
-                KEY,
+                MODULES_KEY,
                 f"{layer.name} does not see whole sequences (its input is {list(values.shape)})",
                 "Leave it out: layers that see a selection of tokens cannot be attributed.",
             )

@@ -2,7 +2,8 @@
 
 A row belongs to slice `offset of its first byte // corpus.shard_bytes`, where offsets count the bytes of the file's
 rows laid end to end (see `stored_rows`). Appended rows change the last slice and add later ones; the slices before keep
-their content and their hash.
+their content and their hash. This hash is the `content_hash` that decides whether a shard has changed: raise `_RULE` to
+have every file hashed anew.
 """
 
 import hashlib
@@ -13,8 +14,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from influence_assets.corpus.digests import UNREADABLE, Digests
 from influence_assets.corpus.listing import exists_at
+from influence_assets.corpus.measured_files import UNREADABLE, Digests
 from influence_assets.corpus.source_format import SourceFormat, corpus_suffixes, format_of
 from influence_assets.corpus.sources import SourceFile, list_source_files, nothing_listed
 from influence_assets.corpus.stored_rows import Place, StoredRow

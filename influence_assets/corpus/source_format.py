@@ -26,7 +26,9 @@ class SourceFormat:
     """A source format: how files with its suffixes are divided into rows, hashed and parsed.
 
     A file's shards are cut between rows and identified by a hash of their rows' bytes. So every reading of a file must
-    give the same rows, byte for byte, and rows appended to a file must leave the others as they are.
+    give the same rows, byte for byte, and rows appended to a file must leave the others as they are. What a row means
+    must follow from its bytes: a format with a header puts the names of its columns into every row (see
+    `formats.parquet`), or a changed header would leave later rows as they were.
 
     Attributes:
         name: the format's name, unique among formats.

@@ -1,7 +1,7 @@
 """What an asset is: everything that is particular to it, in one definition that the rest of the package reads.
 
-Nothing outside an asset's own file asks for it by name. Who needs to treat assets differently asks for a property that
-is defined here, such as `holds_text` or `frozen`.
+Nothing in `engine`, `orchestration`, `upkeep` or `forecast` names an asset (`tests/test_architecture.py`). Code there
+that must treat assets differently reads a property that is defined here, such as `holds_text` or `frozen`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,8 +46,8 @@ class Work:
     Args:
         asset: its definition.
         workspace: the study and its store.
-        partition: what it is about.
-        key: what it will be in the store.
+        partition: the partition to compute.
+        key: its key in the store.
         inputs: the artifacts that it is computed from.
         draft: where its results go.
         progress: called with how far it is.
@@ -91,11 +91,11 @@ class VersionRule(Protocol):
     def key_and_inputs(
         self, versions: "Versions", asset: "AssetDefinition", partition: Partition
     ) -> KeyAndInputs | None:
-        """Return the partition's key and what it is computed from; None while that cannot be told."""
+        """Return the partition's key and what it is computed from; None while it is not known."""
         ...
 
     def frozen_inputs(self, asset: "AssetDefinition", study: Study) -> tuple[str, ...]:
-        """Return the inputs that do not outdate the asset when more of them comes, or they change."""
+        """Return the inputs that do not outdate the asset when they change or more of them arrive."""
         ...
 
 
@@ -123,8 +123,8 @@ class Measurement:
 
     Args:
         shared_pass: the pass that it can be computed by, together with others.
-        join: takes part in a pass: given the work and the pass's context, returns what the pass drives. What both are
-            is between the pass and its assets.
+        join: takes part in a pass: given the work and the pass's context, returns what the pass drives. The
+            pass and its assets agree on their types.
         fits: whether it feeds the curvature, and so is measured apart while a generation is being fitted.
         joins: whether it can take part, under a study's settings.
         held: assets among its inputs that the pass holds in memory.
@@ -142,7 +142,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class CostModel:
-    """What an asset costs, by the sizes of a study (`assets.study_sizes.StudySizes`).
+    """What an asset costs, as a function of a study's sizes (`assets.study_sizes.StudySizes`).
 
     Args:
         partition: the cost of one partition; of an asset that a shared pass computes, without the pass.
@@ -171,19 +171,19 @@ class AssetDefinition:
         reads: what it reads outside the store.
         uses: whether, under a study's settings, it reads one of `inputs` or `reads`, given by name.
         code_version: raised whenever the same inputs would give another result.
-        settings: the part of the study that matters to it.
+        settings: the settings of the study that enter its data version.
         source_content: what of its outside source enters its version.
         compute: reads the inputs, computes, and fills the draft. Imports what is slow to import, such as torch, itself.
-        frozen: the rule by which its version differs from that of its inputs; None: it does not.
-        identity: what of its manifest enters the versions of all that read it, by a name: of a trained model, whose own
-            version does not tell its weights.
-        is_current: looks further than whether an artifact is held: whether it still serves.
+        frozen: the rule for its version, if it is frozen; None: its version follows from its inputs.
+        identity: a name, and a function that returns the content of its manifest that enters its readers' versions,
+            such as the hash of the weights of a trained model, which its own version does not determine.
+        is_current: returns whether an artifact that is held is still valid; None: it always is.
         begins_generation: whether it can be computed anew, as another generation, on request.
         reports_drift: whether its summary says that a new generation is due (`exceeds`).
         holds_text: whether it holds text, tokens or scores of single sequences, so that it goes with a withdrawn
             document. What is merged over many documents is not.
         document_ids: the ids of the documents that an artifact holds: of the asset that brings text into the store.
-        document_count: how many documents an artifact holds, by its manifest: likewise.
+        document_count: how many documents an artifact holds, by its manifest: of the same asset.
         is_published: whether its tables are loaded into the catalogue.
         is_catalogue: whether it is the catalogue itself, so that it is the last of every run.
         measures: what it wants of a shared pass; None: it is computed alone.
@@ -192,9 +192,10 @@ class AssetDefinition:
         checks: what must hold of its artifacts.
         shown: what a person is shown of an artifact beside its figures.
         hidden: entries of its summary that are not for people.
-        source_change: says what changed where code, settings and inputs did not.
-        damage: says what happened to an artifact that is no longer held.
-        sql: a folder with `schema/`, `load/`, `views/` and `checks/` of tables of its own, beside the package's `sql/`.
+        source_change: the cause that `influence status` gives when neither code nor settings nor inputs changed.
+        damage: the cause that it gives when an artifact is no longer held.
+        sql: a folder with `schema/`, `load/`, `views/`, `checks/` and `cookbook/` of its own tables,
+            beside the package's `sql/`.
     """
 
     name: str
@@ -236,7 +237,7 @@ class AssetDefinition:
         return tuple(name for name in self.inputs if self.uses(study, name))
 
     def frozen_inputs_of(self, study: Study) -> tuple[str, ...]:
-        """Return the inputs that do not outdate it when more of them comes, or they change."""
+        """Return the inputs that do not outdate it when they change or more of them arrive."""
         return () if self.frozen is None else self.frozen.frozen_inputs(self, study)
 
     def reads_of(self, study: Study) -> tuple[Source, ...]:

@@ -1,4 +1,4 @@
-"""What is outstanding, in the order in which it can be computed, and why."""
+"""What is outstanding, in the order in which it can be computed, and why. What it costs is in `forecast`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

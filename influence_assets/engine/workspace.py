@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from influence_assets.corpus.digests import Digests, file_hash
+from influence_assets.corpus.measured_files import Digests, file_hash
 from influence_assets.corpus.slices import Shard, has_vanished, list_shards
 from influence_assets.corpus.sources import SourceFile, list_query_files
 from influence_assets.engine.graph import AssetGraph

@@ -1,1 +1,1 @@
-"""Attribution methods, one a file, each under the name `METHOD`."""
+"""Attribution methods, one a file: each defines `METHOD`, an `AttributionMethod` (the contract is in `method.py`)."""

@@ -1,11 +1,13 @@
-"""What an attribution method is: a way to turn query gradients into what training gradients are multiplied with.
+"""The contract of attribution methods: how to make, of query gradients, the vectors that training gradients multiply.
 
 Every method here scores a training sequence z for a query f by −⟨P, ∇L(z)⟩ / N, layer by layer, and differs from the
-others in P alone, which it prepares from V = ∇f. Scores, their tables and their lineage are the same for all. What is
-not of that form is an asset of its own.
+others in P alone, which it prepares from V = ∇f. How scores are computed, and their lineage, are the same for all. The
+scores of EK-FAC are the table `influence_scores`, and sketches and details are made for it alone; the scores of the
+methods that `scores.baselines` names are the table `baseline_scores`. A method that is not of this form, such as
+representer points, is an asset of its own, in `influence_assets.assets`.
 
-V and P are in the layers' eigenbases, Q_Sᵀ V Q_A, where curvature is diagonal: inner products do not change by a
-rotation of both sides, and who scores chooses on which side to rotate.
+V and P are in the layers' eigenbases, Q_Sᵀ V Q_A, where curvature is diagonal. Rotating both sides leaves inner
+products as they are, so the scorer may rotate whichever takes less.
 
 A method is a module's attribute METHOD, found by `influence_assets.extensions`. Studies are checked against the names
 of the methods before anything else, so modules of methods import what is slow to import, such as torch, only where they
@@ -74,10 +76,10 @@ class MethodContext:
     training: TrainingSequences = TrainingSequences()
 
     def gauss_newton(self, V: "Mapping[str, Tensor]", shards: "Iterable[Sequences]") -> "dict[str, Tensor]":
-        """Return G V of every layer, [vector, d_out, d_in], as V in the eigenbases; V stays as it is.
+        """Return G V of every layer, [vector, d_out, d_in], in the eigenbases like V; V is not modified.
 
         G is the exact Gauss-Newton Hessian of all layers together, the mean over sequences, which EK-FAC approximates.
-        For each vector every sequence goes forward and backward once.
+        Each vector costs one forward and one backward pass of every sequence. `influence plan` does not count them.
 
         Args:
             V: the vectors, of every layer.
@@ -97,15 +99,15 @@ Prepare = Callable[["Mapping[str, Tensor]", MethodContext], "dict[str, Tensor]"]
 
 @dataclass(frozen=True, kw_only=True)
 class AttributionMethod:
-    """A method.
+    """An attribution method.
 
     Args:
         name: as it stands in the study and in tables.
         unit: `nats` if a score is the change of a query's log-probability by one more copy of the training sequence;
             None if scores compare only with one another.
-        prepare: makes P. It may be called for some queries at a time.
+        prepare: makes P. It may be called with some of the queries at a time.
         needs_curvature: whether `prepare` uses Λ and the damping.
-        reads_training: whether `prepare` reads training sequences. P then depends on all that there are, and is made
+        reads_training: whether `prepare` reads training sequences. P then depends on all of them, and is made
             again whenever a shard comes, changes or goes.
         in_place: whether `prepare` writes P into V's memory: gradients are large, and two of each may not fit.
         code_version: raised whenever the same inputs would give another P.

@@ -12,7 +12,7 @@ from influence_assets.engine.plan import plan
 from influence_assets.errors import StorageError
 from influence_assets.orchestration.instance import LOCATION
 from influence_assets.orchestration.private_api import execute_here
-from influence_assets.orchestration.reports import Report, Reporter
+from influence_assets.orchestration.run_events import Report, Reporter
 from influence_assets.orchestration.runs import end_dead_runs, job_name
 from influence_assets.orchestration.session import Session, resource_key
 from influence_assets.orchestration.stages import NEW_GENERATION, Stages, position

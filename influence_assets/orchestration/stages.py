@@ -14,7 +14,7 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.plan import plan
 from influence_assets.orchestration import openlineage
 from influence_assets.orchestration.private_api import keep
-from influence_assets.orchestration.reports import Report, Reporter, taken_back
+from influence_assets.orchestration.run_events import Report, Reporter, taken_back
 from influence_assets.orchestration.runs import handled_key, name_process
 from influence_assets.orchestration.session import Session
 

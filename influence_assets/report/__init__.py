@@ -1,1 +1,1 @@
-"""What people look at rather than read: pictures of assets, one a file in `pages/`."""
+"""Pictures of assets, which the UI shows on their pages: one a file in `pages/`. There is no report in HTML yet."""

@@ -140,12 +140,12 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def remove_abandoned(self, *, of_everybody: bool) -> list[str]:
+    def remove_abandoned(self, *, including_live_elsewhere: bool) -> list[str]:
         """Remove what processes left half written or half removed when they ended, and return the names.
 
         Args:
-            of_everybody: also remove the drafts of artifacts of processes that may be alive on other hosts; the
-                caller knows that none is at work.
+            including_live_elsewhere: also remove the drafts of artifacts of processes that may be alive on other hosts;
+                the caller knows that none is at work.
         """
 
     @abstractmethod

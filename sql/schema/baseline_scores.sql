@@ -1,4 +1,4 @@
--- A simpler score of a training sequence for a query, kept for comparison.
+-- A score of a training sequence for a query by a method other than the main one, for comparison.
 -- grain: (generation_id, query_id, sequence_id, method)
 create table baseline_scores (
     query_id varchar not null,
@@ -10,7 +10,7 @@ create table baseline_scores (
 );
 
 comment on table baseline_scores is
-'A simpler score of a training sequence for a query, kept for comparison. grain: (generation_id, query_id, sequence_id, method)';
+'A score of a training sequence for a query by a method other than the main one, for comparison. grain: (generation_id, query_id, sequence_id, method)';
 comment on column baseline_scores.query_id is 'The query; see queries.';
 comment on column baseline_scores.sequence_id is 'The training sequence; see sequences.';
 comment on column baseline_scores.generation_id is

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import zstandard
 
-from influence_assets.corpus.digests import Digests
+from influence_assets.corpus.measured_files import Digests
 from influence_assets.corpus.slices import list_shards
 
 PACKINGS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}

@@ -9,7 +9,7 @@ import pytest
 
 from influence_assets import extensions
 from influence_assets.corpus import source_format
-from influence_assets.corpus.digests import Digests
+from influence_assets.corpus.measured_files import Digests
 from influence_assets.corpus.readers import read_rows
 from influence_assets.corpus.slices import list_shards
 from influence_assets.corpus.source_format import corpus_suffixes, source_formats

@@ -123,7 +123,7 @@ class BackendContract:
         with pytest.raises(ZeroDivisionError):
             fail()
         assert not backend.is_folder(FOLDER)
-        assert backend.remove_abandoned(of_everybody=True) == []
+        assert backend.remove_abandoned(including_live_elsewhere=True) == []
 
     def test_what_is_removed_is_gone_and_its_neighbours_are_not(self, backend, opened):
         for folder in (FOLDER, f"{FOLDER}0", "documents/other/v1"):
@@ -204,20 +204,20 @@ class BackendContract:
         try:
             with pytest.raises(TimeoutError), backend.locked(".in_use", patience_seconds=0):
                 pass
-            assert backend.remove_abandoned(of_everybody=False) == []
+            assert backend.remove_abandoned(including_live_elsewhere=False) == []
         finally:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
         with backend.locked(".in_use", patience_seconds=0):
-            assert len(backend.remove_abandoned(of_everybody=False)) == 1
-            assert backend.remove_abandoned(of_everybody=True) == []
+            assert len(backend.remove_abandoned(including_live_elsewhere=False)) == 1
+            assert backend.remove_abandoned(including_live_elsewhere=True) == []
         assert not backend.is_folder(FOLDER)
         self.publish(backend)
 
     def test_with_nobody_at_work_everybodys_drafts_are_removed(self, backend, opened):
         with backend.draft(FOLDER) as draft:
             (draft / "half").write_bytes(b"half")
-            assert len(opened().remove_abandoned(of_everybody=True)) == 1
+            assert len(opened().remove_abandoned(including_live_elsewhere=True)) == 1
             assert not draft.exists()
 
     def test_locks_leave_no_folder_behind(self, backend):

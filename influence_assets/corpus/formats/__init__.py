@@ -1,1 +1,1 @@
-"""Source formats, one in each file, under the name `FORMAT`."""
+"""Source formats, one a file: each defines `FORMAT`, a `SourceFormat` (the contract is in `corpus.source_format`)."""

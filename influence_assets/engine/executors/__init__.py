@@ -1,1 +1,1 @@
-"""One executor a file, each under the name `EXECUTOR`."""
+"""Executors, one a file: each defines `EXECUTOR`, an `Executor` (the contract is in `engine.executor`)."""

@@ -1,1 +1,1 @@
-"""Layer rules: one file for each kind of layer that can be attributed."""
+"""Kinds of layers, one a file: each defines `LAYER_RULE`, a `LayerRule` (the contract is in `rule.py`)."""

@@ -1,10 +1,14 @@
 """The contract of layer rules: how to treat one kind of module as a matrix that multiplies tokens.
 
 All measurements of a layer use two tensors, its input a [sequence, token, d_in] and the gradient Ds
-[sequence, token, d_out] of the loss at its output, such that the gradient of a sequence is G = Σ_t Ds_t a_tᵀ. A rule
-computes these two from a module's own tensors. Rules for modules that see all tokens end to end override `by_sequence`;
-rules for modules that see only some tokens return zeros for the others; rules for modules that hold several matrices
-list them in `layers`. Rules must be exact: a test compares G with the gradients that autograd computes.
+[sequence, token, d_out] of the summed loss at its output, such that the gradient of a sequence is G = Σ_t Ds_t a_tᵀ. A
+rule computes these two from a module's own tensors. Rules for modules that see all tokens end to end override
+`by_sequence`; rules for modules that see only some tokens return zeros for the others; rules for modules that hold
+several matrices list them in `layers`. Rules must be exact: `tests/extension/test_layer_rules.py` compares G with the
+gradients that autograd computes.
+
+A rule's code is in no data version: whoever changes its formulas removes what was computed with it. One rule covers a
+class of modules, and it sees the module alone, not its name or place in the model.
 """
 
 import sys
@@ -22,10 +26,10 @@ from torch import Tensor, nn
 from influence_assets.errors import InputError
 from influence_assets.extensions import discover, extension_folders
 
-KEY = "curvature.modules"
+MODULES_KEY = "curvature.modules"
 """The key of the study that names the attributed layers."""
 
-See = Callable[[Tensor, Tensor], None]
+Observe = Callable[[Tensor, Tensor], None]
 """Called in every forward pass with a layer's input and output."""
 
 
@@ -94,9 +98,9 @@ class LayerRule(ABC):
         """
         return values if values.ndim == 3 and values.shape[:2] == shape else None
 
-    def attach(self, module: nn.Module, see: See) -> Handle:
-        """Call `see` in every forward pass, with the output from whose gradient Ds is computed."""
-        return module.register_forward_hook(lambda _module, inputs, output: see(inputs[0], output))
+    def attach(self, module: nn.Module, observe: Observe) -> Handle:
+        """Call `observe` in every forward pass, with the output from whose gradient Ds is computed."""
+        return module.register_forward_hook(lambda _module, inputs, output: observe(inputs[0], output))
 
     def layers(self, name: str, module: nn.Module) -> tuple["AttributedLayer", ...]:
         """Return the matrices that the module holds, by default one.

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from influence_assets.errors import InputError
-from influence_assets.models.layers.rule import KEY, AttributedLayer, rule_of
+from influence_assets.models.layers.rule import MODULES_KEY, AttributedLayer, rule_of
 
 MLP_PATTERNS = ("*.mlp.*", "*.fc1", "*.fc2", "*.feed_forward.*", "*.ffn.*")
 
@@ -71,7 +71,7 @@ def _refuse_unknown(model: PreTrainedModel, matched: Mapping[str, nn.Module]) ->
     others = [n for n, m in _maps(model).items() if rule_of(m) and not n.startswith(blocks)]
     patterns = list(dict.fromkeys(map(_without_numbers, others)))
     raise InputError(
-        KEY,
+        MODULES_KEY,
         f"no layer rule covers {_listed(named)}{reason}",
         f"Leave these out by naming what is to be attributed, such as curvature.modules: {patterns}.",
     )
@@ -92,7 +92,7 @@ def _refuse_idle_patterns(
     if idle or not covered:
         available = list(dict.fromkeys(_without_numbers(name) for name, m in model.named_modules() if rule_of(m)))
         raise InputError(
-            KEY,
+            MODULES_KEY,
             f"{', '.join(repr(p) for p in idle) or repr(modules)} matches no linear layer of {type(model).__name__}",
             f"Its linear layers are {', '.join(available)}.",
         )
@@ -108,7 +108,7 @@ def _refuse_shared(model: PreTrainedModel, selected: tuple[AttributedLayer, ...]
         for parameter in linear.module.parameters(recurse=False):
             if len(owners[id(parameter)]) > 1:
                 raise InputError(
-                    KEY,
+                    MODULES_KEY,
                     f"the weight of {linear.name} is shared by {', '.join(sorted(owners[id(parameter)]))}",
                     "Leave shared weights out with patterns that do not match them.",
                 )

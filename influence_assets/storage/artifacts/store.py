@@ -257,9 +257,9 @@ class ArtifactStore:
         Raises:
             StorageError: something cannot be removed; only under the exclusive lock.
         """
-        of_everybody = locks.holds_exclusively(self.backend)
+        is_alone = locks.holds_exclusively(self.backend)
         with removing("what was left half written", self.backend.location):
-            return [self.root / name for name in self.backend.remove_abandoned(of_everybody=of_everybody)]
+            return [self.root / name for name in self.backend.remove_abandoned(including_live_elsewhere=is_alone)]
 
     @contextmanager
     def write(

@@ -1,1 +1,1 @@
-"""The kinds of medium that a store can lie on, one file each (see `influence_assets.storage.backend`)."""
+"""Media of a store, one a file: each defines `BACKEND`, a `BackendKind` (the contract is in `storage.backend`)."""

@@ -149,7 +149,7 @@ class LocalBackend(Backend):
         """Hold the lock file of that name."""
         return locks.locked(self._path(name), shared=shared, patience_seconds=patience_seconds)
 
-    def remove_abandoned(self, *, of_everybody: bool) -> list[str]:
+    def remove_abandoned(self, *, including_live_elsewhere: bool) -> list[str]:
         """Remove temporary files and folders.
 
         Small files are written without a lock, so those of processes that may be alive are always left.
@@ -161,8 +161,8 @@ class LocalBackend(Backend):
         small = [path for folder in tops for path in _temporary_in(folder)]
         removed = []
         for path in [*in_partitions, *small]:
-            if (of_everybody and path in in_partitions) or is_abandoned(path):
-                if of_everybody:
+            if (including_live_elsewhere and path in in_partitions) or is_abandoned(path):
+                if including_live_elsewhere:
                     files.delete(path)
                 else:
                     with suppress(OSError):

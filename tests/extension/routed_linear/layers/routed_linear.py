@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from influence_assets.models.layers.rule import AttributedLayer, LayerRule, See
+from influence_assets.models.layers.rule import AttributedLayer, LayerRule, Observe
 
 
 class Expert(nn.Module):
@@ -43,9 +43,9 @@ class RoutedLinear(LayerRule):
     def layers(self, name: str, module: nn.Module) -> tuple[AttributedLayer, ...]:
         return tuple(AttributedLayer(f"{name}.{e}", Expert(module, e), self) for e in range(len(module.weight)))
 
-    def attach(self, module: Expert, see: See) -> Watch:
+    def attach(self, module: Expert, observe: Observe) -> Watch:
         watched = vars(module.experts).setdefault("watched", {})
-        watched[module.index] = see
+        watched[module.index] = observe
         module.experts.forward = partial(watched_forward, module.experts, watched)
         return Watch(module)
 
@@ -59,7 +59,7 @@ class RoutedLinear(LayerRule):
         return gradients["weight"][module.index]
 
 
-def watched_forward(experts: nn.Module, watched: dict[int, See], x: Tensor) -> Tensor:
+def watched_forward(experts: nn.Module, watched: dict[int, Observe], x: Tensor) -> Tensor:
     """What the module computes, expert by expert."""
     routes, outputs = experts.route(x)[..., None], 0
     for index, weight in enumerate(experts.weight):

@@ -113,9 +113,9 @@ class SqliteFile(Backend):
         lock = self.local_root / ".locks" / sha256(name.encode()).hexdigest()
         return locks.locked(lock, shared=shared, patience_seconds=patience_seconds)
 
-    def remove_abandoned(self, *, of_everybody: bool) -> list[str]:
+    def remove_abandoned(self, *, including_live_elsewhere: bool) -> list[str]:
         drafts = [path for path in self._drafts.iterdir() if is_temporary_name(path.name)]
-        removed = [path for path in drafts if of_everybody or is_abandoned(path)]
+        removed = [path for path in drafts if including_live_elsewhere or is_abandoned(path)]
         for path in removed:
             files.delete(path)
         return [path.relative_to(self.local_root).as_posix() for path in removed]

@@ -11,7 +11,7 @@ import pytest
 from small_corpora import lines
 
 from influence_assets.corpus import digests
-from influence_assets.corpus.digests import Digests, file_hash
+from influence_assets.corpus.measured_files import Digests, file_hash
 from influence_assets.corpus.slices import list_shards
 from influence_assets.corpus.sources import SourceFile
 from influence_assets.durable import identity
