@@ -10,7 +10,7 @@ import fsspec
 import pytest
 from small_corpora import lines
 
-from influence_assets.corpus import digests
+from influence_assets.corpus import measured_files
 from influence_assets.corpus.measured_files import Digests, file_hash
 from influence_assets.corpus.slices import list_shards
 from influence_assets.corpus.sources import SourceFile
@@ -29,8 +29,10 @@ class Machine:
         self.path = folder / "cache" / "digests"
         self.opened = []
         self.now_ns = 0
-        real = digests.open_raw
-        monkeypatch.setattr(digests, "open_raw", lambda url: self.opened.append(url.rpartition("/")[2]) or real(url))
+        real = measured_files.open_raw
+        monkeypatch.setattr(
+            measured_files, "open_raw", lambda url: self.opened.append(url.rpartition("/")[2]) or real(url)
+        )
         monkeypatch.setattr(identity, "time", SimpleNamespace(time_ns=lambda: self.now_ns))
 
     def write(self, name, content):
@@ -175,7 +177,7 @@ def test_a_failing_disk_is_not_remembered(machine, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr("influence_assets.corpus.formats.jsonl.bounded_lines", failing)
-        assert machine.hashes() == {"a.jsonl": digests.UNREADABLE}
+        assert machine.hashes() == {"a.jsonl": measured_files.UNREADABLE}
     assert machine.hashes() == {"a.jsonl": sha256(A)}
 
 
@@ -233,7 +235,7 @@ def test_the_hash_of_a_query_file_is_of_its_stored_bytes(machine):
     assert file_hash(file, remembered) == file_hash(file, remembered) == sha256(b"anything")
     assert machine.opened == ["q.jsonl.gz"]
     (machine.folder / "q.jsonl.gz").unlink()
-    assert file_hash(file, remembered) == digests.UNREADABLE
+    assert file_hash(file, remembered) == measured_files.UNREADABLE
 
 
 def test_a_file_elsewhere_is_read_every_time(machine):

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 from small_corpora import PACKINGS, lines, shards_of
 
-from influence_assets.corpus import digests, readers, slices
+from influence_assets.corpus import measured_files, readers, slices
 from influence_assets.corpus.formats import jsonl, text
 from influence_assets.corpus.readers import ROW_SCHEMA, read_rows
 from influence_assets.corpus.sources import SourceFile, list_source_files
@@ -141,7 +141,7 @@ def test_a_large_row_group_is_read_in_pieces(tmp_path, monkeypatch, shard_bytes)
             pieces.append(super().read(size))
             return pieces[-1]
 
-    for module in (digests, slices):
+    for module in (measured_files, slices):
         monkeypatch.setattr(module, "open_raw", lambda url: Recorded(io.FileIO(url)))
     corpus = Corpus(path=str(tmp_path), shard_bytes=shard_bytes)
     rows = [row for shard in shards_of(corpus) for frame in read_rows(shard, corpus) for row in frame["source_row"]]

@@ -15,7 +15,7 @@ from unittest import mock
 import duckdb
 
 from influence_assets.assets import open_workspace
-from influence_assets.corpus import digests
+from influence_assets.corpus import measured_files
 from influence_assets.durable import identity as identities
 from influence_assets.engine.bring_up import Finished, Result, bring_up_to_date
 from influence_assets.engine.catalogue import rebuild_catalogue
@@ -222,6 +222,8 @@ def run_remembering_at_once(study: Path, *, by_modification_alone: bool) -> Ran:
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(identities, "_CLOCK_GRAIN_NS", 0))
         if by_modification_alone:
-            stack.enter_context(mock.patch.object(digests, "identity", identity))
-            stack.enter_context(mock.patch.object(digests, "identity_at", lambda url: identity(Path(url).stat())))
+            stack.enter_context(mock.patch.object(measured_files, "identity", identity))
+            stack.enter_context(
+                mock.patch.object(measured_files, "identity_at", lambda url: identity(Path(url).stat()))
+            )
         return run(study)
