@@ -1,1 +1,1 @@
-"""The kinds of medium that a store can lie on, one file each (see `influence_assets.storage.backend`)."""
+"""The storage backends, one in each file (see `influence_assets.storage.backend`)."""
