@@ -139,8 +139,8 @@ ASSET = AssetDefinition(
     name="curvature_drift",
     group="curvature",
     description=(
-        "How far the statistics of all shards that there are now have moved from the frozen generation, layer by "
-        "layer. Past the study's threshold a new generation is due."
+        "How far the statistics of all current shards have moved from the frozen generation, layer by layer. Past the "
+        "study's threshold a new generation is due."
     ),
     kinds=frozenset({"torch", "parquet"}),
     inputs=("corrected_eigenvalues", "eigenbases", "curvature"),

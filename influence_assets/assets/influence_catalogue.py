@@ -144,8 +144,8 @@ ASSET = AssetDefinition(
     group="catalogue",
     description=(
         "The DuckDB file that answers in SQL: documents, sequences, queries, scores and the lineage of every row. "
-        "Loaded in one transaction and published without blocking a reader. The scores of the generation before stand "
-        "beside the current ones, to be compared."
+        "Loaded in one transaction and published without blocking a reader. The previous generation's scores are kept "
+        "beside the current ones for comparison."
     ),
     kinds=frozenset({"duckdb"}),
     inputs=ALL_PUBLISHED,

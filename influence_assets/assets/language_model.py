@@ -139,9 +139,9 @@ ASSET = AssetDefinition(
     name="language_model",
     group="model",
     description=(
-        "The model's weights and tokenizer, known by their content. A model that the study brings stays where it is "
-        "and is loaded once to see that it is whole. One that the study trains is trained on all the documents there "
-        "are and kept: shards that come later do not change it."
+        "The model's weights and tokenizer, identified by their content. A model that the study names stays where it "
+        "is and is loaded once to check that it is complete. A model that the study trains is trained on all current "
+        "documents and stored here; later shards do not change it."
     ),
     kinds=frozenset({"torch", "huggingface"}),
     inputs=("documents",),

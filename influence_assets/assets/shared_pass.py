@@ -32,7 +32,7 @@ class Joined:
 
 
 class PassContext:
-    """What the participants of one pass share, loaded once on first use.
+    """State that the participants of one pass share, loaded once on first use.
 
     Args:
         works: the work that the pass does, all for one shard.

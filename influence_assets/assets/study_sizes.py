@@ -135,8 +135,10 @@ class StudySizes:
         """Training sequences in one pass of the model."""
         from influence_assets.capture.batch_size import largest_batch
 
-        given = self.versions.workspace.study.compute.batch_sequences
-        size = largest_batch(self.device, self.shape.sequence_bytes, self.shape.tokens) if given == "auto" else given
+        setting = self.versions.workspace.study.compute.batch_sequences
+        size = (
+            largest_batch(self.device, self.shape.sequence_bytes, self.shape.tokens) if setting == "auto" else setting
+        )
         return min(size, max(map(self.sequences, self.versions.workspace.shards), default=1))
 
     @property

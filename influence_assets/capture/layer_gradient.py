@@ -8,7 +8,7 @@ from influence_assets.maths.ekfac import Eigenbasis, sequence_gradients
 
 
 class RotatedAxes(NamedTuple):
-    """Which sides of a gradient are in the eigenbasis: the outputs' side S, the inputs' side A."""
+    """Flags for the sides of a gradient that are in the eigenbasis: the outputs' side S, the inputs' side A."""
 
     S: bool
     A: bool

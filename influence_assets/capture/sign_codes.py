@@ -49,7 +49,7 @@ def estimate(questions: npt.NDArray[np.float32], codes: SignCodes) -> npt.NDArra
 
     Args:
         questions: [question, width] in full precision, as `query_sketches` makes them.
-        codes: of the training sequences.
+        codes: the training sequences' codes.
     """
     width = questions.shape[1]
     at_once = max(1, NUMBERS_AT_ONCE // max(1, width))

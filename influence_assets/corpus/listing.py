@@ -116,12 +116,11 @@ def _local_files(root: str, below: str, suffixes: tuple[str, ...]) -> Iterator[L
 
 
 def _size_of_file(entry: os.DirEntry[str], suffixes: tuple[str, ...]) -> int | None:
-    """Return the bytes of an entry that is a file of the suffixes, or a link to one; None for everything else.
+    """Return the size of an entry that is a file with one of the suffixes, or a link to one; None for other entries.
 
     Raises:
-        InputError: it is a link that leads nowhere: nobody can say whether it stands for a file that is gone or for
-            one that cannot be reached.
-        OSError: it cannot be looked at.
+        InputError: the entry is a broken link, which may mean either a deleted file or one that cannot be reached.
+        OSError: the entry cannot be examined.
     """
     is_wanted = entry.name.endswith(suffixes)
     if not is_wanted and not entry.is_symlink():

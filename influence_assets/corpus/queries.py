@@ -115,10 +115,10 @@ def _query(row: dict[str, Any], where: str) -> dict[str, Any]:
     prompt, completion = _string(row, "prompt", where), _string(row, "completion", where)
     if not completion:
         raise InputError(where, "`completion` is empty", "Write the text whose probability is to be explained.")
-    given = row.get("query_id")
-    if given is not None and (not isinstance(given, str | int) or isinstance(given, bool) or given == ""):
-        raise InputError(where, f"`query_id` is {given!r}", "Make it a string or a whole number, or leave it out.")
-    identity = query_id(prompt, completion) if given is None else str(given)
+    own_id = row.get("query_id")
+    if own_id is not None and (not isinstance(own_id, str | int) or isinstance(own_id, bool) or own_id == ""):
+        raise InputError(where, f"`query_id` is {own_id!r}", "Make it a string or a whole number, or leave it out.")
+    identity = query_id(prompt, completion) if own_id is None else str(own_id)
     metadata = {name: value for name, value in row.items() if name not in QUERY_COLUMNS}
     return {"query_id": identity, "prompt": prompt, "completion": completion, "metadata": columns.metadata(metadata)}
 

@@ -30,5 +30,5 @@ def identity_at(path: str | Path) -> Identity | None:
 
 
 def is_settled(known: Identity) -> bool:
-    """Return whether any write from now on would change an identity: its time of change lies far enough in the past."""
+    """Return whether any write from now on would change an identity: its time of change is far enough in the past."""
     return time.time_ns() - known[-1] >= _CLOCK_GRAIN_NS

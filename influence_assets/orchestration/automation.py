@@ -39,7 +39,7 @@ def build_sensor(study: Study) -> dg.SensorDefinition:
 
     @dg.sensor(
         name=f"{study.name}_files",
-        description="Sees files that are new, changed or gone, and has what is then outstanding computed.",
+        description="Notices new, changed and deleted files, and requests a run that computes what is outstanding.",
         job_name=job_name(study),
         minimum_interval_seconds=study.automation.interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,

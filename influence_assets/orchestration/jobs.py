@@ -37,7 +37,7 @@ def build_asset_jobs(study: Study) -> list[UnresolvedAssetJobDefinition]:
         dg.define_asset_job(
             asset_job_name(study, partitioning),
             dg.AssetSelection.assets(*keys),
-            description=f"Materialise some or all assets {KINDS[partitioning][1]}. What they read must stand.",
+            description=f"Materialise some or all assets {KINDS[partitioning][1]}. Their inputs must be up to date.",
         )
         for partitioning, keys in assets.items()
     ]

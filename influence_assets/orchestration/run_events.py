@@ -94,7 +94,7 @@ class Reporter:
 
 
 def taken_back(before: Sequence[AssetState], result: Result) -> list[AssetState]:
-    """Return the states of assets that may be back at an earlier version: something was outstanding, not computed."""
+    """Return the states of assets that may use an earlier version again: what was outstanding was not computed."""
     computed = set(result.computed)
     names = {
         state.asset.name

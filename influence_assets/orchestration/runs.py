@@ -32,7 +32,7 @@ def end_dead_runs(study: Study, instance: dg.DagsterInstance) -> None:
     for run in instance.get_runs(filters=started):
         pid, _, host = run.tags.get(PROCESS_TAG, "").partition("@")
         if host == socket.gethostname() and not _is_alive(int(pid)):
-            instance.report_run_failed(run, "Its process was ended. What it had computed stands; the next run goes on.")
+            instance.report_run_failed(run, "Its process has ended. What it computed is kept; the next run continues.")
 
 
 def _is_alive(pid: int) -> bool:

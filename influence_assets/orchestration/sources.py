@@ -35,15 +35,15 @@ class Described:
 
 SOURCES: Mapping[str, Described] = {
     "source_files": Described("The documents' files, or slices of large ones, by content.", "shard"),
-    "corpus": Described("All source files together: another version whenever one comes, changes or goes."),
+    "corpus": Described("All source files together; the version changes when any file is added, changed or deleted."),
     "query_files": Described("The files of questions, by content.", "query_set"),
-    "questions": Described("All query files together: another version whenever one comes, changes or goes."),
-    "model_files": Described("The brought model's weights and tokenizer, by content."),
+    "questions": Described("All query files together; the version changes when any file is added, changed or deleted."),
+    "model_files": Described("The weights and tokenizer of the model that the study names, by content."),
 }
 GONE = "gone"
 """The version of a file that existed before."""
 
-FILE_GONE = "The file is gone. What was computed from it is kept for now, and is used for nothing."
+FILE_GONE = "The file is gone. What was computed from it is kept for now, but not used."
 FILE_EXISTS = "The file exists."
 
 

@@ -115,19 +115,20 @@ class Stages:
         It becomes metadata of the op's output, because a line in the run's log costs as much as a small computation.
         """
         op, failed = str(context.op_handle), self._failed[stage]
-        here = self._computed[stage, op]
-        elsewhere = {other: count for (at, other), count in self._computed.items() if at == stage and other != op}
-        beside = {at: count for (at, other), count in self._computed.items() if at != stage and other == op}
+        computed = self._computed[stage, op]
+        by_others = {other: count for (at, other), count in self._computed.items() if at == stage and other != op}
+        of_others = {at: count for (at, other), count in self._computed.items() if at != stage and other == op}
         waiting = self._waiting(stage) - failed if self._session.result.failures else 0
-        sentences = [f"Computed {_partitions(here)}."] if here else []
-        sentences += [f"{_partitions(count)}: by the stage {other}, together." for other, count in elsewhere.items()]
-        if beside:
-            sentences.append(f"Beside it: {', '.join(f'{_asset_name(at)} {count:,}' for at, count in beside.items())}.")
+        sentences = [f"Computed {_partitions(computed)}."] if computed else []
+        sentences += [f"{_partitions(count)}: by the stage {other}, together." for other, count in by_others.items()]
+        if of_others:
+            listed = ", ".join(f"{_asset_name(at)} {count:,}" for at, count in of_others.items())
+            sentences.append(f"Beside it: {listed}.")
         if failed:
             sentences.append(f"{_partitions(failed)} failed.")
         if waiting > 0:
             sentences.append(f"{_partitions(waiting)} left out: something that they need failed.")
-        figures = {"computed": here, "computed_by_other_stages": sum(elsewhere.values()), "failed": failed}
+        figures = {"computed": computed, "computed_by_other_stages": sum(by_others.values()), "failed": failed}
         return {"outcome": " ".join(sentences) or "Nothing was due."} | {n: c for n, c in figures.items() if c}
 
     def conclude(self, context: dg.OpExecutionContext) -> Iterator[Report]:

@@ -1,4 +1,4 @@
--- Delete the materializations that nothing loaded leads to any more.
+-- Delete the materializations from which nothing that is loaded was computed.
 -- grain: none; it changes materializations
 delete from materializations
 where

@@ -1,4 +1,4 @@
--- Delete the edges of materializations that are no longer there.
+-- Delete the edges of materializations that no longer exist.
 -- grain: none; it changes materialization_inputs
 delete from materialization_inputs
 where

@@ -1,4 +1,4 @@
--- What something was computed from and has no row of its own: where the search for ancestors goes on.
+-- Inputs that have no row of their own; the search for ancestors continues with them.
 -- grain: (input_asset, input_partition, input_data_version)
 select distinct
     materialization_inputs.input_asset,

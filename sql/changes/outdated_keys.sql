@@ -1,5 +1,5 @@
--- A key that this version of DuckDB would make differently: hashes may change from one to the next, and keys that do
--- not agree would join nothing. One of each table tells of all.
+-- A key that this version of DuckDB would compute differently: hashes may change between versions, and different
+-- keys would join nothing. One key of each table is enough to tell.
 -- grain: (table_name)
 with first_query as (
     select

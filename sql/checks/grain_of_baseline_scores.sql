@@ -1,4 +1,4 @@
--- Rows of baseline_scores that are there more than once.
+-- Rows of baseline_scores that occur more than once.
 -- grain: (generation_id, query_id, sequence_id, method)
 select
     generation_id,

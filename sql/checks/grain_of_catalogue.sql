@@ -1,4 +1,4 @@
--- Rows of catalogue that are there more than once.
+-- Rows of catalogue that occur more than once.
 -- grain: (study)
 select
     study,

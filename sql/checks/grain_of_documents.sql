@@ -1,4 +1,4 @@
--- Rows of documents that are there more than once.
+-- Rows of documents that occur more than once.
 -- grain: (shard_id, document_id)
 select
     shard_id,

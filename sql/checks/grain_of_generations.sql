@@ -1,4 +1,4 @@
--- Rows of generations that are there more than once.
+-- Rows of generations that occur more than once.
 -- grain: (generation_id)
 select
     generation_id,

@@ -1,4 +1,4 @@
--- Rows of influence_scores that are there more than once.
+-- Rows of influence_scores that occur more than once.
 -- grain: (generation_id, query_key, sequence_id)
 select
     generation_id,

@@ -1,4 +1,4 @@
--- Rows of layer_drift that are there more than once.
+-- Rows of layer_drift that occur more than once.
 -- grain: (generation_id, module_name, measure)
 select
     generation_id,

@@ -1,4 +1,4 @@
--- Rows of layer_influence that are there more than once.
+-- Rows of layer_influence that occur more than once.
 -- grain: (generation_id, query_id, sequence_id, module_name)
 select
     generation_id,

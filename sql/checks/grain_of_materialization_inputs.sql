@@ -1,4 +1,4 @@
--- Rows of materialization_inputs that are there more than once.
+-- Rows of materialization_inputs that occur more than once.
 -- grain: (materialization_id, input_materialization_id)
 select
     materialization_id,

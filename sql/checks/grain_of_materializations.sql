@@ -1,4 +1,4 @@
--- Rows of materializations that are there more than once.
+-- Rows of materializations that occur more than once.
 -- grain: (materialization_id)
 select
     materialization_id,

@@ -1,4 +1,4 @@
--- Rows of modules that are there more than once.
+-- Rows of modules that occur more than once.
 -- grain: (generation_id, module_name)
 select
     generation_id,

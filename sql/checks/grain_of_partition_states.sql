@@ -1,4 +1,4 @@
--- Rows of partition_states that are there more than once.
+-- Rows of partition_states that occur more than once.
 -- grain: (asset, partition)
 select
     asset,

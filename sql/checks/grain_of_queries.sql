@@ -1,4 +1,4 @@
--- Rows of queries that are there more than once.
+-- Rows of queries that occur more than once.
 -- grain: (query_id)
 select
     query_id,

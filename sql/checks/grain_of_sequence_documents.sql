@@ -1,4 +1,4 @@
--- Rows of sequence_documents that are there more than once.
+-- Rows of sequence_documents that occur more than once.
 -- grain: (sequence_id, token_start)
 select
     sequence_id,

@@ -1,4 +1,4 @@
--- Rows of sequences that are there more than once.
+-- Rows of sequences that occur more than once.
 -- grain: (sequence_id)
 select
     sequence_id,

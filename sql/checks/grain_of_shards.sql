@@ -1,4 +1,4 @@
--- Rows of shards that are there more than once.
+-- Rows of shards that occur more than once.
 -- grain: (shard_id)
 select
     shard_id,

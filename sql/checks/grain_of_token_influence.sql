@@ -1,4 +1,4 @@
--- Rows of token_influence that are there more than once.
+-- Rows of token_influence that occur more than once.
 -- grain: (generation_id, query_id, sequence_id, token_position)
 select
     generation_id,

@@ -1,4 +1,4 @@
--- Rows of tombstones that are there more than once.
+-- Rows of tombstones that occur more than once.
 -- grain: (shard_id, document_id)
 select
     shard_id,

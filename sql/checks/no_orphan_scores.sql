@@ -1,4 +1,4 @@
--- Scores, and parts of scores, whose query, sequence or generation is not there.
+-- Scores, and parts of scores, whose query, sequence or generation is missing.
 -- grain: (table_name, query_id, sequence_id, generation_id)
 select distinct
     'influence_scores' as table_name,

@@ -1,4 +1,4 @@
--- Spans whose sequence, or whose document in that sequence's shard, is not there.
+-- Spans whose sequence, or whose document in that sequence's shard, is missing.
 -- grain: (sequence_id, token_start)
 select
     sequence_documents.sequence_id,

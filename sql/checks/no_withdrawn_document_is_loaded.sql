@@ -1,5 +1,5 @@
--- Documents, and spans of sequences, of which a tombstone says that they must not be there: withdrawn ones in any
--- shard, and those of a vanished file in its shard.
+-- Documents, and spans of sequences, that a tombstone forbids: withdrawn ones in any shard, and those of a vanished
+-- file in its shard.
 -- grain: (table_name, shard_id, document_id)
 with present as (
     select

@@ -1,4 +1,4 @@
--- The number of current generations where it is not one although there are generations.
+-- The number of current generations, if there are generations and not exactly one of them is current.
 -- grain: none; at most one row
 select
     count(*) filter (where is_current) as current_generations,

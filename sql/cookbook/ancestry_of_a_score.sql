@@ -1,4 +1,4 @@
--- For auditors: what was one score computed from, directly or not, down to files, weights and code?
+-- For auditors: what was a score computed from, directly or indirectly, down to files, weights and code?
 -- $query_id: the query, from the table queries
 -- $sequence_id: the training sequence, from another answer
 -- grain: (materialization_id)

@@ -1,4 +1,4 @@
--- For curators: which documents, as wholes, stand behind one query's completion?
+-- For curators: which whole documents are behind one query's completion?
 -- $query_id: the query, from the table queries
 -- $count: how many rows
 -- grain: (shard_id, document_id)

@@ -1,4 +1,4 @@
--- For those who refit: how far has each layer moved from the generation that was frozen?
+-- For those who refit: how far has each layer moved from the frozen generation?
 -- grain: (generation_id, module_name, measure)
 select
     generation_id,

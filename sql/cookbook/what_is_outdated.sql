@@ -1,4 +1,4 @@
--- For operators: what is not as the study asks for, and why?
+-- For operators: what is not up to date, and why?
 -- grain: (asset, state, cause)
 select
     asset,

@@ -1,4 +1,4 @@
--- What the file now holds (new_catalogue, registered by the loader).
+-- The row that describes the file (new_catalogue, registered by the loader).
 -- grain: (study)
 insert into catalogue by name
 select

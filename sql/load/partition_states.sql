@@ -1,4 +1,4 @@
--- How every partition stands (new_partition_states, registered by the loader).
+-- The state of every partition (new_partition_states, registered by the loader).
 -- grain: (asset, partition)
 insert into partition_states by name
 select

@@ -22,10 +22,10 @@ create table documents (
 comment on table documents is
 'One document of the corpus, without its full text, which stays in the Parquet file of its shard. The same text in two shards is two rows. grain: (shard_id, document_id)';
 comment on column documents.document_id is 'First 32 hex digits of the sha256 of the document''s UTF-8 text.';
-comment on column documents.document_key is 'A hash of document_id, by which documents are found sooner than by their text.';
+comment on column documents.document_key is 'A hash of document_id; joins by it are faster than by document_id itself.';
 comment on column documents.shard_id is 'The shard that it was read from; see shards.';
 comment on column documents.source_row is 'Number of its row in the source file, from 1.';
-comment on column documents.external_id is 'The corpus''s own id of it, from corpus.id_column.';
+comment on column documents.external_id is 'The corpus''s own id for it, from corpus.id_column.';
 comment on column documents.title is 'Its title, where the corpus gives one.';
 comment on column documents.source is 'Where the corpus says that it comes from.';
 comment on column documents.licence is 'Its licence, where the corpus gives one.';

@@ -31,7 +31,7 @@ comment on column generations.damping_scale is
 'Damping of a layer as a multiple of the mean of its corrected eigenvalues.';
 comment on column generations.sequence_length_tokens is 'Tokens in a full training sequence.';
 comment on column generations.training_sequences is 'N: the training sequences that one more copy is added to.';
-comment on column generations.training_tokens is 'Tokens of those sequences, padding left out.';
+comment on column generations.training_tokens is 'Tokens of those sequences, without padding.';
 comment on column generations.attributed_parameters is 'Parameters of the layers that are attributed.';
 comment on column generations.total_parameters is 'All parameters of the model.';
 comment on column generations.created_at is 'When the curvature was finished.';

@@ -10,9 +10,9 @@ create table materialization_inputs (
 
 comment on table materialization_inputs is
 'An artifact that a materialization was computed from. grain: (materialization_id, input_materialization_id)';
-comment on column materialization_inputs.materialization_id is 'What was computed; see materializations.';
+comment on column materialization_inputs.materialization_id is 'The materialization that was computed; see materializations.';
 comment on column materialization_inputs.input_materialization_id is
-'What it was computed from; see materializations, where only what the store has lost every trace of is missing.';
+'The input; see materializations, where it is missing only if the store has lost every trace of it.';
 comment on column materialization_inputs.input_asset is 'The input''s asset.';
 comment on column materialization_inputs.input_partition is 'The input''s partition; null where its asset has none.';
 comment on column materialization_inputs.input_data_version is 'The input''s data version.';

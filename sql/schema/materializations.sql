@@ -1,4 +1,5 @@
--- One materialization of a partition of an asset: those whose rows are loaded, and all that they were computed from.
+-- One materialization of a partition of an asset: those whose rows are loaded, and everything that they were
+-- computed from.
 -- grain: (materialization_id)
 create table materializations (
     materialization_id bigint not null,
@@ -22,7 +23,7 @@ create table materializations (
 );
 
 comment on table materializations is
-'One materialization of a partition of an asset: those whose rows are loaded, and all that they were computed from. grain: (materialization_id)';
+'One materialization of a partition of an asset: those whose rows are loaded, and everything that they were computed from. grain: (materialization_id)';
 comment on column materializations.materialization_id is 'Positive 63-bit hash of asset, partition and data version.';
 comment on column materializations.asset is 'The asset''s name.';
 comment on column materializations.partition is 'The partition''s key; null where the asset has none.';
@@ -39,10 +40,10 @@ comment on column materializations.peak_memory_bytes is
 'Largest resident memory of the process until the end of the work, in bytes.';
 comment on column materializations.bytes is 'Size of its files together, in bytes.';
 comment on column materializations.rows is 'Rows of all its tables together.';
-comment on column materializations.settings is 'The settings of the study that matter to it, as a JSON object.';
+comment on column materializations.settings is 'The settings of the study that affect it, as a JSON object.';
 comment on column materializations.content_hash is
-'Hash of what it read from outside the store: of the source file''s slice, or of the model''s weights; null for what is computed from other materializations alone.';
+'Hash of what it read from outside the store: of the source file''s slice, or of the model''s weights; null if it was computed only from other materializations.';
 comment on column materializations.holds_text is
-'Whether it holds text, tokens or scores of single sequences, so that it goes when a document of it is withdrawn; what is merged over many documents does not.';
+'Whether it holds text, tokens or scores of single sequences, so that it is removed when one of its documents is withdrawn; what is merged over many documents is kept.';
 comment on column materializations.is_loaded is
-'Whether its rows are in the tables; if not, it stands here because something that is loaded was computed from it.';
+'Whether its rows are in the tables; if not, it is listed because something that is loaded was computed from it.';

@@ -21,7 +21,7 @@ comment on column modules.input_width is 'Width of its input.';
 comment on column modules.output_width is 'Width of its output.';
 comment on column modules.parameters is 'Its parameters, bias included.';
 comment on column modules.mean_eigenvalue is 'Mean of its corrected eigenvalues.';
-comment on column modules.damping is 'What is added to each of them before it is inverted.';
+comment on column modules.damping is 'What is added to each corrected eigenvalue before it is inverted.';
 comment on column modules.covariance_tokens is 'Tokens that its covariances were taken over.';
 comment on column modules.fit_sequences is 'Sequences that its corrected eigenvalues were taken over.';
 comment on column modules.materialization_id is 'The materialization that this row came from; see materializations.';

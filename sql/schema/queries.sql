@@ -18,7 +18,7 @@ create table queries (
 comment on table queries is 'A prompt with the completion whose log-probability is explained. grain: (query_id)';
 comment on column queries.query_id is
 'The row''s own query_id, or the first 16 hex digits of a hash of prompt and completion.';
-comment on column queries.query_key is 'What stands for the query in influence_scores: a hash of query_id.';
+comment on column queries.query_key is 'The query''s key in influence_scores: a hash of query_id.';
 comment on column queries.query_set_id is 'The query file that it was read from, relative to queries.path.';
 comment on column queries.source_row is 'Number of its row in that file, from 1.';
 comment on column queries.prompt is 'What conditions the completion; its own tokens are not explained.';

@@ -15,6 +15,6 @@ comment on column sequences.sequence_id is
 'Positive 63-bit hash of the shard''s id, the sequence''s number in it and its tokens.';
 comment on column sequences.shard_id is 'The shard that it is packed from; see shards.';
 comment on column sequences.sequence_index is 'Its number in the shard, from 0.';
-comment on column sequences.tokens is 'Tokens in it, padding left out.';
-comment on column sequences.text is 'The text that its tokens stand for.';
+comment on column sequences.tokens is 'Tokens in it, without padding.';
+comment on column sequences.text is 'The text of its tokens.';
 comment on column sequences.materialization_id is 'The materialization that this row came from; see materializations.';

@@ -1,6 +1,6 @@
--- ancestry_of(materialization): all that a materialization was computed from, directly or not, itself included, down
--- to files and weights, whose hash is content_hash, and the code. depth counts the steps from it, the fewest there are.
--- Where the store has lost every trace of something, all but what it was is null.
+-- ancestry_of(materialization): everything that a materialization was computed from, directly or indirectly,
+-- including itself, down to code, files and weights, whose hash is content_hash. depth is the smallest number of
+-- steps to it. If the store has lost every trace of something, all but what names it is null.
 -- grain: (materialization_id)
 create macro ancestry_of(materialization) as table
     with recursive led_from as (
@@ -53,4 +53,4 @@ create macro ancestry_of(materialization) as table
     order by nearest.depth, nearest.asset, nearest.partition;
 
 comment on macro table ancestry_of is -- noqa: PRS
-'ancestry_of(materialization): all that a materialization was computed from, directly or not, itself included, down to files and weights, whose hash is content_hash, and the code. depth counts the steps from it, the fewest there are. Where the store has lost every trace of something, all but what it was is null. grain: (materialization_id)';
+'ancestry_of(materialization): everything that a materialization was computed from, directly or indirectly, including itself, down to code, files and weights, whose hash is content_hash. depth is the smallest number of steps to it. If the store has lost every trace of something, all but what names it is null. grain: (materialization_id)';

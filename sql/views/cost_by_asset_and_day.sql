@@ -1,4 +1,4 @@
--- What was spent on each asset on each day (UTC), as far as it is published or led to what is.
+-- The time and memory spent on each asset on each day (UTC), for what is published and what that was computed from.
 -- grain: (asset, day)
 create view cost_by_asset_and_day as
 select
@@ -14,7 +14,7 @@ from materializations
 group by asset, make_timestamp(epoch_us(started_at))::date;
 
 comment on view cost_by_asset_and_day is
-'What was spent on each asset on each day (UTC), as far as it is published or led to what is. grain: (asset, day)';
+'The time and memory spent on each asset on each day (UTC), for what is published and what that was computed from. grain: (asset, day)';
 comment on column cost_by_asset_and_day.asset is 'The asset''s name.';
 comment on column cost_by_asset_and_day.day is 'The day, in UTC, on which the work began.';
 comment on column cost_by_asset_and_day.materializations is 'Partitions computed.';

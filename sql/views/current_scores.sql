@@ -8,7 +8,7 @@ select
     influence_scores.influence_nats,
     influence_scores.materialization_id
 from influence_scores
--- The key of a query that is asked for is found here, and DuckDB then reads the blocks of that key only.
+-- A filter on query_id finds the query's key here, and DuckDB then reads only the blocks with that key.
 inner join queries on influence_scores.query_key = queries.query_key
 where
     influence_scores.generation_id in (

@@ -1,8 +1,8 @@
--- dependents_of_document(document): every materialization that depends on a document, directly or not.
--- is_forgotten: it holds text, tokens or scores of sequences with the document, and influence forget removes it;
--- the others are merged over many documents (a generation, a trained model) or follow from such, hold no one's
--- text, and stand. depth counts the steps from the shard that the document is in, which is 0; is_loaded says
--- whether its rows are in the tables.
+-- dependents_of_document(document): every materialization that depends on a document, directly or indirectly.
+-- is_forgotten: it holds text, tokens or scores of sequences with the document, and influence forget removes it; the
+-- others are merged over many documents (a generation, a trained model) or computed from such, hold no document's
+-- text, and are kept. depth is the number of steps from the shard that the document is in, which is 0; is_loaded
+-- says whether its rows are in the tables.
 -- grain: (materialization_id)
 create macro dependents_of_document(document) as table
     with recursive led_to as (
@@ -48,4 +48,4 @@ create macro dependents_of_document(document) as table
     order by nearest.depth, materializations.asset, materializations.partition;
 
 comment on macro table dependents_of_document is -- noqa: PRS
-'dependents_of_document(document): every materialization that depends on a document, directly or not. is_forgotten: it holds text, tokens or scores of sequences with the document, and influence forget removes it; the others are merged over many documents (a generation, a trained model) or follow from such, hold no one''s text, and stand. depth counts the steps from the shard that the document is in, which is 0; is_loaded says whether its rows are in the tables. grain: (materialization_id)';
+'dependents_of_document(document): every materialization that depends on a document, directly or indirectly. is_forgotten: it holds text, tokens or scores of sequences with the document, and influence forget removes it; the others are merged over many documents (a generation, a trained model) or computed from such, hold no document''s text, and are kept. depth is the number of steps from the shard that the document is in, which is 0; is_loaded says whether its rows are in the tables. grain: (materialization_id)';

@@ -1,4 +1,4 @@
--- Whether few sequences or many raise a query's completion: shares of its total positive influence. All null where
+-- Whether few sequences or many raise a query's completion: shares of its total positive influence. All are null if
 -- no influence is positive.
 -- grain: (query_id)
 create view influence_concentration as
@@ -30,7 +30,7 @@ from positive
 group by query_id;
 
 comment on view influence_concentration is
-'Whether few sequences or many raise a query''s completion: shares of its total positive influence. All null where no influence is positive. grain: (query_id)';
+'Whether few sequences or many raise a query''s completion: shares of its total positive influence. All are null if no influence is positive. grain: (query_id)';
 comment on column influence_concentration.query_id is 'The query; see queries.';
 comment on column influence_concentration.sequences is 'Sequences scored.';
 comment on column influence_concentration.positive_influence_nats is 'Sum of the positive influences, in nats.';

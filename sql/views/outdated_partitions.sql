@@ -1,4 +1,4 @@
--- The partitions that are not as the study asks for, when it was last looked, and why.
+-- The partitions that were not up to date at the last look, and why.
 -- grain: (asset, partition)
 create view outdated_partitions as
 select
@@ -12,12 +12,12 @@ from partition_states
 where state != 'standing';
 
 comment on view outdated_partitions is
-'The partitions that are not as the study asks for, when it was last looked, and why. grain: (asset, partition)';
+'The partitions that were not up to date at the last look, and why. grain: (asset, partition)';
 comment on column outdated_partitions.asset is 'The asset''s name.';
 comment on column outdated_partitions.partition is 'The partition''s key; null where the asset has none.';
 comment on column outdated_partitions.state is 'missing, stale or waiting; see partition_states.';
 comment on column outdated_partitions.data_version is
-'The version that the study asks for; null while that depends on what is not computed yet.';
+'The version that the study needs; null while it depends on something that is not computed yet.';
 comment on column outdated_partitions.standing_data_version is
-'The latest version that is there; null where there is none.';
+'The latest version that is stored; null if there is none.';
 comment on column outdated_partitions.cause is 'Why it is not standing.';

@@ -1,5 +1,5 @@
 -- strongest(query, n): the n sequences of the current generation that raise a query's completion most, with their
--- documents, the larger share of the tokens first. The fast way to a handful of rows among very many.
+-- documents, the larger share of the tokens first. The fast way to a few rows among very many.
 -- grain: (rank)
 create macro strongest(query, n) as table
     with scored as (
@@ -12,8 +12,8 @@ create macro strongest(query, n) as table
         limit n
     ),
 
-    -- Once, because a look for a handful of sequences reads the ids of all.
-    found as (
+    -- Computed once, because looking up a handful of sequences reads the ids of all.
+    passages as (
         select
             scored.sequence_id,
             scored.influence_nats,
@@ -26,16 +26,16 @@ create macro strongest(query, n) as table
     spans as (
         select
             sequence_documents.sequence_id,
-            found.shard_id,
+            passages.shard_id,
             sequence_documents.document_key,
             sum(sequence_documents.token_end - sequence_documents.token_start) as tokens
         from sequence_documents
-        inner join found on sequence_documents.sequence_id = found.sequence_id
-        group by sequence_documents.sequence_id, found.shard_id, sequence_documents.document_key
+        inner join passages on sequence_documents.sequence_id = passages.sequence_id
+        group by sequence_documents.sequence_id, passages.shard_id, sequence_documents.document_key
     ),
 
-    -- Joined by one number, and the shard compared afterwards: of two columns together DuckDB would not look for the
-    -- few that are wanted, but fetch the texts of every document.
+    -- Joined by one number, and the shard compared afterwards: with two columns DuckDB would not look up the few rows
+    -- that are needed, but fetch the texts of all documents.
     named as (
         select
             spans.sequence_id,
@@ -49,15 +49,15 @@ create macro strongest(query, n) as table
     )
 
     select
-        row_number() over (order by found.influence_nats desc, found.sequence_id asc) as rank,
-        found.influence_nats,
-        found.sequence_id,
-        found.shard_id,
+        row_number() over (order by passages.influence_nats desc, passages.sequence_id asc) as rank,
+        passages.influence_nats,
+        passages.sequence_id,
+        passages.shard_id,
         named.documents,
-        found.text
-    from found
-    left join named on found.sequence_id = named.sequence_id
+        passages.text
+    from passages
+    left join named on passages.sequence_id = named.sequence_id
     order by rank;
 
 comment on macro table strongest is -- noqa: PRS
-'strongest(query, n): the n sequences of the current generation that raise a query''s completion most, with their documents, the larger share of the tokens first. The fast way to a handful of rows among very many. grain: (rank)';
+'strongest(query, n): the n sequences of the current generation that raise a query''s completion most, with their documents, the larger share of the tokens first. The fast way to a few rows among very many. grain: (rank)';

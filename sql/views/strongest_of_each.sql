@@ -1,11 +1,12 @@
--- strongest_of_each(n): of every query, the n sequences of the current generation that raise its completion most, of
--- equal ones those with the smaller id. What top_influences says where rank <= n, without counting and sorting all.
+-- strongest_of_each(n): for every query, the n sequences of the current generation that raise its completion most;
+-- of equal ones, those with the smaller id. The same as top_influences where rank <= n, without ranking and sorting
+-- all scores.
 -- grain: (query_id, rank)
 create macro strongest_of_each(n) as table
     with strongest_by_query as (
         select
             query_key,
-            -- One pass that keeps n pairs a query, in the order of their fields.
+            -- One pass that keeps n pairs for each query, ordered by their fields.
             max({ 'influence_nats': influence_nats, 'against_ties': -sequence_id }, n) as pairs
         from influence_scores
         where
@@ -17,7 +18,7 @@ create macro strongest_of_each(n) as table
         group by query_key
     ),
 
-    found as (
+    ranked as (
         select
             strongest_by_query.query_key,
             unnest(range(1, len(strongest_by_query.pairs) + 1)) as rank,
@@ -27,15 +28,15 @@ create macro strongest_of_each(n) as table
 
     select
         queries.query_id,
-        found.rank,
-        found.pair.influence_nats,
+        ranked.rank,
+        ranked.pair.influence_nats,
         sequences.sequence_id,
         sequences.shard_id,
         sequences.text
-    from found
-    inner join queries on found.query_key = queries.query_key
-    inner join sequences on -found.pair.against_ties = sequences.sequence_id
-    order by queries.query_id, found.rank;
+    from ranked
+    inner join queries on ranked.query_key = queries.query_key
+    inner join sequences on -ranked.pair.against_ties = sequences.sequence_id
+    order by queries.query_id, ranked.rank;
 
 comment on macro table strongest_of_each is -- noqa: PRS
-'strongest_of_each(n): of every query, the n sequences of the current generation that raise its completion most, of equal ones those with the smaller id. What top_influences says where rank <= n, without counting and sorting all. grain: (query_id, rank)';
+'strongest_of_each(n): for every query, the n sequences of the current generation that raise its completion most; of equal ones, those with the smaller id. The same as top_influences where rank <= n, without ranking and sorting all scores. grain: (query_id, rank)';

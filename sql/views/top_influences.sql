@@ -8,8 +8,8 @@ with ranked as (
         sequence_id,
         generation_id,
         influence_nats,
-        -- Ordered by one pair, not by two columns: then DuckDB keeps n rows a query where rank <= n is asked for, in
-        -- place of sorting all.
+        -- Ordered by one pair, not by two columns: for rank <= n, DuckDB then keeps n rows for each query instead of
+        -- sorting all.
         row_number() over (
             partition by query_id order by { 'influence_nats': influence_nats, 'against_ties': -sequence_id } desc
         ) as rank,

@@ -12,7 +12,7 @@ from influence_assets.study import Study
 
 
 class Format(StrEnum):
-    """How rows are printed or written."""
+    """The format in which rows are printed or written."""
 
     TABLE = "table"
     CSV = "csv"

@@ -25,7 +25,7 @@ from influence_assets.storage.disk_errors import computing, removing, writing
 
 
 class Provenance(TypedDict, total=False):
-    """How an artifact is computed, for its manifest.
+    """Circumstances of an artifact's computation, for its manifest.
 
     Attributes:
         settings: the settings of the study that affect the artifact.

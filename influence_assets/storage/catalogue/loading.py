@@ -108,14 +108,14 @@ def _bring_to(
     connection: duckdb.DuckDBPyConnection, content: CatalogueContent, store: ArtifactStore
 ) -> tuple[int, int, dict[str, int]]:
     """Give the file this content; return the numbers of artifacts loaded and removed, and of rows by table."""
-    wanted = {key.materialization_id: key for key in content.artifacts}
+    keys = {key.materialization_id: key for key in content.artifacts}
     loaded = _numbers(connection, "select materialization_id from materializations where is_loaded")
-    removed, new = loaded - wanted.keys(), sorted(wanted.keys() - loaded, key=lambda number: str(wanted[number]))
+    removed, new = loaded - keys.keys(), sorted(keys.keys() - loaded, key=lambda number: str(keys[number]))
     if removed:
         delete_tables(connection, removed)
         _change(connection, "unload", numbers=sorted(removed))
     _change(connection, "forget_manifests", numbers=new)  # those that were only ancestors until now
-    rows = _insert_artifacts(connection, [wanted[number] for number in new], store, content.holding_text)
+    rows = _insert_artifacts(connection, [keys[number] for number in new], store, content.holding_text)
     _find_ancestors(connection, store, content.holding_text)
     _change(connection, "forget_ancestors")
     _change(connection, "forget_inputs")
