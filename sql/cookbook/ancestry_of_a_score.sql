@@ -20,7 +20,7 @@ from
         (
             select current_scores.materialization_id
             from current_scores
-            where current_scores.query_id = $query_id and current_scores.sequence_id = $sequence_id
+            where current_scores.query_id = $query_id and current_scores.sequence_id = $sequence_id::bigint
         )
     )
 order by depth, asset, partition;

@@ -13,4 +13,4 @@ from influence_by_document
 inner join queries on influence_by_document.query_id = queries.query_id
 where influence_by_document.document_id = $document_id
 order by influence_by_document.influence_nats desc, influence_by_document.query_id asc
-limit $count;
+limit $count::bigint;

@@ -12,4 +12,4 @@ select
 from influence_concentration
 inner join queries on influence_concentration.query_id = queries.query_id
 order by influence_concentration.top_ten_share desc, influence_concentration.query_id asc
-limit $count;
+limit $count::bigint;

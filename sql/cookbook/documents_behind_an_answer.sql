@@ -15,4 +15,4 @@ select
 from influence_by_document
 where query_id = $query_id
 order by influence_nats desc, shard_id asc, document_id asc
-limit $count;
+limit $count::bigint;

@@ -22,5 +22,5 @@ select
     weights_hash,
     model_path
 from score_lineage
-where query_id = $query_id and sequence_id = $sequence_id
+where query_id = $query_id and sequence_id = $sequence_id::bigint
 order by document_tokens desc, document_id asc;

@@ -9,5 +9,5 @@ select
     text,
     sequence_id
 from top_influences
-where query_id = $query_id and rank_lowest <= $count
+where query_id = $query_id and rank_lowest <= $count::bigint
 order by rank_lowest;

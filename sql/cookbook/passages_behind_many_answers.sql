@@ -11,4 +11,4 @@ from top_influences
 where rank <= 10
 group by sequence_id
 order by queries desc, mean_influence_nats desc, sequence_id asc
-limit $count;
+limit $count::bigint;

@@ -9,5 +9,5 @@ select
     documents,
     text,
     sequence_id
-from strongest($query_id, $count)
+from strongest($query_id, $count::bigint)
 order by rank;

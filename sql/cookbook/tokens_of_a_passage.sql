@@ -11,7 +11,7 @@ select
 from token_influence
 where
     query_id = $query_id
-    and sequence_id = $sequence_id
+    and sequence_id = $sequence_id::bigint
     and generation_id in (
         select generations.generation_id
         from generations

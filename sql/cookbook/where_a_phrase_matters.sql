@@ -15,4 +15,4 @@ inner join current_scores on sequences.sequence_id = current_scores.sequence_id
 inner join queries on current_scores.query_id = queries.query_id
 where contains(lower(sequences.text), lower($phrase))
 order by current_scores.influence_nats desc, current_scores.query_id asc, current_scores.sequence_id asc
-limit $count;
+limit $count::bigint;

@@ -5,7 +5,15 @@ import pytest
 from catalogue_sample import DAY, Sample, states, tombstones
 
 from influence_assets.errors import InputError, StorageError
-from influence_assets.storage.catalogue import cookbook, damaged_tables, has_holes, loaded_keys, query, run_checks
+from influence_assets.storage.catalogue import (
+    ask_cookbook,
+    cookbook,
+    damaged_tables,
+    has_holes,
+    loaded_keys,
+    query,
+    run_checks,
+)
 
 
 @pytest.fixture
@@ -78,6 +86,30 @@ def test_every_question_of_the_cookbook_is_answered(sample):
         bound = {name: {**values, "phrase": "Words"}[name] for name in statement.parameters}
         answer = query(sample.path, statement.sql, bound)
         assert answer.height > 0 or statement.name in {"layers_of_a_passage", "tokens_of_a_passage"}, statement.name
+
+
+@pytest.mark.parametrize("text", ["17", "-5", "--5", "²", "1984", "", "it's", "1e3", "true"])
+def test_what_looks_like_a_number_can_be_an_id_or_a_phrase(text, sample):
+    """Values arrive as text from the command line; only the query knows which of them are numbers."""
+    sample.load(sample.shard(0), sample.shard(1))
+    values = {"query_id": text, "query_set_id": text, "document_id": text, "phrase": text}
+    for name, statement in cookbook().items():
+        bound = {
+            parameter: {**values, "sequence_id": "1", "count": "3"}[parameter] for parameter in statement.parameters
+        }
+        ask_cookbook(sample.path, name, bound)
+
+
+@pytest.mark.parametrize("count", ["many", "²", "--5", "", "1.5.2"])
+def test_what_is_no_number_is_refused_with_what_is_asked_for(count, sample):
+    sample.load(sample.shard(0))
+    asking = [name for name, statement in cookbook().items() if "count" in statement.parameters]
+    assert asking
+    for name in asking:
+        values = dict.fromkeys(cookbook()[name].parameters, "q") | {"count": count}
+        said = rf"(?s)^{name}: .*Could not convert.*It asks for: .*count \(how many rows\)"
+        with pytest.raises(InputError, match=said):
+            ask_cookbook(sample.path, name, values)
 
 
 def test_names_what_is_loaded_and_not_what_that_was_computed_from(sample):

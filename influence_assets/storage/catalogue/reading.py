@@ -76,20 +76,22 @@ def ask_cookbook(path: Path, name: str, values: Mapping[str, str]) -> pl.DataFra
     Args:
         path: the DuckDB file.
         name: the query's name.
-        values: values of all its parameters, as text; those that look like numbers are passed as numbers.
+        values: values of all its parameters, as text; the query itself casts those that are numbers.
 
     Raises:
-        InputError: there is no such query, or it has other parameters.
+        InputError: there is no such query, it has other parameters, or a value cannot be cast.
     """
     questions = cookbook()
     if name not in questions:
         raise InputError("the cookbook", f"has no question {name!r}", f"Its questions: {', '.join(questions)}.")
     parameters = questions[name].parameters
+    described = ", ".join(f"{parameter} ({meaning})" for parameter, meaning in parameters.items()) or "nothing"
     if set(values) != set(parameters):
-        described = ", ".join(f"{parameter} ({meaning})" for parameter, meaning in parameters.items()) or "nothing"
         raise InputError(name, f"was given {', '.join(values) or 'nothing'}", f"It asks for: {described}.")
-    bound = {parameter: int(value) if value.lstrip("-").isdigit() else value for parameter, value in values.items()}
-    return query(path, questions[name].sql, bound)
+    try:
+        return query(path, questions[name].sql, dict(values))
+    except InputError as error:
+        raise InputError(name, error.problem, f"It asks for: {described}.") from error
 
 
 @contextmanager
