@@ -56,7 +56,7 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
     for failure in result.failures:
         _print_failure(failure, console)
     if result.left_out:
-        left_out = ", ".join(result.left_out)
+        left_out = escape(", ".join(result.left_out))
         console.print(f"Earlier results are unchanged. Not complete: {left_out}.", soft_wrap=True)
     return not result.failures and not result.left_out and not session.checks_failed
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shlex
 
 import polars as pl
 import pytest
@@ -277,6 +278,19 @@ def test_what_is_in_a_corpus_cannot_steer_the_terminal(tmp_path):
         assert ended.code == 0
         assert "\\x1b[31mred\\x1b]0;title\\x07 [bold]loud[/bold] :warning: \\u202eback" in ended.out
     assert "a [red].jsonl" in shown[3].out
+
+
+@pytest.mark.parametrize("name", ["[bold]a", "a[", "[/b]", "a 'quoted' one", "with $HOME and `id`"])
+def test_a_folder_of_any_name_is_shown_as_it_is_and_can_be_copied_into_a_shell(name, tmp_path):
+    folder = tmp_path / name
+    started = influence("init", folder, width=1000)
+    assert started.code == 0
+    assert str(folder / "study.yaml") in started.out
+    command = started.out.partition("then: ")[2].strip()
+    assert shlex.split(command) == ["influence", "run", "--study", str(folder / "study.yaml")]
+    told = influence("status", "--study", folder / "study.yaml", width=1000)
+    assert told.code == 0
+    assert str(folder / "store") in told.out
 
 
 def test_an_error_that_quotes_a_file_cannot_steer_the_terminal(study):

@@ -1,5 +1,6 @@
 """`influence demo`."""
 
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -46,7 +47,7 @@ def demo(folder: Annotated[Path, typer.Argument(help="The folder to create.")] =
     if not run_study(study, console):
         raise typer.Exit(1)
     console.rule("4. Your turn")
-    hints = TRY.format(seconds=time.monotonic() - started, study=path)
+    hints = TRY.format(seconds=time.monotonic() - started, study=shlex.quote(str(path)))
     console.print(hints, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -5,6 +5,7 @@ what this product made is removed, replaced or renamed: temporary files and fold
 lock files by their content; callers know which files artifacts own.
 """
 
+import errno
 import os
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -112,7 +113,7 @@ class LocalBackend(Backend):
         """Publish a draft by renaming it."""
         path = self._path(folder)
         if os.path.lexists(path) and not files.is_empty_folder(path):
-            raise FileExistsError(17, "File exists", str(path))
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         draft.rename(path)
         for above in (path.parent, *list(path.parent.parents)[: folder.count("/")]):
             files.sync_folder(above)
