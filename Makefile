@@ -18,9 +18,10 @@ test: .venv/developed
 test-all: .venv/developed
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not soak"
 
-# 200 random histories of a corpus, killed at random, each compared with a build from scratch: about 25 minutes.
+# 200 random histories of a corpus, killed at random, each compared with a build from scratch, and what repeats other
+# tests over every configuration, kind of damage and place to be killed at: most of an hour.
 soak: .venv/developed
-	$(BIN)/python -m pytest -q -m soak
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m soak
 
 # Against kronfluence and the plain training step, on two threads: about 20 minutes; writes the tables of the README
 # and of docs/benchmarks.md.

@@ -32,7 +32,7 @@ LAYERS = {
 @pytest.mark.parametrize(
     ("architecture", "dtype"),
     slow_rows_but(
-        ("llama", "bfloat16"),
+        slow=[("llama", "bfloat16"), ("neox", "float64")],
         of=[("llama", "float64"), ("llama", "bfloat16"), ("neox", "float64"), ("neox", "float32")],
     ),
 )

@@ -93,7 +93,7 @@ def test_each_shard_has_its_own_drift_and_is_fitted_on_or_new(study):
             assert own.filter(pl.col("measure") == letter)["drift"].item() == pytest.approx(expected, rel=0.4)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_changed_shard_is_new_and_what_it_was_is_gone(study):
     studies.write_jsonl(study.parent / "corpus" / COAST, studies.COAST_ROWS[:2])
     studies.compute(study)
@@ -104,7 +104,7 @@ def test_a_changed_shard_is_new_and_what_it_was_is_gone(study):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_vanished_shard_counts_no_longer(study):
     (study.parent / "corpus" / TRADES).unlink()
     studies.compute(study)
@@ -130,6 +130,7 @@ def test_the_sum_does_not_depend_on_how_many_shards_are_read_at_once(study, monk
     assert [frame.rows() for frame in found] == [frame.rows() for frame in expected]
 
 
+@pytest.mark.slow
 def test_the_threshold_decides_and_moves_nothing_else(study):
     studies.write_extra(study)
     studies.compute(study)

@@ -117,7 +117,7 @@ def edit_all(study):
     edit_remove(study)
 
 
-@pytest.mark.parametrize("edit", slow_but(edit_all, of=[edit_add, edit_change, edit_remove, edit_all]))
+@pytest.mark.parametrize("edit", slow_but(of=[edit_add, edit_change, edit_remove, edit_all], slow=[edit_all]))
 def test_after_an_edit_they_are_those_from_nothing(study, edit, tmp_path_factory):
     edit(study)
     studies.compute(study)
@@ -136,6 +136,7 @@ def test_edit_after_edit(study, tmp_path_factory):
     assert_same(stored(study), from_nothing(study, tmp_path_factory.mktemp("fresh")))
 
 
+@pytest.mark.slow
 def test_only_new_pairs_are_measured(study, measured):
     before = pairs(stored(study))
     edit_add(study)
@@ -185,8 +186,8 @@ def test_a_shard_that_counted_is_missed(many, tmp_path_factory):
     assert_same(stored(many), from_nothing(many, tmp_path_factory.mktemp("fresh")))
 
 
-@pytest.mark.parametrize("name", slow_but("strongest", of=["layer_influence", "token_influence", "strongest"]))
-@pytest.mark.parametrize("damage", slow_but("flip", of=["flip", "cut"]))
+@pytest.mark.parametrize("name", slow_but("strongest", of=["layer_influence", "token_influence", "strongest"], slow=()))
+@pytest.mark.parametrize("damage", slow_but("flip", of=["flip", "cut"], slow=("cut",)))
 def test_nothing_is_taken_from_damaged_details(study, name, damage, tmp_path_factory):
     path = stored(study).folder / f"{name}.parquet"
     content = bytearray(path.read_bytes())

@@ -185,6 +185,7 @@ def test_what_is_said_of_questions_and_layers_is_the_oracles(standing, truth):
         assert row["fit_sequences"] == len(truth.sequences)
 
 
+@pytest.mark.slow
 def test_the_curvature_can_be_fitted_on_a_draw(study, truth):
     studies.write_study(study.parent, curvature={"fit_sequences": 3})
     studies.compute(study)

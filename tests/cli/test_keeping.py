@@ -158,7 +158,7 @@ def test_a_document_is_forgotten_while_another_file_is_broken(study, traces):
     assert traces.found(study) == set()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_document_can_be_listed_alone(study, traces):
     before = studies.catalogue_rows(study)
     ended = influence("forget", "--only-list", "--document", document_id(GULLS), "--study", study)
@@ -176,7 +176,7 @@ def test_a_document_can_be_listed_alone(study, traces):
     assert "1 document is listed as withdrawn." in influence("status", "--study", study).out
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_an_id_that_no_shard_has_is_listed_for_when_its_text_comes(study):
     ended = influence("forget", "--document", document_id(studies.EXTRA_TEXT), "--study", study)
     assert ended.code == 0
@@ -198,6 +198,7 @@ def test_what_is_no_id_is_one_paragraph_and_lists_nothing(study, malformed):
     assert influence("run", "--study", study).out.startswith("Nothing to do")
 
 
+@pytest.mark.slow
 def test_damage_is_found_named_and_mended(study):
     ended = influence("verify", "--study", study)
     artifacts = len(list(workspace(study).store.manifests()))
@@ -387,7 +388,7 @@ def test_a_document_is_used_again_on_purpose(study):
     assert influence("run", "--study", study).out.startswith("Nothing to do")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_superseded_versions_are_collected(study):
     studies.write_parquet(study.parent / "corpus" / TRADES, studies.TRADES_ROWS[:2])
     assert influence("run", "--study", study).code == 0
@@ -414,7 +415,7 @@ def test_while_a_run_is_at_work_nothing_is_collected(study):
     assert ended.err.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_drift_is_told_and_another_generation_is_fitted_on_demand(study):
     studies.write_study(study.parent, curvature={"drift_threshold": 1e-3})
     studies.write_extra(study)
@@ -437,7 +438,7 @@ def test_drift_is_told_and_another_generation_is_fitted_on_demand(study):
     assert "Generation 2: 21 training sequences" in influence("status", "--study", study).out
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_status_tells_of_a_generation_that_is_being_filled(study):
     studies.compute(study, new_generation=True, until="corrected_eigenvalues")
     ended = influence("status", "--study", study)

@@ -49,7 +49,7 @@ def test_a_generation_can_be_damped_anew_whatever_became_of_its_shards(study):
     assert studies.ask_sql(study, "select generation_id from generations")["generation_id"].to_list() == [1]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_generation_stands_without_what_it_was_merged_from(study):
     """Curvature is frozen: another machine that is handed it and the eigenbases needs no statistics of other shards."""
     scores = studies.scores(study)
@@ -118,7 +118,7 @@ def test_while_a_generation_fills_the_one_before_is_shown_and_kept_up_to_date(st
     assert studies.compute(study) == []
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_shards_come_change_and_go_beside_two_generations(study):
     """They are scored in the current one; of the one before what still stands is shown."""
     studies.compute(study, new_generation=True)
@@ -153,7 +153,7 @@ def test_a_lost_catalogue_is_no_reason_to_show_a_generation_before_it_is_complet
     assert studies.catalogue_rows(study) == before
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_third_generation_leaves_the_second_beside_it(study):
     for _ in range(2):
         studies.compute(study, new_generation=True)
@@ -161,7 +161,7 @@ def test_a_third_generation_leaves_the_second_beside_it(study):
     assert studies.compute(study) == []
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_generation_that_lost_what_it_was_fitted_on_before_it_was_finished_is_passed_over(study):
     """Its Λ needs the very shards: nobody has them any more."""
     studies.write_extra(study)
@@ -205,7 +205,7 @@ def test_past_the_threshold_a_generation_is_made_by_itself_once(study):
     assert studies.compute(study) == []
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_threshold_that_nothing_can_meet_makes_no_generation_after_the_other(study):
     """Of a draw of the sequences the fit is never what all sequences say; a new one is made for news only."""
     studies.write_study(
@@ -227,7 +227,7 @@ def test_by_default_a_generation_is_only_proposed(study):
     assert_shown(study, [1], [*SHARDS, EXTRA])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_another_damping_belongs_to_the_generation_that_is_asked_for(study):
     studies.compute(study, new_generation=True)
     studies.write_study(study.parent, curvature={"damping_scale": 0.4})

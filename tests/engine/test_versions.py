@@ -67,7 +67,7 @@ def test_other_weights_under_the_same_path_change_every_version_downstream(study
     studies.assert_no_stale_row(study)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_another_tokenizer_under_the_same_path_changes_every_version_downstream(study):
     before = studies.data_versions(study)
     saved = (study.parent / "model" / "tokenizer.json").read_text(encoding="utf-8")
@@ -109,7 +109,7 @@ def test_a_setting_changes_only_what_it_matters_to(study, section, keys, kept):
     assert {name.partition("[")[0] for name in studies.compute(study)} == (kept or set())
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_other_layers_are_another_generation(study):
     studies.write_study(study.parent, curvature={"modules": ["*.mlp.c_fc"]})
     assert set(studies.compute(study)) == studies.everything(but=["documents", "language_model", "token_sequences"])
@@ -167,7 +167,7 @@ def test_the_rows_of_a_vanished_file_leave_and_come_back_with_it(study):
     assert studies.scores(study) == before
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_vanished_query_file_takes_its_rows_along(study):
     (study.parent / "queries" / FIRST).unlink()
     assert studies.compute(study) == ["influence_catalogue"]
@@ -177,7 +177,7 @@ def test_a_vanished_query_file_takes_its_rows_along(study):
     studies.assert_no_stale_row(study)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_model_that_moved_is_found_where_it_is_now(study):
     shutil.move(study.parent / "model", study.parent / "moved")
     studies.write_study(study.parent, model={"path": "moved"})

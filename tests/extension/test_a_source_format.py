@@ -126,6 +126,7 @@ def test_a_changed_record_is_computed_anew_and_the_old_one_collected(study):
     assert influence("run", "--study", study).out.startswith("Nothing to do")
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_an_error_by_record_and_what_stood_stays(study):
     path = study.parent / "corpus" / SCROLL
     path.write_bytes(RECORDS.encode().replace(b"river", b"r\xffver"))
@@ -137,6 +138,7 @@ def test_a_damaged_file_is_an_error_by_record_and_what_stood_stays(study):
     assert influence("run", "--study", study).out.startswith("Nothing to do")
 
 
+@pytest.mark.slow
 def test_a_damaged_artifact_of_it_is_mended(study):
     table = studies.artifact(study, "documents", shard=SCROLL).folder / "documents.parquet"
     table.write_bytes(table.read_bytes()[:-9])

@@ -58,6 +58,7 @@ def succeed(study, *arguments):
     return finished.out
 
 
+@pytest.mark.slow
 def test_its_scores_and_versions_are_those_of_a_local_disk(study, standing):
     assert studies.data_versions(study) == studies.data_versions(standing)
     assert studies.scores(study) == studies.scores(standing)

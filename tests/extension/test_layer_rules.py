@@ -28,6 +28,7 @@ from tests.extension.commanded import damage, run
 from tests.extension.installed import install
 from tests.extension.modeling_scaled_gpt2 import ScaledGPT2
 from tests.oracles import gradients as oracle
+from tests.tiers import slow_but
 
 HERE = Path(__file__).parent
 EXAMPLES = [HERE / "scaled_linear", HERE / "routed_linear"]
@@ -182,7 +183,7 @@ def plain_scores_by_autograd(study):
 
 
 @pytest.mark.usefixtures("extended", "remote_code")
-@pytest.mark.parametrize("extended", ["folder", pytest.param("entry point", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.parametrize("extended", slow_but(of=["folder", "entry point"], slow=("folder",)), indirect=True)
 def test_a_study_of_a_made_up_model_is_kept_like_any_other(tmp_path, request):
     study = lay_out_scaled(tmp_path / "study")
     with pytest.MonkeyPatch.context() as without:

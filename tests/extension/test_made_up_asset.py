@@ -127,6 +127,7 @@ def test_sql_that_changes_makes_the_catalogue_anew_once(study, tmp_path, monkeyp
     assert rows(study, "select entropy_bits from variety_by_shard")
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_is_found_and_mended(study):
     before = varieties(study)
     file = folder(study, TRADES) / f"{NAME}.parquet"
@@ -176,7 +177,7 @@ def test_what_a_changed_file_supersedes_is_collected(study):
     assert varieties(study) == counted_by_hand(study)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_file_that_vanishes_takes_its_rows_along(study):
     (study.parent / "corpus" / TRADES).unlink()
     assert influence("run", "--study", study).code == 0
@@ -192,14 +193,14 @@ def test_without_it_the_study_is_as_it_was(study, monkeypatch):
     assert rows(study, f"select table_name from duckdb_tables() where table_name = '{NAME}'") == []
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_study_can_name_its_folder(study, monkeypatch):
     monkeypatch.delenv("INFLUENCE_EXTENSIONS")
     study.write_text(study.read_text() + f"extensions: [{PARTS}]\n")
     assert "Nothing to do" in ended("run", "--study", study, folder=study.parent)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_it_can_be_installed(study, tmp_path, monkeypatch):
     monkeypatch.delenv("INFLUENCE_EXTENSIONS")
     site = tmp_path / "site"

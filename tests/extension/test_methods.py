@@ -27,6 +27,7 @@ from tests.extension.commanded import damage, run
 from tests.extension.installed import install
 from tests.oracles import gradients as oracle
 from tests.oracles.gauss_newton import dense_gauss_newton
+from tests.tiers import slow_but
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE / "centred"
@@ -89,7 +90,7 @@ def laid_out(folder, baselines):
     return studies.lay_out(folder, scores={"details_per_query": 2, "baselines": baselines})
 
 
-@pytest.mark.parametrize("way", ["folder", pytest.param("entry point", marks=pytest.mark.slow), "study"])
+@pytest.mark.parametrize("way", slow_but("folder", of=["folder", "entry point", "study"], slow=("study",)))
 def test_a_study_scores_with_it_and_keeps_it_like_the_packages_own(way, tmp_path, monkeypatch):
     study = laid_out(tmp_path / "study", ["gradient_dot"])
     before = run(study)

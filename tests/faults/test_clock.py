@@ -28,7 +28,7 @@ def test_times_that_change_alone_change_nothing(ground, corpus):
 
 
 @pytest.mark.parametrize("remembers_by", ["time of the last change", "time of modification alone"])
-@pytest.mark.slow
+@pytest.mark.soak
 def test_content_that_changes_behind_the_times_is_seen(ground, corpus, remembers_by):
     """The same size and the time of before: what a copy that keeps times leaves, or a clock that was set back.
 

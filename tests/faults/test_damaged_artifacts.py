@@ -101,7 +101,9 @@ def spoil(ground, corpus):
     return spoil
 
 
-@pytest.mark.parametrize("what", slow_but("a text", "a torn chunk", "eigenbases", "a manifest", of=PLACES))
+@pytest.mark.parametrize(
+    "what", slow_but("a text", of=PLACES, slow=("a torn chunk", "eigenbases", "a manifest", "covariances"))
+)
 def test_verify_names_it_and_a_run_mends_it_alone(ground, spoil, what):
     before, rows = contents(ground.study), comparison.rows(ground.study)
     whole = values(ground.study, PLACES[what][0])
@@ -133,7 +135,9 @@ def ask(ground):
     return working.run(ground.study)
 
 
-@pytest.mark.parametrize("what", slow_but("tokens", of=[what for what in PLACES if what not in NOT_READ]))
+@pytest.mark.parametrize(
+    "what", slow_but("tokens", of=[what for what in PLACES if what not in NOT_READ], slow=("eigenbases", "a question"))
+)
 def test_a_run_that_reads_it_mends_it_by_itself(ground, answered, spoil, what):
     name = spoil(what)
     ran = ask(ground)

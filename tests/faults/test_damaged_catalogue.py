@@ -33,7 +33,7 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", slow_but("the manifests", of=PLACES))
+@pytest.mark.parametrize("place", slow_but("the manifests", of=PLACES, slow=("rows of documents",)))
 def test_verify_names_it_and_rebuilding_mends_it(ground, corpus, place):
     before, path = comparison.rows(ground.study), ground.store / "influence.duckdb"
     damage(path, PLACES[place](path))
@@ -46,7 +46,7 @@ def test_verify_names_it_and_rebuilding_mends_it(ground, corpus, place):
     comparison.assert_equal_tables(comparison.rows(ground.study), before)
 
 
-@pytest.mark.parametrize("place", slow_but("the manifests", of=PLACES))
+@pytest.mark.parametrize("place", slow_but("the manifests", of=PLACES, slow=()))
 def test_a_reader_gets_an_error_or_what_was_written(ground, corpus, place):
     before, path = comparison.rows(ground.study), ground.store / "influence.duckdb"
     damage(path, PLACES[place](path))
@@ -61,7 +61,7 @@ def test_a_reader_gets_an_error_or_what_was_written(ground, corpus, place):
     assert refused
 
 
-@pytest.mark.parametrize("place", slow_but("the manifests", of=PLACES))
+@pytest.mark.parametrize("place", slow_but("the manifests", of=PLACES, slow=()))
 @pytest.mark.slow
 def test_a_run_builds_on_nothing_that_is_damaged(ground, corpus, place):
     """It begins from nothing, or says that it cannot, and what to do."""

@@ -23,7 +23,7 @@ def edit(corpus):
     corpus.remove(FILES[1])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_killed_again_and_again_a_run_computes_nothing_twice(ground, corpus):
     edit(corpus)
     before, kills = held(ground.study), 0

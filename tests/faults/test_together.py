@@ -16,6 +16,7 @@ def together(ground, *calls):
     return [process.ended().answer for process in processes]
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_compute_every_partition_once(ground):
     ground.begin(is_computed=False)
     one, other = together(ground, *(partial(working.run, ground.study, run_id=name) for name in ("one", "other")))

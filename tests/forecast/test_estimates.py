@@ -120,6 +120,7 @@ def test_what_stands_is_measured_and_costs_nothing_more(wide):
         assert stage.measured.peak_memory_bytes > 2**20
 
 
+@pytest.mark.slow
 def test_a_new_shard_is_one_pass_and_its_time_follows_what_was_measured(study):
     studies.compute(study)
     seen = by_name(study)

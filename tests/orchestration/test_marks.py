@@ -123,7 +123,7 @@ def test_files_that_come_change_and_go(computed):
     assert_agree(computed, standing=ALL - 7)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_setting_that_is_changed_and_taken_back(computed):
     path = computed.path
     studies.write_study(path.parent, curvature={"damping_scale": 0.5})
@@ -137,7 +137,7 @@ def test_a_setting_that_is_changed_and_taken_back(computed):
     assert_agree(computed, standing=ALL)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_new_generation(computed):
     assert not computed.command(new_generation=True).failures
     assert_agree(computed, standing=ALL)
@@ -149,7 +149,7 @@ def test_a_new_generation(computed):
     assert_agree(computed, standing=ALL + 7)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_generation_that_is_being_filled(computed):
     config = {"ops": {f"{studies.NAME}__eigenbases": {"config": {"new_generation": True}}}}
     assert computed.materialise("eigenbases", run_config=config).success
@@ -160,7 +160,7 @@ def test_a_generation_that_is_being_filled(computed):
     assert stale == {"curvature"}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_that_was_killed_while_it_filled_a_generation(computed):
     """Two generations stand then; what the next run tells of one must not outdate what it tells of the other."""
     computed.command(new_generation=True, killed_before="query_gradients")
@@ -170,7 +170,7 @@ def test_a_run_that_was_killed_while_it_filled_a_generation(computed):
     assert_agree(computed, standing=ALL + 7)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_withdrawn_documents(computed):
     (document,) = studies.ask_sql(computed.path, "select document_id from documents where title = 'Fog'").rows()[0]
     (computed.path.parent / "withdrawn.txt").write_text(document)
@@ -182,7 +182,7 @@ def test_withdrawn_documents(computed):
     assert_agree(computed, standing=ALL)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_other_questions_and_other_weights(computed):
     studies.write_jsonl(computed.path.parent / "queries" / FIRST, studies.FIRST_ROWS[:1])
     computed.sense()

@@ -54,6 +54,7 @@ def test_a_run_has_one_stage_an_asset_in_the_graphs_order(located):
     assert sum(counts.get("computed", 0) for counts in by_stage.values()) == len(studies.everything()) - 4
 
 
+@pytest.mark.slow
 def test_a_file_that_comes_is_measured_in_the_stage_of_the_first_that_is_due(computed):
     studies.write_extra(computed.path)
     assert not computed.command().failures
@@ -63,7 +64,7 @@ def test_a_file_that_comes_is_measured_in_the_stage_of_the_first_that_is_due(com
     assert by_stage["eigenbases"] == {"outcome": "Nothing was due."}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_new_generation_has_stages_of_its_own(computed):
     assert not computed.command(new_generation=True).failures
     assert steps(computed, dg.DagsterEventType.STEP_SUCCESS) == ["plan", *ASSETS, *AGAIN, "report"]

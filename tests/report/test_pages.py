@@ -93,6 +93,7 @@ def test_layers_are_shown_in_the_models_order_and_each_has_its_line():
     assert size_of(many)[1] > 1.5 * size_of(few)[1]
 
 
+@pytest.mark.slow
 def test_many_shards_layers_and_questions_are_drawn():
     """Altair's limit of 5,000 rows must not end a run."""
     shards = drawn(curvature_drift.chart(layer_drifts([f"h.{n}" for n in range(60)]), shard_drifts(shards=2500)))

@@ -8,6 +8,7 @@ import pytest
 
 from tests.storage.killed_everywhere import DEEDS
 from tests.storage.stored import KEY, read_everything, store_in, write
+from tests.tiers import slow_but
 
 BEFORE = {
     "nothing": lambda _store: None,
@@ -46,8 +47,7 @@ def is_whole_or_not_held(store):
     return store.holds(KEY)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("before", BEFORE)
+@pytest.mark.parametrize("before", slow_but(of=BEFORE, slow=("a standing artifact",)))
 def test_a_writer_killed_anywhere_is_made_good_by_the_next(tmp_path, before):
     stores = killed(tmp_path, before, "write")
     held = [is_whole_or_not_held(store) for store in stores]
@@ -80,8 +80,9 @@ def test_marking_killed_anywhere_marks_or_does_not(tmp_path, before):
         read_everything(store)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("before", ["a standing artifact", "a damaged artifact", "a record"])
+@pytest.mark.parametrize(
+    "before", slow_but(of=["a standing artifact", "a damaged artifact", "a record"], slow=("a standing artifact",))
+)
 def test_a_removal_killed_anywhere_leaves_all_or_nothing(tmp_path, before):
     stores = killed(tmp_path, before, "remove")
     held = [is_whole_or_not_held(store) for store in stores]
@@ -97,8 +98,9 @@ def test_a_removal_killed_anywhere_leaves_all_or_nothing(tmp_path, before):
         assert not (store.root / KEY.asset).exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("before", ["a standing artifact", "a damaged artifact"])
+@pytest.mark.parametrize(
+    "before", slow_but(of=["a standing artifact", "a damaged artifact"], slow=("a standing artifact",))
+)
 def test_a_reduction_killed_anywhere_never_loses_the_lineage(tmp_path, before):
     stores = killed(tmp_path, before, "reduce")
     held = [is_whole_or_not_held(store) for store in stores]

@@ -56,7 +56,7 @@ def test_there_is_nothing_to_collect_of_what_stands(study):
     assert_whole(study)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_so_many_superseded_versions_are_kept_the_last_ones(study):
     versions = [studies.artifact(study, "gradient_sketches", shard=TRADES).key]
     for number in range(3):
@@ -76,6 +76,7 @@ def test_so_many_superseded_versions_are_kept_the_last_ones(study):
     assert_whole(study)
 
 
+@pytest.mark.slow
 def test_a_dry_run_changes_nothing_and_says_what_the_real_one_does(study):
     change(study)
     before = contents(study.parent / "store")
@@ -121,7 +122,7 @@ def test_a_generation_that_is_being_filled_stays(study):
     assert studies.ask_sql(study, "select max(generation_id) from generations").item() == 2
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_of_generations_that_are_published_no_more_nothing_is_left(study):
     for _ in range(2):
         studies.compute(study, new_generation=True)
@@ -133,6 +134,7 @@ def test_of_generations_that_are_published_no_more_nothing_is_left(study):
     assert studies.ask_sql(study, "select max(generation_id) from generations").item() == 4, "no number comes twice"
 
 
+@pytest.mark.slow
 def test_what_is_withdrawn_goes_whatever_is_kept(study):
     ids = studies.ask_sql(study, "select document_id from documents where title = 'Fog'")["document_id"].to_list()
     withdraw(workspace(study), ids, "asked for")
@@ -158,7 +160,7 @@ def of_coast(key):
     return key.asset == "influence_details" or (key.partition or "").rpartition("|")[2] == COAST
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_what_was_withdrawn_cannot_damp_a_generation_anew(study):
     """Λ of the document went with it: another generation takes the place of the one that it was part of."""
     ids = studies.ask_sql(study, "select document_id from documents where title = 'Fog'")["document_id"].to_list()
@@ -212,7 +214,7 @@ def test_while_somebody_is_at_work_nothing_is_collected(study):
     assert collect(workspace(study), keep=0).removed
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_study_without_a_catalogue_can_be_collected(tmp_path):
     study = studies.lay_out(tmp_path)
     studies.compute(study, until="covariances")

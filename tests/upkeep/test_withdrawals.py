@@ -81,7 +81,7 @@ def test_what_is_left_is_what_a_corpus_without_it_gives(study, tmp_path_factory)
     assert_same_scores(studies.scores(study), studies.scores(other))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_list_in_the_study_counts_as_the_stores_own(study):
     listed = study.parent / "withdrawn.txt"
     listed.write_text(f"{document_id(FOG)}  # by letter\n")
@@ -99,7 +99,7 @@ def test_a_list_in_the_study_counts_as_the_stores_own(study):
     assert len(documents(study)) == 7
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_without_any_document_left_the_shard_goes(study):
     withdrawn(study, *(row["text"] for row in studies.TRADES_ROWS))
     assert set(studies.compute(study)) == studies.ROLLED_UP
@@ -127,7 +127,7 @@ def test_a_withdrawn_text_is_left_out_of_files_that_come_later(study):
     assert "again.jsonl" not in studies.ask_sql(study, "select shard_id from shards")["shard_id"].to_list()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_rows_of_a_vanished_file_leave_tombstones_until_it_returns(study):
     before = studies.scores(study)
     path = study.parent / "corpus" / TRADES
@@ -147,7 +147,7 @@ def test_the_rows_of_a_vanished_file_leave_tombstones_until_it_returns(study):
     assert studies.scores(study) == before
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_withdrawal_outlives_the_file(study):
     """Of a document that was withdrawn, then lost its file, the tombstone says why it was withdrawn, for ever."""
     withdrawn(study, FOG)
@@ -216,6 +216,7 @@ def test_the_list_may_be_damaged_or_lost_and_the_text_stays_out(study):
     assert entry.reason == "asked for by its author"
 
 
+@pytest.mark.slow
 def test_a_withdrawn_document_can_be_used_again_on_purpose(study):
     withdrawn(study, FOG)
     studies.compute(study)
@@ -249,6 +250,7 @@ def test_verify_reports_the_damage_of_either_copy_and_mends_it(study):
     assert verify(workspace(study), lambda _done, _total: None) == []
 
 
+@pytest.mark.slow
 def test_all_that_there_is_can_be_withdrawn(study):
     """Then readers see nothing, and the generation waits for what comes."""
     withdrawn(study, *(row["text"] for row in studies.COAST_ROWS + studies.TRADES_ROWS))
