@@ -5,7 +5,7 @@ STUDY ?= demo/study.yaml
 # Peers to agree with. Without their dependencies, which ask for packages that the comparison never touches.
 PEERS := kronfluence==1.0.1 einconv==0.1.0 opt_einsum==3.4.0
 
-.PHONY: demo test test-all soak check ui format clean bench samples
+.PHONY: demo test test-slow soak check ui format clean bench samples
 
 demo: .venv/installed
 	$(BIN)/influence demo demo
@@ -14,9 +14,9 @@ demo: .venv/installed
 test: .venv/developed
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not slow and not ui and not peer and not soak"
 
-# All but `soak`: what every change must pass.
-test-all: .venv/developed
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "not soak"
+# What takes longer: whole studies more, Dagster's UI, and peers. With `make test` it is what every change must pass.
+test-slow: .venv/developed
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "(slow or ui or peer) and not soak"
 
 # 200 random histories of a corpus, killed at random, each compared with a build from scratch, and what repeats other
 # tests over every configuration, kind of damage and place to be killed at: most of an hour.
