@@ -1,4 +1,4 @@
-"""Which values of a parameter `make test` tries, which `make test-all` tries too, and which only `make soak` does."""
+"""Which values of a parameter `make test` tries, which `make test-slow` tries, and which only `make soak` does."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
