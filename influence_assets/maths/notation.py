@@ -10,8 +10,11 @@
 | Λ      | E_sequence[(Q_Sᵀ G Q_A)^∘2], the corrected eigenvalues | [d_out, d_in] |
 | λ      | damping of the layer | scalar |
 | V      | gradient of f = log p(completion given prompt) | [query, d_out, d_in] |
-| P      | (G+λI)⁻¹ applied to V | [query, d_out, d_in] |
+| P      | what a method makes of V; EK-FAC: (G+λI)⁻¹ V | [query, d_out, d_in] |
 | N      | number of training sequences | scalar |
+
+In (G+λI), and wherever it is applied to a vector, G is the Gauss-Newton Hessian, as Grosse et al. write it; everywhere
+else it is a sequence's gradient.
 
 A and S may be kept as diagonal blocks (`block_diagonal.py`); Q_A and Q_S then have the same blocks, each with its own
 ascending eigenvalues.
