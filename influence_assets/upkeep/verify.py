@@ -56,7 +56,7 @@ def _named(files: Sequence[str]) -> str:
 def _lists(workspace: Workspace) -> list[Trouble]:
     """What is wrong with the files that say which documents are withdrawn or gone, now that it is mended."""
     try:
-        troubles = workspace.withdrawn.mend()
+        troubles = workspace.withdrawn.repair()
     except (StorageError, InputError) as error:
         remedy = "Until it can be read and written, nothing can be computed."
         return [Trouble("the withdrawn documents", str(workspace.store.root), str(error), remedy)]

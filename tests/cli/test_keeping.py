@@ -375,7 +375,7 @@ def test_a_damaged_list_is_reported_and_no_text_comes_back(study, traces):
     (path.parent / ".copies" / path.name).unlink()
     ended = influence("run", "--study", study)
     assert ended.code == 0
-    assert f"Withdrawn documents: {path} is missing, and tombstones tell of it." in ended.out
+    assert f"Withdrawn documents: {path} is missing, although tombstones name documents of it." in ended.out
     assert traces.found(study) == set()
 
 
