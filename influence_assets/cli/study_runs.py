@@ -136,7 +136,7 @@ def _label(asset: AssetDefinition, partition: Partition) -> str:
 
 def _computed(result: Result) -> Table:
     """Return how many partitions of each asset were computed or up to date already, and name the first computed."""
-    table = Table("asset", "computed", "stood already", "partitions computed", box=None, pad_edge=False)
+    table = Table("asset", "computed", "up to date", "partitions computed", box=None, pad_edge=False)
     for asset in asset_graph():
         keys = [partition.key or "" for computed, partition in result.computed if computed.name == asset.name]
         shown = ", ".join(keys[:PARTITIONS_SHOWN]) + (" …" if len(keys) > PARTITIONS_SHOWN else "")
