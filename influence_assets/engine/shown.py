@@ -19,7 +19,7 @@ class Picture:
 
     Args:
         png: the image.
-        title: what it shows, for those who cannot see it.
+        title: a text alternative that says what it shows.
     """
 
     png: bytes

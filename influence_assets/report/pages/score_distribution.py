@@ -1,4 +1,4 @@
-"""How the scores of each query are distributed: few sequences carry most of the influence."""
+"""The picture of each query's distribution of scores: few sequences carry most of the influence."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def draw(artifact: Artifact) -> bytes:
 
 
 def chart(scores: pl.DataFrame) -> Any:
-    """Return the share of each query's sequences above a score, positive scores only, on logarithmic axes.
+    """Return a chart of the share of each query's sequences above a positive score, on logarithmic axes.
 
     A straight right end is the power law of Grosse et al. 2023, Sec. 5.2.1.
 
