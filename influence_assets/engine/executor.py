@@ -107,9 +107,9 @@ def compute_with(versions: Versions, task: Task, progress: Callable[[int, int | 
     outcomes: list[Outcome] = []
     if len(places) > 1:
         members = members_of_one_pass(versions, places[0][0], str(places[0][1].shard), {})
-        wanted = [member for member in members if (member.asset, member.partition) in places]
-        if wanted:
-            outcomes = materialise_together(versions, wanted, run_id=task.run_id, progress=progress)
+        selected = [member for member in members if (member.asset, member.partition) in places]
+        if selected:
+            outcomes = materialise_together(versions, selected, run_id=task.run_id, progress=progress)
         # What another process has computed since is no longer among the members.
         done = {outcome.artifact.key: outcome for outcome in outcomes}
         places_left = [place for place in places if versions.key(*place) not in done]

@@ -120,11 +120,11 @@ class FrozenWithGeneration:
         graph = versions.workspace.graph
         fixed = [versions.key(graph[name], Partition()) for name in self.fixed_inputs]
         generation = versions.generation
-        known = [key for key in fixed if key is not None]
+        known_keys = [key for key in fixed if key is not None]
         begun = None if graph.generation is None else versions.key(graph.generation, Partition())
-        if generation is None or len(known) < len(fixed) or begun is None or not versions.holds(begun):
+        if generation is None or len(known_keys) < len(fixed) or begun is None or not versions.holds(begun):
             return None
-        key = versions.key_from(asset, partition, known)
+        key = versions.key_from(asset, partition, known_keys)
         manifest = versions.workspace.store.manifest(key)
         if manifest is not None and versions.holds(key):
             return key, manifest.inputs
@@ -143,8 +143,8 @@ class FrozenWithGeneration:
             generation.key if graph[name] is graph.generation else versions.key(graph[name], Partition())
             for name in self.fixed_inputs
         ]
-        known = [key for key in keys if key is not None]
-        return [versions.key_from(asset, Partition(), known)] if len(known) == len(keys) else []
+        known_keys = [key for key in keys if key is not None]
+        return [versions.key_from(asset, Partition(), known_keys)] if len(known_keys) == len(keys) else []
 
 
 def generations(workspace: "Workspace", identity: str) -> list[Generation]:

@@ -21,10 +21,10 @@ class AssetGraph:
     """
 
     def __init__(self, assets: Iterable[AssetDefinition], groups: Sequence[str] = ()) -> None:
-        given = list(assets)
-        published = tuple(asset.name for asset in given if asset.is_published)
-        gathering = {asset.name for asset in given if asset.inputs == ALL_PUBLISHED}
-        resolved = [replace(asset, inputs=published) if asset.name in gathering else asset for asset in given]
+        definitions = list(assets)
+        published = tuple(asset.name for asset in definitions if asset.is_published)
+        gathering = {asset.name for asset in definitions if asset.inputs == ALL_PUBLISHED}
+        resolved = [replace(asset, inputs=published) if asset.name in gathering else asset for asset in definitions]
         ordered = list(_ordered({asset.name: asset for asset in resolved}, groups))
         # Versions list inputs in their definition's order; here that must be the graph's, not the order of discovery.
         published = tuple(asset.name for asset in ordered if asset.is_published)
@@ -106,5 +106,5 @@ def _ordered(assets: Mapping[str, AssetDefinition], groups: Sequence[str]) -> It
 
 
 def _rank(asset: AssetDefinition, groups: Sequence[str]) -> tuple[bool, int, str, str]:
-    known = groups.index(asset.group) if asset.group in groups else len(groups)
-    return asset.is_catalogue, known, asset.group, asset.name
+    position = groups.index(asset.group) if asset.group in groups else len(groups)
+    return asset.is_catalogue, position, asset.group, asset.name

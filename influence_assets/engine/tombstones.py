@@ -82,7 +82,7 @@ class Tombstones:
         """
         is_vanished = pl.col("reason") == VANISHED
         is_present = pl.col("shard_id").is_in(sorted(shards))
-        kept = self.stored().filter(~is_present | (~is_vanished & pl.col("document_id").is_in(sorted(listed))))
+        unchanged = self.stored().filter(~is_present | (~is_vanished & pl.col("document_id").is_in(sorted(listed))))
         now = datetime.now(UTC)
         rows = [
             (
@@ -96,7 +96,7 @@ class Tombstones:
             for entry in entries
         ] + [(shard, document, VANISHED, now, None) for shard, documents in vanished.items() for document in documents]
         added = pl.DataFrame(rows, schema=TOMBSTONE_SCHEMA, orient="row")
-        tombstones = pl.concat([kept, added]).unique(_PLACE, keep="first", maintain_order=True).sort(_PLACE)
+        tombstones = pl.concat([unchanged, added]).unique(_PLACE, keep="first", maintain_order=True).sort(_PLACE)
         listed_by = pl.col("document_id").replace_strict(dict(listed), default=None, return_dtype=pl.String)
         return tombstones.with_columns(listed_by=pl.when(~is_vanished).then(pl.coalesce(listed_by, "listed_by")))
 

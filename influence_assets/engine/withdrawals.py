@@ -93,8 +93,8 @@ class Withdrawn:
         cached = _read_index(self._index_path, listed)
         shards, entries = self._shards(), {}
         for name, shard in shards.items():
-            known = cached.get(shard.content_hash)
-            entries[name] = self._look(shard) if known is None else known
+            entry = cached.get(shard.content_hash)
+            entries[name] = self._look(shard) if entry is None else entry
         index = {shards[name].content_hash: entry for name, entry in entries.items() if entry["is_read"]}
         if index != cached:
             replace_cache(self._index_path, {"listed": listed, "found": index})

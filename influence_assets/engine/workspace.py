@@ -53,7 +53,7 @@ class Workspace:
         self.graph = load_graph()
         self.store = ArtifactStore.open_or_create(study.storage.root, study.name)
         self._query_hashes: dict[str, str] = {}
-        self._catalogue_seen: tuple[tuple[int, ...], str | None] | None = None
+        self._catalogue_version_seen: tuple[tuple[int, ...], str | None] | None = None
 
     def again(self) -> "Workspace":
         """Return a fresh look at the study's files and its store."""
@@ -135,10 +135,10 @@ class Workspace:
             stat = self.catalogue.stat()
         except OSError:
             return None
-        seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        if self._catalogue_seen is None or self._catalogue_seen[0] != seen:
-            self._catalogue_seen = seen, standing_content_version(self.catalogue)
-        return self._catalogue_seen[1]
+        identity = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if self._catalogue_version_seen is None or self._catalogue_version_seen[0] != identity:
+            self._catalogue_version_seen = identity, standing_content_version(self.catalogue)
+        return self._catalogue_version_seen[1]
 
     def _published(self, name: str, **values: object) -> list[tuple[Any, ...]] | None:
         """Return the rows of a query on the current catalogue; None if there is no readable catalogue."""

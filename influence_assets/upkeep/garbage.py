@@ -102,13 +102,13 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False, spare_van
         if not dry_run:
             store.remove_abandoned_drafts()
         manifests = {m.key: m for m in store.manifests(with_records=True, with_damaged=True)}
-        wanted = _needed_by_study(workspace)
+        required = _needed_by_study(workspace)
         published = set(loaded_keys(workspace.catalogue))
-        needed = _with_ancestors(wanted | published, manifests)
-        unclean = tainted(workspace, manifests, spare_vanished=spare_vanished) - wanted
+        needed = _with_ancestors(required | published, manifests)
+        unclean = tainted(workspace, manifests, spare_vanished=spare_vanished) - required
         collected.kept_back = sorted(unclean & published, key=str)
         unclean -= published
-        unclean |= {key for key in manifests.keys() - wanted if store.is_damaged(key)}
+        unclean |= {key for key in manifests.keys() - required if store.is_damaged(key)}
         superseded = _superseded(manifests.keys() - needed - unclean, manifests, keep)
         collected.reduced = sorted((key for key in unclean & needed if store.has_content(key)), key=str)
         collected.removed = sorted((unclean - needed) | superseded, key=str)
@@ -129,12 +129,12 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False, spare_van
 
 def _needed_by_study(workspace: Workspace) -> set[ArtifactKey]:
     """Return what the study needs, stored or not, in the published generation and in one that is being filled."""
-    wanted = set()
+    required = set()
     for choice in ("published", "newest"):
         versions = Versions(workspace, choice)
         keys = (versions.key(state.asset, p.partition) for state in plan(versions) for p in state.partitions)
-        wanted |= {key for key in keys if key is not None}
-    return wanted
+        required |= {key for key in keys if key is not None}
+    return required
 
 
 def _with_ancestors(keys: Iterable[ArtifactKey], manifests: Manifests) -> set[ArtifactKey]:
