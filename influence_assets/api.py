@@ -1,4 +1,4 @@
-"""What other programs call: a new question, answered from what is stored without a pass over the corpus."""
+"""The interface for other programs: answers a new question from stored sketches, without a pass over the corpus."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class Passage:
 
     Args:
         influence_nats: the estimate of its score.
-        shard_id: where it is.
+        shard_id: the shard that it is in.
         sequence_index: its number in the shard, from 0.
         sequence_id: its id in SQL.
         text: the passage.
@@ -47,12 +47,13 @@ class Answer:
     """The passages behind a completion.
 
     Args:
-        log_probability_nats: of the completion given the prompt.
-        completion_tokens: tokens of the completion.
-        passages: the strongest first.
-        sequences: training sequences that were compared.
-        unsketched_shards: shards that could not be asked because their sketches do not stand.
-        agreement: how well sketches agreed with exact scores when they were made: mean Pearson correlation, if known.
+        log_probability_nats: the log-probability of the completion given the prompt.
+        completion_tokens: the number of tokens in the completion.
+        passages: the passages, the strongest first.
+        sequences: the number of training sequences that were compared.
+        unsketched_shards: shards that were not compared because their sketches are missing or out of date.
+        agreement: the mean Pearson correlation of sketches with exact scores, measured when they were computed, if
+            known.
     """
 
     log_probability_nats: float
@@ -64,14 +65,14 @@ class Answer:
 
 
 def ask(versions: Versions, prompt: str, completion: str, top: int) -> Answer:
-    """Return the training sequences that raise this completion's probability most, by the sketches' estimate.
+    """Return the training sequences that raise this completion's probability most, as estimated from sketches.
 
     Raises:
-        StorageError: the curvature or all sketches are missing; names the remedy.
+        StorageError: the curvature or all sketches are missing or out of date.
         InputError: the completion is empty, or the question has more tokens than the model's context.
     """
     workspace = versions.workspace
-    model, bases, curvature = (_standing(versions, name) for name in ("language_model", "eigenbases", "curvature"))
+    model, bases, curvature = (_current(versions, name) for name in ("language_model", "eigenbases", "curvature"))
     (query,) = tokenize(model, [prompt], [completion], ["the question"])
     runner = load_runner(workspace, model, lambda _done, _total: None)
     layers = factors.curvature_on(runner, bases, curvature)
@@ -96,7 +97,7 @@ def ask(versions: Versions, prompt: str, completion: str, top: int) -> Answer:
     )
 
 
-def _standing(versions: Versions, name: str) -> Artifact:
+def _current(versions: Versions, name: str) -> Artifact:
     key = versions.key(versions.workspace.graph[name], Partition())
     if key is None or not versions.workspace.store.holds(key):
         raise StorageError(f"{name} is missing or out of date. Bring everything up to date with `influence run`.")
@@ -104,7 +105,7 @@ def _standing(versions: Versions, name: str) -> Artifact:
 
 
 def _sketches(versions: Versions) -> dict[str, Artifact]:
-    """The sketches that stand, by shard."""
+    """Return the sketches that are up to date, by shard."""
     asset = versions.workspace.graph["gradient_sketches"]
     keys = {shard: versions.key(asset, Partition(shard=shard)) for shard in versions.workspace.shards}
     store = versions.workspace.store
@@ -127,7 +128,7 @@ def _passages(versions: Versions, estimates: dict[str, np.ndarray], top: int) ->
 def _described(
     versions: Versions, shard: str, indices: list[int]
 ) -> dict[int, tuple[int, str, list[dict[str, str | None]]]]:
-    """sequence_id, text and documents of some sequences of a shard."""
+    """Return sequence_id, text and documents of some sequences of a shard, by their index."""
     stored = {}
     for name in ("token_sequences", "documents"):
         key = versions.key(versions.workspace.graph[name], Partition(shard=shard))

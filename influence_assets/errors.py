@@ -1,15 +1,15 @@
-"""The errors that a person can mend: each says where, what is wrong and what to do."""
+"""The errors that a user can correct: each says where, what is wrong, and what to do."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 
 class InputError(Exception):
-    """Something that the user brought cannot be used as it is.
+    """Something that the user provided cannot be used as it is.
 
     Args:
-        where: the file and row, or the study and key, that the problem is in.
-        problem: what is wrong there, in one clause.
+        where: the file and row, or the study and key, with the problem.
+        problem: what is wrong, in one clause.
         remedy: what to do about it, in one sentence.
     """
 
@@ -25,16 +25,16 @@ class InputError(Exception):
 
 
 class StorageError(Exception):
-    """What stands in the store is missing, damaged or belongs to something else."""
+    """Something in the store is missing, damaged or belongs to something else."""
 
 
 class DamagedError(StorageError):
-    """What was read from an artifact is not what was written: a flipped bit, a torn chunk, a file cut off or lost.
+    """An artifact does not hold what was written: a flipped bit, a torn chunk, a truncated or lost file.
 
     Args:
         folder: the artifact's folder.
-        files: what is damaged, by path inside the folder; empty where that cannot be told.
-        problem: what is wrong with it, in one clause.
+        files: the damaged files, by path inside the folder; empty if they are not known.
+        problem: what is wrong with them, in one clause.
     """
 
     def __init__(self, folder: Path, files: Sequence[str], problem: str) -> None:

@@ -1,15 +1,15 @@
-"""Finds the parts that a room of the package holds: its own files, those of extension folders, and installed ones.
+"""Finds the parts of a room of the package: its own files, those of extension folders, and installed ones.
 
 A room is a package whose modules each define one part under an agreed name, such as `METHOD` in
-`influence_assets.methods` or `ASSET` in `influence_assets.assets`. A part is added by one file, in one of:
+`influence_assets.methods` or `ASSET` in `influence_assets.assets`. A part is added by one file, which is in one of:
 
-- in the room itself;
-- in a folder of the same name below an extension folder (`extensions` in the study, or `INFLUENCE_EXTENSIONS`, which
+- the room itself;
+- a folder of the same name below an extension folder (`extensions` in the study, or `INFLUENCE_EXTENSIONS`, which
   lists folders as PATH does): `my_extensions/methods/nearest.py`;
-- in an installed package, whose entry points of the room's group name modules:
+- an installed package with an entry point in the room's group that names the module:
   `[project.entry-points."influence_assets.methods"] nearest = "my_package.nearest"`.
 
-Files whose names begin with an underscore or a dot are passed over, and so are those without a part.
+Files whose names begin with an underscore or a dot are ignored, and so are those that define no part.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ Part = TypeVar("Part", bound=Named)
 
 
 def add_folders(folders: Iterable[Path]) -> None:
-    """Look for parts in these extension folders too, for as long as this process lives.
+    """Discover parts in these extension folders too, from now on in this process.
 
     Raises:
         InputError: a folder does not exist.
@@ -58,10 +58,10 @@ def add_folders(folders: Iterable[Path]) -> None:
 
 
 def extension_folders() -> list[Path]:
-    """Return the extension folders of the environment, then those of the studies that this process has loaded.
+    """Return the extension folders of the environment variable, then those of the studies loaded in this process.
 
     Raises:
-        InputError: a folder of the environment does not exist.
+        InputError: a folder of the environment variable does not exist.
     """
     named = [Path(folder) for folder in os.environ.get(EXTENSIONS, "").split(os.pathsep) if folder]
     _refuse_missing(named, EXTENSIONS)
@@ -117,9 +117,9 @@ def _modules(package: str) -> Iterator[ModuleType]:
 
 
 def _load(file: Path, room: str) -> ModuleType:
-    """Import a file of an extension folder, once a process.
+    """Import a file of an extension folder, once in each process.
 
-    Its name among the imported modules holds a digest of the folder: two folders may have a file of the same name.
+    Its module name contains a hash of the folder, because two folders may have files of the same name.
     """
     digest = hashlib.sha256(os.fsencode(file.parent)).hexdigest()[:8]
     name = f"{MODULE_PREFIX}.{room}_{digest}.{file.stem}"
@@ -128,13 +128,13 @@ def _load(file: Path, room: str) -> ModuleType:
     spec = spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None  # noqa: S101, PT018  # a .py file has a loader
     module = module_from_spec(spec)
-    sys.modules[name] = module  # before it runs: dataclasses look their module up
+    sys.modules[name] = module  # before it runs, because dataclasses look up their module
     try:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]
         if isinstance(error, Exception | SystemExit):
-            raise _unusable(str(file), error, "Mend the file.") from error
+            raise _unusable(str(file), error, "Correct the file.") from error
         raise
     return module
 
@@ -144,9 +144,9 @@ def _load_entry_point(entry: EntryPoint) -> ModuleType:
     try:
         module = entry.load()
     except (Exception, SystemExit) as error:
-        raise _unusable(where, error, "Mend or uninstall its package.") from error
+        raise _unusable(where, error, "Correct or uninstall its package.") from error
     if not isinstance(module, ModuleType):
-        raise InputError(where, f"{entry.value} is not a module", "Have it name a module, not what is in it.")
+        raise InputError(where, f"{entry.value} is not a module", "Name a module, not an object in it.")
     return module
 
 

@@ -1,4 +1,4 @@
-"""Refuses a study whose store lies in, or around, the folders that it reads."""
+"""Refuses a study whose store is inside, or contains, a folder that it reads."""
 
 import os
 from collections.abc import Mapping
@@ -10,16 +10,16 @@ _LOCAL_SCHEMES = ("file", "local")
 
 
 def refuse_overlaps(root: str, sources: Mapping[str, str | None]) -> None:
-    """Raise where the store's folder and one that a person keeps files in are the same, or one lies in the other.
+    """Raise if the store's folder is the same as, inside, or around one that the study reads.
 
-    Symbolic links are followed. What is not on this machine's own file system overlaps nothing.
+    Symbolic links are followed. Paths outside the local file system never overlap.
 
     Args:
         root: the value of `storage.root`.
-        sources: the other paths of the study by key, such as `corpus.path`; None where a key is not set.
+        sources: the other paths of the study by key, such as `corpus.path`; None if a key is not set.
 
     Raises:
-        InputError: naming both keys.
+        InputError: the store overlaps with a source; the error names both keys.
     """
     store = local_path(root)
     for key, value in sources.items():
@@ -33,7 +33,7 @@ def refuse_overlaps(root: str, sources: Mapping[str, str | None]) -> None:
 
 
 def local_path(url: str) -> Path | None:
-    """The path of a local file or folder, also of a file:// URL; None for any other URL."""
+    """Return the path of a local file or folder, also for a file:// URL; None for any other URL."""
     if "://" in url:
         scheme, _, url = url.rpartition("::")[2].partition("://")
         if scheme not in _LOCAL_SCHEMES:
@@ -42,7 +42,7 @@ def local_path(url: str) -> Path | None:
 
 
 def _relation(store: Path, source: Path) -> str:
-    """How a store overlaps with a source, as a verb; empty where it does not."""
+    """Return how a store overlaps with a source, as a verb; empty if it does not."""
     inside, around = _is_in(store, source), _is_in(source, store)
     if inside and around:
         return "is the same as"
@@ -50,7 +50,7 @@ def _relation(store: Path, source: Path) -> str:
 
 
 def _is_in(inner: Path, outer: Path) -> bool:
-    """Whether a path is another or lies below it, by whatever name: through links, mounts or other capitals."""
+    """Return whether a path is the same as another or below it, also through links, mounts or differences in case."""
     if inner == outer or outer in inner.parents:
         return True
     return any(_is_same(above, outer) for above in (inner, *inner.parents))

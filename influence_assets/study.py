@@ -1,7 +1,7 @@
 """The study: one frozen, validated description of everything a run depends on.
 
-A study is a YAML file. Every key is documented by its `Field` description, from which the
-file that `influence init` writes and the reference in docs/study.md are both made.
+A study is a YAML file. Every key is documented by its `Field` description, from which both the file that
+`influence init` writes and the reference in docs/study.md are generated.
 """
 
 from pathlib import Path
@@ -19,11 +19,11 @@ Dtype = Literal["float32", "bfloat16", "float64"]
 OWNER = r"^(team:[A-Za-z0-9_-]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,})$"
 
 LARGEST_SEED = 2**63 - 1
-"""The generators' keys are words of 64 bits."""
+"""The largest seed; random generators take keys of 64 bits."""
 
 
 class _Section(BaseModel):
-    """Unknown keys are refused: a misspelt key must not fall back to a default in silence."""
+    """A section of the study. Unknown keys are refused, so that a misspelt key does not silently leave a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=False)
 
@@ -33,31 +33,31 @@ class Corpus(_Section):
 
     path: str = Field(
         min_length=1,
-        description="A folder, or an fsspec URL of one (s3://…, gs://…), of .jsonl, .parquet, .txt and .md "
-        "files, plain or .gz/.zst. Read recursively; one file is one shard, a large one several; a .txt or .md file is "
-        "one document.",
+        description="A folder, or the fsspec URL of one (s3://…, gs://…), with .jsonl, .parquet, .txt and .md files, "
+        "plain or .gz/.zst. It is read recursively. Each file is one shard, or several if it is large; a .txt or .md "
+        "file is one document.",
     )
     text_column: str = Field("text", description="The column of .jsonl and .parquet rows that holds the text.")
     id_column: str | None = Field(
         None,
-        description="A column with your own id of each document, kept as external_id. "
-        "The document_id itself is always a hash of the text.",
+        description="A column with your own id of each document, stored as external_id. "
+        "The document_id is always a hash of the text.",
     )
     max_document_bytes: int = Field(
         64 * 2**20,
         ge=1,
-        description="A document of more UTF-8 bytes than this is refused by name instead of filling the memory.",
+        description="A document with more UTF-8 bytes than this is refused with an error that names it.",
     )
     shard_bytes: int = Field(
         64 * 2**20,
         ge=1,
-        description="A longer file is cut into shards of about so many uncompressed bytes, between rows. Rows added at "
-        "its end then change only its last shard. Another value makes new shards of all longer files.",
+        description="A larger file is cut between rows into shards of about this many uncompressed bytes, so that rows "
+        "appended to it change only its last shard. Changing this value recomputes all such shards.",
     )
     withdrawn: Annotated[str, Field(min_length=1)] | None = Field(
         None,
         description="A list of documents that must not be used: a .jsonl file with document_id, reason and "
-        "withdrawn_at, or text with one document_id a line.",
+        "withdrawn_at, or a text file with one document_id per line.",
     )
 
     @field_validator("withdrawn")
@@ -77,8 +77,12 @@ class Training(_Section):
     vocabulary: int = Field(2048, ge=257, description="Size of the byte-level BPE vocabulary.")
     epochs: int = Field(10, ge=1, description="Passes over the corpus.")
     batch_sequences: int = Field(16, ge=1, description="Sequences in one optimiser step.")
-    learning_rate: float = Field(4e-3, gt=0, allow_inf_nan=False, description="Peak of the one-cycle schedule (AdamW).")
-    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of the initial weights and of the sequences' order.")
+    learning_rate: float = Field(
+        4e-3, gt=0, allow_inf_nan=False, description="Peak learning rate of the one-cycle schedule (AdamW)."
+    )
+    seed: int = Field(
+        0, ge=0, le=LARGEST_SEED, description="Seed of the initial weights and of the order of sequences."
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -88,27 +92,28 @@ class Training(_Section):
 
 
 class LanguageModel(_Section):
-    """The causal language model whose completions are to be explained."""
+    """The causal language model whose completions are explained."""
 
     path: Annotated[str, Field(min_length=1)] | None = Field(
         None,
-        description="A Hugging Face id or a folder with config.json, *.safetensors and the tokenizer's files. "
+        description="A Hugging Face id, or a folder with config.json, *.safetensors and the tokenizer's files. "
         "Give either `path` or `train`.",
     )
     train: Training | None = Field(
-        None, description="Train a small GPT-2 on the corpus instead. Trained once; new shards do not retrain it."
+        None, description="Train a small GPT-2 on the corpus instead. It is trained once; new shards do not retrain it."
     )
     dtype: Dtype = Field(
-        "float32", description="Precision of the passes: float32, bfloat16 (sums stay float32) or float64 (checks)."
+        "float32",
+        description="Precision of the model's passes: float32, bfloat16 (sums use float32) or float64 (for checks).",
     )
     device_map: Literal["auto"] | None = Field(
         None,
-        description="`auto` spreads a model that is too large for one device over all there are, whatever "
-        "`compute.device` says; null keeps it on that one. Needs the package accelerate.",
+        description="`auto` spreads a model that is too large for one device over all available devices and ignores "
+        "`compute.device`; null keeps it on that one device. Needs the package accelerate.",
     )
     trust_remote_code: bool = Field(
         default=False,
-        description="Allow the model's own Python code to run. Leave it off unless you have read that code.",
+        description="Allow the model's own Python code to run. Leave this off unless you have read that code.",
     )
 
     @model_validator(mode="after")
@@ -122,7 +127,9 @@ class Sequences(_Section):
     """How documents are packed into training sequences."""
 
     length: int = Field(
-        128, ge=2, description="Tokens in a sequence; at most the model's context. Use what the model was trained with."
+        128,
+        ge=2,
+        description="Tokens in a sequence; at most the model's context. Use the length that it was trained with.",
     )
 
 
@@ -131,29 +138,29 @@ class Curvature(_Section):
 
     modules: Literal["mlp", "linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         "mlp",
-        description="Which linear layers are attributed: `mlp` (the paper's choice), `linear` (attention too), "
-        "or a list of glob patterns over module names, such as ['*.mlp.*', '*.attn.c_proj'].",
+        description="The linear layers that are attributed: `mlp` (the paper's choice), `linear` (attention too), "
+        "or a list of glob patterns for module names, such as ['*.mlp.*', '*.attn.c_proj'].",
     )
     blocks: int = Field(
         1,
         ge=1,
-        description="Diagonal blocks that A and S of each layer are cut into, of equal width but for one column; a "
-        "narrower factor into single columns. For wide layers: memory and time of the factors fall by about as much.",
+        description="The number of diagonal blocks that A and S of each layer are cut into; their widths differ by at "
+        "most one column. For wide layers: it divides the memory and time of the factors by about this number.",
     )
     fisher: Literal["true", "empirical"] = Field(
         "true",
-        description="`true` samples labels from the model, as the paper does; `empirical` takes the data's own.",
+        description="`true` samples labels from the model, as the paper does; `empirical` uses those of the data.",
     )
     fit_sequences: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="At most this many sequences of each shard are used to fit the curvature, drawn by `seed`. "
-        "null takes all of them.",
+        description="The largest number of sequences of each shard that the curvature is fitted on, drawn by `seed`; "
+        "null uses all of them.",
     )
     damping_scale: float = Field(
         0.1,
         gt=0,
         allow_inf_nan=False,
-        description="λ of a layer, as a multiple of the mean of its corrected eigenvalues.",
+        description="The damping λ of a layer, as a multiple of the mean of its corrected eigenvalues.",
     )
     seed: int = Field(
         0, ge=0, le=LARGEST_SEED, description="Seed of the sampled labels and of the draw of `fit_sequences`."
@@ -162,14 +169,14 @@ class Curvature(_Section):
         0.2,
         gt=0,
         allow_inf_nan=False,
-        description="How far a layer's statistics of all shards may move from the frozen generation before another one "
-        "is due: the share of A's or S's energy that is off the diagonal in the frozen basis, or the change of Λ as a "
-        "share of Λ.",
+        description="How far a layer's statistics over all shards may move from the frozen generation before a new one "
+        "is due: the share of A's or S's energy that is off the diagonal in the frozen basis, or the relative change "
+        "of Λ.",
     )
     new_generation: Literal["propose", "automatic"] = Field(
         "propose",
-        description="What happens past `drift_threshold`: `propose` warns, and you decide; `automatic` fits a new "
-        "generation and scores everything in it again.",
+        description="What happens above `drift_threshold`: `propose` warns, and you decide; `automatic` fits a new "
+        "generation and computes all scores again in it.",
     )
 
     @field_validator("fisher", mode="before")
@@ -183,88 +190,91 @@ class Queries(_Section):
 
     path: str = Field(
         min_length=1,
-        description="A .jsonl file, or a folder of them; one file is one query set. Each row has `prompt`, "
-        "`completion`, optionally `query_id`, and any further columns, which reach SQL.",
+        description="A .jsonl file, or a folder of them; each file is one query set. Each row has `prompt`, "
+        "`completion` and optionally `query_id`; any further columns are available in SQL.",
     )
 
 
 class Scores(_Section):
-    """What is kept of the influences."""
+    """The influence scores that are stored."""
 
     details_per_query: int = Field(
         10,
         ge=0,
-        description="For so many of each query's highest scores, and as many of its lowest, the split over layers and "
-        "tokens is kept too.",
+        description="For this many of each query's highest scores, and as many of its lowest, the split over layers "
+        "and tokens is stored too.",
     )
     baselines: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (),
-        description="Other methods whose scores are computed in the same pass for comparison, such as [gradient_dot] "
-        "or those of `extensions`.",
+        description="Other methods whose scores are computed in the same pass for comparison, such as [gradient_dot], "
+        "or methods in `extensions`.",
     )
 
 
 class Sketches(_Section):
-    """Compressed training gradients, from which new questions are answered without the model's pass."""
+    """Compressed training gradients, from which new questions are answered without a pass over the corpus."""
 
     coordinates: int = Field(
         131_072,
         ge=8,
-        description="Signs kept of each sequence's whitened gradient, one bit each; more is closer to the exact score.",
+        description="The number of signs stored of each sequence's whitened gradient, one bit each; more signs give "
+        "better estimates.",
     )
 
 
 class Storage(_Section):
-    """Where everything computed is kept."""
+    """Where everything that is computed is stored."""
 
     root: str = Field(
         "store",
         min_length=1,
-        description="A local folder for the arrays, tables and the DuckDB file, of its own; or a URL whose scheme is "
-        "that of a storage backend.",
+        description="A local folder for the arrays, the tables and the DuckDB file, which holds nothing else; or a URL "
+        "with the scheme of a storage backend.",
     )
 
 
 class Compute(_Section):
-    """The machine."""
+    """How the machine is used."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, mps, cuda or cuda:N.")
     batch_sequences: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto",
-        description="Sequences in one pass of the model; less needs less memory. `auto` measures one and takes as many "
-        "as a share of the free memory holds, on a processor no more than are of use. Results do not depend on it but "
-        "for rounding.",
+        description="Sequences in one pass of the model; fewer need less memory. `auto` measures one sequence and uses "
+        "as many as fit in a share of the free memory; on a CPU, no more than are useful. Results depend on it only "
+        "through rounding.",
     )
     executor: str = Field(
         "in_process",
-        description="What computes partitions: `in_process`, one after the other in the run's process, or an executor "
-        "that an extension brings.",
+        description="What computes partitions: `in_process`, one after the other in the run's process, or the name of "
+        "an executor in an extension.",
     )
 
 
 class Automation(_Section):
-    """What Dagster does by itself while it runs, and whom it names as owners."""
+    """What Dagster does automatically while it runs, and who owns the assets."""
 
     enabled: bool = Field(
-        default=True, description="Compute what is missing by itself when a new file appears, while `dagster dev` runs."
+        default=True,
+        description="Compute what is outstanding automatically when files change, while `dagster dev` runs.",
     )
-    interval_seconds: int = Field(30, ge=1, description="How often the folders are looked at.")
+    interval_seconds: int = Field(30, ge=1, description="The interval at which the files are checked.")
     owners: tuple[Annotated[str, Field(pattern=OWNER)], ...] = Field(
-        (), description="Who answers for the assets, for Dagster's UI: e-mail addresses, or team:NAME."
+        (), description="The owners of the assets in Dagster's UI: e-mail addresses, or team:NAME."
     )
 
 
 class Lineage(_Section):
-    """Who is told of what was computed, beside the tables."""
+    """Where lineage is reported, besides the tables."""
 
     openlineage_url: Annotated[str, Field(pattern=r"^https?://")] | None = Field(
         None,
-        description="A collector of OpenLineage events, such as http://localhost:5000. Needs the extra `openlineage`.",
+        description="The URL of an OpenLineage collector, such as http://localhost:5000. Needs the extra "
+        "`openlineage`.",
     )
 
 
 class Study(_Section):
-    """One attribution study; docs/study.md has the reference of its keys."""
+    """An attribution study; docs/study.md is the reference of its keys."""
 
     name: str = Field(
         pattern=r"^[a-z][a-z0-9_]{0,62}$",
@@ -283,15 +293,15 @@ class Study(_Section):
     lineage: Lineage = Lineage()
     extensions: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (),
-        description="Folders with parts of your own: methods, assets, source formats and so on, one a file, in "
-        "subfolders named as the package's own (`methods/nearest.py`). Their code is run: name only folders that you "
-        "trust. No version depends on this key; commands come from `INFLUENCE_EXTENSIONS` instead.",
+        description="Folders with your own methods, assets, source formats etc., one in each file, in subfolders named "
+        "like those of the package (`methods/nearest.py`). Their code is executed, so name only folders that you "
+        "trust. No version depends on this key. Commands are read from `INFLUENCE_EXTENSIONS` instead.",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _empty_sections_have_defaults(cls, described: Any) -> Any:
-        """`scores:` with every key commented out is null in YAML."""
+        """Replace null by defaults: `scores:` with every key commented out is null in YAML."""
         if not isinstance(described, dict):
             return described
         optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
@@ -301,10 +311,10 @@ class Study(_Section):
     def load(cls, path: str | Path) -> "Study":
         """Read and validate a study file; relative paths in it are relative to its folder.
 
-        Parts of its `extensions` are discovered from now on, in this process.
+        From now on, the parts in its `extensions` are discovered in this process.
 
         Raises:
-            InputError: naming the file and the key, and what is allowed there; or the store overlaps with a source.
+            InputError: the file cannot be read, a key or value is not allowed, or the store overlaps with a source.
         """
         path = Path(path).expanduser().resolve()
         try:
@@ -316,8 +326,8 @@ class Study(_Section):
         try:
             described = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())  # it draws a picture over several lines
-            raise InputError(str(path), f"is not YAML ({reason})", "Mend the line that it names.") from error
+            reason = " ".join(str(error).split())  # the error quotes the file over several lines
+            raise InputError(str(path), f"is not YAML ({reason})", "Correct the line that it names.") from error
         if not isinstance(described, dict):
             raise InputError(str(path), "is not a mapping of keys", "Write one with `influence init DIR`.")
         try:
@@ -330,10 +340,10 @@ class Study(_Section):
         return study
 
     def refuse_overlaps(self) -> None:
-        """Raise where the store is in or around a folder that the study reads: it must not take that for its own.
+        """Raise if the store is inside, or contains, a folder that the study reads, so that neither changes the other.
 
         Raises:
-            InputError: naming both keys.
+            InputError: the store overlaps with a source; the error names both keys.
         """
         sources = {
             "corpus.path": self.corpus.path,
@@ -343,7 +353,7 @@ class Study(_Section):
         refuse_overlaps(self.storage.root, sources)
 
     def resolved(self, folder: Path) -> "Study":
-        """The same study with its relative paths made absolute, seen from `folder`."""
+        """Return the study with its paths made absolute; relative paths are relative to `folder`."""
         model = self.model
         if model.path is not None and (folder / Path(model.path).expanduser()).exists():
             model = model.model_copy(update={"path": _absolute(model.path, folder)})
@@ -366,7 +376,7 @@ def _absolute(path: str, folder: Path) -> str:
 
 
 def _readable(path: Path, error: ValidationError) -> InputError:
-    """One line for each wrong key: its path in the file, what it holds and what is allowed."""
+    """Return an error that says for each wrong key its path in the file, its value and what is allowed."""
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"] if not _is_union_branch(str(part))) or "the study"
@@ -379,13 +389,11 @@ def _readable(path: Path, error: ValidationError) -> InputError:
             # YAML has lists, not tuples.
             allowed = problem["msg"].removeprefix("Value error, ").replace("tuple", "list")
             lines.append(f"`{key}` = {problem['input']!r}: {allowed}")
-    return InputError(
-        str(path), "; ".join(dict.fromkeys(lines)), "Mend the keys named; docs/study.md lists all of them."
-    )
+    return InputError(str(path), "; ".join(dict.fromkeys(lines)), "Correct these keys; docs/study.md lists all keys.")
 
 
 def _is_union_branch(part: str) -> bool:
-    """Pydantic names the branch of a union in an error's path, which is not a key of the file."""
+    """Return whether a part of an error's path is Pydantic's name for the branch of a union, not a key of the file."""
     return any(mark in part for mark in ("literal[", "tuple[", "constrained-", "[str"))
 
 

@@ -173,7 +173,7 @@ def test_a_file_that_cannot_be_imported_is_named_each_time(folder, content, reas
             lamps()
         assert refused.value.where == str(file)
         assert reason in refused.value.problem
-        assert refused.value.remedy == "Mend the file."
+        assert refused.value.remedy == "Correct the file."
     write(file, LAMP.format("mended") + "# longer\n" * 20)
     assert "mended" in lamps()
 

@@ -1,1 +1,1 @@
-"""Studies of finished scores. Knows neither models nor files."""
+"""Analyses of finished scores. Uses neither models nor files."""

@@ -1,4 +1,4 @@
-"""How well estimated scores agree with exact ones."""
+"""Measures how well estimated scores agree with exact ones."""
 
 from dataclasses import asdict, dataclass
 
@@ -9,12 +9,12 @@ TOP = 10
 
 @dataclass(frozen=True)
 class Agreement:
-    """Means over queries.
+    """The agreement of estimated and exact scores, averaged over queries.
 
     Args:
         pearson: linear correlation, -1 to 1.
         spearman: rank correlation, -1 to 1.
-        slope: of a line through estimated against exact scores; 1 where both have the same scale.
+        slope: the slope of a line through estimated against exact scores; 1 if both have the same scale.
         top10_recall: share of the ten strongest exact scores that are among the ten strongest estimates, 0 to 1.
         queries: number of queries that were compared.
         sequences: number of scores of each query.
@@ -28,16 +28,16 @@ class Agreement:
     sequences: int
 
     def rounded(self) -> dict[str, float | int]:
-        """Return the figures with four digits, as they are shown."""
+        """Return the figures rounded to four decimals, for display."""
         return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
 def agreement(exact: np.ndarray, estimated: np.ndarray) -> Agreement | None:
-    """Return how well estimates agree with exact scores, both [query, sequence]; NaN in `exact` is left out.
+    """Return how well estimates agree with exact scores, both [query, sequence]; NaN in `exact` is ignored.
 
-    Queries with fewer than three scores, or with equal ones only, are left out too; None if that leaves none.
+    Queries with fewer than three scores, or whose scores are all equal, are ignored too; None if no query is left.
     """
-    from scipy.stats import pearsonr, spearmanr  # takes longer to import than all else that commands need
+    from scipy.stats import pearsonr, spearmanr  # takes longer to import than everything else that commands need
 
     rows = []
     for truth, guess in zip(exact, estimated, strict=True):

@@ -16,9 +16,9 @@ def print_collected(collected: "Collected", console: Console, *, done: bool) -> 
     """Print how much a collection removed or, if it was not done, what it would remove."""
     verb = "Removed" if done else "Would remove"
     console.print(
-        f"{verb} {len(collected.removed):,} artifacts and the content of {len(collected.reduced):,} more, of which the "
-        f"lineage stays: {collected.bytes:,} bytes."
-        + (" The catalogue was written anew." if collected.catalogue_rebuilt else "")
+        f"{verb} {len(collected.removed):,} artifacts and the content of {len(collected.reduced):,} more, "
+        f"keeping its lineage: {collected.bytes:,} bytes."
+        + (" The catalogue was rebuilt." if collected.catalogue_rebuilt else "")
     )
     for key in [*collected.removed, *collected.reduced][: 0 if done else KEYS_SHOWN]:
         console.print(f"  {escape(str(key))}", soft_wrap=True)

@@ -41,7 +41,7 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
     started = time.monotonic()
     with open_instance(study) as instance, _Display(console) as display:
         session = Session(study, display)
-        troubles = session.published.workspace.withdrawn.mend()
+        troubles = session.published.workspace.withdrawn.repair()
         vanished = session.published.workspace.vanished
         execute(study, instance, session, new_generation=new_generation)
     result = session.result
@@ -63,7 +63,7 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
 
 def _print_result(result: Result, seconds: float, console: Console) -> None:
     """Print what was recomputed after damage, and what was computed."""
-    for folder in result.mended:
+    for folder in result.repaired:
         console.print(f"[yellow]Was damaged[/] and is computed again: {escape(folder)}", soft_wrap=True)
     if result.computed:
         console.print(_computed(result))
@@ -136,12 +136,12 @@ def _label(asset: AssetDefinition, partition: Partition) -> str:
 
 def _computed(result: Result) -> Table:
     """Return how many partitions of each asset were computed or up to date already, and name the first computed."""
-    table = Table("asset", "computed", "stood already", "partitions computed", box=None, pad_edge=False)
+    table = Table("asset", "computed", "up to date", "partitions computed", box=None, pad_edge=False)
     for asset in asset_graph():
         keys = [partition.key or "" for computed, partition in result.computed if computed.name == asset.name]
         shown = ", ".join(keys[:PARTITIONS_SHOWN]) + (" …" if len(keys) > PARTITIONS_SHOWN else "")
-        if keys or result.stood(asset):
-            table.add_row(asset.name, str(len(keys)), str(result.stood(asset)), escape(shown))
+        if keys or result.were_up_to_date(asset):
+            table.add_row(asset.name, str(len(keys)), str(result.were_up_to_date(asset)), escape(shown))
     return table
 
 

@@ -137,7 +137,7 @@ def read_slice(shard: Shard, corpus: Corpus) -> Iterator[StoredRow]:
                 break
         content_hash = sha256_of(raw) if _is_hashed_as_stored(shard, source_format) else digest.hexdigest()
     if content_hash != shard.content_hash:
-        raise InputError(url, "changed while it was read", "Wait until it is written, then run again.")
+        raise InputError(url, "changed while it was read", "Wait until it is complete, then run again.")
 
 
 def _is_hashed_as_stored(shard: Shard, source_format: SourceFormat) -> bool:

@@ -1,7 +1,7 @@
 """The demo's corpus: CPython's own manual and the docstrings of its standard library.
 
-Nothing is downloaded, and nothing but the manual is imported: docstrings are found by parsing the source files. The
-same interpreter always writes the same bytes.
+Nothing is downloaded, and only the manual is imported; docstrings are found by parsing the source files. The same
+interpreter always writes the same bytes.
 """
 
 import ast
@@ -21,8 +21,8 @@ PACKAGES = ("asyncio", "http", "logging", "unittest")
 HELD_BACK_PACKAGE = "urllib"
 
 LICENCE = "PSF-2.0"
-# Shorter docstrings say nothing that a question could be about. Longer ones are whole tutorials, and would take
-# training time from the manual, which the questions are about.
+# Shorter docstrings hold nothing to ask about. Longer ones are whole tutorials, which would take training time from the
+# manual, the subject of the questions.
 SHORTEST_DOCSTRING = 200
 LONGEST_DOCSTRING = 6000
 
@@ -45,7 +45,7 @@ def write_corpus(folder: Path) -> list[Path]:
         The files, in order.
 
     Raises:
-        InputError: this Python comes without the sources of its standard library.
+        InputError: this Python does not include the source files of its standard library.
     """
     shards = [write_rows(folder / MANUAL_SHARD, map(asdict, manual_articles()))]
     shards += [_write_package(package, folder) for package in PACKAGES]
@@ -53,7 +53,7 @@ def write_corpus(folder: Path) -> list[Path]:
 
 
 def write_held_back_shard(folder: Path) -> Path:
-    """Write the shard that is dropped into the corpus folder later, to show what a new file costs."""
+    """Write the shard that is added to the corpus later, to show what a new file costs."""
     return _write_package(HELD_BACK_PACKAGE, folder)
 
 
@@ -79,7 +79,7 @@ def package_docstrings(package: str) -> Iterator[DemoDocument]:
     if not files:
         raise InputError(
             str(library / package),
-            "this Python comes without the sources of its standard library",
+            "this Python does not include the source files of its standard library",
             "Run the demo with an ordinary CPython, such as your system's package or python.org's.",
         )
     for file in files:
@@ -99,7 +99,7 @@ def _docstrings(
     docstring = ast.get_docstring(node)
     if docstring is not None:
         yield name, node.body[0].lineno, docstring
-    # Not only the direct children: definitions also occur under `if` and `try`.
+    # All descendants, because definitions also occur under `if` and `try`.
     pending: list[ast.AST] = list(reversed(list(ast.iter_child_nodes(node))))
     while pending:
         inner = pending.pop()

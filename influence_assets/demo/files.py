@@ -1,4 +1,4 @@
-"""Writes the demo's files, except those that already hold what they should."""
+"""Writes the demo's files, except those whose content is already right."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write UTF-8 text and the folders above it; a file that already holds just this text is not touched."""
+    """Write UTF-8 text and the folders above it; a file that already holds this text is not touched."""
     content = text.encode("utf-8")
     if not (path.is_file() and path.read_bytes() == content):
         path.parent.mkdir(parents=True, exist_ok=True)

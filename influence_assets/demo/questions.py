@@ -1,7 +1,7 @@
 """The demo's questions: openings of sentences of the manual, with the manual's own continuations.
 
 Wording and line breaks differ a little between Python versions. So each sentence is searched for in the manual of the
-running Python, and asked in exactly the characters that stand there, or not at all.
+running Python; if it is found, its exact characters become the question, otherwise it is left out.
 """
 
 import re
@@ -57,10 +57,10 @@ SENTENCES = (
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt and its continuation as they stand in the manual, and the articles that hold them.
+    """A prompt and its continuation, verbatim from the manual, and the articles that contain them.
 
-    `article` is the one that the sentence was written for; `articles` are all that contain the same words, because the
-    manual repeats itself ("compound" holds the text of "while").
+    `article` is the article that the sentence was chosen from; `articles` are all that contain the same words, because
+    the manual repeats itself ("compound" contains the text of "while").
     """
 
     query_id: str
@@ -71,13 +71,13 @@ class Question:
 
 
 def find_questions(manual: Mapping[str, str] = topics) -> list[Question]:
-    """Return the questions that a manual answers: `prompt + completion` is verbatim text of `article`.
+    """Return the questions whose `prompt + completion` is verbatim text of their article in a manual.
 
     Args:
         manual: the text of each article by its name.
 
     Raises:
-        InputError: when fewer than `FEWEST_QUESTIONS` sentences are there.
+        InputError: the manual has fewer than `FEWEST_QUESTIONS` of the sentences.
     """
     questions = []
     for article, opening, continuation in SENTENCES:

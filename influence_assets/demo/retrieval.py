@@ -1,6 +1,6 @@
-"""Measures how often a true article comes first: by influence, by the plain gradient product and by BM25.
+"""Measures how often a true article is ranked first: by influence, by the plain gradient product and by BM25.
 
-The manual repeats itself: every article that holds the question's sentence word for word counts as true.
+The manual repeats itself, so every article that contains the question's sentence verbatim counts as true.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ SCORES = """
 
 @dataclass(frozen=True)
 class Retrieval:
-    """How well a method finds a passage of an article that holds the question's sentence.
+    """How well a method finds passages of articles that contain the question's sentence.
 
     Args:
         method: `ekfac`, `gradient_dot` or `bm25`.

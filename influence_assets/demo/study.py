@@ -1,4 +1,4 @@
-"""The demo's study: its file, its corpus and its questions, as a user would lay out their own."""
+"""Writes the demo's study: its file, its corpus and its questions, laid out as a user would."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ HELD_BACK_FOLDER = "later"
 
 _STUDY = f"""\
 # The demo: which articles of CPython's manual taught a small model to continue its sentences?
-# docs/study.md describes every key; what is left out has its default.
+# docs/study.md describes every key; keys that are left out have their defaults.
 name: demo
 
 corpus:
@@ -35,11 +35,11 @@ sequences:
   length: 128
 
 queries:
-  path: {QUERIES_FOLDER}  # openings of the manual's sentences, and how it goes on
+  path: {QUERIES_FOLDER}  # openings of the manual's sentences, and their continuations
 
 scores:
   details_per_query: 20
-  baselines: [gradient_dot]  # the plain product of gradients, to compare with
+  baselines: [gradient_dot]  # the plain product of gradients, for comparison
 
 storage:
   root: store
@@ -49,13 +49,13 @@ storage:
 def write_demo(folder: Path) -> Path:
     """Write the demo into a folder: study.yaml, corpus/, queries/ and, for later, a shard in later/.
 
-    Files that already have the same contents are not touched, so that writing it again makes nothing outstanding.
+    Files that already have the right content are not touched, so that nothing is outstanding if it is written again.
 
     Returns:
         The study's file.
 
     Raises:
-        InputError: this Python comes without the sources of its standard library.
+        InputError: this Python does not include the source files of its standard library.
     """
     write_corpus(folder / CORPUS_FOLDER)
     write_held_back_shard(folder / HELD_BACK_FOLDER)

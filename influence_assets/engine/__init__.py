@@ -1,1 +1,1 @@
-"""Decides what a study asks for, what of it is outstanding, and computes it. Knows no asset by name, and no torch."""
+"""Decides what a study needs and what of it is outstanding, and computes it. Names no asset and imports no torch."""

@@ -1,4 +1,4 @@
-"""Brings a study up to date: computes everything that is outstanding, whoever asked for it, stage by stage."""
+"""Brings a study up to date: computes everything that is outstanding, stage by stage."""
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -18,7 +18,7 @@ from influence_assets.storage.artifacts.manifest import ArtifactKey
 from influence_assets.storage.catalogue import record_states
 
 ATTEMPTS = 10
-"""How often a run begins again because something that it read proved damaged, each time something else."""
+"""How often a run starts over because it found damage while reading; each time it is a different artifact."""
 
 Place = tuple[AssetDefinition, Partition]
 
@@ -27,21 +27,21 @@ class Watcher(Protocol):
     """Follows a run while it goes on."""
 
     def begins(self, asset: AssetDefinition, partition: Partition, outstanding: int) -> None:
-        """Note that a partition is about to be computed, and how many of its asset are outstanding."""
+        """Report that a partition is about to be computed, and how many partitions of its asset are outstanding."""
 
     def progress(self, asset: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
-        """Note how much of it is done."""
+        """Report how much of a partition is done."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A partition that stands now.
+    """A partition that is now up to date.
 
     Args:
-        asset: its asset.
-        partition: which one.
-        outcome: what is in the store.
-        versions: by which it was asked for.
+        asset: the partition's asset.
+        partition: the partition.
+        outcome: its artifact, and whether it was computed now.
+        versions: the versions that it belongs to.
     """
 
     asset: AssetDefinition
@@ -55,9 +55,9 @@ class Failure:
     """A partition that could not be computed.
 
     Args:
-        asset: its asset.
-        partition: which one.
-        error: what was raised.
+        asset: the partition's asset.
+        partition: the partition.
+        error: the exception.
     """
 
     asset: AssetDefinition
@@ -67,11 +67,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class StageBegun:
-    """The run turns to an asset; after damage it turns to earlier ones again.
+    """The run begins with an asset; after damage it begins with earlier assets again.
 
     Args:
         asset: the asset.
-        choice: the generation at work: the published one, or the newest.
+        choice: the generation that is worked on: the published one or the newest.
     """
 
     asset: AssetDefinition
@@ -87,27 +87,27 @@ class Result:
 
     Args:
         computed: partitions that were computed, in order.
-        failures: what went wrong; what depends on it was left as it was.
-        mended: artifacts that proved damaged on the way, and are computed again.
+        failures: partitions that failed; what depends on them is unchanged.
+        repaired: artifacts that were found damaged during the run and were computed again.
         states: the state of every partition afterwards.
-        versions: by which these states are told.
-        drift: what the generation's drift is, where it is past the study's threshold.
+        versions: the versions that these states refer to.
+        drift: the summary of the generation's drift if it exceeds the study's threshold.
     """
 
     computed: list[Place] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    mended: list[str] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
     states: list[AssetState] = field(default_factory=list)
     versions: Versions | None = None
     drift: dict[str, object] | None = None
 
     @property
     def left_out(self) -> list[str]:
-        """The assets that are not complete."""
+        """The names of the assets that are not complete."""
         return [state.asset.name for state in self.states if state.outstanding]
 
-    def stood(self, asset: AssetDefinition) -> int:
-        """Return how many partitions of an asset stood before."""
+    def were_up_to_date(self, asset: AssetDefinition) -> int:
+        """Return how many partitions of an asset were up to date before the run."""
         standing = sum(len(state.of("standing")) for state in self.states if state.asset.name == asset.name)
         computed = {partition for done, partition in self.computed if done.name == asset.name}
         return max(0, standing - len(computed))
@@ -116,18 +116,18 @@ class Result:
 def bring_up_to_date(
     versions: Versions, watcher: Watcher, result: Result, *, run_id: str | None = None, new_generation: bool = False
 ) -> Generator[Event]:
-    """Compute everything that the study asks for and the store lacks, and report each partition as it ends.
+    """Compute everything that the study needs and the store lacks, and report each partition when it ends.
 
-    First in the generation that readers see, so that new shards reach them soon; then in a newer one that was begun,
-    or is begun now because it was asked for, or because the statistics drifted and the study says so.
-    A partition that fails stops nothing but what needs it.
+    The generation that readers see comes first, so that new shards reach them soon. A newer generation comes second:
+    one that an earlier run began, or one that this run begins, on request or because the statistics drifted and the
+    study says `automatic`. If a partition fails, only what depends on it is skipped.
 
     Args:
-        versions: a fresh look at the study, in the generation that is published.
-        watcher: follows beginnings and progress.
-        result: filled on the way.
-        run_id: the run, for the manifests.
-        new_generation: fit another generation of curvature.
+        versions: the versions of the published generation, from a workspace that nothing has been read from yet.
+        watcher: receives beginnings and progress.
+        result: filled during the run.
+        run_id: the run's id, for the manifests.
+        new_generation: whether to fit another generation of curvature.
 
     Raises:
         InputError: the corpus or the queries cannot be listed.
@@ -135,7 +135,7 @@ def bring_up_to_date(
     store = versions.workspace.store
     store.remove_abandoned_drafts()
     with store.shared_lock():
-        versions.workspace.withdrawn.mend()
+        versions.workspace.withdrawn.repair()
         run = _Run(versions, watcher, result, run_id)
         yield from run.complete(versions)
         if run.versions.has_newer_generation:
@@ -147,7 +147,7 @@ def bring_up_to_date(
         result.versions = run.versions
         result.states = list(plan(run.versions))
         if result.left_out:
-            with suppress(StorageError):  # what left them out, such as a full disk, is reported already
+            with suppress(StorageError):  # its cause, such as a full disk, is already among the failures
                 record_states(run.versions.workspace.catalogue, state_rows(result.states))
 
 
@@ -160,11 +160,11 @@ class _Run:
         self.versions = versions
 
     def look(self, choice: Choice) -> Versions:
-        """Look at the study and its store anew."""
+        """Return the versions of a fresh look at the study and its store."""
         return Versions(self.versions.workspace.again(), choice)
 
     def complete(self, versions: Versions) -> Iterator[Event]:
-        """Compute what is outstanding, again from the start whenever something that was read proved damaged."""
+        """Compute what is outstanding; start over whenever an artifact that is read is found damaged."""
         for _ in range(ATTEMPTS):
             self.versions = versions
             self._result.failures.clear()
@@ -174,9 +174,9 @@ class _Run:
                     yield from self._complete_in_shared_passes(asset)
                     yield from self._complete_asset(asset)
             except DamagedError as error:
-                # Also what was read to see what is outstanding; from now on it counts as missing.
+                # Covers what was read to find out what is outstanding. From now on the artifact counts as missing.
                 self.versions.workspace.store.mark_damaged(error.folder, error.files, error.problem)
-                self._result.mended.append(str(error.folder))
+                self._result.repaired.append(str(error.folder))
                 versions = self.look(versions.choice)
             else:
                 return
@@ -200,10 +200,10 @@ class _Run:
         yield from self._compute(versions, [((asset, partition),) for partition in computable])
 
     def _complete_in_shared_passes(self, asset: AssetDefinition) -> Iterator[Event]:
-        """Compute by one pass a shard what can be computed so, beginning with this asset.
+        """Compute with one pass for each shard whatever can share the pass with this asset.
 
-        Of a shard that comes to a standing generation all of it is outstanding at once. What the pass reads of query
-        sets, which need no shard, is computed first.
+        A shard that is added to an existing generation has all of these assets outstanding at once. Inputs of the pass
+        that belong to query sets, and so need no shard, are computed first.
         """
         if asset.measures is None:
             return
@@ -243,7 +243,7 @@ class _Run:
         return compute_with(versions, task, partial(self._watcher.progress, asset, partition))
 
     def _failed(self, versions: Versions, task: Task, error: Exception) -> Iterator[Failure]:
-        if len(task.places) == 1:  # a pass that fails is no failure yet: each of its partitions is tried alone then
+        if len(task.places) == 1:  # after a failed shared pass, each of its partitions is tried by itself
             name, partition = task.places[0]
             self._result.failures.append(Failure(versions.workspace.graph[name], partition, error))
             yield self._result.failures[-1]
@@ -258,12 +258,12 @@ class _Run:
 
 
 def is_generation_due(versions: Versions) -> bool:
-    """Return whether the corpus has drifted from its generation, and the study has another one fitted then."""
+    """Return whether the corpus has drifted from its generation and the study wants another one to be fitted then."""
     return versions.workspace.study.curvature.new_generation == "automatic" and drift(versions) is not None
 
 
 def drift(versions: Versions) -> dict[str, object] | None:
-    """Return what is known of the drift of the generation that is asked for, if it is past the threshold."""
+    """Return the summary of the generation's drift if it exceeds the threshold; None otherwise."""
     asset = versions.workspace.graph.drift
     key = None if asset is None else versions.key(asset, Partition())
     if key is None or not versions.holds(key):

@@ -1,4 +1,4 @@
-"""The published tables: loaded from what the study asks for, rebuilt from nothing, or as they are now."""
+"""Loads the published tables, rebuilds them from scratch, and describes their current content."""
 
 from collections.abc import Collection, Sequence
 
@@ -17,18 +17,18 @@ from influence_assets.storage.catalogue import CatalogueChange, CatalogueContent
 def load(
     workspace: Workspace, key: ArtifactKey, inputs: Sequence[ArtifactKey], states: pl.DataFrame
 ) -> tuple[CatalogueChange, int]:
-    """Load artifacts into the tables, and return what changed and the generation that is current now.
+    """Load artifacts into the tables, and return what changed and the number of the current generation.
 
     Args:
-        workspace: the study.
-        key: the load itself.
-        inputs: what is loaded.
+        workspace: the study and its store.
+        key: the catalogue's own key.
+        inputs: the artifacts to load.
         states: rows of `partition_states`.
 
     Raises:
         StorageError: an artifact cannot be read, or the file cannot be written.
     """
-    # Before the rows go: should this run end between the two, the next one still knows of them.
+    # Before rows are removed: if this run ends between the two steps, the next one still knows about the documents.
     Tombstones(workspace.store.backend).store(workspace.tombstones)
     content = _content(workspace, key, inputs, states)
     change = load_catalogue(workspace.catalogue, content, workspace.store)
@@ -36,10 +36,10 @@ def load(
 
 
 def rebuild_catalogue(versions: Versions) -> CatalogueChange:
-    """Build the file from nothing and put it in the place of the one that stands.
+    """Build the file from scratch and replace the current one.
 
     Raises:
-        StorageError: what the catalogue is made of is missing or out of date.
+        StorageError: an artifact that the catalogue is built from is missing or out of date.
     """
     workspace = versions.workspace
     catalogue = workspace.graph.catalogue
@@ -55,12 +55,12 @@ def rebuild_catalogue(versions: Versions) -> CatalogueChange:
 def published_content(
     workspace: Workspace, leaving_out: Collection[ArtifactKey] = (), tombstones: pl.DataFrame | None = None
 ) -> CatalogueContent:
-    """Return what the catalogue holds now, without some of it.
+    """Return the catalogue's current content, without some artifacts.
 
     Args:
-        workspace: the study.
-        leaving_out: artifacts whose rows go.
-        tombstones: those that it shall hold; the stored ones by default.
+        workspace: the study and its store.
+        leaving_out: artifacts whose rows are left out.
+        tombstones: the tombstones to include; the stored ones by default.
 
     Raises:
         StorageError: there is no catalogue.
@@ -79,7 +79,7 @@ def published_content(
 def _content(
     workspace: Workspace, key: ArtifactKey, inputs: Sequence[ArtifactKey], states: pl.DataFrame
 ) -> CatalogueContent:
-    # The catalogue itself stands once this is published.
+    # Publishing this content makes the catalogue itself up to date.
     is_own = pl.col("asset") == key.asset
     own = {"state": "standing", "data_version": key.data_version, "standing_data_version": key.data_version}
     states = states.with_columns(
@@ -97,7 +97,7 @@ def _content(
 
 
 def _newest_generation(workspace: Workspace, inputs: Sequence[ArtifactKey]) -> int:
-    """The current generation's number; that of the one before, which may be loaded too, is smaller."""
+    """Return the number of the newest generation; the previous one may be loaded too."""
     end = workspace.graph.generation_end
     ends = (workspace.store.open(key).manifest for key in inputs if end is not None and key.asset == end.name)
     return max(int(manifest.summary["generation_id"]) for manifest in ends)

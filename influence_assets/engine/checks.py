@@ -1,4 +1,4 @@
-"""What must hold of every artifact of an asset, and what is found when that is looked up."""
+"""Checks of an asset's artifacts, and their outcomes."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class Finding:
     """The outcome of one check.
 
     Args:
-        passed: whether it holds.
-        figures: what was measured, for people: numbers, texts or `shown.Table`.
+        passed: whether the property holds.
+        figures: what was measured, for display: numbers, texts or a `shown.Table`.
         blocking: whether a failure is an error; otherwise it is a warning.
     """
 
@@ -29,22 +29,22 @@ class Checks(Protocol):
     """The checks of one asset."""
 
     def descriptions(self) -> Mapping[str, str]:
-        """Return why each check must hold, by its name."""
+        """Return the reason for each check, by the check's name."""
         ...
 
     def findings(self, artifact: Artifact, open_input: Opener) -> Iterator[tuple[str, Finding]]:
-        """Look up each check in an artifact; `open_input` opens the artifacts that it was computed from."""
+        """Run each check on an artifact; `open_input` opens the artifacts that it was computed from."""
         ...
 
 
 @dataclass(frozen=True)
 class Check:
-    """A property of every artifact of an asset.
+    """A property that every artifact of an asset must have.
 
     Args:
-        name: what holds, as a statement.
-        description: why it must.
-        look: looks it up; the second argument opens the artifact's inputs.
+        name: the property, as a statement.
+        description: why it must hold.
+        look: runs the check; its second argument opens the artifact's inputs.
         blocking: whether a failure is an error; otherwise it is a warning.
     """
 
@@ -55,7 +55,7 @@ class Check:
 
 
 class EachOf:
-    """Checks that are looked up one by one.
+    """Checks that run one by one.
 
     Args:
         checks: in the order in which they are reported.
@@ -65,11 +65,11 @@ class EachOf:
         self._checks = checks
 
     def descriptions(self) -> Mapping[str, str]:
-        """Return why each check must hold, by its name."""
+        """Return the reason for each check, by the check's name."""
         return {check.name: check.description for check in self._checks}
 
     def findings(self, artifact: Artifact, open_input: Opener) -> Iterator[tuple[str, Finding]]:
-        """Look up one check after the other."""
+        """Run one check after the other."""
         for check in self._checks:
             finding = check.look(artifact, open_input)
             yield check.name, Finding(finding.passed, finding.figures, check.blocking)

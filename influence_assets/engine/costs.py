@@ -1,4 +1,4 @@
-"""What computing a partition costs, in terms that add up."""
+"""The cost of computing partitions, in quantities that can be added."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ class Cost:
     """The cost of computing some partitions of an asset.
 
     Args:
-        operations: floating-point operations, counted from the layers' shapes; 0 where none are counted.
-        bytes: bytes written; None where they cannot be told beforehand.
-        amount: what the time grows with where no operations are counted: bytes of text, or sequences.
+        operations: floating-point operations, counted from the layers' shapes; 0 if none are counted.
+        bytes: bytes written; None if they cannot be predicted.
+        amount: what the time is proportional to if no operations are counted: bytes of text, or sequences.
     """
 
     operations: float = 0.0

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from influence_assets.engine.workspace import Workspace
 
 Source = Literal["source_files", "query_files", "model_files", "corpus", "questions"]
-"""What lies outside the store. `source_files` and `query_files` are one file a partition; `corpus` and `questions` are
-all of them together, which change whenever a file comes, changes or goes; `model_files` are a brought model's."""
+"""A source outside the store. `source_files` and `query_files` have one file for each partition; `corpus` and
+`questions` are all of them together, which change whenever a file is added, changed or deleted; `model_files` are the
+files of `model.path`."""
 
 KeyAndInputs = tuple[ArtifactKey, tuple[ArtifactKey, ...]]
 """A partition's artifact, and the artifacts that it is computed from."""
@@ -105,8 +106,7 @@ class SharedPass:
 
     Args:
         name: for people.
-        compute: fills the drafts of outstanding partitions of one shard. Those of them that are inputs of others need
-            not stand yet.
+        compute: fills the drafts of outstanding partitions of one shard, some of which may be inputs of others.
         operations: counts the operations of one pass over a shard that computes these partitions.
         largest_held_bytes: bytes on disk of `Measurement.held` inputs that one pass holds at a time.
     """
@@ -178,7 +178,7 @@ class AssetDefinition:
         identity: a name, and a function that returns the content of its manifest that enters its readers' versions,
             such as the hash of the weights of a trained model, which its own version does not determine.
         is_current: returns whether an artifact that is held is still valid; None: it always is.
-        begins_generation: whether it can be computed anew, as another generation, on request.
+        begins_generation: whether it can be computed again on request, as another generation.
         reports_drift: whether its summary says that a new generation is due (`exceeds`).
         holds_text: whether it holds text, tokens or scores of single sequences, so that it goes with a withdrawn
             document. What is merged over many documents is not.

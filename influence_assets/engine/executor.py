@@ -1,7 +1,7 @@
-"""Where partitions are computed: in this process, or elsewhere, by whatever an executor brings.
+"""The contract of executors, which compute partitions in this process or elsewhere.
 
-An executor is given partitions that do not depend on one another, and reports each as it ends. The order of dependence,
-what is outstanding, and what happens after a failure are the engine's.
+An executor is given partitions that do not depend on one another, and reports each when it ends. The engine decides
+their order, what is outstanding, and what happens after a failure.
 """
 
 from abc import ABC, abstractmethod
@@ -25,16 +25,17 @@ PACKAGE = "influence_assets.engine.executors"
 
 @dataclass(frozen=True)
 class Task:
-    """Partitions to compute together, told so that another process can do it (it can be pickled).
+    """Partitions to compute together. A task can be pickled, so that another process can compute it.
 
     Args:
         study: the study.
-        load_graph: gives the study's assets.
-        places: the partitions, by their assets' names; several are of one shard, for one pass of the model.
-        choice: the generation that is asked for.
+        load_graph: returns the study's assets.
+        places: the partitions, each with the name of its asset; if there are several, they belong to one shard and
+            share one pass of the model.
+        choice: the generation to compute in.
         fit_another: whether another generation is fitted.
-        run_id: the run, for the manifests.
-        outstanding: how many tasks of this kind there are, itself included, for whoever watches.
+        run_id: the run's id, for the manifests.
+        outstanding: the number of outstanding tasks of this kind, this one included, to show progress.
     """
 
     study: Study
@@ -48,11 +49,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Computed:
-    """A partition that stands.
+    """A partition that is up to date.
 
     Args:
-        key: what is in the store.
-        is_new: False if it stood already.
+        key: the key of its artifact.
+        is_new: False if it was up to date before.
     """
 
     key: ArtifactKey
@@ -60,7 +61,7 @@ class Computed:
 
 
 TaskResult = Sequence[Computed] | Exception
-"""What a task gave, in the order of its places; or what it failed with, which `DamagedError` is a kind of."""
+"""The result of a task: its partitions in the order of `places`, or the exception that it raised."""
 
 
 class Executor(ABC):
@@ -75,41 +76,41 @@ class Executor(ABC):
     def run(
         self, tasks: Sequence[Task], compute_here: Callable[[Task], Sequence[Computed]]
     ) -> Iterator[tuple[Task, TaskResult]]:
-        """Compute every task, and yield each with its result as it ends.
+        """Compute every task, and yield each with its result when it ends.
 
-        What a task raises is its result and stops no other task. What is no `Exception`, such as the user's interrupt,
-        ends the iterator, and so does closing it: no task is computed after that.
+        An exception that a task raises is its result and does not stop the other tasks. A `BaseException` that is not
+        an `Exception`, such as the user's interrupt, ends the iterator, and so does closing it: no task is computed
+        after that.
 
         Args:
-            tasks: in the order in which they should be begun.
-            compute_here: computes a task in this process, with progress for whoever watches; for other processes there
-                is `compute_task`.
+            tasks: the tasks, in the order in which to begin them.
+            compute_here: computes a task in this process and shows its progress; other processes call `compute_task`.
         """
 
 
 def compute_task(task: Task) -> list[Computed]:
-    """Compute a task with a fresh look at the study; for executors of other processes.
+    """Compute a task with a fresh look at the study; for executors that use other processes.
 
     Raises:
         InputError: the user's files cannot be used as they are.
         StorageError: an input is missing or damaged, or the disk refuses.
     """
-    add_folders(map(Path, task.study.extensions))  # in another process nobody has loaded the study's file
+    add_folders(map(Path, task.study.extensions))  # another process has not loaded the study's file
     versions = Versions(Workspace(task.study, task.load_graph), task.choice, fit_another=task.fit_another)
     return compute_with(versions, task, lambda _done, _total: None)
 
 
 def compute_with(versions: Versions, task: Task, progress: Callable[[int, int | None], None]) -> list[Computed]:
-    """Compute a task by versions that are at hand; arguments and errors as in `compute_task`."""
+    """Compute a task with existing versions; arguments and errors are those of `compute_task`."""
     graph = versions.workspace.graph
     places = [(graph[name], partition) for name, partition in task.places]
     outcomes: list[Outcome] = []
     if len(places) > 1:
         members = members_of_one_pass(versions, places[0][0], str(places[0][1].shard), {})
-        wanted = [member for member in members if (member.asset, member.partition) in places]
-        if wanted:
-            outcomes = materialise_together(versions, wanted, run_id=task.run_id, progress=progress)
-        # What another process computed meanwhile is no member any more.
+        selected = [member for member in members if (member.asset, member.partition) in places]
+        if selected:
+            outcomes = materialise_together(versions, selected, run_id=task.run_id, progress=progress)
+        # What another process has computed since is no longer among the members.
         done = {outcome.artifact.key: outcome for outcome in outcomes}
         places_left = [place for place in places if versions.key(*place) not in done]
         rest = [materialise(versions, *place, run_id=task.run_id, progress=progress) for place in places_left]
@@ -124,7 +125,7 @@ def executor_of(study: Study) -> Executor:
     """Return the executor that a study names.
 
     Raises:
-        InputError: there is none of this name; the error lists those that there are.
+        InputError: no executor has this name; the error lists the known ones.
     """
     executors = discover(PACKAGE, "EXECUTOR", Executor)  # type: ignore[type-abstract]
     if study.compute.executor not in executors:

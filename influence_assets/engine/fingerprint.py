@@ -1,4 +1,4 @@
-"""A hash of all outside the store that decides what is outstanding: while it stays, the sensor looks no further."""
+"""A hash of everything outside the store that decides what is outstanding, so that the sensor can stop early."""
 
 import hashlib
 import json
@@ -11,15 +11,15 @@ from influence_assets.engine.workspace import Workspace
 from influence_assets.storage.catalogue.statements import schema_version
 
 WHOLE = ""
-"""In the place of a partition's key, of a source that has no partitions."""
+"""Stands for the partition's key of a source that has no partitions."""
 
 
 @lru_cache(maxsize=2)
 def sources(workspace: Workspace) -> Mapping[str, Mapping[str, str]]:
-    """The content of every source, by the name of what it is a source of and its partition's key.
+    """Return the version of every source's content, by the source's name and the partition's key.
 
-    `corpus` and `questions` are all source files and all query files together: they change whenever a file comes,
-    changes or goes.
+    `corpus` and `questions` are all source files and all query files together; they change whenever a file is added,
+    changed or deleted.
 
     Raises:
         InputError: the corpus, the queries or the model cannot be listed.
@@ -38,17 +38,17 @@ def sources(workspace: Workspace) -> Mapping[str, Mapping[str, str]]:
 
 
 def fingerprint(workspace: Workspace) -> str:
-    """Return a hash of all that enters data versions and is not in the store: sources, withdrawals, study and code.
+    """Return a hash of everything outside the store that enters data versions: sources, withdrawals, study and code.
 
     Raises:
-        InputError: as for `sources`.
+        InputError: the corpus, the queries or the model cannot be listed.
     """
     versions = Versions(workspace)
     parts = [
         sources(workspace),
         sorted(workspace.withdrawn.entries),
         workspace.study.model_dump(mode="json", exclude={"automation", "lineage"}),
-        # What the assets themselves put into their versions: among it versions of parts, such as a method's.
+        # Assets put further versions into theirs, such as those of attribution methods.
         [[asset.name, asset.code_version, versions.settings(asset)] for asset in workspace.graph],
         [
             dict(asset.source_content(workspace, partition))
@@ -61,7 +61,7 @@ def fingerprint(workspace: Workspace) -> str:
 
 
 def _version(workspace: Workspace, shard: Shard) -> str:
-    """A shard's content, and what of it must not be used."""
+    """Return a hash of a shard's content and of the documents in it that are withdrawn."""
     withdrawn = sorted(workspace.withdrawn.of(shard))
     return f"{shard.content_hash}-{_digest(withdrawn)}" if withdrawn else shard.content_hash
 

@@ -1,6 +1,6 @@
-"""Generations of curvature: numbered, frozen, and current for as long as model and settings stay what they are.
+"""Generations of curvature: numbered, frozen, and valid until the model or the settings change.
 
-A new one is fitted beside the one that is published. It takes its place once everything stands in it.
+A new generation is filled beside the published one, and replaces it once it is complete.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,11 +26,11 @@ class Generation:
 
     Args:
         generation_id: its number, from 1.
-        key: the artifact that is the generation.
-        inputs: what it was fitted on.
+        key: the key of its artifact.
+        inputs: the artifacts that it was fitted on.
         fitted_shards: the shards that it was fitted on, with the data versions of their statistics.
-        ends: for every finished end of this generation (`FrozenWithGeneration`), what that was computed from.
-        is_published: whether the catalogue holds scores of it.
+        ends: for each artifact that completed this generation (`FrozenWithGeneration`), the inputs of that artifact.
+        is_published: whether the catalogue holds its scores.
     """
 
     generation_id: int
@@ -43,12 +43,12 @@ class Generation:
 
 @dataclass(frozen=True)
 class FrozenBySettings:
-    """The rule of an asset that is known by its settings alone: what comes to its inputs later does not change it."""
+    """The rule of an asset whose version depends on its settings alone, not on later changes of its inputs."""
 
     def key_and_inputs(
         self, versions: "Versions", asset: "AssetDefinition", partition: Partition
     ) -> "KeyAndInputs | None":
-        """Return the artifact's key with the inputs that it was made of, else those that there are now."""
+        """Return the artifact's key and the inputs that it was computed from, or the current ones if it is new."""
         key = versions.key_from(asset, partition, ())
         manifest = versions.workspace.store.manifest(key)
         if manifest is not None and (versions.holds(key) or all(map(versions.holds, manifest.inputs))):
@@ -63,12 +63,12 @@ class FrozenBySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class NumberedGeneration:
-    """The rule of the asset that is a generation: it stays until another is asked for, whatever comes to the corpus.
+    """The rule of the asset that is a generation: it is kept until another is requested, however the corpus changes.
 
     Args:
-        model: the asset that the statistics were taken of.
+        model: the asset that holds the model.
         fitted_on: the asset with the statistics of each shard.
-        identity_of: the assets whose code and settings make generations comparable.
+        identity_of: the assets whose code and settings two generations must share to be comparable.
     """
 
     model: str
@@ -94,14 +94,14 @@ class NumberedGeneration:
         return (self.fitted_on,)
 
     def summary(self, versions: "Versions", key: ArtifactKey) -> dict[str, Any]:
-        """Return what the manifest of a generation says of it: its number, and what makes it comparable."""
+        """Return the entries of a generation's manifest: its number, and the hash that comparable generations share."""
         number = known_generation_id(versions.workspace, key) or next_generation_id(versions.workspace)
         return {"generation_id": number, "identity": versions.identity}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenWithGeneration:
-    """The rule of the asset that completes a generation: it stays with it, whatever became of the shards since.
+    """The rule of the asset that completes a generation: it is frozen with it, however the shards change later.
 
     Args:
         fixed_inputs: the inputs that its version depends on.
@@ -112,19 +112,19 @@ class FrozenWithGeneration:
     def key_and_inputs(
         self, versions: "Versions", asset: "AssetDefinition", partition: Partition
     ) -> "KeyAndInputs | None":
-        """Return the artifact that stands, or what it can be computed from again.
+        """Return the artifact that is stored, or what it can be computed from again.
 
-        Where it does not stand, its inputs are those of one that is damaged or has other settings, else the
-        statistics of the shards that were fitted.
+        If it is not stored, its inputs are those of a damaged artifact or of one with other settings; failing that,
+        the statistics of the shards that the generation was fitted on.
         """
         graph = versions.workspace.graph
         fixed = [versions.key(graph[name], Partition()) for name in self.fixed_inputs]
         generation = versions.generation
-        known = [key for key in fixed if key is not None]
+        known_keys = [key for key in fixed if key is not None]
         begun = None if graph.generation is None else versions.key(graph.generation, Partition())
-        if generation is None or len(known) < len(fixed) or begun is None or not versions.holds(begun):
+        if generation is None or len(known_keys) < len(fixed) or begun is None or not versions.holds(begun):
             return None
-        key = versions.key_from(asset, partition, known)
+        key = versions.key_from(asset, partition, known_keys)
         manifest = versions.workspace.store.manifest(key)
         if manifest is not None and versions.holds(key):
             return key, manifest.inputs
@@ -137,14 +137,14 @@ class FrozenWithGeneration:
         return tuple(name for name in asset.inputs_of(study) if name not in self.fixed_inputs)
 
     def keys_of(self, versions: "Versions", asset: "AssetDefinition", generation: Generation) -> list[ArtifactKey]:
-        """Return the key of this generation's end under the study's settings, if it can be told."""
+        """Return the key of the artifact that completes a generation under the study's settings, if it is known."""
         graph = versions.workspace.graph
         keys = [
             generation.key if graph[name] is graph.generation else versions.key(graph[name], Partition())
             for name in self.fixed_inputs
         ]
-        known = [key for key in keys if key is not None]
-        return [versions.key_from(asset, Partition(), known)] if len(known) == len(keys) else []
+        known_keys = [key for key in keys if key is not None]
+        return [versions.key_from(asset, Partition(), known_keys)] if len(known_keys) == len(keys) else []
 
 
 def generations(workspace: "Workspace", identity: str) -> list[Generation]:
@@ -173,16 +173,16 @@ def generations(workspace: "Workspace", identity: str) -> list[Generation]:
 
 
 def fitted_manifests(workspace: "Workspace") -> Iterator[Manifest]:
-    """Yield the manifests of all generations, damaged ones too: they are computed again under their number."""
+    """Yield the manifests of all generations; damaged ones too, which are computed again under the same number."""
     if workspace.graph.generation is not None:
         name = workspace.graph.generation.name
         yield from workspace.store.manifests(name, with_records=True, with_damaged=True)
 
 
 def known_generation_id(workspace: "Workspace", generation: ArtifactKey) -> int | None:
-    """Return the number of a generation that was fitted before, which it keeps when it is computed again.
+    """Return the number of a generation that was fitted before; it keeps the number when it is computed again.
 
-    Its end knows the number too, should the generation's own manifest be damaged.
+    If the generation's own manifest is damaged, the artifact that completed it still has the number.
     """
     manifests = [workspace.store.manifest(generation)]
     if (end := workspace.graph.generation_end) is not None:
@@ -192,12 +192,12 @@ def known_generation_id(workspace: "Workspace", generation: ArtifactKey) -> int 
 
 
 def next_generation_id(workspace: "Workspace") -> int:
-    """Return the number of a generation that is about to be fitted; no number is given twice."""
+    """Return the number of a generation that is about to be fitted; no number is used twice."""
     return _last_generation_id(workspace) + 1
 
 
 def remember_last_generation(workspace: "Workspace") -> None:
-    """Keep the last number that was given: the generation that has it may be about to be removed."""
+    """Store the last number that was used, before the generation that has it may be removed."""
     workspace.store.backend.write(_COUNTER, sealed(_last_generation_id(workspace)))
 
 

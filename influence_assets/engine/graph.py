@@ -1,4 +1,4 @@
-"""The graph of assets, in the order in which they can be computed, with what the engine asks of them as a whole."""
+"""The graph of assets, in an order in which they can be computed, and the assets with a special part in it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,19 +14,19 @@ class AssetGraph:
 
     Args:
         assets: their definitions, in any order.
-        groups: groups in the order in which people read them; others follow by name, and the catalogue comes last.
+        groups: groups in the order in which people read them; other groups follow by name, and the catalogue is last.
 
     Raises:
-        InputError: an input is not defined, or assets read one another in a circle.
+        InputError: an input is not defined, or assets depend on one another in a cycle.
     """
 
     def __init__(self, assets: Iterable[AssetDefinition], groups: Sequence[str] = ()) -> None:
-        given = list(assets)
-        published = tuple(asset.name for asset in given if asset.is_published)
-        gathering = {asset.name for asset in given if asset.inputs == ALL_PUBLISHED}
-        resolved = [replace(asset, inputs=published) if asset.name in gathering else asset for asset in given]
+        definitions = list(assets)
+        published = tuple(asset.name for asset in definitions if asset.is_published)
+        gathering = {asset.name for asset in definitions if asset.inputs == ALL_PUBLISHED}
+        resolved = [replace(asset, inputs=published) if asset.name in gathering else asset for asset in definitions]
         ordered = list(_ordered({asset.name: asset for asset in resolved}, groups))
-        # Versions list inputs in their definition's order: of those that are gathered here, in the graph's.
+        # Versions list inputs in their definition's order; here that must be the graph's, not the order of discovery.
         published = tuple(asset.name for asset in ordered if asset.is_published)
         self.assets = tuple(replace(asset, inputs=published) if asset.name in gathering else asset for asset in ordered)
         self._by_name: Mapping[str, AssetDefinition] = {asset.name: asset for asset in self.assets}
@@ -41,7 +41,7 @@ class AssetGraph:
         return self._by_name[name]
 
     def get(self, name: str) -> AssetDefinition | None:
-        """Return an asset, or None where the graph has none of this name, such as one of another release."""
+        """Return an asset, or None if the graph has none with this name, such as one of another release."""
         return self._by_name.get(name)
 
     @cached_property
@@ -61,7 +61,7 @@ class AssetGraph:
 
     @cached_property
     def text_source(self) -> AssetDefinition | None:
-        """The asset that brings the documents' text into the store."""
+        """The asset that copies the documents' text into the store."""
         return self._single(asset for asset in self if asset.document_ids is not None)
 
     @cached_property
@@ -75,7 +75,7 @@ class AssetGraph:
         return frozenset(asset.name for asset in self if asset.holds_text)
 
     def sharing_a_pass_with(self, asset: AssetDefinition) -> list[AssetDefinition]:
-        """Return the assets that one pass can compute together with this one, itself included, in order."""
+        """Return the assets that can share a pass with this one, itself included, in the graph's order."""
         if asset.measures is None:
             return [asset]
         shared = asset.measures.shared_pass
@@ -90,21 +90,21 @@ class AssetGraph:
 
 
 def _ordered(assets: Mapping[str, AssetDefinition], groups: Sequence[str]) -> Iterator[AssetDefinition]:
-    """Each asset after those that it reads; of several that could come next, the first by group, then by name."""
+    """Yield each asset after those that it reads; if several could come next, the first by group, then by name."""
     waiting = dict(assets)
     for asset in assets.values():
         for name in asset.inputs:
             if name not in assets:
-                raise InputError(asset.name, f"reads {name}, which no asset is called", "Correct its `inputs`.")
+                raise InputError(asset.name, f"reads {name}, but there is no such asset", "Correct its `inputs`.")
     while waiting:
         ready = [asset for asset in waiting.values() if not any(name in waiting for name in asset.inputs)]
         if not ready:
-            raise InputError(", ".join(waiting), "read one another in a circle", "Correct their `inputs`.")
+            raise InputError(", ".join(waiting), "depend on one another in a cycle", "Correct their `inputs`.")
         following = min(ready, key=lambda asset: _rank(asset, groups))
         del waiting[following.name]
         yield following
 
 
 def _rank(asset: AssetDefinition, groups: Sequence[str]) -> tuple[bool, int, str, str]:
-    known = groups.index(asset.group) if asset.group in groups else len(groups)
-    return asset.is_catalogue, known, asset.group, asset.name
+    position = groups.index(asset.group) if asset.group in groups else len(groups)
+    return asset.is_catalogue, position, asset.group, asset.name

@@ -1,4 +1,4 @@
-"""Computes partitions, unless they stand already: one by itself, or several of a shard by one pass of the model."""
+"""Computes partitions that are not up to date: one by itself, or several of one shard in one pass of the model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -24,11 +24,11 @@ MISSING_NAMED = 5
 
 @dataclass(frozen=True)
 class Outcome:
-    """A partition that stands.
+    """A partition that is up to date.
 
     Args:
-        artifact: what is in the store.
-        computed: False if it stood already, so that nothing was done.
+        artifact: its artifact in the store.
+        computed: False if it was up to date before, so that nothing was done.
     """
 
     artifact: Artifact
@@ -41,13 +41,13 @@ def materialise(
     """Bring one partition up to date.
 
     Raises:
-        StorageError: an input is missing or out of date; names it.
-        InputError: the user's files cannot be used as they are; what stood before still stands.
+        StorageError: an input is missing or out of date; the error names it.
+        InputError: the user's files cannot be used as they are; earlier results are unchanged.
     """
     workspace = versions.workspace
     key, inputs = _computable(versions, asset, partition)
     store = workspace.store
-    # Another process may be at the same partition: whoever comes second finds it computed.
+    # Another process may compute the same partition; the second one to get the lock finds it up to date.
     with store.shared_lock(), store.partition_lock(key):
         if versions.stands(asset, partition):
             return Outcome(store.open(key), computed=False)
@@ -55,39 +55,39 @@ def materialise(
             states = partial(_states, versions)
             asset.compute(Work(asset, workspace, partition, key, inputs, draft, progress, states))
             draft.summarise(**_generation_summary(versions, asset, key))
-            if store.holds(key):  # but does not serve any more: the same version replaces only what is damaged
-                store.mark_damaged(store.place(key), [], "does not serve any more")
+            if store.holds(key):  # an artifact that is no longer valid: only damaged ones can be replaced
+                store.mark_damaged(store.place(key), [], "is no longer valid")
         return Outcome(store.open(key), computed=True)
 
 
 def materialise_together(
     versions: Versions, members: Sequence[Member], *, run_id: str | None, progress: Progress
 ) -> list[Outcome]:
-    """Bring several partitions of one shard up to date, by the pass of the model that their assets share.
+    """Bring several partitions of one shard up to date in the pass of the model that their assets share.
 
     Args:
-        versions: by which they are asked for.
-        members: the partitions; inputs that are not among them must stand.
-        run_id: the run, for the manifests.
-        progress: called with the shard's sequences that are done.
+        versions: the versions to compute.
+        members: the partitions; inputs that are not among them must be up to date.
+        run_id: the run's id, for the manifests.
+        progress: called with the number of the shard's sequences that are done.
 
     Returns:
-        What stands now of each, in the order of the members.
+        The outcome of each partition, in the order of the members.
 
     Raises:
         StorageError: a draft cannot be written.
-        InputError: the user's files cannot be used as they are; what stood before still stands.
+        InputError: the user's files cannot be used as they are; earlier results are unchanged.
     """
     workspace, store = versions.workspace, versions.workspace.store
     measurement = members[0].asset.measures
-    assert measurement is not None  # noqa: S101  # or it were no member
+    assert measurement is not None  # noqa: S101  # members have one
     computed = [False] * len(members)
     with store.shared_lock(), ExitStack() as locks:
         for key in sorted((member.key_and_inputs[0] for member in members), key=str):  # one order: no deadlock
             locks.enter_context(store.partition_lock(key))
         with _marking_damage(store), ExitStack() as drafts:
             works: list[Work] = []
-            # Drafts are published from the last to the first, so that nothing stands before what it was computed from.
+            # The exit stack publishes drafts in reverse order, so that each artifact comes after its inputs.
             for number, member in reversed(list(enumerate(members))):
                 if not versions.holds(member.key_and_inputs[0]):
                     draft = drafts.enter_context(_writing(versions, member.asset, member.key_and_inputs, run_id))
@@ -104,7 +104,7 @@ def materialise_together(
 
 
 def _computable(versions: Versions, asset: AssetDefinition, partition: Partition) -> KeyAndInputs:
-    """The key and inputs of a partition that stands or whose inputs do."""
+    """Return the key and inputs of a partition that is up to date or has all its inputs; raise otherwise."""
     key_and_inputs = versions.key_and_inputs(asset, partition)
     if key_and_inputs is not None and (
         all(map(versions.holds, key_and_inputs[1])) or versions.stands(asset, partition)
@@ -133,7 +133,7 @@ def _writing(
 
 @contextmanager
 def _marking_damage(store: ArtifactStore) -> Iterator[None]:
-    """What proves damaged counts as missing from now on, so that the next pass computes it again."""
+    """Mark an artifact that is found damaged, so that it counts as missing and is computed again."""
     try:
         yield
     except DamagedError as error:
@@ -146,5 +146,5 @@ def _states(versions: Versions) -> pl.DataFrame:
 
 
 def _generation_summary(versions: Versions, asset: AssetDefinition, key: ArtifactKey) -> Mapping[str, Any]:
-    """A generation's number, and what makes it comparable with others."""
+    """Return the summary of a generation (`NumberedGeneration.summary`); empty for other assets."""
     return asset.frozen.summary(versions, key) if isinstance(asset.frozen, NumberedGeneration) else {}

@@ -1,4 +1,4 @@
-"""What is outstanding, in the order in which it can be computed, and why. What it costs is in `forecast`."""
+"""What is outstanding, in an order in which it can be computed, and why. For the cost see `forecast`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ class PartitionState:
     """The state of a partition.
 
     Args:
-        asset: its asset.
-        partition: which one.
-        state: `standing` as the study asks for it; `missing`; `stale`, of which another version is there; or `waiting`,
-            while something that it reads is one of those.
-        data_version: the version that is asked for; None while it waits.
-        standing_data_version: the last version that is there.
-        cause: why it does not stand.
+        asset: the partition's asset.
+        partition: the partition.
+        state: `standing` if the version that the study needs is stored; `missing` if it was never computed; `stale` if
+            only another version is stored; `waiting` if an input is in one of the last three states.
+        data_version: the version that the study needs; None while the partition is waiting.
+        standing_data_version: the version that was stored last.
+        cause: why the partition is not `standing`.
     """
 
     asset: AssetDefinition
@@ -46,7 +46,7 @@ class AssetState:
 
     Args:
         asset: the asset.
-        partitions: all of them.
+        partitions: the states of all its partitions.
     """
 
     asset: AssetDefinition
@@ -58,7 +58,7 @@ class AssetState:
 
     @property
     def outstanding(self) -> list[PartitionState]:
-        """The partitions that do not stand."""
+        """The partitions that are not `standing`."""
         return self.of("missing", "stale", "waiting")
 
 
@@ -96,19 +96,19 @@ def _state(versions: Versions, asset: AssetDefinition, partition: Partition) -> 
 
 
 def _last(versions: Versions, asset: AssetDefinition, partition: Partition) -> Manifest | None:
-    """What was computed last of a partition, whatever version it is."""
+    """Return the manifest of the version of a partition that was computed last."""
     manifests = versions.workspace.store.manifests(asset.name, partition.key, with_damaged=True)
     return max(manifests, key=lambda manifest: manifest.started_at, default=None)
 
 
 def _cause(versions: Versions, asset: AssetDefinition, partition: Partition, last: Manifest) -> str:
     key_and_inputs = versions.key_and_inputs(asset, partition)
-    assert key_and_inputs is not None  # noqa: S101  # the caller has seen to it
+    assert key_and_inputs is not None  # noqa: S101  # the caller has checked it
     key, inputs = key_and_inputs
     if last.key == key:
         return asset.damage
     if last.code_version != asset.code_version:
-        return f"its code has version {asset.code_version} now"
+        return f"its code now has version {asset.code_version}"
     settings = versions.settings(asset)
     if changed := [name for name in settings if last.settings.get(name) != settings[name]]:
         return f"the study's {_few(changed)} changed"

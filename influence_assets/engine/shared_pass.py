@@ -1,4 +1,4 @@
-"""What can be computed of a shard by one pass of the model."""
+"""The partitions of a shard that one pass of the model can compute."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class Member:
     """A partition that a shared pass computes.
 
     Args:
-        asset: its asset.
-        partition: which one.
-        key_and_inputs: what it will be; inputs may be other members' keys.
+        asset: the partition's asset.
+        partition: the partition.
+        key_and_inputs: its key and those of its inputs, which may be other members.
     """
 
     asset: AssetDefinition
@@ -27,13 +27,13 @@ class Member:
 def members_of_one_pass(
     versions: Versions, asset: AssetDefinition, shard: str, sizes: dict[ArtifactKey, int]
 ) -> list[Member]:
-    """Return the outstanding partitions of a shard that one pass can compute: their other inputs stand.
+    """Return the outstanding partitions of a shard that one pass can compute; their other inputs are up to date.
 
     Args:
-        versions: by which they are asked for.
+        versions: the versions to compute.
         asset: one of the assets that share the pass.
         shard: the shard.
-        sizes: bytes of the held inputs that were looked up already, kept from shard to shard.
+        sizes: a cache of the sizes of held inputs in bytes, shared between calls.
     """
     if asset.measures is None:
         return []
@@ -56,7 +56,7 @@ def members_of_one_pass(
 def _outstanding(
     versions: Versions, assets: Iterable[AssetDefinition], shard: str
 ) -> Iterable[tuple[AssetDefinition, Partition]]:
-    """The partitions of a shard that do not stand, of assets that can take part under the study's settings."""
+    """Yield a shard's outstanding partitions of the assets that can take part under the study's settings."""
     for asset in assets:
         if asset.measures is not None and asset.measures.joins(versions.workspace.study):
             for partition in _partitions_of_shard(versions, asset, shard):

@@ -1,4 +1,4 @@
-"""What a person is shown of an artifact, in terms that no user interface is needed for."""
+"""What a person is shown of an artifact, in types that do not depend on a user interface."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ import polars as pl
 
 @dataclass(frozen=True)
 class Table:
-    """Rows for reading; text in them may come from a corpus and is never markup."""
+    """Rows to read; text in them may come from a corpus and is never interpreted as markup."""
 
     rows: pl.DataFrame
 
@@ -19,7 +19,7 @@ class Picture:
 
     Args:
         png: the image.
-        title: what it shows, for those who cannot see it.
+        title: a text alternative that says what it shows.
     """
 
     png: bytes

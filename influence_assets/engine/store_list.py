@@ -1,7 +1,7 @@
 """The store's own list of withdrawn documents, which `influence forget` writes.
 
-Whoever loses it publishes withdrawn texts again. So it is checksummed and kept twice; where a copy is damaged or lost,
-the tombstones are asked too, and in doubt a document stays out.
+If it were lost, withdrawn texts would be published again. So it is checksummed and kept twice; if a copy is damaged or
+lost, the tombstones are read too, and in doubt a document stays withdrawn.
 """
 
 import json
@@ -17,10 +17,10 @@ from influence_assets.storage.twin_files import TwinFile, Twins
 
 
 class StoreList:
-    """The withdrawn documents that a store knows of itself.
+    """The list of withdrawn documents in a store.
 
     Args:
-        backend: where the store is.
+        backend: the store's backend.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -28,21 +28,21 @@ class StoreList:
         self._tombstones = Tombstones(backend)
 
     def entries(self, elsewhere: Collection[str] = ()) -> dict[str, Withdrawal]:
-        """Return the withdrawals by document: those that either copy names and, unless both are whole, the tombstones.
+        """Return the withdrawals by document: those in either copy and, unless both are intact, in the tombstones.
 
         Args:
-            elsewhere: ids that the study's own list names; tombstones do not put them on this one.
+            elsewhere: ids on the study's own list; tombstones do not add these to the store's list.
 
         Raises:
-            StorageError: a copy cannot be read, and the other is not whole.
+            StorageError: a copy cannot be read, and the other is not intact.
         """
         return self._entries(self.file.read(), elsewhere)
 
     def add(self, withdrawals: Sequence[Withdrawal]) -> list[Withdrawal]:
-        """Add what the list does not name yet, and return it. It is safely on the disk then.
+        """Add the withdrawals that are not on the list yet, and return them once they are synced to disk.
 
         Raises:
-            InputError: one of `withdrawals` has no document_id, or a reason or date that cannot be kept.
+            InputError: one of `withdrawals` has no document_id, or a reason or date that cannot be stored.
             StorageError: the list cannot be read or written.
         """
         checked = [parsed_withdrawal(asdict(withdrawal), "the withdrawal") for withdrawal in withdrawals]
@@ -67,11 +67,11 @@ class StoreList:
                 self._write([entry for document_id, entry in entries.items() if document_id not in removed])
         return removed
 
-    def mend(self, elsewhere: Collection[str] = ()) -> dict[Path, str]:
-        """Write both copies anew where either is damaged or lost, and return what was wrong with which.
+    def repair(self, elsewhere: Collection[str] = ()) -> dict[Path, str]:
+        """Rewrite both copies if either is damaged or lost, and return what was wrong with each.
 
         Args:
-            elsewhere: as for `entries`.
+            elsewhere: ids on the study's own list, as in `entries`.
 
         Raises:
             StorageError: the list cannot be read or written.
@@ -81,7 +81,9 @@ class StoreList:
             entries = self._entries(twins, elsewhere)
             troubles = dict(twins.troubles)
             if twins.is_missing and entries:
-                troubles = dict.fromkeys((self.file.path, self.file.copy), "is missing, and tombstones tell of it")
+                troubles = dict.fromkeys(
+                    (self.file.path, self.file.copy), "is missing, although tombstones name documents of it"
+                )
             if troubles:
                 self._write(list(entries.values()))
         return troubles
@@ -101,7 +103,7 @@ class StoreList:
 
 
 def _withdrawal(line: str) -> Withdrawal | None:
-    """A line of the list; None where it is damaged."""
+    """Return the withdrawal on a line of the list; None if the line is damaged."""
     try:
         fields = json.loads(line)
         return parsed_withdrawal(fields, "") if isinstance(fields, dict) else None

@@ -1,4 +1,4 @@
-"""Tombstones: what is left of documents that went."""
+"""Tombstones: what remains of documents that were removed."""
 
 import json
 from collections.abc import Mapping, Sequence, Set
@@ -22,25 +22,25 @@ TOMBSTONE_SCHEMA = pl.Schema(
         "listed_by": pl.String(),
     }
 )
-"""`listed_by` is `store` or `study` after the list that withdrew the document; null where its file vanished, and where
-the tombstone is older than this column."""
+"""`listed_by` names the list that withdrew the document, `store` or `study`; null if its file vanished, or if the
+tombstone is older than this column."""
 
 _PLACE = ("shard_id", "document_id")
 _OF_TEXT = ("shard_id", "document_id", "reason", "removed_at")
 
 
 class Tombstones:
-    """The shard, id, reason and date of every document that went; none of its text.
+    """The shard, id, reason and date of every document that was removed; none of its text.
 
     Args:
-        backend: where the store is.
+        backend: the store's backend.
     """
 
     def __init__(self, backend: Backend) -> None:
         self.file = TwinFile(backend, "tombstones.jsonl")
 
     def stored(self) -> pl.DataFrame:
-        """Return all tombstones so far, as a frame of `TOMBSTONE_SCHEMA`; of a damaged file those that can be read.
+        """Return all stored tombstones, in `TOMBSTONE_SCHEMA`; from a damaged file, those that can be read.
 
         Raises:
             StorageError: the file cannot be read.
@@ -49,12 +49,12 @@ class Tombstones:
         return frame.unique(_PLACE, keep="first", maintain_order=True)
 
     def withdrawn(self) -> dict[str, Withdrawal]:
-        """Return the documents that a tombstone says were withdrawn, unless it was by the study's own list.
+        """Return the documents whose tombstones say that they were withdrawn, except by the study's own list.
 
         Raises:
-            StorageError: as for `stored`.
+            StorageError: the file cannot be read.
         """
-        # Without polars, whose threads do not outlive a fork: withdrawing needs nothing of it.
+        # Without polars: its threads do not survive a fork, and withdrawing does not need it.
         return {
             document: Withdrawal(document, reason, removed_at.isoformat())
             for _shard, document, reason, removed_at, listed_by in self._rows()
@@ -71,17 +71,18 @@ class Tombstones:
         shards: Set[str],
         listed: Mapping[str, str],
     ) -> pl.DataFrame:
-        """Return what the tombstones should be now. A date, once given, stays.
+        """Return the tombstones that there should be now. A date that is already stored is not changed.
 
         Args:
             withdrawn: the withdrawals that concern each shard.
-            vanished: document ids of each shard that was published and has no file any more.
-            shards: those that have a file; their tombstones of the time when they had none go.
-            listed: which list withdrew each document, by its id; tombstones of what is withdrawn no more go.
+            vanished: the document ids of each shard that was published and no longer has a file.
+            shards: the shards that have a file; tombstones from a time when they had none are dropped.
+            listed: the list that withdrew each document, by id; tombstones of documents that are no longer withdrawn
+                are dropped.
         """
         is_vanished = pl.col("reason") == VANISHED
         is_present = pl.col("shard_id").is_in(sorted(shards))
-        standing = self.stored().filter(~is_present | (~is_vanished & pl.col("document_id").is_in(sorted(listed))))
+        unchanged = self.stored().filter(~is_present | (~is_vanished & pl.col("document_id").is_in(sorted(listed))))
         now = datetime.now(UTC)
         rows = [
             (
@@ -95,12 +96,12 @@ class Tombstones:
             for entry in entries
         ] + [(shard, document, VANISHED, now, None) for shard, documents in vanished.items() for document in documents]
         added = pl.DataFrame(rows, schema=TOMBSTONE_SCHEMA, orient="row")
-        tombstones = pl.concat([standing, added]).unique(_PLACE, keep="first", maintain_order=True).sort(_PLACE)
-        by = pl.col("document_id").replace_strict(dict(listed), default=None, return_dtype=pl.String)
-        return tombstones.with_columns(listed_by=pl.when(~is_vanished).then(pl.coalesce(by, "listed_by")))
+        tombstones = pl.concat([unchanged, added]).unique(_PLACE, keep="first", maintain_order=True).sort(_PLACE)
+        listed_by = pl.col("document_id").replace_strict(dict(listed), default=None, return_dtype=pl.String)
+        return tombstones.with_columns(listed_by=pl.when(~is_vanished).then(pl.coalesce(listed_by, "listed_by")))
 
     def store(self, tombstones: pl.DataFrame) -> None:
-        """Keep these tombstones in the place of those that there were.
+        """Store these tombstones instead of the current ones.
 
         Raises:
             StorageError: they cannot be written.
@@ -111,11 +112,11 @@ class Tombstones:
         with self.file.changing():
             self.file.write([json.dumps(row, ensure_ascii=False) for row in dated.iter_rows(named=True)])
 
-    def mend(self) -> dict[Path, str]:
-        """Write both files anew where either is damaged, and return what was wrong with which.
+    def repair(self) -> dict[Path, str]:
+        """Rewrite both copies if either is damaged, and return what was wrong with each.
 
         Raises:
-            StorageError: they cannot be read, or not be written.
+            StorageError: they cannot be read or written.
         """
         troubles = self.file.read().troubles
         if troubles:
@@ -124,7 +125,7 @@ class Tombstones:
 
 
 def _row(line: str) -> tuple[Any, ...] | None:
-    """A line as a row of `TOMBSTONE_SCHEMA`; None where it is damaged."""
+    """Return a line as a row of `TOMBSTONE_SCHEMA`; None if it is damaged."""
     try:
         fields = json.loads(line)
         shard, document, reason, removed_at = (fields[name] for name in _OF_TEXT)

@@ -1,11 +1,11 @@
-"""Which version of each partition the study asks for, as things stand now.
+"""The version of each partition that the study currently needs.
 
-A data version is a hash of the inputs' data versions, of the settings that matter, of the source's content where the
-asset reads one, and of the code version. So it is known before anything is computed: what stands under its version is
-right, and what does not stand is missing.
+A data version is a hash of the inputs' data versions, the settings that matter, the source's content if the asset reads
+one, and the code version. So it is known before anything is computed: an artifact that is stored under its version is
+right, and a version that is not stored must be computed.
 
-Some assets are frozen instead (`AssetDefinition.frozen`), so that a growing corpus does not start them anew. What each
-of them was made of stands in its manifest, from which it can be made again should it be damaged.
+Some assets are frozen instead (`AssetDefinition.frozen`), so that a growing corpus does not recompute them. The
+manifest of a frozen artifact lists its inputs, so that it can be computed again if it is damaged.
 """
 
 import hashlib
@@ -22,17 +22,17 @@ from influence_assets.errors import StorageError
 from influence_assets.storage.artifacts.manifest import ArtifactKey
 
 Choice = Literal["newest", "published"]
-"""Which generation to ask for: the newest, or the newest that readers see while the newest is not complete."""
+"""Which generation to use: the newest, or the newest published one, which readers see until the newest is complete."""
 
 
 class Versions:
-    """Keys and inputs of every partition, looked up once each.
+    """The keys and inputs of all partitions, each looked up once.
 
     Args:
         workspace: the study and its store.
-        choice: which generation is asked for.
-        fit_another: whether another generation is fitted although one stands.
-        pinned: ask for this generation, whatever else there is.
+        choice: which generation to use.
+        fit_another: whether another generation is to be fitted although there is one.
+        pinned: a generation to use regardless of `choice`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Versions:
         self._identities: dict[ArtifactKey, Any] = {}
 
     def partitions(self, asset: AssetDefinition) -> list[Partition]:
-        """Return all partitions of an asset, by the source files that exist."""
+        """Return all partitions of an asset, given the source files that exist."""
         shards, query_sets = self.workspace.shards, self.workspace.query_sets
         if asset.partitioned_by == "shard":
             return [Partition(shard=shard) for shard in shards]
@@ -64,12 +64,12 @@ class Versions:
         return [Partition()]
 
     def key(self, asset: AssetDefinition, partition: Partition) -> ArtifactKey | None:
-        """Return the partition's key in the store; None while an input is missing, so that it cannot be told."""
+        """Return the partition's key in the store; None while it is unknown because an input is missing."""
         key_and_inputs = self.key_and_inputs(asset, partition)
         return None if key_and_inputs is None else key_and_inputs[0]
 
     def stands(self, asset: AssetDefinition, partition: Partition) -> bool:
-        """Return whether the partition is in the store as the study asks for it."""
+        """Return whether the version of the partition that the study needs is in the store."""
         key = self.key(asset, partition)
         return key is not None and self.holds(key)
 
@@ -82,7 +82,7 @@ class Versions:
             else:
                 key_and_inputs = self.key_and_inputs_beside(asset, partition, frozenset())
             if key_and_inputs is None:
-                return None  # not kept: the input may be computed meanwhile
+                return None  # not cached: the input may be computed later
             self._keys_and_inputs[place] = key_and_inputs
         return self._keys_and_inputs[place]
 
@@ -91,18 +91,18 @@ class Versions:
     ) -> KeyAndInputs | None:
         """Return the key and inputs of a partition that is computed together with others.
 
-        Versions do not depend on results: the key is known although some of its inputs are still to be computed.
+        Versions do not depend on results, so the key is known although some inputs have not been computed yet.
 
         Args:
             asset: an asset that is not frozen.
             partition: its partition.
-            computed_too: what is computed together with it, and so need not stand.
+            computed_too: artifacts that are computed together with it, and so need not be stored yet.
         """
         inputs = self.inputs(asset, partition, computed_too)
         return None if inputs is None else (self.key_from(asset, partition, inputs), tuple(inputs))
 
     def missing_inputs(self, asset: AssetDefinition, partition: Partition) -> list[str]:
-        """Return the inputs that do not stand, as people read them: `asset[partition]`."""
+        """Return the inputs that are missing or out of date, written as `asset[partition]`."""
         return [
             f"{upstream.name}[{place.key}]" if place.key else upstream.name
             for upstream, place in self.upstream(asset, partition)
@@ -110,21 +110,21 @@ class Versions:
         ]
 
     def upstream(self, asset: AssetDefinition, partition: Partition) -> Iterable[tuple[AssetDefinition, Partition]]:
-        """Yield the upstream partitions that a partition reads."""
+        """Yield the partitions that a partition reads, with their assets."""
         for name in asset.inputs_of(self.workspace.study):
             upstream = self.workspace.graph[name]
             for place in self._partitions_read(asset, partition, upstream):
                 yield upstream, place
 
     def settings(self, asset: AssetDefinition) -> dict[str, Any]:
-        """Return the part of the study that matters to an asset."""
+        """Return the settings of the study that enter an asset's version."""
         if asset.name not in self._settings:
             self._settings[asset.name] = dict(asset.settings(self.workspace.study))
         return self._settings[asset.name]
 
     def holds(self, key: ArtifactKey) -> bool:
-        """Return whether an artifact is in the store and still serves; looked up until it does."""
-        if key not in self._held and self._serves(key):
+        """Return whether an artifact is in the store and valid; once it is, the answer is cached."""
+        if key not in self._held and self._is_valid(key):
             self._held.add(key)
         return key in self._held
 
@@ -136,7 +136,7 @@ class Versions:
         Args:
             asset: the asset.
             partition: its partition.
-            computed_too: artifacts that need not stand because they are computed together with it.
+            computed_too: artifacts that need not be stored yet because they are computed together with it.
         """
         keys = []
         for upstream, place in self.upstream(asset, partition):
@@ -154,8 +154,8 @@ class Versions:
         Args:
             asset: the asset.
             partition: its partition.
-            inputs: what its version depends on.
-            described: what else its version depends on; the names are part of the version.
+            inputs: the artifacts that its version depends on.
+            described: further values that its version depends on; their names are part of the version.
 
         Raises:
             StorageError: an input whose content enters the version is missing.
@@ -170,7 +170,7 @@ class Versions:
         return ArtifactKey(asset.name, partition.key, _digest(parts))
 
     def identity_of(self, key: ArtifactKey) -> Any:
-        """Return what of an artifact enters the versions of all that read it (`AssetDefinition.identity`).
+        """Return the content of an artifact that enters its readers' versions (`AssetDefinition.identity`).
 
         Raises:
             StorageError: the artifact is missing.
@@ -184,7 +184,7 @@ class Versions:
 
     @property
     def generation(self) -> Generation | None:
-        """The generation that is asked for; None while there is none to be had."""
+        """The generation that is used; None if none is usable."""
         if self._generation is None:
             usable = self._usable_generations
             published = [g for g in usable if g.is_published] if self.choice == "published" else []
@@ -193,13 +193,13 @@ class Versions:
 
     @property
     def has_newer_generation(self) -> bool:
-        """Whether another generation was begun after the one that is asked for."""
+        """Whether another generation was begun after the one that is used."""
         newest = next(iter(self._usable_generations), None)
         return newest is not None and self.generation is not None and newest.key != self.generation.key
 
     @property
     def previous_generation(self) -> Generation | None:
-        """The published generation before the one that is asked for, to be compared with it."""
+        """The published generation before the one that is used, for comparison."""
         current = self.generation
         if current is None:
             return None
@@ -208,13 +208,13 @@ class Versions:
 
     @cached_property
     def identity(self) -> str:
-        """What all generations have in common that are comparable: model, sequences, settings and code.
+        """A hash of what comparable generations have in common: model, sequences, settings and code.
 
         Raises:
             StorageError: the language model is missing.
         """
         graph, rule = self.workspace.graph, self._generation_rule
-        assert rule is not None  # noqa: S101  # only asked for where the graph has generations
+        assert rule is not None  # noqa: S101  # only read if the graph has generations
         parts = [[graph[name].code_version, self.settings(graph[name])] for name in rule.identity_of]
         model = self.key(graph[rule.model], Partition())
         if model is None:
@@ -229,7 +229,7 @@ class Versions:
 
     @property
     def _usable_generations(self) -> list[Generation]:
-        """Generations of this identity that stand or can be completed, the newest first."""
+        """The generations of this identity that are complete or can be completed, the newest first."""
         rule = self._generation_rule
         if rule is None:
             return []
@@ -239,10 +239,10 @@ class Versions:
         return [g for g in generations(self.workspace, self.identity) if self._is_usable(g, rule)]
 
     def _is_usable(self, generation: Generation, rule: NumberedGeneration) -> bool:
-        """Whether a generation's parts stand, or can be had from what does.
+        """Return whether a generation's parts are stored, or can be computed from what is stored.
 
-        A generation without its end needs the statistics of the very shards that it was fitted on; once one of those
-        has changed it is passed over.
+        A generation that was not completed needs the statistics of the very shards that it was fitted on; once one of
+        these has changed, the generation is skipped.
         """
         if not self.holds(generation.key) and not all(map(self.holds, generation.inputs)):
             return False
@@ -254,7 +254,7 @@ class Versions:
         return all(self._is_as_fitted(fitted_on, shard, version) for shard, version in generation.fitted_shards.items())
 
     def _keys_of_end(self, generation: Generation) -> list[ArtifactKey]:
-        """The key of a generation's end under the study's settings, if it can be told."""
+        """Return the key of the artifact that completes a generation under the study's settings, if it is known."""
         end = self.workspace.graph.generation_end
         if end is None or not isinstance(end.frozen, FrozenWithGeneration):
             return []
@@ -269,7 +269,7 @@ class Versions:
     def _partitions_read(
         self, asset: AssetDefinition, partition: Partition, upstream: AssetDefinition
     ) -> list[Partition]:
-        """The partitions of an upstream asset that agree with a partition in what both are about."""
+        """Return the partitions of an upstream asset that a partition reads: those with the same shard or query set."""
         if isinstance(asset.frozen, FrozenWithGeneration) and upstream.partitioned_by == "shard":
             generation = self.generation
             return [] if generation is None else [Partition(shard=shard) for shard in generation.fitted_shards]
@@ -284,7 +284,7 @@ class Versions:
             return [Partition(shard, partition.query_set) for shard in shards]
         return self.partitions(upstream)
 
-    def _serves(self, key: ArtifactKey) -> bool:
+    def _is_valid(self, key: ArtifactKey) -> bool:
         if not self.workspace.store.holds(key):
             return False
         asset = self.workspace.graph.get(key.asset)

@@ -1,7 +1,7 @@
-"""Documents that must not be used: who says so, and in which shards they are.
+"""Documents that must not be used: the list that withdraws each of them, and the shards that they are in.
 
-A document is withdrawn by its id, the hash of its text, so that it stays out wherever and whenever that text comes.
-Ids are listed in a file of the study's (`corpus.withdrawn`) and in the store's own, which `influence forget` writes.
+A document is withdrawn by its id, the hash of its text, so that this text is left out wherever and whenever it appears.
+Ids are listed in a file of the study (`corpus.withdrawn`) and in the store's own list, which `influence forget` writes.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ from influence_assets.study import Corpus
 class Withdrawn:
     """The withdrawn documents of a corpus.
 
-    Looking for them means reading every shard's ids once for each new list; what was found is kept by content.
+    To find them, every shard's ids are read once for each new list; the findings are cached by the shard's content.
 
     Args:
-        store: of the study.
-        corpus: of the study.
-        shards: gives all shards that there are, when they are first needed.
+        store: the study's store.
+        corpus: the study's `corpus` section.
+        shards: returns all shards of the corpus; called when they are first needed.
         text_source: the asset that holds the documents' text.
     """
 
@@ -50,12 +50,12 @@ class Withdrawn:
 
     @cached_property
     def entries(self) -> dict[str, Withdrawal]:
-        """Every withdrawal by its document's id: the store's, then what the study's list adds."""
+        """All withdrawals by document id; the store's list takes precedence over the study's."""
         return {**self._study_list, **self._store_list}
 
     @cached_property
     def listed_by(self) -> dict[str, str]:
-        """Which list withdraws each document: `store` or `study`."""
+        """The list that withdraws each document, by id: `store` or `study`."""
         return dict.fromkeys(self._study_list, "study") | dict.fromkeys(self._store_list, "store")
 
     @cached_property
@@ -67,36 +67,36 @@ class Withdrawn:
         path = self._corpus.withdrawn
         return {} if path is None else {entry.document_id: entry for entry in read_withdrawn(Path(path))}
 
-    def mend(self) -> dict[Path, str]:
-        """Write the store's list and the tombstones anew where a copy is damaged; returns what was wrong with which.
+    def repair(self) -> dict[Path, str]:
+        """Rewrite the store's list and the tombstones if a copy is damaged, and return what was wrong with each.
 
         Raises:
             InputError: the study's list cannot be read.
             StorageError: the store's files cannot be read or written.
         """
         backend = self._store.backend
-        return StoreList(backend).mend(self._study_list.keys()) | Tombstones(backend).mend()
+        return StoreList(backend).repair(self._study_list.keys()) | Tombstones(backend).repair()
 
     def of(self, shard: Shard) -> frozenset[str]:
-        """The withdrawn documents that are in a shard's file."""
-        return frozenset(self._found[shard.shard_id]["withdrawn"]) if self.entries else frozenset()
+        """Return the withdrawn documents that are in a shard's file."""
+        return frozenset(self._findings[shard.shard_id]["withdrawn"]) if self.entries else frozenset()
 
     def is_all_of(self, shard: Shard) -> bool:
-        """Whether every document of a shard's file is withdrawn, so that nothing is left to be a shard."""
-        return bool(self.entries) and bool(self._found[shard.shard_id]["all"])
+        """Return whether every document of a shard's file is withdrawn, so that the shard is empty."""
+        return bool(self.entries) and bool(self._findings[shard.shard_id]["all"])
 
     @cached_property
-    def _found(self) -> dict[str, dict[str, Any]]:
-        """What is withdrawn of each shard."""
+    def _findings(self) -> dict[str, dict[str, Any]]:
+        """The ids `withdrawn` in each shard, whether these are `all` of its ids, and whether it `is_read`."""
         described = json.dumps([self._corpus.text_column, sorted(self.entries)])
         listed = hashlib.sha256(described.encode()).hexdigest()
-        remembered = _read_index(self._index_path, listed)
+        cached = _read_index(self._index_path, listed)
         shards, entries = self._shards(), {}
         for name, shard in shards.items():
-            known = remembered.get(shard.content_hash)
-            entries[name] = self._look(shard) if known is None else known
+            entry = cached.get(shard.content_hash)
+            entries[name] = self._look(shard) if entry is None else entry
         index = {shards[name].content_hash: entry for name, entry in entries.items() if entry["is_read"]}
-        if index != remembered:
+        if index != cached:
             replace_cache(self._index_path, {"listed": listed, "found": index})
         return entries
 
@@ -108,21 +108,21 @@ class Withdrawn:
         return {"withdrawn": sorted(hits), "all": bool(hits) and hits == ids, "is_read": True}
 
     def _ids(self, shard: Shard) -> set[str] | None:
-        """The ids of all texts of a shard: from the documents that were read of this content, else from the file."""
+        """Return the ids of all texts of a shard, from stored documents of the same content or else from its file."""
         source = self._text_source
         stored = () if source is None else self._store.manifests(source.name, shard.shard_id)
         for manifest in stored:
             if manifest.summary.get("content_hash") == shard.content_hash and source is not None:
-                assert source.document_ids is not None  # noqa: S101  # that is what makes it the source of text
+                assert source.document_ids is not None  # noqa: S101  # having it makes the asset the source of text
                 try:
-                    kept = set(source.document_ids(self._store.open(manifest.key)))
+                    used = set(source.document_ids(self._store.open(manifest.key)))
                 except StorageError:
                     continue
-                return kept | set(manifest.summary["withdrawn"])
+                return used | set(manifest.summary["withdrawn"])
         try:
             return set(document_ids(shard, self._corpus))
         except InputError:
-            return None  # reading the shard's documents will say why
+            return None  # computing the shard's `documents` reports the reason
 
 
 def _read_index(path: Path, listed: str) -> dict[str, dict[str, Any]]:

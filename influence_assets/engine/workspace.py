@@ -1,4 +1,4 @@
-"""A study, its graph of assets and its store, and what is costly to look up about them more than once."""
+"""A study with its graph of assets and its store, and cached facts about its files."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -32,19 +32,19 @@ _File = TypeVar("_File", Shard, SourceFile)
 
 
 def catalogue_path(study: Study) -> Path:
-    """The study's DuckDB file; reading it needs no leave to write beside it."""
+    """Return the path of the study's DuckDB file; reading it needs no write permission."""
     return open_backend(study.storage.root).local_root / CATALOGUE
 
 
 class Workspace:
     """What an asset needs to know beyond its inputs.
 
-    It looks at the source files and the model once and then sticks to what it saw: make a new one for each run or
-    plan, so that nothing changes under it half way.
+    A workspace looks at the source files and the model once and keeps what it saw, so that nothing changes in the
+    middle of a run or a plan. Make a new one for each of them.
 
     Args:
         study: the study.
-        load_graph: gives its assets; a function that another process can import, so that work can be done there.
+        load_graph: returns the assets; a function that other processes can import, so that they can compute too.
     """
 
     def __init__(self, study: Study, load_graph: Callable[[], AssetGraph]) -> None:
@@ -53,7 +53,7 @@ class Workspace:
         self.graph = load_graph()
         self.store = ArtifactStore.open_or_create(study.storage.root, study.name)
         self._query_hashes: dict[str, str] = {}
-        self._catalogue_seen: tuple[tuple[int, ...], str | None] | None = None
+        self._catalogue_version_seen: tuple[tuple[int, ...], str | None] | None = None
 
     def again(self) -> "Workspace":
         """Return a fresh look at the study's files and its store."""
@@ -61,7 +61,7 @@ class Workspace:
 
     @property
     def weights_cache(self) -> Path:
-        """The file that remembers the hashes of weights."""
+        """The file that caches the hashes of weights."""
         return self.store.root / ".cache" / "weights.json"
 
     @cached_property
@@ -82,17 +82,17 @@ class Workspace:
 
     @cached_property
     def withdrawn(self) -> Withdrawn:
-        """What must not be used of the corpus, and where it is."""
+        """The withdrawn documents of the corpus."""
         return Withdrawn(self.store, self.study.corpus, lambda: self.listed, self.graph.text_source)
 
     @cached_property
     def shards(self) -> dict[str, Shard]:
-        """The shards that have documents, those left out of which every document is withdrawn."""
+        """The shards with at least one document that is not withdrawn."""
         return {name: shard for name, shard in self.listed.items() if not self.withdrawn.is_all_of(shard)}
 
     @cached_property
     def tombstones(self) -> pl.DataFrame:
-        """What should remain of documents that are withdrawn, or of which the file vanished."""
+        """The tombstones that there should be, of withdrawn documents and of those whose files vanished."""
         withdrawn = {
             name: [self.withdrawn.entries[document] for document in sorted(self.withdrawn.of(shard))]
             for name, shard in self.listed.items()
@@ -111,16 +111,16 @@ class Workspace:
         return vanished
 
     def has_vanished(self, shard_id: str) -> bool:
-        """Whether a shard is known to be gone from the corpus: not while its file is there but cannot be read.
+        """Return whether a shard is gone from the corpus; a shard whose file cannot be read is not gone.
 
         Raises:
-            InputError: its file is there, but the source format that read it is not.
+            InputError: its file exists, but the source format that read it is not installed.
         """
         return has_vanished(shard_id, self.listed, self.study.corpus)
 
     @cached_property
     def published_generations(self) -> frozenset[int]:
-        """The generations that the catalogue has scores of; once it was lost, those that one ever had."""
+        """The generations whose scores are in the catalogue; if it was lost, those that any catalogue ever held."""
         published = self._published("generations")
         if published is None:
             end = self.graph.generation_end
@@ -130,18 +130,18 @@ class Workspace:
         return frozenset(generation for (generation,) in published)
 
     def catalogue_version(self) -> str | None:
-        """What the catalogue holds now; None where there is none that can be used."""
+        """Return the version of the catalogue's content; None if there is no usable catalogue."""
         try:
             stat = self.catalogue.stat()
         except OSError:
             return None
-        seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        if self._catalogue_seen is None or self._catalogue_seen[0] != seen:
-            self._catalogue_seen = seen, standing_content_version(self.catalogue)
-        return self._catalogue_seen[1]
+        identity = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if self._catalogue_version_seen is None or self._catalogue_version_seen[0] != identity:
+            self._catalogue_version_seen = identity, standing_content_version(self.catalogue)
+        return self._catalogue_version_seen[1]
 
     def _published(self, name: str, **values: object) -> list[tuple[Any, ...]] | None:
-        """Rows of the catalogue that stands; None where there is none, or none that can be read."""
+        """Return the rows of a query on the current catalogue; None if there is no readable catalogue."""
         if self.catalogue_version() is None:
             return None
         try:
@@ -150,7 +150,7 @@ class Workspace:
             return None
 
     def _unlisted_of_artifacts(self) -> Iterator[tuple[str, str]]:
-        """The documents of shards without a file in what the last catalogue was loaded from."""
+        """Yield shard and id of the documents that the last catalogue was loaded from and whose shard has no file."""
         source = self.graph.text_source
         last = max(self._loads, key=lambda manifest: manifest.started_at, default=None)
         if source is None or source.document_ids is None or last is None:
@@ -173,59 +173,59 @@ class Workspace:
         return {file.name: file for file in list_query_files(self.study.queries.path)}
 
     def shard(self, name: str) -> Shard:
-        """A shard's file and place in it.
+        """Return a shard: its file and its place in the file.
 
         Raises:
-            InputError: it is no longer there.
+            InputError: the shard no longer exists.
         """
-        return _found(self.shards, name, self.study.corpus.path)
+        return _file_of(self.shards, name, self.study.corpus.path)
 
     def query_file(self, query_set: str) -> SourceFile:
-        """The file of a query set.
+        """Return the file of a query set.
 
         Raises:
-            InputError: it is no longer there.
+            InputError: the file no longer exists.
         """
-        return _found(self.query_sets, query_set, self.study.queries.path)
+        return _file_of(self.query_sets, query_set, self.study.queries.path)
 
     def query_hash(self, file: SourceFile) -> str:
-        """The hash of a query file's content, looked up once."""
+        """Return the hash of a query file's content, computed once."""
         if file.url not in self._query_hashes:
             self._query_hashes[file.url] = file_hash(file, self._digests)
         return self._query_hashes[file.url]
 
     def refuse_changed(self, file: SourceFile) -> None:
-        """See to it that the query file that was just read is what was hashed before.
+        """Raise if the query file that was just read is not what was hashed before.
 
         Raises:
-            InputError: the file changed meanwhile, so that its content would stand under another's version.
+            InputError: the file has changed, so that its content would be stored under the old version.
         """
         if file_hash(file, self._digests) != self.query_hash(file):
-            raise InputError(file.url, "changed while it was read", "Wait until it is written, then run again.")
+            raise InputError(file.url, "changed while it was read", "Wait until it is complete, then run again.")
 
     @cached_property
     def model_folder(self) -> Path:
-        """Where the model of `model.path` lies."""
+        """The local folder of the model of `model.path`."""
         from influence_assets.models.weights import resolve_model_folder
 
         return resolve_model_folder(self.study.model)
 
     @cached_property
     def model_file_hashes(self) -> tuple[str, str]:
-        """The weights (with their configuration) and the tokenizer's files of `model.path`, by content."""
+        """The hashes of the weights (with their configuration) and of the tokenizer's files of `model.path`."""
         from influence_assets.models.weights import tokenizer_files_hash, weights_hash
 
         return weights_hash(self.model_folder, self.weights_cache), tokenizer_files_hash(self.model_folder)
 
     @cached_property
     def device(self) -> str:
-        """The device of `compute.device`, `auto` resolved."""
+        """The device of `compute.device`, with `auto` resolved."""
         from influence_assets.models.devices import resolve_device
 
         return resolve_device(self.study.compute.device)
 
 
-def _found(files: dict[str, _File], key: str, path: str) -> _File:
+def _file_of(files: dict[str, _File], key: str, path: str) -> _File:
     if key not in files:
-        raise InputError(f"{path}/{key}", "this file is no longer there", "Put it back, or leave its partition alone.")
+        raise InputError(f"{path}/{key}", "this file no longer exists", "Put it back, or leave out its partition.")
     return files[key]

@@ -1,1 +1,1 @@
-"""What a study will take before it runs: what its assets say that they cost, added up beside what was measured."""
+"""Estimates of what a study will take, from its assets' cost models and from measurements of earlier runs."""

@@ -1,4 +1,4 @@
-"""What a study will take before it runs: operations, time, memory and bytes of each stage, and what was measured."""
+"""Estimates the operations, time, memory and bytes of each stage, and reports what finished stages took."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ from influence_assets.models.devices import matrix_rate
 
 @dataclass(frozen=True)
 class Measured:
-    """What the standing partitions of a stage took.
+    """What the `standing` partitions of a stage took.
 
     Args:
-        partitions: how many.
-        seconds: of all of them; partitions that one pass computed are put down for equal parts of it.
-        cpu_seconds: of all their threads.
-        peak_memory_bytes: the largest.
-        bytes: on the disk.
+        partitions: the number of these partitions.
+        seconds: their total time; partitions that share a pass are each charged an equal part of it.
+        cpu_seconds: their total processor time, over all threads.
+        peak_memory_bytes: the largest peak of any of them.
+        bytes: their total size on disk.
     """
 
     partitions: int
@@ -34,15 +34,16 @@ class Estimate:
     """What a stage will take.
 
     Args:
-        asset: whose stage it is.
-        partitions: all.
-        outstanding: those that are to be computed.
-        operations: of these, counted from the layers' shapes; 0 where the model is not run.
-        seconds: of these; None where nothing is known.
-        is_calibrated: whether the seconds come of what was measured, not of the machine's best rate.
-        peak_memory_bytes: of the process, or of the device; None where the model is not run.
-        bytes: that these will write; None where nothing is known.
-        measured: of those that stand.
+        asset: the stage's asset.
+        partitions: the number of all partitions.
+        outstanding: the number of partitions to compute.
+        operations: the operations of the outstanding partitions, counted from the layers' shapes; 0 if the model is
+            not run.
+        seconds: the time of the outstanding partitions; None if unknown.
+        is_calibrated: whether `seconds` is derived from measurements rather than from the machine's best rate.
+        peak_memory_bytes: the peak of the process or of the device; None if the model is not run.
+        bytes: the bytes that the outstanding partitions will write; None if unknown.
+        measured: what the `standing` partitions took.
     """
 
     asset: AssetDefinition
@@ -57,7 +58,7 @@ class Estimate:
 
 
 def measured(sizes: StudySizes, state: AssetState) -> Measured | None:
-    """Return what the manifests of a stage's standing partitions say; None where there are none."""
+    """Return what a stage's `standing` partitions took, from their manifests; None if there are none."""
     stored = [sizes.manifest(state.asset, partition.partition) for partition in state.of("standing")]
     manifests = [manifest for manifest in stored if manifest is not None]
     if not manifests:
@@ -81,26 +82,27 @@ def estimates(sizes: StudySizes) -> list[Estimate]:
     for state in states:
         cost = cost_of(sizes, state.asset, [p.partition for p in state.outstanding], outstanding)
         before = cost_of(sizes, state.asset, [p.partition for p in state.of("standing")], standing)
-        seen = measured(sizes, state)
-        seconds, is_calibrated = _seconds(cost, before, seen, rate)
+        measurement = measured(sizes, state)
+        seconds, is_calibrated = _seconds(cost, before, measurement, rate)
         stages.append(
             Estimate(
                 state.asset, len(state.partitions), len(state.outstanding), cost.operations,
-                seconds, is_calibrated, state.asset.cost.memory(sizes), _bytes(cost, before, seen), seen,
+                seconds, is_calibrated, state.asset.cost.memory(sizes), _bytes(cost, before, measurement),
+                measurement,
             )
         )  # fmt: skip
     return stages
 
 
-def _seconds(cost: Cost, before: Cost, seen: Measured | None, rate: float) -> tuple[float | None, bool]:
-    """In proportion to what was measured of the same stage, else by the machine's rate; and which of the two."""
+def _seconds(cost: Cost, before: Cost, measurement: Measured | None, rate: float) -> tuple[float | None, bool]:
+    """Return the seconds, from the stage's measurements or else the machine's rate, and whether they are measured."""
     for part, whole in ((cost.operations, before.operations), (cost.amount, before.amount)):
-        if seen is not None and whole:
-            return seen.seconds * part / whole, True
+        if measurement is not None and whole:
+            return measurement.seconds * part / whole, True
     return (cost.operations / rate if cost.operations else None), False
 
 
-def _bytes(cost: Cost, before: Cost, seen: Measured | None) -> float | None:
+def _bytes(cost: Cost, before: Cost, measurement: Measured | None) -> float | None:
     if cost.bytes is not None:
         return cost.bytes
-    return seen.bytes * cost.amount / before.amount if seen is not None and before.amount else None
+    return measurement.bytes * cost.amount / before.amount if measurement is not None and before.amount else None

@@ -1,4 +1,4 @@
-"""Which partitions one pass of the model computes, and what they cost."""
+"""Groups the partitions that one pass of the model computes, and adds up their costs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,17 +10,17 @@ from influence_assets.engine.plan import AssetState
 
 Places = list[tuple[AssetDefinition, Partition]]
 Groups = Mapping[str, list[Places]]
-"""For each shard the groups of partitions that one pass computes together."""
+"""For each shard, the groups of partitions that one pass computes together."""
 
 
 def cost_of(sizes: StudySizes, asset: AssetDefinition, partitions: Sequence[Partition], groups: Groups) -> Cost:
     """Return the cost of computing some partitions of an asset.
 
     Args:
-        sizes: of the study.
+        sizes: the study's sizes.
         asset: the asset.
-        partitions: of it.
-        groups: for each shard, which partitions one pass of the model computes.
+        partitions: the asset's partitions to compute.
+        groups: for each shard, the groups of partitions that share a pass.
     """
     return sum((_cost_of_one(sizes, asset, partition, groups) for partition in partitions), Cost())
 
@@ -35,10 +35,10 @@ def _cost_of_one(sizes: StudySizes, asset: AssetDefinition, partition: Partition
 
 
 def groups_of(sizes: StudySizes, states: Sequence[AssetState]) -> tuple[Groups, Groups]:
-    """Return which partitions one pass computes, shard by shard: of what is outstanding, and of what stands.
+    """Return the groups of partitions that share a pass, shard by shard: the outstanding ones, and the `standing` ones.
 
-    A shard that comes to a standing generation has all of its assets outstanding, and computed by one pass; else what
-    feeds the curvature takes a pass each. What stands of a shard that the generation was fitted on was computed so too.
+    If a shard is added to an existing generation, all of its assets are outstanding and share one pass. Otherwise each
+    asset that feeds the curvature takes a pass of its own; so did the shards that the generation was fitted on.
     """
     grouped: tuple[dict[str, list[Places]], dict[str, list[Places]]] = ({}, {})
     for shard in sizes.versions.workspace.shards:
@@ -55,14 +55,14 @@ def groups_of(sizes: StudySizes, states: Sequence[AssetState]) -> tuple[Groups, 
 
 
 def _grouped(places: Places, sizes: StudySizes, *, apart: bool) -> list[Places]:
-    """One group for all that can share a pass; what is measured apart is a group by itself."""
-    alone: list[Places] = []
-    together: Places = []
+    """Return one group for everything that can share a pass, and a group for each partition that cannot."""
+    separate: list[Places] = []
+    shared: Places = []
     for asset, partition in places:
         measures = asset.measures
-        is_alone = measures is not None and ((apart and measures.fits) or not measures.joins(sizes.study))
-        if is_alone:
-            alone.append([(asset, partition)])
+        is_separate = measures is not None and ((apart and measures.fits) or not measures.joins(sizes.study))
+        if is_separate:
+            separate.append([(asset, partition)])
         else:
-            together.append((asset, partition))
-    return [*alone, together] if together else alone
+            shared.append((asset, partition))
+    return [*separate, shared] if shared else separate

@@ -1,4 +1,4 @@
-"""How the values of assets lie in their artifacts, for those who write and read them."""
+"""The layouts of values in artifacts, shared by the assets that write them and those that read them."""
 
 LARGEST_QUERIES_BYTES = 4 * 2**30
-"""Query gradients, as they lie on disk, that are held at a time; those of further queries get passes of their own."""
+"""Bytes on disk of the query gradients that are held at a time; further queries get passes of their own."""

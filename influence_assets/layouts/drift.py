@@ -1,4 +1,4 @@
-"""How a shard's drift lies in one short vector, whatever the shard's size."""
+"""The layout of a shard's drift statistics: one short vector, whatever the shard's size."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from influence_assets.maths.moments import SecondMoment
 from influence_assets.storage.artifacts import Artifact
 
 SHARDS_AT_ONCE = 16
-"""Shards whose statistics are held in memory together."""
+"""The number of shards whose statistics are in memory at a time."""
 
 Shapes = Mapping[str, Sequence[int]]
 """Each layer's (d_out, d_in), in the model's order."""
@@ -23,11 +23,11 @@ Shapes = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True)
 class DriftStatistics:
-    """What one layer's drift is computed from: totals of one shard or several ([shards, ...]), which add up.
+    """Totals from which one layer's drift is computed, of one shard or several ([shards, ...]); they can be added.
 
     Args:
-        A: of the input covariance, rotated into the frozen basis.
-        S: of the output gradients' covariance, likewise.
+        A: the total of the input covariance, rotated into the frozen basis.
+        S: the total of the output gradients' covariance, rotated likewise.
         Λ: block sums of the total of the corrected eigenvalues, [..., rows, columns].
     """
 
@@ -45,7 +45,7 @@ def drift_statistics(totals: Covariances, basis: Eigenbasis, Λ: SecondMoment[Te
 def packed(layers: Mapping[str, DriftStatistics]) -> np.ndarray:
     """Return all layers' statistics as one float64 vector.
 
-    Layer by layer: A's diagonal and sketch, S's diagonal and sketch, then Λ's blocks.
+    It holds, layer by layer, A's diagonal and sketch, S's diagonal and sketch, and Λ's blocks.
     """
     parts = (
         part.flatten()
@@ -59,11 +59,11 @@ def unpacked(vectors: Tensor, shapes: Shapes) -> dict[str, DriftStatistics]:
     """Return the statistics that `packed` packed.
 
     Args:
-        vectors: float64 [..., numbers]: of one shard, of the sum of several, or of several.
-        shapes: of the layers that were packed, in their order.
+        vectors: float64 [..., numbers]: packed statistics of one shard, several, or the sum of several.
+        shapes: the shapes of the packed layers, in their order.
 
     Raises:
-        ValueError: the vectors are not of these layers.
+        ValueError: the vectors belong to other layers.
     """
     sizes = [vector_sizes(*shape) for shape in shapes.values()]
     parts = iter(torch.split(vectors, [number for layer in sizes for number in layer], dim=-1))
@@ -76,18 +76,18 @@ def unpacked(vectors: Tensor, shapes: Shapes) -> dict[str, DriftStatistics]:
 
 
 def vector_sizes(d_out: int, d_in: int) -> tuple[int, int, int, int, int]:
-    """Return how many numbers each part of a layer's statistics has, in their order."""
+    """Return the number of values in each part of a layer's statistics, in the order in which they are packed."""
     return d_in, sketch_width(d_in), d_out, sketch_width(d_out), min(BINS, d_out) * min(BINS, d_in)
 
 
 def layer_drifts(layers: Mapping[str, DriftStatistics], counts: Tensor, q: Mapping[str, Tensor]) -> Tensor:
     """Return every layer's drift by every measure: float64 [layer, measure, ...].
 
-    Of Λ it is NaN where no sequence was counted.
+    The drift of Λ is NaN if no sequence was counted.
 
     Args:
-        layers: the statistics, of one or several shards.
-        counts: float64 [...]: sequences that Λ was summed over.
+        layers: the statistics of one or several shards.
+        counts: float64 [...]: the number of sequences that Λ was summed over.
         q: block sums of each layer's E[Λ] in the generation.
     """
     drifts = []
@@ -102,8 +102,8 @@ class Drift:
     """How far shards have moved from a generation.
 
     Args:
-        by_layer: float64 [layer, measure]: of all shards together.
-        by_shard: float64 [layer, measure, shard]: of each shard by itself.
+        by_layer: float64 [layer, measure]: the drift of all shards together.
+        by_shard: float64 [layer, measure, shard]: the drift of each shard by itself.
     """
 
     by_layer: np.ndarray
@@ -113,23 +113,23 @@ class Drift:
 def merged_drift(
     shards: Sequence[Artifact], eigenbases: Artifact, curvature: Artifact, progress: Callable[[int, int], None]
 ) -> Drift | None:
-    """Return the drift of these shards from their generation; None where there is no shard.
+    """Return the drift of these shards from their generation; None if there are no shards.
 
     Args:
         shards: artifacts with a shard's corrected eigenvalues and its vector of drift.
         eigenbases: the generation.
         curvature: the generation's curvature.
-        progress: called with the shards that are done, and all of them.
+        progress: called with the number of shards that are done, and of all shards.
 
     Raises:
-        StorageError: a shard's vector is of other layers.
+        StorageError: a shard's vector belongs to other layers.
     """
     shapes: Shapes = eigenbases.manifest.summary["shapes"]
     q = {layer: block_sums(torch.from_numpy(curvature.array(f"{layer}.corrected_eigenvalues"))) for layer in shapes}
     total, count, by_shard = None, 0.0, []
     for vectors, counts in _statistics(shards, shapes):
         by_shard.append(layer_drifts(unpacked(vectors, shapes), counts, q))
-        for vector in vectors:  # one after the other: sums do not depend on how many are read at once
+        for vector in vectors:  # one by one, so that sums do not depend on how many are read at once
             total = vector.clone() if total is None else total.add_(vector)
         count += float(counts.sum())
         progress(sum(part.shape[-1] for part in by_shard), len(shards))
@@ -140,7 +140,7 @@ def merged_drift(
 
 
 def _statistics(shards: Sequence[Artifact], shapes: Shapes) -> Iterator[tuple[Tensor, Tensor]]:
-    """Packed statistics [shards, numbers] and counts [shards] of a few shards at a time."""
+    """Yield packed statistics [shards, numbers] and counts [shards], a few shards at a time."""
     numbers = sum(sum(vector_sizes(*shape)) for shape in shapes.values())
     for start in range(0, len(shards), SHARDS_AT_ONCE):
         few = shards[start : start + SHARDS_AT_ONCE]

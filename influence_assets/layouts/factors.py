@@ -1,6 +1,6 @@
-"""How factor statistics lie in an artifact: one array a layer and letter, and the counts in the manifest.
+"""The layout of factor statistics: one array for each layer and letter, and the counts in the manifest.
 
-Of a factor in diagonal blocks one array a block: `layer.block0.A`, `layer.block1.A` and so on instead of `layer.A`.
+A factor in diagonal blocks has one array for each block: `layer.block0.A`, `layer.block1.A` etc. instead of `layer.A`.
 """
 
 from collections.abc import Mapping
@@ -81,19 +81,19 @@ def read_curvature(
 
 
 def read_layers(artifact: Artifact, kind: str, device: str, rows: slice) -> dict[str, Tensor]:
-    """Return some rows of an array of each layer, such as query gradients."""
+    """Return some rows of one array of each layer, such as query gradients."""
     read = {layer: artifact.rows(f"{layer}.{kind}", rows.start, rows.stop) for layer in layers_of(artifact)}
     return {layer: torch.from_numpy(np.ascontiguousarray(values)).to(device) for layer, values in read.items()}
 
 
 def curvature_on(runner: Runner, eigenbases: Artifact, curvature: Artifact) -> dict[str, LayerCurvature]:
-    """Return the generation's curvature on the runner's device, in the dtype that sums are kept in."""
+    """Return the generation's curvature on the runner's device, in the dtype that is used for sums."""
     dtype = torch.promote_types(runner.dtype, torch.float32)
     return read_curvature(eigenbases, curvature, runner.device, dtype)
 
 
 def bases_on(runner: Runner, eigenbases: Artifact) -> dict[str, Eigenbasis]:
-    """Return the generation's eigenbases on the runner's device, in the dtype that sums are kept in."""
+    """Return the generation's eigenbases on the runner's device, in the dtype that is used for sums."""
     dtype = torch.promote_types(runner.dtype, torch.float32)
     return {layer: read_basis(eigenbases, layer).to(runner.device, dtype) for layer in layers_of(eigenbases)}
 

@@ -1,4 +1,4 @@
-"""The language model of a study, loaded from its artifact or from where it was brought from, ready to be measured."""
+"""Loads the language model of a study, from its artifact or from the folder that the study names."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -27,10 +27,10 @@ def runner(workspace: Workspace, language_model: Artifact, progress: Progress, t
     """Return the loaded model with the study's attributed layers.
 
     Args:
-        workspace: the study.
-        language_model: the artifact.
-        progress: called with the sequences that are done, and `total`.
-        total: how many sequences there will be, if known.
+        workspace: the study and its store.
+        language_model: the model's artifact.
+        progress: called with the number of sequences that are done, and `total`.
+        total: the number of all sequences, if known.
     """
     folder = model_folder(workspace, language_model)
     model = load_model(workspace, folder, str(language_model.manifest.summary["weights_hash"]))
@@ -46,22 +46,24 @@ def runner(workspace: Workspace, language_model: Artifact, progress: Progress, t
 
 
 def model_folder(workspace: Workspace, language_model: Artifact) -> Path:
-    """Return where the weights lie: in the artifact if they were trained, else where the study has them now.
+    """Return the folder of the weights: in the artifact if they were trained, else where the study has them now.
 
-    Not where the manifest says that they were when they were first seen: they may have moved since, or changed there.
+    The manifest names the folder in which they were first seen, but they may have moved since, or changed there.
     """
     return workspace.model_folder if workspace.study.model.train is None else language_model.path("model")
 
 
 def load_model(workspace: Workspace, folder: Path, expected_hash: str) -> PreTrainedModel:
-    """Return the model, loaded once in a process for as long as its weights stay what they are.
+    """Return the model, loaded once in each process unless its weights change.
 
     Raises:
-        InputError: the weights are not, or no longer, those of this hash.
+        InputError: the weights do not, or no longer, have this hash.
     """
     model = workspace.study.model
     if model.path is not None and weights_hash(folder, workspace.weights_cache) != expected_hash:
-        raise InputError(str(folder), "the weights changed during the run", "Wait until they stand, then run again.")
+        raise InputError(
+            str(folder), "the weights changed during the run", "Wait until they are complete, then run again."
+        )
     device = workspace.device
     return _load_model(folder, expected_hash, model.dtype, device, model.trust_remote_code, model.device_map)
 
@@ -82,15 +84,15 @@ def _load_model(
 
 
 def fit_sequences(sequences: Sequences, curvature: Curvature) -> Sequences:
-    """Return the sequences of a shard that the curvature is fitted on: all, or a draw by the seed alone."""
+    """Return the sequences of a shard that the curvature is fitted on: all, or a draw that only the seed determines."""
     if curvature.fit_sequences is None or len(sequences) <= curvature.fit_sequences:
         return sequences
-    # The complement of the seed: the labels' generators have the seed itself.
+    # The complement of the seed, because the labels' generators use the seed itself.
     keys = (np.array([~curvature.seed % 2**64, key], np.uint64) for key in sequences.keys.tolist())
     drawn = [np.random.Generator(np.random.Philox(key=key)).random() for key in keys]
     return sequences.take(np.sort(np.argsort(drawn)[: curvature.fit_sequences]))
 
 
 def label_sampler(curvature: Curvature) -> LabelSampler | None:
-    """Return what draws labels from the model (the true Fisher); None takes the data's own (the empirical one)."""
+    """Return the sampler of labels from the model (true Fisher); None for the data's own labels (empirical Fisher)."""
     return LabelSampler(curvature.seed) if curvature.fisher == "true" else None

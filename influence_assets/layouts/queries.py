@@ -1,4 +1,4 @@
-"""Queries as the model reads them, and their gradients as they lie in their artifact."""
+"""Queries as the model reads them, and the layout of their gradients."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -15,16 +15,16 @@ from influence_assets.maths.ekfac import LayerCurvature
 from influence_assets.storage.artifacts import Artifact
 
 _ARRAYS = {"ekfac": "preconditioned", "gradient_dot": "gradient"}
-"""How the arrays of the first two methods have always been called; others are called as their method is."""
+"""The arrays of the first two methods, in every store so far; those of other methods have the method's name."""
 
 
 def array_name(layer: str, method: str) -> str:
-    """Return the name of the array with what a method multiplies training gradients of a layer with."""
+    """Return the name of the array of P, which a method multiplies training gradients of a layer by."""
     return f"{layer}.{_ARRAYS.get(method, method)}"
 
 
 def chunks(queries: int, bytes_each: int) -> Iterator[slice]:
-    """Yield the queries in order, as many at a time as their gradients may be held at once."""
+    """Yield slices of the queries, in order; the gradients of each slice fit within `LARGEST_QUERIES_BYTES`."""
     at_once = max(1, LARGEST_QUERIES_BYTES // bytes_each)
     for start in range(0, queries, at_once):
         yield slice(start, min(start + at_once, queries))
@@ -36,9 +36,9 @@ def tokenize(
     """Return each query as the model reads it.
 
     Args:
-        language_model: whose tokenizer it is.
-        prompts: of the queries.
-        completions: of the queries.
+        language_model: the artifact with the tokenizer.
+        prompts: the queries' prompts.
+        completions: the queries' completions.
         places: the file and row of each query, for errors.
 
     Raises:
@@ -53,7 +53,7 @@ def tokenize(
 
 
 def as_sequences(queries: list[TokenizedQuery]) -> Sequences:
-    """Return the queries padded to the longest of them, only their completions scored."""
+    """Return the queries padded to the longest of them, such that only their completions are scored."""
     lengths = np.array([len(query.tokens) for query in queries], np.int32)
     tokens = np.zeros((len(queries), lengths.max()), np.int32)
     for row, query in zip(tokens, queries, strict=True):
@@ -63,11 +63,11 @@ def as_sequences(queries: list[TokenizedQuery]) -> Sequences:
 
 
 class StoredQueries:
-    """What `query_gradients` wrote, and scores are computed with.
+    """The stored gradients of a query set, from which scores are computed.
 
     Args:
-        artifact: of the query set.
-        device: where the gradients are wanted.
+        artifact: the query set's artifact of `query_gradients`.
+        device: the device to load gradients to.
     """
 
     def __init__(self, artifact: Artifact, device: str) -> None:
@@ -84,11 +84,11 @@ class StoredQueries:
         return slice(0, len(self.query_ids))
 
     def layers(self, rows: slice, method: str) -> dict[str, Tensor]:
-        """Return P of a method for some queries: of every layer in its eigenbasis, [query, d_out, d_in]."""
+        """Return a method's P for some queries, by layer: [query, d_out, d_in] in the layer's eigenbasis."""
         return read_layers(self._artifact, _ARRAYS.get(method, method), self._device, rows)
 
     def chunks(self, method: str) -> Iterator[slice]:
-        """Yield the queries in order, as many at a time as their gradients may be held at once."""
+        """Yield slices of the queries, in order; the gradients of each slice fit within `LARGEST_QUERIES_BYTES`."""
         records = (self._artifact.array_record(array_name(layer, method)) for layer in layers_of(self._artifact))
         each = sum(math.prod(record.shape[1:]) * np.dtype(record.dtype).itemsize for record in records)
         return chunks(len(self.query_ids), each)

@@ -7,14 +7,14 @@ import polars as pl
 
 from influence_assets.storage.artifacts import Artifact
 
-if TYPE_CHECKING:  # torch takes seconds to import, and packing needs none of it
+if TYPE_CHECKING:  # torch takes seconds to import, and packing does not need it
     from influence_assets.capture.batches import Sequences
 
 DOCUMENTS_AT_ONCE = 1024
 
 
 def stored_documents(documents: Artifact) -> Iterator[pl.DataFrame]:
-    """Yield a shard's documents as `corpus.packing.pack` takes them, a few at a time."""
+    """Yield a shard's documents, a few at a time, in the form that `corpus.packing.pack` takes."""
     table = documents.table("documents").select("document_id", "source_row", "text")
     return iter(table.collect_batches(chunk_size=DOCUMENTS_AT_ONCE, maintain_order=True))
 

@@ -1,4 +1,4 @@
-"""How sketches lie in their artifact: signs in one mapped array, scales beside them."""
+"""The layout of sketches: signs in one mapped array, scales in another."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from influence_assets.storage.artifacts import Artifact
 
 
 def read_codes(sketches: Artifact) -> Iterator[SignCodes]:
-    """Yield the codes of a shard's sequences in order, block by block from the mapped file."""
+    """Yield the codes of a shard's sequences in order, a block of the mapped file at a time."""
     scales = sketches.array("scales")
     for block in sketches.mapped("signs").blocks():
         yield SignCodes(block.rows, scales[block.start : block.stop])

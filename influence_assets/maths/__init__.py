@@ -1,1 +1,1 @@
-"""Pure functions on tensors, in the papers' letters. They know no model, no file and no Dagster."""
+"""Pure functions on tensors, in the papers' letters. They use no models, files or Dagster."""

@@ -1,8 +1,8 @@
 """Block-diagonal factors for wide layers (Grosse et al. 2023, Sec. 3: block-diagonal A and S).
 
 A factor of width d in k blocks holds 1/k of the numbers of a whole one; decomposing it takes 1/k² of the operations.
-Cutting A and S says that activations of different blocks are uncorrelated; Λ is measured in the eigenbasis that comes
-of it, and has the same shape. A factor in one block is a plain matrix, which none of this touches.
+Cutting A and S into blocks assumes that activations of different blocks are uncorrelated. Λ is measured in the
+resulting eigenbasis and has the same shape as without blocks. A factor in one block is a plain matrix.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from torch import Tensor
 class BlockDiagonal:
     """A square matrix that is zero outside of contiguous square blocks on its diagonal.
 
-    It multiplies tensors from either side, as a matrix does, and other such matrices with the same blocks.
+    It can be multiplied with tensors on either side, and with other such matrices that have the same blocks.
     """
 
     blocks: tuple[Tensor, ...]
@@ -47,13 +47,13 @@ class BlockDiagonal:
         return sum(self.widths)
 
     def __matmul__(self, X: Any) -> Any:
-        """The product with a tensor [..., width, columns], or with a matrix of the same blocks."""
+        """Return the product with a tensor [..., width, columns], or with a matrix of the same blocks."""
         if isinstance(X, BlockDiagonal):
             return BlockDiagonal(tuple(a @ b for a, b in zip(self.blocks, X.blocks, strict=True)))
         return torch.cat([a @ x for a, x in zip(self.blocks, torch.split(X, self.widths, dim=-2), strict=True)], dim=-2)
 
     def __rmatmul__(self, X: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
-        """The product of a tensor [..., width] with this matrix."""
+        """Return the product of a tensor [..., width] with this matrix."""
         return torch.cat([x @ a for a, x in zip(self.blocks, torch.split(X, self.widths, dim=-1), strict=True)], dim=-1)
 
     def __iadd__(self, other: "BlockDiagonal") -> "BlockDiagonal":
@@ -85,5 +85,5 @@ def block_diagonal(blocks: Sequence[Tensor]) -> Tensor | BlockDiagonal:
 
 
 def blocks_of(M: Tensor | BlockDiagonal) -> tuple[Tensor, ...]:
-    """Return the blocks on a matrix's diagonal outside of which it is zero, as far as its type tells."""
+    """Return the diagonal blocks of a matrix; a plain matrix is a single block."""
     return M.blocks if isinstance(M, BlockDiagonal) else (M,)

@@ -1,14 +1,14 @@
-"""How far the totals of a growing corpus have moved from a frozen eigenbasis, from small statistics that add up.
+"""Measures how far a growing corpus has moved from a frozen eigenbasis, from small statistics that add up.
 
-Curvature is fitted once and frozen (a generation). In its own basis a factor M = A or S that it was fitted on is
-diagonal; what later shards add is not. With M′ = Qᵀ M Q the drift of a factor is
+Curvature is fitted once and frozen (a generation). The factors M = A and S that it was fitted on are diagonal in its
+basis; what later shards add is not. With M′ = Qᵀ M Q the drift of a factor is
 
-    ‖offdiag(M′)‖² / ‖M′‖²   (Frobenius; 0 in the basis's own totals, 1 where nothing is left on the diagonal),
+    ‖offdiag(M′)‖² / ‖M′‖²   (Frobenius; 0 for the totals that the basis was fitted on, 1 if the diagonal is zero),
 
 and the drift of the corrected eigenvalues is Σ|p − q| / Σq, with p those of all shards and q the generation's.
 
-For this a shard keeps no d × d matrix, but the exact diagonal of M′ and a linear sketch of the rest, 256 numbers.
-Both add up over shards, so that the drift of thousands of shards is read off thousands of short vectors.
+For this a shard does not keep a d × d matrix but the exact diagonal of M′ and a linear sketch of the rest, 256 numbers.
+Both add up over shards, so that the drift of thousands of shards is computed from thousands of short vectors.
 
 **The sketch** is a count sketch (Charikar et al. 2002; its second moment: Thorup & Zhang 2004). Every entry below the
 diagonal is given a random sign σ_ab and one of k bins, and a bin is the signed sum of its entries times √2. Its
@@ -23,8 +23,8 @@ probability 1/k, which is all that the variance asks of them. The signs are bits
 Signs and bins depend on the width alone and come from integer arithmetic written out here, never from a library's
 generator: sketches that were made years apart, by other versions or on other devices, must still add up.
 
-Of a factor in diagonal blocks M′ is zero outside of them, as M and Q are: its entries keep the places, signs and bins
-that they have in the whole matrix.
+If a factor is in diagonal blocks, M′ is zero outside of them, like M and Q; its entries have the same positions, signs
+and bins as in the whole matrix.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,13 +37,13 @@ from torch import Tensor
 from influence_assets.maths.block_diagonal import BlockDiagonal, blocks_of
 
 SKETCH_WIDTH = 256
-"""Numbers kept of what is off a rotated factor's diagonal."""
+"""The length of the sketch of a rotated factor's off-diagonal entries."""
 
 BINS = 32
-"""Blocks along each side that corrected eigenvalues are summed in."""
+"""The number of blocks along each side in which corrected eigenvalues are summed."""
 
 _ENTRIES_AT_ONCE = 2**22
-"""Entries of a wide factor that are worked on at a time: 32 MiB in float64."""
+"""The number of a wide factor's entries that are processed at a time: 32 MiB in float64."""
 
 _GOLDEN, _FIRST, _SECOND = (
     constant - 2**64 for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -53,25 +53,25 @@ _GOLDEN, _FIRST, _SECOND = (
 
 @dataclass(frozen=True)
 class RotatedFactor:
-    """What is kept of M′ = Qᵀ M Q: small, and additive over shards like M itself.
+    """Small statistics of M′ = Qᵀ M Q, which can be added over shards like M itself.
 
     Args:
-        diagonal: of M′, exactly.
-        sketch: of what is off the diagonal; its square sum estimates their energy.
+        diagonal: the exact diagonal of M′.
+        sketch: a sketch of the off-diagonal entries; its square sum estimates their energy.
     """
 
     diagonal: Float[Tensor, "*shards width"]
     sketch: Float[Tensor, "*shards sketched"]
 
     def drift(self) -> Float[Tensor, "*shards"]:
-        """Return ‖offdiag(M′)‖² / ‖M′‖², 0 to 1; 0 where nothing has been summed."""
+        """Return ‖offdiag(M′)‖² / ‖M′‖², 0 to 1; 0 if nothing has been summed."""
         off = self.sketch.square().sum(-1)
         whole = self.diagonal.square().sum(-1) + off
         return torch.where(whole > 0, off / whole, 0.0)
 
 
 def sketch_width(width: int) -> int:
-    """Return the numbers in the sketch of a factor of this width: those of narrow ones are exact, all their entries."""
+    """Return the length of the sketch of a factor of this width; that of a narrow one holds all entries exactly."""
     return min(SKETCH_WIDTH, width * (width - 1) // 2)
 
 
@@ -80,7 +80,7 @@ def rotated_factor(
 ) -> RotatedFactor:
     """Return the diagonal and the sketch of Qᵀ M Q, in float64 on the host.
 
-    The rotation itself runs where and in what M and Q are: it is the only part that costs width³.
+    The rotation, the only part that costs width³, runs on the device and in the dtype of M and Q.
 
     Args:
         M: a total of A or S.
@@ -91,7 +91,7 @@ def rotated_factor(
 
 
 def block_sums(Λ: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "rows columns"]:
-    """Return Λ summed over at most 32 × 32 blocks of neighbours, in float64; a narrow side keeps its entries."""
+    """Return Λ summed over at most 32 × 32 blocks, in float64; a narrower side is not summed."""
     Λ = Λ.to("cpu", torch.float64)
     for side in (0, 1):
         width = Λ.shape[side]
@@ -105,19 +105,19 @@ def block_sums(Λ: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "rows columns"]
 def eigenvalue_drift(
     p: Float[Tensor, "*shards rows columns"], q: Float[Tensor, "rows columns"]
 ) -> Float[Tensor, "*shards"]:
-    """Σ|p − q| / Σq over blocks of corrected eigenvalues: 0 where they are the generation's.
+    """Σ|p − q| / Σq over blocks of corrected eigenvalues; 0 if they equal the generation's.
 
-    Summing blocks first leaves out what moves between neighbours, most of which is the noise of few sequences.
+    Summing blocks first ignores changes between neighbours, most of which are noise from few sequences.
 
     Args:
         p: block sums of E[Λ] over all present sequences.
-        q: those of the generation.
+        q: block sums of E[Λ] in the generation.
     """
     return (p - q).abs().sum((-2, -1)) / q.sum()
 
 
 def _offdiagonal_sketch(rotated: Sequence[Tensor]) -> Float[Tensor, " sketched"]:
-    """Return signed sums of √2 · (entries below the diagonal), or the entries themselves where they are few enough.
+    """Return signed sums of √2 · (entries below the diagonal), or the entries themselves if they are few enough.
 
     Args:
         rotated: the diagonal blocks of M′, outside of which it is zero.

@@ -17,7 +17,7 @@ from influence_assets.maths.moments import FactorMoment
 from influence_assets.maths.products import columnwise, left_product, product
 
 TOKENS_WORTH_ONE_BY_ONE = 256
-"""Sequences of so many tokens are multiplied one by one on a processor: a fifth faster than torch's batched product."""
+"""Sequences of at least this many tokens are multiplied one by one on a CPU, a fifth faster than torch's bmm."""
 
 
 def sequence_gradients(
@@ -29,9 +29,9 @@ def sequence_gradients(
     """G = Σ_t Ds_t a_tᵀ, one for each sequence.
 
     Args:
-        Ds: gradients at the outputs.
-        a: inputs.
-        out: memory to put them in; memory that is still in the processor's cache saves a quarter of the time.
+        Ds: gradients at the layer's outputs.
+        a: the layer's inputs.
+        out: memory to write them to; memory that is still in the processor's cache saves a quarter of the time.
     """
     DsT = rearrange(Ds, "sequence token d_out -> sequence d_out token")
     if a.shape[1] < TOKENS_WORTH_ONE_BY_ONE or Ds.device.type != "cpu" or Ds.dtype != torch.float32:
@@ -44,12 +44,12 @@ def sequence_gradients(
 
 @dataclass(frozen=True)
 class RotationOrder:
-    """Which sides of sequence gradients are rotated token by token, before the sum over tokens, and at what cost.
+    """The sides of sequence gradients that are rotated token by token, before the sum over tokens, and the cost.
 
     Args:
-        S_by_token: Ds is rotated rather than the gradient's rows.
-        A_by_token: a is rotated rather than the gradient's columns.
-        multiplications: of both rotations of one sequence.
+        S_by_token: whether Ds is rotated rather than the gradient's rows.
+        A_by_token: whether a is rotated rather than the gradient's columns.
+        multiplications: the multiplications of both rotations of one sequence.
     """
 
     S_by_token: bool
@@ -64,7 +64,7 @@ def rotation_order(tokens: int, d_out: int, d_in: int, *, blocks: int = 1) -> Ro
         tokens: length of the sequence.
         d_out: width of S.
         d_in: width of A.
-        blocks: blocks on the diagonal of Q_S and Q_A.
+        blocks: the number of blocks on the diagonal of Q_S and Q_A.
     """
     by_token = tokens < d_in, tokens < d_out
     S, A = (sum(width**2 for width in block_widths(side, blocks)) for side in (d_out, d_in))
@@ -82,7 +82,7 @@ class Eigenbasis:
 
     @property
     def blocks(self) -> int:
-        """Blocks on the diagonal of the factors; a factor narrower than that has fewer."""
+        """The number of blocks on the diagonal of the factors; a narrower factor has fewer."""
         return max(len(blocks_of(Q)) for Q in (self.Q_S, self.Q_A))
 
     def rotate_back(
@@ -90,7 +90,7 @@ class Eigenbasis:
     ) -> Float[Tensor, "*batch d_out d_in"]:
         """Q_S G Q_Aᵀ: rotate from the eigenbasis into the model's coordinates, on both sides or on one.
 
-        G is changed in place and returned: gradients are large, and two of each may not fit.
+        G is modified in place and returned: gradients are large, and two copies may not fit in memory.
         """
         Q_S, Q_A = (Q.contiguous() if isinstance(Q, Tensor) else Q for Q in (self.Q_S, self.Q_A))
         # One matrix at a time: a product of all at once would copy Q for each.
@@ -108,17 +108,17 @@ class Eigenbasis:
         A: bool = True,
         out: Float[Tensor, "sequence d_out d_in"] | None = None,
     ) -> Float[Tensor, "sequence d_out d_in"]:
-        """Q_Sᵀ (Σ_t Ds_t a_tᵀ) Q_A, each side by whichever of its two orders takes fewer multiplications.
+        """Q_Sᵀ (Σ_t Ds_t a_tᵀ) Q_A, each side in whichever of its two orders takes fewer multiplications.
 
         Rotating the tokens of one side costs T·d², rotating the finished gradient d² times the other side's width; the
         sum over tokens in between costs the same in all orders.
 
         Args:
-            Ds: gradients at the outputs.
-            a: inputs.
+            Ds: gradients at the layer's outputs.
+            a: the layer's inputs.
             S: whether the side of the outputs is rotated.
-            A: whether the side of the inputs is.
-            out: as for `sequence_gradients`.
+            A: whether the side of the inputs is rotated.
+            out: memory to write them to, as in `sequence_gradients`.
         """
         order = rotation_order(a.shape[1], Ds.shape[2], a.shape[2])
         G = sequence_gradients(
@@ -164,7 +164,7 @@ def _eigh(
 
 
 def _eigh_of_block(B: Float[Tensor, "width width"]) -> tuple[Tensor, Tensor]:
-    """Decompose by LAPACK's divide and conquer, B given up; SciPy's is up to twice as fast as torch's."""
+    """Decompose with LAPACK's divide and conquer, overwriting B; SciPy's is up to twice as fast as torch's."""
     if B.device.type != "cpu":
         decomposition = torch.linalg.eigh(B)
         return decomposition.eigenvalues, decomposition.eigenvectors
@@ -176,7 +176,7 @@ def damping(Λ: Float[Tensor, "d_out d_in"], scale: float) -> float:
     """λ = scale · mean(Λ) (Grosse et al. 2023, Sec. 3: scale 0.1).
 
     Raises:
-        ValueError: the layer has no curvature at all, so that no multiple of it can damp.
+        ValueError: Λ is all zero, so that any multiple of its mean is zero too.
     """
     mean = float(Λ.mean())
     if not mean > 0:

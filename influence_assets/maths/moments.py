@@ -1,4 +1,4 @@
-"""Mergeable statistics: a total and the number of things in it."""
+"""Mergeable statistics: a total, and the number of tokens or sequences in it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from torch import Tensor
 from influence_assets.maths.block_diagonal import BlockDiagonal, block_widths
 
 GRAM_TILE = 128
-"""Columns in a tile of x xᵀ: of 1,024 columns 9/16 of the products are made; narrower tiles multiply slower."""
+"""Columns in a tile of x xᵀ: at 1,024 columns 9/16 of the products are computed; narrower tiles are slower."""
 
 Matrix = TypeVar("Matrix", Tensor, BlockDiagonal)
 
 
 @dataclass(frozen=True)
 class SecondMoment(Generic[Matrix]):
-    """An uncentred second moment that adds up over batches, shards and machines.
+    """An uncentred second moment that can be added over batches, shards and machines.
 
     Args:
         total: the sum [rows, columns], not yet divided by anything.
@@ -53,11 +53,11 @@ def factor_moment(blocks: Sequence[Tensor], count: int) -> FactorMoment:
 class GramAccumulator:
     """Sums Σ x xᵀ in place over many batches.
 
-    x xᵀ is symmetric: only the tiles on and below the diagonal are multiplied, which for the widths that matter is
-    little more than half of the products. Peers multiply all of them.
+    x xᵀ is symmetric, so only the tiles on and below the diagonal are multiplied, which is little more than half of the
+    products for typical widths. Comparable libraries multiply all of them.
 
     Args:
-        blocks: the rows are cut into so many; products of different blocks are left out.
+        blocks: the number of blocks that each x is cut into; products of different blocks are not computed.
     """
 
     def __init__(self, blocks: int = 1) -> None:
@@ -77,14 +77,14 @@ class GramAccumulator:
         self._count += rows.shape[0]
 
     def moment(self) -> FactorMoment:
-        """Return what has been added so far, in the accumulator's own memory, so that a layer's total is held once.
+        """Return the moment of everything added so far, in the accumulator's own memory to avoid a copy.
 
         Raises:
             ValueError: nothing has been added.
         """
         if not self._totals:
             raise ValueError("no batch has been added")
-        for total in self._totals:  # what lies above the diagonal is never read before it is written here
+        for total in self._totals:  # entries above the diagonal are written here before they are ever read
             total.tril_().add_(total.tril(-1).T)
         return factor_moment(self._totals, self._count)
 
@@ -100,12 +100,12 @@ class SquareAccumulator:
         """Add the squared entries of each matrix."""
         if self._total is None:
             self._total = torch.zeros_like(matrices[0])
-        for X in matrices:  # one read of each, and no array of squares
+        for X in matrices:  # reads each once, and allocates no array of squares
             self._total.addcmul_(X, X)
         self._count += len(matrices)
 
     def moment(self) -> SecondMoment[Tensor]:
-        """Return what has been added so far.
+        """Return the moment of everything added so far.
 
         Raises:
             ValueError: nothing has been added.
@@ -116,12 +116,12 @@ class SquareAccumulator:
 
 
 def merged(moments: Iterable[SecondMoment[Matrix]]) -> SecondMoment[Matrix]:
-    """Return the sum of all moments, in float64 and in the order given, so that it does not depend on which came first.
+    """Return the sum of all moments, added in float64 in the given order.
 
-    Moments are taken one at a time, so that no more than two are in memory.
+    Moments are consumed one at a time, so that at most two are in memory.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no moments.
     """
     total, count = None, 0
     for moment in moments:

@@ -1,8 +1,8 @@
-"""One symbol table for every formula in this package, and the axis names of its shapes.
+"""The symbol table of all formulas in this package, with the axis names of their shapes.
 
 | letter | meaning | shape |
 |---|---|---|
-| a      | input of a linear layer, a 1 appended where it has a bias | [sequence, token, d_in] |
+| a      | input of a linear layer, with a 1 appended if it has a bias | [sequence, token, d_in] |
 | Ds     | gradient of the summed loss with respect to the layer's output | [sequence, token, d_out] |
 | G      | gradient of the layer's weight, one for each sequence: Σ_t Ds_t a_tᵀ | [sequence, d_out, d_in] |
 | A, S   | E_token[a aᵀ], E_token[Ds Dsᵀ] | [d_in, d_in], [d_out, d_out] |
@@ -19,7 +19,7 @@ else it is a sequence's gradient.
 A and S may be kept as diagonal blocks (`block_diagonal.py`); Q_A and Q_S then have the same blocks, each with its own
 ascending eigenvalues.
 
-Every layer has its weight as [d_out, d_in], whatever the model's own class stores.
+The weight of every layer is [d_out, d_in], whatever the model's own class stores.
 """
 
 import torch

@@ -1,8 +1,8 @@
-"""Matrix products on processors, by the faster of the two libraries that torch carries.
+"""Matrix products on CPUs, with the faster of the two libraries that torch includes.
 
-torch's own `@` calls MKL for float32. oneDNN, which torch carries too and otherwise takes for half precision alone, is
-up to a fifth faster where MKL does not favour the processor or the widths are odd, as those of layers with a bias are,
-and twice where one side is a handful of rows (figures in docs/log.md). Where it does not apply, `@` it is.
+torch's own `@` calls MKL for float32. oneDNN, which torch includes too but otherwise uses only for half precision, is
+up to a fifth faster if MKL is not tuned for the processor or the widths are odd, like those of layers with a bias, and
+twice as fast if one side has only a few rows (figures in docs/log.md). Where oneDNN does not apply, `@` is used.
 """
 
 from functools import cache
@@ -14,7 +14,7 @@ from torch import Tensor
 from influence_assets.maths.block_diagonal import BlockDiagonal
 
 _ROWS_WORTH_A_COPY = 2048
-"""From so many rows on it pays to lay the other matrix out as oneDNN wants it."""
+"""From this many rows on, copying the other matrix into the layout that oneDNN prefers is worthwhile."""
 
 
 def product(
@@ -22,7 +22,7 @@ def product(
 ) -> Float[Tensor, "*batch m"]:
     """Return x M, plus a bias if there is one; not differentiable, since only frozen values are multiplied here.
 
-    It is fastest where M is laid out column by column, as `columnwise` does.
+    It is fastest if M is laid out column by column, as `columnwise` returns it.
     """
     if isinstance(M, BlockDiagonal):
         return x @ M if bias is None else x @ M + bias
@@ -36,7 +36,7 @@ def product(
 
 
 def left_product(Q: Float[Tensor, "n k"] | BlockDiagonal, M: Float[Tensor, "k m"]) -> Float[Tensor, "n m"]:
-    """Return Q M, with M laid out anew first where that is worth it."""
+    """Return Q M; M is first copied into another layout if that is faster."""
     return Q @ M if isinstance(Q, BlockDiagonal) else product(Q, columnwise(M) if _is_for_onednn(Q, M) else M)
 
 
@@ -56,14 +56,14 @@ def _has_onednn() -> bool:
 
 def _is_for_onednn(x: Tensor, M: Tensor) -> bool:
     return (
-        type(x) is Tensor  # not one that only stands for a shape
+        type(x) is Tensor  # not a subclass without data, such as a fake tensor
         and x.device.type == M.device.type == "cpu"
         and x.dtype == M.dtype == torch.float32
         and _has_onednn()
         and not (torch.is_grad_enabled() and (x.requires_grad or M.requires_grad))
         and x.numel() > 0
         and M.numel() > 0
-        # Of other layouts oneDNN has but a reference that takes a thousand times as long.
+        # For other layouts oneDNN has only a reference implementation, which is a thousand times slower.
         and x.is_contiguous()
         and (M.is_contiguous() or M.T.is_contiguous())
     )

@@ -1,8 +1,8 @@
-"""Which coordinates of whitened gradients a sketch keeps, so that its inner product estimates an influence.
+"""The coordinates of whitened gradients that sketches keep, so that inner products of sketches estimate influence.
 
 ⟨V, (G+λI)⁻¹ G_z⟩ is the inner product of two whitened gradients (Λ + λ)^−½ ⊙ Q_Sᵀ G Q_A. A coordinate's expected
-energy in a whitened training gradient is Λ/(Λ + λ): the coordinates of large Λ/λ are kept. A query's gradient has more
-of its energy there than a training sequence's on average.
+energy in a whitened training gradient is Λ/(Λ + λ), so the coordinates with large Λ/λ are kept. On average, a query's
+gradient has more of its energy there than a training sequence's.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from influence_assets.maths.ekfac import LayerCurvature
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Which coordinates of each layer's whitened gradient a sketch keeps.
+    """The coordinates of each layer's whitened gradient that a sketch keeps.
 
     Args:
         kept: for each layer, indices into its flattened [d_out·d_in] gradient, ascending.
@@ -28,7 +28,7 @@ class Coordinates:
 
     @property
     def width(self) -> int:
-        """Numbers in one sketch."""
+        """The number of coordinates in one sketch."""
         return sum(len(indices) for indices in self.kept.values())
 
 
@@ -53,7 +53,7 @@ def layer_sketch(
     rotated: Float[Tensor, "sequence d_out d_in"],
     kept: Int[Tensor, " kept"],
 ) -> Float[Tensor, "sequence kept"]:
-    """Return the kept coordinates of the whitened gradients; only those are whitened."""
+    """Return the kept coordinates of the whitened gradients; only these are computed."""
     scale = (layer.Λ.flatten()[kept] + layer.λ).rsqrt()
     return rotated.flatten(1)[:, kept] * scale
 

@@ -1,1 +1,1 @@
-"""Attribution methods, one a file: each defines `METHOD`, an `AttributionMethod` (the contract is in `method.py`)."""
+"""Attribution methods, one in each file, which defines `METHOD`, an `AttributionMethod` (see `method.py`)."""

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 def precondition(V: "Mapping[str, Tensor]", curvature: "Mapping[str, LayerCurvature]") -> "dict[str, Tensor]":
-    """Apply the damped inverse in every layer, which in the eigenbases is a division, in place.
+    """Apply the damped inverse in every layer, in place; in the eigenbases it is a division.
 
     Args:
-        V: gradients of every layer, [query, d_out, d_in], in the eigenbases; they are given up.
-        curvature: of every layer.
+        V: gradients of every layer, [query, d_out, d_in], in the eigenbases; they are overwritten.
+        curvature: the curvature of every layer.
     """
     return {name: V[name].div_(layer.Λ + layer.λ) for name, layer in curvature.items()}
 

@@ -1,4 +1,4 @@
-"""The plain inner product of gradients: influence with the identity in the place of the curvature, P = V."""
+"""The plain inner product of gradients: influence with the identity instead of the curvature, P = V."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

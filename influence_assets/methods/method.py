@@ -102,13 +102,13 @@ class AttributionMethod:
     """An attribution method.
 
     Args:
-        name: as it stands in the study and in tables.
+        name: its name in the study and in tables.
         unit: `nats` if a score is the change of a query's log-probability by one more copy of the training sequence;
             None if scores compare only with one another.
         prepare: makes P. It may be called with some of the queries at a time.
         needs_curvature: whether `prepare` uses Λ and the damping.
         reads_training: whether `prepare` reads training sequences. P then depends on all of them, and is made
-            again whenever a shard comes, changes or goes.
+            again whenever a shard is added, changed or removed.
         in_place: whether `prepare` writes P into V's memory: gradients are large, and two of each may not fit.
         code_version: raised whenever the same inputs would give another P.
     """

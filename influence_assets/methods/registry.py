@@ -1,4 +1,4 @@
-"""The methods that there are, and those that a study scores with."""
+"""The known attribution methods, and those that a study uses."""
 
 import sys
 from collections.abc import Mapping
@@ -39,12 +39,12 @@ def methods_of(study: Study) -> list[AttributionMethod]:
         if name not in methods:
             raise InputError(f"{KEY}.{index}", f"there is no method {name!r}", f"Methods not named yet: {others}.")
         if name == MAIN or name in baselines[:index]:
-            raise InputError(f"{KEY}.{index}", f"{name!r} is scored with already", f"Methods not named yet: {others}.")
+            raise InputError(f"{KEY}.{index}", f"{name!r} is already used", f"Methods not named yet: {others}.")
     return [methods[name] for name in (MAIN, *baselines)]
 
 
 def method_settings(study: Study) -> dict[str, Any]:
-    """Return what of the study's methods enters the version of what is computed with them."""
+    """Return the settings of the study's methods that enter the versions of what is computed with them."""
     methods = methods_of(study)
     raised = {method.name: method.code_version for method in methods if method.code_version != "1"}
     named: dict[str, Any] = {"baselines": sorted(method.name for method in methods[1:])}
@@ -53,5 +53,5 @@ def method_settings(study: Study) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _discovered(folders: tuple[Path, ...], path: tuple[str, ...]) -> dict[str, AttributionMethod]:  # noqa: ARG001
-    """Look for the methods anew where parts come from other places: every version asks, and looking takes long."""
+    """Discover the methods, once for each list of folders: every version needs them, and discovery is slow."""
     return discover("influence_assets.methods", "METHOD", AttributionMethod)

@@ -119,7 +119,7 @@ def _file_hash(file: Path, remembered: dict[str, tuple[Identity, str]]) -> str:
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if identity(file.stat()) != before:
-        raise InputError(str(file), "changed while it was read", "Wait until it is written, then run again.")
+        raise InputError(str(file), "changed while it was read", "Wait until it is complete, then run again.")
     if was_settled:
         remembered[key] = (before, digest)
     else:

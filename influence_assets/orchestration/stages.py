@@ -92,7 +92,7 @@ class Stages:
     def advance(self, context: dg.OpExecutionContext, to: Position) -> Iterator[Report]:
         """Do the work up to the end of a stage, and report each partition as soon as it is computed."""
         self._watcher = self._session.watcher(context)
-        repaired = len(self._session.result.mended)
+        repaired = len(self._session.result.repaired)
         while not self._is_finished and self._reached <= to:
             event = next(self._events, None)
             if event is None:
@@ -104,7 +104,7 @@ class Stages:
                 context.log.error(f"{_name(event)} failed: {event.error}")
             else:
                 yield from self._finished(context, event)
-            for folder in self._session.result.mended[repaired:]:
+            for folder in self._session.result.repaired[repaired:]:
                 repaired += 1
                 context.log.warning(f"{folder} is damaged. It and what needs it are computed again in this stage.")
         yield from self._reporter.rolled_up_checks()

@@ -1,1 +1,1 @@
-"""Pictures of assets, which the UI shows on their pages: one a file in `pages/`. There is no report in HTML yet."""
+"""Pictures of assets, which the UI shows on their pages; each is a file in `pages/`. There is no HTML report yet."""

@@ -1,4 +1,4 @@
-"""What a page is, and which pages an asset has."""
+"""Pages, which are pictures of assets, and their discovery."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,11 +19,10 @@ class Page:
 
     Args:
         name: unique among pages; the picture's entry in the UI.
-        title: what it shows, for those who cannot see it.
-        asset: the name of the asset of which every artifact is drawn.
-        draw: draws an artifact as PNG, small enough to lie in a run's metadata; None where there is nothing to draw.
-            Neither text nor titles of documents belong in it: the UI keeps it for ever, and a document may be
-            withdrawn.
+        title: a text alternative that says what it shows.
+        asset: the name of the asset whose artifacts are drawn.
+        draw: draws an artifact as PNG, small enough for a run's metadata; returns None if there is nothing to draw.
+            It must not show texts or titles of documents: the UI keeps it forever, and a document may be withdrawn.
     """
 
     name: str
@@ -33,7 +32,7 @@ class Page:
 
 
 def pages_of(asset: str) -> list[Page]:
-    """Return the pages of an asset by name, those of extensions and installed packages included.
+    """Return the pages of an asset, including those of extensions and installed packages, sorted by name.
 
     Raises:
         InputError: a page's file cannot be imported, or two pages have the same name.

@@ -1,1 +1,1 @@
-"""Keeps a store right: withdraws and forgets documents, verifies what is stored, removes what is superseded."""
+"""Maintains a store: withdraws and forgets documents, verifies what is stored, removes what is superseded."""

@@ -1,4 +1,4 @@
-"""Takes documents out: lists them as withdrawn, takes them out of what readers see, and then from the disk."""
+"""Withdraws documents: lists them as withdrawn and removes them from the published tables."""
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ def withdraw(workspace: Workspace, document_ids: Sequence[str], reason: str) -> 
     """List documents as withdrawn in the store, and return those that were not listed yet.
 
     Raises:
-        InputError: an id is not one.
+        InputError: an id is not a document's id.
         StorageError: the list cannot be read or written.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -31,7 +31,7 @@ def withdraw(workspace: Workspace, document_ids: Sequence[str], reason: str) -> 
 
 
 def reinstate(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
-    """Take documents off the store's list, and return those that were on it; the next run uses their texts again.
+    """Remove documents from the store's list, and return those that were on it; the next run uses their texts again.
 
     Raises:
         StorageError: the list cannot be read or written.
@@ -40,17 +40,17 @@ def reinstate(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
 
 
 def retract(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
-    """Take everything that withdrawn documents had a part in out of the published tables at once.
+    """Remove everything that was computed from withdrawn documents from the published tables at once.
 
-    Their whole shards go, and come back with the next complete run. The corpus is not looked at: whatever is wrong
-    with it must not keep a document published.
+    Their whole shards are removed, and return with the next complete run. The corpus is not read, so that a problem
+    with it cannot keep a document published.
 
     Args:
         workspace: the study and its store.
-        document_ids: which of the withdrawn documents.
+        document_ids: the documents to remove; those that are not withdrawn are ignored.
 
     Returns:
-        The shards that were taken out; none where no reader can see such a document.
+        The shards that were removed; none if the published tables hold none of the documents.
 
     Raises:
         StorageError: the published tables cannot be read or written.
@@ -64,15 +64,15 @@ def retract(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
             return []
         shards = set(published["shard_id"])
         tombstones = Tombstones(workspace.store.backend)
-        stones = tombstones.wanted(_by_shard(published, workspace), {}, set(), workspace.withdrawn.listed_by)
-        tombstones.store(stones)
-        content = published_content(workspace, _derived_from(workspace, shards), stones.select(TOMBSTONES.names()))
+        rows = tombstones.wanted(_by_shard(published, workspace), {}, set(), workspace.withdrawn.listed_by)
+        tombstones.store(rows)
+        content = published_content(workspace, _derived_from(workspace, shards), rows.select(TOMBSTONES.names()))
         load_catalogue(workspace.catalogue, content, workspace.store)
     return sorted(shards)
 
 
 def tombstones_of(workspace: Workspace, document_ids: Sequence[str]) -> pl.DataFrame:
-    """Return what is left of some documents."""
+    """Return the stored tombstones of some documents."""
     stored = Tombstones(workspace.store.backend).stored().select(TOMBSTONES.names())
     return stored.filter(pl.col("document_id").is_in(document_ids))
 
@@ -85,9 +85,9 @@ def _by_shard(published: pl.DataFrame, workspace: Workspace) -> dict[str, list[W
 
 
 def _derived_from(workspace: Workspace, shards: Collection[str]) -> set[ArtifactKey]:
-    """The published artifacts that hold text or anything of single sequences of these shards.
+    """Return the published artifacts with text or results of single sequences of these shards.
 
-    One whose manifest is lost is among them, because nobody can say what it was computed from.
+    They include artifacts whose manifests are lost, because their inputs are unknown.
     """
     store, source = workspace.store, workspace.graph.text_source
     manifests = {manifest.key: manifest for manifest in store.manifests(with_records=True, with_damaged=True)}

@@ -1,4 +1,4 @@
-"""What of the store nobody needs any more, and what must go because it was withdrawn."""
+"""Removes from the store what is no longer needed, and what must go because its documents were withdrawn."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -17,8 +17,8 @@ from influence_assets.storage.artifacts.manifest import ArtifactKey, Manifest
 from influence_assets.storage.catalogue import has_holes, load_catalogue, loaded_keys, remove_abandoned_load
 
 LARGEST_VANISHED_SHARE = 0.1
-"""The share of the store's documents that may go without a question because their source files are gone: a disk that
-is not mounted looks the same."""
+"""The share of the store's documents that may be removed without asking because their source files are gone: an
+unmounted disk looks the same."""
 
 Manifests = Mapping[ArtifactKey, Manifest]
 
@@ -28,11 +28,11 @@ class Collected:
     """What a collection removed, or would remove.
 
     Args:
-        removed: artifacts that are gone.
-        reduced: artifacts of which only the manifest is left, because something published was computed from them.
-        kept_back: artifacts with withdrawn documents that are still published, and so stay until the next run.
-        bytes: freed.
-        catalogue_rebuilt: whether the DuckDB file was written anew, so that no deleted row is left in it.
+        removed: artifacts that are removed entirely.
+        reduced: artifacts of which only the manifest is kept, because something published was computed from them.
+        kept_back: artifacts with withdrawn documents that are still published, and so are kept until the next run.
+        bytes: the bytes that are freed.
+        catalogue_rebuilt: whether the DuckDB file was rebuilt, so that it holds no deleted rows.
     """
 
     removed: list[ArtifactKey] = field(default_factory=list)
@@ -48,8 +48,8 @@ class Vanished:
 
     Args:
         shards: the shards that they are in.
-        documents: their number.
-        of_documents: the number of all documents in the store, superseded versions not counted.
+        documents: the number of these documents.
+        of_documents: the number of all documents in the store, not counting superseded versions.
     """
 
     shards: tuple[str, ...]
@@ -58,12 +58,12 @@ class Vanished:
 
     @property
     def is_large(self) -> bool:
-        """Whether they are so many that a person should say whether they may go."""
+        """Whether they are so many that a person must confirm their removal."""
         return self.documents > LARGEST_VANISHED_SHARE * self.of_documents
 
 
 def vanished_documents(workspace: Workspace) -> Vanished:
-    """Return what a collection would remove because its source files are gone.
+    """Return the documents that a collection would remove because their source files are gone.
 
     Raises:
         InputError: the corpus cannot be listed.
@@ -82,33 +82,33 @@ def vanished_documents(workspace: Workspace) -> Vanished:
 def collect(workspace: Workspace, *, keep: int, dry_run: bool = False, spare_vanished: bool = False) -> Collected:
     """Remove superseded versions, and every trace of what was withdrawn.
 
-    Kept are: what the study asks for, what is published, all that either was computed from, and of each partition the
-    `keep` last versions beside those. What holds withdrawn documents, or those of vanished files, goes in any case, and
-    so does what is damaged and not asked for, which no run would mend: of what something published was computed from
-    the manifest stays, so that lineage does, and all else goes.
+    A collection keeps what the study needs, what is published, everything that either was computed from, and the last
+    `keep` further versions of each partition. Artifacts with documents that are withdrawn or whose files vanished are
+    removed in any case. So are damaged artifacts that the study does not need, because no run would repair them. If
+    something published was computed from a removed artifact, its manifest is kept for the lineage.
 
     Args:
         workspace: the study and its store.
-        keep: superseded versions of each partition that stay.
-        dry_run: only say what would be done.
-        spare_vanished: keep what is of vanished files as if it were of superseded versions, unless it is withdrawn.
+        keep: the number of superseded versions of each partition to keep.
+        dry_run: whether only to report what would be removed.
+        spare_vanished: whether to treat documents of vanished files like superseded versions, unless withdrawn.
 
     Raises:
         InputError: the corpus cannot be listed.
-        StorageError: somebody is at work in the store.
+        StorageError: another process is using the store.
     """
     store, collected = workspace.store, Collected()
     with store.exclusive_lock():
         if not dry_run:
             store.remove_abandoned_drafts()
         manifests = {m.key: m for m in store.manifests(with_records=True, with_damaged=True)}
-        wanted = _asked_for(workspace)
+        required = _needed_by_study(workspace)
         published = set(loaded_keys(workspace.catalogue))
-        needed = _with_ancestors(wanted | published, manifests)
-        unclean = tainted(workspace, manifests, spare_vanished=spare_vanished) - wanted
+        needed = _with_ancestors(required | published, manifests)
+        unclean = tainted(workspace, manifests, spare_vanished=spare_vanished) - required
         collected.kept_back = sorted(unclean & published, key=str)
         unclean -= published
-        unclean |= {key for key in manifests.keys() - wanted if store.is_damaged(key)}
+        unclean |= {key for key in manifests.keys() - required if store.is_damaged(key)}
         superseded = _superseded(manifests.keys() - needed - unclean, manifests, keep)
         collected.reduced = sorted((key for key in unclean & needed if store.has_content(key)), key=str)
         collected.removed = sorted((unclean - needed) | superseded, key=str)
@@ -127,14 +127,14 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False, spare_van
     return collected
 
 
-def _asked_for(workspace: Workspace) -> set[ArtifactKey]:
-    """All that the study asks for, there or not, in the published generation and in one that is being filled."""
-    wanted = set()
+def _needed_by_study(workspace: Workspace) -> set[ArtifactKey]:
+    """Return what the study needs, stored or not, in the published generation and in one that is being filled."""
+    required = set()
     for choice in ("published", "newest"):
         versions = Versions(workspace, choice)
         keys = (versions.key(state.asset, p.partition) for state in plan(versions) for p in state.partitions)
-        wanted |= {key for key in keys if key is not None}
-    return wanted
+        required |= {key for key in keys if key is not None}
+    return required
 
 
 def _with_ancestors(keys: Iterable[ArtifactKey], manifests: Manifests) -> set[ArtifactKey]:
@@ -149,13 +149,13 @@ def _with_ancestors(keys: Iterable[ArtifactKey], manifests: Manifests) -> set[Ar
 
 
 def tainted(workspace: Workspace, manifests: Manifests, *, spare_vanished: bool = False) -> set[ArtifactKey]:
-    """Return the artifacts with text, tokens or anything of single sequences of documents that must not be used.
+    """Return the artifacts with text, tokens or results of single sequences of documents that must not be used.
 
-    What is merged over many documents (a generation, a trained model) is not among them: it holds no one's text.
+    What is merged over many documents (a generation, a trained model) is not included: it holds no document's text.
 
     Args:
         workspace: the study and its store.
-        manifests: of all artifacts.
+        manifests: the manifests of all artifacts.
         spare_vanished: whether documents of vanished files may stay.
     """
     documents = _tainted_documents(workspace, manifests, spare_vanished=spare_vanished)
@@ -163,7 +163,7 @@ def tainted(workspace: Workspace, manifests: Manifests, *, spare_vanished: bool 
 
 
 def derived_from(graph: AssetGraph, keys: Iterable[ArtifactKey], manifests: Manifests) -> set[ArtifactKey]:
-    """Return these artifacts and those with anything of single sequences that were computed from them."""
+    """Return these artifacts, and those with results of single sequences that were computed from them."""
     used: dict[ArtifactKey, list[ArtifactKey]] = defaultdict(list)
     for key, manifest in manifests.items():
         for read in manifest.inputs:
@@ -179,9 +179,9 @@ def derived_from(graph: AssetGraph, keys: Iterable[ArtifactKey], manifests: Mani
 
 
 def holds_text(graph: AssetGraph, key: ArtifactKey) -> bool:
-    """Return whether an artifact holds text or anything of single sequences; in doubt it does.
+    """Return whether an artifact holds text or results of single sequences.
 
-    Of an asset that is not there now, such as one of an extension that is left out, nobody can say.
+    It is assumed to if its asset is unknown, such as one of an extension that is not loaded.
     """
     asset = graph.get(key.asset)
     return asset is None or asset.holds_text
@@ -200,16 +200,16 @@ def _tainted_documents(workspace: Workspace, manifests: Manifests, *, spare_vani
 
 
 def _holds_any(store: ArtifactStore, source: AssetDefinition, key: ArtifactKey, ids: Set[str]) -> bool:
-    assert source.document_ids is not None  # noqa: S101  # that is what makes it the source of text
+    assert source.document_ids is not None  # noqa: S101  # having it makes the asset the source of text
     try:
         documents = source.document_ids(store.open(key))
     except StorageError:
-        return not store.holds(key)  # a record, of what went before, or damaged: nobody can say that it is clean
+        return not store.holds(key)  # if it is damaged or only a record is left, assume that it does
     return any(document in ids for document in documents)
 
 
 def _superseded(keys: Iterable[ArtifactKey], manifests: Manifests, keep: int) -> set[ArtifactKey]:
-    """All but the last `keep` of each partition."""
+    """Return all but the last `keep` versions of each partition."""
     places: dict[tuple[str, str | None], list[ArtifactKey]] = defaultdict(list)
     for key in keys:
         places[key.asset, key.partition].append(key)

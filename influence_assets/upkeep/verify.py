@@ -1,4 +1,4 @@
-"""Reads everything again and says what is not as it was written."""
+"""Reads everything that is stored, and reports what differs from what was written."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.catalogue import damaged_tables
 
 FILES_NAMED = 3
-REMEDY = "`influence run` computes it again; where nothing asks for it any more, `influence gc` removes it."
-MENDED = "It was mended from its other copy."
+REMEDY = "`influence run` computes it again; if it is no longer needed, `influence gc` removes it."
+REPAIRED = "It was repaired from its other copy."
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Trouble:
     """Something that is damaged.
 
     Args:
-        what: its name for people.
-        where: its place.
+        what: a name to show.
+        where: the file or folder.
         problem: what is wrong with it.
-        remedy: what mends it.
+        remedy: what repairs it.
     """
 
     what: str
@@ -31,32 +31,32 @@ class Trouble:
 
 
 def verify(workspace: Workspace, progress: Callable[[int, int], object]) -> list[Trouble]:
-    """Read every artifact and every table of the catalogue, and mark what is damaged, so that the next run mends it.
+    """Read every artifact and every table of the catalogue, and mark what is damaged, so that the next run repairs it.
 
-    What is found is told in any case; the mark needs a store that can be written.
+    Damage is reported even if the store cannot be written, and so nothing marked.
     """
     store, troubles = workspace.store, []
     with store.shared_lock():
         for damage in store.verify(progress):
-            is_mended = store.mark_damaged(damage.folder, damage.files, damage.problem)
+            is_repaired = store.mark_damaged(damage.folder, damage.files, damage.problem)
             what = str(damage.key) if damage.key is not None else "an artifact whose manifest cannot be read"
             problem = f"{_named(damage.files)}{damage.problem}"
-            troubles.append(Trouble(what, str(damage.folder), problem, MENDED if is_mended else REMEDY))
+            troubles.append(Trouble(what, str(damage.folder), problem, REPAIRED if is_repaired else REMEDY))
         troubles += _lists(workspace)
         troubles += _catalogue(workspace)
     return troubles
 
 
 def _named(files: Sequence[str]) -> str:
-    """The first of the damaged files."""
+    """Return the names of the first damaged files."""
     more = f" and {len(files) - FILES_NAMED} more" if len(files) > FILES_NAMED else ""
     return f"{', '.join(files[:FILES_NAMED])}{more} " if files else ""
 
 
 def _lists(workspace: Workspace) -> list[Trouble]:
-    """What is wrong with the files that say which documents are withdrawn or gone, now that it is mended."""
+    """Repair the lists of withdrawn and removed documents, and return what was wrong with them."""
     try:
-        troubles = workspace.withdrawn.mend()
+        troubles = workspace.withdrawn.repair()
     except (StorageError, InputError) as error:
         remedy = "Until it can be read and written, nothing can be computed."
         return [Trouble("the withdrawn documents", str(workspace.store.root), str(error), remedy)]
@@ -67,13 +67,13 @@ def _lists(workspace: Workspace) -> list[Trouble]:
 
 
 def remedy_of_lists(troubles: Mapping[Path, str]) -> str:
-    """Return what became of damaged lists, and what a person has to do."""
+    """Return how damaged lists were repaired, and what the user has to do."""
     if len({path.name for path in troubles}) == len(troubles):
-        return MENDED
+        return REPAIRED
     return (
-        "Neither copy was whole: it was put together from what can be read of both and from the tombstones, and in "
-        "doubt a document stays out. List again with `influence forget` what you withdrew and `influence status` does "
-        "not count; take off with `influence forget --undo` what may be used."
+        "Both copies were damaged: the list was restored from what can be read of both and from the tombstones, and in "
+        "doubt a document stays withdrawn. Run `influence forget` again for documents that you withdrew and that "
+        "`influence status` does not count, and `influence forget --undo` for documents that may be used."
     )
 
 

@@ -114,7 +114,7 @@ def test_of_a_forgotten_document_nothing_is_left_but_its_tombstone(study, traces
     assert (ended.code, ended.err) == (0, ""), ended.out
     assert "Listed as withdrawn: 1, already listed: 0." in ended.out
     assert re.search(rf"{COAST} +{document_id(GULLS)} +by letter", ended.out)
-    assert "The catalogue was written anew." in ended.out
+    assert "The catalogue was rebuilt." in ended.out
     assert traces.found(study) == set()
     assert titles(study) == ALL_TITLES - {"Gulls"}
     assert studies.ask_sql(study, TOMBSTONES).rows() == [(COAST, document_id(GULLS), "by letter")]
@@ -371,12 +371,12 @@ def test_a_damaged_list_is_reported_and_no_text_comes_back(study, traces):
     ended = influence("verify", "--study", study)
     assert ended.code == 1
     assert f"{path}" in ended.out
-    assert "It was mended from its other copy." in ended.out
+    assert "It was repaired from its other copy." in ended.out
     path.unlink()
     (path.parent / ".copies" / path.name).unlink()
     ended = influence("run", "--study", study)
     assert ended.code == 0
-    assert f"Withdrawn documents: {path} is missing, and tombstones tell of it." in ended.out
+    assert f"Withdrawn documents: {path} is missing, although tombstones name documents of it." in ended.out
     assert traces.found(study) == set()
 
 

@@ -89,7 +89,7 @@ def test_packages_are_parsed_not_imported(tmp_path, monkeypatch):
 
 def test_python_without_sources_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus_module.sysconfig, "get_path", lambda _: str(tmp_path))
-    with pytest.raises(InputError, match="without the sources"):
+    with pytest.raises(InputError, match="does not include the source files"):
         write_corpus(tmp_path / "corpus")
 
 

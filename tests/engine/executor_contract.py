@@ -96,7 +96,7 @@ class ExecutorContract:
         result = Result()
         finished = [event for event in run(study, result) if isinstance(event, Finished)]
         assert len(finished) == len(result.computed) == 11
-        assert (result.failures, result.left_out, result.mended) == ([], [], [])
+        assert (result.failures, result.left_out, result.repaired) == ([], [], [])
         assert total(study) == 2 * sum(range(1, 6))
         order = noted(study)
         for n in range(1, 6):
@@ -143,7 +143,7 @@ class ExecutorContract:
         (tmp_path / "store" / "doubled" / quoted_folder(study, "doubled", "a.txt")).rename(tmp_path / "gone")
         result = Result()
         list(run(study, result))
-        assert result.mended == [str(folder)]
+        assert result.repaired == [str(folder)]
         assert {asset.name for asset, _ in result.computed} >= {"letters", "doubled"}
         assert (result.failures, result.left_out) == ([], [])
         assert total(study) == 4

@@ -105,7 +105,7 @@ def test_changed_code_is_the_cause(study):
     graph = AssetGraph([changed if asset.name == changed.name else asset for asset in asset_graph()], GROUPS)
     found = not_waiting(study, Versions(Workspace(Study.load(study), lambda: graph)))
     assert set(found) == {f"gradient_sketches[{shard}]" for shard in studies.SHARDS}
-    assert set(found.values()) == {("stale", "its code has version 99 now")}
+    assert set(found.values()) == {("stale", "its code now has version 99")}
 
 
 def test_damage_is_the_cause(study):

@@ -62,7 +62,7 @@ def test_what_is_added_is_kept_in_both_files(tmp_path):
     assert stores.add([entry(IDS[0])]) == []
     one, other = (path.read_bytes() for path in files(tmp_path))
     assert one == other
-    assert StoreList(LocalBackend(str(tmp_path))).mend() == {}
+    assert StoreList(LocalBackend(str(tmp_path))).repair() == {}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -72,9 +72,9 @@ def test_a_damaged_copy_is_mended_from_the_other(tmp_path, damage, which):
     before = files(tmp_path)[0].read_bytes()
     DAMAGE[damage](files(tmp_path)[which])
     assert ids(tmp_path) == IDS[:2]
-    assert list(StoreList(LocalBackend(str(tmp_path))).mend()) == [files(tmp_path)[which]]
+    assert list(StoreList(LocalBackend(str(tmp_path))).repair()) == [files(tmp_path)[which]]
     assert [path.read_bytes() for path in files(tmp_path)] == [before, before]
-    assert StoreList(LocalBackend(str(tmp_path))).mend() == {}
+    assert StoreList(LocalBackend(str(tmp_path))).repair() == {}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -85,9 +85,9 @@ def test_of_two_damaged_copies_the_tombstones_keep_documents_out(tmp_path, damag
         DAMAGE[damage](path)
     assert IDS[1] in ids(tmp_path)
     assert not {IDS[2], IDS[3]} & set(ids(tmp_path)), "nobody withdrew the one, and the study says of the other"
-    assert set(StoreList(LocalBackend(str(tmp_path))).mend()) == set(files(tmp_path))
+    assert set(StoreList(LocalBackend(str(tmp_path))).repair()) == set(files(tmp_path))
     assert StoreList(LocalBackend(str(tmp_path))).entries()[IDS[1]] == entry(IDS[1], "by letter")
-    assert StoreList(LocalBackend(str(tmp_path))).mend() == {}
+    assert StoreList(LocalBackend(str(tmp_path))).repair() == {}
 
 
 def test_of_two_damaged_copies_what_can_be_read_stays_out(tmp_path):
@@ -106,7 +106,7 @@ def test_copies_that_differ_both_count(tmp_path):
     StoreList(LocalBackend(str(tmp_path))).add([entry(IDS[1])])
     files(tmp_path)[1].write_bytes(old)
     assert ids(tmp_path) == IDS[:2]
-    assert list(StoreList(LocalBackend(str(tmp_path))).mend()) == [files(tmp_path)[1]]
+    assert list(StoreList(LocalBackend(str(tmp_path))).repair()) == [files(tmp_path)[1]]
     assert ids(tmp_path) == IDS[:2]
     new = files(tmp_path)[1].read_bytes()
     StoreList(LocalBackend(str(tmp_path))).remove([IDS[0]])
@@ -117,7 +117,7 @@ def test_copies_that_differ_both_count(tmp_path):
 def test_a_list_of_old_is_read_and_written_anew_at_the_next_change(tmp_path):
     rows = [{"document_id": IDS[0], "reason": "é", "withdrawn_at": NOON}, {"document_id": IDS[1]}]
     files(tmp_path)[0].write_text("\n\n".join(json.dumps(row) for row in rows))
-    assert StoreList(LocalBackend(str(tmp_path))).mend() == {}, "it is not damaged"
+    assert StoreList(LocalBackend(str(tmp_path))).repair() == {}, "it is not damaged"
     assert list(StoreList(LocalBackend(str(tmp_path))).entries().values()) == [
         entry(IDS[0], "é"),
         entry(IDS[1], "", ""),
@@ -131,7 +131,7 @@ def test_a_list_of_old_is_read_and_written_anew_at_the_next_change(tmp_path):
 def test_tombstones_of_old_keep_documents_out_unless_the_studys_list_has_them(tmp_path):
     bury(tmp_path, (IDS[0], "r", None), (IDS[1], "r", None))
     assert sorted(StoreList(LocalBackend(str(tmp_path))).entries(elsewhere={IDS[1]})) == IDS[:1]
-    assert StoreList(LocalBackend(str(tmp_path))).mend(elsewhere={IDS[1]}) != {}
+    assert StoreList(LocalBackend(str(tmp_path))).repair(elsewhere={IDS[1]}) != {}
     assert ids(tmp_path) == IDS[:1], "and that the list was lost is known once"
 
 
@@ -200,7 +200,7 @@ def test_several_processes_add_and_none_is_lost(tmp_path):
     for process in processes:
         process.join()
     assert ids(tmp_path) == IDS
-    assert StoreList(LocalBackend(str(tmp_path))).mend() == {}
+    assert StoreList(LocalBackend(str(tmp_path))).repair() == {}
 
 
 @pytest.mark.parametrize("writes", [0, 1])

@@ -38,7 +38,7 @@ def test_a_damaged_copy_is_mended_from_the_other(tmp_path, which):
         if damage is not None:
             files(tmp_path)[which].write_bytes(damage)
         assert tombstones.stored().equals(frame(ROWS))
-        assert list(tombstones.mend()) == [files(tmp_path)[which]]
+        assert list(tombstones.repair()) == [files(tmp_path)[which]]
         assert [path.read_bytes() for path in files(tmp_path)] == [before, before]
 
 
@@ -49,15 +49,15 @@ def test_of_two_damaged_copies_is_left_what_can_be_read(tmp_path):
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join([*lines[:line], '{"shard_id": 7}\n', "}{\n", *lines[line + 1 :]]))
     assert tombstones.stored().sort("document_id").equals(frame(ROWS))
-    assert set(tombstones.mend()) == set(files(tmp_path))
-    assert tombstones.mend() == {}
+    assert set(tombstones.repair()) == set(files(tmp_path))
+    assert tombstones.repair() == {}
 
 
 def test_tombstones_of_old_are_read(tmp_path):
     rows = [dict(zip(("shard_id", "document_id", "reason"), row[:3], strict=True)) for row in ROWS]
     stored = [row | {"removed_at": "2025-01-31T12:00:00.000000+00:00"} for row in rows]
     files(tmp_path)[0].write_text("".join(json.dumps(row) + "\n" for row in stored))
-    assert Tombstones(LocalBackend(str(tmp_path))).mend() == {}
+    assert Tombstones(LocalBackend(str(tmp_path))).repair() == {}
     assert Tombstones(LocalBackend(str(tmp_path))).stored().drop("listed_by").equals(frame(ROWS).drop("listed_by"))
     assert set(Tombstones(LocalBackend(str(tmp_path))).withdrawn()) == {IDS[0], IDS[1]}, "nobody knows by which list"
 

@@ -232,7 +232,7 @@ def test_a_step_whose_inputs_are_missing_names_them(tmp_path):
 def test_a_partition_whose_file_is_gone_says_so(study):
     """Its key stays registered with Dagster, where a person can still ask for it."""
     (study.parent / "corpus" / TRADES).unlink()
-    with pytest.raises(InputError, match=r"trades\.parquet: this file is no longer there"):
+    with pytest.raises(InputError, match=r"trades\.parquet: this file no longer exists"):
         materialise(
             studies.versions_of(study), asset_graph()["documents"], Partition(shard=TRADES), run_id=None,
             progress=lambda _done, _total: None,

@@ -10,7 +10,7 @@ def run(study: Path) -> dict[str, int]:
     ended = influence("run", "--study", study)
     assert ended.code == 0, ended.out + ended.err
     rows = [line.split() for line in ended.out.splitlines()]
-    # asset, computed, stood already
+    # asset, computed, up to date
     counted = {row[0]: int(row[1]) for row in rows if len(row) > 2 and row[1].isdigit() and row[2].isdigit()}
     return {asset: count for asset, count in counted.items() if count}
 

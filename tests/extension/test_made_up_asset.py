@@ -70,7 +70,7 @@ def counted_by_hand(study):
 def test_only_the_new_asset_and_the_catalogue_are_computed(computed):
     _, out = computed
     lines = [line.split() for line in out.splitlines()]
-    # asset, computed, stood already
+    # asset, computed, up to date
     counted = {
         words[0]: int(words[1]) for words in lines if len(words) > 2 and words[1].isdigit() and words[2].isdigit()
     }

@@ -149,8 +149,8 @@ def assert_centred(centred, plain):
     ("baselines", "problem"),
     [
         (["bm25"], r"scores\.baselines\.0: there is no method 'bm25'\. Methods not named yet: centred, gradient_dot\."),
-        (["gradient_dot", "ekfac"], r"scores\.baselines\.1: 'ekfac' is scored with already"),
-        (["centred", "centred"], r"scores\.baselines\.1: 'centred' is scored with already"),
+        (["gradient_dot", "ekfac"], r"scores\.baselines\.1: 'ekfac' is already used"),
+        (["centred", "centred"], r"scores\.baselines\.1: 'centred' is already used"),
     ],
 )
 def test_methods_that_a_study_cannot_have_are_refused_with_what_there_is(baselines, problem, tmp_path, monkeypatch):

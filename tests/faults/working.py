@@ -72,7 +72,7 @@ def run(study: Path, *, new_generation: bool = False, run_id: str = "test") -> R
         if isinstance(event, Finished) and event.outcome.computed:
             computed.append(named(event.asset, event.partition))
     failures = [f"{named(f.asset, f.partition)}: {type(f.error).__name__}: {f.error}" for f in result.failures]
-    return Ran(computed, failures, len(result.mended), result.left_out)
+    return Ran(computed, failures, len(result.repaired), result.left_out)
 
 
 def begin_generation(study: Path) -> Ran:

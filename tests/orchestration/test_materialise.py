@@ -161,7 +161,7 @@ def test_one_run_computes_all_and_leaves_out_what_a_failure_stops(located):
     assert not result.failures
     assert not session.checks_failed
     assert {studies.label(*done) for done in result.computed} == studies.everything() - computed
-    stood = {asset.name: result.stood(asset) for asset in asset_graph()}
+    stood = {asset.name: result.were_up_to_date(asset) for asset in asset_graph()}
     assert stood == dict.fromkeys(stood, 0) | {n.partition("[")[0]: 1 for n in computed}
     latest = located.instance.get_runs(limit=1)[0]
     assert latest.status == dg.DagsterRunStatus.SUCCESS
@@ -177,7 +177,7 @@ def test_one_run_computes_all_and_leaves_out_what_a_failure_stops(located):
 
     session = bring_up(located, listener)
     assert not session.result.computed
-    assert sum(session.result.stood(asset) for asset in asset_graph()) == len(studies.everything())
+    assert sum(session.result.were_up_to_date(asset) for asset in asset_graph()) == len(studies.everything())
     assert len(located.instance.get_run_ids()) == 2, "nothing to do is no run"
 
 

@@ -101,7 +101,7 @@ def test_damage_is_mended_within_the_stage_that_meets_it(computed):
     file.write_bytes(content)
     result = computed.command()
     assert not result.failures
-    assert len(result.mended) == 1
+    assert len(result.repaired) == 1
     assert steps(computed, dg.DagsterEventType.STEP_SUCCESS) == ["plan", *ASSETS, "report"]
     (stage,) = {step for step in ASSETS if any("is damaged." in message for message in messages(computed, step))}
     assert ASSETS.index(stage) > ASSETS.index("token_sequences")

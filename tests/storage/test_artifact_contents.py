@@ -300,7 +300,7 @@ def test_a_streamed_table_is_not_held_in_memory(tmp_path):
 def test_what_a_stream_raises_is_raised_as_it_is(store):
     def frames():
         yield pl.DataFrame({"text": ["a"], "count": [1], "score": [0.0]})
-        raise InputError("a.jsonl, row 2", "is not JSON", "Mend it.")
+        raise InputError("a.jsonl, row 2", "is not JSON", "Correct it.")
 
     with pytest.raises(InputError, match="row 2"), store.write(KEY, inputs=[], code_version="1") as draft:
         draft.table_from("documents", frames(), SCHEMA)

@@ -239,7 +239,7 @@ def test_verify_reports_the_damage_of_either_copy_and_mends_it(study):
             content = path.read_bytes()
             path.write_bytes(content.replace(b"author", b"Author"))
             (trouble,) = verify(workspace(study), lambda _done, _total: None)
-            assert (trouble.where, trouble.remedy) == (str(path), "It was mended from its other copy.")
+            assert (trouble.where, trouble.remedy) == (str(path), "It was repaired from its other copy.")
             assert path.read_bytes() == content
     for name in ("withdrawn.jsonl", "tombstones.jsonl"):
         for path in (store / name, store / ".copies" / name):

@@ -83,7 +83,7 @@ def _orders(sizes: "StudySizes") -> Table:
     """Return which side is rotated for each shape of layer; the counts of operations decide that, not a setting."""
     from influence_assets.capture.operations import contraction_orders
 
-    heads = ("layers", "d_out × d_in", "for Λ and sketches rotated", "for scores alone rotated")
+    heads = ("layers", "d_out × d_in", "rotated for Λ and sketches", "rotated for scores only")
     table = Table(*heads, box=None, pad_edge=False)
     shape = sizes.shape
     queries = sizes.methods * max(map(len, sizes.query_tokens.values()), default=0)

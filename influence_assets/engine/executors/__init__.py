@@ -1,1 +1,1 @@
-"""Executors, one a file: each defines `EXECUTOR`, an `Executor` (the contract is in `engine.executor`)."""
+"""Executors, one in each file: each defines `EXECUTOR`, an `Executor` (the contract is in `engine.executor`)."""

@@ -6,7 +6,7 @@ from influence_assets.engine.executor import Computed, Executor, Task, TaskResul
 
 
 class InProcess(Executor):
-    """The default: a model is loaded once, and two torch processes do not compete for the same cores."""
+    """The default executor: the model is loaded once, and two torch processes do not compete for the same cores."""
 
     @property
     def name(self) -> str:

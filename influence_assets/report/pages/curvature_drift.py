@@ -1,4 +1,4 @@
-"""How far the corpus has moved from the frozen generation."""
+"""The picture of how far the corpus has moved from the frozen generation."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from influence_assets.report.page import Page
 from influence_assets.storage.artifacts import Artifact
 
 SHARDS_SHOWN = 1000
-"""More shards than this are drawn evenly spaced: so many points can hardly be told apart."""
+"""If there are more shards, an evenly spaced selection is drawn; more points could hardly be distinguished."""
 
 
 def draw(artifact: Artifact) -> bytes:
@@ -19,7 +19,7 @@ def draw(artifact: Artifact) -> bytes:
 
 
 def chart(layers: pl.DataFrame, shards: pl.DataFrame) -> Any:
-    """Return how far layers and shards have moved from the frozen generation, one picture above the other.
+    """Return a chart of the drift of layers, above one of the drift of shards.
 
     Args:
         layers: `module_name`, `measure`, `drift` and `threshold`, layers in the model's order.
@@ -30,7 +30,7 @@ def chart(layers: pl.DataFrame, shards: pl.DataFrame) -> Any:
 
 
 def _layer_drift(drifts: pl.DataFrame) -> Any:
-    """Return each layer's drift by measure; dashed: the study's threshold."""
+    """Return a chart of each layer's drift by measure; the dashed line is the study's threshold."""
     import altair as alt
 
     from influence_assets.report.charts import WIDTH
@@ -51,7 +51,7 @@ def _layer_drift(drifts: pl.DataFrame) -> Any:
 
 
 def _shard_drift(drifts: pl.DataFrame) -> Any:
-    """Return each shard's own drift by measure, in the order of shards; new ones are told from those fitted on."""
+    """Return a chart of each shard's own drift by measure, in two colours: fitted on, and new since then."""
     import altair as alt
 
     from influence_assets.report.charts import WIDTH

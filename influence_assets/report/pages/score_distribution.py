@@ -1,4 +1,4 @@
-"""How the scores of each query are distributed: few sequences carry most of the influence."""
+"""The picture of each query's distribution of scores: few sequences carry most of the influence."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def draw(artifact: Artifact) -> bytes:
 
 
 def chart(scores: pl.DataFrame) -> Any:
-    """Return the share of each query's sequences above a score, positive scores only, on logarithmic axes.
+    """Return a chart of the share of each query's sequences above a positive score, on logarithmic axes.
 
     A straight right end is the power law of Grosse et al. 2023, Sec. 5.2.1.
 
@@ -52,11 +52,11 @@ def _shares_above(scores: pl.DataFrame) -> pl.DataFrame:
     for (query_id,), rows in scores.group_by(["query_id"], maintain_order=True):
         values = np.sort(rows["influence_nats"].to_numpy())[::-1]
         above = np.arange(1, len(values) + 1) / len(values)
-        kept = np.unique(np.geomspace(1, len(values), POINTS).astype(int)) - 1
-        kept = kept[values[kept] > 0]
+        drawn = np.unique(np.geomspace(1, len(values), POINTS).astype(int)) - 1
+        drawn = drawn[values[drawn] > 0]
         frames.append(
             pl.DataFrame(
-                {"query": [str(query_id)] * len(kept), "influence_nats": values[kept], "share": above[kept]},
+                {"query": [str(query_id)] * len(drawn), "influence_nats": values[drawn], "share": above[drawn]},
                 schema=frames[0].schema,
             )
         )

@@ -1,4 +1,4 @@
-"""The corrected eigenvalues of a generation, and where the damping cuts them off."""
+"""The picture of a generation's corrected eigenvalues and damping."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ def draw(artifact: Artifact) -> bytes:
 
 
 def chart(eigenvalues: Mapping[str, np.ndarray], damping: Mapping[str, float]) -> Any:
-    """Return every layer's corrected eigenvalues, descending, on logarithmic axes; dashed: each layer's damping λ.
+    """Return a chart of every layer's corrected eigenvalues, descending, on logarithmic axes; λ is dashed.
 
     Args:
         eigenvalues: Λ [d_out, d_in] by layer.

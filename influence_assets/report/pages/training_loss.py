@@ -1,4 +1,4 @@
-"""The training loss of a model that the study trains."""
+"""The picture of the training loss of a model that the study trains."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def draw(artifact: Artifact) -> bytes | None:
-    """Draw an artifact of `language_model`; a model that the study brings has no picture."""
+    """Draw an artifact of `language_model`; None for a model that the study did not train."""
     losses = artifact.manifest.summary.get("epoch_losses_nats")
     if not losses:
         return None
@@ -23,7 +23,7 @@ def draw(artifact: Artifact) -> bytes | None:
 
 
 def chart(losses: Sequence[float]) -> "alt.Chart":
-    """Return the mean loss of each epoch, in nats per token."""
+    """Return a chart of the mean loss of each epoch, in nats per token."""
     import altair as alt
 
     from influence_assets.report.charts import HEIGHT, WIDTH
