@@ -363,6 +363,19 @@ def test_any_way_there_comes_to_the_same_as_from_nothing(sample, seed):
     assert everything_in(sample.path) == everything_in(fresh)
 
 
+@pytest.mark.parametrize("ancestors", [1, 2])
+def test_an_ancestor_that_is_loaded_again_has_its_inputs_once(sample, ancestors):
+    """A file that changes and changes back: what the curvature was fitted on was an ancestor in the meantime."""
+    shard = sample.shard(0)
+    sample.load(shard)
+    sample.load(shard[ancestors:])
+    sample.load(shard)
+    fresh = sample.path.with_name("fresh.duckdb")
+    load_catalogue(fresh, sample.content(shard), sample.store)
+    assert everything_in(sample.path) == everything_in(fresh)
+    assert not any(len(rows) for rows in run_checks(sample.path).values())
+
+
 def test_the_file_is_in_a_format_that_earlier_duckdb_versions_open(sample):
     sample.load(sample.shard(0))
     with duckdb.connect(str(sample.path), read_only=True) as connection:

@@ -115,6 +115,7 @@ def _bring_to(
         delete_tables(connection, removed)
         _change(connection, "unload", numbers=sorted(removed))
     _change(connection, "forget_manifests", numbers=new)  # those that were only ancestors until now
+    _change(connection, "forget_inputs")  # theirs, which are loaded with them again
     rows = _insert_artifacts(connection, [keys[number] for number in new], store, content.holding_text)
     _find_ancestors(connection, store, content.holding_text)
     _change(connection, "forget_ancestors")
