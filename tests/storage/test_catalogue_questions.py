@@ -1,5 +1,7 @@
 """Questions to the catalogue: they can read it and nothing else."""
 
+import shutil
+
 import polars as pl
 import pytest
 from catalogue_sample import DAY, Sample, states, tombstones
@@ -14,6 +16,8 @@ from influence_assets.storage.catalogue import (
     query,
     run_checks,
 )
+from influence_assets.storage.catalogue import statements as statements_module
+from influence_assets.storage.catalogue.statements import sql_folder
 
 
 @pytest.fixture
@@ -147,3 +151,14 @@ def test_a_table_that_cannot_be_read_is_named_wherever_the_damage_is(sample):
     assert named >= {"the file", "documents", "influence_scores", "materializations"}
     with pytest.raises(StorageError, match="influence run"):
         damaged_tables(sample.path.with_name("none"))
+
+
+def test_a_catalogue_of_another_schema_is_outdated_and_not_damaged(sample, monkeypatch, tmp_path):
+    """An asset with a table was added since, or another build has another table."""
+    sample.load(sample.shard(0))
+    shutil.copytree(sql_folder(), tmp_path / "sql")
+    (tmp_path / "sql" / "schema" / "new_table.sql").write_text("-- New.\ncreate table new_table (one integer);\n")
+    (tmp_path / "sql" / "schema" / "shards.sql").unlink()
+    monkeypatch.setattr(statements_module, "sql_folder", lambda: tmp_path / "sql")
+    assert "new_table" in statements_module.statements("schema")
+    assert damaged_tables(sample.path) == {}

@@ -147,20 +147,30 @@ def has_holes(path: Path) -> bool:
 def damaged_tables(path: Path) -> dict[str, str]:
     """Read every value of every table, and return the error of each table that cannot be read.
 
-    DuckDB keeps a checksum of each block and checks it on reading.
+    DuckDB keeps a checksum of each block and checks it on reading. The tables are those that the file has, which may
+    be of another version of the schema.
 
     Raises:
         StorageError: there is no catalogue, or it cannot be opened.
     """
     damaged = {}
-    for table in statements("schema"):
+    for table in _table_names(path):
+        quoted = table.replace('"', '""')
         with _reader(path) as connection:  # one for each table: an error may leave the connection unusable
             try:
-                # The table's name comes from the name of a file of this package.
-                connection.execute(f"select max(hash(whole)) from {table} as whole").fetchall()  # noqa: S608
+                connection.execute(f'select max(hash(whole)) from "{quoted}" as whole').fetchall()  # noqa: S608
             except duckdb.Error as error:
                 damaged[table] = str(error).strip()
     return damaged
+
+
+def _table_names(path: Path) -> list[str]:
+    sql = "select table_name from duckdb_tables() where database_name = 'influence' order by all"
+    with _reader(path) as connection:
+        try:
+            return [str(name) for (name,) in connection.execute(sql).fetchall()]
+        except duckdb.Error as error:
+            raise unreadable(path, error) from error
 
 
 def standing_content_version(path: Path) -> str | None:
