@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from catalogue_sample import DAY, Sample, everything_in, states, tombstones
 
-from influence_assets.errors import StorageError
+from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.artifacts.manifest import ArtifactKey
 from influence_assets.storage.catalogue import (
     CatalogueContent,
@@ -361,6 +361,29 @@ def test_any_way_there_comes_to_the_same_as_from_nothing(sample, seed):
     fresh = sample.path.with_name("fresh.duckdb")
     load_catalogue(fresh, content, sample.store)
     assert everything_in(sample.path) == everything_in(fresh)
+
+
+@pytest.mark.parametrize(
+    "file", ["schema/shards.sql", "views/top_influences.sql", "load/shards.sql", "checks/every_sequence_scored.sql"]
+)
+@pytest.mark.parametrize("broken", ["creat tabel x (", "select nothing from nowhere"])
+def test_a_statement_that_is_rejected_is_named_by_its_file(sample, monkeypatch, tmp_path, file, broken):
+    """It may be that of an extension; nothing is wrong with the disk."""
+    shard = sample.shard(0)
+    sample.load(shard)
+    shutil.copytree(sql_folder(), tmp_path / "sql")
+    (tmp_path / "sql" / file).write_text(f"-- Something.\n{broken}\n")
+    monkeypatch.setattr(statements_module, "sql_folder", lambda: tmp_path / "sql")
+
+    def load_and_check():
+        sample.load(shard)
+        run_checks(sample.path)
+
+    with pytest.raises(InputError, match=rf"(?s){file}: DuckDB rejects the statement \(.*Correct it") as raised:
+        load_and_check()
+    assert raised.value.where == str(tmp_path / "sql" / file)
+    monkeypatch.undo()
+    assert sample.scores() == [1.0, 2.0], "what was published stays"
 
 
 @pytest.mark.parametrize("ancestors", [1, 2])

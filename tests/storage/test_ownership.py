@@ -9,6 +9,7 @@ from influence_assets.durable.temporary import is_temporary_name, temporary_besi
 from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.artifacts import MARKER, ArtifactStore
 from influence_assets.storage.artifacts.manifest import ArtifactKey
+from influence_assets.storage.artifacts.names import record_of
 from tests.foreign import fingerprints, plant
 from tests.storage.stored import KEY, read_everything, store_in, write
 
@@ -74,6 +75,40 @@ def test_a_damaged_artifact_is_not_replaced_over_a_foreign_file(store):
     thesis.unlink()
     write(store)
     read_everything(store)
+
+
+def _flipped(content, after):
+    place = content.index(after) + len(after) + 3
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+DAMAGES = {
+    "a figure": lambda content: _flipped(content, b'"seconds"'),
+    "a file's name": lambda content: _flipped(content, b'"files"'),
+    "the end cut off": lambda content: content[: -len(content) // 4],
+}
+
+
+@pytest.mark.parametrize("spoil", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("remove", ["remove_unreadable", "clear"])
+def test_a_foreign_file_outlives_an_artifact_of_which_no_manifest_can_be_read(store, spoil, remove):
+    folder = store.place(KEY)
+    record = store.root / record_of(folder.relative_to(store.root).as_posix())
+    thesis, notes = folder / "model" / "thesis.txt", folder / "notes.txt"
+    for foreign in (thesis, notes):
+        foreign.write_text("mine")
+    (folder / "manifest.json").write_bytes(spoil((folder / "manifest.json").read_bytes()))
+    record.write_bytes(DAMAGES["a figure"](record.read_bytes()))
+    assert not store.mark_damaged(folder, ["manifest.json"], "is not as it was written")
+    if remove == "clear":
+        with pytest.raises(StorageError, match="lies where an artifact belongs"):
+            write(store)
+    else:
+        with store.exclusive_lock():
+            store.remove_unreadable()
+        assert {path for path in folder.rglob("*") if path.is_file()} == {thesis, notes}
+        assert not record.exists()
+    assert (thesis.read_text(), notes.read_text()) == ("mine", "mine")
 
 
 @pytest.mark.parametrize("manifest", ["{}", "", json.dumps({"checksum": "0" * 64, "study": "topics"})])

@@ -197,6 +197,15 @@ def library_versions() -> Mapping[str, str]:
     return versions
 
 
+def named_files(content: bytes) -> list[str]:
+    """Return the names of an artifact's files that a manifest's content still has, however damaged it is."""
+    names = []
+    for quoted in re.findall(rb'("(?:[^"\\\n]|\\.)+"): \{\s+"bytes": ', content):
+        with suppress(ValueError):
+            names.append(str(json.loads(quoted)))
+    return names
+
+
 def is_of_study(content: bytes, study: str) -> bool:
     """Return whether a file that cannot be read as a manifest is a damaged one of this study."""
     head = (

@@ -8,8 +8,8 @@ temporary files and locks by what `durable` gives them.
 from typing import NoReturn
 
 from influence_assets.errors import StorageError
-from influence_assets.storage.artifacts.manifest import Manifest, is_of_study, salvaged
-from influence_assets.storage.artifacts.names import DAMAGE_MARK, MANIFEST, place_of, record_of
+from influence_assets.storage.artifacts.manifest import Manifest, is_of_study, named_files, salvaged
+from influence_assets.storage.artifacts.names import ARRAYS, DAMAGE_MARK, MANIFEST, place_of, record_of
 from influence_assets.storage.backend import Backend
 
 
@@ -27,10 +27,24 @@ def is_record(backend: Backend, place: str, study: str) -> bool:
     return _speaks_for(backend, record_of(place), place, study)
 
 
-def foreign_files(backend: Backend, place: str, manifest: Manifest) -> list[str]:
-    """Return the names of files and links in an artifact's folder that do not belong to the artifact."""
-    own = {MANIFEST, DAMAGE_MARK, *manifest.files}
-    return [name for name in backend.files_below(place) if name not in own]
+def own_files(backend: Backend, place: str, manifest: Manifest | None) -> tuple[list[str], list[str]]:
+    """Return the names of an artifact's files and links, and of those in its folder that do not belong to it.
+
+    Args:
+        backend: the store's files.
+        place: the artifact's folder.
+        manifest: the artifact's, or None if it can no longer be read. Its tables and arrays are then known by where
+            they are, and other files by the names that damaged copies of the manifest still have.
+    """
+    below = backend.files_below(place)
+    if manifest is not None:
+        own = set(manifest.files)
+    else:
+        copies = [_content(backend, name) for name in (f"{place}/{MANIFEST}", record_of(place))]
+        own = {name for content in copies for name in named_files(content)}
+        own |= {name for name in below if name.startswith(f"{ARRAYS}/") or _is_table(name)}
+    own |= {MANIFEST, DAMAGE_MARK}
+    return [name for name in below if name in own], [name for name in below if name not in own]
 
 
 def refuse_foreign(backend: Backend, name: str) -> NoReturn:
@@ -45,15 +59,24 @@ def refuse_foreign(backend: Backend, name: str) -> NoReturn:
 
 def _speaks_for(backend: Backend, name: str, place: str, study: str) -> bool:
     """Return whether a file is the manifest, damaged or not, of the artifact that belongs in a place."""
-    try:
-        content = backend.read(name)
-    except OSError:
-        return False
+    content = _content(backend, name)
     try:
         manifest = salvaged(content)
     except ValueError:
         return is_of_study(content, study)
     return manifest.study == study and place_of(manifest.key) == place
+
+
+def _content(backend: Backend, name: str) -> bytes:
+    """Return the content of a file, or nothing if it cannot be read."""
+    try:
+        return backend.read(name)
+    except OSError:
+        return b""
+
+
+def _is_table(name: str) -> bool:
+    return "/" not in name and name.endswith(".parquet")
 
 
 def _holds_anything_of(backend: Backend, place: str) -> bool:

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from influence_assets.storage.artifacts import ownership
 from influence_assets.storage.artifacts.manifest import Manifest, sealed
-from influence_assets.storage.artifacts.names import DAMAGE_MARK, MANIFEST, parent_of, record_of
+from influence_assets.storage.artifacts.names import MANIFEST, parent_of, record_of
 from influence_assets.storage.backend import Backend
 from influence_assets.storage.disk_errors import removing, writing
 
@@ -71,7 +71,7 @@ def clear(backend: Backend, place: str, study: str, manifest: Manifest | None) -
         StorageError: the place holds something that this product did not make.
     """
     if ownership.is_artifact(backend, place, study):
-        foreign = ownership.foreign_files(backend, place, manifest) if manifest is not None else []
+        _, foreign = ownership.own_files(backend, place, manifest)
         if foreign:
             ownership.refuse_foreign(backend, f"{place}/{foreign[0]}")
         with suppress(OSError):  # what was renamed but cannot be deleted now is left for the next process
@@ -82,7 +82,8 @@ def _remove_folder(backend: Backend, place: str, study: str, manifest: Manifest 
     """Remove an artifact's files from its folder, leave other files in place, and return the bytes freed."""
     if not ownership.is_artifact(backend, place, study):
         return 0
-    if manifest is not None and ownership.foreign_files(backend, place, manifest):
+    own, foreign = ownership.own_files(backend, place, manifest)
+    if foreign:
         # The manifest goes last, so that an interrupted removal can be resumed.
-        return backend.remove_files(place, [*manifest.files, DAMAGE_MARK, MANIFEST])
+        return backend.remove_files(place, [*(name for name in own if name != MANIFEST), MANIFEST])
     return backend.remove(place)

@@ -11,6 +11,7 @@ import duckdb
 from influence_assets.durable import files, locks
 from influence_assets.errors import StorageError
 from influence_assets.storage.catalogue.reading import tells_of_damage, unreadable
+from influence_assets.storage.catalogue.rejected import naming_file
 from influence_assets.storage.catalogue.statements import statements
 
 _DUCKDB_FORMAT = "v1.2.0"
@@ -48,6 +49,7 @@ def changed_copy(path: Path, *, anew: bool) -> Iterator[duckdb.DuckDBPyConnectio
 
     Raises:
         StorageError: the disk or DuckDB reports an error.
+        InputError: DuckDB rejects a statement of the schema or of a view.
     """
     copy = _copy_of(path)
     _remove(copy)  # a killed loader may have left it; no other is alive while the lock is held
@@ -60,7 +62,8 @@ def changed_copy(path: Path, *, anew: bool) -> Iterator[duckdb.DuckDBPyConnectio
                 connection.begin()
                 if anew:
                     for statement in (*statements("schema").values(), *statements("views").values()):
-                        connection.execute(statement.sql).complete()
+                        with naming_file(statement):
+                            connection.execute(statement.sql).complete()
                 yield connection
                 connection.commit()
                 connection.checkpoint()

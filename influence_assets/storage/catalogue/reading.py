@@ -11,6 +11,7 @@ import polars as pl
 from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.artifacts.manifest import ArtifactKey
 from influence_assets.storage.catalogue.content import Standing
+from influence_assets.storage.catalogue.rejected import naming_file
 from influence_assets.storage.catalogue.statements import Statement, schema_version, statements
 
 _SAFE = {"python_enable_replacements": False, "autoload_known_extensions": False, "autoinstall_known_extensions": False}
@@ -47,17 +48,21 @@ def run_checks(path: Path) -> dict[str, pl.DataFrame]:
 
     Raises:
         StorageError: there is no catalogue, or it is damaged.
+        InputError: DuckDB rejects the statement of a check.
     """
     with _reader(path) as connection:
         try:
-            return {
-                name: connection.sql(statement.sql).limit(_MOST_VIOLATIONS).pl()
-                for name, statement in statements("checks").items()
-            }
+            return {name: _violations(connection, statement) for name, statement in statements("checks").items()}
         except duckdb.Error as error:
             if not tells_of_damage(error):
                 raise
             raise unreadable(path, error) from error
+
+
+def _violations(connection: duckdb.DuckDBPyConnection, statement: Statement) -> pl.DataFrame:
+    with naming_file(statement):
+        violations: pl.DataFrame = connection.sql(statement.sql).limit(_MOST_VIOLATIONS).pl()
+    return violations
 
 
 def check_names() -> tuple[str, ...]:

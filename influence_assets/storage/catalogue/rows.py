@@ -10,6 +10,7 @@ import polars as pl
 from influence_assets.errors import StorageError
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.manifest import Manifest
+from influence_assets.storage.catalogue.rejected import naming_file
 from influence_assets.storage.catalogue.statements import statements
 
 _FROM_ELSEWHERE = {"materializations", "materialization_inputs", "catalogue", "tombstones", "partition_states"}
@@ -79,6 +80,7 @@ def insert_tables(connection: duckdb.DuckDBPyConnection, artifacts: Sequence[Art
 
     Raises:
         StorageError: a Parquet file is damaged or has other columns.
+        InputError: DuckDB rejects the statement that loads a table.
     """
     rows = {}
     for table in tables_of_artifacts():
@@ -101,7 +103,8 @@ def _insert_table(connection: duckdb.DuckDBPyConnection, table: str, artifacts: 
     numbers = [artifact.key.materialization_id for artifact in artifacts]
     connection.register("new_files", pl.DataFrame({"path": paths, "materialization_id": numbers}))
     try:
-        count = _inserted(connection, table, {"paths": [glob.escape(path) for path in paths]})
+        with naming_file(statements("load")[table], reads_files=True):
+            count = _inserted(connection, table, {"paths": [glob.escape(path) for path in paths]})
     except duckdb.Error as error:
         raise StorageError(f"{_unloadable(table, paths)}: cannot be loaded into {table} ({error}).") from error
     connection.unregister("new_files")

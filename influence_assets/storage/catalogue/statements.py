@@ -25,6 +25,7 @@ class Statement:
 
     Args:
         name: the file's name without `.sql`; for schema, views and load the table or view.
+        path: the file.
         sql: the whole file.
         purpose: what it holds or answers, from the file's header.
         grain: the columns that identify a row, or why there are none.
@@ -32,6 +33,7 @@ class Statement:
     """
 
     name: str
+    path: Path
     sql: str
     purpose: str
     grain: str
@@ -119,4 +121,4 @@ def _read(path: Path) -> Statement:
             parameters[name] = meaning
         else:
             purpose.append(text)
-    return Statement(path.stem, sql, " ".join(purpose), grain, MappingProxyType(parameters))
+    return Statement(path.stem, path, sql, " ".join(purpose), grain, MappingProxyType(parameters))
