@@ -317,6 +317,9 @@ class Study(_Section):
             InputError: the file cannot be read, a key or value is not allowed, or the store overlaps with a source.
         """
         path = Path(path).expanduser().resolve()
+        if path.exists() and not path.is_file():
+            # Opening a pipe would wait for somebody who writes into it.
+            raise InputError(str(path), "cannot be read (it is not a regular file)", "A study is a UTF-8 YAML file.")
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:

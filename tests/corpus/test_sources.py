@@ -254,6 +254,17 @@ def test_a_folder_that_is_missing_or_has_nothing_to_read(tmp_path):
         list_source_files("nosuchprotocol://bucket/folder")
 
 
+@pytest.mark.parametrize("lists", [list_source_files, list_query_files])
+@pytest.mark.parametrize("kind", ["a link to a device", "a pipe", "a socket"])
+def test_a_path_that_is_neither_a_file_nor_a_folder_is_refused_without_waiting_for_it(tmp_path, lists, kind):
+    (tmp_path / "deep").mkdir()
+    place = tmp_path / "deep" / "q.jsonl"
+    NO_FILES[kind](place)
+    with pytest.raises(InputError, match=r"is not a regular file|not a folder") as refused:
+        lists(str(place))
+    assert refused.value.where == str(place)
+
+
 def test_query_files_are_a_folder_of_jsonl_or_one_file(tmp_path):
     put(tmp_path, ["b/q.jsonl", "a.jsonl", "a.txt"])
     assert [file.name for file in list_query_files(str(tmp_path))] == ["a.jsonl", "b/q.jsonl"]

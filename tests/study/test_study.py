@@ -1,7 +1,9 @@
 """study.yaml: what is refused and how that is said, what is taken, and that its documentation is true."""
 
 import math
+import os
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -196,6 +198,13 @@ def test_what_is_no_study_is_refused(tmp_path):
             Study.load(path)
     with pytest.raises(InputError, match="cannot be read"):
         Study.load(tmp_path)
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.symlink_to(os.devnull), Path.mkdir])
+def test_a_study_that_is_not_a_regular_file_is_refused_without_waiting_for_it(tmp_path, put):
+    put(tmp_path / "study.yaml")
+    with pytest.raises(InputError, match=r"not a regular file.*A study is a UTF-8 YAML file"):
+        Study.load(tmp_path / "study.yaml")
 
 
 def test_empty_sections_have_their_defaults(tmp_path):
