@@ -8,6 +8,7 @@ have every file hashed anew.
 
 import hashlib
 import io
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -86,11 +87,21 @@ def list_shards(corpus: Corpus, digests: Digests) -> list[Shard]:
         InputError: the folder is missing or contains no readable file, something in it cannot be read, or a name cannot
             be a partition key.
     """
-    files = [file for file in list_source_files(corpus.path) if file.url != corpus.withdrawn]
+    files = [file for file in list_source_files(corpus.path) if not _is_same_file(file.url, corpus.withdrawn)]
     if not files:
         raise nothing_listed(corpus.path, corpus_suffixes())
     shards = [shard for file in files for shard in _shards_of(file, corpus, digests)]
     return sorted(shards, key=lambda shard: shard.shard_id)
+
+
+def _is_same_file(url: str, path: str | None) -> bool:
+    """Return whether a source file is a file, also through links."""
+    if path is None or "://" in url:
+        return False
+    try:
+        return url == path or os.path.samefile(url, path)  # noqa: PTH121  # URLs are strings
+    except OSError:
+        return False
 
 
 def has_vanished(

@@ -344,6 +344,17 @@ def test_a_file_is_gone_when_its_folder_became_a_file_that_is_read(tmp_path):
     assert slices.has_vanished("a.jsonl/part.jsonl", listed, corpus)
 
 
+@pytest.mark.parametrize("names", ["real.txt", "corpus/link.txt", "corpus/other.txt", "outside.txt"])
+def test_the_list_of_withdrawn_documents_is_no_document_by_whatever_link_it_is_named(tmp_path, names):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.txt").write_text("text")
+    (tmp_path / "real.txt").write_text("0" * 32)
+    for link in ("corpus/link.txt", "corpus/other.txt", "outside.txt"):
+        (tmp_path / link).symlink_to(tmp_path / "real.txt")
+    corpus = Corpus(path=str(tmp_path / "corpus"), withdrawn=str(tmp_path / names))
+    assert [shard.shard_id for shard in shards_of(corpus)] == ["a.txt"]
+
+
 def test_a_folder_with_nothing_but_the_list_of_withdrawn_documents_is_refused(tmp_path):
     (tmp_path / "withdrawn.jsonl").touch()
     with pytest.raises(InputError, match="holds no readable file"):
