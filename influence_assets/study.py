@@ -7,12 +7,12 @@ A study is a YAML file. Every key is documented by its `Field` description, from
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from influence_assets.errors import InputError
 from influence_assets.extensions import add_folders
 from influence_assets.overlaps import refuse_overlaps
+from influence_assets.study_file import read_mapping
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 
@@ -326,13 +326,7 @@ class Study(_Section):
             raise InputError(str(path), "no such study", "Write one with `influence init DIR`.") from None
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(str(path), f"cannot be read ({error})", "A study is a UTF-8 YAML file.") from error
-        try:
-            described = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())  # the error quotes the file over several lines
-            raise InputError(str(path), f"is not YAML ({reason})", "Correct the line that it names.") from error
-        if not isinstance(described, dict):
-            raise InputError(str(path), "is not a mapping of keys", "Write one with `influence init DIR`.")
+        described = read_mapping(path, text)
         try:
             study = cls.model_validate(described)
         except ValidationError as error:

@@ -207,6 +207,50 @@ def test_a_study_that_is_not_a_regular_file_is_refused_without_waiting_for_it(tm
         Study.load(tmp_path / "study.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "first", "second"),
+    [
+        ("name: wiki\nname: other\n", "name", 1, 2),
+        ("corpus:\n  path: c\n  text_column: t\n  path: d\n", "path", 2, 4),
+        ("corpus: {path: c}\nqueries: {path: q}\n'corpus': {path: d}\n", "corpus", 1, 3),
+        ("x: [{a: 1, b: 2, a: 3}]\n", "a", 1, 1),
+        ("1: a\n1: b\n", "1", 1, 2),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused_with_its_lines(tmp_path, text, key, first, second):
+    path = tmp_path / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as refused:
+        Study.load(path)
+    assert refused.value.where == str(path)
+    assert refused.value.problem == f"`{key}` is given twice, on line {first} and on line {second}"
+
+
+def test_a_merged_key_may_be_given_again(tmp_path):
+    path = written(tmp_path, smallest())
+    model = "model: {train: {<<: &base {epochs: 2, seed: 1}, epochs: 3}}\n"
+    path.write_text(path.read_text().replace("model:\n  path: m\n", model))
+    assert Study.load(path).model.train.epochs == 3
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2024-13-45", "2024-02-30", "2024-01-01 25:00:00", "!!int x", "!!int ''", "!!float x", "!!bool x",
+        "!!timestamp x", "!!binary é", "!!python/object:os.system {}", "{[1]: 2}", "{{}: 2}", "*none",
+        "[" * 3000 + "]" * 3000, "{a: " * 3000 + "}" * 3000, "\x00", "\t- x",
+    ],
+)  # fmt: skip
+def test_yaml_that_cannot_be_built_is_one_paragraph(tmp_path, value):
+    path = tmp_path / "study.yaml"
+    path.write_text(f"name: wiki\nx: {value}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"is not YAML \(.*(line 2|position)|is nested too deeply") as refused:
+        Study.load(path)
+    assert refused.value.where == str(path)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 800
+
+
 def test_empty_sections_have_their_defaults(tmp_path):
     """`scores:` with every key commented out is null in YAML."""
     optional = dict.fromkeys(SECTIONS[4:])
