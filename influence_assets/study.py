@@ -337,7 +337,7 @@ class Study(_Section):
         return study
 
     def refuse_overlaps(self) -> None:
-        """Raise if the store is inside, or contains, a folder that the study reads, so that neither changes the other.
+        """Raise if the store is inside, or contains, what the study reads, so that neither changes the other.
 
         Raises:
             InputError: the store overlaps with a source; the error names both keys.
@@ -347,7 +347,8 @@ class Study(_Section):
             "queries.path": self.queries.path,
             "model.path": self.model.path if self.model.path and Path(self.model.path).expanduser().exists() else None,
         }
-        refuse_overlaps(self.storage.root, sources)
+        extensions = {f"extensions.{number}": folder for number, folder in enumerate(self.extensions)}
+        refuse_overlaps(self.storage.root, sources, {"corpus.withdrawn": self.corpus.withdrawn, **extensions})
 
     def resolved(self, folder: Path) -> "Study":
         """Return the study with its paths made absolute; relative paths are relative to `folder`."""
