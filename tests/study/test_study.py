@@ -1,5 +1,6 @@
 """study.yaml: what is refused and how that is said, what is taken, and that its documentation is true."""
 
+import json
 import math
 import os
 import re
@@ -249,6 +250,49 @@ def test_yaml_that_cannot_be_built_is_one_paragraph(tmp_path, value):
     assert refused.value.where == str(path)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 800
+
+
+PATHS = ["corpus.path", "corpus.withdrawn", "model.path", "queries.path", "storage.root", "extensions.0"]
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("~no-such-user/x", "the home folder ~no-such-user is not known"),
+        ("~no-such-user", "the home folder ~no-such-user is not known"),
+        ("a\0b", "cannot contain a NUL character"),
+        ("a\ud800b", "valid string"),
+    ],
+)
+@pytest.mark.parametrize("key", PATHS)
+def test_what_cannot_be_a_path_is_refused_with_its_key(tmp_path, key, path, problem):
+    written_at = key.removesuffix(".0")
+    described = with_value(written_at, [path] if written_at != key else path)
+    (tmp_path / "study.yaml").write_text(json.dumps(described), encoding="utf-8")
+    with pytest.raises(InputError, match=f"`{key}` = .*{problem}"):
+        Study.load(tmp_path / "study.yaml")
+
+
+def test_every_path_is_tried():
+    """A path added to the study must be added above."""
+    documented = set(re.findall(r"^\| `([\w.]+)` \| .*(?:[Ff]older|file with|URL of one)", reference(), re.MULTILINE))
+    assert {"corpus.path", "storage.root"} <= documented
+    assert documented - {"compute.executor"} <= {key.removesuffix(".0") for key in PATHS}
+
+
+@pytest.mark.parametrize("key", PATHS[:-1])
+@pytest.mark.parametrize("path", ["n" * 300, "loop/x"])
+def test_a_path_that_cannot_be_examined_waits_for_who_reads_it(tmp_path, key, path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert Study.load(written(tmp_path, with_value(key, path)))
+
+
+@pytest.mark.parametrize("path", ["~no-such-user/study.yaml", "a\0b", "a\ud800b", "n" * 300, "loop"])
+def test_a_study_at_what_cannot_be_a_path_is_refused(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    with pytest.raises(InputError, match=r"is not a path|cannot be read"):
+        Study.load(path)
 
 
 def test_empty_sections_have_their_defaults(tmp_path):
