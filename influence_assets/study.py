@@ -399,8 +399,11 @@ def _exists(path: str, folder: Path) -> bool:
 def _readable(path: Path, error: ValidationError) -> InputError:
     """Return an error that says for each wrong key its path in the file, its value and what is allowed."""
     lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"] if not _is_union_branch(str(part))) or "the study"
+    problems = [(_key(problem["loc"]), problem) for problem in error.errors()]
+    for parts, problem in problems:
+        if any(deeper[: len(parts)] == parts and len(deeper) > len(parts) for deeper, _ in problems):
+            continue  # a wrong item makes the list that holds it wrong too, and empty
+        key = ".".join(parts) or "the study"
         if problem["type"] == "extra_forbidden":
             allowed = ", ".join(_keys_at(problem["loc"][:-1]))
             lines.append(f"`{key}` is not a key of a study (allowed here: {allowed})")
@@ -411,6 +414,11 @@ def _readable(path: Path, error: ValidationError) -> InputError:
             allowed = problem["msg"].removeprefix("Value error, ").replace("tuple", "list")
             lines.append(f"`{key}` = {problem['input']!r}: {allowed}")
     return InputError(str(path), "; ".join(dict.fromkeys(lines)), "Correct these keys; docs/study.md lists all keys.")
+
+
+def _key(location: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Return the path of a key in the file."""
+    return tuple(str(part) for part in location if not _is_union_branch(str(part)))
 
 
 def _is_union_branch(part: str) -> bool:

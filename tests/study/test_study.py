@@ -131,6 +131,24 @@ def test_an_impossible_value_is_refused_with_its_key_and_what_is_allowed(tmp_pat
     assert refused.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "wrong"),
+    [
+        ("curvature.modules", [1], ["0"]),
+        ("curvature.modules", [1, "*.mlp.*", None], ["0", "2"]),
+        ("curvature.modules", [["*.mlp.*"]], ["0"]),
+        ("scores.baselines", [3], ["0"]),
+        ("automation.owners", ["me"], ["0"]),
+        ("extensions", [1, ""], ["0", "1"]),
+    ],
+)
+def test_a_wrong_item_is_named_and_not_the_list_that_holds_it(tmp_path, key, value, wrong):
+    with pytest.raises(InputError) as refused:
+        Study.load(written(tmp_path, with_value(key, value)))
+    assert re.findall(r"`([\w.]+)` = ", refused.value.problem) == [f"{key}.{number}" for number in wrong]
+    assert "not 0" not in refused.value.problem
+
+
 def test_every_key_is_tried_with_an_impossible_value():
     """A key added to the study must be added above; `name` and paths included."""
     tried = {key.removesuffix(".0").removesuffix(".1") for key, _, _ in REFUSED}
