@@ -1,4 +1,4 @@
-"""Refuses a study whose store is inside, or contains, a folder that it reads."""
+"""Refuses a study whose store is inside, or contains, a file or folder that it reads."""
 
 import os
 from collections.abc import Mapping
@@ -7,24 +7,29 @@ from pathlib import Path
 from influence_assets.errors import InputError
 
 _LOCAL_SCHEMES = ("file", "local")
+_INSIDE = "lies inside"
 
 
-def refuse_overlaps(root: str, sources: Mapping[str, str | None]) -> None:
+def refuse_overlaps(root: str, sources: Mapping[str, str | None], parts: Mapping[str, str | None]) -> None:
     """Raise if the store's folder is the same as, inside, or around one that the study reads.
+
+    It may be inside one of `parts`, of which only certain files and subfolders are read.
 
     Symbolic links are followed. Paths outside the local file system never overlap.
 
     Args:
         root: the value of `storage.root`.
-        sources: the other paths of the study by key, such as `corpus.path`; None if a key is not set.
+        sources: the paths by key, such as `corpus.path`, that are read completely; None if a key is not set.
+        parts: the other paths of the study by key.
 
     Raises:
         InputError: the store overlaps with a source; the error names both keys.
     """
     store = local_path(root)
-    for key, value in sources.items():
+    for key, value in {**sources, **parts}.items():
         source = None if value is None else local_path(value)
-        if store is not None and source is not None and (relation := _relation(store, source)):
+        relation = _relation(store, source) if store is not None and source is not None else ""
+        if relation and not (key in parts and relation == _INSIDE):
             raise InputError(
                 f"storage.root and {key}",
                 f"the store {store} {relation} {source}",
@@ -46,7 +51,7 @@ def _relation(store: Path, source: Path) -> str:
     inside, around = _is_in(store, source), _is_in(source, store)
     if inside and around:
         return "is the same as"
-    return "lies inside" if inside else "holds" if around else ""
+    return _INSIDE if inside else "holds" if around else ""
 
 
 def _is_in(inner: Path, outer: Path) -> bool:

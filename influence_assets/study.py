@@ -4,15 +4,16 @@ A study is a YAML file. Every key is documented by its `Field` description, from
 `influence init` writes and the reference in docs/study.md are generated.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from influence_assets.errors import InputError
 from influence_assets.extensions import add_folders
 from influence_assets.overlaps import refuse_overlaps
+from influence_assets.study_file import read_mapping
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 
@@ -20,6 +21,24 @@ OWNER = r"^(team:[A-Za-z0-9_-]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,})$
 
 LARGEST_SEED = 2**63 - 1
 """The largest seed; random generators take keys of 64 bits."""
+
+
+def _checked_path(path: str) -> str:
+    """Return a path or URL after checking that a file system can be asked about it."""
+    if "\0" in path:
+        raise ValueError("a path cannot contain a NUL character")
+    try:
+        os.fsencode(path)
+        if "://" not in path:
+            Path(path).expanduser()
+    except UnicodeEncodeError:
+        raise ValueError("a path cannot contain half of a surrogate pair") from None
+    except RuntimeError:
+        raise ValueError(f"the home folder {Path(path).parts[0]} is not known; write the path in full") from None
+    return path
+
+
+_Path = Annotated[str, Field(min_length=1), AfterValidator(_checked_path)]
 
 
 class _Section(BaseModel):
@@ -31,8 +50,7 @@ class _Section(BaseModel):
 class Corpus(_Section):
     """Where the training documents are and how a row becomes a document."""
 
-    path: str = Field(
-        min_length=1,
+    path: _Path = Field(
         description="A folder, or the fsspec URL of one (s3://…, gs://…), with .jsonl, .parquet, .txt and .md files, "
         "plain or .gz/.zst. It is read recursively. Each file is one shard, or several if it is large; a .txt or .md "
         "file is one document.",
@@ -54,7 +72,7 @@ class Corpus(_Section):
         description="A larger file is cut between rows into shards of about this many uncompressed bytes, so that rows "
         "appended to it change only its last shard. Changing this value recomputes all such shards.",
     )
-    withdrawn: Annotated[str, Field(min_length=1)] | None = Field(
+    withdrawn: _Path | None = Field(
         None,
         description="A list of documents that must not be used: a .jsonl file with document_id, reason and "
         "withdrawn_at, or a text file with one document_id per line.",
@@ -94,7 +112,7 @@ class Training(_Section):
 class LanguageModel(_Section):
     """The causal language model whose completions are explained."""
 
-    path: Annotated[str, Field(min_length=1)] | None = Field(
+    path: _Path | None = Field(
         None,
         description="A Hugging Face id, or a folder with config.json, *.safetensors and the tokenizer's files. "
         "Give either `path` or `train`.",
@@ -188,8 +206,7 @@ class Curvature(_Section):
 class Queries(_Section):
     """The prompts and completions to explain."""
 
-    path: str = Field(
-        min_length=1,
+    path: _Path = Field(
         description="A .jsonl file, or a folder of them; each file is one query set. Each row has `prompt`, "
         "`completion` and optionally `query_id`; any further columns are available in SQL.",
     )
@@ -225,9 +242,8 @@ class Sketches(_Section):
 class Storage(_Section):
     """Where everything that is computed is stored."""
 
-    root: str = Field(
+    root: _Path = Field(
         "store",
-        min_length=1,
         description="A local folder for the arrays, the tables and the DuckDB file, which holds nothing else; or a URL "
         "with the scheme of a storage backend.",
     )
@@ -291,7 +307,7 @@ class Study(_Section):
     compute: Compute = Compute()
     automation: Automation = Automation()
     lineage: Lineage = Lineage()
-    extensions: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+    extensions: tuple[_Path, ...] = Field(
         (),
         description="Folders with your own methods, assets, source formats etc., one in each file, in subfolders named "
         "like those of the package (`methods/nearest.py`). Their code is executed, so name only folders that you "
@@ -316,20 +332,20 @@ class Study(_Section):
         Raises:
             InputError: the file cannot be read, a key or value is not allowed, or the store overlaps with a source.
         """
-        path = Path(path).expanduser().resolve()
+        try:
+            path = Path(os.path.realpath(Path(_checked_path(str(path))).expanduser()))
+        except ValueError as error:
+            raise InputError(str(path), f"is not a path ({error})", "Name the study file.") from None
+        if os.path.exists(path) and not path.is_file():  # noqa: PTH110  # Path's raises for names that are too long
+            # Opening a pipe would wait for somebody who writes into it.
+            raise InputError(str(path), "cannot be read (it is not a regular file)", "A study is a UTF-8 YAML file.")
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise InputError(str(path), "no such study", "Write one with `influence init DIR`.") from None
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(str(path), f"cannot be read ({error})", "A study is a UTF-8 YAML file.") from error
-        try:
-            described = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())  # the error quotes the file over several lines
-            raise InputError(str(path), f"is not YAML ({reason})", "Correct the line that it names.") from error
-        if not isinstance(described, dict):
-            raise InputError(str(path), "is not a mapping of keys", "Write one with `influence init DIR`.")
+        described = read_mapping(path, text)
         try:
             study = cls.model_validate(described)
         except ValidationError as error:
@@ -340,7 +356,7 @@ class Study(_Section):
         return study
 
     def refuse_overlaps(self) -> None:
-        """Raise if the store is inside, or contains, a folder that the study reads, so that neither changes the other.
+        """Raise if the store is inside, or contains, what the study reads, so that neither changes the other.
 
         Raises:
             InputError: the store overlaps with a source; the error names both keys.
@@ -348,14 +364,15 @@ class Study(_Section):
         sources = {
             "corpus.path": self.corpus.path,
             "queries.path": self.queries.path,
-            "model.path": self.model.path if self.model.path and Path(self.model.path).expanduser().exists() else None,
+            "model.path": self.model.path if self.model.path and _exists(self.model.path, Path()) else None,
         }
-        refuse_overlaps(self.storage.root, sources)
+        extensions = {f"extensions.{number}": folder for number, folder in enumerate(self.extensions)}
+        refuse_overlaps(self.storage.root, sources, {"corpus.withdrawn": self.corpus.withdrawn, **extensions})
 
     def resolved(self, folder: Path) -> "Study":
         """Return the study with its paths made absolute; relative paths are relative to `folder`."""
         model = self.model
-        if model.path is not None and (folder / Path(model.path).expanduser()).exists():
+        if model.path is not None and _exists(model.path, folder):
             model = model.model_copy(update={"path": _absolute(model.path, folder)})
         corpus = {"path": _absolute(self.corpus.path, folder)}
         if self.corpus.withdrawn is not None:
@@ -372,14 +389,21 @@ class Study(_Section):
 
 
 def _absolute(path: str, folder: Path) -> str:
-    return path if "://" in path else str((folder / Path(path).expanduser()).resolve())
+    return path if "://" in path else os.path.realpath(folder / Path(path).expanduser())
+
+
+def _exists(path: str, folder: Path) -> bool:
+    return os.path.exists(folder / Path(path).expanduser())  # noqa: PTH110  # Path's raises for names that are too long
 
 
 def _readable(path: Path, error: ValidationError) -> InputError:
     """Return an error that says for each wrong key its path in the file, its value and what is allowed."""
     lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"] if not _is_union_branch(str(part))) or "the study"
+    problems = [(_key(problem["loc"]), problem) for problem in error.errors()]
+    for parts, problem in problems:
+        if any(deeper[: len(parts)] == parts and len(deeper) > len(parts) for deeper, _ in problems):
+            continue  # a wrong item makes the list that holds it wrong too, and empty
+        key = ".".join(parts) or "the study"
         if problem["type"] == "extra_forbidden":
             allowed = ", ".join(_keys_at(problem["loc"][:-1]))
             lines.append(f"`{key}` is not a key of a study (allowed here: {allowed})")
@@ -390,6 +414,11 @@ def _readable(path: Path, error: ValidationError) -> InputError:
             allowed = problem["msg"].removeprefix("Value error, ").replace("tuple", "list")
             lines.append(f"`{key}` = {problem['input']!r}: {allowed}")
     return InputError(str(path), "; ".join(dict.fromkeys(lines)), "Correct these keys; docs/study.md lists all keys.")
+
+
+def _key(location: tuple[int | str, ...]) -> tuple[str, ...]:
+    """Return the path of a key in the file."""
+    return tuple(str(part) for part in location if not _is_union_branch(str(part)))
 
 
 def _is_union_branch(part: str) -> bool:

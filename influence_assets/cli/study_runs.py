@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -14,15 +14,13 @@ from influence_assets.assets import asset_graph
 from influence_assets.cli.drift import drift_proposal
 from influence_assets.cli.escaping import visible
 from influence_assets.cli.figures import counted
+from influence_assets.cli.vanished import print_vanished
 from influence_assets.engine.bring_up import Failure, Result
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.partitions import Partition
 from influence_assets.errors import InputError, StorageError
 from influence_assets.study import Study
 from influence_assets.upkeep.verify import remedy_of_lists
-
-SHARDS_SHOWN = 20
-"""How many vanished shards are named."""
 
 PARTITIONS_SHOWN = 4
 """How many computed partitions of each asset are named."""
@@ -80,19 +78,6 @@ def _print_troubles(troubles: Mapping[Path, str], console: Console) -> None:
     for path, problem in troubles.items():
         message = f"{path} {problem}. {remedy_of_lists(troubles)}"
         console.print(f"[yellow]Withdrawn documents:[/] {escape(message)}", soft_wrap=True)
-
-
-def print_vanished(vanished: Mapping[str, Sequence[str]], console: Console) -> None:
-    """Print which shards with published documents are gone from the corpus, and what happens to their results."""
-    documents = sum(len(ids) for ids in vanished.values())
-    names = ", ".join(sorted(vanished)[:SHARDS_SHOWN])
-    more = f" and {len(vanished) - SHARDS_SHOWN} more" if len(vanished) > SHARDS_SHOWN else ""
-    console.print(
-        f"[yellow]Gone from the corpus[/]: {counted(len(vanished), 'shard')} with {counted(documents, 'document')}: "
-        f"{escape(visible(names))}{more}. Their rows leave the tables; what was computed "
-        "of them stays until `influence gc`. If a disk is missing, mount it and run again: nothing is computed twice.",
-        soft_wrap=True,
-    )
 
 
 class _Display:

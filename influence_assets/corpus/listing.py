@@ -1,7 +1,7 @@
 """Listings of the files below a folder, local or behind an fsspec URL, that never silently leave anything out.
 
-A file that is missing from a later listing counts as deleted. So a folder that cannot be read, a broken link and an
-entry that cannot be examined are errors, never gaps.
+A file that is missing from a later listing counts as deleted. So a folder that cannot be read, an entry that cannot be
+examined, and one that is neither a file nor a folder of files are errors, never gaps.
 """
 
 import os
@@ -17,6 +17,11 @@ from influence_assets.errors import InputError
 
 _REMEDY = "Mount it, correct its permissions, or move it out of the folder, then run again."
 _LINK_REMEDY = "Correct the link, or remove it."
+_FOLDER_LINK_REMEDY = (
+    "Put the folder itself there, name the real folder in the study (its `path` may be a link), or remove the link."
+)
+_ENTRY_REMEDY = "Put a file or a folder there, or delete it."
+_FOLDER_REMEDY = "Put the file there, or rename or delete the folder."
 
 
 class ListedFile(NamedTuple):
@@ -47,7 +52,8 @@ class MissingError(InputError):
 def files_below(path: str, suffixes: tuple[str, ...]) -> list[ListedFile] | None:
     """Return the files below a folder whose names end in one of `suffixes`, sorted by name.
 
-    Hidden files and folders, and links to folders, are skipped.
+    Hidden files and folders, and files with other suffixes, are skipped. Links to files are followed; links to folders
+    are refused, because following them could read a file twice, or without end.
 
     Args:
         path: a local folder or an fsspec URL; a local path is never taken for a chain of URLs.
@@ -58,7 +64,8 @@ def files_below(path: str, suffixes: tuple[str, ...]) -> list[ListedFile] | None
 
     Raises:
         MissingError: there is nothing at `path`.
-        InputError: something at or below it cannot be read; the error names it.
+        InputError: something at or below it cannot be read, is a link to a folder, is neither file nor folder, or is a
+            folder with a file's name in which there is no file; the error names it.
     """
     filesystem, root = _located(path)
     if filesystem is not None:
@@ -73,27 +80,34 @@ def file_at(path: str) -> ListedFile:
 
     Raises:
         MissingError: there is nothing at `path`.
-        InputError: the file cannot be examined.
+        InputError: what is there cannot be examined or is not a regular file.
     """
     filesystem, root = _located(path)
     name = root.rpartition("/")[2]
     if filesystem is None:
-        return ListedFile(name, root, _local_state(root, path).st_size)
+        state = _local_state(root, path)
+        if not stat.S_ISREG(state.st_mode):
+            raise _not_a_file(path)
+        return ListedFile(name, root, state.st_size)
     entry = _remote_entry(filesystem, root, path)
+    if entry["type"] != "file":
+        raise _not_a_file(path)
     return ListedFile(name, str(filesystem.unstrip_protocol(root)), int(entry["size"]))
 
 
-def exists_at(path: str) -> bool:
-    """Return whether there is anything at a path.
+def is_folder_at(path: str) -> bool | None:
+    """Return whether there is a folder at a path; None if there is nothing.
 
     Raises:
         InputError: the path cannot be examined.
     """
+    filesystem, root = _located(path)
     try:
-        file_at(path)
+        if filesystem is None:
+            return stat.S_ISDIR(_local_state(root, path).st_mode)
+        return bool(_remote_entry(filesystem, root, path)["type"] == "directory")
     except MissingError:
-        return False
-    return True
+        return None
 
 
 def _local_files(root: str, below: str, suffixes: tuple[str, ...]) -> Iterator[ListedFile]:
@@ -108,7 +122,10 @@ def _local_files(root: str, below: str, suffixes: tuple[str, ...]) -> Iterator[L
         name = below + entry.name
         try:
             if entry.is_dir(follow_symlinks=False):
-                yield from _local_files(root, f"{name}/", suffixes)
+                files = list(_local_files(root, f"{name}/", suffixes))
+                if not files and name.endswith(suffixes):
+                    raise _folder_instead_of_file(f"{root}/{name}")
+                yield from files
             elif (size := _size_of_file(entry, suffixes)) is not None:
                 yield ListedFile(name, f"{root}/{name}", size)
         except OSError as error:
@@ -119,11 +136,12 @@ def _size_of_file(entry: os.DirEntry[str], suffixes: tuple[str, ...]) -> int | N
     """Return the size of an entry that is a file with one of the suffixes, or a link to one; None for other entries.
 
     Raises:
-        InputError: the entry is a broken link, which may mean either a deleted file or one that cannot be reached.
+        InputError: the entry is a broken link, which may mean either a deleted file or one that cannot be reached, or
+            it is not a file, so that what was there may have been moved behind it.
         OSError: the entry cannot be examined.
     """
     is_wanted = entry.name.endswith(suffixes)
-    if not is_wanted and not entry.is_symlink():
+    if not is_wanted and entry.is_file(follow_symlinks=False):
         return None
     try:
         state = entry.stat()
@@ -131,7 +149,23 @@ def _size_of_file(entry: os.DirEntry[str], suffixes: tuple[str, ...]) -> int | N
         if entry.is_symlink():
             raise InputError(entry.path, "is a link to something that is not there", _LINK_REMEDY) from error
         return None  # removed a moment ago
-    return state.st_size if is_wanted and stat.S_ISREG(state.st_mode) else None
+    if stat.S_ISDIR(state.st_mode):
+        raise _link_to_folder(entry.path)
+    if not stat.S_ISREG(state.st_mode):
+        raise _not_a_file(entry.path)
+    return state.st_size if is_wanted else None
+
+
+def _link_to_folder(place: str) -> InputError:
+    return InputError(place, "is a link to a folder, and only links to files are followed", _FOLDER_LINK_REMEDY)
+
+
+def _not_a_file(place: str) -> InputError:
+    return InputError(place, "is not a regular file", _ENTRY_REMEDY)
+
+
+def _folder_instead_of_file(place: str) -> InputError:
+    return InputError(place, "is a folder with the name of a file, and there is no file in it to read", _FOLDER_REMEDY)
 
 
 def _local_state(root: str, path: str) -> os.stat_result:
@@ -162,7 +196,7 @@ def _remote_files(filesystem: Any, root: str, path: str, suffixes: tuple[str, ..
     if _remote_entry(filesystem, root, path)["type"] == "file":
         return None
     files: list[ListedFile] = []
-    folders = [root]
+    folders, like_files = [root], []
     while folders:
         folder = folders.pop()
         for entry in _remote_folder(filesystem, folder):
@@ -172,11 +206,15 @@ def _remote_files(filesystem: Any, root: str, path: str, suffixes: tuple[str, ..
                 continue
             if entry["type"] == "directory":
                 folders.append(place)
-            elif name.endswith(suffixes):
+                like_files += [name] if name.endswith(suffixes) else []
+            elif entry["type"] != "file" or name.endswith(suffixes):
                 url = str(filesystem.unstrip_protocol(place))
                 target = entry if entry["type"] == "file" else _target_of_link(filesystem, place, url)
-                if target["type"] == "file":
+                if name.endswith(suffixes):
                     files.append(ListedFile(name, url, int(target["size"])))
+    for name in like_files:
+        if not any(file.name.startswith(f"{name}/") for file in files):
+            raise _folder_instead_of_file(str(filesystem.unstrip_protocol(f"{root}/{name}")))
     return sorted(files, key=lambda file: file.name)
 
 
@@ -190,9 +228,14 @@ def _remote_folder(filesystem: Any, folder: str) -> list[dict[str, Any]]:
 
 def _target_of_link(filesystem: Any, place: str, url: str) -> dict[str, Any]:
     try:
-        return _remote_entry(filesystem, place, url)
+        target = _remote_entry(filesystem, place, url)
     except MissingError as error:
         raise InputError(url, "is a link to something that is not there", _LINK_REMEDY) from error
+    if target["type"] == "directory":
+        raise _link_to_folder(url)
+    if target["type"] != "file":
+        raise _not_a_file(url)
+    return target
 
 
 def _remote_entry(filesystem: Any, place: str, path: str) -> dict[str, Any]:

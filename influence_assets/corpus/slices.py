@@ -8,13 +8,14 @@ have every file hashed anew.
 
 import hashlib
 import io
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from influence_assets.corpus.listing import exists_at
+from influence_assets.corpus.listing import is_folder_at
 from influence_assets.corpus.measured_files import UNREADABLE, Digests
 from influence_assets.corpus.source_format import SourceFormat, corpus_suffixes, format_of
 from influence_assets.corpus.sources import SourceFile, list_source_files, nothing_listed
@@ -86,14 +87,29 @@ def list_shards(corpus: Corpus, digests: Digests) -> list[Shard]:
         InputError: the folder is missing or contains no readable file, something in it cannot be read, or a name cannot
             be a partition key.
     """
-    files = [file for file in list_source_files(corpus.path) if file.url != corpus.withdrawn]
+    files = [file for file in list_source_files(corpus.path) if not _is_same_file(file.url, corpus.withdrawn)]
     if not files:
         raise nothing_listed(corpus.path, corpus_suffixes())
     shards = [shard for file in files for shard in _shards_of(file, corpus, digests)]
     return sorted(shards, key=lambda shard: shard.shard_id)
 
 
-def has_vanished(shard_id: str, listed: Mapping[str, Shard], corpus: Corpus) -> bool:
+def _is_same_file(url: str, path: str | None) -> bool:
+    """Return whether a source file is a file, also through links."""
+    if path is None or "://" in url:
+        return False
+    try:
+        return url == path or os.path.samefile(url, path)  # noqa: PTH121  # URLs are strings
+    except OSError:
+        return False
+
+
+def has_vanished(
+    shard_id: str,
+    listed: Mapping[str, Shard],
+    corpus: Corpus,
+    is_folder: Callable[[str], bool | None] = is_folder_at,
+) -> bool:
     """Return whether a shard is known to be gone from the corpus.
 
     If its file exists but cannot be read, it is not: nobody can say which slices the file has.
@@ -102,16 +118,24 @@ def has_vanished(shard_id: str, listed: Mapping[str, Shard], corpus: Corpus) -> 
         shard_id: a shard that existed once.
         listed: all shards that exist now, by their ids.
         corpus: the study's corpus.
+        is_folder: `is_folder_at`, or a cache of it.
 
     Raises:
-        InputError: the file exists, but the source format that read it does not.
+        InputError: the file exists, but the source format that read it does not; or something that is not read is in
+            the place of a folder on the way to it.
     """
     if shard_id in listed:
         return False
     name = _SLICE_NUMBER.sub("", shard_id)
     if name in listed:
         return listed[name].is_readable
-    if not name.endswith(corpus_suffixes()) and exists_at(f"{corpus.path}/{name}"):
+    for end in (place for place, character in enumerate(name) if character == "/"):
+        folder = name[:end]
+        if is_folder(f"{corpus.path}/{folder}") is False and not folder.endswith(corpus_suffixes()):
+            problem = f"is not a folder, though {name} was in it"
+            remedy = "Put the folder there; if its files are gone for good, delete or rename what is there instead."
+            raise InputError(f"{corpus.path}/{folder}", problem, remedy)
+    if not name.endswith(corpus_suffixes()) and is_folder_at(f"{corpus.path}/{name}") is not None:
         format_of(name)
     return True
 

@@ -37,11 +37,11 @@ class SourceFile:
 def list_source_files(path: str) -> list[SourceFile]:
     """Return the corpus's readable files, sorted by name.
 
-    Hidden files and folders, files with other suffixes, and links to folders are skipped.
+    Hidden files and folders, and files with other suffixes, are skipped.
 
     Raises:
-        InputError: the folder is missing or contains no readable file, something below it cannot be read, or a name
-            cannot be a partition key.
+        InputError: the folder is missing or contains no readable file, something below it cannot be read or is neither
+            a file nor a real folder, or a name cannot be a partition key.
     """
     remedy = "Set corpus.path to the folder that holds the documents."
     try:

@@ -7,10 +7,11 @@ limit in bytes, and anything longer is an error.
 import gzip
 import hashlib
 import io
+import os
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import fsspec  # type: ignore[import-untyped]
@@ -31,7 +32,7 @@ def open_raw(url: str) -> Iterator[io.BufferedReader]:
     """Open a local path or fsspec URL to read its bytes as they are stored.
 
     Raises:
-        InputError: the file cannot be opened, or a read inside the block fails.
+        InputError: what is there is not a regular file or cannot be opened, or a read inside the block fails.
     """
     try:
         with io.BufferedReader(_opened(url), _BUFFER_BYTES) as stream:
@@ -115,7 +116,16 @@ def bounded_lines(
 
 def _opened(url: str) -> Any:
     # A local name is never taken for a URL: fsspec reads `a::b` as a chain of filesystems.
-    return Path(url).open("rb") if "://" not in url else fsspec.open(url, "rb").open()
+    return _opened_here(url) if "://" not in url else fsspec.open(url, "rb").open()
+
+
+def _opened_here(path: str) -> Any:
+    # Without O_NONBLOCK, opening a pipe waits for somebody who writes into it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(path, "is not a regular file", "Put a file there, or delete it.")
+    return os.fdopen(descriptor, "rb")
 
 
 def _decompressed(raw: io.BufferedReader, url: str) -> io.BufferedReader:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import polars as pl
 
+from influence_assets.corpus.listing import is_folder_at
 from influence_assets.corpus.measured_files import Digests, file_hash
 from influence_assets.corpus.slices import Shard, has_vanished, list_shards
 from influence_assets.corpus.sources import SourceFile, list_query_files
@@ -52,6 +53,7 @@ class Workspace:
         self.load_graph = load_graph
         self.graph = load_graph()
         self.store = ArtifactStore.open_or_create(study.storage.root, study.name)
+        self._is_folder = cache(is_folder_at)
         self._query_hashes: dict[str, str] = {}
         self._catalogue_version_seen: tuple[tuple[int, ...], str | None] | None = None
 
@@ -114,9 +116,10 @@ class Workspace:
         """Return whether a shard is gone from the corpus; a shard whose file cannot be read is not gone.
 
         Raises:
-            InputError: its file exists, but the source format that read it is not installed.
+            InputError: its file exists, but the source format that read it is not installed; or something that is not
+                read is in the place of a folder on the way to it.
         """
-        return has_vanished(shard_id, self.listed, self.study.corpus)
+        return has_vanished(shard_id, self.listed, self.study.corpus, self._is_folder)
 
     @cached_property
     def published_generations(self) -> frozenset[int]:

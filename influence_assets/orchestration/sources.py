@@ -83,7 +83,10 @@ def observations(study: Study, workspace: Workspace, instance: dg.DagsterInstanc
     for name, versions in sources(workspace).items():
         key = dg.AssetKey([study.name, name])
         reported = reported_versions(instance, key, dg.DagsterEventType.ASSET_OBSERVATION)
-        gone = dict.fromkeys(reported.keys() - versions.keys(), GONE)
+        missing = reported.keys() - versions.keys()
+        if name == "source_files":
+            missing = {shard for shard in missing if reported[shard] == GONE or _is_gone(workspace, shard)}
+        gone = dict.fromkeys(missing, GONE)
         for partition, version in {**versions, **gone}.items():
             if reported.get(partition) == version:
                 continue
@@ -96,3 +99,8 @@ def observations(study: Study, workspace: Workspace, instance: dg.DagsterInstanc
                     if asset.partitioned_by == SOURCES[name].partitioned_by:
                         asset_key = dg.AssetKey([study.name, asset.name])
                         yield dg.AssetObservation(asset_key, partition=partition, metadata=metadata)
+
+
+def _is_gone(workspace: Workspace, shard: str) -> bool:
+    """Return whether a shard is withdrawn or known to be gone; one whose file cannot be read is neither."""
+    return shard in workspace.listed or workspace.has_vanished(shard)

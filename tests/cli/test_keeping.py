@@ -251,6 +251,48 @@ def test_a_folder_that_cannot_be_listed_is_an_error_and_costs_nothing(study, com
     assert influence("run", "--study", study).out.startswith("Nothing to do")
 
 
+def moved_behind_a_link(corpus: Path) -> Path:
+    (corpus / "letters").rename(corpus.parent / "elsewhere")
+    (corpus / "letters").symlink_to(corpus.parent / "elsewhere")
+    return corpus / "letters"
+
+
+def file_for_folder(corpus: Path) -> Path:
+    (corpus / "letters").rename(corpus.parent / "elsewhere")
+    (corpus / "letters").write_text("no folder")
+    return corpus / "letters"
+
+
+def folder_for_file(corpus: Path) -> Path:
+    (corpus / TRADES).unlink()
+    (corpus / TRADES).mkdir()
+    return corpus / TRADES
+
+
+def pipe_for_file(corpus: Path) -> Path:
+    (corpus / TRADES).unlink()
+    os.mkfifo(corpus / TRADES)
+    return corpus / TRADES
+
+
+NOT_GONE = [moved_behind_a_link, file_for_folder, folder_for_file, pipe_for_file]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [("run",), ("gc", "--keep", "0", "--yes"), ("status",)])
+@pytest.mark.parametrize("change", NOT_GONE)
+def test_what_is_there_but_is_not_read_is_an_error_and_costs_nothing(study, change, command):
+    before, artifacts = studies.catalogue_rows(study), {m.key for m in workspace(study).store.manifests()}
+    place = change(study.parent / "corpus")
+    ended = influence(*command, "--study", study)
+    assert ended.code == 1
+    assert f"{place}: is " in ended.error
+    assert "Gone from the corpus" not in ended.out
+    assert studies.catalogue_rows(study) == before
+    assert {m.key for m in workspace(study).store.manifests()} == artifacts
+    assert not (study.parent / "store" / "tombstones.jsonl").read_text().count("vanished")
+
+
 def test_an_empty_corpus_is_an_error_and_costs_nothing(study):
     """As of a disk that is not mounted: its mount point is an empty folder."""
     before, artifacts = studies.catalogue_rows(study), {m.key for m in workspace(study).store.manifests()}

@@ -310,6 +310,51 @@ def test_the_slices_of_a_file_that_cannot_be_read_are_not_gone(tmp_path, monkeyp
     assert gone == [shard for shard in ids if shard.startswith("a.jsonl@")], "its rows are known to be fewer"
 
 
+IN_THE_WAY = {
+    "a file": lambda place: place.write_text("no folder any more"),
+    "a link to a file": lambda place: place.symlink_to(__file__),
+    "a pipe": os.mkfifo,
+    "a link to a device": lambda place: place.symlink_to(os.devnull),
+}
+
+
+@pytest.mark.parametrize("folder", ["letters", "letters/1914"])
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl@00002", "a.unknown"])
+def test_a_file_is_not_gone_while_something_else_is_in_the_place_of_its_folder(tmp_path, folder, kind, name):
+    (tmp_path / "b.jsonl").write_bytes(lines({"text": "b"}))
+    corpus = Corpus(path=str(tmp_path))
+    listed = {shard.shard_id: shard for shard in shards_of(corpus)}
+    shard = f"letters/1914/{name}"
+    assert slices.has_vanished(shard, listed, corpus), "there is no folder"
+    (tmp_path / folder).parent.mkdir(exist_ok=True)
+    IN_THE_WAY[kind](tmp_path / folder)
+    with pytest.raises(InputError, match=r"is not a folder, though letters/1914/a\..* was in it") as refused:
+        slices.has_vanished(shard, listed, corpus)
+    assert refused.value.where == str(tmp_path / folder)
+    (tmp_path / folder).unlink()
+    (tmp_path / folder).mkdir()
+    assert slices.has_vanished(shard, listed, corpus), "the folder is empty"
+
+
+def test_a_file_is_gone_when_its_folder_became_a_file_that_is_read(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(lines({"text": "a"}))
+    corpus = Corpus(path=str(tmp_path))
+    listed = {shard.shard_id: shard for shard in shards_of(corpus)}
+    assert slices.has_vanished("a.jsonl/part.jsonl", listed, corpus)
+
+
+@pytest.mark.parametrize("names", ["real.txt", "corpus/link.txt", "corpus/other.txt", "outside.txt"])
+def test_the_list_of_withdrawn_documents_is_no_document_by_whatever_link_it_is_named(tmp_path, names):
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.txt").write_text("text")
+    (tmp_path / "real.txt").write_text("0" * 32)
+    for link in ("corpus/link.txt", "corpus/other.txt", "outside.txt"):
+        (tmp_path / link).symlink_to(tmp_path / "real.txt")
+    corpus = Corpus(path=str(tmp_path / "corpus"), withdrawn=str(tmp_path / names))
+    assert [shard.shard_id for shard in shards_of(corpus)] == ["a.txt"]
+
+
 def test_a_folder_with_nothing_but_the_list_of_withdrawn_documents_is_refused(tmp_path):
     (tmp_path / "withdrawn.jsonl").touch()
     with pytest.raises(InputError, match="holds no readable file"):

@@ -1,6 +1,8 @@
 """Which files are shards, and under which names."""
 
+import contextlib
 import os
+import socket
 from unittest import mock
 
 import fsspec
@@ -33,11 +35,83 @@ def test_a_filesystem_other_than_the_local_one():
     assert (file.name, file.bytes) == ("deep/a.txt", 7)
 
 
-def test_links_to_files_are_files_and_a_loop_of_links_ends(tmp_path):
-    put(tmp_path, ["a.txt", "sub/b.txt"])
-    (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
-    (tmp_path / "sub" / "loop.txt").symlink_to(tmp_path)
-    assert [file.name for file in list_source_files(str(tmp_path))] == ["a.txt", "link.txt", "sub/b.txt"]
+def test_links_to_files_are_files(tmp_path):
+    put(tmp_path / "real", ["a.txt", "sub/b.txt"])
+    (tmp_path / "real" / "link.txt").symlink_to(tmp_path / "real" / "a.txt")
+    (tmp_path / "path").symlink_to(tmp_path / "real")
+    names = [file.name for file in list_source_files(str(tmp_path / "path"))]
+    assert names == ["a.txt", "link.txt", "sub/b.txt"], "the path itself may be a link"
+
+
+NO_FILES = {
+    "a link to a folder": lambda place: place.symlink_to(place.parents[2] / "elsewhere"),
+    "a link to a folder above": lambda place: place.symlink_to(place.parent),
+    "a link to a device": lambda place: place.symlink_to(os.devnull),
+    "a pipe": os.mkfifo,
+    "a socket": lambda place: bind(place),
+}
+
+
+def bind(place):
+    with socket.socket(socket.AF_UNIX) as bound, contextlib.chdir(place.parent):
+        bound.bind(place.name)
+
+
+@pytest.mark.parametrize("lists", [list_source_files, list_query_files])
+@pytest.mark.parametrize("name", ["b.jsonl", "b"])
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_what_is_neither_a_file_nor_a_folder_is_an_error_by_name(tmp_path, lists, name, kind):
+    """A file or a folder that was there may have been moved behind it, so it must not count as deleted."""
+    put(tmp_path, ["listed/a.jsonl", "listed/sub/c.jsonl", "elsewhere/b.jsonl"])
+    place = tmp_path / "listed" / "sub" / name
+    NO_FILES[kind](place)
+    with pytest.raises(InputError, match=r"is a link to a folder|is not a regular file") as refused:
+        lists(str(tmp_path / "listed"))
+    assert refused.value.where == str(place)
+    assert "Put the folder itself there" in refused.value.remedy or "Put a file or a folder" in refused.value.remedy
+    place.rename(place.with_name(f".{name}"))
+    assert len(lists(str(tmp_path / "listed"))) == 2, "what is hidden is passed over"
+
+
+@pytest.mark.parametrize("lists", [list_source_files, list_query_files])
+@pytest.mark.parametrize("inside", [[], ["notes.xyz"], [".hidden.jsonl"], ["deep/x.xyz"]])
+def test_a_folder_in_the_place_of_a_file_is_an_error_by_name(tmp_path, lists, inside):
+    """Mounting a file that does not exist makes such a folder."""
+    put(tmp_path, ["a.jsonl"])
+    (tmp_path / "b.jsonl").mkdir()
+    put(tmp_path / "b.jsonl", inside)
+    with pytest.raises(InputError, match="is a folder with the name of a file") as refused:
+        lists(str(tmp_path))
+    assert refused.value.where == str(tmp_path / "b.jsonl")
+    put(tmp_path / "b.jsonl", ["part.jsonl"])
+    assert [file.name for file in lists(str(tmp_path))] == ["a.jsonl", "b.jsonl/part.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["b.jsonl", "b"])
+@pytest.mark.parametrize(
+    ("target", "problem"), [("directory", "is a link to a folder"), ("other", "is not a regular file")]
+)
+def test_what_is_no_file_behind_a_url_is_an_error_by_name(name, target, problem):
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/linked/a.jsonl", b"a")
+    entry = {"name": f"/linked/{name}", "size": 0, "type": "link"}
+    ls, info = type(memory).ls, type(memory).info
+
+    def with_entry(self, path, **options):
+        return [*ls(self, path, **options), entry]
+
+    def followed(self, path, **options):
+        return entry | {"type": target} if path == entry["name"] else info(self, path, **options)
+
+    with mock.patch.multiple(type(memory), ls=with_entry, info=followed):
+        for lists in (list_source_files, list_query_files):
+            with pytest.raises(InputError, match=problem) as refused:
+                lists("memory://linked")
+            assert refused.value.where == f"memory:///linked/{name}"
+    memory.mkdir("/linked/c.jsonl")
+    with pytest.raises(InputError, match="is a folder with the name of a file"):
+        list_source_files("memory://linked")
+    memory.rmdir("/linked/c.jsonl")
 
 
 @pytest.mark.parametrize("lists", [list_source_files, list_query_files])
@@ -178,6 +252,17 @@ def test_a_folder_that_is_missing_or_has_nothing_to_read(tmp_path):
         list_source_files(str(tmp_path / "a.xyz"))
     with pytest.raises(InputError, match="cannot be opened"):
         list_source_files("nosuchprotocol://bucket/folder")
+
+
+@pytest.mark.parametrize("lists", [list_source_files, list_query_files])
+@pytest.mark.parametrize("kind", ["a link to a device", "a pipe", "a socket"])
+def test_a_path_that_is_neither_a_file_nor_a_folder_is_refused_without_waiting_for_it(tmp_path, lists, kind):
+    (tmp_path / "deep").mkdir()
+    place = tmp_path / "deep" / "q.jsonl"
+    NO_FILES[kind](place)
+    with pytest.raises(InputError, match=r"is not a regular file|not a folder") as refused:
+        lists(str(place))
+    assert refused.value.where == str(place)
 
 
 def test_query_files_are_a_folder_of_jsonl_or_one_file(tmp_path):

@@ -1,6 +1,7 @@
 """The list of withdrawn documents: what it may hold."""
 
 import json
+import os
 
 import pytest
 
@@ -9,6 +10,15 @@ from influence_assets.errors import InputError
 
 IDS = [f"{n:032x}" for n in range(1, 40)]
 NOON = "2025-01-31T12:00:00+00:00"
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.jsonl", "list.jsonl.gz"])
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.symlink_to(os.devnull)])
+def test_a_list_that_is_not_a_regular_file_is_refused_without_waiting_for_it(tmp_path, name, put):
+    put(tmp_path / name)
+    with pytest.raises(InputError, match="is not a regular file") as refused:
+        read_withdrawn(tmp_path / name)
+    assert refused.value.where == str(tmp_path / name)
 
 
 def test_rows_of_a_jsonl_list(tmp_path):

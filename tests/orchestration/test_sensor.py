@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -80,6 +81,19 @@ def test_a_broken_folder_skips_the_tick_and_says_why(located):
     assert "'a|b.txt': the name contains '|'. Rename the file" in tick.skip_message
     (located.path.parent / "corpus").rename(located.path.parent / "elsewhere")
     assert "corpus: no such folder. Set corpus.path" in located.sense().skip_message
+
+
+def test_a_file_in_the_place_of_a_folder_skips_the_tick_and_nothing_is_reported_as_gone(located):
+    located.sense()
+    folder = located.path.parent / "corpus" / Path(COAST).parent
+    folder.rename(located.path.parent / "elsewhere")
+    folder.write_text("no folder")
+    tick = located.sense()
+    assert f"{folder}: is not a folder, though {COAST} was in it" in tick.skip_message
+    assert not tick.asset_events
+    folder.unlink()
+    (located.path.parent / "elsewhere").rename(folder)
+    assert not located.sense().asset_events
 
 
 def test_files_are_observed_when_their_content_is_new(located):

@@ -46,6 +46,41 @@ def test_any_overlap_is_refused_with_both_keys_and_a_remedy(folder, key, root, v
     assert "Give storage.root a folder of its own" in refused.value.remedy
 
 
+def with_part(folder, root, key, value):
+    described = smallest() | {"storage": {"root": root}}
+    if key == "corpus.withdrawn":
+        described["corpus"] = {"path": "c", "withdrawn": value}
+    else:
+        described["extensions"] = ["m", value]
+    return Study.load(written(folder, described))
+
+
+@pytest.mark.parametrize("key", ["corpus.withdrawn", "extensions.1"])
+@pytest.mark.parametrize(
+    ("value", "relation"),
+    [
+        ("data", "is the same as"),
+        ("data/deep", "holds"),
+        ("data/withdrawn.jsonl", "holds"),
+        ("link/deep", "holds"),
+        ("list", "holds"),
+    ],
+)
+def test_a_list_or_an_extension_in_the_store_is_refused(folder, key, value, relation):
+    """The store writes a file of its own under the name `withdrawn.jsonl`."""
+    (folder / "list").symlink_to(folder / "data" / "deep")
+    with pytest.raises(InputError) as refused:
+        with_part(folder, "data", key, value)
+    assert refused.value.where == f"storage.root and {key}"
+    assert f"the store {folder / 'data'} {relation} {folder / 'data'}" in refused.value.problem
+    assert "Give storage.root a folder of its own" in refused.value.remedy
+
+
+def test_a_store_may_lie_in_an_extension_and_beside_a_list(folder):
+    assert with_part(folder, "data/store", "extensions.1", "data")
+    assert with_part(folder, "data/store", "corpus.withdrawn", "data/withdrawn.jsonl")
+
+
 def test_the_studys_own_folder_is_no_store(folder):
     with pytest.raises(InputError, match=r"storage\.root and corpus\.path: the store .* holds .*/c\."):
         loaded(folder, ".", "corpus.path", "c")

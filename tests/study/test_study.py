@@ -1,7 +1,10 @@
 """study.yaml: what is refused and how that is said, what is taken, and that its documentation is true."""
 
+import json
 import math
+import os
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -128,6 +131,24 @@ def test_an_impossible_value_is_refused_with_its_key_and_what_is_allowed(tmp_pat
     assert refused.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "wrong"),
+    [
+        ("curvature.modules", [1], ["0"]),
+        ("curvature.modules", [1, "*.mlp.*", None], ["0", "2"]),
+        ("curvature.modules", [["*.mlp.*"]], ["0"]),
+        ("scores.baselines", [3], ["0"]),
+        ("automation.owners", ["me"], ["0"]),
+        ("extensions", [1, ""], ["0", "1"]),
+    ],
+)
+def test_a_wrong_item_is_named_and_not_the_list_that_holds_it(tmp_path, key, value, wrong):
+    with pytest.raises(InputError) as refused:
+        Study.load(written(tmp_path, with_value(key, value)))
+    assert re.findall(r"`([\w.]+)` = ", refused.value.problem) == [f"{key}.{number}" for number in wrong]
+    assert "not 0" not in refused.value.problem
+
+
 def test_every_key_is_tried_with_an_impossible_value():
     """A key added to the study must be added above; `name` and paths included."""
     tried = {key.removesuffix(".0").removesuffix(".1") for key, _, _ in REFUSED}
@@ -196,6 +217,100 @@ def test_what_is_no_study_is_refused(tmp_path):
             Study.load(path)
     with pytest.raises(InputError, match="cannot be read"):
         Study.load(tmp_path)
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.symlink_to(os.devnull), Path.mkdir])
+def test_a_study_that_is_not_a_regular_file_is_refused_without_waiting_for_it(tmp_path, put):
+    put(tmp_path / "study.yaml")
+    with pytest.raises(InputError, match=r"not a regular file.*A study is a UTF-8 YAML file"):
+        Study.load(tmp_path / "study.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "first", "second"),
+    [
+        ("name: wiki\nname: other\n", "name", 1, 2),
+        ("corpus:\n  path: c\n  text_column: t\n  path: d\n", "path", 2, 4),
+        ("corpus: {path: c}\nqueries: {path: q}\n'corpus': {path: d}\n", "corpus", 1, 3),
+        ("x: [{a: 1, b: 2, a: 3}]\n", "a", 1, 1),
+        ("1: a\n1: b\n", "1", 1, 2),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused_with_its_lines(tmp_path, text, key, first, second):
+    path = tmp_path / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as refused:
+        Study.load(path)
+    assert refused.value.where == str(path)
+    assert refused.value.problem == f"`{key}` is given twice, on line {first} and on line {second}"
+
+
+def test_a_merged_key_may_be_given_again(tmp_path):
+    path = written(tmp_path, smallest())
+    model = "model: {train: {<<: &base {epochs: 2, seed: 1}, epochs: 3}}\n"
+    path.write_text(path.read_text().replace("model:\n  path: m\n", model))
+    assert Study.load(path).model.train.epochs == 3
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2024-13-45", "2024-02-30", "2024-01-01 25:00:00", "!!int x", "!!int ''", "!!float x", "!!bool x",
+        "!!timestamp x", "!!binary é", "!!python/object:os.system {}", "{[1]: 2}", "{{}: 2}", "*none",
+        "[" * 3000 + "]" * 3000, "{a: " * 3000 + "}" * 3000, "\x00", "\t- x",
+    ],
+)  # fmt: skip
+def test_yaml_that_cannot_be_built_is_one_paragraph(tmp_path, value):
+    path = tmp_path / "study.yaml"
+    path.write_text(f"name: wiki\nx: {value}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"is not YAML \(.*(line 2|position)|is nested too deeply") as refused:
+        Study.load(path)
+    assert refused.value.where == str(path)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 800
+
+
+PATHS = ["corpus.path", "corpus.withdrawn", "model.path", "queries.path", "storage.root", "extensions.0"]
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        ("~no-such-user/x", "the home folder ~no-such-user is not known"),
+        ("~no-such-user", "the home folder ~no-such-user is not known"),
+        ("a\0b", "cannot contain a NUL character"),
+        ("a\ud800b", "valid string"),
+    ],
+)
+@pytest.mark.parametrize("key", PATHS)
+def test_what_cannot_be_a_path_is_refused_with_its_key(tmp_path, key, path, problem):
+    written_at = key.removesuffix(".0")
+    described = with_value(written_at, [path] if written_at != key else path)
+    (tmp_path / "study.yaml").write_text(json.dumps(described), encoding="utf-8")
+    with pytest.raises(InputError, match=f"`{key}` = .*{problem}"):
+        Study.load(tmp_path / "study.yaml")
+
+
+def test_every_path_is_tried():
+    """A path added to the study must be added above."""
+    documented = set(re.findall(r"^\| `([\w.]+)` \| .*(?:[Ff]older|file with|URL of one)", reference(), re.MULTILINE))
+    assert {"corpus.path", "storage.root"} <= documented
+    assert documented - {"compute.executor"} <= {key.removesuffix(".0") for key in PATHS}
+
+
+@pytest.mark.parametrize("key", PATHS[:-1])
+@pytest.mark.parametrize("path", ["n" * 300, "loop/x"])
+def test_a_path_that_cannot_be_examined_waits_for_who_reads_it(tmp_path, key, path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert Study.load(written(tmp_path, with_value(key, path)))
+
+
+@pytest.mark.parametrize("path", ["~no-such-user/study.yaml", "a\0b", "a\ud800b", "n" * 300, "loop"])
+def test_a_study_at_what_cannot_be_a_path_is_refused(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    with pytest.raises(InputError, match=r"is not a path|cannot be read"):
+        Study.load(path)
 
 
 def test_empty_sections_have_their_defaults(tmp_path):

@@ -25,6 +25,7 @@ def status(study: StudyOption = HERE) -> None:
     """Show shards, the generation, and what is missing or stale."""
     from influence_assets.assets import open_workspace
     from influence_assets.cli.drift import drift_proposal
+    from influence_assets.cli.vanished import print_vanished
     from influence_assets.engine.bring_up import drift
     from influence_assets.engine.plan import plan, state_rows
     from influence_assets.engine.versions import Versions
@@ -42,6 +43,8 @@ def status(study: StudyOption = HERE) -> None:
     console.print(_generations(versions))
     if (measured := drift(versions)) is not None:
         console.print(drift_proposal(measured), soft_wrap=True)
+    if workspace.vanished:
+        print_vanished(workspace.vanished, console)
     if withdrawn := len(workspace.withdrawn.entries):
         console.print(f"{withdrawn} {'document is' if withdrawn == 1 else 'documents are'} listed as withdrawn.")
     if any(state.outstanding for state in states):
