@@ -86,9 +86,18 @@ def discover(package: str, attribute: str, part_type: type[Part]) -> dict[str, P
     Raises:
         InputError: a file cannot be imported, an attribute holds something else, or two parts have the same name.
     """
+    return _parts(_modules(package), attribute, part_type)
+
+
+def own_parts(package: str, attribute: str, part_type: type[Part]) -> dict[str, Part]:
+    """Return the package's own parts of a room by name; no code of an extension is executed."""
+    return _parts(_own_modules(package), attribute, part_type)
+
+
+def _parts(modules: Iterable[ModuleType], attribute: str, part_type: type[Part]) -> dict[str, Part]:
     parts: dict[str, Part] = {}
     origins: dict[str, str] = {}
-    for module in _modules(package):
+    for module in modules:
         part = getattr(module, attribute, None)
         if part is None:
             continue
@@ -105,15 +114,19 @@ def discover(package: str, attribute: str, part_type: type[Part]) -> dict[str, P
 
 def _modules(package: str) -> Iterator[ModuleType]:
     """Yield the modules of a room, each once."""
-    for module in iter_modules(import_module(package).__path__):
-        if not module.name.startswith("_"):
-            yield import_module(f"{package}.{module.name}")
+    yield from _own_modules(package)
     room = package.rpartition(".")[2]
     for folder in extension_folders():
         for file in sorted((folder / room).glob("[!._]*.py")):
             yield _load(file, room)
     for entry in sorted(entry_points(group=package), key=lambda entry: entry.name):
         yield _load_entry_point(entry)
+
+
+def _own_modules(package: str) -> Iterator[ModuleType]:
+    for module in iter_modules(import_module(package).__path__):
+        if not module.name.startswith("_"):
+            yield import_module(f"{package}.{module.name}")
 
 
 def _load(file: Path, room: str) -> ModuleType:

@@ -71,7 +71,7 @@ class Workspace:
     @property
     def catalogue(self) -> Path:
         """The DuckDB file."""
-        return catalogue_path(self.study)
+        return self.store.backend.local_root / CATALOGUE
 
     @cached_property
     def listed(self) -> dict[str, Shard]:
