@@ -8,7 +8,6 @@ import polars as pl
 
 from influence_assets.corpus.withdrawn import Withdrawal
 from influence_assets.engine.catalogue import published_content
-from influence_assets.engine.store_list import StoreList
 from influence_assets.engine.tombstones import Tombstones
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError, StorageError
@@ -28,8 +27,18 @@ def withdraw(workspace: Workspace, document_ids: Sequence[str], reason: str) -> 
         StorageError: the list cannot be read or written.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    entries = [Withdrawal(document_id, reason, now) for document_id in document_ids]
-    return StoreList(workspace.store.backend).add(entries)
+    return workspace.store_list.add([Withdrawal(document_id, reason, now) for document_id in document_ids])
+
+
+def restore(workspace: Workspace, document_ids: Sequence[str], reason: str) -> list[Withdrawal]:
+    """Write a damaged list anew, and return it: what is still known of it, and these documents.
+
+    Raises:
+        InputError: an id is not a document's id.
+        StorageError: the list cannot be read or written.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return workspace.store_list.restore([Withdrawal(document_id, reason, now) for document_id in document_ids])
 
 
 def reinstate(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
@@ -38,7 +47,7 @@ def reinstate(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
     Raises:
         StorageError: the list cannot be read or written.
     """
-    return StoreList(workspace.store.backend).remove(document_ids)
+    return workspace.store_list.remove(document_ids)
 
 
 def retract(workspace: Workspace, document_ids: Collection[str] | None = None) -> list[str]:
@@ -86,17 +95,17 @@ def tombstones_of(workspace: Workspace, document_ids: Sequence[str]) -> pl.DataF
 
 
 def _entries(workspace: Workspace) -> Mapping[str, Withdrawal]:
-    """Return all withdrawals; without those of the study's own list if it cannot be read."""
+    """Return all withdrawals; without the study's list if it cannot be read, or if the store's is doubtful."""
     try:
         return workspace.withdrawn.entries
-    except InputError:
-        return StoreList(workspace.store.backend).entries()
+    except (InputError, StorageError):
+        return workspace.store_list.entries()
 
 
 def _listed_by(workspace: Workspace, entries: Mapping[str, Withdrawal]) -> Mapping[str, str]:
     try:
         return workspace.withdrawn.listed_by
-    except InputError:
+    except (InputError, StorageError):
         return dict.fromkeys(entries, "store")
 
 

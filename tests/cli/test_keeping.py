@@ -18,6 +18,7 @@ import yaml
 from influence_assets.assets import open_workspace
 from influence_assets.cli import study_runs
 from influence_assets.cli.console import console
+from influence_assets.engine.fingerprint import fingerprint
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import StorageError
 from influence_assets.extensions import EXTENSIONS
@@ -477,6 +478,37 @@ def test_a_damaged_list_is_reported_and_no_text_comes_back(study, traces):
     assert ended.code == 0
     assert f"Withdrawn documents: {path} is missing, although tombstones name documents of it." in ended.out
     assert traces.found(study) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [b"", b"\0" * 200, b"}{\n"])
+def test_a_list_without_a_whole_copy_stops_everything_but_a_takedown_until_it_is_restored(study, content):
+    """The catalogue and the artifacts still know of what was withdrawn, but not of what no shard had."""
+    assert influence("forget", "--document", document_id(GULLS), "--study", study).code == 0
+    assert influence("forget", "--only-list", "--document", "0" * 32, "--study", study).code == 0
+    store = study.parent / "store"
+    for name in ("withdrawn.jsonl", "tombstones.jsonl"):
+        for path in (store / name, store / ".copies" / name):
+            path.write_bytes(content)
+    for command in ("run", "status", "gc", "plan"):
+        ended = influence(command, "--study", study)
+        assert ended.code == 1, command
+        assert f"{store / 'withdrawn.jsonl'} and {store / '.copies' / 'withdrawn.jsonl'}: neither is" in ended.error
+        assert "influence forget --restore" in ended.error
+    assert "influence forget --restore" in influence("verify", "--study", study).out
+    with pytest.raises(StorageError, match="influence forget --restore"):  # what the sensor looks at
+        fingerprint(workspace(study))
+    tower = document_id(studies.COAST_ROWS[0]["text"])
+    ended = influence("forget", "--document", tower, "--study", study)
+    assert ended.code == 1
+    assert "Listed as withdrawn: 1" in ended.out
+    assert titles(study) == {row["title"] for row in studies.TRADES_ROWS}
+    assert influence("run", "--study", study).code == 1, "a takedown does not say that the list is complete"
+    ended = influence("forget", "--restore", "--document", "0" * 32, "--study", study)
+    assert ended.code == 0, ended.err
+    assert all(one in ended.out for one in (tower, document_id(GULLS), "0" * 32, "names 3 documents"))
+    assert influence("run", "--study", study).code == 0
+    assert titles(study) == ALL_TITLES - {"Gulls", "Tower"}
 
 
 def test_a_document_is_used_again_on_purpose(study):

@@ -9,6 +9,8 @@ from rich.markup import escape
 
 from influence_assets.cli.command import HERE, Command, StudyOption
 from influence_assets.cli.console import console
+from influence_assets.cli.escaping import visible
+from influence_assets.cli.figures import counted
 from influence_assets.errors import InputError
 from influence_assets.study import Study
 
@@ -19,7 +21,7 @@ T = TypeVar("T")
 
 
 def forget(
-    document: Annotated[list[str], typer.Option(help="A document_id; give the option once for each.")],
+    document: Annotated[list[str] | None, typer.Option(help="A document_id; give the option once for each.")] = None,
     reason: Annotated[str, typer.Option(help="Why; it stays in the tombstone.")] = "withdrawn",
     *,
     only_list: Annotated[
@@ -28,13 +30,23 @@ def forget(
     undo: Annotated[
         bool, typer.Option("--undo", help="Take them off the list again; the next run uses their texts.")
     ] = False,
+    restore: Annotated[
+        bool,
+        typer.Option("--restore", help="Write the damaged list anew: what is known of it, and these documents."),
+    ] = False,
     study: StudyOption = HERE,
 ) -> None:
     """Withdraw documents: out of every table at once, then out of every array and from the disk."""
     from influence_assets.assets import open_without_extensions
     from influence_assets.upkeep.forget import withdraw
 
+    if not document and not restore:
+        raise InputError("forget", "no document is named", "Name one with `--document ID`.")
+    document = document or []
     loaded = Study.load(study, needs_extensions=False)
+    if restore:
+        _restore(loaded, document, reason)
+        return
     if undo:
         _reinstate(loaded, document)
         return
@@ -60,6 +72,18 @@ def _reinstate(study: Study, document_ids: list[str]) -> None:
     still = [document_id for document_id in document_ids if document_id in workspace.withdrawn.entries]
     if still:
         console.print(f"corpus.withdrawn still names {', '.join(map(escape, still))}.", soft_wrap=True)
+
+
+def _restore(study: Study, document_ids: list[str], reason: str) -> None:
+    """Write the store's list anew, and print it, so that a person sees which documents are missing."""
+    from influence_assets.assets import open_without_extensions
+    from influence_assets.upkeep.forget import restore
+
+    listed = restore(open_without_extensions(study), document_ids, reason)
+    console.print(f"The list was written anew and names {counted(len(listed), 'document')}:")
+    for one in listed:
+        console.print(f"  {one.document_id}  {escape(visible(one.reason))}", soft_wrap=True)
+    console.print("`influence run` takes them out of every table, `influence gc` from the disk.")
 
 
 def _take_out(study: Study, document_ids: list[str], path: Path) -> bool:
@@ -95,8 +119,6 @@ def _take_out(study: Study, document_ids: list[str], path: Path) -> bool:
 
 def _attempted(purpose: str, attempt: Callable[[], T]) -> T | None:
     """Return an attempt's result or, if it fails, print why and return None, so that later steps are tried too."""
-    from influence_assets.cli.escaping import visible
-
     try:
         return attempt()
     except Exception as error:  # noqa: BLE001  # a damaged database of Dagster, for example, can raise anything
