@@ -30,7 +30,8 @@ class Collected:
     Args:
         removed: artifacts that are removed entirely.
         reduced: artifacts of which only the manifest is kept, because something published was computed from them.
-        kept_back: artifacts with withdrawn documents that are still published, and so are kept until the next run.
+        kept_back: artifacts of withdrawn documents or vanished files that are still published, and so are kept until
+            the next run.
         bytes: the bytes that are freed.
         catalogue_rebuilt: whether the DuckDB file was rebuilt, so that it holds no deleted rows.
     """
