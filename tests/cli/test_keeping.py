@@ -446,6 +446,22 @@ def test_after_a_takedown_the_fault_is_named_and_the_run_that_follows_its_remova
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("content", [b"garbage", b"garbage\n" * 1000, bytes(8192)])
+@pytest.mark.parametrize("name", ["dagster.yaml", "history/runs.db", "history/runs/index.db"])
+def test_a_broken_dagster_store_is_one_paragraph_with_its_remedy(study, name, content):
+    home = study.parent / "store" / ".dagster"
+    (home / name).write_bytes(content)
+    studies.write_jsonl(study.parent / "queries" / studies.SECOND, [{"prompt": "The bell", "completion": " rings"}])
+    ended = influence("run", "--study", study)
+    assert ended.code == 1
+    assert "Traceback" not in ended.out + ended.err
+    assert f"Error {home}: Dagster cannot use what it keeps there" in ended.error
+    assert "Move this folder aside and run again" in ended.error
+    home.rename(study.parent / "aside")
+    assert influence("run", "--study", study).code == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [break_dagster, break_corpus])
 def test_a_document_is_taken_down_whatever_else_is_broken(study, broken):
     broken(study)
