@@ -9,7 +9,7 @@ import typer
 
 from influence_assets.cli.command import Command
 from influence_assets.errors import InputError
-from influence_assets.extensions import discover, own_parts
+from influence_assets.extensions import HYPHENATED_NAME, discover, own_parts
 
 ROOM = "influence_assets.cli.commands"
 
@@ -30,9 +30,9 @@ def build_app(name: str | None = None) -> typer.Typer:
         rich_markup_mode="rich",
     )
     try:
-        commands = discover(ROOM, "COMMAND", Command)
+        commands = discover(ROOM, "COMMAND", Command, HYPHENATED_NAME)
     except InputError:
-        commands = own_parts(ROOM, "COMMAND", Command)
+        commands = own_parts(ROOM, "COMMAND", Command, HYPHENATED_NAME)
         if name not in commands or commands[name].needs_extensions:
             raise
     for command in sorted(commands.values(), key=lambda command: (command.rank, command.name)):
