@@ -14,6 +14,7 @@ Files whose names begin with an underscore or a dot are ignored, and so are thos
 
 import hashlib
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from importlib import import_module
@@ -28,6 +29,10 @@ from influence_assets.errors import InputError
 
 EXTENSIONS = "INFLUENCE_EXTENSIONS"
 """The environment variable that lists extension folders, separated as in PATH."""
+
+PART_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+"""What names of parts are like, because they stand in paths, in SQL and in Dagster."""
+HYPHENATED_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 MODULE_PREFIX = "influence_extensions"
 
@@ -74,7 +79,9 @@ def _refuse_missing(folders: Iterable[Path], where: str) -> None:
             raise InputError(where, f"{folder} is not a folder", "Name a folder that exists, or leave it out.")
 
 
-def discover(package: str, attribute: str, part_type: type[Part]) -> dict[str, Part]:
+def discover(
+    package: str, attribute: str, part_type: type[Part], names: re.Pattern[str] = PART_NAME
+) -> dict[str, Part]:
     """Return the parts of a room by name: the package's own first, then those of folders, then installed ones.
 
     Args:
@@ -82,13 +89,28 @@ def discover(package: str, attribute: str, part_type: type[Part]) -> dict[str, P
             of extension folders.
         attribute: the module attribute that holds the part.
         part_type: what the part must be an instance of.
+        names: what the part's name must be like.
 
     Raises:
-        InputError: a file cannot be imported, an attribute holds something else, or two parts have the same name.
+        InputError: a file cannot be imported, an attribute holds something else, a part's name is not allowed, or two
+            parts have the same name.
     """
+    return _parts(_modules(package), attribute, part_type, names)
+
+
+def own_parts(
+    package: str, attribute: str, part_type: type[Part], names: re.Pattern[str] = PART_NAME
+) -> dict[str, Part]:
+    """Return the package's own parts of a room by name; no code of an extension is executed."""
+    return _parts(_own_modules(package), attribute, part_type, names)
+
+
+def _parts(
+    modules: Iterable[ModuleType], attribute: str, part_type: type[Part], names: re.Pattern[str]
+) -> dict[str, Part]:
     parts: dict[str, Part] = {}
     origins: dict[str, str] = {}
-    for module in _modules(package):
+    for module in modules:
         part = getattr(module, attribute, None)
         if part is None:
             continue
@@ -97,6 +119,9 @@ def discover(package: str, attribute: str, part_type: type[Part]) -> dict[str, P
             raise InputError(
                 origin, f"{attribute} is a {type(part).__name__}", f"Make it an instance of {part_type.__name__}."
             )
+        if not (isinstance(part.name, str) and names.fullmatch(part.name)):
+            remedy = "Begin it with a lowercase letter; use at most 63 lowercase letters, digits and _."
+            raise InputError(origin, f"{attribute}.name is {part.name!r}", remedy)
         if part.name in parts:
             raise InputError(origin, f"{part.name!r} is already defined by {origins[part.name]}", "Rename one of them.")
         parts[part.name], origins[part.name] = part, origin
@@ -105,15 +130,19 @@ def discover(package: str, attribute: str, part_type: type[Part]) -> dict[str, P
 
 def _modules(package: str) -> Iterator[ModuleType]:
     """Yield the modules of a room, each once."""
-    for module in iter_modules(import_module(package).__path__):
-        if not module.name.startswith("_"):
-            yield import_module(f"{package}.{module.name}")
+    yield from _own_modules(package)
     room = package.rpartition(".")[2]
     for folder in extension_folders():
         for file in sorted((folder / room).glob("[!._]*.py")):
             yield _load(file, room)
     for entry in sorted(entry_points(group=package), key=lambda entry: entry.name):
         yield _load_entry_point(entry)
+
+
+def _own_modules(package: str) -> Iterator[ModuleType]:
+    for module in iter_modules(import_module(package).__path__):
+        if not module.name.startswith("_"):
+            yield import_module(f"{package}.{module.name}")
 
 
 def _load(file: Path, room: str) -> ModuleType:

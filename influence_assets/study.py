@@ -324,10 +324,14 @@ class Study(_Section):
         return {key: value for key, value in described.items() if value is not None or key not in optional}
 
     @classmethod
-    def load(cls, path: str | Path) -> "Study":
+    def load(cls, path: str | Path, *, needs_extensions: bool = True) -> "Study":
         """Read and validate a study file; relative paths in it are relative to its folder.
 
         From now on, the parts in its `extensions` are discovered in this process.
+
+        Args:
+            path: the file.
+            needs_extensions: whether to refuse a study that names an extension folder that does not exist.
 
         Raises:
             InputError: the file cannot be read, a key or value is not allowed, or the store overlaps with a source.
@@ -352,7 +356,8 @@ class Study(_Section):
             raise _readable(path, error) from None
         study = study.resolved(path.parent)
         study.refuse_overlaps()
-        add_folders(map(Path, study.extensions))
+        folders = map(Path, study.extensions)
+        add_folders(folder for folder in folders if needs_extensions or folder.is_dir())
         return study
 
     def refuse_overlaps(self) -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from influence_assets import extensions
+from influence_assets.corpus.source_format import source_formats
 from influence_assets.errors import InputError
 from influence_assets.extensions import EXTENSIONS, MODULE_PREFIX, add_folders, discover, extension_folders
 
@@ -190,6 +191,31 @@ def test_a_part_of_another_type_is_refused(folder):
     with pytest.raises(InputError) as refused:
         lamps()
     assert str(refused.value) == f"{file}: LAMP is a str. Make it an instance of Lamp."
+
+
+@pytest.mark.parametrize(
+    "name", ["", 5, None, "../x", "a/b", "a b", "x[y]", "A", "_a", "1a", "a-b", "é", "a\n", "a" * 64]
+)
+def test_a_part_whose_name_cannot_stand_in_a_path_or_in_sql_is_refused(folder, name):
+    file = write(folder / ROOM / "odd.py", LAMP.format(name))
+    with pytest.raises(InputError) as refused:
+        lamps()
+    assert (refused.value.where, refused.value.problem) == (str(file), f"LAMP.name is {name!r}")
+    if name == "a-b":
+        assert "a-b" in discover(ROOM, "LAMP", Lamp, extensions.HYPHENATED_NAME), "as commands have them"
+
+
+@pytest.mark.parametrize("suffixes", [".log", [".log"], ("",), ("log",), (".",), (5,), None])
+def test_a_format_whose_suffixes_are_not_endings_of_names_is_refused(folder, suffixes):
+    content = f"""
+        from influence_assets.corpus.source_format import SourceFormat
+        def rows(*_): ...
+        FORMAT = SourceFormat(name="log", suffixes={suffixes!r}, rows=rows, columns=rows)
+    """
+    file = write(folder / "formats" / "log.py", content)
+    with pytest.raises(InputError, match=r"the suffixes of log are .*\. Make them a tuple of strings") as refused:
+        source_formats()
+    assert refused.value.where == str(file)
 
 
 def test_two_parts_of_the_same_name_are_refused_with_both_places(folder, tmp_path):

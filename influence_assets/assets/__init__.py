@@ -10,7 +10,7 @@ from pathlib import Path
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.graph import AssetGraph
 from influence_assets.engine.workspace import Workspace
-from influence_assets.extensions import discover, extension_folders
+from influence_assets.extensions import discover, extension_folders, own_parts
 from influence_assets.methods.registry import methods_of
 from influence_assets.storage.catalogue.statements import use_folders
 from influence_assets.study import Study
@@ -41,6 +41,24 @@ def open_workspace(study: Study) -> Workspace:
     """
     methods_of(study)  # raises now if the study names an unknown method
     return Workspace(study, asset_graph)
+
+
+def open_without_extensions(study: Study) -> Workspace:
+    """Return a view of a study's store that needs neither its methods nor the code of extensions.
+
+    It is enough to withdraw documents, which must not wait for an unrelated fault, and computes nothing.
+
+    Raises:
+        InputError: the store cannot be written, or belongs to another study.
+        StorageError: the store was written by another version.
+    """
+    return Workspace(study, own_graph)
+
+
+@lru_cache(maxsize=1)
+def own_graph() -> AssetGraph:
+    """Return the graph of the package's own assets."""
+    return AssetGraph(own_parts(__name__, "ASSET", AssetDefinition).values(), GROUPS)
 
 
 @lru_cache(maxsize=4)

@@ -39,7 +39,7 @@ def main() -> None:
 
     code: int | str | None = 0
     try:
-        build_app()()
+        build_app(*sys.argv[1:2])()
     except (InputError, StorageError) as error:
         _print_error(str(error))
         code = 1

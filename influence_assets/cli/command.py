@@ -22,8 +22,10 @@ class Command:
         name: the name that users type.
         function: its parameters are the options, its docstring is the help; it raises `typer.Exit(1)` on failure.
         rank: its position in `influence --help`, smallest first; commands of the same rank are sorted by name.
+        needs_extensions: whether it is refused while a command of an extension cannot be loaded.
     """
 
     name: str
     function: Callable[..., None]
     rank: int = LAST
+    needs_extensions: bool = True

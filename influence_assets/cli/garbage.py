@@ -24,6 +24,7 @@ def print_collected(collected: "Collected", console: Console, *, done: bool) -> 
         console.print(f"  {escape(str(key))}", soft_wrap=True)
     if collected.kept_back:
         console.print(
-            f"[yellow]{len(collected.kept_back)} artifacts with withdrawn documents are still published.[/] "
+            f"[yellow]{len(collected.kept_back)} artifacts of withdrawn documents or vanished files are still "
+            "published.[/] "
             "Run `influence run`, then this again."
         )

@@ -33,11 +33,11 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
     warnings.filterwarnings("ignore", category=dg.PreviewWarning)
     from influence_assets.orchestration.bring_up import execute
-    from influence_assets.orchestration.instance import open_instance
+    from influence_assets.orchestration.instance import dagster_home, damage_named, open_instance
     from influence_assets.orchestration.session import Session
 
     started = time.monotonic()
-    with open_instance(study) as instance, _Display(console) as display:
+    with damage_named(dagster_home(study)), open_instance(study) as instance, _Display(console) as display:
         session = Session(study, display)
         troubles = session.published.workspace.withdrawn.repair()
         vanished = session.published.workspace.vanished

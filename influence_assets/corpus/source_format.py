@@ -58,7 +58,8 @@ def source_formats() -> tuple[SourceFormat, ...]:
     """Return all formats: the package's own, those of extension folders, and installed ones.
 
     Raises:
-        InputError: a format's file cannot be imported, or two formats have a suffix in common.
+        InputError: a format's file cannot be imported, its suffixes are not endings of names, or two formats have a
+            suffix in common.
     """
     return _discovered(tuple(extension_folders()))
 
@@ -86,9 +87,18 @@ def _discovered(_folders: tuple[Path, ...]) -> tuple[SourceFormat, ...]:
     formats = tuple(discover(ROOM, "FORMAT", SourceFormat).values())
     owners: dict[str, str] = {}
     for source_format in formats:
+        if not (isinstance(source_format.suffixes, tuple) and all(map(_is_suffix, source_format.suffixes))):
+            where = getattr(source_format.rows, "__code__", None)
+            file = where.co_filename if where is not None else f"the source format {source_format.name}"
+            problem = f"the suffixes of {source_format.name} are {source_format.suffixes!r}"
+            raise InputError(file, problem, "Make them a tuple of strings that begin with a dot, such as ('.log',).")
         for suffix in source_format.suffixes:
             owner = owners.setdefault(suffix, source_format.name)
             if owner != source_format.name:
                 problem = f"{suffix} is a suffix of {owner} and of {source_format.name}"
                 raise InputError("source formats", problem, "Remove it from one of them.")
     return formats
+
+
+def _is_suffix(suffix: object) -> bool:
+    return isinstance(suffix, str) and suffix.startswith(".") and len(suffix) > 1

@@ -1,17 +1,18 @@
 """The store's own list of withdrawn documents, which `influence forget` writes.
 
 If it were lost, withdrawn texts would be published again. So it is checksummed and kept twice; if a copy is damaged or
-lost, the tombstones are read too, and in doubt a document stays withdrawn.
+lost, the tombstones are read too, and in doubt a document stays withdrawn. If no copy is whole, the list is doubtful:
+nothing is computed until a person says which documents it named.
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from influence_assets.corpus.withdrawn import Withdrawal, parsed_withdrawal
 from influence_assets.engine.tombstones import Tombstones
-from influence_assets.errors import InputError
+from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.backend import Backend
 from influence_assets.storage.twin_files import TwinFile, Twins
 
@@ -21,9 +22,11 @@ class StoreList:
 
     Args:
         backend: the store's backend.
+        evidence: returns the withdrawals that other places know of; called only if the list is doubtful.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, evidence: Callable[[], Mapping[str, Withdrawal]] = dict) -> None:
+        self._evidence = evidence
         self.file = TwinFile(backend, "withdrawn.jsonl")
         self._tombstones = Tombstones(backend)
 
@@ -38,6 +41,37 @@ class StoreList:
         """
         return self._entries(self.file.read(), elsewhere)
 
+    def refuse_doubt(self) -> None:
+        """Raise if withdrawn documents may be missing from the list.
+
+        Raises:
+            StorageError: no copy is as it was written; or the list is missing, and so are the tombstones that would say
+                whether there was one. The error says what to do.
+        """
+        files = self._doubtful_files(self.file.read())
+        if files:
+            known = len(self.entries())
+            raise StorageError(
+                f"{' and '.join(map(str, files))}: neither is as it was written, so that documents which were "
+                "withdrawn may not be known any more. Nothing is computed or collected, because their texts could be "
+                f"published again. Documents that are still known, and stay withdrawn: {known}. Restore one of the "
+                "files from a backup; or run `influence forget --restore`, with `--document ID` for every other "
+                "document that you withdrew."
+            )
+
+    def restore(self, withdrawals: Sequence[Withdrawal]) -> list[Withdrawal]:
+        """Write the list anew: what is still known of it and these withdrawals; return all of them.
+
+        Raises:
+            InputError: one of `withdrawals` has no document_id, or a reason or date that cannot be stored.
+            StorageError: the list cannot be read or written.
+        """
+        checked = [parsed_withdrawal(asdict(withdrawal), "the withdrawal") for withdrawal in withdrawals]
+        with self.file.changing():
+            entries = {one.document_id: one for one in reversed(checked)} | self.entries()
+            self.file.write(_lines(entries.values()))
+        return list(entries.values())
+
     def add(self, withdrawals: Sequence[Withdrawal]) -> list[Withdrawal]:
         """Add the withdrawals that are not on the list yet, and return them once they are synced to disk.
 
@@ -51,7 +85,7 @@ class StoreList:
             new = {one.document_id: one for one in reversed(checked) if one.document_id not in entries}
             added = [one for one in checked if new.get(one.document_id) is one]
             if added:
-                self._write([*entries.values(), *added])
+                self._change([*entries.values(), *added])
         return added
 
     def remove(self, document_ids: Collection[str]) -> list[str]:
@@ -64,7 +98,7 @@ class StoreList:
             entries = self.entries()
             removed = [document_id for document_id in entries if document_id in set(document_ids)]
             if removed:
-                self._write([entry for document_id, entry in entries.items() if document_id not in removed])
+                self._change([entry for document_id, entry in entries.items() if document_id not in removed])
         return removed
 
     def repair(self, elsewhere: Collection[str] = ()) -> dict[Path, str]:
@@ -74,9 +108,10 @@ class StoreList:
             elsewhere: ids on the study's own list, as in `entries`.
 
         Raises:
-            StorageError: the list cannot be read or written.
+            StorageError: the list cannot be read or written, or is doubtful.
         """
         with self.file.changing():
+            self.refuse_doubt()
             twins = self.file.read()
             entries = self._entries(twins, elsewhere)
             troubles = dict(twins.troubles)
@@ -85,7 +120,7 @@ class StoreList:
                     (self.file.path, self.file.copy), "is missing, although tombstones name documents of it"
                 )
             if troubles:
-                self._write(list(entries.values()))
+                self.file.write(_lines(entries.values()))
         return troubles
 
     def _entries(self, twins: Twins, elsewhere: Collection[str]) -> dict[str, Withdrawal]:
@@ -96,10 +131,26 @@ class StoreList:
             for document_id, withdrawal in self._tombstones.withdrawn().items():
                 if document_id not in elsewhere:
                     entries.setdefault(document_id, withdrawal)
+        if self._doubtful_files(twins):
+            for document_id, withdrawal in self._evidence().items():
+                if document_id not in elsewhere:
+                    entries.setdefault(document_id, withdrawal)
         return entries
 
-    def _write(self, entries: Sequence[Withdrawal]) -> None:
-        self.file.write([json.dumps(asdict(entry), ensure_ascii=False) for entry in entries])
+    def _doubtful_files(self, twins: Twins) -> tuple[Path, ...]:
+        """Return the files because of which withdrawn documents may be missing from the list."""
+        if twins.is_doubtful:
+            return self.file.path, self.file.copy
+        tombstones = self._tombstones.file
+        return (tombstones.path, tombstones.copy) if twins.is_missing and tombstones.read().is_doubtful else ()
+
+    def _change(self, entries: Collection[Withdrawal]) -> None:
+        """Write the list after a change; a doubtful one stays so, because only a person can say that it is complete."""
+        self.file.write(_lines(entries), is_complete=not self._doubtful_files(self.file.read()))
+
+
+def _lines(entries: Collection[Withdrawal]) -> list[str]:
+    return [json.dumps(asdict(entry), ensure_ascii=False) for entry in entries]
 
 
 def _withdrawal(line: str) -> Withdrawal | None:

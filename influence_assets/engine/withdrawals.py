@@ -33,6 +33,7 @@ class Withdrawn:
         corpus: the study's `corpus` section.
         shards: returns all shards of the corpus; called when they are first needed.
         text_source: the asset that holds the documents' text.
+        store_list: the store's own list.
     """
 
     def __init__(
@@ -41,7 +42,9 @@ class Withdrawn:
         corpus: Corpus,
         shards: Callable[[], Mapping[str, Shard]],
         text_source: AssetDefinition | None,
+        store_list: StoreList,
     ) -> None:
+        self._list = store_list
         self._store = store
         self._text_source = text_source
         self._corpus = corpus
@@ -50,7 +53,12 @@ class Withdrawn:
 
     @cached_property
     def entries(self) -> dict[str, Withdrawal]:
-        """All withdrawals by document id; the store's list takes precedence over the study's."""
+        """All withdrawals by document id; the store's list takes precedence over the study's.
+
+        Raises:
+            InputError: the study's list cannot be read.
+            StorageError: the store's list is doubtful (see `StoreList.refuse_doubt`), or cannot be read.
+        """
         return {**self._study_list, **self._store_list}
 
     @cached_property
@@ -60,7 +68,8 @@ class Withdrawn:
 
     @cached_property
     def _store_list(self) -> dict[str, Withdrawal]:
-        return StoreList(self._store.backend).entries(self._study_list.keys())
+        self._list.refuse_doubt()
+        return self._list.entries(self._study_list.keys())
 
     @cached_property
     def _study_list(self) -> dict[str, Withdrawal]:
@@ -72,10 +81,9 @@ class Withdrawn:
 
         Raises:
             InputError: the study's list cannot be read.
-            StorageError: the store's files cannot be read or written.
+            StorageError: the store's files cannot be read or written, or its list is doubtful.
         """
-        backend = self._store.backend
-        return StoreList(backend).repair(self._study_list.keys()) | Tombstones(backend).repair()
+        return self._list.repair(self._study_list.keys()) | Tombstones(self._store.backend).repair()
 
     def of(self, shard: Shard) -> frozenset[str]:
         """Return the withdrawn documents that are in a shard's file."""

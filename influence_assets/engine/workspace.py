@@ -12,8 +12,10 @@ from influence_assets.corpus.listing import is_folder_at
 from influence_assets.corpus.measured_files import Digests, file_hash
 from influence_assets.corpus.slices import Shard, has_vanished, list_shards
 from influence_assets.corpus.sources import SourceFile, list_query_files
+from influence_assets.corpus.withdrawn import Withdrawal
 from influence_assets.engine.graph import AssetGraph
-from influence_assets.engine.tombstones import Tombstones
+from influence_assets.engine.store_list import StoreList
+from influence_assets.engine.tombstones import VANISHED, Tombstones
 from influence_assets.engine.withdrawals import Withdrawn
 from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.artifacts import ArtifactStore
@@ -26,6 +28,7 @@ CATALOGUE = "influence.duckdb"
 
 _QUERIES = {
     "unlisted_documents": "select shard_id, document_id from documents where shard_id not in (select unnest($shards))",
+    "tombstones": "select document_id, reason, removed_at from tombstones",
     "generations": "select generation_id from generations",
 }
 
@@ -73,7 +76,7 @@ class Workspace:
     @property
     def catalogue(self) -> Path:
         """The DuckDB file."""
-        return catalogue_path(self.study)
+        return self.store.backend.local_root / CATALOGUE
 
     @cached_property
     def listed(self) -> dict[str, Shard]:
@@ -85,7 +88,26 @@ class Workspace:
     @cached_property
     def withdrawn(self) -> Withdrawn:
         """The withdrawn documents of the corpus."""
-        return Withdrawn(self.store, self.study.corpus, lambda: self.listed, self.graph.text_source)
+        text_source = self.graph.text_source
+        return Withdrawn(self.store, self.study.corpus, lambda: self.listed, text_source, self.store_list)
+
+    @property
+    def store_list(self) -> StoreList:
+        """The store's own list of withdrawn documents."""
+        return StoreList(self.store.backend, self._withdrawn_before)
+
+    def _withdrawn_before(self) -> dict[str, Withdrawal]:
+        """Return the documents that published tombstones or stored artifacts say were withdrawn, by whatever list."""
+        withdrawn = {}
+        with suppress(StorageError, InputError):
+            for document_id, reason, removed_at in query(self.catalogue, _QUERIES["tombstones"]).rows():
+                if reason != VANISHED:
+                    withdrawn[document_id] = Withdrawal(document_id, reason, removed_at.isoformat())
+        source = self.graph.text_source
+        for manifest in () if source is None else self.store.manifests(source.name, with_records=True):
+            for document_id in manifest.summary.get("withdrawn", ()):
+                withdrawn.setdefault(document_id, Withdrawal(document_id, "withdrawn", ""))
+        return withdrawn
 
     @cached_property
     def shards(self) -> dict[str, Shard]:

@@ -1,17 +1,22 @@
 """The Dagster instance that the command and the UI share, so that each shows the other's runs."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
 import dagster as dg
+from sqlalchemy.exc import DatabaseError, OperationalError
 
-from influence_assets.errors import InputError
+from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.backend import open_backend
 from influence_assets.study import Study
 
 HOME = "DAGSTER_HOME"
 SETTINGS = "dagster.yaml"
+REASON_CHARACTERS = 300
+"""The length at which reasons are cut, because databases quote whole statements in their errors."""
 LOCATION = "influence_assets"
 """The name of the code location everywhere, so that the UI shows one history."""
 
@@ -27,6 +32,7 @@ def open_instance(study: Study) -> dg.DagsterInstance:
 
     Raises:
         InputError: its folder cannot be written.
+        StorageError: its settings or its databases are damaged.
     """
     home = dagster_home(study)
     settings = home / SETTINGS
@@ -39,7 +45,39 @@ def open_instance(study: Study) -> dg.DagsterInstance:
         problem = f"{home} cannot be written ({error.strerror or error})"
         raise InputError(where, problem, "Choose a folder that you may write to, or free some space there.") from error
     os.environ[HOME] = str(home)
-    return dg.DagsterInstance.get()
+    try:
+        return dg.DagsterInstance.get()
+    except Exception as error:
+        if isinstance(error, OSError | OperationalError):  # such as a full disk
+            raise
+        raise _unusable(home, error) from error
+
+
+@contextmanager
+def damage_named(home: Path) -> Iterator[None]:
+    """Raise errors of Dagster's damaged databases as an error that a person can correct.
+
+    Args:
+        home: the instance's folder.
+
+    Raises:
+        StorageError: one of its databases is damaged.
+    """
+    try:
+        yield
+    except DatabaseError as error:
+        # An OperationalError is raised of a full disk or a locked file too.
+        if isinstance(error, OperationalError) and not str(error.orig).startswith(("no such table", "no such column")):
+            raise
+        raise _unusable(home, error) from error
+
+
+def _unusable(home: Path, error: Exception) -> StorageError:
+    reason = (" ".join(str(error).split()) or type(error).__name__)[:REASON_CHARACTERS]
+    return StorageError(
+        f"{home}: Dagster cannot use what it keeps there ({reason}). Move this folder aside and run again: it holds "
+        "only the history of runs, and the results in the store do not depend on it."
+    )
 
 
 def default_settings() -> str:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from influence_assets.errors import InputError
-from influence_assets.extensions import discover
+from influence_assets.extensions import discover, own_parts
 
+BACKENDS = "influence_assets.storage.backends"
 LOCAL = "local"
 """The backend of roots that are plain paths."""
 
@@ -169,11 +170,15 @@ class BackendKind:
 def open_backend(root: str) -> Backend:
     """Return the backend of a storage root, which is a plain path or a URL.
 
+    A plain path needs no extension's code, so that a fault in one does not keep a local store from being opened.
+
     Raises:
         InputError: no backend has the URL's scheme.
     """
-    kinds = discover("influence_assets.storage.backends", "BACKEND", BackendKind)
-    scheme = root.partition("://")[0] if "://" in root else LOCAL
+    if "://" not in root:
+        return own_parts(BACKENDS, "BACKEND", BackendKind)[LOCAL].open(root)
+    kinds = discover(BACKENDS, "BACKEND", BackendKind)
+    scheme = root.partition("://")[0]
     if scheme not in kinds:
         schemes = ", ".join(f"{name}://" for name in kinds if name != LOCAL)
         remedy = f"Name a local folder{f', or a URL of {schemes}' if schemes else ''}."

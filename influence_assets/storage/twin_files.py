@@ -61,6 +61,12 @@ class Twins:
         return self.first.condition == self.second.condition == "missing"
 
     @property
+    def is_doubtful(self) -> bool:
+        """Whether the list was written, but no copy is as it was written, so that lines may be lost."""
+        conditions = {self.first.condition, self.second.condition}
+        return "damaged" in conditions and not conditions & {"whole", "plain"}
+
+    @property
     def lines(self) -> tuple[str, ...]:
         """Every distinct line of either copy; lines of damaged copies only if both are damaged or missing."""
         whole = [copy for copy in (self.first, self.second) if copy.condition in ("whole", "plain")]
@@ -114,14 +120,18 @@ class TwinFile:
             raise StorageError(f"{path}: cannot be read ({reason.strerror or reason}). {remedy}") from reason
         return Twins(*copies)
 
-    def write(self, lines: Sequence[str]) -> None:
+    def write(self, lines: Sequence[str], *, is_complete: bool = True) -> None:
         """Write both files, each atomically.
+
+        Args:
+            lines: all lines.
+            is_complete: False if lines may have been lost, so that the files must go on to count as damaged.
 
         Raises:
             StorageError: one of them cannot be written.
         """
         content = "".join(f"{line}\n" for line in lines)
-        text = json.dumps({"sha256": _checksum(content.encode())}) + "\n" + content
+        text = json.dumps({"sha256": _checksum(content.encode()) if is_complete else ""}) + "\n" + content
         with writing(self.path.name, self.path.parent):
             for name in self._names:
                 self._backend.write(name, text.encode())

@@ -1,19 +1,20 @@
 """Withdraws documents: lists them as withdrawn and removes them from the published tables."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import polars as pl
 
 from influence_assets.corpus.withdrawn import Withdrawal
 from influence_assets.engine.catalogue import published_content
-from influence_assets.engine.store_list import StoreList
 from influence_assets.engine.tombstones import Tombstones
 from influence_assets.engine.workspace import Workspace
+from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.artifacts.manifest import ArtifactKey
-from influence_assets.storage.catalogue import load_catalogue, loaded_keys, query
+from influence_assets.storage.catalogue import load_catalogue, loaded_keys, query, unload_artifacts
 from influence_assets.storage.catalogue.content import TOMBSTONES
-from influence_assets.upkeep.garbage import derived_from, holds_text
+from influence_assets.upkeep.garbage import derived_from
 
 PUBLISHED = "select distinct shard_id, document_id from documents where document_id in (select unnest($ids))"
 
@@ -26,8 +27,18 @@ def withdraw(workspace: Workspace, document_ids: Sequence[str], reason: str) -> 
         StorageError: the list cannot be read or written.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    entries = [Withdrawal(document_id, reason, now) for document_id in document_ids]
-    return StoreList(workspace.store.backend).add(entries)
+    return workspace.store_list.add([Withdrawal(document_id, reason, now) for document_id in document_ids])
+
+
+def restore(workspace: Workspace, document_ids: Sequence[str], reason: str) -> list[Withdrawal]:
+    """Write a damaged list anew, and return it: what is still known of it, and these documents.
+
+    Raises:
+        InputError: an id is not a document's id.
+        StorageError: the list cannot be read or written.
+    """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return workspace.store_list.restore([Withdrawal(document_id, reason, now) for document_id in document_ids])
 
 
 def reinstate(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
@@ -36,18 +47,18 @@ def reinstate(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
     Raises:
         StorageError: the list cannot be read or written.
     """
-    return StoreList(workspace.store.backend).remove(document_ids)
+    return workspace.store_list.remove(document_ids)
 
 
-def retract(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
+def retract(workspace: Workspace, document_ids: Collection[str] | None = None) -> list[str]:
     """Remove everything that was computed from withdrawn documents from the published tables at once.
 
-    Their whole shards are removed, and return with the next complete run. The corpus is not read, so that a problem
-    with it cannot keep a document published.
+    Their whole shards are removed, and return with the next complete run. Neither the corpus nor the code of extensions
+    is used, so that a problem with them cannot keep a document published.
 
     Args:
-        workspace: the study and its store.
-        document_ids: the documents to remove; those that are not withdrawn are ignored.
+        workspace: the study and its store; the package's own assets are enough.
+        document_ids: the documents to remove, or None for all withdrawn ones; those that are not withdrawn are ignored.
 
     Returns:
         The shards that were removed; none if the published tables hold none of the documents.
@@ -58,16 +69,22 @@ def retract(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
     if not workspace.catalogue.exists():
         return []
     with workspace.store.shared_lock():
-        entries = workspace.withdrawn.entries
-        published = query(workspace.catalogue, PUBLISHED, {"ids": [d for d in document_ids if d in entries]})
+        entries = _entries(workspace)
+        ids = [document_id for document_id in entries if document_ids is None or document_id in document_ids]
+        published = query(workspace.catalogue, PUBLISHED, {"ids": ids})
         if published.is_empty():
             return []
         shards = set(published["shard_id"])
         tombstones = Tombstones(workspace.store.backend)
-        rows = tombstones.wanted(_by_shard(published, workspace), {}, set(), workspace.withdrawn.listed_by)
+        rows = tombstones.wanted(_by_shard(published, entries), {}, set(), _listed_by(workspace, entries))
         tombstones.store(rows)
-        content = published_content(workspace, _derived_from(workspace, shards), rows.select(TOMBSTONES.names()))
-        load_catalogue(workspace.catalogue, content, workspace.store)
+        holding_text = _holding_text(workspace)
+        derived = _derived_from(workspace, shards, holding_text)
+        try:
+            unload_artifacts(workspace.catalogue, derived, rows)
+        except StorageError:  # the file must be built from scratch, with the package's own tables alone
+            content = published_content(workspace, derived, rows.select(TOMBSTONES.names()))
+            load_catalogue(workspace.catalogue, replace(content, holding_text=holding_text), workspace.store)
     return sorted(shards)
 
 
@@ -77,14 +94,39 @@ def tombstones_of(workspace: Workspace, document_ids: Sequence[str]) -> pl.DataF
     return stored.filter(pl.col("document_id").is_in(document_ids))
 
 
-def _by_shard(published: pl.DataFrame, workspace: Workspace) -> dict[str, list[Withdrawal]]:
-    entries: dict[str, list[Withdrawal]] = {}
+def _entries(workspace: Workspace) -> Mapping[str, Withdrawal]:
+    """Return all withdrawals; without the study's list if it cannot be read, or if the store's is doubtful."""
+    try:
+        return workspace.withdrawn.entries
+    except (InputError, StorageError):
+        return workspace.store_list.entries()
+
+
+def _listed_by(workspace: Workspace, entries: Mapping[str, Withdrawal]) -> Mapping[str, str]:
+    try:
+        return workspace.withdrawn.listed_by
+    except (InputError, StorageError):
+        return dict.fromkeys(entries, "store")
+
+
+def _by_shard(published: pl.DataFrame, entries: Mapping[str, Withdrawal]) -> dict[str, list[Withdrawal]]:
+    by_shard: dict[str, list[Withdrawal]] = {}
     for shard, document_id in published.rows():
-        entries.setdefault(shard, []).append(workspace.withdrawn.entries[document_id])
-    return entries
+        by_shard.setdefault(shard, []).append(entries[document_id])
+    return by_shard
 
 
-def _derived_from(workspace: Workspace, shards: Collection[str]) -> set[ArtifactKey]:
+def _holding_text(workspace: Workspace) -> frozenset[str]:
+    """Return the assets that hold text, tokens or scores of single sequences.
+
+    The catalogue says it of assets that the graph lacks, such as those of an extension that cannot be loaded.
+    """
+    graph = workspace.graph
+    held = query(workspace.catalogue, "select distinct asset, holds_text from materializations").rows()
+    return graph.holding_text | {asset for asset, holds_text in held if asset not in graph and holds_text}
+
+
+def _derived_from(workspace: Workspace, shards: Collection[str], holding_text: Set[str]) -> set[ArtifactKey]:
     """Return the published artifacts with text or results of single sequences of these shards.
 
     They include artifacts whose manifests are lost, because their inputs are unknown.
@@ -93,5 +135,5 @@ def _derived_from(workspace: Workspace, shards: Collection[str]) -> set[Artifact
     manifests = {manifest.key: manifest for manifest in store.manifests(with_records=True, with_damaged=True)}
     loaded = loaded_keys(workspace.catalogue)
     texts = [key for key in loaded if source is not None and key.asset == source.name and key.partition in shards]
-    unknown = [key for key in loaded if key not in manifests and holds_text(workspace.graph, key)]
-    return derived_from(workspace.graph, [*texts, *unknown], manifests)
+    unknown = [key for key in loaded if key not in manifests and key.asset in holding_text]
+    return derived_from([*texts, *unknown], manifests, lambda key: key.asset in holding_text)

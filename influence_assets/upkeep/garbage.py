@@ -1,7 +1,7 @@
 """Removes from the store what is no longer needed, and what must go because its documents were withdrawn."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from influence_assets.engine.catalogue import published_content
@@ -30,7 +30,8 @@ class Collected:
     Args:
         removed: artifacts that are removed entirely.
         reduced: artifacts of which only the manifest is kept, because something published was computed from them.
-        kept_back: artifacts with withdrawn documents that are still published, and so are kept until the next run.
+        kept_back: artifacts of withdrawn documents or vanished files that are still published, and so are kept until
+            the next run.
         bytes: the bytes that are freed.
         catalogue_rebuilt: whether the DuckDB file was rebuilt, so that it holds no deleted rows.
     """
@@ -159,10 +160,12 @@ def tainted(workspace: Workspace, manifests: Manifests, *, spare_vanished: bool 
         spare_vanished: whether documents of vanished files may stay.
     """
     documents = _tainted_documents(workspace, manifests, spare_vanished=spare_vanished)
-    return derived_from(workspace.graph, documents, manifests)
+    return derived_from(documents, manifests, lambda key: holds_text(workspace.graph, key))
 
 
-def derived_from(graph: AssetGraph, keys: Iterable[ArtifactKey], manifests: Manifests) -> set[ArtifactKey]:
+def derived_from(
+    keys: Iterable[ArtifactKey], manifests: Manifests, holds_text: Callable[[ArtifactKey], bool]
+) -> set[ArtifactKey]:
     """Return these artifacts, and those with results of single sequences that were computed from them."""
     used: dict[ArtifactKey, list[ArtifactKey]] = defaultdict(list)
     for key, manifest in manifests.items():
@@ -174,7 +177,7 @@ def derived_from(graph: AssetGraph, keys: Iterable[ArtifactKey], manifests: Mani
         key = unseen.pop()
         if key not in derived:
             derived.add(key)
-            unseen += [user for user in used[key] if holds_text(graph, user)]
+            unseen += [user for user in used[key] if holds_text(user)]
     return derived
 
 

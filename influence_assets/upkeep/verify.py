@@ -71,8 +71,8 @@ def remedy_of_lists(troubles: Mapping[Path, str]) -> str:
     if len({path.name for path in troubles}) == len(troubles):
         return REPAIRED
     return (
-        "Both copies were damaged: the list was restored from what can be read of both and from the tombstones, and in "
-        "doubt a document stays withdrawn. Run `influence forget` again for documents that you withdrew and that "
+        "Both copies were damaged or lost, and were restored from what can be read of them and of the tombstones: "
+        "in doubt a document stays withdrawn. Run `influence forget` again for documents that you withdrew and that "
         "`influence status` does not count, and `influence forget --undo` for documents that may be used."
     )
 

@@ -7,16 +7,22 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
+import yaml
 
 from influence_assets.assets import open_workspace
+from influence_assets.cli import study_runs
 from influence_assets.cli.console import console
+from influence_assets.engine.fingerprint import fingerprint
 from influence_assets.engine.workspace import Workspace
-from influence_assets.storage.catalogue import run_checks
+from influence_assets.errors import StorageError
+from influence_assets.extensions import EXTENSIONS
+from influence_assets.storage.catalogue import query, run_checks
 from influence_assets.study import Study
 from influence_assets.upkeep import garbage
 from tests import studies
@@ -387,6 +393,116 @@ def break_corpus(study: Path) -> None:
     (study.parent / "corpus" / "dead.jsonl").symlink_to(study.parent / "nowhere")
 
 
+EXTENSION_FILES = {
+    "assets/broken.py": "import nothing_of_this_name",
+    "assets/leaving.py": "raise SystemExit(0)",
+    "assets/twice.py": "from influence_assets.assets.documents import ASSET",
+    "assets/dangling.py": """
+        from dataclasses import replace
+        from influence_assets.assets.token_sequences import ASSET
+        ASSET = replace(ASSET, name="dangling", inputs=("nothing_of_this_name",))
+    """,
+    "assets/without_sql.py": """
+        from dataclasses import replace
+        from pathlib import Path
+        from influence_assets.assets.token_sequences import ASSET
+        ASSET = replace(ASSET, name="without_sql", sql=Path("/nothing/of/this/name"))
+    """,
+    "assets/with_bad_sql.py": """
+        from dataclasses import replace
+        from pathlib import Path
+        from influence_assets.assets.token_sequences import ASSET
+        sql = Path(__file__).parent / "sql"
+        (sql / "schema").mkdir(parents=True, exist_ok=True)
+        (sql / "schema" / "bad.sql").write_text("-- Nothing.\\n-- grain: none\\ncreate tabel bad;")
+        ASSET = replace(ASSET, name="with_bad_sql", sql=sql)
+    """,
+    "methods/broken.py": "METHOD = 5",
+    "formats/broken.py": "FORMAT = 5",
+    "backends/broken.py": "BACKEND = 5",
+    "commands/broken.py": "COMMAND = 5",
+}
+"""Files of an extension folder, none of which can be used."""
+
+
+def name_an_extension(study: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Name an extension folder with one faulty file; commands are looked for in those of the environment alone."""
+    file = study.parent / "extension" / name
+    file.parent.mkdir(parents=True)
+    file.write_text(textwrap.dedent(EXTENSION_FILES[name]))
+    monkeypatch.setenv(EXTENSIONS, str(study.parent / "extension"))
+
+
+def change_study(study: Path, section: str, value: object) -> None:
+    described = yaml.safe_load(study.read_text())
+    described[section] = value if not isinstance(value, dict) else described.get(section, {}) | value
+    study.write_text(yaml.safe_dump(described))
+
+
+def list_nonsense(study: Path) -> None:
+    (study.parent / "nonsense.txt").write_text("}{\n")
+    change_study(study, "corpus", {"withdrawn": "nonsense.txt"})
+
+
+UNRELATED_FAULTS = {
+    "a method that is gone": lambda study, _: change_study(study, "scores", {"baselines": ["odd"]}),
+    "an extension folder that is gone": lambda study, _: change_study(study, "extensions", ["gone"]),
+    "a folder of the environment that is gone": lambda _, patch: patch.setenv(EXTENSIONS, "/nothing/of/this/name"),
+    "an unreadable list of the study": lambda study, _: list_nonsense(study),
+    **{name: lambda study, patch, name=name: name_an_extension(study, patch, name) for name in EXTENSION_FILES},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", UNRELATED_FAULTS)
+def test_a_takedown_needs_neither_methods_nor_extensions_nor_the_studys_list(study, monkeypatch, fault):
+    UNRELATED_FAULTS[fault](study, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(study_runs, "run_study", _no_run)
+        ended = influence("forget", "--document", document_id(GULLS), "--reason", "by letter", "--study", study)
+    assert (ended.code, ended.err) == (1, "")
+    assert "Listed as withdrawn: 1, already listed: 0." in ended.out
+    assert "their shards were taken out of the published tables as they are" in ended.out
+    path = study.parent / "store" / "influence.duckdb"
+    assert set(query(path, DOCUMENTS)["title"]) == {row["title"] for row in studies.TRADES_ROWS}
+    assert query(path, TOMBSTONES).rows() == [(COAST, document_id(GULLS), "by letter")]
+    if "list of the study" not in fault:  # which might still name the document
+        ended = influence("forget", "--undo", "--document", document_id(GULLS), "--study", study)
+        assert (ended.code, ended.err) == (0, "")
+        assert "Taken off the list: 1, not on it: 0." in ended.out
+
+
+def _no_run(*_arguments: object) -> bool:
+    raise StorageError("nothing can be run")
+
+
+@pytest.mark.slow
+def test_after_a_takedown_the_fault_is_named_and_the_run_that_follows_its_removal_completes_it(study):
+    change_study(study, "scores", {"baselines": ["odd"]})
+    ended = influence("forget", "--document", document_id(GULLS), "--study", study)
+    assert ended.code == 1
+    assert "up to date without them: scores.baselines.0: there is no method 'odd'" in ended.out
+    change_study(study, "scores", {"baselines": ["gradient_dot"]})
+    assert influence("run", "--study", study).code == 0
+    assert titles(study) == ALL_TITLES - {"Gulls"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [b"garbage", b"garbage\n" * 1000, bytes(8192)])
+@pytest.mark.parametrize("name", ["dagster.yaml", "history/runs.db", "history/runs/index.db"])
+def test_a_broken_dagster_store_is_one_paragraph_with_its_remedy(study, name, content):
+    home = study.parent / "store" / ".dagster"
+    (home / name).write_bytes(content)
+    studies.write_jsonl(study.parent / "queries" / studies.SECOND, [{"prompt": "The bell", "completion": " rings"}])
+    ended = influence("run", "--study", study)
+    assert ended.code == 1
+    assert "Traceback" not in ended.out + ended.err
+    assert f"Error {home}: Dagster cannot use what it keeps there" in ended.error
+    assert "Move this folder aside and run again" in ended.error
+    home.rename(study.parent / "aside")
+    assert influence("run", "--study", study).code == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", [break_dagster, break_corpus])
 def test_a_document_is_taken_down_whatever_else_is_broken(study, broken):
@@ -420,6 +536,37 @@ def test_a_damaged_list_is_reported_and_no_text_comes_back(study, traces):
     assert ended.code == 0
     assert f"Withdrawn documents: {path} is missing, although tombstones name documents of it." in ended.out
     assert traces.found(study) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [b"", b"\0" * 200, b"}{\n"])
+def test_a_list_without_a_whole_copy_stops_everything_but_a_takedown_until_it_is_restored(study, content):
+    """The catalogue and the artifacts still know of what was withdrawn, but not of what no shard had."""
+    assert influence("forget", "--document", document_id(GULLS), "--study", study).code == 0
+    assert influence("forget", "--only-list", "--document", "0" * 32, "--study", study).code == 0
+    store = study.parent / "store"
+    for name in ("withdrawn.jsonl", "tombstones.jsonl"):
+        for path in (store / name, store / ".copies" / name):
+            path.write_bytes(content)
+    for command in ("run", "status", "gc", "plan"):
+        ended = influence(command, "--study", study)
+        assert ended.code == 1, command
+        assert f"{store / 'withdrawn.jsonl'} and {store / '.copies' / 'withdrawn.jsonl'}: neither is" in ended.error
+        assert "influence forget --restore" in ended.error
+    assert "influence forget --restore" in influence("verify", "--study", study).out
+    with pytest.raises(StorageError, match="influence forget --restore"):  # what the sensor looks at
+        fingerprint(workspace(study))
+    tower = document_id(studies.COAST_ROWS[0]["text"])
+    ended = influence("forget", "--document", tower, "--study", study)
+    assert ended.code == 1
+    assert "Listed as withdrawn: 1" in ended.out
+    assert titles(study) == {row["title"] for row in studies.TRADES_ROWS}
+    assert influence("run", "--study", study).code == 1, "a takedown does not say that the list is complete"
+    ended = influence("forget", "--restore", "--document", "0" * 32, "--study", study)
+    assert ended.code == 0, ended.err
+    assert all(one in ended.out for one in (tower, document_id(GULLS), "0" * 32, "names 3 documents"))
+    assert influence("run", "--study", study).code == 0
+    assert titles(study) == ALL_TITLES - {"Gulls", "Tower"}
 
 
 def test_a_document_is_used_again_on_purpose(study):

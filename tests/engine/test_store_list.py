@@ -85,9 +85,66 @@ def test_of_two_damaged_copies_the_tombstones_keep_documents_out(tmp_path, damag
         DAMAGE[damage](path)
     assert IDS[1] in ids(tmp_path)
     assert not {IDS[2], IDS[3]} & set(ids(tmp_path)), "nobody withdrew the one, and the study says of the other"
-    assert set(StoreList(LocalBackend(str(tmp_path))).repair()) == set(files(tmp_path))
+    stores = StoreList(LocalBackend(str(tmp_path)))
+    if damage in ("deleted", "a checksum that is gone"):
+        assert set(stores.repair()) == set(files(tmp_path))
+    else:
+        assert_refused(tmp_path)
+        stores.restore([])
     assert StoreList(LocalBackend(str(tmp_path))).entries()[IDS[1]] == entry(IDS[1], "by letter")
     assert StoreList(LocalBackend(str(tmp_path))).repair() == {}
+
+
+def assert_refused(root):
+    """Nothing can be computed, and the list stays as it is."""
+    before = [path.read_bytes() for path in files(root) if path.exists()]
+    for attempt in (StoreList.refuse_doubt, StoreList.repair):
+        with pytest.raises(StorageError, match="influence forget --restore"):
+            attempt(StoreList(LocalBackend(str(root))))
+    assert [path.read_bytes() for path in files(root) if path.exists()] == before
+
+
+LEFT_AS_WHOLE = {"a checksum that is gone", "deleted"}
+
+
+@pytest.mark.parametrize("one", DAMAGE)
+@pytest.mark.parametrize("other", sorted(DAMAGE.keys() - LEFT_AS_WHOLE))
+@pytest.mark.parametrize("tombstones", ["whole", "damaged", "none"])
+def test_a_list_of_which_no_copy_is_whole_is_doubtful_until_a_person_restores_it(tmp_path, one, other, tombstones):
+    """Whatever else is known: an id that no shard had is known to the list alone."""
+    StoreList(LocalBackend(str(tmp_path))).add([entry(IDS[0]), entry(IDS[1])])
+    if tombstones != "none":
+        bury(tmp_path, (IDS[1], "r", "store"))
+    if tombstones == "damaged":
+        for path in (tmp_path / "tombstones.jsonl", tmp_path / ".copies" / "tombstones.jsonl"):
+            path.write_bytes(b"")
+    DAMAGE[one](files(tmp_path)[0])
+    DAMAGE[other](files(tmp_path)[1])
+    if one == "a checksum that is gone":
+        assert ids(tmp_path) == IDS[:2], "its lines are whole"
+        return
+    assert_refused(tmp_path)
+    stores = StoreList(LocalBackend(str(tmp_path)), lambda: {IDS[3]: entry(IDS[3], "known elsewhere")})
+    assert IDS[3] in stores.entries()
+    assert stores.add([entry(IDS[4])]) == [entry(IDS[4])], "what is withdrawn meanwhile is listed"
+    assert_refused(tmp_path)
+    assert {IDS[3], IDS[4]} <= set(ids(tmp_path))
+    assert {IDS[0], IDS[3], IDS[4]} <= {one.document_id for one in stores.restore([entry(IDS[0])])}
+    assert StoreList(LocalBackend(str(tmp_path))).repair() == {}
+    assert {IDS[0], IDS[3], IDS[4]} <= set(ids(tmp_path))
+
+
+def test_a_missing_list_is_doubtful_if_the_tombstones_cannot_say_whether_there_was_one(tmp_path):
+    assert StoreList(LocalBackend(str(tmp_path))).repair() == {}
+    bury(tmp_path, (IDS[1], "r", "store"))
+    for path in (tmp_path / "tombstones.jsonl", tmp_path / ".copies" / "tombstones.jsonl"):
+        path.write_bytes(b"")
+    assert_refused(tmp_path)
+    StoreList(LocalBackend(str(tmp_path))).add([entry(IDS[4])])
+    assert_refused(tmp_path)
+    StoreList(LocalBackend(str(tmp_path))).restore([])
+    assert StoreList(LocalBackend(str(tmp_path))).repair() == {}
+    assert ids(tmp_path) == [IDS[4]]
 
 
 def test_of_two_damaged_copies_what_can_be_read_stays_out(tmp_path):

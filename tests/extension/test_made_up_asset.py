@@ -10,8 +10,10 @@ import duckdb
 import polars as pl
 import pytest
 
-from influence_assets.assets import asset_graph
-from influence_assets.storage.catalogue import run_checks
+from influence_assets.assets import asset_graph, open_without_extensions
+from influence_assets.storage.catalogue import query, run_checks
+from influence_assets.study import Study
+from influence_assets.upkeep.forget import retract, withdraw
 from tests import studies
 from tests.commanding import influence, influence_process
 from tests.studies import COAST, SHARDS, TRADES
@@ -163,6 +165,32 @@ def test_a_withdrawn_document_leaves_the_disk_where_the_asset_is_not_there_any_m
     assert forgotten.code == 0, forgotten.error
     assert not old.exists()
     assert other.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("holds_text", [True, False])
+def test_a_takedown_reaches_rows_of_an_asset_that_cannot_be_loaded_any_more(study, monkeypatch, tmp_path, holds_text):
+    """What was published says which rows go with a document; the others, and all tables, stay as they are."""
+    path = study.parent / "store" / "influence.duckdb"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(f"update materializations set holds_text = {holds_text} where asset = '{NAME}'")
+    lost = set(studies.sequences_of(study, COAST))
+    before = set(query(path, f"select sequence_id from {NAME}")["sequence_id"])
+    document = query(path, "select document_id from documents where title = 'Lamp'").item()
+    (tmp_path / "broken" / "assets").mkdir(parents=True)
+    (tmp_path / "broken" / "assets" / f"{NAME}.py").write_text("import nothing_of_this_name")
+    monkeypatch.setenv("INFLUENCE_EXTENSIONS", str(tmp_path / "broken"))
+    loaded = Study.load(study)
+    withdraw(open_without_extensions(loaded), [document], "by letter")
+    assert retract(open_without_extensions(loaded), [document]) == [COAST]
+    assert set(query(path, f"select sequence_id from {NAME}")["sequence_id"]) == before - (
+        lost if holds_text else set()
+    )
+    assert query(path, "select distinct shard_id from sequences")["shard_id"].to_list() == [TRADES]
+    assert query(path, "from tombstones")["document_id"].to_list() == [document]
+    monkeypatch.setenv("INFLUENCE_EXTENSIONS", str(PARTS))
+    assert influence("run", "--study", study).code == 0
+    assert varieties(study) == counted_by_hand(study)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """`influence forget`."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -8,6 +9,8 @@ from rich.markup import escape
 
 from influence_assets.cli.command import HERE, Command, StudyOption
 from influence_assets.cli.console import console
+from influence_assets.cli.escaping import visible
+from influence_assets.cli.figures import counted
 from influence_assets.errors import InputError
 from influence_assets.study import Study
 
@@ -18,7 +21,7 @@ T = TypeVar("T")
 
 
 def forget(
-    document: Annotated[list[str], typer.Option(help="A document_id; give the option once for each.")],
+    document: Annotated[list[str] | None, typer.Option(help="A document_id; give the option once for each.")] = None,
     reason: Annotated[str, typer.Option(help="Why; it stays in the tombstone.")] = "withdrawn",
     *,
     only_list: Annotated[
@@ -27,53 +30,81 @@ def forget(
     undo: Annotated[
         bool, typer.Option("--undo", help="Take them off the list again; the next run uses their texts.")
     ] = False,
+    restore: Annotated[
+        bool,
+        typer.Option("--restore", help="Write the damaged list anew: what is known of it, and these documents."),
+    ] = False,
     study: StudyOption = HERE,
 ) -> None:
     """Withdraw documents: out of every table at once, then out of every array and from the disk."""
-    from influence_assets.assets import open_workspace
+    from influence_assets.assets import open_without_extensions
     from influence_assets.upkeep.forget import withdraw
 
-    loaded = Study.load(study)
+    if not document and not restore:
+        raise InputError("forget", "no document is named", "Name one with `--document ID`.")
+    document = document or []
+    loaded = Study.load(study, needs_extensions=False)
+    if restore:
+        _restore(loaded, document, reason)
+        return
     if undo:
         _reinstate(loaded, document)
         return
-    added = withdraw(open_workspace(loaded), document, reason)
+    added = withdraw(open_without_extensions(loaded), document, reason)
     console.print(f"Listed as withdrawn: {len(added)}, already listed: {len(document) - len(added)}.")
     if only_list:
         console.print("`influence run` takes them out of every table, `influence gc` from the disk.")
-    elif not _take_out(loaded, document):
+    elif not _take_out(loaded, document, study):
         raise typer.Exit(1)
 
 
 def _reinstate(study: Study, document_ids: list[str]) -> None:
     """Remove documents from the store's list, and print which of them corpus.withdrawn lists too."""
-    from influence_assets.assets import open_workspace
+    from influence_assets.assets import open_without_extensions
     from influence_assets.upkeep.forget import reinstate
 
-    removed = reinstate(open_workspace(study), document_ids)
+    workspace = open_without_extensions(study)
+    removed = reinstate(workspace, document_ids)
     console.print(
         f"Taken off the list: {len(removed)}, not on it: {len(document_ids) - len(removed)}. "
         "`influence run` uses their texts where the corpus has them."
     )
-    still = [document_id for document_id in document_ids if document_id in open_workspace(study).withdrawn.entries]
+    still = [document_id for document_id in document_ids if document_id in workspace.withdrawn.entries]
     if still:
         console.print(f"corpus.withdrawn still names {', '.join(map(escape, still))}.", soft_wrap=True)
 
 
-def _take_out(study: Study, document_ids: list[str]) -> bool:
+def _restore(study: Study, document_ids: list[str], reason: str) -> None:
+    """Write the store's list anew, and print it, so that a person sees which documents are missing."""
+    from influence_assets.assets import open_without_extensions
+    from influence_assets.upkeep.forget import restore
+
+    listed = restore(open_without_extensions(study), document_ids, reason)
+    console.print(f"The list was written anew and names {counted(len(listed), 'document')}:")
+    for one in listed:
+        console.print(f"  {one.document_id}  {escape(visible(one.reason))}", soft_wrap=True)
+    console.print("`influence run` takes them out of every table, `influence gc` from the disk.")
+
+
+def _take_out(study: Study, document_ids: list[str], path: Path) -> bool:
     """Remove listed documents from the tables and the disk; return whether everything succeeded.
 
-    They leave the tables first, because the later steps can fail for unrelated reasons, such as a broken source file or
-    a disk that does not respond.
+    They leave the tables first, because the later steps can fail for unrelated reasons, such as a broken source file, a
+    disk that does not respond, or a method that no longer exists.
+
+    Args:
+        study: the study, which may name extensions that do not exist.
+        document_ids: the documents.
+        path: the study's file, for the steps that need the extensions too.
     """
-    from influence_assets.assets import open_workspace
+    from influence_assets.assets import open_without_extensions
     from influence_assets.cli.study_runs import run_study
     from influence_assets.upkeep.forget import retract
 
-    taken_out = _attempted("take them out of the tables", lambda: retract(open_workspace(study), document_ids))
-    complete = _attempted("bring the study up to date without them", lambda: run_study(study, console))
+    taken_out = _attempted("take them out of the tables", lambda: retract(open_without_extensions(study), document_ids))
+    complete = _attempted("bring the study up to date without them", lambda: run_study(Study.load(path), console))
     if not complete:
-        left = _attempted("take them out of the tables", lambda: _retract_all(study))
+        left = _attempted("take them out of the tables", lambda: retract(open_without_extensions(study)))
         if taken_out or left:
             console.print(
                 "The run is not complete, so that their shards were taken out of the published tables as they are. "
@@ -81,15 +112,13 @@ def _take_out(study: Study, document_ids: list[str]) -> bool:
             )
         if taken_out is None and left is None:
             console.print("[bold red]They may still be published.[/]")
-    collected = _attempted("remove them from the disk", lambda: _collect(study))
+    collected = _attempted("remove them from the disk", lambda: _collect(Study.load(path)))
     _print_tombstones(study, document_ids)
     return bool(complete and collected)
 
 
 def _attempted(purpose: str, attempt: Callable[[], T]) -> T | None:
     """Return an attempt's result or, if it fails, print why and return None, so that later steps are tried too."""
-    from influence_assets.cli.escaping import visible
-
     try:
         return attempt()
     except Exception as error:  # noqa: BLE001  # a damaged database of Dagster, for example, can raise anything
@@ -97,15 +126,6 @@ def _attempted(purpose: str, attempt: Callable[[], T]) -> T | None:
         message = f"to {purpose}: {reason[:REASON_CHARACTERS]}"
         console.print(f"[bold red]Failed[/] {escape(visible(message))}", soft_wrap=True)
         return None
-
-
-def _retract_all(study: Study) -> list[str]:
-    """Remove from the tables all withdrawn documents that an incomplete run has left there."""
-    from influence_assets.assets import open_workspace
-    from influence_assets.upkeep.forget import retract
-
-    workspace = open_workspace(study)
-    return retract(workspace, workspace.withdrawn.entries)
 
 
 def _collect(study: Study) -> bool:
@@ -127,11 +147,11 @@ def _collect(study: Study) -> bool:
 
 def _print_tombstones(study: Study, document_ids: list[str]) -> None:
     """Print the documents' tombstones, and which source files still contain the documents."""
-    from influence_assets.assets import open_workspace
+    from influence_assets.assets import open_without_extensions
     from influence_assets.cli.tables import show_table
     from influence_assets.upkeep.forget import tombstones_of
 
-    workspace = open_workspace(study)
+    workspace = open_without_extensions(study)
     tombstones = tombstones_of(workspace, document_ids)
     if tombstones.is_empty():
         console.print("No shard had such a document. Should its text come, it will be left out.")
@@ -148,4 +168,4 @@ def _print_tombstones(study: Study, document_ids: list[str]) -> None:
         console.print(escape(message), soft_wrap=True)
 
 
-COMMAND = Command(name="forget", function=forget, rank=30)
+COMMAND = Command(name="forget", function=forget, rank=30, needs_extensions=False)

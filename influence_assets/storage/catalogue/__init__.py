@@ -5,7 +5,7 @@ published file: readers never wait and never see half a load.
 """
 
 from influence_assets.storage.catalogue.content import CatalogueChange, CatalogueContent
-from influence_assets.storage.catalogue.loading import load_catalogue, record_states
+from influence_assets.storage.catalogue.loading import load_catalogue, record_states, unload_artifacts
 from influence_assets.storage.catalogue.publishing import remove_abandoned_load
 from influence_assets.storage.catalogue.reading import (
     ask_cookbook,
@@ -34,4 +34,5 @@ __all__ = [
     "remove_abandoned_load",
     "run_checks",
     "standing_content_version",
+    "unload_artifacts",
 ]

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
+from uuid import uuid4
 
 import duckdb
 import polars as pl
@@ -26,7 +27,7 @@ from influence_assets.storage.catalogue.rows import (
     insert_manifests,
     insert_tables,
 )
-from influence_assets.storage.catalogue.statements import schema_version, statements
+from influence_assets.storage.catalogue.statements import own_statement, schema_version, statements
 
 _ARTIFACTS_AT_ONCE = 500
 """Large enough to keep statements few, small enough to keep manifests from filling the memory."""
@@ -66,6 +67,45 @@ def load_catalogue(
             loaded, removed, rows = _load(path, content, store, anew=True)
     unchanged = len({key.materialization_id for key in content.artifacts}) - loaded
     return CatalogueChange(loaded, removed, unchanged, content.version, rows, time.monotonic() - started)
+
+
+def unload_artifacts(path: Path, keys: Iterable[ArtifactKey], tombstones: pl.DataFrame) -> None:
+    """Delete the rows of artifacts from the published file, whatever tables it has, and replace its tombstones.
+
+    It uses neither artifacts nor the SQL of extensions, so that a fault in those cannot keep rows published.
+
+    Args:
+        path: the DuckDB file.
+        keys: the artifacts whose rows are deleted.
+        tombstones: all rows of the table of that name.
+
+    Raises:
+        StorageError: the file is too damaged to be changed, or has other tables than this version writes, or the disk
+            reports an error. The published file is then unchanged.
+    """
+    numbers = sorted({key.materialization_id for key in keys})
+    with loader_lock(path), changed_copy(path, anew=False) as connection:
+        for table in _tables_of_rows(connection):
+            # The table's name comes from the file itself.
+            sql = f'delete from "{table}" where materialization_id in (select unnest($numbers))'  # noqa: S608
+            connection.execute(sql, {"numbers": numbers}).complete()
+        for name, parameters in (("unload", {"numbers": numbers}), ("forget_ancestors", None), ("forget_inputs", None)):
+            connection.execute(own_statement("changes", name), parameters).complete()
+        connection.execute("delete from tombstones").complete()
+        connection.register("new_tombstones", as_rows(tombstones, TOMBSTONES))
+        connection.execute(own_statement("load", "tombstones")).complete()
+        connection.unregister("new_tombstones")
+        # Another version than any content has, so that the next load finds that its rows are missing.
+        version = {"version": f"unloaded {uuid4().hex}"}
+        connection.execute("update catalogue set has_holes = true, content_version = $version", version).complete()
+
+
+def _tables_of_rows(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Return the tables of the file whose rows come from artifacts."""
+    sql = "select table_name from duckdb_columns() where column_name = 'materialization_id' and not internal"
+    tables = {str(name) for (name,) in connection.execute(sql).fetchall()}
+    views = {str(name) for (name,) in connection.execute("select view_name from duckdb_views()").fetchall()}
+    return sorted(tables - views - {"materializations", "materialization_inputs"})
 
 
 def record_states(path: Path, states: pl.DataFrame) -> bool:

@@ -49,6 +49,11 @@ def statements(kind: Kind) -> Mapping[str, Statement]:
     return _statements(kind, (sql_folder(), *_added_folders))
 
 
+def own_statement(kind: Kind, name: str) -> str:
+    """Return one of the package's own statements; nothing that extensions added is read."""
+    return _statements(kind, (sql_folder(),))[name].sql
+
+
 def use_folders(folders: Iterable[Path]) -> None:
     """From now on, also read the statements in these folders, and no longer those in folders added before.
 
