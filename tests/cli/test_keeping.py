@@ -182,6 +182,23 @@ def test_a_document_can_be_listed_alone(study, traces):
     assert "1 document is listed as withdrawn." in influence("status", "--study", study).out
 
 
+@pytest.mark.slow
+def test_what_an_incomplete_run_did_not_look_for_is_not_denied(study, monkeypatch):
+    """Another document of a shard that has left the tables already has no tombstone, but its file still has it."""
+    lamp = document_id(studies.COAST_ROWS[1]["text"])
+    with monkeypatch.context() as patch:
+        patch.setattr(study_runs, "run_study", _no_run)
+        assert influence("forget", "--document", document_id(GULLS), "--study", study).code == 1
+        ended = influence("forget", "--document", lamp, "--document", document_id(GULLS), "--study", study)
+    assert ended.code == 1
+    assert "No shard had" not in ended.out
+    assert f"Without a tombstone: {lamp}. Whether a source file has the text is not known" in ended.out
+    ended = influence("forget", "--document", lamp, "--document", "0" * 32, "--study", study)
+    assert ended.code == 0
+    assert re.search(rf"{COAST} +{lamp}", ended.out)
+    assert f"No shard had {'0' * 32}. Should such a text come, it will be left out." in ended.out
+
+
 @pytest.mark.soak
 def test_an_id_that_no_shard_has_is_listed_for_when_its_text_comes(study):
     ended = influence("forget", "--document", document_id(studies.EXTRA_TEXT), "--study", study)

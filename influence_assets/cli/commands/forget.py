@@ -113,7 +113,7 @@ def _take_out(study: Study, document_ids: list[str], path: Path) -> bool:
         if taken_out is None and left is None:
             console.print("[bold red]They may still be published.[/]")
     collected = _attempted("remove them from the disk", lambda: _collect(Study.load(path)))
-    _print_tombstones(study, document_ids)
+    _print_tombstones(study, document_ids, is_complete=bool(complete))
     return bool(complete and collected)
 
 
@@ -145,16 +145,35 @@ def _collect(study: Study) -> bool:
     return True
 
 
-def _print_tombstones(study: Study, document_ids: list[str]) -> None:
-    """Print the documents' tombstones, and which source files still contain the documents."""
+def _print_tombstones(study: Study, document_ids: list[str], *, is_complete: bool) -> None:
+    """Print the documents' tombstones, and which source files still contain the documents.
+
+    Args:
+        study: the study.
+        document_ids: the documents.
+        is_complete: whether the run looked for them in every shard; otherwise a missing tombstone says nothing.
+    """
     from influence_assets.assets import open_without_extensions
     from influence_assets.cli.tables import show_table
     from influence_assets.upkeep.forget import tombstones_of
 
     workspace = open_without_extensions(study)
     tombstones = tombstones_of(workspace, document_ids)
-    if tombstones.is_empty():
+    without = [document_id for document_id in document_ids if document_id not in set(tombstones["document_id"])]
+    if without and not is_complete:
+        console.print(
+            f"Without a tombstone: {', '.join(map(escape, without))}. Whether a source file has the text is not known "
+            "until a run is complete; the text is left out in any case.",
+            soft_wrap=True,
+        )
+    elif tombstones.is_empty():
         console.print("No shard had such a document. Should its text come, it will be left out.")
+    elif without:
+        console.print(
+            f"No shard had {', '.join(map(escape, without))}. Should such a text come, it will be left out.",
+            soft_wrap=True,
+        )
+    if tombstones.is_empty():
         return
     console.print("What is left of them:")
     show_table(tombstones, console)
