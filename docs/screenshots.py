@@ -41,9 +41,10 @@ FLAGS = (
 STARTS_WITHIN_SECONDS = 300
 DRAWN_WITHIN_SECONDS = 180
 SETTLES_SECONDS = 8
-LOCATION = "influence_assets"
 GROUPS = "{ assetNodes { groupName } }"
 PLOT = "//tr[.//text()='spectra']//*[contains(text(), 'Show Markdown')]"
+MAXIMISED = "(//button[@aria-selected])[3]/following::button[1]"
+"""What gives a run's stages the whole page: it follows the three ways to draw them."""
 RUNS = "{ runsOrError(limit: 1) { ... on Runs { results { runId status } } } }"
 
 
@@ -56,11 +57,11 @@ def main() -> None:
         with serving(study / "study.yaml") as address, browsing(Path(folder) / "profile") as browser:
             run_id = ask(address, RUNS)["runsOrError"]["results"][0]["runId"]
             groups = {node["groupName"] for node in ask(address, GROUPS)["assetNodes"]}
-            expanded = ",".join(f"{LOCATION}:__repository__:{group}" for group in sorted(groups))
+            expanded = ",".join(f"global@global:{group}" for group in sorted(groups))
             graph = Page(f"{address}/asset-groups?expanded={expanded}", "ui-graph", (1900, 1150), "influence_details")
-            asset = Page(f"{address}/assets/example/curvature", "ui-spectra", (1300, 1000), "spectra", press=PLOT)
-            run = Page(f"{address}/runs/{run_id}", "ui-run", (1400, 1000), "RUN_SUCCESS")
-            for page in (graph, asset, run):
+            asset = Page(f"{address}/assets/example/curvature", "ui-spectra", (1300, 1000), "spectra", press=(PLOT,))
+            run = Page(f"{address}/runs/{run_id}", "ui-run", (1400, 1250), "RUN_SUCCESS", press=(MAXIMISED,))
+            for page in (run, asset, graph):
                 take(browser, page)
 
 
@@ -73,14 +74,14 @@ class Page:
         name: The picture's name.
         size: Width and height of the window, in pixels.
         until: Text that the page has once it is drawn.
-        press: An XPath of what is pressed before the picture is taken.
+        press: XPaths of what is pressed, in this order, before the picture is taken.
     """
 
     address: str
     name: str
     size: tuple[int, int]
     until: str
-    press: str | None = None
+    press: tuple[str, ...] = ()
 
 
 def take(browser: webdriver.Chrome, page: Page) -> None:
@@ -94,9 +95,9 @@ def take(browser: webdriver.Chrome, page: Page) -> None:
     browser.set_window_size(*page.size)
     browser.get(page.address)
     patience.until(lambda _: page.until in browser.find_element(By.TAG_NAME, "body").text)
-    if page.press is not None:
-        patience.until(lambda _: browser.find_elements(By.XPATH, page.press))
-        browser.find_element(By.XPATH, page.press).click()
+    for place in page.press:
+        patience.until(lambda _, place=place: browser.find_elements(By.XPATH, place))
+        browser.find_element(By.XPATH, place).click()
     time.sleep(SETTLES_SECONDS)
     picture = Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB")
     file = IMAGES / f"{page.name}.png"
