@@ -44,7 +44,9 @@ SETTLES_SECONDS = 8
 GROUPS = "{ assetNodes { groupName } }"
 PLOT = "//tr[.//text()='spectra']//*[contains(text(), 'Show Markdown')]"
 MAXIMISED = "(//button[@aria-selected])[3]/following::button[1]"
-"""What gives a run's stages the whole page: it follows the three ways to draw them."""
+"""Of a run's page: gives the stages the whole page. It follows the three ways to draw them."""
+SUCCEEDED = "//*[starts-with(text(), 'Succeeded')]"
+"""Lists the stages by name, with the time that each took."""
 RUNS = "{ runsOrError(limit: 1) { ... on Runs { results { runId status } } } }"
 
 
@@ -60,7 +62,7 @@ def main() -> None:
             expanded = ",".join(f"global@global:{group}" for group in sorted(groups))
             graph = Page(f"{address}/asset-groups?expanded={expanded}", "ui-graph", (1900, 1150), "influence_details")
             asset = Page(f"{address}/assets/example/curvature", "ui-spectra", (1300, 1000), "spectra", press=(PLOT,))
-            run = Page(f"{address}/runs/{run_id}", "ui-run", (1400, 1250), "RUN_SUCCESS", press=(MAXIMISED,))
+            run = Page(f"{address}/runs/{run_id}", "ui-run", (1600, 1000), "RUN_SUCCESS", press=(MAXIMISED, SUCCEEDED))
             for page in (run, asset, graph):
                 take(browser, page)
 
