@@ -201,7 +201,13 @@ def main(given: list[str] | None = None) -> None:
 
 
 def example_samples(folder: Path) -> dict[str, str]:
-    """Return every sample of the example study, by name, made in an empty folder."""
+    """Return every sample of the example study, by name, made in an empty folder.
+
+    Its model is trained with one thread: the weights, and so the scores, depend on their number.
+    """
+    import torch
+
+    torch.set_num_threads(1)
     with contextlib.chdir(folder):
         printed("influence init mystudy")
     with contextlib.chdir(folder / "mystudy"):

@@ -272,6 +272,7 @@ def key_of(shard, version):
 
 @settings(max_examples=300)
 @given(corpora())
+@pytest.mark.slow
 def test_a_ranking_from_an_earlier_one_is_the_brute_force_one(made):
     (before, after), count = made
     store = {key_of(*key): Stored({"influence_scores": scores_frame(rows)}) for key, rows in (before | after).items()}

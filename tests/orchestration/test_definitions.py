@@ -40,6 +40,7 @@ def test_definitions_load_without_torch(tmp_path):
     assert not (tmp_path / "store").exists(), "looking at the graph computes and creates nothing"
 
 
+@pytest.mark.slow
 def test_several_studies_are_named_as_in_path(tmp_path):
     first, second = studies.lay_out(tmp_path / "one"), studies.lay_out(tmp_path / "two")
     second.write_text(second.read_text(encoding="utf-8").replace("name: tiny", "name: other"), encoding="utf-8")

@@ -276,6 +276,7 @@ def test_a_streamed_table_is_its_frames_in_order(tmp_path_factory, sizes):
     assert store.open(KEY).manifest.rows == {"documents": sum(sizes)}
 
 
+@pytest.mark.slow
 def test_a_streamed_table_is_not_held_in_memory(tmp_path):
     """64 frames of 16 MiB each are a GiB; a process of its own must need far less than that in addition."""
     code = """
