@@ -76,7 +76,7 @@ def test_a_new_shard_drifts_as_dense_matrices_say(study):
     assert (told["shards"], told["new_shards"], told["gone_shards"]) == (3, 1, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_each_shard_has_its_own_drift_and_is_fitted_on_or_new(study):
     studies.write_extra(study)
     studies.compute(study)

@@ -117,7 +117,7 @@ def edit_all(study):
     edit_remove(study)
 
 
-@pytest.mark.parametrize("edit", slow_but(of=[edit_add, edit_change, edit_remove, edit_all], slow=[edit_all]))
+@pytest.mark.parametrize("edit", slow_but(of=[edit_add, edit_change, edit_remove, edit_all], slow=()))
 def test_after_an_edit_they_are_those_from_nothing(study, edit, tmp_path_factory):
     edit(study)
     studies.compute(study)
@@ -211,7 +211,7 @@ def test_nothing_is_taken_from_details_of_other_settings_or_curvature(study, sec
     assert_same(stored(study), from_nothing(study, tmp_path_factory.mktemp("fresh")))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_only_a_few_sketches_are_compared(many, monkeypatch, tmp_path_factory):
     everything = stored(many).manifest.summary["sketch_agreement"]["sequences"]
     monkeypatch.setattr(influence_details, "COMPARED_SHARDS", 2)

@@ -109,7 +109,7 @@ def test_scores_with_sampled_labels_are_the_oracles(standing, truth):
     assert_close(stored(standing, truth), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_another_seed_samples_other_labels(study, truth):
     studies.write_study(study.parent, curvature={"seed": 5})
     studies.compute(study)

@@ -20,7 +20,7 @@ def process(*arguments, folder):
     return ended.code, ended.out, ended.err
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_example_of_init_runs_as_it_is(tmp_path):
     """In processes of their own, from the folder that init writes, where `--study` need not be said."""
     code, out, _ = process("init", "new", folder=tmp_path)

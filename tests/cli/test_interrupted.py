@@ -25,7 +25,7 @@ def study(tmp_path):
     return laid_out(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_killed_training_is_taken_up_and_ends_with_the_same_weights(study, tmp_path_factory):
     killed(influence_process("run", folder=study.parent, killed_at=SECOND_SAVE))
     assert list((study.parent / "store" / ".training").glob("*/state.safetensors"))

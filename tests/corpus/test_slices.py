@@ -122,7 +122,7 @@ def table(rows):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @settings(max_examples=40)
 @given(TABLES, TABLES, SHARD_BYTES, st.tuples(*[st.integers(1, 30)] * 2), st.integers(1, 100))
 def test_parquet_with_many_row_groups(folder, before, added, shard_bytes, row_groups, batch_rows):

@@ -141,7 +141,7 @@ def shards_of(study, generation):
     return set(studies.ask_sql(study, sql, [generation])["shard_id"])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_lost_catalogue_is_no_reason_to_show_a_generation_before_it_is_complete(study):
     studies.compute(study, new_generation=True)
     studies.compute(study, new_generation=True, until="influence_scores")

@@ -91,7 +91,7 @@ def test_damage_is_found_and_mended(first_run, study):
     assert studies.scores(study) == pytest.approx(studies.scores(first_run[0]), rel=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_document_is_forgotten_and_what_is_superseded_collected(study):
     (gulls, kept) = (studies.COAST_ROWS[3], studies.COAST_ROWS[:3] + studies.TRADES_ROWS)
     assert titles(study) == {row["title"] for row in [gulls, *kept]}

@@ -47,7 +47,7 @@ def test_content_that_changes_behind_the_times_is_seen(ground, corpus, remembers
     assert is_seen == ("alone" not in remembers_by)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_steps_of_which_each_is_an_hour_before_the_last(ground, corpus):
     """Computed, killed, collected and computed again while the clock runs backwards: nothing is lost or left out."""
     for number, documents in enumerate(([6], [6, 7], [6, 7, 8], [9])):

@@ -41,7 +41,7 @@ def test_killed_again_and_again_a_run_computes_nothing_twice(ground, corpus):
     comparison.assert_equal_catalogues(ground.study, comparison.from_scratch(ground.study))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_that_is_killed_while_it_loads_leaves_the_catalogue_as_it_was(ground, corpus):
     """At its own steps, from the first that concerns its copy to the run's end; DuckDB's lie between them."""
     edit(corpus)

@@ -40,7 +40,7 @@ def views():
     return [name for name, statement in statements("views").items() if "create view" in statement.sql]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_one_that_polls_sees_only_complete_states_and_no_error(ground, corpus):
     """Ten times a second, through twenty loads with files added, changed and removed, and once after each."""
     path, seen, polls = ground.store / "influence.duckdb", [], 0

@@ -66,7 +66,7 @@ def test_of_a_fresh_study_all_is_missing(located):
     assert_agree(located, missing=3, waiting=ALL - 3)  # two shards' documents and the model
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_after_the_command_nothing_is_marked(located):
     assert not located.command().failures
     assert_agree(located, standing=ALL)
@@ -74,7 +74,7 @@ def test_after_the_command_nothing_is_marked(located):
     assert_agree(located, standing=ALL)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_after_all_assets_by_hand_nothing_is_marked(located):
     located.sense()
     by_hand(located, *(asset.name for asset in asset_graph()))

@@ -197,7 +197,7 @@ def materialised(located):
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_job_by_hand_can_fit_another_generation(computed):
     """From the launchpad, as the command's `--new-generation`."""
     config = {"ops": {"plan": {"config": {"new_generation": True}}}}

@@ -28,7 +28,7 @@ def wherever_it_lies(artifact):
     return {name: held.drop("path") if name == "shards.parquet" else held for name, held in values.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_processes_at_a_time_compute_what_one_computes(standing, tmp_path):
     """Each shard in a run of `dagster asset materialize`, with a process for each step; both runs side by side."""
     study = studies.copied(standing, tmp_path)

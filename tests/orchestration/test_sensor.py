@@ -152,7 +152,7 @@ def assert_one_run_mends_it(located):
         assert tick.skip_message.startswith("Nothing changed in ")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_fresh_study_is_one_run(located):
     studies.write_study(located.path.parent, automation={"enabled": True})
     assert_one_run_mends_it(located)
@@ -213,7 +213,7 @@ def test_a_run_whose_process_was_killed_does_not_count_as_being_at_work(automati
     assert automatic.instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_run_names_its_process(located):
     """However it was started: only so can others know that it was killed."""
     assert located.bring_up().success
@@ -249,7 +249,7 @@ def test_what_failed_is_left_alone_until_something_changes(automatic):
     assert_one_run_mends_it(automatic)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_after_a_run_that_died_another_is_asked_for_but_not_for_ever(automatic):
     studies.write_extra(automatic.path)
     for _ in range(ATTEMPTS):

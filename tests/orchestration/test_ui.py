@@ -56,6 +56,7 @@ def finished(server):
     return [run for run in runs if run["status"] not in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED")]
 
 
+@pytest.mark.soak
 def test_a_partition_is_launched_from_the_ui_that_our_command_starts(tmp_path):
     study = studies.lay_out(tmp_path)
     port = free_port()
@@ -88,6 +89,7 @@ def test_a_partition_is_launched_from_the_ui_that_our_command_starts(tmp_path):
     assert {"documents", "first_documents"} <= {entry["label"] for entry in materialization["metadataEntries"]}
 
 
+@pytest.mark.soak
 def test_a_bare_dagster_dev_in_the_project_finds_the_same_location(tmp_path):
     """Under the same name, so that the UI shows one history. Dagster finds workspace.yaml without `-w` too."""
     study = studies.lay_out(tmp_path)

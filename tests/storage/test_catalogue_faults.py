@@ -214,7 +214,7 @@ class TestKill:
         assert set(outcomes) == {"before", "after"}
         assert any(left_behind)
 
-    @pytest.mark.slow
+    @pytest.mark.soak
     def test_at_many_times(self, sample, states_of):
         """Which is in the middle of DuckDB's own work, too, of which Python does not tell."""
         with loader(sample, states_of["new"], KILLED_AT_EVENT) as process:
@@ -284,7 +284,7 @@ class TestReaders:
         assert set(answers) == {of_first, of_both}
         assert (answers[0], answers[-1]) == (of_first, of_both)
 
-    @pytest.mark.slow
+    @pytest.mark.soak
     def test_threads_that_poll_while_the_same_process_loads(self, sample):
         first, second = sample.shard(0), sample.shard(1)
         sample.load(first)
