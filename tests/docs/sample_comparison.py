@@ -17,6 +17,7 @@ _MASKS = (
     (re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{8}(?:[0-9a-f]{24})?\b"), "<hash>"),
 )
 _VOLATILE = re.compile(r"(^|_)(seconds|bytes)$")
+_FIGURE = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?|[kMGT]?B|ms|s|min|h|d|[–│]|<\w+>")
 _TOKEN = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?|[^\W\d]+|\S")
 _NUMBER = re.compile(r"[-+]?\d")
 
@@ -68,7 +69,8 @@ def _without_volatile_columns(lines: list[str]) -> list[str]:
         else:
             for end in reversed(ends):
                 figure = re.search(r"\S+$", line[:end])
-                if figure:
+                # Words at that place are those of another table, which follows without a line between.
+                if figure and _FIGURE.fullmatch(figure[0]):
                     line = f"{line[: figure.start()]}<figure>{line[end:]}"
         masked.append(line)
     return masked

@@ -46,3 +46,15 @@ def test_what_differs_between_machines_is_no_difference(shown, made):
 )  # fmt: skip
 def test_what_is_stale_is_a_difference(shown, made):
     assert differences(shown, made)
+
+
+def test_the_words_of_a_table_that_follows_are_compared():
+    """The first table's columns are as wide as its figures, which differ from run to run."""
+    heads = ("stage  bytes\nscores    {}\n", "stage   bytes\nscores     {}\n")
+    shown, made = (
+        head.format(bytes_) + "layers  rotated for scores\n" for head, bytes_ in zip(heads, (12, 13), strict=True)
+    )
+    assert (
+        differences(shown, made.replace("stage   bytes", "stage  bytes").replace("scores     13", "scores    13")) == []
+    )
+    assert differences(shown, made.replace("rotated", "turned"))[-1].startswith("shown: layers")
