@@ -75,7 +75,7 @@ class Corpus(_Section):
     withdrawn: _Path | None = Field(
         None,
         description="A list of documents that must not be used: a .jsonl file with document_id, reason and "
-        "withdrawn_at, or a text file with one document_id per line.",
+        "withdrawn_at, or a text file with one document_id per line. The file must exist, if need be empty.",
     )
 
     @field_validator("withdrawn")

@@ -38,13 +38,12 @@ def read_withdrawn(path: Path) -> list[Withdrawal]:
     """Return the withdrawals of a list file, each document once: the first row that names it counts.
 
     A .jsonl file has rows with `document_id` and, if known, `reason` and `withdrawn_at`. Any other file is text with
-    one id per line, in which `#` begins a comment. A file that does not exist is an empty list.
+    one id per line, in which `#` begins a comment.
 
     Raises:
-        InputError: a row cannot be read; the error names the file and row.
+        InputError: the file does not exist or cannot be read, which must not count as an empty list; or a row cannot be
+            read. The error names the file and row.
     """
-    if not _exists(path):
-        return []
     listed = _rows(path) if path.name.endswith(jsonl.SUFFIXES) else _lines(path)
     withdrawals: dict[str, Withdrawal] = {}
     for withdrawal in listed:
@@ -105,16 +104,3 @@ def _in_utc(moment: Any, where: str) -> str:
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(where, f"`withdrawn_at` is {moment!r}, not a date", _DATE_REMEDY) from error
     return at.isoformat()
-
-
-def _exists(path: Path) -> bool:
-    """Return whether the list exists; raise if it cannot be read, because it must not count as empty."""
-    try:
-        path.stat()
-    except FileNotFoundError as error:
-        if not path.is_symlink():
-            return False
-        raise InputError(str(path), "is a link to a file that does not exist", "Correct the link.") from error
-    except OSError as error:
-        raise InputError(str(path), f"cannot be read ({error})", "Check that it may be read.") from error
-    return True

@@ -45,14 +45,23 @@ def test_lines_of_a_plain_list(tmp_path):
     assert read_withdrawn(path) == [Withdrawal(IDS[0], "", ""), Withdrawal(IDS[1], "", "")]
 
 
-def test_a_list_that_is_not_there_is_empty_and_one_that_cannot_be_read_is_not(tmp_path):
-    assert read_withdrawn(tmp_path / "list.jsonl") == []
+@pytest.mark.parametrize(
+    "name", ["gone.jsonl", "gone.txt", "file/list.jsonl", "folder.jsonl", "link.jsonl", "link.txt"]
+)
+def test_a_list_that_is_lost_or_cannot_be_read_is_not_empty(tmp_path, name):
+    """An unmounted disk must not publish again what the list withdraws."""
     (tmp_path / "file").touch()
     (tmp_path / "folder.jsonl").mkdir()
-    (tmp_path / "link.jsonl").symlink_to(tmp_path / "nowhere")
-    for name in ("file/list.jsonl", "folder.jsonl", "link.jsonl"):
-        with pytest.raises(InputError):
-            read_withdrawn(tmp_path / name)
+    for link in ("link.jsonl", "link.txt"):
+        (tmp_path / link).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=name):
+        read_withdrawn(tmp_path / name)
+
+
+def test_an_empty_list_withdraws_nothing(tmp_path):
+    for name in ("list.jsonl", "list.txt"):
+        (tmp_path / name).touch()
+        assert read_withdrawn(tmp_path / name) == []
 
 
 @pytest.mark.parametrize(
