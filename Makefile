@@ -19,7 +19,7 @@ test-slow: .venv/developed
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "(slow or ui or peer) and not soak"
 
 # 200 random histories of a corpus, killed at random, each compared with a build from scratch, and what repeats other
-# tests over every configuration, kind of damage and place to be killed at: most of an hour.
+# tests over every configuration, kind of damage and place to be killed at.
 soak: .venv/developed
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m soak
 

@@ -66,7 +66,7 @@ class StoreList:
             InputError: one of `withdrawals` has no document_id, or a reason or date that cannot be stored.
             StorageError: the list cannot be read or written.
         """
-        checked = [parsed_withdrawal(asdict(withdrawal), "the withdrawal") for withdrawal in withdrawals]
+        checked = _checked(withdrawals)
         with self.file.changing():
             entries = {one.document_id: one for one in reversed(checked)} | self.entries()
             self.file.write(_lines(entries.values()))
@@ -79,7 +79,7 @@ class StoreList:
             InputError: one of `withdrawals` has no document_id, or a reason or date that cannot be stored.
             StorageError: the list cannot be read or written.
         """
-        checked = [parsed_withdrawal(asdict(withdrawal), "the withdrawal") for withdrawal in withdrawals]
+        checked = _checked(withdrawals)
         with self.file.changing():
             entries = self.entries()
             new = {one.document_id: one for one in reversed(checked) if one.document_id not in entries}
@@ -147,6 +147,10 @@ class StoreList:
     def _change(self, entries: Collection[Withdrawal]) -> None:
         """Write the list after a change; a doubtful one stays so, because only a person can say that it is complete."""
         self.file.write(_lines(entries), is_complete=not self._doubtful_files(self.file.read()))
+
+
+def _checked(withdrawals: Sequence[Withdrawal]) -> list[Withdrawal]:
+    return [parsed_withdrawal(asdict(withdrawal), "the withdrawal") for withdrawal in withdrawals]
 
 
 def _lines(entries: Collection[Withdrawal]) -> list[str]:

@@ -26,8 +26,7 @@ def withdraw(workspace: Workspace, document_ids: Sequence[str], reason: str) -> 
         InputError: an id is not a document's id.
         StorageError: the list cannot be read or written.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return workspace.store_list.add([Withdrawal(document_id, reason, now) for document_id in document_ids])
+    return workspace.store_list.add(_withdrawals(document_ids, reason))
 
 
 def restore(workspace: Workspace, document_ids: Sequence[str], reason: str) -> list[Withdrawal]:
@@ -37,8 +36,7 @@ def restore(workspace: Workspace, document_ids: Sequence[str], reason: str) -> l
         InputError: an id is not a document's id.
         StorageError: the list cannot be read or written.
     """
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return workspace.store_list.restore([Withdrawal(document_id, reason, now) for document_id in document_ids])
+    return workspace.store_list.restore(_withdrawals(document_ids, reason))
 
 
 def reinstate(workspace: Workspace, document_ids: Collection[str]) -> list[str]:
@@ -92,6 +90,11 @@ def tombstones_of(workspace: Workspace, document_ids: Sequence[str]) -> pl.DataF
     """Return the stored tombstones of some documents."""
     stored = Tombstones(workspace.store.backend).stored().select(TOMBSTONES.names())
     return stored.filter(pl.col("document_id").is_in(document_ids))
+
+
+def _withdrawals(document_ids: Sequence[str], reason: str) -> list[Withdrawal]:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return [Withdrawal(document_id, reason, now) for document_id in document_ids]
 
 
 def _entries(workspace: Workspace) -> Mapping[str, Withdrawal]:

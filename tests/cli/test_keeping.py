@@ -656,3 +656,10 @@ def test_status_tells_of_a_generation_that_is_being_filled(study):
     ended = influence("run", "--study", study)
     assert ended.code == 0
     assert "Generation 2: " in influence("status", "--study", study).out
+
+
+@pytest.mark.parametrize("options", [["--undo", "--restore"], ["--only-list", "--undo"], ["--only-list", "--restore"]])
+def test_ways_to_forget_that_exclude_one_another_are_refused(options, tmp_path):
+    ended = influence("forget", "--document", "a" * 32, *options, "--study", tmp_path / "study.yaml")
+    assert ended.code != 0
+    assert "exclude one another" in ended.error

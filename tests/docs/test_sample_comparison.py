@@ -49,12 +49,11 @@ def test_what_is_stale_is_a_difference(shown, made):
 
 
 def test_the_words_of_a_table_that_follows_are_compared():
-    """The first table's columns are as wide as its figures, which differ from run to run."""
-    heads = ("stage  bytes\nscores    {}\n", "stage   bytes\nscores     {}\n")
-    shown, made = (
-        head.format(bytes_) + "layers  rotated for scores\n" for head, bytes_ in zip(heads, (12, 13), strict=True)
-    )
-    assert (
-        differences(shown, made.replace("stage   bytes", "stage  bytes").replace("scores     13", "scores    13")) == []
-    )
-    assert differences(shown, made.replace("rotated", "turned"))[-1].startswith("shown: layers")
+    """The columns of the first table are as wide as its figures, which differ from run to run."""
+    follows = "layers  rotated for scores"
+    shown = f"stage    bytes\nscores      12\n{follows}"
+    made = f"stage   bytes\nscores     13\n{follows}"
+    assert differences(shown, made) == []
+    assert differences(shown, made.replace("rotated", "turned")) == [
+        f"shown: {follows}\nmade:  layers  turned for scores"
+    ]

@@ -42,6 +42,8 @@ def forget(
 
     if not document and not restore:
         raise InputError("forget", "no document is named", "Name one with `--document ID`.")
+    if only_list + undo + restore > 1:
+        raise InputError("forget", "--only-list, --undo and --restore exclude one another", "Give one of them.")
     document = document or []
     loaded = Study.load(study, needs_extensions=False)
     if restore:

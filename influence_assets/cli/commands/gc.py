@@ -14,9 +14,6 @@ from influence_assets.study import Study
 if TYPE_CHECKING:
     from influence_assets.upkeep.garbage import Vanished
 
-SHARDS_SHOWN = 20
-"""How many vanished shards are named."""
-
 
 def gc(
     keep: Annotated[int, typer.Option(min=0, help="Superseded versions of each partition that stay.")] = 1,
@@ -48,12 +45,10 @@ def _confirm(vanished: "Vanished") -> None:
         InputError: there is no terminal to ask in.
         typer.Exit: the user declines.
     """
-    from influence_assets.cli.escaping import visible
+    from influence_assets.cli.vanished import shard_names
 
-    shards = ", ".join(vanished.shards[:SHARDS_SHOWN])
-    more = f" and {len(vanished.shards) - SHARDS_SHOWN:,} more" if len(vanished.shards) > SHARDS_SHOWN else ""
     share = f"{vanished.documents:,} of the store's {vanished.of_documents:,} documents"
-    problem = f"{share} would go, because the files of {visible(shards)}{more} are gone from the corpus"
+    problem = f"{share} would go, because the files of {shard_names(vanished.shards)} are gone from the corpus"
     if not (sys.stdin.isatty() and console.is_terminal):
         remedy = "If a disk is missing, mount it; if they may go, give `--yes`."
         raise InputError("gc", problem, remedy)

@@ -20,7 +20,7 @@ from influence_assets.storage.catalogue.content import (
     digest,
 )
 from influence_assets.storage.catalogue.publishing import SpoiledError, changed_copy, loader_lock
-from influence_assets.storage.catalogue.reading import standing_of
+from influence_assets.storage.catalogue.reading import quoted, standing_of
 from influence_assets.storage.catalogue.rows import (
     delete_tables,
     insert_frame,
@@ -86,8 +86,7 @@ def unload_artifacts(path: Path, keys: Iterable[ArtifactKey], tombstones: pl.Dat
     numbers = sorted({key.materialization_id for key in keys})
     with loader_lock(path), changed_copy(path, anew=False) as connection:
         for table in _tables_of_rows(connection):
-            # The table's name comes from the file itself.
-            sql = f'delete from "{table}" where materialization_id in (select unnest($numbers))'  # noqa: S608
+            sql = f"delete from {quoted(table)} where materialization_id in (select unnest($numbers))"  # noqa: S608
             connection.execute(sql, {"numbers": numbers}).complete()
         for name, parameters in (("unload", {"numbers": numbers}), ("forget_ancestors", None), ("forget_inputs", None)):
             connection.execute(own_statement("changes", name), parameters).complete()

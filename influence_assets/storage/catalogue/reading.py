@@ -160,13 +160,17 @@ def damaged_tables(path: Path) -> dict[str, str]:
     """
     damaged = {}
     for table in _table_names(path):
-        quoted = table.replace('"', '""')
         with _reader(path) as connection:  # one for each table: an error may leave the connection unusable
             try:
-                connection.execute(f'select max(hash(whole)) from "{quoted}" as whole').fetchall()  # noqa: S608
+                connection.execute(f"select max(hash(whole)) from {quoted(table)} as whole").fetchall()  # noqa: S608
             except duckdb.Error as error:
                 damaged[table] = str(error).strip()
     return damaged
+
+
+def quoted(name: str) -> str:
+    """Return a name as an identifier of SQL, for names that come from a file and cannot be bound."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _table_names(path: Path) -> list[str]:
