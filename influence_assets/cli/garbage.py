@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
+from influence_assets.cli.figures import counted
+
 if TYPE_CHECKING:
     from influence_assets.upkeep.garbage import Collected
 
@@ -15,9 +17,11 @@ KEYS_SHOWN = 20
 def print_collected(collected: "Collected", console: Console, *, done: bool) -> None:
     """Print how much a collection removed or, if it was not done, what it would remove."""
     verb = "Removed" if done else "Would remove"
+    removed, reduced = counted(len(collected.removed), "artifact"), len(collected.reduced)
+    more = f", and the content of {reduced:,} more, whose lineage stays" if reduced else ""
+    nothing = "There is nothing to remove." if not (collected.removed or reduced or collected.bytes) else ""
     console.print(
-        f"{verb} {len(collected.removed):,} artifacts and the content of {len(collected.reduced):,} more, "
-        f"keeping its lineage: {collected.bytes:,} bytes."
+        (nothing or f"{verb} {removed}{more}: {collected.bytes:,} bytes.")
         + (" The catalogue was rebuilt." if collected.catalogue_rebuilt else "")
     )
     for key in [*collected.removed, *collected.reduced][: 0 if done else KEYS_SHOWN]:
@@ -25,6 +29,5 @@ def print_collected(collected: "Collected", console: Console, *, done: bool) -> 
     if collected.kept_back:
         console.print(
             f"[yellow]{len(collected.kept_back)} artifacts of withdrawn documents or vanished files are still "
-            "published.[/] "
-            "Run `influence run`, then this again."
+            "published.[/] Run `influence run`, then this again."
         )

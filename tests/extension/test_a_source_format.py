@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import re
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def test_a_changed_record_is_computed_anew_and_the_old_one_collected(study):
     assert influence("verify", "--study", study).code == 0
     collected = influence("gc", "--keep", "0", "--study", study)
     assert collected.code == 0
-    assert not collected.out.startswith("Removed 0 artifacts")
+    assert re.match(r"Removed [1-9]\d* artifacts?:", collected.out)
     assert influence("run", "--study", study).out.startswith("Nothing to do")
 
 
