@@ -1,6 +1,8 @@
 """What holds in every test: shapes checked at run time, one thread unless more are asked for, no network."""
 
 import os
+import shutil
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -15,6 +17,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 for name in ("DAGSTER_HOME", "INFLUENCE_STUDY", "INFLUENCE_EXTENSIONS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE"):
     os.environ.pop(name, None)
+
+# Stores wait for the disk at every durable write. Temporary folders lie in memory where there is room for them.
+MEMORY = Path("/dev/shm")
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 6 * 2**30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes run tests: more than cores, for many a test waits for a process of its own."""
+    cores = os.cpu_count() or 1
+    return cores + (cores + 1) // 2
+
 
 # A slow machine is no mistake of the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
