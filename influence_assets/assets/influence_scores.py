@@ -42,13 +42,14 @@ def _compute(work: Work) -> None:
     runner = load_runner(work.workspace, work.open("language_model"), work.progress, len(sequences))
     queries = StoredQueries(work.open("query_gradients"), runner.device)
     bases = factors.bases_on(runner, work.open("eigenbases"))
-    parts = []
+    by_query, parts_by_query = [], []
     for rows in queries.chunks(MAIN):
-        totals = scored(runner, sequences, _multipliers(work.study, queries, rows), queries.N, bases)
+        totals = scored(runner, sequences, _multipliers(work.study, queries, rows), queries.N, bases, MAIN)
         work.draft.summarise(rotated=totals.contractions())
-        parts.append(totals.totals())
-    scores = {method: np.concatenate([part[method] for part in parts]) for method in parts[0]}
-    _record(work, queries, sequences.keys, scores)
+        by_query.append(totals.totals())
+        parts_by_query.append(totals.part_totals())
+    scores = {method: np.concatenate([chunk[method] for chunk in by_query]) for method in by_query[0]}
+    _record(work, queries, sequences.keys, scores, np.concatenate(parts_by_query))
 
 
 def _multipliers(study: Study, queries: "StoredQueries", rows: slice) -> "dict[str, dict[str, Tensor]]":
@@ -56,11 +57,17 @@ def _multipliers(study: Study, queries: "StoredQueries", rows: slice) -> "dict[s
     return {method.name: queries.layers(rows, method.name) for method in methods_of(study)}
 
 
-def _record(work: Work, queries: "StoredQueries", keys: np.ndarray, scores: Mapping[str, np.ndarray]) -> None:
-    """Write the scores of each method, [query, sequence]."""
+def _record(
+    work: Work, queries: "StoredQueries", keys: np.ndarray, scores: Mapping[str, np.ndarray], parts: np.ndarray
+) -> None:
+    """Write the scores of each method, [query, sequence], and the main method's of documents, [query, part]."""
+    from influence_assets.layouts.sequences import shared_parts
+
     main = _rows(scores[MAIN], queries, keys)
     main = main.rename({"score": "influence_nats"}).sort("query_id", "influence_nats", descending=[False, True])
     work.draft.table("influence_scores", main)
+    shared = shared_parts(work.open("token_sequences")).select("sequence_id", "document_id")
+    work.draft.table("part_scores", _pairs(parts, queries, shared).rename({"score": "influence_nats"}))
     baselines = [
         _rows(values, queries, keys).with_columns(method=pl.lit(method))
         for method, values in scores.items()
@@ -82,9 +89,12 @@ def _record(work: Work, queries: "StoredQueries", keys: np.ndarray, scores: Mapp
 
 def _rows(scores: np.ndarray, queries: "StoredQueries", keys: np.ndarray) -> pl.DataFrame:
     """Return a frame with one row for each score in [query, sequence]."""
-    pairs = pl.DataFrame({"query_id": queries.query_ids}).join(
-        pl.DataFrame({"sequence_id": keys}), how="cross", maintain_order="left_right"
-    )
+    return _pairs(scores, queries, pl.DataFrame({"sequence_id": keys}))
+
+
+def _pairs(scores: np.ndarray, queries: "StoredQueries", scored: pl.DataFrame) -> pl.DataFrame:
+    """Return a frame with one row for each score in [query, row of `scored`]."""
+    pairs = pl.DataFrame({"query_id": queries.query_ids}).join(scored, how="cross", maintain_order="left_right")
     generation = pl.lit(queries.generation_id, pl.Int32).alias("generation_id")
     return pairs.with_columns(generation, pl.Series("score", scores.reshape(-1)))
 
@@ -96,11 +106,12 @@ def _join(work: Work, context: PassContext) -> Joined:
     device = context.runner.device
     queries = StoredQueries(work.open("query_gradients"), device)
     multipliers = _multipliers(work.study, queries, queries.all)
-    totals = ScoreTotals(multipliers, len(context.sequences), queries.N, device)
+    sequences = context.sequences
+    totals = ScoreTotals(multipliers, len(sequences), queries.N, device, sequences.parts, MAIN)
 
     def record() -> None:
         work.draft.summarise(rotated=totals.contractions())
-        _record(work, queries, context.sequences.keys, totals.totals())
+        _record(work, queries, sequences.keys, totals.totals(), totals.part_totals())
 
     return Joined(totals, record)
 
@@ -123,16 +134,21 @@ def every_sequence_is_scored(artifact: Artifact, open_input: Opener) -> Finding:
 
 
 def _cost(sizes: Any, partition: Partition) -> Cost:
-    return Cost(
-        bytes=sizes.sequences(str(partition.shard)) * sizes.scored_queries(partition.query_set) * BYTES_PER_SCORE
-    )
+    sequences, parts = sizes.sequences(str(partition.shard)), sizes.parts(str(partition.shard))
+    of_methods, queries = sizes.scored_queries(partition.query_set), sizes.queries(str(partition.query_set))
+    # A sequence with k documents has k scores of documents, of which k - 1 are counted as parts.
+    return Cost(bytes=(sequences * of_methods + 2 * parts * queries) * BYTES_PER_SCORE)
 
 
 def _operations(sizes: Any, partition: Partition, names: frozenset[str]) -> float:
     queries, sequences = sizes.scored_queries(partition.query_set), sizes.sequences(str(partition.shard))
+    of_parts = sizes.shape.contractions(sizes.queries(str(partition.query_set)))
     if "gradient_sketches" in names:  # the sequences' gradients are there, and rotated
-        return float(sequences * sizes.shape.contractions(queries))
-    return float(sizes.shape.scores(queries, sequences))
+        # Those of parts are not, and a part that is not the longest has at most half of a sequence's tokens.
+        of_parts += sizes.shape.rotated_gradients() / 2
+        return float(sequences * sizes.shape.contractions(queries) + sizes.parts(str(partition.shard)) * of_parts)
+    of_parts += sizes.shape.gradients() / 2
+    return float(sizes.shape.scores(queries, sequences) + sizes.parts(str(partition.shard)) * of_parts)
 
 
 def _memory(sizes: Any) -> int:
@@ -155,12 +171,13 @@ ASSET = AssetDefinition(
     group="attribution",
     description=(
         "One EK-FAC score for each query of the set and each sequence of the shard, in nats per added copy. Positive: "
-        "adding the sequence once more to the training set would raise the completion's log-probability."
+        "adding the sequence once more to the training set would raise the completion's log-probability. A sequence of "
+        "several documents has one score for each of them, too."
     ),
     kinds=frozenset({"torch", "parquet"}),
     partitioned_by="pair",
     inputs=("token_sequences", "language_model", "eigenbases", "query_gradients"),
-    code_version="2",
+    code_version="3",
     settings=_settings,
     compute=_compute,
     holds_text=True,

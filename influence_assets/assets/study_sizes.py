@@ -154,6 +154,22 @@ class StudySizes:
         length = self.versions.workspace.study.sequences.length
         return max(1, round(self.versions.workspace.shard(shard).bytes / self.bytes_a_token / length))
 
+    def parts(self, shard: str) -> int:
+        """Return how many documents' parts of sequences are scored beside the sequences, counted or estimated.
+
+        Of a sequence with k documents these are k − 1; see `capture.scores.PartTotals`.
+        """
+        packed = self._packed(shard)
+        if packed is not None:
+            return packed.rows["sequence_documents"] - packed.rows["sequences"]
+        return round(self._parts_a_sequence * self.sequences(shard))
+
+    @cached_property
+    def _parts_a_sequence(self) -> float:
+        known = [packed for shard in self.versions.workspace.shards if (packed := self._packed(shard)) is not None]
+        sequences = sum(packed.rows["sequences"] for packed in known)
+        return sum(packed.rows["sequence_documents"] for packed in known) / sequences - 1 if sequences else 1.0
+
     def all_sequences(self) -> int:
         """Return the number of sequences of the corpus."""
         return sum(map(self.sequences, self.versions.workspace.shards))

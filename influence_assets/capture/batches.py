@@ -14,6 +14,40 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
+class Parts:
+    """Runs of positions in sequences, one a document: all runs of each sequence that holds more than one document.
+
+    Sequences are not named if they have one part only, because that part is the whole.
+
+    Args:
+        sequences: int64 [part]: the row of the sequence; ascending.
+        starts: int64 [part]: the first position.
+        ends: int64 [part]: one past the last position.
+    """
+
+    sequences: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Return the number of positions of each part."""
+        return self.ends - self.starts
+
+    def take(self, parts: npt.NDArray[np.int64]) -> "Parts":
+        """Return some of the parts."""
+        return Parts(self.sequences[parts], self.starts[parts], self.ends[parts])
+
+    def longest_of_each(self) -> npt.NDArray[np.int64]:
+        """Return the longest part of each sequence that has parts; of equally long ones, the first."""
+        order = np.lexsort((np.arange(len(self)), -self.lengths(), self.sequences))
+        _, first = np.unique(self.sequences[order], return_index=True)
+        return order[first]
+
+
+@dataclass(frozen=True)
 class Batch:
     """Sequences padded on the right to the longest among them.
 
@@ -63,18 +97,20 @@ class Sequences:
         lengths: int32 [sequence].
         keys: int64 [sequence]: the sequence ids.
         first_scored: int32 [sequence]; None means 1, every token but the first.
+        parts: the documents of those sequences that have several; None if nobody asks for them.
     """
 
     tokens: np.ndarray
     lengths: np.ndarray
     keys: np.ndarray
     first_scored: np.ndarray | None = None
+    parts: Parts | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def take(self, rows: np.ndarray) -> "Sequences":
-        """Return some of the sequences, in the order given."""
+        """Return some of the sequences, in the order given, without their parts."""
         scored = None if self.first_scored is None else self.first_scored[rows]
         return Sequences(self.tokens[rows], self.lengths[rows], self.keys[rows], scored)
 

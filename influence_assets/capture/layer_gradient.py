@@ -2,8 +2,10 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from influence_assets.capture.batches import Parts
 from influence_assets.maths.ekfac import Eigenbasis, sequence_gradients
 
 
@@ -62,12 +64,31 @@ class LayerGradient:
     def with_sides(self, sides: RotatedAxes) -> Tensor:
         """Return G with these sides in the eigenbasis, [sequence, d_out, d_in]."""
         if sides not in self._computed:
-            out = self._buffers.of(sides, self.a, self.Ds)
-            if not any(sides):
-                self._computed[sides] = sequence_gradients(self.Ds, self.a, out=out)
-            else:
-                assert self._basis is not None  # noqa: S101  # callers that need rotated gradients give a basis
-                self._computed[sides] = self._basis.rotated_sequence_gradients(
-                    self.Ds, self.a, **sides._asdict(), out=out
-                )
+            self._computed[sides] = self._gradients(self.Ds, self.a, sides, self._buffers.of(sides, self.a, self.Ds))
         return self._computed[sides]
+
+    def of_parts(self, sides: RotatedAxes, parts: Parts, buffers: GradientBuffers) -> Tensor:
+        """Return Σ Ds_t a_tᵀ over the positions of each part, with these sides in the eigenbasis, [part, d_out, d_in].
+
+        Args:
+            sides: the sides that are in the eigenbasis.
+            parts: parts of the batch's sequences, by their rows in the batch.
+            buffers: memory for the gradients; the next call overwrites it.
+        """
+        longest = int(parts.lengths().max())
+        sequences, starts, ends = (
+            torch.from_numpy(values).to(self.a.device, non_blocking=True)
+            for values in (parts.sequences, parts.starts, parts.ends)
+        )
+        positions = starts[:, None] + torch.arange(longest, device=self.a.device)[None, :]
+        outside = positions >= ends[:, None]
+        positions = positions.masked_fill(outside, 0)
+        Ds = self.Ds[sequences[:, None], positions].masked_fill_(outside[..., None], 0)
+        a = self.a[sequences[:, None], positions]
+        return self._gradients(Ds, a, sides, buffers.of(sides, a, Ds))
+
+    def _gradients(self, Ds: Tensor, a: Tensor, sides: RotatedAxes, out: Tensor | None) -> Tensor:
+        if not any(sides):
+            return sequence_gradients(Ds, a, out=out)
+        assert self._basis is not None  # noqa: S101  # callers that need rotated gradients give a basis
+        return self._basis.rotated_sequence_gradients(Ds, a, **sides._asdict(), out=out)

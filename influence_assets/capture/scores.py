@@ -1,4 +1,10 @@
-"""Scores, −⟨P, G⟩ / N, of every query and training sequence, by several methods in one pass."""
+"""Scores, −⟨P, G⟩ / N, of every query and training sequence, by several methods in one pass.
+
+A sequence in which several documents are packed has a score for each of them, too. Its gradient is a sum over
+positions, G = Σ_t Ds_t a_tᵀ, so the score of a document's part is −⟨P, Σ_{t in the document} Ds_t a_tᵀ⟩ / N, and the
+parts sum to the sequence's score. Through attention, the loss of a later document reaches positions of an earlier one
+and is counted there.
+"""
 
 from collections.abc import Mapping
 
@@ -6,13 +12,81 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from influence_assets.capture.batches import Batch, Sequences
+from influence_assets.capture.batches import Batch, Parts, Sequences
 from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.layer_gradient import GradientBuffers, LayerGradient, RotatedAxes
 from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.ekfac import Eigenbasis
 from influence_assets.maths.influence import layer_scores
+
+
+PARTS_AT_ONCE = 32
+"""How many parts' gradients of one layer are in memory beside those of the batch's sequences."""
+
+
+class PartTotals:
+    """Totals over layers of the scores of parts, for every query of one method.
+
+    The longest part of each sequence is not computed: it is what the others leave of the sequence's score.
+
+    Args:
+        parts: the documents of the sequences that have several.
+        queries: number of queries.
+        device: the device of the totals.
+    """
+
+    def __init__(self, parts: Parts, queries: int, device: str) -> None:
+        self._parts = parts
+        self._longest = parts.longest_of_each()
+        is_longest = np.zeros(len(parts), bool)
+        is_longest[self._longest] = True
+        self._computed = np.flatnonzero(~is_longest)
+        self._totals = torch.zeros(queries, len(self._computed), dtype=torch.float64, device=device)
+        self._chunks: list[tuple[Parts, Tensor]] = []
+        self._batch: Batch | None = None
+        self._buffers = GradientBuffers()
+
+    def add(self, batch: Batch, layer: LayerGradient, axes: RotatedAxes, P: Tensor, N: int) -> None:
+        """Add one layer's part of the scores of a batch."""
+        for parts, columns in self._chunks_of(batch):
+            G = layer.of_parts(axes, parts, self._buffers)
+            scores_of_layer = layer_scores(P, G, N).double()
+            self._totals.index_add_(1, columns, scores_of_layer.to(columns.device))
+
+    def _chunks_of(self, batch: Batch) -> list[tuple[Parts, Tensor]]:
+        """Return the computed parts of a batch, those of similar length together, each with its columns in the totals.
+
+        They are the same for all layers of a batch.
+        """
+        if self._batch is not batch:
+            order = np.argsort(batch.rows)
+            place = np.searchsorted(batch.rows, self._parts.sequences[self._computed], sorter=order)
+            rows = order[np.minimum(place, len(order) - 1)]
+            columns = np.flatnonzero(batch.rows[rows] == self._parts.sequences[self._computed])
+            own = self._parts.take(self._computed[columns])
+            own = Parts(rows[columns], own.starts, own.ends)
+            by_length = np.argsort(own.lengths(), kind="stable")
+            self._chunks = [
+                (own.take(chunk), torch.from_numpy(columns[chunk]).to(self._totals.device, non_blocking=True))
+                for start in range(0, len(by_length), PARTS_AT_ONCE)
+                for chunk in [by_length[start : start + PARTS_AT_ONCE]]
+            ]
+            self._batch = batch
+        return self._chunks
+
+    def totals(self, scores: np.ndarray) -> np.ndarray:
+        """Return the score of every part, float64 [query, part].
+
+        Args:
+            scores: the sequences' scores, float64 [query, sequence].
+        """
+        totals = np.zeros((len(scores), len(self._parts)))
+        totals[:, self._computed] = self._totals.cpu().numpy()
+        first = np.searchsorted(self._parts.sequences, self._parts.sequences[self._longest])
+        others = np.add.reduceat(totals, first, axis=1) if len(first) else totals
+        totals[:, self._longest] = scores[:, self._parts.sequences[self._longest]] - others
+        return totals
 
 
 class ScoreTotals(Participant):
@@ -24,16 +98,28 @@ class ScoreTotals(Participant):
         sequences: number of sequences that will be scored.
         N: training sequences of the generation.
         device: the device of the passes.
+        parts: the documents of the sequences that have several; None if their scores are not wanted.
+        split: the method whose scores are split over them.
     """
 
     needs_bases = True
 
-    def __init__(self, methods: Mapping[str, dict[str, Tensor]], sequences: int, N: int, device: str) -> None:
+    def __init__(
+        self,
+        methods: Mapping[str, dict[str, Tensor]],
+        sequences: int,
+        N: int,
+        device: str,
+        parts: Parts | None = None,
+        split: str | None = None,
+    ) -> None:
         self._methods = methods
         self._N = N
         self._totals = {
             name: torch.zeros(_count(P), sequences, dtype=torch.float64, device=device) for name, P in methods.items()
         }
+        self._split = split
+        self._parts = None if parts is None or split is None else PartTotals(parts, _count(methods[split]), device)
         self._rotated_axes: dict[str, RotatedAxes] = {}
 
     def begin(self, runner: Runner, bases: Mapping[str, Eigenbasis], tokens: int, *, is_rotated_anyway: bool) -> None:
@@ -76,12 +162,15 @@ class ScoreTotals(Participant):
         return self._rotated_axes
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:
-        """Add one layer's part of the scores of a batch."""
-        G = layer.with_sides(self._rotated_axes.get(layer.name, RotatedAxes(S=False, A=False)))
+        """Add one layer's share of the scores of a batch."""
+        axes = self._rotated_axes.get(layer.name, RotatedAxes(S=False, A=False))
+        G = layer.with_sides(axes)
         rows = torch.from_numpy(batch.rows).to(batch.tokens.device, non_blocking=True)
         for name, P in self._methods.items():
             scores_of_layer = layer_scores(P[layer.name], G, self._N).double()
             self._totals[name].index_add_(1, rows, scores_of_layer.to(rows.device))
+        if self._parts is not None and self._split is not None:
+            self._parts.add(batch, layer, axes, self._methods[self._split][layer.name], self._N)
 
     def contractions(self) -> dict[str, str]:
         """Return what is rotated in each layer, in words for people."""
@@ -96,6 +185,12 @@ class ScoreTotals(Participant):
     def totals(self) -> dict[str, np.ndarray]:
         """Return the scores for each method, float64 [query, sequence]."""
         return {name: total.cpu().numpy() for name, total in self._totals.items()}
+
+    def part_totals(self) -> np.ndarray | None:
+        """Return the scores of all parts by the method that is split, float64 [query, part]; None without parts."""
+        if self._parts is None or self._split is None:
+            return None
+        return self._parts.totals(self._totals[self._split].cpu().numpy())
 
 
 def scores(
@@ -126,9 +221,19 @@ def scored(
     methods: Mapping[str, dict[str, Tensor]],
     N: int,
     bases: Mapping[str, Eigenbasis] | None,
+    split: str | None = None,
 ) -> ScoreTotals:
-    """Return the totals that `scores` reads, with the contractions that were chosen."""
-    totals = ScoreTotals(methods, len(sequences), N, runner.device)
+    """Return the totals that `scores` reads, with the contractions that were chosen and the scores of parts.
+
+    Args:
+        runner: runs the model.
+        sequences: the training sequences, with their parts if those are to be scored.
+        methods: as in `scores`.
+        N: as in `scores`.
+        bases: as in `scores`.
+        split: the method whose scores are split over the sequences' parts.
+    """
+    totals = ScoreTotals(methods, len(sequences), N, runner.device, sequences.parts, split)
     totals.place(runner)
     if bases is not None:
         bases = runner.placed(bases)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 
 from influence_assets.storage.artifacts import Artifact
@@ -20,8 +21,22 @@ def stored_documents(documents: Artifact) -> Iterator[pl.DataFrame]:
 
 
 def shard_sequences(token_sequences: Artifact) -> "Sequences":
-    """Return all sequences of a shard."""
-    from influence_assets.capture.batches import Sequences
+    """Return all sequences of a shard, with the documents of those that have several."""
+    from influence_assets.capture.batches import Parts, Sequences
 
     ids = token_sequences.table("sequences").select("sequence_id").collect()["sequence_id"].to_numpy()
-    return Sequences(token_sequences.array("tokens"), token_sequences.array("lengths"), ids)
+    shared = shared_parts(token_sequences)
+    columns = (shared[name].to_numpy().astype(np.int64) for name in ("row", "token_start", "token_end"))
+    return Sequences(token_sequences.array("tokens"), token_sequences.array("lengths"), ids, parts=Parts(*columns))
+
+
+def shared_parts(token_sequences: Artifact) -> pl.DataFrame:
+    """Return the documents of those sequences that have several, as `shard_sequences` orders them.
+
+    Returns:
+        Columns `row` (the sequence's number in the shard), `sequence_id`, `document_id`, `token_start`, `token_end`.
+    """
+    sequences = token_sequences.table("sequences").select("sequence_id").with_row_index("row")
+    spans = token_sequences.table("sequence_documents").filter(pl.len().over("sequence_id") > 1)
+    parts = spans.join(sequences, on="sequence_id").sort("row", "token_start")
+    return parts.select("row", "sequence_id", "document_id", "token_start", "token_end").collect()

@@ -1,4 +1,4 @@
--- Scores, and parts of scores, whose query, sequence or generation is missing.
+-- Scores, and parts of scores, whose query, sequence, document or generation is missing.
 -- grain: (table_name, query_id, sequence_id, generation_id)
 select distinct
     'influence_scores' as table_name,
@@ -10,6 +10,20 @@ left join queries on influence_scores.query_key = queries.query_key
 left join sequences on influence_scores.sequence_id = sequences.sequence_id
 left join generations on influence_scores.generation_id = generations.generation_id
 where queries.query_id is null or sequences.sequence_id is null or generations.generation_id is null
+union all
+select distinct
+    'part_scores' as table_name,
+    coalesce(queries.query_id, part_scores.query_key::varchar) as query_id,
+    part_scores.sequence_id,
+    part_scores.generation_id
+from part_scores
+left join queries on part_scores.query_key = queries.query_key
+left join sequence_documents
+    on
+        part_scores.sequence_id = sequence_documents.sequence_id
+        and part_scores.document_key = sequence_documents.document_key
+left join generations on part_scores.generation_id = generations.generation_id
+where queries.query_id is null or sequence_documents.sequence_id is null or generations.generation_id is null
 union all
 select distinct
     'baseline_scores' as table_name,

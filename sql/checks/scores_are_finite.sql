@@ -11,6 +11,16 @@ left join queries on influence_scores.query_key = queries.query_key
 where not isfinite(influence_scores.influence_nats)
 union all
 select
+    'part_scores' as table_name,
+    coalesce(queries.query_id, part_scores.query_key::varchar) as query_id,
+    part_scores.sequence_id,
+    part_scores.generation_id,
+    part_scores.influence_nats as score
+from part_scores
+left join queries on part_scores.query_key = queries.query_key
+where not isfinite(part_scores.influence_nats)
+union all
+select
     'baseline_scores' as table_name,
     query_id,
     sequence_id,

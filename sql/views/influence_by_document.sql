@@ -1,34 +1,22 @@
--- The influence of each document on each query: a sequence's score is shared over its documents by their share of
--- its tokens, and the shares are summed.
+-- The influence of each document on each query: the scores of its parts of sequences (see current_scores_by_document), summed.
 -- grain: (query_id, shard_id, document_id)
 create view influence_by_document as
-with spans as (
+with summed as (
     select
-        sequence_documents.sequence_id,
+        current_scores_by_document.query_id,
         sequences.shard_id,
-        sequence_documents.document_key,
-        sum(sequence_documents.token_end - sequence_documents.token_start) / any_value(sequences.tokens) as token_share
-    from sequence_documents
-    inner join sequences on sequence_documents.sequence_id = sequences.sequence_id
-    group by sequence_documents.sequence_id, sequences.shard_id, sequence_documents.document_key
-),
-
-shared as (
-    select
-        current_scores.query_id,
-        spans.shard_id,
-        spans.document_key,
-        sum(current_scores.influence_nats * spans.token_share) as influence_nats,
-        max(current_scores.influence_nats) as strongest_sequence_nats,
+        current_scores_by_document.document_key,
+        sum(current_scores_by_document.influence_nats) as influence_nats,
+        max(current_scores_by_document.influence_nats) as strongest_part_nats,
         count(*) as sequences
-    from current_scores
-    inner join spans on current_scores.sequence_id = spans.sequence_id
-    group by current_scores.query_id, spans.shard_id, spans.document_key
+    from current_scores_by_document
+    inner join sequences on current_scores_by_document.sequence_id = sequences.sequence_id
+    group by current_scores_by_document.query_id, sequences.shard_id, current_scores_by_document.document_key
 )
 
 select
-    shared.query_id,
-    shared.shard_id,
+    summed.query_id,
+    summed.shard_id,
     documents.document_id,
     documents.external_id,
     documents.title,
@@ -36,14 +24,14 @@ select
     documents.licence,
     documents.author,
     documents.url,
-    shared.influence_nats,
-    shared.strongest_sequence_nats,
-    shared.sequences
-from shared
-inner join documents on shared.document_key = documents.document_key and shared.shard_id = documents.shard_id;
+    summed.influence_nats,
+    summed.strongest_part_nats,
+    summed.sequences
+from summed
+inner join documents on summed.document_key = documents.document_key and summed.shard_id = documents.shard_id;
 
 comment on view influence_by_document is
-'The influence of each document on each query: a sequence''s score is shared over its documents by their share of its tokens, and the shares are summed. grain: (query_id, shard_id, document_id)';
+'The influence of each document on each query: the scores of its parts of sequences (see current_scores_by_document), summed. grain: (query_id, shard_id, document_id)';
 comment on column influence_by_document.query_id is 'The query; see queries.';
 comment on column influence_by_document.shard_id is 'The shard that the document was read from; see shards.';
 comment on column influence_by_document.document_id is 'The document; see documents.';
@@ -54,7 +42,7 @@ comment on column influence_by_document.licence is 'The document''s licence.';
 comment on column influence_by_document.author is 'The document''s author.';
 comment on column influence_by_document.url is 'The document''s address.';
 comment on column influence_by_document.influence_nats is
-'Sum over the document''s sequences of their influence in nats, each times the document''s share of the sequence''s tokens; positive helps.';
-comment on column influence_by_document.strongest_sequence_nats is
-'Largest whole score, in nats, of a sequence with part of the document.';
+'Sum, over the sequences with tokens of the document, of the part of their score, in nats, that enters through these tokens; positive helps.';
+comment on column influence_by_document.strongest_part_nats is
+'Largest score, in nats, of the document''s part of one sequence.';
 comment on column influence_by_document.sequences is 'Sequences with part of the document.';

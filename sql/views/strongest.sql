@@ -1,5 +1,5 @@
 -- strongest(query, n): the n sequences of the current generation that raise a query's completion most, with their
--- documents, the larger share of the tokens first. The fast way to a few rows among very many.
+-- documents, the one with the largest part of the score first. The fast way to a few rows among very many.
 -- grain: (rank)
 create macro strongest(query, n) as table
     with scored as (
@@ -23,15 +23,35 @@ create macro strongest(query, n) as table
         inner join sequences on scored.sequence_id = sequences.sequence_id
     ),
 
+    parts as (
+        select
+            part_scores.sequence_id,
+            part_scores.document_key,
+            part_scores.influence_nats
+        from part_scores
+        inner join queries on part_scores.query_key = queries.query_key
+        inner join scored on part_scores.sequence_id = scored.sequence_id
+        where
+            queries.query_id = query
+            and part_scores.generation_id in (
+                select generations.generation_id
+                from generations
+                where generations.is_current
+            )
+    ),
+
     spans as (
         select
             sequence_documents.sequence_id,
             passages.shard_id,
             sequence_documents.document_key,
-            sum(sequence_documents.token_end - sequence_documents.token_start) as tokens
+            parts.influence_nats
         from sequence_documents
         inner join passages on sequence_documents.sequence_id = passages.sequence_id
-        group by sequence_documents.sequence_id, passages.shard_id, sequence_documents.document_key
+        left join parts
+            on
+                sequence_documents.sequence_id = parts.sequence_id
+                and sequence_documents.document_key = parts.document_key
     ),
 
     -- Joined by one number, and the shard compared afterwards: with two columns DuckDB would not look up the few rows
@@ -41,7 +61,7 @@ create macro strongest(query, n) as table
             spans.sequence_id,
             list(
                 coalesce(documents.title, documents.external_id, documents.document_id)
-                order by spans.tokens desc, documents.document_id asc
+                order by spans.influence_nats desc nulls last, documents.document_id asc
             ) filter (where documents.shard_id = spans.shard_id) as documents
         from spans
         inner join documents on spans.document_key = documents.document_key
@@ -60,4 +80,4 @@ create macro strongest(query, n) as table
     order by rank;
 
 comment on macro table strongest is -- noqa: PRS
-'strongest(query, n): the n sequences of the current generation that raise a query''s completion most, with their documents, the larger share of the tokens first. The fast way to a few rows among very many. grain: (rank)';
+'strongest(query, n): the n sequences of the current generation that raise a query''s completion most, with their documents, the one with the largest part of the score first. The fast way to a few rows among very many. grain: (rank)';

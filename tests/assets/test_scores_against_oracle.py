@@ -134,6 +134,25 @@ def test_layers_of_the_strongest_are_the_oracles(empirical, truth):
     assert split.height == len(kept) * len(LAYERS)
 
 
+def test_a_documents_part_is_what_enters_through_its_tokens(empirical):
+    compared = studies.ask_sql(
+        empirical,
+        """
+        select current_scores_by_document.influence_nats as part, sum(token_influence.influence_nats) as tokens
+        from current_scores_by_document
+        inner join sequence_documents using (sequence_id, document_key)
+        inner join token_influence using (query_id, sequence_id)
+        where token_position >= token_start and token_position < token_end
+        group by query_id, sequence_id, document_key, part
+        """,
+    )
+    shared = "select count(*) from (from sequence_documents select sequence_id group by all having count(*) > 1)"
+    assert studies.ask_sql(empirical, shared).item() > 2
+    size = compared.select(pl.col("part").abs().max()).item()
+    assert compared.height > 2 * len(QUESTIONS)
+    np.testing.assert_allclose(compared["part"], compared["tokens"], rtol=0, atol=RELATIVE * size)
+
+
 def test_tokens_of_the_strongest_sum_to_the_score_and_are_spelt_out(empirical, truth):
     sums = studies.ask_sql(
         empirical,

@@ -5,6 +5,7 @@ import duckdb
 from influence_assets.storage.catalogue.statements import statements
 
 # Sequence 1 is three quarters document d1 and one quarter d2; sequence 2 is d2; sequence 3, of another shard, is d3.
+# The parts of sequence 1 are not the documents' shares of its tokens, and have opposite signs.
 # Generation 2 is current; generation 1 has other scores.
 ROWS = """
 insert into catalogue values ('topics', 's', 'c', 'p', false, now());
@@ -41,6 +42,10 @@ from (
     ('q1', 1, 1, 99.0, 8), ('q1', 2, 1, 98.0, 8), ('q1', 3, 1, 97.0, 8)
 ) as scores (query_id, sequence_id, generation_id, influence_nats, materialization_id);
 insert into influence_scores select hash(query_id), * exclude (query_id) from scored;
+insert into part_scores values
+(hash('q1'), 1, hash('d1'), 2, 4.5, 6), (hash('q1'), 1, hash('d2'), 2, -0.5, 6),
+(hash('q2'), 1, hash('d1'), 2, -3.5, 6), (hash('q2'), 1, hash('d2'), 2, 0.5, 6),
+(hash('q1'), 1, hash('d1'), 1, 60.0, 8), (hash('q1'), 1, hash('d2'), 1, 39.0, 8);
 insert into baseline_scores
 select query_id, sequence_id, generation_id, 'gradient_dot', 10 * influence_nats, materialization_id
 from scored;

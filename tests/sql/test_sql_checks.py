@@ -23,6 +23,7 @@ DAMAGE = {
         ("insert into baseline_scores values ('q1', 77, 2, 'gradient_dot', 1.0, 6)", 1),
         ("insert into layer_influence values ('q1', 1, 3, 'h.0.mlp', 1.0, 6)", 1),
         ("insert into token_influence values ('q1', 77, 2, 0, 'x', 1.0, 6)", 1),
+        ("insert into part_scores values (hash('q1'), 1, hash('d3'), 2, 1.0, 6)", 1),
         ("delete from sequences where sequence_id = 3", 2 * 3),
     ],
     "no_orphan_spans": [
@@ -43,6 +44,16 @@ DAMAGE = {
         ("delete from influence_scores where query_key = hash('q2') and sequence_id = 1", 1),
         ("update layer_influence set influence_nats = 'nan' where query_id = 'q2' and module_name = 'h.0.mlp'", 1),
     ],
+    "documents_sum_to_score": [
+        ("update part_scores set influence_nats = 1.001 * influence_nats where query_key = hash('q2')", 1),
+        ("update influence_scores set influence_nats = 3.9 where query_key = hash('q1') and sequence_id = 1", 2),
+        ("delete from part_scores where query_key = hash('q2')", 1),
+        ("delete from part_scores where query_key = hash('q2') and document_key = hash('d2')", 1),
+        ("delete from influence_scores where query_key = hash('q2') and sequence_id = 1", 1),
+        ("insert into part_scores values (hash('q1'), 2, hash('d2'), 2, -1.0, 6)", 1),  # it has one document
+        ("insert into part_scores values (hash('q1'), 1, hash('d3'), 2, 0.0, 6)", 1),
+        ("update part_scores set influence_nats = 'nan' where document_key = hash('d2') and generation_id = 1", 1),
+    ],
     "tokens_sum_to_score": [
         ("update influence_scores set influence_nats = 'nan' where query_key = hash('q2') and sequence_id = 1", 1),
         (
@@ -57,6 +68,7 @@ DAMAGE = {
     "scores_are_finite": [
         ("update influence_scores set influence_nats = 'nan' where query_key = hash('q2') and sequence_id = 1", 1),
         ("update baseline_scores set score = '-inf' where query_id = 'q2' and sequence_id = 1", 1),
+        ("update part_scores set influence_nats = 'inf' where query_key = hash('q2')", 2),
         ("update layer_influence set influence_nats = 'inf' where query_id = 'q2'", 2),
         ("update token_influence set influence_nats = 'nan' where query_id = 'q2'", 2),
     ],

@@ -38,7 +38,7 @@ def catalogue(sample):
 def test_the_tables_are_those_of_the_design():
     assert set(TABLES) == {
         *("shards", "documents", "sequences", "sequence_documents", "queries", "modules", "generations"),
-        *("influence_scores", "baseline_scores", "layer_influence", "token_influence"),
+        *("influence_scores", "part_scores", "baseline_scores", "layer_influence", "token_influence"),
         *("materializations", "materialization_inputs", "catalogue"),
         *("tombstones", "partition_states", "layer_drift"),
     }

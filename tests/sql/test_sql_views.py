@@ -44,11 +44,13 @@ def test_ranks_of_equal_scores_are_distinct(catalogue):
     assert sorted(ranks.fetchall()) == [(1, 1, 3), (2, 2, 2), (3, 3, 1)]
 
 
-def test_strongest_names_the_documents_the_larger_share_first(catalogue):
+def test_strongest_names_the_documents_the_larger_part_first(catalogue):
     assert rows_of(catalogue, "select * exclude (shard_id) from strongest($query, $n)", {"query": "q1", "n": 2}) == [
         {"rank": 1, "influence_nats": 4.0, "sequence_id": 1, "documents": ["One", "d2"], "text": "Ada said while"},
         {"rank": 2, "influence_nats": 1.0, "sequence_id": 3, "documents": ["Three"], "text": "if"},
     ]
+    last = rows_of(catalogue, "from strongest($query, $n)", {"query": "q2", "n": 3})[2]
+    assert (last["sequence_id"], last["documents"]) == (1, ["d2", "One"])
 
 
 def test_strongest_of_each_agrees_with_the_ranks_also_of_equal_scores(catalogue):
@@ -92,13 +94,21 @@ def test_a_query_whose_name_begins_like_all_others_is_found_in_its_own_blocks(ca
     assert read <= 3
 
 
-def test_a_documents_influence_is_its_share_of_its_sequences(catalogue):
+def test_a_documents_influence_is_that_of_its_own_parts(catalogue):
     found = catalogue.execute(
-        "select document_id, influence_nats, strongest_sequence_nats, sequences from influence_by_document "
+        "select document_id, influence_nats, strongest_part_nats, sequences from influence_by_document "
         "where query_id = 'q1' order by document_id"
     )
-    # d1: 6/8 of 4; d2: 2/8 of 4 and all of -1; d3: all of 1.
-    assert found.fetchall() == [("d1", 3.0, 4.0, 1), ("d2", 0.0, 4.0, 2), ("d3", 1.0, 1.0, 1)]
+    # d1: 4.5 of sequence 1; d2: the other -0.5 and all of -1; d3: all of 1.
+    assert found.fetchall() == [("d1", 4.5, 4.5, 1), ("d2", -1.5, -0.5, 2), ("d3", 1.0, 1.0, 1)]
+
+
+def test_parts_are_of_the_current_generation_and_sum_to_its_scores(catalogue):
+    parts = (
+        "select query_id, sequence_id, sum(influence_nats) from current_scores_by_document group by all order by all"
+    )
+    scores = "select query_id, sequence_id, influence_nats from current_scores order by all"
+    assert catalogue.execute(parts).fetchall() == catalogue.execute(scores).fetchall()
 
 
 def test_documents_and_sources_add_up_to_the_scores(catalogue):
@@ -112,7 +122,7 @@ def test_a_document_without_source_counts_under_its_shard(catalogue):
         "select source, influence_nats, helping_nats, hurting_nats, documents from influence_by_source "
         "where query_id = 'q2' order by source"
     )
-    # d1: 6/8 of -3; d2: 2/8 of -3 and -2.
+    # d1: -3.5 of sequence 1; d2: 0.5 of it and -2.
     assert found.fetchall() == [("b.jsonl", -1.0, 0.0, -1.0, 1), ("wiki", -5.0, 0.0, -5.0, 2)]
 
 
@@ -292,12 +302,12 @@ class TestCookbook:
 
     def test_documents_and_licences(self, catalogue):
         documents = ask(catalogue, "documents_behind_an_answer", query_id="q1", count=2)
-        assert [(row["document_id"], row["influence_nats"]) for row in documents] == [("d1", 3.0), ("d3", 1.0)]
+        assert [(row["document_id"], row["influence_nats"]) for row in documents] == [("d1", 4.5), ("d3", 1.0)]
         licences = ask(catalogue, "licences_behind_an_answer", query_id="q1")
         assert [(row["licence"], row["author"], row["influence_nats"]) for row in licences] == [
-            ("CC-BY", "Ann", 3.0),
+            ("CC-BY", "Ann", 4.5),
             (None, None, 1.0),
-            ("MIT", "Bob", 0.0),
+            ("MIT", "Bob", -1.5),
         ]
 
     def test_sources_of_a_query_set(self, catalogue):
@@ -309,7 +319,7 @@ class TestCookbook:
 
     def test_answers_of_a_document(self, catalogue):
         answers = ask(catalogue, "answers_of_a_document", document_id="d1", count=5)
-        assert [(row["query_id"], row["influence_nats"]) for row in answers] == [("q1", 3.0), ("q2", -2.25)]
+        assert [(row["query_id"], row["influence_nats"]) for row in answers] == [("q1", 4.5), ("q2", -3.5)]
 
     def test_where_a_phrase_matters(self, catalogue):
         found = ask(catalogue, "where_a_phrase_matters", phrase="ada", count=5)
