@@ -20,7 +20,6 @@ from influence_assets.capture.runner import Runner
 from influence_assets.maths.ekfac import Eigenbasis
 from influence_assets.maths.influence import layer_scores
 
-
 PARTS_AT_ONCE = 32
 """How many parts' gradients of one layer are in memory beside those of the batch's sequences."""
 
