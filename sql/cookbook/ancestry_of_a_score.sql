@@ -1,6 +1,6 @@
 -- For auditors: what was a score computed from, directly or indirectly, down to files, weights and code?
 -- $query_id: the query, from the table queries
--- $sequence_id: the training sequence, from another answer
+-- $sequence_id: the training sequence, from the table sequences
 -- grain: (materialization_id)
 select
     depth,

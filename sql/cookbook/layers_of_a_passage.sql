@@ -1,6 +1,6 @@
 -- For researchers: through which layers does one passage act on one query?
 -- $query_id: the query, from the table queries
--- $sequence_id: the training sequence, from another answer
+-- $sequence_id: the training sequence, from the table sequences
 -- grain: (module_name)
 select
     module_name,

@@ -1,6 +1,6 @@
 -- For auditors: from which documents, run, code and weights does one score come?
 -- $query_id: the query, from the table queries
--- $sequence_id: the training sequence, from another answer
+-- $sequence_id: the training sequence, from the table sequences
 -- grain: (document_id)
 select
     influence_nats,

@@ -1,7 +1,7 @@
 -- For researchers: which tokens of one passage act on one query? Each row's part is that of predicting the next
 -- token.
 -- $query_id: the query, from the table queries
--- $sequence_id: the training sequence, from another answer
+-- $sequence_id: the training sequence, from the table sequences
 -- grain: (token_position)
 select
     token_position,

@@ -1,5 +1,6 @@
 """Questions to the catalogue: they can read it and nothing else."""
 
+import re
 import shutil
 
 import polars as pl
@@ -96,12 +97,39 @@ def test_every_question_of_the_cookbook_is_answered(sample):
 def test_what_looks_like_a_number_can_be_an_id_or_a_phrase(text, sample):
     """Values arrive as text from the command line; only the query knows which of them are numbers."""
     sample.load(sample.shard(0), sample.shard(1))
+    unknown = rf"(query_id|query_set_id|document_id) {re.escape(repr(text))}: is not in the table|sequence_id '1'"
     values = {"query_id": text, "query_set_id": text, "document_id": text, "phrase": text}
     for name, statement in cookbook().items():
         bound = {
             parameter: {**values, "sequence_id": "1", "count": "3"}[parameter] for parameter in statement.parameters
         }
-        ask_cookbook(sample.path, name, bound)
+        ids = [parameter for parameter in bound if parameter.endswith("_id")]
+        if not ids:
+            ask_cookbook(sample.path, name, bound)
+            continue
+        with pytest.raises(InputError, match=unknown):
+            ask_cookbook(sample.path, name, bound)
+
+
+@pytest.mark.parametrize("asking", [name for name, s in cookbook().items() if any("_id" in p for p in s.parameters)])
+def test_an_id_that_nothing_has_is_refused_with_the_nearest_ones(asking, sample):
+    sample.load(sample.shard(0), sample.shard(1))
+    known = {
+        column: str(query(sample.path, f"select {column} from {table} limit 1").item())
+        for table, column in {
+            "queries": "query_id", "documents": "document_id", "sequences": "sequence_id",
+        }.items()
+    }  # fmt: skip
+    known |= {"query_set_id": query(sample.path, "select query_set_id from queries").item(0, 0), "count": "3"}
+    parameters = cookbook()[asking].parameters
+    for unknown in (parameter for parameter in parameters if parameter.endswith("_id")):
+        mistyped = f"{known[unknown]}0" if unknown == "sequence_id" else f"{known[unknown]}x"
+        values = {parameter: known[parameter] for parameter in parameters} | {unknown: mistyped}
+        named = (
+            rf"^{unknown} '{re.escape(mistyped)}': is not in the table .*The nearest: .*'{re.escape(known[unknown])}'"
+        )
+        with pytest.raises(InputError, match=named):
+            ask_cookbook(sample.path, asking, values)
 
 
 @pytest.mark.parametrize("count", ["many", "²", "--5", "", "1.5.2"])

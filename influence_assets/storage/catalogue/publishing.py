@@ -10,7 +10,7 @@ import duckdb
 
 from influence_assets.durable import files, locks
 from influence_assets.errors import StorageError
-from influence_assets.storage.catalogue.reading import tells_of_damage, unreadable
+from influence_assets.storage.catalogue.reading import tells_of_damage, unreadable, write_ahead_log
 from influence_assets.storage.catalogue.rejected import naming_file
 from influence_assets.storage.catalogue.statements import statements
 
@@ -68,6 +68,8 @@ def changed_copy(path: Path, *, anew: bool) -> Iterator[duckdb.DuckDBPyConnectio
                 connection.commit()
                 connection.checkpoint()
             files.sync_file(copy)
+            # DuckDB would read the changes that another program left beside the old file into the new one.
+            write_ahead_log(path).unlink(missing_ok=True)
             copy.replace(path)
             files.sync_folder(path.parent)
     finally:
@@ -111,5 +113,5 @@ def _copy(source: Path, target: Path) -> None:
 def _remove(copy: Path) -> None:
     """Remove an unpublished copy with what DuckDB keeps beside it."""
     copy.unlink(missing_ok=True)
-    copy.with_name(f"{copy.name}.wal").unlink(missing_ok=True)
+    write_ahead_log(copy).unlink(missing_ok=True)
     shutil.rmtree(copy.with_name(f"{copy.name}.tmp"), ignore_errors=True)

@@ -1,5 +1,6 @@
 """Queries of the published catalogue. They can read that file and nothing else, and write nothing."""
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from influence_assets.storage.catalogue.statements import Statement, schema_vers
 
 _SAFE = {"python_enable_replacements": False, "autoload_known_extensions": False, "autoinstall_known_extensions": False}
 _MOST_VIOLATIONS = 1000
+_NEAREST = 3
+"""How many ids an error names that resemble one that does not exist."""
 
 
 def query(path: Path, sql: str, parameters: Mapping[str, object] | Sequence[object] | None = None) -> pl.DataFrame:
@@ -84,7 +87,8 @@ def ask_cookbook(path: Path, name: str, values: Mapping[str, str]) -> pl.DataFra
         values: values of all its parameters, as text; the query itself casts those that are numbers.
 
     Raises:
-        InputError: there is no such query, it has other parameters, or a value cannot be cast.
+        InputError: there is no such query, it has other parameters, a value cannot be cast, or there is nothing with
+            an id that was given; the error names the nearest ids.
     """
     questions = cookbook()
     if name not in questions:
@@ -94,9 +98,29 @@ def ask_cookbook(path: Path, name: str, values: Mapping[str, str]) -> pl.DataFra
     if set(values) != set(parameters):
         raise InputError(name, f"was given {', '.join(values) or 'nothing'}", f"It asks for: {described}.")
     try:
-        return query(path, questions[name].sql, dict(values))
+        rows = query(path, questions[name].sql, dict(values))
     except InputError as error:
         raise InputError(name, error.problem, f"It asks for: {described}.") from error
+    if rows.is_empty():
+        for parameter, meaning in parameters.items():
+            if (table := re.search(r"from the table (\w+)", meaning)) is not None:
+                _refuse_unknown(path, table[1], parameter, values[parameter])
+    return rows
+
+
+def _refuse_unknown(path: Path, table: str, column: str, value: str) -> None:
+    """Raise if no row of a table has this value in a column, which names something by an id."""
+    sql = f"""
+        select {quoted(column)}::varchar as id
+        from {quoted(table)}
+        group by id
+        order by id = $value desc, jaro_winkler_similarity(id, $value) desc, id
+        limit {_NEAREST}
+    """  # noqa: S608  # both names are our own files'
+    nearest = query(path, sql, {"value": value})["id"].to_list()
+    if value not in nearest:
+        remedy = f"The nearest: {', '.join(map(repr, nearest))}." if nearest else f"The table {table} is empty."
+        raise InputError(f"{column} {value!r}", f"is not in the table {table}", remedy)
 
 
 @contextmanager
@@ -115,10 +139,34 @@ def _reader(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         try:
             connection.execute("attach $path as influence (read_only)", {"path": str(path)}).complete()
         except duckdb.Error as error:
+            if "Conflicting lock" in str(error):
+                raise _held_by_another(path, error) from error
             raise unreadable(path, error) from error
+        if write_ahead_log(path).exists():
+            raise StorageError(
+                f"{write_ahead_log(path)}: was left by a program that changed the catalogue, and DuckDB reads its "
+                "changes as if they were published. Publish the study's own rows again: `influence run`."
+            )
         for safety in ("use influence", "set enable_external_access = false", "set lock_configuration = true"):
             connection.execute(safety).complete()
         yield connection
+
+
+def write_ahead_log(path: Path) -> Path:
+    """Return where DuckDB keeps the changes of a program that opened the file for writing, until it closes the file.
+
+    The catalogue's own loader writes to a copy and leaves none.
+    """
+    return path.with_name(f"{path.name}.wal")
+
+
+def _held_by_another(path: Path, error: Exception) -> StorageError:
+    holder = re.search(r"held in (.+?) \(PID (\d+)\)", str(error))
+    program = "another program" if holder is None else f"{holder[1]} (process {holder[2]})"
+    return StorageError(
+        f"{path}: {program} holds the catalogue open for writing, so that nobody else can read it. Close it there, and "
+        "open the file read-only, as with `duckdb -readonly`."
+    )
 
 
 def loaded_keys(path: Path) -> list[ArtifactKey]:
