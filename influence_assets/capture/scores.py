@@ -185,10 +185,14 @@ class ScoreTotals(Participant):
         """Return the scores for each method, float64 [query, sequence]."""
         return {name: total.cpu().numpy() for name, total in self._totals.items()}
 
-    def part_totals(self) -> np.ndarray | None:
-        """Return the scores of all parts by the method that is split, float64 [query, part]; None without parts."""
+    def part_totals(self) -> np.ndarray:
+        """Return the scores of all parts by the method that is split, float64 [query, part].
+
+        Raises:
+            ValueError: no method is split over parts.
+        """
         if self._parts is None or self._split is None:
-            return None
+            raise ValueError("no method's scores are split over parts")
         return self._parts.totals(self._totals[self._split].cpu().numpy())
 
 

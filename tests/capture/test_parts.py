@@ -124,6 +124,7 @@ def test_in_the_eigenbases_they_are_the_same(sequences, beside_sketches):
 
 def test_without_parts_there_are_none():
     runner, made = runner_for("gpt2"), cases.sequences(3)
-    assert scored(runner, made, {"any": factors(runner)}, N, None, "any").part_totals() is None
+    with pytest.raises(ValueError, match="no method's scores are split"):
+        scored(runner, made, {"any": factors(runner)}, N, None, "any").part_totals()
     uncut = with_parts(made, [[], [], []])
     assert scored(runner, uncut, {"any": factors(runner)}, N, None, "any").part_totals().shape == (3, 0)

@@ -33,7 +33,7 @@ class Writer:
 
     def __init__(self, path, sql):
         command = [sys.executable, "-c", textwrap.dedent(WRITER), str(path), sql]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self.process.stdout.readline() == b"ready\n"
 
     def __enter__(self):
