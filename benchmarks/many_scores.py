@@ -137,7 +137,20 @@ class Corpus:
                 "influence_nats": np.take_along_axis(scores, order, axis=1).ravel(),
             }
         ).with_columns(generation_id=pl.lit(1, pl.Int64))
-        return self._write("influence_scores", f"{name}|{shard}", influence_scores=frame)
+        shared = np.arange(1, count, 3)
+        holders = np.stack([2 * shared // 3, (2 * shared + 1) // 3], axis=1)
+        first = self.drawn.random((len(ids), len(shared)))
+        parts = np.stack([first, 1 - first], axis=2) * scores[:, shared, None]
+        documents = [f"{self.shards.index(shard):016x}{n:016x}" for n in holders.ravel()]
+        by_document = pl.DataFrame(
+            {
+                "query_id": pl.Series(ids).gather(np.repeat(np.arange(len(ids)), 2 * len(shared))),
+                "sequence_id": np.tile(np.repeat(sequence_ids[shared], 2), len(ids)),
+                "document_id": documents * len(ids),
+                "influence_nats": parts.ravel(),
+            }
+        ).with_columns(generation_id=pl.lit(1, pl.Int64))
+        return self._write("influence_scores", f"{name}|{shard}", influence_scores=frame, part_scores=by_document)
 
 
 def _literals(values: dict[str, object]) -> dict[str, pl.Expr]:

@@ -9,7 +9,7 @@ with shared as (
         count(distinct document_key) as documents
     from sequence_documents
     group by sequence_id
-    having count(*) > 1
+    having min(document_key) != max(document_key)
 ),
 
 parts as (

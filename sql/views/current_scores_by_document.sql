@@ -5,10 +5,10 @@ create view current_scores_by_document as
 with undivided as (
     select
         sequence_id,
-        any_value(document_key) as document_key
+        min(document_key) as document_key
     from sequence_documents
     group by sequence_id
-    having count(*) = 1
+    having min(document_key) = max(document_key)
 )
 
 select
