@@ -5,7 +5,6 @@ device. The gradients of the largest layer, which every measurement computes fir
 is no larger than speeds up the work.
 """
 
-import os
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import PreTrainedModel
 
+from influence_assets.capture.available_memory import available_memory
 from influence_assets.capture.batches import Sequences
 from influence_assets.capture.hooks import Consumer, LayerTap
 from influence_assets.capture.losses import Head
@@ -76,15 +76,6 @@ def memory_budget(device: torch.device) -> int:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(SHARE_OF_DEVICE * (torch.cuda.mem_get_info(device)[0] + unused))
     return min(LARGEST_BUDGET_OF_CPU, int(SHARE_OF_CPU * available_memory()))
-
-
-def available_memory() -> int:
-    """Return the bytes of memory available to programs, or the machine's total if the system does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:  # noqa: PTH123  # not a file on a disk
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def sequence_bytes(model: PreTrainedModel, head: Head | None, modules: Sequence[AttributedLayer], tokens: int) -> int:

@@ -11,7 +11,7 @@ from influence_assets.errors import StorageError
 from influence_assets.storage.artifacts.manifest import FileRecord
 
 _GONE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
-_BAD_MEDIUM = {errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENODATA}
+_BAD_MEDIUM = {errno.EIO, errno.EBADMSG, errno.ENODATA, *([errno.EUCLEAN] if hasattr(errno, "EUCLEAN") else [])}
 _MOST_CHECKED = 2**17
 _checked: set[tuple[object, ...]] = set()
 """Identities of files whose content this process has checked."""
