@@ -8,8 +8,8 @@ import sys
 from rich.console import Console
 from rich.markup import escape
 
-from influence_assets.cli.escaping import visible
 from influence_assets.errors import InputError, StorageError
+from influence_assets.escaping import visible
 
 FULL_DISK_MESSAGES = ("database or disk is full", "disk I/O error")
 """SQLite's messages for a full disk; the second means that it cannot enlarge the file that its readers share."""

@@ -12,13 +12,13 @@ from rich.table import Table
 
 from influence_assets.assets import asset_graph
 from influence_assets.cli.drift import drift_proposal
-from influence_assets.cli.escaping import visible
 from influence_assets.cli.figures import counted
 from influence_assets.cli.vanished import print_vanished
 from influence_assets.engine.bring_up import Failure, Result
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.partitions import Partition
 from influence_assets.errors import InputError, StorageError
+from influence_assets.escaping import visible
 from influence_assets.study import Study
 from influence_assets.upkeep.verify import remedy_of_lists
 

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from influence_assets.cli.escaping import visible
 from influence_assets.errors import InputError
+from influence_assets.escaping import visible
 
 CELL_CHARACTERS = 120
 READABLE = 40

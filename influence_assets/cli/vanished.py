@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from influence_assets.cli.escaping import visible
 from influence_assets.cli.figures import counted
+from influence_assets.escaping import visible
 
 SHARDS_SHOWN = 20
 """How many vanished shards are named."""

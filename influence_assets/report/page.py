@@ -7,6 +7,8 @@ from pathlib import Path
 
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.shown import Picture, Shown
+from influence_assets.errors import InputError, StorageError
+from influence_assets.escaping import visible
 from influence_assets.extensions import discover, extension_folders
 from influence_assets.storage.artifacts import Artifact
 
@@ -48,6 +50,21 @@ def _pages(_folders: tuple[Path, ...]) -> list[Page]:
 
 def everything_shown(asset: AssetDefinition, artifact: Artifact) -> Mapping[str, Shown]:
     """Return what a person is shown of an artifact beside its figures: its pages, then what the asset itself shows."""
-    drawn = {page: page.draw(artifact) for page in pages_of(asset.name)}
-    pictures = {page.name: Picture(png, page.title) for page, png in drawn.items() if png is not None}
-    return {**pictures, **asset.shown(artifact)}
+    pictures = {page.name: _picture(page, artifact) for page in pages_of(asset.name)}
+    return {**{name: picture for name, picture in pictures.items() if picture is not None}, **asset.shown(artifact)}
+
+
+def _picture(page: Page, artifact: Artifact) -> Shown | None:
+    """Draw a page. What is computed stands without its picture, so a fault of drawing is shown in the picture's place.
+
+    Raises:
+        StorageError: the artifact is damaged.
+        InputError: something that the user provided is wrong.
+    """
+    try:
+        png = page.draw(artifact)
+    except (StorageError, InputError):
+        raise
+    except Exception as error:  # noqa: BLE001  # a page may come from an extension, and draw with any library
+        return f"The picture cannot be drawn: {visible(str(error))}"
+    return None if png is None else Picture(png, page.title)

@@ -4,9 +4,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from influence_assets.engine.partitions import Partition
 from influence_assets.report.charts import png
-from influence_assets.report.page import everything_shown, pages_of
+from influence_assets.report.page import Page, everything_shown, pages_of
 from influence_assets.report.pages import curvature_drift, score_distribution, spectra
+from tests import studies
+from tests.hostile import TEXTS
 
 
 def drawn(chart):
@@ -71,6 +74,25 @@ def layer_drifts(layers, drift=0.1, threshold=0.2):
 def shard_drifts(shards=9, fitted=5):
     rows = [(f"part-{n}.txt", n < fitted, m, 0.01 * n) for n in range(shards) for m in ("A", "S", "eigenvalues")]
     return pl.DataFrame(rows, schema=["shard_id", "fitted", "measure", "drift"], orient="row")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_any_text_can_be_drawn(text):
+    assert png(score_distribution.chart(scores({text: [3.0, 1.0], "other": [1.0, 2.0]}))).startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_drawn_is_told_in_the_pictures_place(standing, monkeypatch):
+    def draw(_artifact):
+        raise ValueError("no such \x1b colour")
+
+    page = Page(name="broken", title="Broken", asset="curvature", draw=draw)
+    monkeypatch.setattr("influence_assets.report.page._pages", lambda _folders: [page])
+    versions = studies.versions_of(standing)
+    asset = versions.workspace.graph["curvature"]
+    artifact = versions.workspace.store.open(versions.key(asset, Partition()))
+    shown = everything_shown(asset, artifact)
+    assert shown["broken"] == "The picture cannot be drawn: no such \\x1b colour"
+    assert shown.keys() > {"broken"}
 
 
 def test_drift_shows_every_layer_the_threshold_and_new_shards_beside_fitted_ones():

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from influence_assets.cli.command import HERE, Command, StudyOption
 from influence_assets.cli.console import console
-from influence_assets.cli.escaping import visible
+from influence_assets.escaping import visible
 from influence_assets.study import Study
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from influence_assets.cli.command import Command
 from influence_assets.cli.console import console
-from influence_assets.cli.escaping import visible
+from influence_assets.escaping import visible
 from influence_assets.study import Study
 
 PASSAGES_SHOWN = 3

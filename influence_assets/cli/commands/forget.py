@@ -9,9 +9,9 @@ from rich.markup import escape
 
 from influence_assets.cli.command import HERE, Command, StudyOption
 from influence_assets.cli.console import console
-from influence_assets.cli.escaping import visible
 from influence_assets.cli.figures import counted
 from influence_assets.errors import InputError
+from influence_assets.escaping import visible
 from influence_assets.study import Study
 
 REASON_CHARACTERS = 500

@@ -1,4 +1,4 @@
-"""Escaping of text of unknown origin for a terminal. Rich's own `escape` does the same for its markup."""
+"""Escaping of text of unknown origin for terminals and pictures. Rich's own `escape` does the same for its markup."""
 
 
 def visible(text: str) -> str:
