@@ -19,4 +19,4 @@ select
     new_files.materialization_id
 from written
 inner join new_files on written.loaded_from = new_files.path
-order by query_key asc, new_files.materialization_id asc, written.sequence_id asc;
+order by query_key asc, new_files.materialization_id asc, written.sequence_id asc, document_key asc;

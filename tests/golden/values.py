@@ -98,8 +98,9 @@ def catalogue_tables(path: str) -> Values:
     tables: Values = {}
     with duckdb.connect(path, read_only=True) as connection:
         found = connection.execute("select table_name from duckdb_tables() where not internal").fetchall()
-        # Scores are stored by the query's key; the view has its name.
-        names = {name for (name,) in found} - LINEAGE - {"influence_scores"} | {"current_scores"}
+        # Scores are stored by the query's key; the views have its name.
+        names = {name for (name,) in found} - LINEAGE - {"influence_scores", "part_scores"}
+        names |= {"current_scores", "current_scores_by_document"}
         for name in sorted(names):
             frame = connection.sql(f"from {name}").pl()
             kept = [column for column in frame.columns if column not in OF_RUNS_AND_VERSIONS | OF_PARQUET]
