@@ -1,6 +1,6 @@
 -- The influence of one document's part of a training sequence on one query, for each document of a sequence in which
--- several are packed; where a sequence has one document, its score in influence_scores is the document's. current_scores_by_document
--- has both.
+-- several are packed; where a sequence has one document, its score in influence_scores is the document's.
+-- current_scores_by_document has both.
 -- grain: (generation_id, query_key, sequence_id, document_key)
 create table part_scores (
     query_key ubigint not null,

@@ -1,4 +1,5 @@
--- The influence of each document on each query: the scores of its parts of sequences (see current_scores_by_document), summed.
+-- The influence of each document on each query: the scores of its parts of sequences (see current_scores_by_document),
+-- summed.
 -- grain: (query_id, shard_id, document_id)
 create view influence_by_document as
 with summed as (

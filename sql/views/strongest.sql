@@ -29,10 +29,13 @@ create macro strongest(query, n) as table
             part_scores.document_key,
             part_scores.influence_nats
         from part_scores
-        inner join queries on part_scores.query_key = queries.query_key
         inner join scored on part_scores.sequence_id = scored.sequence_id
         where
-            queries.query_id = query
+            part_scores.query_key = (
+                select queries.query_key
+                from queries
+                where queries.query_id = query
+            )
             and part_scores.generation_id in (
                 select generations.generation_id
                 from generations
