@@ -23,20 +23,22 @@ create macro strongest(query, n) as table
         inner join sequences on scored.sequence_id = sequences.sequence_id
     ),
 
+    asked as (
+        select query_key
+        from queries
+        where query_id = query
+    ),
+
     parts as (
         select
             part_scores.sequence_id,
             part_scores.document_key,
             part_scores.influence_nats
         from part_scores
+        inner join asked on part_scores.query_key = asked.query_key
         inner join scored on part_scores.sequence_id = scored.sequence_id
         where
-            part_scores.query_key = (
-                select queries.query_key
-                from queries
-                where queries.query_id = query
-            )
-            and part_scores.generation_id in (
+            part_scores.generation_id in (
                 select generations.generation_id
                 from generations
                 where generations.is_current
