@@ -100,7 +100,7 @@ class Corpus:
         holders = {  # sequence n has a first half, of document 2n // 3, and a second half, of document (2n + 1) // 3
             half: (2 * np.arange(count) + half) // 3 for half in (0, 1)
         }
-        ids = np.array([f"{self.shards.index(shard):016x}{n:016x}" for n in range(int(holders[1][-1]) + 1)])
+        ids = np.array([self._document_id(shard, n) for n in range(int(holders[1][-1]) + 1)])
         about = self.drawn.integers(len(TOPICS), size=len(ids))
         documents = pl.DataFrame({"document_id": ids, "source_row": range(1, len(ids) + 1)}).with_columns(
             shard_id=pl.lit(shard),
@@ -125,8 +125,11 @@ class Corpus:
         )
         yield self._write("token_sequences", shard, sequences=packed, sequence_documents=spans)
 
+    def _document_id(self, shard: str, number: int) -> str:
+        return f"{self.shards.index(shard):016x}{number:016x}"
+
     def _scores(self, name: str, shard: str, sequence_ids: np.ndarray) -> ArtifactKey:
-        """As the pipeline writes them: by query, the strongest first."""
+        """As the pipeline writes them: by query, the strongest first; and each score of two documents split at random."""
         ids, count = self.queries[name], len(sequence_ids)
         scores = self.drawn.standard_normal((len(ids), count)) * 1e-4
         order = np.argsort(-scores, axis=1)
@@ -141,7 +144,7 @@ class Corpus:
         holders = np.stack([2 * shared // 3, (2 * shared + 1) // 3], axis=1)
         first = self.drawn.random((len(ids), len(shared)))
         parts = np.stack([first, 1 - first], axis=2) * scores[:, shared, None]
-        documents = [f"{self.shards.index(shard):016x}{n:016x}" for n in holders.ravel()]
+        documents = [self._document_id(shard, n) for n in holders.ravel()]
         by_document = pl.DataFrame(
             {
                 "query_id": pl.Series(ids).gather(np.repeat(np.arange(len(ids)), 2 * len(shared))),

@@ -17,12 +17,13 @@ from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from influence_assets.layouts.queries import StoredQueries
 
 BYTES_PER_SCORE = 20
 """Bytes of a row of Parquet: the score and the sequence's id do not compress, the query's name does."""
+
+BYTES_PER_PART = 8
+"""Bytes of a row for a document's part: the ids repeat for every query."""
 
 ROWS_SHOWN = 10
 
@@ -32,42 +33,44 @@ def _settings(study: Study) -> Mapping[str, Any]:
 
 
 def _compute(work: Work) -> None:
-    from influence_assets.capture.scores import scored
+    from influence_assets.capture.scores import ScoreTotals, score_all
     from influence_assets.layouts import factors
     from influence_assets.layouts.model import runner as load_runner
     from influence_assets.layouts.queries import StoredQueries
-    from influence_assets.layouts.sequences import shard_sequences
+    from influence_assets.layouts.sequences import parts_of, shard_sequences, shared_sequences
 
     sequences = shard_sequences(work.open("token_sequences"))
+    shared = shared_sequences(work.open("token_sequences"))
     runner = load_runner(work.workspace, work.open("language_model"), work.progress, len(sequences))
     queries = StoredQueries(work.open("query_gradients"), runner.device)
     bases = factors.bases_on(runner, work.open("eigenbases"))
     by_query, parts_by_query = [], []
     for rows in queries.chunks(MAIN):
-        totals = scored(runner, sequences, _multipliers(work.study, queries, rows), queries.N, bases, MAIN)
+        totals = ScoreTotals({}, len(sequences), queries.N, runner.device, parts_of(shared))
+        for method in methods_of(work.study):
+            totals.include(method.name, queries.layers(rows, method.name), split=method.name == MAIN)
+        score_all(runner, sequences, totals, bases)
         work.draft.summarise(rotated=totals.contractions())
         by_query.append(totals.totals())
-        parts_by_query.append(totals.part_totals())
+        parts_by_query.append(totals.part_totals(MAIN))
     scores = {method: np.concatenate([chunk[method] for chunk in by_query]) for method in by_query[0]}
-    _record(work, queries, sequences.keys, scores, np.concatenate(parts_by_query))
-
-
-def _multipliers(study: Study, queries: "StoredQueries", rows: slice) -> "dict[str, dict[str, Tensor]]":
-    """Return each method's factors, with which training gradients are multiplied, for some queries."""
-    return {method.name: queries.layers(rows, method.name) for method in methods_of(study)}
+    _record(work, queries, sequences.keys, scores, shared, np.concatenate(parts_by_query))
 
 
 def _record(
-    work: Work, queries: "StoredQueries", keys: np.ndarray, scores: Mapping[str, np.ndarray], parts: np.ndarray
+    work: Work,
+    queries: "StoredQueries",
+    keys: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+    shared: pl.DataFrame,
+    parts: np.ndarray,
 ) -> None:
-    """Write the scores of each method, [query, sequence], and the main method's of documents, [query, part]."""
-    from influence_assets.layouts.sequences import shared_parts
-
+    """Write the scores of each method, [query, sequence], and the main method's of parts, [query, row of shared]."""
     main = _rows(scores[MAIN], queries, keys)
     main = main.rename({"score": "influence_nats"}).sort("query_id", "influence_nats", descending=[False, True])
     work.draft.table("influence_scores", main)
-    shared = shared_parts(work.open("token_sequences")).select("sequence_id", "document_id")
-    work.draft.table("part_scores", _pairs(parts, queries, shared).rename({"score": "influence_nats"}))
+    of_documents = _pairs(parts, queries, shared.select("sequence_id", "document_id"))
+    work.draft.table("part_scores", of_documents.rename({"score": "influence_nats"}))
     baselines = [
         _rows(values, queries, keys).with_columns(method=pl.lit(method))
         for method, values in scores.items()
@@ -100,18 +103,26 @@ def _pairs(scores: np.ndarray, queries: "StoredQueries", scored: pl.DataFrame) -
 
 
 def _join(work: Work, context: PassContext) -> Joined:
+    """Take part in a pass by one measurement for all query sets, so that gradients of parts are computed once."""
     from influence_assets.capture.scores import ScoreTotals
     from influence_assets.layouts.queries import StoredQueries
+    from influence_assets.layouts.sequences import parts_of, shared_sequences
 
-    device = context.runner.device
+    sequences, device = context.sequences, context.runner.device
     queries = StoredQueries(work.open("query_gradients"), device)
-    multipliers = _multipliers(work.study, queries, queries.all)
-    sequences = context.sequences
-    totals = ScoreTotals(multipliers, len(sequences), queries.N, device, sequences.parts, MAIN)
+    if ASSET.name not in context.results:
+        shared = shared_sequences(work.open("token_sequences"))
+        context.results[ASSET.name] = ScoreTotals({}, len(sequences), queries.N, device, parts_of(shared)), shared
+    totals, shared = context.results[ASSET.name]
+    names = {method.name: f"{method.name} {work.partition.query_set}" for method in methods_of(work.study)}
+    for method, name in names.items():
+        totals.include(name, queries.layers(queries.all, method), split=method == MAIN)
 
     def record() -> None:
         work.draft.summarise(rotated=totals.contractions())
-        _record(work, queries, sequences.keys, totals.totals(), totals.part_totals())
+        of_all = totals.totals()
+        scores = {method: of_all[name] for method, name in names.items()}
+        _record(work, queries, sequences.keys, scores, shared, totals.part_totals(names[MAIN]))
 
     return Joined(totals, record)
 
@@ -136,19 +147,20 @@ def every_sequence_is_scored(artifact: Artifact, open_input: Opener) -> Finding:
 def _cost(sizes: Any, partition: Partition) -> Cost:
     sequences, parts = sizes.sequences(str(partition.shard)), sizes.parts(str(partition.shard))
     of_methods, queries = sizes.scored_queries(partition.query_set), sizes.queries(str(partition.query_set))
-    # A sequence with k documents has k scores of documents, of which k - 1 are counted as parts.
-    return Cost(bytes=(sequences * of_methods + 2 * parts * queries) * BYTES_PER_SCORE)
+    # A sequence with k documents has k rows of them, of which k - 1 are counted as parts; mostly k is 2.
+    return Cost(bytes=sequences * of_methods * BYTES_PER_SCORE + 2 * parts * queries * BYTES_PER_PART)
 
 
 def _operations(sizes: Any, partition: Partition, names: frozenset[str]) -> float:
+    shape, parts = sizes.shape, sizes.parts(str(partition.shard))
     queries, sequences = sizes.scored_queries(partition.query_set), sizes.sequences(str(partition.shard))
-    of_parts = sizes.shape.contractions(sizes.queries(str(partition.query_set)))
     if "gradient_sketches" in names:  # the sequences' gradients are there, and rotated
-        # Those of parts are not, and a part that is not the longest has at most half of a sequence's tokens.
-        of_parts += sizes.shape.rotated_gradients() / 2
-        return float(sequences * sizes.shape.contractions(queries) + sizes.parts(str(partition.shard)) * of_parts)
-    of_parts += sizes.shape.gradients() / 2
-    return float(sizes.shape.scores(queries, sequences) + sizes.parts(str(partition.shard)) * of_parts)
+        of_sequences, gradients = sequences * shape.contractions(queries), shape.rotated_gradients()
+    else:
+        of_sequences, gradients = shape.scores(queries, sequences), shape.gradients()
+    # A part that is not the longest has at most half of a sequence's tokens.
+    of_parts = parts * (gradients / 2 + shape.contractions(sizes.queries(str(partition.query_set))))
+    return float(of_sequences + of_parts)
 
 
 def _memory(sizes: Any) -> int:

@@ -77,7 +77,7 @@ def compute(works: Sequence[Work]) -> None:
     joined: list[Joined] = [
         work.asset.measures.join(work, context) for work in works if work.asset.measures is not None
     ]
-    participants = [each.participant for each in joined]
+    participants = list(dict.fromkeys(each.participant for each in joined))  # some share one
     bases = context.bases if any(participant.needs_bases for participant in participants) else {}
     sampler = label_sampler(works[0].study.curvature)
     measure(context.runner, context.sequences, participants, bases, sampler)

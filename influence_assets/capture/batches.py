@@ -97,20 +97,18 @@ class Sequences:
         lengths: int32 [sequence].
         keys: int64 [sequence]: the sequence ids.
         first_scored: int32 [sequence]; None means 1, every token but the first.
-        parts: the documents of those sequences that have several; None if nobody asks for them.
     """
 
     tokens: np.ndarray
     lengths: np.ndarray
     keys: np.ndarray
     first_scored: np.ndarray | None = None
-    parts: Parts | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def take(self, rows: np.ndarray) -> "Sequences":
-        """Return some of the sequences, in the order given, without their parts."""
+        """Return some of the sequences, in the order given."""
         scored = None if self.first_scored is None else self.first_scored[rows]
         return Sequences(self.tokens[rows], self.lengths[rows], self.keys[rows], scored)
 

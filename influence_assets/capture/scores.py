@@ -25,33 +25,38 @@ PARTS_AT_ONCE = 32
 
 
 class PartTotals:
-    """Totals over layers of the scores of parts, for every query of one method.
+    """Totals over layers of the scores of parts, for every query of several methods.
 
     The longest part of each sequence is not computed: it is what the others leave of the sequence's score.
 
     Args:
         parts: the documents of the sequences that have several.
-        queries: number of queries.
         device: the device of the totals.
     """
 
-    def __init__(self, parts: Parts, queries: int, device: str) -> None:
+    def __init__(self, parts: Parts, device: str) -> None:
         self._parts = parts
         self._longest = parts.longest_of_each()
-        is_longest = np.zeros(len(parts), bool)
-        is_longest[self._longest] = True
-        self._computed = np.flatnonzero(~is_longest)
-        self._totals = torch.zeros(queries, len(self._computed), dtype=torch.float64, device=device)
+        self._computed = np.setdiff1d(np.arange(len(parts)), self._longest)
+        self._device = device
+        self._totals: dict[str, Tensor] = {}
         self._chunks: list[tuple[Parts, Tensor]] = []
         self._batch: Batch | None = None
         self._buffers = GradientBuffers()
 
-    def add(self, batch: Batch, layer: LayerGradient, axes: RotatedAxes, P: Tensor, N: int) -> None:
-        """Add one layer's part of the scores of a batch."""
+    def include(self, method: str, queries: int) -> None:
+        """Score the parts by a method too, for this number of queries."""
+        self._totals[method] = torch.zeros(queries, len(self._computed), dtype=torch.float64, device=self._device)
+
+    def add(
+        self, batch: Batch, layer: LayerGradient, axes: RotatedAxes, methods: Mapping[str, dict[str, Tensor]], N: int
+    ) -> None:
+        """Add one layer's share of the scores of a batch; `methods` and N as in `ScoreTotals`."""
         for parts, columns in self._chunks_of(batch):
             G = layer.of_parts(axes, parts, self._buffers)
-            scores_of_layer = layer_scores(P, G, N).double()
-            self._totals.index_add_(1, columns, scores_of_layer.to(columns.device))
+            for method, totals in self._totals.items():
+                scores_of_layer = layer_scores(methods[method][layer.name], G, N).double()
+                totals.index_add_(1, columns, scores_of_layer.to(columns.device))
 
     def _chunks_of(self, batch: Batch) -> list[tuple[Parts, Tensor]]:
         """Return the computed parts of a batch, those of similar length together, each with its columns in the totals.
@@ -67,21 +72,22 @@ class PartTotals:
             own = Parts(rows[columns], own.starts, own.ends)
             by_length = np.argsort(own.lengths(), kind="stable")
             self._chunks = [
-                (own.take(chunk), torch.from_numpy(columns[chunk]).to(self._totals.device, non_blocking=True))
+                (own.take(chunk), torch.from_numpy(columns[chunk]).to(self._device, non_blocking=True))
                 for start in range(0, len(by_length), PARTS_AT_ONCE)
                 for chunk in [by_length[start : start + PARTS_AT_ONCE]]
             ]
             self._batch = batch
         return self._chunks
 
-    def totals(self, scores: np.ndarray) -> np.ndarray:
-        """Return the score of every part, float64 [query, part].
+    def totals(self, method: str, scores: np.ndarray) -> np.ndarray:
+        """Return the score of every part by a method, float64 [query, part].
 
         Args:
-            scores: the sequences' scores, float64 [query, sequence].
+            method: one that is included.
+            scores: the sequences' scores by it, float64 [query, sequence].
         """
         totals = np.zeros((len(scores), len(self._parts)))
-        totals[:, self._computed] = self._totals.cpu().numpy()
+        totals[:, self._computed] = self._totals[method].cpu().numpy()
         first = np.searchsorted(self._parts.sequences, self._parts.sequences[self._longest])
         others = np.add.reduceat(totals, first, axis=1) if len(first) else totals
         totals[:, self._longest] = scores[:, self._parts.sequences[self._longest]] - others
@@ -97,8 +103,7 @@ class ScoreTotals(Participant):
         sequences: number of sequences that will be scored.
         N: training sequences of the generation.
         device: the device of the passes.
-        parts: the documents of the sequences that have several; None if their scores are not wanted.
-        split: the method whose scores are split over them.
+        parts: the documents of the sequences that have several, if scores are to be split over them.
     """
 
     needs_bases = True
@@ -110,16 +115,34 @@ class ScoreTotals(Participant):
         N: int,
         device: str,
         parts: Parts | None = None,
-        split: str | None = None,
     ) -> None:
-        self._methods = methods
+        self._methods: dict[str, dict[str, Tensor]] = {}
+        self._sequences = sequences
         self._N = N
-        self._totals = {
-            name: torch.zeros(_count(P), sequences, dtype=torch.float64, device=device) for name, P in methods.items()
-        }
-        self._split = split
-        self._parts = None if parts is None or split is None else PartTotals(parts, _count(methods[split]), device)
+        self._device = device
+        self._totals: dict[str, Tensor] = {}
+        self._parts = None if parts is None else PartTotals(parts, device)
         self._rotated_axes: dict[str, RotatedAxes] = {}
+        for name, P in methods.items():
+            self.include(name, P)
+
+    def include(self, method: str, P: dict[str, Tensor], *, split: bool = False) -> None:
+        """Score by a method too; to be called before the pass.
+
+        Args:
+            method: a name that no other has.
+            P: each layer's preconditioned query gradients, as in `methods`.
+            split: whether its scores are split over parts.
+
+        Raises:
+            ValueError: scores are to be split, and there are no parts.
+        """
+        self._methods[method] = P
+        self._totals[method] = torch.zeros(_count(P), self._sequences, dtype=torch.float64, device=self._device)
+        if split:
+            if self._parts is None:
+                raise ValueError("scores cannot be split without parts")
+            self._parts.include(method, _count(P))
 
     def begin(self, runner: Runner, bases: Mapping[str, Eigenbasis], tokens: int, *, is_rotated_anyway: bool) -> None:
         """Rotate each side of the queries back, unless rotating the sequences is cheaper."""
@@ -168,8 +191,8 @@ class ScoreTotals(Participant):
         for name, P in self._methods.items():
             scores_of_layer = layer_scores(P[layer.name], G, self._N).double()
             self._totals[name].index_add_(1, rows, scores_of_layer.to(rows.device))
-        if self._parts is not None and self._split is not None:
-            self._parts.add(batch, layer, axes, self._methods[self._split][layer.name], self._N)
+        if self._parts is not None:
+            self._parts.add(batch, layer, axes, self._methods, self._N)
 
     def contractions(self) -> dict[str, str]:
         """Return what is rotated in each layer, in words for people."""
@@ -185,15 +208,15 @@ class ScoreTotals(Participant):
         """Return the scores for each method, float64 [query, sequence]."""
         return {name: total.cpu().numpy() for name, total in self._totals.items()}
 
-    def part_totals(self) -> np.ndarray:
-        """Return the scores of all parts by the method that is split, float64 [query, part].
+    def part_totals(self, method: str) -> np.ndarray:
+        """Return the scores of all parts by a method that is split, float64 [query, part].
 
         Raises:
-            ValueError: no method is split over parts.
+            ValueError: there are no parts.
         """
-        if self._parts is None or self._split is None:
-            raise ValueError("no method's scores are split over parts")
-        return self._parts.totals(self._totals[self._split].cpu().numpy())
+        if self._parts is None:
+            raise ValueError("there are no parts")
+        return self._parts.totals(method, self._totals[method].cpu().numpy())
 
 
 def scores(
@@ -215,28 +238,13 @@ def scores(
     Returns:
         For each method float64 [query, sequence]; for a curvature method in nats per added copy.
     """
-    return scored(runner, sequences, methods, N, bases).totals()
+    return score_all(runner, sequences, ScoreTotals(methods, len(sequences), N, runner.device), bases).totals()
 
 
-def scored(
-    runner: Runner,
-    sequences: Sequences,
-    methods: Mapping[str, dict[str, Tensor]],
-    N: int,
-    bases: Mapping[str, Eigenbasis] | None,
-    split: str | None = None,
+def score_all(
+    runner: Runner, sequences: Sequences, totals: ScoreTotals, bases: Mapping[str, Eigenbasis] | None
 ) -> ScoreTotals:
-    """Return the totals that `scores` reads, with the contractions that were chosen and the scores of parts.
-
-    Args:
-        runner: runs the model.
-        sequences: the training sequences, with their parts if those are to be scored.
-        methods: as in `scores`.
-        N: as in `scores`.
-        bases: as in `scores`.
-        split: the method whose scores are split over the sequences' parts.
-    """
-    totals = ScoreTotals(methods, len(sequences), N, runner.device, sequences.parts, split)
+    """Fill and return the totals in one pass of their own; other arguments as in `scores`."""
     totals.place(runner)
     if bases is not None:
         bases = runner.placed(bases)

@@ -9,7 +9,7 @@ import polars as pl
 from influence_assets.storage.artifacts import Artifact
 
 if TYPE_CHECKING:  # torch takes seconds to import, and packing does not need it
-    from influence_assets.capture.batches import Sequences
+    from influence_assets.capture.batches import Parts, Sequences
 
 DOCUMENTS_AT_ONCE = 1024
 
@@ -21,22 +21,28 @@ def stored_documents(documents: Artifact) -> Iterator[pl.DataFrame]:
 
 
 def shard_sequences(token_sequences: Artifact) -> "Sequences":
-    """Return all sequences of a shard, with the documents of those that have several."""
-    from influence_assets.capture.batches import Parts, Sequences
+    """Return all sequences of a shard."""
+    from influence_assets.capture.batches import Sequences
 
     ids = token_sequences.table("sequences").select("sequence_id").collect()["sequence_id"].to_numpy()
-    shared = shared_parts(token_sequences)
-    columns = (shared[name].to_numpy().astype(np.int64) for name in ("row", "token_start", "token_end"))
-    return Sequences(token_sequences.array("tokens"), token_sequences.array("lengths"), ids, parts=Parts(*columns))
+    return Sequences(token_sequences.array("tokens"), token_sequences.array("lengths"), ids)
 
 
-def shared_parts(token_sequences: Artifact) -> pl.DataFrame:
-    """Return the documents of those sequences that have several, as `shard_sequences` orders them.
+def shared_sequences(token_sequences: Artifact) -> pl.DataFrame:
+    """Return the documents of those sequences that have several.
 
     Returns:
-        Columns `row` (the sequence's number in the shard), `sequence_id`, `document_id`, `token_start`, `token_end`.
+        Columns `row` (the sequence's number in the shard, ascending), `sequence_id`, `document_id`, `token_start`
+        (ascending in a sequence) and `token_end`.
     """
     sequences = token_sequences.table("sequences").select("sequence_id").with_row_index("row")
     spans = token_sequences.table("sequence_documents").filter(pl.len().over("sequence_id") > 1)
-    parts = spans.join(sequences, on="sequence_id").sort("row", "token_start")
-    return parts.select("row", "sequence_id", "document_id", "token_start", "token_end").collect()
+    shared = spans.join(sequences, on="sequence_id").sort("row", "token_start")
+    return shared.select("row", "sequence_id", "document_id", "token_start", "token_end").collect()
+
+
+def parts_of(shared: pl.DataFrame) -> "Parts":
+    """Return the runs of positions that `shared_sequences` lists."""
+    from influence_assets.capture.batches import Parts
+
+    return Parts(*(shared[name].to_numpy().astype(np.int64) for name in ("row", "token_start", "token_end")))

@@ -11,7 +11,7 @@ from influence_assets.capture.batches import Parts
 from influence_assets.capture.covariance import covariances
 from influence_assets.capture.one_pass import measure
 from influence_assets.capture.runner import Runner
-from influence_assets.capture.scores import ScoreTotals, scored
+from influence_assets.capture.scores import ScoreTotals, score_all
 from influence_assets.capture.sketches import SketchRows
 from influence_assets.maths.ekfac import LayerCurvature, eigenbasis
 from influence_assets.maths.sketches import strongest_coordinates
@@ -22,16 +22,15 @@ from tests.oracles.ekfac import Recorder, Text, label_likelihood
 N = 50
 
 
-def with_parts(sequences, cuts):
-    """The sequences with their rows cut at some positions; rows without a cut are no parts."""
+def cut(sequences, cuts):
+    """The parts of sequences that are cut at some positions; of one without a cut there are none."""
     rows = [
         (row, start, end)
         for row, inner in enumerate(cuts)
         if inner
         for start, end in zip([0, *inner], [*inner, int(sequences.lengths[row])], strict=True)
     ]
-    columns = np.array(rows, np.int64).reshape(-1, 3).T
-    return type(sequences)(sequences.tokens, sequences.lengths, sequences.keys, parts=Parts(*columns))
+    return Parts(*np.array(rows, np.int64).reshape(-1, 3).T)
 
 
 def runner_for(architecture, batch=4):
@@ -44,10 +43,16 @@ def factors(runner, queries=3):
     return {m.name: torch.randn(queries, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
 
 
-def by_hand(runner, sequences, P):
+def split_scores(runner, sequences, parts, P):
+    totals = ScoreTotals({}, len(sequences), N, "cpu", parts)
+    totals.include("any", P, split=True)
+    return score_all(runner, sequences, totals, None)
+
+
+def by_hand(runner, sequences, parts, P):
     """[query, part]: a backward pass for each sequence; outer products of the part's positions, one by one."""
     found = []
-    for row, start, end in zip(*vars(sequences.parts).values(), strict=True):
+    for row, start, end in zip(*vars(parts).values(), strict=True):
         tokens = torch.from_numpy(sequences.tokens[row, : sequences.lengths[row]].astype(np.int64))
         embedded = runner.model.get_input_embeddings().register_forward_hook(lambda _m, _i, o: o.requires_grad_())
         with embedded, Recorder(runner.modules) as recorder:
@@ -68,63 +73,65 @@ CUTS = [[2, 5, 6, 11], [1], [], [1, 2, 4], [3], [2, 3]]
 
 
 @pytest.fixture
-def sequences():
+def shared():
     made = cases.sequences(6)
     cuts = [[cut for cut in inner if cut < length] for inner, length in zip(CUTS, made.lengths, strict=True)]
     assert sum(map(bool, cuts)) > 2
-    return with_parts(made, cuts)
+    return made, cut(made, cuts)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 6])
 @pytest.mark.parametrize("architecture", cases.ARCHITECTURES)
-def test_a_part_is_the_sum_over_its_documents_positions(architecture, batch, sequences):
+def test_a_part_is_the_sum_over_its_documents_positions(architecture, batch, shared):
     runner = runner_for(architecture, batch)
     P = factors(runner)
-    totals = scored(runner, sequences, {"any": P}, N, None, "any")
-    np.testing.assert_allclose(totals.part_totals(), by_hand(runner, sequences, P), rtol=1e-8, atol=1e-12)
+    found = split_scores(runner, *shared, P).part_totals("any")
+    np.testing.assert_allclose(found, by_hand(runner, *shared, P), rtol=1e-8, atol=1e-12)
 
 
 @given(st.data())
 def test_parts_sum_to_the_score_however_sequences_are_cut(data):
-    runner, made = runner_for("gpt2", data.draw(st.integers(1, 7))), cases.sequences(6)
-    cuts = [sorted(data.draw(st.sets(st.integers(1, int(length) - 1), max_size=11))) for length in made.lengths]
-    sequences, P = with_parts(made, cuts), factors(runner, 2)
-    totals = scored(runner, sequences, {"any": P}, N, None, "any")
-    parts, whole = totals.part_totals(), totals.totals()["any"]
-    for row in range(len(made)):
+    runner, sequences = runner_for("gpt2", data.draw(st.integers(1, 7))), cases.sequences(6)
+    cuts = [sorted(data.draw(st.sets(st.integers(1, int(length) - 1), max_size=11))) for length in sequences.lengths]
+    parts = cut(sequences, cuts)
+    totals = split_scores(runner, sequences, parts, factors(runner, 2))
+    found, whole = totals.part_totals("any"), totals.totals()["any"]
+    for row in range(len(sequences)):
         if cuts[row]:
-            np.testing.assert_allclose(parts[:, sequences.parts.sequences == row].sum(1), whole[:, row], rtol=1e-9)
-    assert parts.shape == (2, sum(len(inner) + 1 for inner in cuts if inner))
+            np.testing.assert_allclose(found[:, parts.sequences == row].sum(1), whole[:, row], rtol=1e-9)
+    assert found.shape == (2, sum(len(inner) + 1 for inner in cuts if inner))
 
 
-def test_they_are_computed_a_few_at_a_time(sequences, monkeypatch):
+def test_they_are_computed_a_few_at_a_time(shared, monkeypatch):
     runner = runner_for("llama", 6)
-    whole = scored(runner, sequences, {"any": factors(runner)}, N, None, "any").part_totals()
+    whole = split_scores(runner, *shared, factors(runner)).part_totals("any")
     monkeypatch.setattr(module, "PARTS_AT_ONCE", 2)
-    few = scored(runner, sequences, {"any": factors(runner)}, N, None, "any").part_totals()
+    few = split_scores(runner, *shared, factors(runner)).part_totals("any")
     np.testing.assert_allclose(few, whole, rtol=1e-10)
 
 
 @pytest.mark.parametrize("beside_sketches", [False, True])
-def test_in_the_eigenbases_they_are_the_same(sequences, beside_sketches):
-    runner = runner_for("gpt2")
-    P = factors(runner)
-    expected = by_hand(runner, sequences, P)
+def test_in_the_eigenbases_and_by_several_methods_they_are_the_same(shared, beside_sketches):
+    runner, (sequences, parts) = runner_for("gpt2"), shared
+    methods = {"three": factors(runner), "two": factors(runner, 2)}
     bases = {name: eigenbasis(total.A, total.S) for name, total in covariances(runner, sequences, None).items()}
-    rotated = {name: basis.Q_S.T @ P[name] @ basis.Q_A for name, basis in bases.items()}
-    totals = ScoreTotals({"any": rotated}, len(sequences), N, "cpu", sequences.parts, "any")
+    totals = ScoreTotals({"not split": factors(runner)}, len(sequences), N, "cpu", parts)
+    for method, P in methods.items():
+        totals.include(method, {n: b.Q_S.T @ P[n] @ b.Q_A for n, b in bases.items()}, split=True)
     participants = [totals]
     if beside_sketches:
-        layers = {name: LayerCurvature(basis, torch.ones_like(P[name][0]), 0.1) for name, basis in bases.items()}
+        layers = {n: LayerCurvature(b, torch.ones(len(b.Q_S), len(b.Q_A)).double(), 0.1) for n, b in bases.items()}
         coordinates = strongest_coordinates(layers, 10)
         participants.append(SketchRows(runner, layers, coordinates, factors(runner), lambda _batch: None))
     measure(runner, sequences, participants, bases, None)
-    np.testing.assert_allclose(totals.part_totals(), expected, rtol=1e-8, atol=1e-12)
+    for method, P in methods.items():
+        expected = by_hand(runner, sequences, parts, P)
+        np.testing.assert_allclose(totals.part_totals(method), expected, rtol=1e-8, atol=1e-12)
 
 
-def test_without_parts_there_are_none():
-    runner, made = runner_for("gpt2"), cases.sequences(3)
-    with pytest.raises(ValueError, match="no method's scores are split"):
-        scored(runner, made, {"any": factors(runner)}, N, None, "any").part_totals()
-    uncut = with_parts(made, [[], [], []])
-    assert scored(runner, uncut, {"any": factors(runner)}, N, None, "any").part_totals().shape == (3, 0)
+def test_without_parts_nothing_is_split():
+    runner, sequences = runner_for("gpt2"), cases.sequences(3)
+    with pytest.raises(ValueError, match="cannot be split without parts"):
+        split_scores(runner, sequences, None, factors(runner))
+    uncut = cut(sequences, [[], [], []])
+    assert split_scores(runner, sequences, uncut, factors(runner)).part_totals("any").shape == (3, 0)
