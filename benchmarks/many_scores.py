@@ -129,7 +129,7 @@ class Corpus:
         return f"{self.shards.index(shard):016x}{number:016x}"
 
     def _scores(self, name: str, shard: str, sequence_ids: np.ndarray) -> ArtifactKey:
-        """As the pipeline writes them: by query, the strongest first; and each score of two documents split at random."""
+        """As the pipeline writes them: by query, the strongest first; scores of two documents are split at random."""
         ids, count = self.queries[name], len(sequence_ids)
         scores = self.drawn.standard_normal((len(ids), count)) * 1e-4
         order = np.argsort(-scores, axis=1)
