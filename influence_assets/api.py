@@ -73,7 +73,7 @@ def ask(versions: Versions, prompt: str, completion: str, top: int) -> Answer:
     """
     workspace = versions.workspace
     model, bases, curvature = (_current(versions, name) for name in ("language_model", "eigenbases", "curvature"))
-    (query,) = tokenize(model, [prompt], [completion], ["the question"])
+    (query,) = tokenize(model, workspace.study, [prompt], [completion], ["the question"])
     runner = load_runner(workspace, model, lambda _done, _total: None)
     layers = factors.curvature_on(runner, bases, curvature)
     gradients = query_gradients(runner, as_sequences([query]), factors.bases_of(layers))

@@ -17,6 +17,9 @@ from influence_assets.study_file import read_mapping
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 
+SpecialTokens = Literal["text", "parse"]
+"""What becomes of a special token's name in a text: it stays text, or it becomes the token."""
+
 OWNER = r"^(team:[A-Za-z0-9_-]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,})$"
 
 LARGEST_SEED = 2**63 - 1
@@ -60,6 +63,13 @@ class Corpus(_Section):
         None,
         description="A column with your own id of each document, stored as external_id. "
         "The document_id is always a hash of the text.",
+    )
+    special_tokens: SpecialTokens = Field(
+        "text",
+        description="What becomes of the names of special tokens in documents, such as <|im_start|>: `text` splits "
+        "them like any other text, which is right for text from the web; `parse` makes each the token itself, for text "
+        "that is written in the model's own format. Tokens that a document then has at its start or end are not added "
+        "again.",
     )
     max_document_bytes: int = Field(
         64 * 2**20,
@@ -149,6 +159,17 @@ class Sequences(_Section):
         ge=2,
         description="Tokens in a sequence; at most the model's context. Use the length that it was trained with.",
     )
+    separator: str | None = Field(
+        None,
+        description="The token that ends each document, as tokenizer.json writes it, such as </s>; '' for none. null "
+        "is the tokenizer's own end-of-text token (eos_token), if it has one.",
+    )
+    prefix: tuple[str, ...] | None = Field(
+        None,
+        description="The tokens that begin each document and each query, such as [<s>]; [] for none. null is what the "
+        "tokenizer's own template puts before a text. A query without a prompt begins with the separator if there is "
+        "no prefix.",
+    )
 
 
 class Curvature(_Section):
@@ -209,6 +230,11 @@ class Queries(_Section):
     path: _Path = Field(
         description="A .jsonl file, or a folder of them; each file is one query set. Each row has `prompt`, "
         "`completion` and optionally `query_id`; any further columns are available in SQL.",
+    )
+    special_tokens: SpecialTokens = Field(
+        "text",
+        description="What becomes of the names of special tokens in prompts and completions, as in "
+        "`corpus.special_tokens`. With `parse` a completion can end with the token that ends a turn.",
     )
 
 

@@ -2,7 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,21 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
+from influence_assets.layouts.token_settings import token_settings
 from influence_assets.storage.artifacts import Artifact
+from influence_assets.storage.artifacts.manifest import Manifest
 from influence_assets.study import Study
+
+TEXTS_COMPARED = 64
+CHARACTERS_COMPARED = 10_000
+"""Of so many first documents, so many characters each, transformers' tokenizer is compared with tokenizer.json."""
 
 
 def _settings(study: Study) -> Mapping[str, Any]:
     # The length matters to a given model too: the model is refused if its context is shorter.
     train = study.model.train
     length = {"length": study.sequences.length}
-    return length if train is None else {"train": train.model_dump(), **length}
+    return length if train is None else {"train": train.model_dump(), **length, **token_settings(study, study.corpus)}
 
 
 def _uses(study: Study, name: str) -> bool:
@@ -57,7 +65,14 @@ def _compute(work: Work) -> None:
             f"Give at most {context}.",
         )
     rows = embedding_rows(model)
-    export_tokenizer(folder, tokenizer, embedding_rows=rows)
+    exported = export_tokenizer(
+        folder,
+        tokenizer,
+        embedding_rows=rows,
+        trust_remote_code=work.study.model.trust_remote_code,
+        # They decide nothing but which of two tokenizers is stored that are equal as far as is known.
+        texts=_first_texts(work.workspace) if work.study.model.train is None else (),
+    )
     work.draft.summarise(
         weights_hash=weights,
         tokenizer_hash=tokenizer_hash(tokenizer / "tokenizer.json"),
@@ -65,8 +80,50 @@ def _compute(work: Work) -> None:
         parameters=sum(p.numel() for p in model.parameters()),
         context_tokens=context,
         vocabulary=rows,
+        **({"notes": list(exported.notes)} if exported.notes else {}),
+        **({"tokens_around": exported.corrected} if exported.corrected else {}),
         **origin,
     )
+
+
+def _first_texts(workspace: Workspace) -> Iterator[str]:
+    """Yield the beginnings of the corpus's first documents; a shard that cannot be read has an error of its own."""
+    from influence_assets.corpus.documents import read_documents
+
+    def texts() -> Iterator[str]:
+        for shard in workspace.shards.values():
+            with suppress(InputError):
+                for frame in read_documents(shard, workspace.study.corpus, workspace.withdrawn.of(shard)):
+                    yield from frame["text"].str.slice(0, CHARACTERS_COMPARED)
+
+    return islice(texts(), TEXTS_COMPARED)
+
+
+def _identity(manifest: Manifest) -> list[Any]:
+    """Return what determines tokens and scores; what surrounds a text only if earlier releases had it otherwise."""
+    summary = manifest.summary
+    return [summary["weights_hash"], summary["tokenizer_hash"], *summary.get("tokens_around", ())]
+
+
+def _is_current(workspace: Workspace, manifest: Manifest) -> bool:
+    """Return whether the stored tokenizer is that of tokenizer.json; those of earlier releases were not compared."""
+    if workspace.study.model.train is not None or "tokenizer/origin.json" in manifest.files:
+        return True
+    file = workspace.model_folder / "tokenizer.json"
+    if not file.is_file():
+        return True
+    from tokenizers import Tokenizer
+
+    from influence_assets.models.tokenizer_comparison import difference
+    from influence_assets.tokenizer_template import template_surroundings
+
+    folder = workspace.store.open(manifest.key).path("tokenizer")
+    prefix = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))["prefix_ids"]
+    try:
+        made, own = (Tokenizer.from_file(str(path)) for path in (folder / "tokenizer.json", file))
+        return difference(made, own) is None and list(template_surroundings(own)[0]) == prefix
+    except Exception:  # noqa: BLE001  # tokenizers raises bare Exceptions; the computation says what is wrong
+        return False
 
 
 def _train(work: Work) -> tuple[Path, dict[str, object]]:
@@ -76,6 +133,7 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
     from influence_assets.corpus.packing import pack
     from influence_assets.corpus.tokenization import Tokenization
     from influence_assets.layouts.sequences import stored_documents
+    from influence_assets.layouts.tokens import as_studied
     from influence_assets.models.training import TrainingProgress, train_language_model, train_tokenizer
 
     training = work.study.model.train
@@ -86,6 +144,7 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
     tokenizer = train_tokenizer(texts, training.vocabulary)
     separator = tokenizer.token_to_id("<|endoftext|>")
     tokenization = Tokenization.of(tokenizer, separator, tokenizer.get_vocab_size())
+    tokenization = as_studied(tokenization, work.study, work.study.corpus.special_tokens)
     packed = [
         part
         for shard in shards
@@ -152,10 +211,12 @@ ASSET = AssetDefinition(
     source_content=_source_content,
     compute=_compute,
     frozen=FrozenBySettings(),
-    identity=("model", lambda manifest: [manifest.summary["weights_hash"], manifest.summary["tokenizer_hash"]]),
+    identity=("model", _identity),
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
     shown=_shown,
-    hidden=frozenset({"config", "epoch_losses_nats"}),
+    is_current=_is_current,
+    hidden=frozenset({"config", "epoch_losses_nats", "tokens_around"}),
+    damage="its files are damaged, or its tokenizer is not that of the model's tokenizer.json",
     source_change=lambda _workspace, _partition, _last: "the model's files changed",
 )

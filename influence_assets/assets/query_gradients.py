@@ -14,6 +14,7 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown, Table
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
+from influence_assets.layouts.token_settings import token_settings
 from influence_assets.methods.method import AttributionMethod, MethodContext, TrainingSequences
 from influence_assets.methods.registry import method_settings, methods_of
 from influence_assets.storage.artifacts import Artifact
@@ -30,7 +31,7 @@ ROWS_SHOWN = 10
 
 
 def _settings(study: Study) -> Mapping[str, Any]:
-    return {"dtype": study.model.dtype, **method_settings(study)}
+    return {"dtype": study.model.dtype, **method_settings(study), **token_settings(study, study.queries)}
 
 
 def _uses(study: Study, name: str) -> bool:
@@ -52,7 +53,7 @@ def _compute(work: Work) -> None:
     refuse_ids_of_other_sets(work.workspace, file, rows)
     model = work.open("language_model")
     places = [f"{file.url}, row {row}" for row in rows["source_row"]]
-    tokenized = queries.tokenize(model, list(rows["prompt"]), list(rows["completion"]), places)
+    tokenized = queries.tokenize(model, work.study, list(rows["prompt"]), list(rows["completion"]), places)
     runner = load_runner(work.workspace, model, work.progress, len(tokenized))
     curvature = factors.curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
     arrays = _GradientArrays(work, runner, curvature, len(tokenized))

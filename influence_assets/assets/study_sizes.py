@@ -115,7 +115,9 @@ class StudySizes:
                 ]
             else:
                 places = [f"{file.url}, row {row}" for row in queries["source_row"]]
-                lengths[name] = [len(query.tokens) for query in tokenize(model, prompts, completions, places)]
+                lengths[name] = [
+                    len(query.tokens) for query in tokenize(model, self.study, prompts, completions, places)
+                ]
         return lengths
 
     @cached_property

@@ -12,6 +12,7 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
 from influence_assets.errors import InputError
 from influence_assets.layouts.sequences import stored_documents
+from influence_assets.layouts.token_settings import token_settings
 from influence_assets.storage.artifacts import Artifact
 
 TOKEN_ARRAYS = ("tokens", "character_start", "character_end")
@@ -19,11 +20,11 @@ TOKEN_ARRAYS = ("tokens", "character_start", "character_end")
 
 def _compute(work: Work) -> None:
     from influence_assets.corpus.packing import SEQUENCE_DOCUMENT_SCHEMA, SEQUENCE_SCHEMA, pack
-    from influence_assets.corpus.tokenization import Tokenization
+    from influence_assets.layouts.tokens import tokenization_of
 
     shard = str(work.partition.shard)
     length = work.study.sequences.length
-    tokenization = Tokenization.load(work.open("language_model").path("tokenizer"))
+    tokenization = tokenization_of(work.open("language_model"), work.study, work.study.corpus.special_tokens)
     arrays = {name: work.draft.growing_array(name, (length,), "int32") for name in TOKEN_ARRAYS}
     lengths = work.draft.growing_array("lengths", (), "int32")
     spans = [pl.DataFrame(schema=SEQUENCE_DOCUMENT_SCHEMA)]
@@ -81,7 +82,7 @@ ASSET = AssetDefinition(
     partitioned_by="shard",
     inputs=("documents", "language_model"),
     code_version="1",
-    settings=lambda study: {"length": study.sequences.length},
+    settings=lambda study: {"length": study.sequences.length, **token_settings(study, study.corpus)},
     compute=_compute,
     holds_text=True,
     is_published=True,

@@ -13,6 +13,7 @@ from rich.table import Table
 from influence_assets.assets import asset_graph
 from influence_assets.cli.drift import drift_proposal
 from influence_assets.cli.figures import counted
+from influence_assets.cli.notes import print_notes
 from influence_assets.cli.vanished import print_vanished
 from influence_assets.engine.bring_up import Failure, Result
 from influence_assets.engine.definition import AssetDefinition
@@ -45,6 +46,8 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
     result = session.result
     _print_troubles(troubles, console)
     _print_result(result, time.monotonic() - started, console)
+    if result.versions is not None:
+        print_notes(result.versions, result.computed, console)
     if vanished:
         print_vanished(vanished, console)
     for check in session.checks_failed:

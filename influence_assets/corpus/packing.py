@@ -151,8 +151,7 @@ def _pieces(documents: Iterable[pl.DataFrame], tokenization: Tokenization, shard
 
 
 def _surrounded(document_id: str, text: str, inner: TokenizedText, tokenization: Tokenization) -> _Piece:
-    prefix = list(tokenization.prefix_ids)
-    suffix = [] if tokenization.separator_id is None else [tokenization.separator_id]
+    prefix, suffix = tokenization.before(inner), tokenization.after(inner)
     at_start, at_end = [0] * len(prefix), [len(text)] * len(suffix)
     return _Piece(
         document_id,

@@ -98,7 +98,7 @@ def tokenize_query(
     if not completion or not in_completion.size:
         raise InputError(where, "the completion has no tokens", "Write the text to explain as `completion`.")
     first = int(in_completion[0])
-    before = list(tokenization.prefix_ids)
+    before = tokenization.before(text)
     if first == 0 and not before:
         if tokenization.separator_id is None:
             problem = "nothing comes before the completion's first token, so its probability is not defined"

@@ -4,12 +4,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer, models
+from tokenizers import Encoding, Tokenizer
 
 from influence_assets.errors import InputError
+from influence_assets.study import SpecialTokens
+from influence_assets.tokenizer_template import template_surroundings
 
 _REMEDY = "This tokenizer does not belong to the model: use the one that the model was trained with."
 
@@ -37,11 +40,11 @@ class Tokenization:
     """A tokenizer, and the ids that surround a text.
 
     Attributes:
-        tokenizer: a copy of the model's, without its template, truncation and padding. It treats text that looks like
-            a special token as plain text.
+        tokenizer: a copy of the model's, without its template, truncation and padding.
         separator_id: the id that ends a document, or None.
         prefix_ids: the ids that the model's own template puts before a text (Llama: its bos id; GPT-2: none).
         vocabulary: rows of the model's embedding; every id must be smaller.
+        special_tokens: whether the name of a special token in a text stays text, or is parsed as the token.
 
     Raises:
         InputError: a special id is not in the vocabulary.
@@ -51,6 +54,7 @@ class Tokenization:
     separator_id: int | None
     prefix_ids: tuple[int, ...]
     vocabulary: int
+    special_tokens: SpecialTokens = "text"
 
     def __post_init__(self) -> None:
         tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
@@ -59,15 +63,16 @@ class Tokenization:
         # The template would add ids, and ByteLevel's would trim white space from the offsets.
         tokenizer.post_processor = None
         # A document that quotes "<|endoftext|>" must not end there. tokenizer.json and copies lose this setting.
-        tokenizer.encode_special_tokens = True
+        tokenizer.encode_special_tokens = self.special_tokens == "text"
         object.__setattr__(self, "tokenizer", tokenizer)
         object.__setattr__(self, "prefix_ids", tuple(self.prefix_ids))
         special = [*self.prefix_ids, *([] if self.separator_id is None else [self.separator_id])]
         self._check(np.array(special, dtype=np.int64), "the tokenizer's special ids")
 
-    def __reduce__(self) -> tuple[type["Tokenization"], tuple[Tokenizer, int | None, tuple[int, ...], int]]:
+    def __reduce__(self) -> tuple[type["Tokenization"], tuple[Any, ...]]:
         """Make copies run `__post_init__`, which restores a setting that copies of a tokenizer lose."""
-        return (type(self), (self.tokenizer, self.separator_id, self.prefix_ids, self.vocabulary))
+        fields = (self.tokenizer, self.separator_id, self.prefix_ids, self.vocabulary, self.special_tokens)
+        return (type(self), fields)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, separator_id: int | None, vocabulary: int) -> "Tokenization":
@@ -81,7 +86,7 @@ class Tokenization:
         Raises:
             InputError: a special id is not in the vocabulary.
         """
-        return cls(tokenizer, separator_id, template_prefix(tokenizer), vocabulary)
+        return cls(tokenizer, separator_id, template_surroundings(tokenizer)[0], vocabulary)
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenization":
@@ -96,17 +101,42 @@ class Tokenization:
         saved = {"separator_id": self.separator_id, "prefix_ids": self.prefix_ids, "vocabulary": self.vocabulary}
         (folder / "tokens.json").write_text(json.dumps(saved, indent=2) + "\n", encoding="utf-8")
 
+    @property
+    def special_names(self) -> list[str]:
+        """The names of all special tokens."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return [token.content for _, token in sorted(added.items()) if token.special]
+
+    def before(self, text: TokenizedText) -> list[int]:
+        """Return the ids to put before a text: the prefix, unless special tokens are parsed and the text has it."""
+        prefix = list(self.prefix_ids)
+        return [] if self.special_tokens == "parse" and text.tokens[: len(prefix)].tolist() == prefix else prefix
+
+    def after(self, text: TokenizedText) -> list[int]:
+        """Return the ids to put after a text: the separator, unless special tokens are parsed and the text has it."""
+        suffix = [] if self.separator_id is None else [self.separator_id]
+        return [] if self.special_tokens == "parse" and text.tokens[-1:].tolist() == suffix else suffix
+
     def encode(self, text: str, where: str) -> TokenizedText:
         """Return the tokens of a text, without any special ones.
 
         Raises:
-            InputError: an id is not in the model's vocabulary; the error names `where`.
+            InputError: an id is not in the model's vocabulary, or the tokenizer has none for some of the text; the
+                error names `where`.
         """
-        return self._checked(self.tokenizer.encode(text, add_special_tokens=False), where)
+        try:
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        except Exception as error:  # tokenizers raises bare Exceptions
+            problem = f"the tokenizer has no token for some of its text ({error})"
+            raise InputError(where, problem, "Leave this text out, or give the tokenizer an unknown token.") from error
+        return self._checked(encoding, where)
 
     def encode_batch(self, texts: Sequence[str], places: Sequence[str]) -> list[TokenizedText]:
         """Return the tokens of several texts, using all cores; see `encode`."""
-        encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        try:
+            encodings = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        except Exception:  # noqa: BLE001  # tokenizers raises bare Exceptions; one by one, the text is named
+            return [self.encode(text, where) for text, where in zip(texts, places, strict=True)]
         return [self._checked(encoding, where) for encoding, where in zip(encodings, places, strict=True)]
 
     def _checked(self, encoding: Encoding, where: str) -> TokenizedText:
@@ -121,17 +151,3 @@ class Tokenization:
         if beyond.size:
             problem = f"token id {beyond[0]} is beyond the model's {self.vocabulary} embeddings"
             raise InputError(where, problem, _REMEDY)
-
-
-def template_prefix(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Return the special ids that a tokenizer's template puts before every text."""
-    probe = Tokenizer.from_str(tokenizer.to_str())
-    probe.no_truncation()
-    probe.no_padding()
-    # "a" is then one token, however this tokenizer splits text.
-    probe.normalizer = None
-    probe.pre_tokenizer = None
-    probe.model = models.WordLevel({"a": 0}, unk_token="a")  # noqa: S106
-    encoding = probe.encode("a", add_special_tokens=True)
-    before = encoding.special_tokens_mask.index(0)
-    return tuple(encoding.ids[:before])

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from influence_assets.capture.batches import Sequences
 from influence_assets.corpus.queries import TokenizedQuery, tokenize_query
-from influence_assets.corpus.tokenization import Tokenization
 from influence_assets.layouts import LARGEST_QUERIES_BYTES
 from influence_assets.layouts.factors import layers_of, read_layers
+from influence_assets.layouts.tokens import tokenization_of
 from influence_assets.maths.ekfac import LayerCurvature
 from influence_assets.storage.artifacts import Artifact
+from influence_assets.study import Study
 
 _ARRAYS = {"ekfac": "preconditioned", "gradient_dot": "gradient"}
 """The arrays of the first two methods, in every store so far; those of other methods have the method's name."""
@@ -31,12 +32,13 @@ def chunks(queries: int, bytes_each: int) -> Iterator[slice]:
 
 
 def tokenize(
-    language_model: Artifact, prompts: list[str], completions: list[str], places: list[str]
+    language_model: Artifact, study: Study, prompts: list[str], completions: list[str], places: list[str]
 ) -> list[TokenizedQuery]:
     """Return each query as the model reads it.
 
     Args:
         language_model: the artifact with the tokenizer.
+        study: the study, which says what surrounds a text and what becomes of special tokens in it.
         prompts: the queries' prompts.
         completions: the queries' completions.
         places: the file and row of each query, for errors.
@@ -44,7 +46,7 @@ def tokenize(
     Raises:
         InputError: a completion is empty, or a query has more tokens than the model's context.
     """
-    tokenization = Tokenization.load(language_model.path("tokenizer"))
+    tokenization = tokenization_of(language_model, study, study.queries.special_tokens)
     context = int(language_model.manifest.summary["context_tokens"])
     return [
         tokenize_query(prompt, completion, tokenization, context, place)

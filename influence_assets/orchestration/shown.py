@@ -8,6 +8,7 @@ import dagster as dg
 import polars as pl
 
 from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.notes import NOTES, notes_of
 from influence_assets.engine.shown import Location, Picture, Shown, Table
 from influence_assets.report.page import everything_shown
 from influence_assets.storage.artifacts import Artifact
@@ -23,7 +24,9 @@ def metadata(asset: AssetDefinition, artifact: Artifact, *, computed: bool) -> M
     """Return all metadata of an artifact."""
     manifest = artifact.manifest
     figures = {
-        name: value for name, value in manifest.summary.items() if name not in asset.hidden and value is not None
+        name: value
+        for name, value in manifest.summary.items()
+        if name not in asset.hidden and name != NOTES and value is not None
     }
     storage: Metadata = {
         "seconds": round(manifest.seconds, 3),
@@ -33,7 +36,8 @@ def metadata(asset: AssetDefinition, artifact: Artifact, *, computed: bool) -> M
         "dagster/row_count": manifest.rows.get(manifest.asset),
     }
     outcome = f"computed in {manifest.seconds:.1f} s" if computed else "was up to date: nothing was done"
-    shown = metadata_values(_ordered({**everything_shown(asset, artifact), "outcome": outcome}))
+    notes = {NOTES: " ".join(notes_of(manifest))} if NOTES in manifest.summary else {}
+    shown = metadata_values(_ordered({**everything_shown(asset, artifact), **notes, "outcome": outcome}))
     entries: Metadata = {
         **{name: value for name, value in shown.items() if name not in storage},
         **figures,

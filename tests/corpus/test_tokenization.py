@@ -7,19 +7,20 @@ import pytest
 from small_tokenizers import END, byte_fallback, byte_level, gpt2_like, llama_like
 from tokenizers import AddedToken, processors
 
-from influence_assets.corpus.tokenization import Tokenization, template_prefix
+from influence_assets.corpus.tokenization import Tokenization
 from influence_assets.errors import InputError
+from influence_assets.tokenizer_template import template_surroundings
 
 
-def test_the_template_prefix():
-    assert template_prefix(byte_level()) == ()
-    assert template_prefix(byte_fallback()) == (1,)
+def test_what_the_template_puts_around_a_text():
+    assert template_surroundings(byte_level()) == ((), ())
+    assert template_surroundings(byte_fallback()) == ((1,), ())
     both = byte_fallback()
     both.post_processor = processors.TemplateProcessing(
         single="<s> <s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
     both.enable_truncation(1)
-    assert template_prefix(both) == (1, 1)
+    assert template_surroundings(both) == ((1, 1), (2,))
     byte_level_too = byte_level()  # Llama 3's kind
     byte_level_too.post_processor = processors.Sequence(
         [
@@ -27,7 +28,7 @@ def test_the_template_prefix():
             processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)]),
         ]
     )
-    assert template_prefix(byte_level_too) == (0,)
+    assert template_surroundings(byte_level_too) == ((0,), ())
 
 
 @pytest.mark.parametrize("make", [gpt2_like, llama_like])
