@@ -53,6 +53,7 @@ def _compute(work: Work) -> None:
     refuse_ids_of_other_sets(work.workspace, file, rows)
     model = work.open("language_model")
     places = [f"{file.url}, row {row}" for row in rows["source_row"]]
+    notes = queries.notes(model, work.study, [*rows["prompt"], *rows["completion"]])
     tokenized = queries.tokenize(model, work.study, list(rows["prompt"]), list(rows["completion"]), places)
     runner = load_runner(work.workspace, model, work.progress, len(tokenized))
     curvature = factors.curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
@@ -70,6 +71,8 @@ def _compute(work: Work) -> None:
             pl.Series("gradient_norm", arrays.norms),
         ),
     )
+    if notes:
+        work.draft.summarise(notes=notes)
     generation = work.open("curvature").manifest.summary
     work.draft.summarise(
         layers=list(curvature),

@@ -20,6 +20,7 @@ TOKEN_ARRAYS = ("tokens", "character_start", "character_end")
 
 def _compute(work: Work) -> None:
     from influence_assets.corpus.packing import SEQUENCE_DOCUMENT_SCHEMA, SEQUENCE_SCHEMA, pack
+    from influence_assets.corpus.special_tokens import SpecialTokenCounter
     from influence_assets.layouts.tokens import tokenization_of
 
     shard = str(work.partition.shard)
@@ -28,12 +29,18 @@ def _compute(work: Work) -> None:
     arrays = {name: work.draft.growing_array(name, (length,), "int32") for name in TOKEN_ARRAYS}
     lengths = work.draft.growing_array("lengths", (), "int32")
     spans = [pl.DataFrame(schema=SEQUENCE_DOCUMENT_SCHEMA)]
+    special = SpecialTokenCounter(tokenization)
     tokens = 0
+
+    def documents() -> Iterator[pl.DataFrame]:
+        for frame in stored_documents(work.open("documents")):
+            special.count(frame["text"])
+            yield frame
 
     def sequences() -> Iterator[pl.DataFrame]:
         """Yield the rows of `sequences`, and append to the arrays and spans on the way."""
         nonlocal tokens
-        for packed in pack(stored_documents(work.open("documents")), tokenization, length, shard):
+        for packed in pack(documents(), tokenization, length, shard):
             for name, array in arrays.items():
                 array.append(getattr(packed, name))
             lengths.append(packed.lengths)
@@ -50,6 +57,8 @@ def _compute(work: Work) -> None:
         )
     work.draft.table("sequence_documents", pl.concat(spans))
     work.draft.summarise(sequences=count, tokens=tokens, predicted_tokens=tokens - count, sequence_length=length)
+    if notes := special.notes("documents", "corpus.special_tokens"):
+        work.draft.summarise(notes=notes)
 
 
 def token_counts_agree(artifact: Artifact, _open: Opener) -> Finding:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from influence_assets.capture.batches import Sequences
 from influence_assets.corpus.queries import TokenizedQuery, tokenize_query
+from influence_assets.corpus.special_tokens import SpecialTokenCounter
 from influence_assets.layouts import LARGEST_QUERIES_BYTES
 from influence_assets.layouts.factors import layers_of, read_layers
 from influence_assets.layouts.tokens import tokenization_of
@@ -52,6 +53,13 @@ def tokenize(
         tokenize_query(prompt, completion, tokenization, context, place)
         for prompt, completion, place in zip(prompts, completions, places, strict=True)
     ]
+
+
+def notes(language_model: Artifact, study: Study, texts: list[str]) -> list[str]:
+    """Return a sentence if these prompts and completions are full of special tokens that are read as text."""
+    special = SpecialTokenCounter(tokenization_of(language_model, study, study.queries.special_tokens))
+    special.count(texts)
+    return special.notes("prompts and completions", "queries.special_tokens")
 
 
 def as_sequences(queries: list[TokenizedQuery]) -> Sequences:

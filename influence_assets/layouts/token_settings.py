@@ -13,6 +13,6 @@ def token_settings(study: Study, of: Corpus | Queries) -> Mapping[str, Any]:
         study: the study.
         of: its corpus or its queries.
     """
-    settings: dict[str, Any] = {"separator": study.sequences.separator, "prefix": study.sequences.prefix}
-    chosen = {name: value for name, value in settings.items() if value is not None}
+    around = study.sequences.model_dump(mode="json", include={"separator", "prefix"})
+    chosen = {name: value for name, value in around.items() if value is not None}
     return chosen if of.special_tokens == "text" else {**chosen, "special_tokens": of.special_tokens}

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, product
 
 from tokenizers import Tokenizer
 
@@ -22,6 +22,27 @@ PROBES = (
 )
 """Texts on which tokenizers tend to differ: digits, blanks, lines, scripts, accents, code, symbols."""
 
+_PARTS = (
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\t",
+    "\r\n",
+    "a",
+    "the",
+    "B",
+    "7",
+    "42",
+    ".",
+    "'s",
+    "_",
+    "é",
+    "e\u0301",
+    "Ж",
+    "日本",
+    "😀",
+)
 _VOCABULARY_SAMPLED = 4096
 _WORDS_ALONE = 256
 _TOKENS_A_LINE = 16
@@ -66,7 +87,7 @@ def difference(used: Tokenizer, of_file: Tokenizer, texts: Iterable[str] = ()) -
     """
     first: Difference | None = None
     used_count = of_file_count = 0
-    own = [*PROBES, *_vocabulary_texts(of_file)]
+    own = [*PROBES, *_combinations(), *_vocabulary_texts(of_file)]
     with _plain(used), _plain(of_file):
         for place, text in enumerate(chain(own, texts)):
             ours, theirs = _ids(used, text), _ids(of_file, text)
@@ -92,6 +113,13 @@ def _plain(tokenizer: Tokenizer) -> Iterator[None]:
         tokenizer.encode_special_tokens = before
 
 
+def _combinations() -> Iterator[str]:
+    """Yield every pair of kinds of characters, and texts with every three of them beside one another."""
+    yield from map("".join, product(_PARTS, repeat=2))
+    for first in _PARTS:
+        yield "".join(first + "".join(others) for others in product(_PARTS, repeat=2))
+
+
 def _vocabulary_texts(tokenizer: Tokenizer) -> Iterator[str]:
     """Yield words that the tokenizer knows, alone and in lines; they need not be those of any language."""
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
@@ -99,6 +127,8 @@ def _vocabulary_texts(tokenizer: Tokenizer) -> Iterator[str]:
     step = max(1, len(ids) // _VOCABULARY_SAMPLED)
     words = [tokenizer.decode([number], skip_special_tokens=False) for number in ids[::step]]
     yield from words[:_WORDS_ALONE]
+    for word in words:  # rules that split it depend on what is beside it
+        yield "".join(before + word for before in ("x", "7", ".", " ", "\n", "  ", "日")) + "7"
     for start in range(0, len(words), _TOKENS_A_LINE):
         line = words[start : start + _TOKENS_A_LINE]
         yield " ".join(line)

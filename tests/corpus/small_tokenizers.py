@@ -48,3 +48,11 @@ def gpt2_like() -> Tokenization:
 def llama_like() -> Tokenization:
     tokenizer = byte_fallback()
     return Tokenization.of(tokenizer, tokenizer.token_to_id("</s>"), tokenizer.get_vocab_size())
+
+
+def chat_like(special_tokens: str = "text") -> Tokenization:
+    """A byte-level tokenizer with the special tokens of a chat template; <|im_end|> ends a text."""
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    end = tokenizer.token_to_id("<|im_end|>")
+    return Tokenization(tokenizer, end, (), tokenizer.get_vocab_size(), special_tokens)

@@ -21,6 +21,7 @@ from influence_assets.errors import InputError
 from influence_assets.models.tokenizer_comparison import PROBES, difference
 from influence_assets.models.tokenizers import ExportedTokenizer, export_tokenizer
 from influence_assets.tokenizer_template import template_surroundings
+from tests.tiers import slow_but
 
 CLASSES = (
     "PreTrainedTokenizerFast", "GPT2Tokenizer", "Qwen2Tokenizer", "LlamaTokenizer", "GemmaTokenizer", "T5Tokenizer",
@@ -47,7 +48,7 @@ def ids_in_study(tokenization, text):
         return None
 
 
-@pytest.mark.parametrize("tokenizer_class", CLASSES)
+@pytest.mark.parametrize("tokenizer_class", slow_but("Qwen2Tokenizer", "LlamaTokenizer", "T5Tokenizer", of=CLASSES))
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_tokens_are_those_of_tokenizer_json(tmp_path_factory, kind, tokenizer_class):
     folder = tmp_path_factory.mktemp("model")

@@ -7,7 +7,9 @@ from rich.table import Table
 
 from influence_assets.cli.command import HERE, Command, StudyOption
 from influence_assets.cli.console import console
+from influence_assets.cli.escaping import visible
 from influence_assets.cli.figures import duration, scaled, size
+from influence_assets.cli.surroundings import surroundings
 from influence_assets.study import Study
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ def plan(study: StudyOption = HERE) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if (words := surroundings(sizes.versions)) is not None:
+        console.print(escape(visible(words)), soft_wrap=True, highlight=False)
     console.print(_table(stages))
     console.print(_orders(sizes))
     for note in _notes(stages, sizes):

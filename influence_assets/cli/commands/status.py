@@ -8,6 +8,7 @@ from rich.table import Table
 
 from influence_assets.cli.command import HERE, Command, StudyOption
 from influence_assets.cli.console import console
+from influence_assets.cli.escaping import visible
 from influence_assets.study import Study
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def status(study: StudyOption = HERE) -> None:
     """Show shards, the generation, and what is missing or stale."""
     from influence_assets.assets import open_workspace
     from influence_assets.cli.drift import drift_proposal
+    from influence_assets.cli.notes import print_notes
+    from influence_assets.cli.surroundings import surroundings
     from influence_assets.cli.vanished import print_vanished
     from influence_assets.engine.bring_up import drift
     from influence_assets.engine.plan import plan, state_rows
@@ -37,12 +40,17 @@ def status(study: StudyOption = HERE) -> None:
     states = list(plan(versions))
     console.print(f"Study [bold]{loaded.name}[/], store {escape(loaded.storage.root)}")
     console.print(_shards(versions))
+    if (words := surroundings(versions)) is not None:
+        console.print(escape(visible(words)), soft_wrap=True, highlight=False)
     console.print(_assets(states))
     if any(state.of("stale", "missing") for state in states):
         console.print(_causes(states))
     console.print(_generations(versions))
     if (measured := drift(versions)) is not None:
         console.print(drift_proposal(measured), soft_wrap=True)
+    # Pairs of queries and shards can be very many, and none has notes.
+    noted = [state for state in states if state.asset.partitioned_by != "pair"]
+    print_notes(versions, [(each.asset, place.partition) for each in noted for place in each.of("standing")], console)
     if workspace.vanished:
         print_vanished(workspace.vanished, console)
     if withdrawn := len(workspace.withdrawn.entries):
