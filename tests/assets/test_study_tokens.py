@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from influence_assets.engine.partitions import Partition
@@ -64,10 +64,10 @@ def chat_study(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "prefix", "separator"),
     [
-        pytest.param({}, [], [0], marks=pytest.mark.slow),
-        pytest.param({"separator": ""}, [], [], marks=pytest.mark.slow),
+        ({}, [], [0]),
+        ({"separator": ""}, [], []),
         ({"prefix": [studies.END], "separator": "t"}, [0], None),
-        pytest.param({"prefix": []}, [], [0], marks=pytest.mark.slow),
+        ({"prefix": []}, [], [0]),
     ],
 )
 def test_separator_and_prefix(tmp_path, keys, prefix, separator):
@@ -77,11 +77,25 @@ def test_separator_and_prefix(tmp_path, keys, prefix, separator):
         separator = [tokenizer_of(study).token_to_id("t")]
     texts = [row["text"] for row in studies.COAST_ROWS]
     assert stored_tokens(study, studies.COAST) == expected_tokens(study, texts, prefix, separator)
-    names = tokenizer_of(study)
-    before, after = (" ".join(map(names.id_to_token, part)) or "nothing" for part in (prefix, separator))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({}, f"Before each document comes nothing, after it {studies.END}."),
+        (
+            {"prefix": [studies.END, "t"], "separator": ""},
+            f"Before each document comes {studies.END} t, after it nothing.",
+        ),
+    ],
+)
+def test_plan_and_status_say_what_surrounds_a_document(tmp_path, keys, words):
+    study = studies.lay_out(tmp_path, sequences=keys)
+    studies.compute(study, until="language_model")
     for command in ("plan", "status"):
         shown = influence(command, "--study", study)
-        assert f"Before each document comes {before}, after it {after}." in shown.out, shown.error
+        assert words in shown.out, shown.error
 
 
 def test_only_keys_that_differ_from_the_defaults_change_versions(study):
@@ -170,3 +184,31 @@ def test_a_tokenizer_that_an_earlier_release_stored_stays_if_it_was_right(tmp_pa
     computed = studies.compute(study, until="token_sequences")
     assert ("language_model" in computed) != is_right
     assert studies.artifact(study, "language_model").manifest.summary["tokenizer_hash"] == hash_before
+
+
+@pytest.mark.slow
+def test_a_run_says_that_the_file_was_used_and_quotes_no_document(tmp_path):
+    """GPT-2's class drops that the file splits digits; the model's ids are those of the file."""
+    study = studies.lay_out(tmp_path)
+    texts = [f"In 2024 the secret is {number}." for number in (20242024, 12)]
+    studies.write_jsonl(tmp_path / "corpus" / studies.COAST, [{"text": text} for text in texts])
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=[studies.END], initial_alphabet=alphabet, show_progress=False
+    )
+    learnt = Tokenizer(models.BPE())
+    learnt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learnt.train_from_iterator(["In 2024 2024 2025 the lamp"] * 9, trainer)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    learnt.pre_tokenizer = pre_tokenizers.Sequence([digits, learnt.pre_tokenizer])
+    fast = PreTrainedTokenizerFast(tokenizer_object=learnt, eos_token=studies.END)
+    fast.save_pretrained(tmp_path / "model")
+    settings = tmp_path / "model" / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"tokenizer_class": "GPT2Tokenizer"}))
+    studies.network("gpt2", vocabulary=learnt.get_vocab_size()).save_pretrained(tmp_path / "model")
+    ran = influence("run", "--study", study)
+    assert ran.code == 0, ran.out + ran.err
+    assert "language_model: The tokenizer is that of tokenizer.json; GPT2Tokenizer of transformers" in ran.out
+    assert "splits text otherwise" in influence("status", "--study", study).out
+    assert "secret" not in ran.out
+    assert stored_tokens(study, studies.COAST) == expected_tokens(study, texts, [], [0])
