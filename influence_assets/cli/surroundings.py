@@ -1,9 +1,12 @@
 """What commands say of the tokens around a text."""
 
-from influence_assets.engine.versions import Versions
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from influence_assets.engine.versions import Versions
 
 
-def surroundings(versions: Versions) -> str | None:
+def surroundings(versions: "Versions") -> str | None:
     """Return what comes before and after each document, as a sentence; None while the tokenizer is not known."""
     from influence_assets.engine.partitions import Partition
     from influence_assets.layouts.tokens import in_words, tokenization_of
