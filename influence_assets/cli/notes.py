@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.markup import escape
 
-from influence_assets.cli.escaping import visible
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.notes import notes_of
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
+from influence_assets.escaping import visible
 
 NOTES_SHOWN = 8
 

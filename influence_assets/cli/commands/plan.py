@@ -7,9 +7,9 @@ from rich.table import Table
 
 from influence_assets.cli.command import HERE, Command, StudyOption
 from influence_assets.cli.console import console
-from influence_assets.cli.escaping import visible
 from influence_assets.cli.figures import duration, scaled, size
 from influence_assets.cli.surroundings import surroundings
+from influence_assets.escaping import visible
 from influence_assets.study import Study
 
 if TYPE_CHECKING:

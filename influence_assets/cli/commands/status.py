@@ -8,7 +8,7 @@ from rich.table import Table
 
 from influence_assets.cli.command import HERE, Command, StudyOption
 from influence_assets.cli.console import console
-from influence_assets.cli.escaping import visible
+from influence_assets.escaping import visible
 from influence_assets.study import Study
 
 if TYPE_CHECKING:
