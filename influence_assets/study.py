@@ -20,6 +20,9 @@ Dtype = Literal["float32", "bfloat16", "float64"]
 SpecialTokens = Literal["text", "parse"]
 """What becomes of a special token's name in a text: it stays text, or it becomes the token."""
 
+Packing = Literal["packed", "one_document"]
+"""How documents become sequences: one after the other, or each by itself."""
+
 OWNER = r"^(team:[A-Za-z0-9_-]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,})$"
 
 LARGEST_SEED = 2**63 - 1
@@ -152,12 +155,23 @@ class LanguageModel(_Section):
 
 
 class Sequences(_Section):
-    """How documents are packed into training sequences."""
+    """How documents become training sequences."""
 
     length: int = Field(
         128,
         ge=2,
         description="Tokens in a sequence; at most the model's context. Use the length that it was trained with.",
+    )
+    packing: Packing = Field(
+        "packed",
+        description="`packed` joins documents and cuts them into sequences of this length, as language models are "
+        "trained; with `one_document` each document begins a sequence of its own, and one that is too long goes on in "
+        "the next.",
+    )
+    documents_see_each_other: bool = Field(
+        True,  # noqa: FBT003
+        description="Whether the model reads the documents before a document in the same packed sequence. Set it to "
+        "false if it was trained with attention and positions that start anew at each document.",
     )
     separator: str | None = Field(
         None,

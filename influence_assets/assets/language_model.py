@@ -15,7 +15,7 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
-from influence_assets.layouts.token_settings import token_settings
+from influence_assets.layouts.token_settings import packing_settings, token_settings
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.manifest import Manifest
 from influence_assets.study import Study
@@ -29,7 +29,9 @@ def _settings(study: Study) -> Mapping[str, Any]:
     # The length matters to a given model too: the model is refused if its context is shorter.
     train = study.model.train
     length = {"length": study.sequences.length}
-    return length if train is None else {"train": train.model_dump(), **length, **token_settings(study, study.corpus)}
+    if train is None:
+        return length
+    return {"train": train.model_dump(), **length, **packing_settings(study), **token_settings(study, study.corpus)}
 
 
 def _uses(study: Study, name: str) -> bool:
@@ -138,7 +140,7 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
 
     training = work.study.model.train
     assert training is not None  # noqa: S101  # the caller has checked it
-    length = work.study.sequences.length
+    sequences = work.study.sequences
     shards = work.open_all("documents")
     texts = (text for shard in shards for batch in stored_documents(shard) for text in batch["text"])
     tokenizer = train_tokenizer(texts, training.vocabulary)
@@ -148,7 +150,14 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
     packed = [
         part
         for shard in shards
-        for part in pack(stored_documents(shard), tokenization, length, str(shard.manifest.key.partition))
+        for part in pack(
+            stored_documents(shard),
+            tokenization,
+            sequences.length,
+            str(shard.manifest.key.partition),
+            packing=sequences.packing,
+            documents_see_each_other=sequences.documents_see_each_other,
+        )
     ]
     tokens, lengths = (np.concatenate([getattr(p, name) for p in packed]) for name in ("tokens", "lengths"))
     checkpoint = work.workspace.store.root / ".training" / work.key.data_version

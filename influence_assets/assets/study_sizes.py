@@ -93,6 +93,18 @@ class StudySizes:
         stored = sum(self.versions.workspace.shard(s).bytes for s, manifest in known.items() if manifest is not None)
         return stored / tokens if tokens else BYTES_A_TOKEN
 
+    @property
+    def _is_packed(self) -> bool:
+        return self.study.sequences.packing == "packed" and self.study.sequences.documents_see_each_other
+
+    @cached_property
+    def _sequences_for_full_ones(self) -> float:
+        """Sequences for each that the tokens would fill, measured on the part of the corpus that is tokenized."""
+        known = [packed for shard in self.versions.workspace.shards if (packed := self._packed(shard)) is not None]
+        tokens = sum(int(manifest.summary["tokens"]) for manifest in known)
+        sequences = sum(int(manifest.summary["sequences"]) for manifest in known)
+        return sequences * self.study.sequences.length / tokens if tokens else 1.0
+
     @cached_property
     def is_about(self) -> bool:
         """Whether some shard's number of sequences is estimated from its bytes."""
@@ -153,8 +165,11 @@ class StudySizes:
         packed = self._packed(shard)
         if packed is not None:
             return int(packed.summary["sequences"])
-        length = self.versions.workspace.study.sequences.length
-        return max(1, round(self.versions.workspace.shard(shard).bytes / self.bytes_a_token / length))
+        of_bytes = self.versions.workspace.shard(shard).bytes / self.bytes_a_token / self.study.sequences.length
+        if not self._is_packed:
+            # Documents do not fill their sequences; how many there are is known where some shard is tokenized.
+            return max(1, round(of_bytes * self._sequences_for_full_ones))
+        return max(1, round(of_bytes))
 
     def parts(self, shard: str) -> int:
         """Return how many documents' parts of sequences are scored beside the sequences, counted or estimated.

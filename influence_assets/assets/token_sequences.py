@@ -12,7 +12,7 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
 from influence_assets.errors import InputError
 from influence_assets.layouts.sequences import stored_documents
-from influence_assets.layouts.token_settings import token_settings
+from influence_assets.layouts.token_settings import packing_settings, token_settings
 from influence_assets.storage.artifacts import Artifact
 
 TOKEN_ARRAYS = ("tokens", "character_start", "character_end")
@@ -24,9 +24,9 @@ def _compute(work: Work) -> None:
     from influence_assets.layouts.tokens import tokenization_of
 
     shard = str(work.partition.shard)
-    length = work.study.sequences.length
+    settings = work.study.sequences
     tokenization = tokenization_of(work.open("language_model"), work.study, work.study.corpus.special_tokens)
-    arrays = {name: work.draft.growing_array(name, (length,), "int32") for name in TOKEN_ARRAYS}
+    arrays = {name: work.draft.growing_array(name, (settings.length,), "int32") for name in TOKEN_ARRAYS}
     lengths = work.draft.growing_array("lengths", (), "int32")
     spans = [pl.DataFrame(schema=SEQUENCE_DOCUMENT_SCHEMA)]
     special = SpecialTokenCounter(tokenization)
@@ -40,7 +40,14 @@ def _compute(work: Work) -> None:
     def sequences() -> Iterator[pl.DataFrame]:
         """Yield the rows of `sequences`, and append to the arrays and spans on the way."""
         nonlocal tokens
-        for packed in pack(documents(), tokenization, length, shard):
+        for packed in pack(
+            documents(),
+            tokenization,
+            settings.length,
+            shard,
+            packing=settings.packing,
+            documents_see_each_other=settings.documents_see_each_other,
+        ):
             for name, array in arrays.items():
                 array.append(getattr(packed, name))
             lengths.append(packed.lengths)
@@ -56,7 +63,9 @@ def _compute(work: Work) -> None:
             "Remove the file, or add text to it.",
         )
     work.draft.table("sequence_documents", pl.concat(spans))
-    work.draft.summarise(sequences=count, tokens=tokens, predicted_tokens=tokens - count, sequence_length=length)
+    work.draft.summarise(
+        sequences=count, tokens=tokens, predicted_tokens=tokens - count, sequence_length=settings.length
+    )
     if notes := special.notes("documents", "corpus.special_tokens"):
         work.draft.summarise(notes=notes)
 
@@ -91,7 +100,11 @@ ASSET = AssetDefinition(
     partitioned_by="shard",
     inputs=("documents", "language_model"),
     code_version="1",
-    settings=lambda study: {"length": study.sequences.length, **token_settings(study, study.corpus)},
+    settings=lambda study: {
+        "length": study.sequences.length,
+        **packing_settings(study),
+        **token_settings(study, study.corpus),
+    },
     compute=_compute,
     holds_text=True,
     is_published=True,

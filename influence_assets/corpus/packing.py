@@ -1,19 +1,25 @@
-"""Packing: documents are joined one after the other and cut into training sequences of one length.
+"""Packing: documents are joined one after the other and cut into training sequences of one length, or each by itself.
 
 The range of characters of its document is kept for every token. A token that packing adds has an empty range: the
-template's prefix at the document's start, the separator at its end. The last sequence is padded with token 0 (see
-`lengths`); a last sequence of a single token predicts nothing and is dropped.
+template's prefix at the document's start, the separator at its end. A sequence that is not full is padded with token 0
+(see `lengths`); a sequence of a single token predicts nothing and is dropped.
+
+Where documents are packed but do not see each other, the model reads each document's run of a packed sequence as if it
+stood alone: attention is blocked between documents, positions start anew, and no document's first token is predicted
+from the one before. The loss of a packed sequence is then the sum of its runs' losses, so each run is a sequence here.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from influence_assets.corpus.tokenization import Tokenization, TokenizedText
+from influence_assets.study import Packing
 
 SEQUENCE_SCHEMA = pl.Schema(
     {
@@ -95,17 +101,27 @@ class _Span:
 
 
 def pack(
-    documents: Iterable[pl.DataFrame], tokenization: Tokenization, length: int, shard_id: str
+    documents: Iterable[pl.DataFrame],
+    tokenization: Tokenization,
+    length: int,
+    shard_id: str,
+    *,
+    packing: Packing = "packed",
+    documents_see_each_other: bool = True,
 ) -> Iterator[PackedSequences]:
     """Pack a shard's documents in order; the result does not depend on how they are batched.
 
-    Nothing is yielded for documents that have fewer than two tokens in total.
+    Nothing is yielded for documents of which no token can be predicted.
 
     Args:
         documents: frames with `document_id`, `source_row` and `text`.
         tokenization: the model's.
-        length: tokens in a sequence, at least 2.
+        length: the largest number of tokens in a sequence, at least 2.
         shard_id: the documents' shard.
+        packing: `packed` fills each sequence with one document after the other; with `one_document` each document
+            begins a sequence, and one that is too long goes on in the next.
+        documents_see_each_other: whether the model reads what is before a document in its packed sequence; if not,
+            each run of a document is a sequence.
 
     Yields:
         At most 1024 sequences at a time, and about a million tokens.
@@ -114,23 +130,15 @@ def pack(
         InputError: a document has a token beyond the model's vocabulary; the error names the document.
     """
     batch_sequences = min(_BATCH_SEQUENCES, max(1, _BATCH_TOKENS // length))
-    pending: list[_Piece] = []
-    room = batch_sequences * length
+    pieces = _pieces(documents, tokenization, shard_id)
+    rows = _separate_rows(pieces, length) if packing == "one_document" else _packed_rows(pieces, length)
+    if not documents_see_each_other:
+        rows = ([run] for row in rows for run in row)
+    predicting = (row for row in rows if sum(map(len, row)) > 1)
     first_index = 0
-    for document in _pieces(documents, tokenization, shard_id):
-        rest = document
-        while len(rest) >= room:
-            pending.append(rest[:room])
-            rest = rest[room:]
-            yield _cut(pending, length, shard_id, first_index)
-            pending, room = [], batch_sequences * length
-            first_index += batch_sequences
-        if len(rest):
-            pending.append(rest)
-            room -= len(rest)
-    pending = _without_lone_token(pending, length)
-    if pending:
-        yield _cut(pending, length, shard_id, first_index)
+    while batch := list(islice(predicting, batch_sequences)):
+        yield _joined(batch, length, shard_id, first_index)
+        first_index += len(batch)
 
 
 def sequence_id(shard_id: str, sequence_index: int, tokens: NDArray[np.int32]) -> int:
@@ -162,72 +170,76 @@ def _surrounded(document_id: str, text: str, inner: TokenizedText, tokenization:
     )
 
 
-def _without_lone_token(pieces: list[_Piece], length: int) -> list[_Piece]:
-    """Return the pieces, without their last token if a sequence would consist of it alone."""
-    if sum(map(len, pieces)) % length != 1:
-        return pieces
-    shortened = pieces[-1][:-1]
-    return [*pieces[:-1], *([shortened] if len(shortened) else [])]
+def _packed_rows(pieces: Iterable[_Piece], length: int) -> Iterator[list[_Piece]]:
+    """Yield the runs of documents in each sequence; all sequences are full except the last."""
+    row: list[_Piece] = []
+    room = length
+    for document in pieces:
+        rest = document
+        while len(rest) >= room:
+            yield [*row, rest[:room]]
+            rest = rest[room:]
+            row, room = [], length
+        if len(rest):
+            row.append(rest)
+            room -= len(rest)
+    if row:
+        yield row
 
 
-def _cut(pieces: list[_Piece], length: int, shard_id: str, first_index: int) -> PackedSequences:
-    """Cut a run of pieces into sequences, all of them full except the last."""
-    total = sum(map(len, pieces))
-    n = -(-total // length)
-    lengths = np.full(n, length, dtype=np.int32)
-    lengths[-1] = total - (n - 1) * length
-    tokens = _rows([piece.tokens for piece in pieces], n, length)
+def _separate_rows(pieces: Iterable[_Piece], length: int) -> Iterator[list[_Piece]]:
+    """Yield each document in sequences of its own."""
+    for document in pieces:
+        for start in range(0, len(document), length):
+            yield [document[start : start + length]]
+
+
+def _joined(rows: list[list[_Piece]], length: int, shard_id: str, first_index: int) -> PackedSequences:
+    """Return sequences, each made of the runs of one row."""
+    n = len(rows)
+    lengths = np.array([sum(map(len, row)) for row in rows], dtype=np.int32)
+    held = np.arange(length) < lengths[:, None]
+    pieces = [piece for row in rows for piece in row]
+    tokens = _padded([piece.tokens for piece in pieces], held)
     identities = [
         sequence_id(shard_id, first_index + row, tokens[row, : lengths[row]])  # without the padding
         for row in range(n)
     ]
-    spans = list(_spans(pieces, length))
-    texts: list[list[str]] = [[] for _ in range(n)]
-    for span in spans:
-        if span.text:
-            texts[span.sequence].append(span.text)
+    spans = [list(_spans(row, number)) for number, row in enumerate(rows)]
     sequences = pl.DataFrame(
         {
             "sequence_id": identities,
             "shard_id": [shard_id] * n,
             "sequence_index": range(first_index, first_index + n),
             "tokens": lengths,
-            "text": [DOCUMENT_SEPARATOR.join(parts) for parts in texts],
+            "text": [DOCUMENT_SEPARATOR.join(span.text for span in row if span.text) for row in spans],
         },
         schema=SEQUENCE_SCHEMA,
     )
     return PackedSequences(
         tokens,
         lengths,
-        _rows([piece.character_start for piece in pieces], n, length),
-        _rows([piece.character_end for piece in pieces], n, length),
+        _padded([piece.character_start for piece in pieces], held),
+        _padded([piece.character_end for piece in pieces], held),
         sequences,
-        _span_frame(spans, identities),
+        _span_frame([span for row in spans for span in row], identities),
     )
 
 
-def _rows(runs: list[NDArray[np.int32]], n: int, length: int) -> NDArray[np.int32]:
-    """Join runs one after the other as int32 [n, length], padded with 0."""
-    flat = np.zeros(n * length, dtype=np.int32)
-    joined = np.concatenate(runs)
-    flat[: len(joined)] = joined
-    return flat.reshape(n, length)
+def _padded(runs: list[NDArray[np.int32]], held: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Join runs one after the other as int32 [n, length], where `held` is true; elsewhere it is 0."""
+    padded = np.zeros(held.shape, dtype=np.int32)
+    padded[held] = np.concatenate(runs)
+    return padded
 
 
-def _spans(pieces: list[_Piece], length: int) -> Iterator[_Span]:
-    """Yield each document's part of each sequence, in order; together they cover every token once."""
+def _spans(row: list[_Piece], sequence: int) -> Iterator[_Span]:
+    """Yield each document's part of a sequence, in order; together they cover every token once."""
     position = 0
-    for piece in pieces:
-        taken = 0
-        while taken < len(piece):
-            sequence, token_start = divmod(position, length)
-            size = min(length - token_start, len(piece) - taken)
-            part = piece[taken : taken + size]
-            start, end = int(part.character_start.min()), int(part.character_end.max())
-            text = piece.text[start:end]
-            yield _Span(sequence, piece.document_id, token_start, token_start + size, start, end, text)
-            taken += size
-            position += size
+    for piece in row:
+        start, end = int(piece.character_start.min()), int(piece.character_end.max())
+        yield _Span(sequence, piece.document_id, position, position + len(piece), start, end, piece.text[start:end])
+        position += len(piece)
 
 
 def _span_frame(spans: list[_Span], identities: list[int]) -> pl.DataFrame:

@@ -16,3 +16,10 @@ def token_settings(study: Study, of: Corpus | Queries) -> Mapping[str, Any]:
     around = study.sequences.model_dump(mode="json", include={"separator", "prefix"})
     chosen = {name: value for name, value in around.items() if value is not None}
     return chosen if of.special_tokens == "text" else {**chosen, "special_tokens": of.special_tokens}
+
+
+def packing_settings(study: Study) -> Mapping[str, Any]:
+    """Return the settings of packing that differ from the defaults, which are in no version."""
+    of = study.sequences
+    blind = {} if of.documents_see_each_other else {"documents_see_each_other": False}
+    return blind if of.packing == "packed" else {**blind, "packing": of.packing}

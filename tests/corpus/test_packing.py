@@ -204,3 +204,48 @@ def test_a_document_with_a_token_beyond_the_vocabulary_is_named():
     with pytest.raises(InputError, match="does not belong to the model") as refused:
         list(pack(documents, narrow, 4, "folder/a.jsonl"))
     assert refused.value.where == "folder/a.jsonl, row 8"
+
+
+def by_hand(texts, tokenization, length, *, one_document, blind):
+    """Runs of (document, token) of each sequence, one token at a time."""
+    rows = [[]]
+    for text in texts:
+        if one_document:
+            rows.append([])
+        for token, of, *_ in expected_tokens([text], tokenization):
+            if len(rows[-1]) == length:
+                rows.append([])
+            rows[-1].append((of, token))
+    if blind:
+        rows = [
+            [pair for pair in row if pair[0] == text] for row in rows for text in dict.fromkeys(of for of, _ in row)
+        ]
+    return [row for row in rows if len(row) > 1]
+
+
+@pytest.mark.parametrize("blind", [False, True])
+@pytest.mark.parametrize("mode", ["packed", "one_document"])
+@given(texts=TEXTS, tokenization=TOKENIZATIONS, length=LENGTHS, draw=st.randoms(use_true_random=False))
+def test_each_way_of_packing(mode, blind, texts, tokenization, length, draw):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "_BATCH_SEQUENCES", draw.randint(1, 5))
+        found = list(pack([frame(texts)], tokenization, length, "a", packing=mode, documents_see_each_other=not blind))
+    wanted = by_hand(texts, tokenization, length, one_document=mode == "one_document", blind=blind)
+    by_id = {document_id(text): text for text in texts}
+    rows = []
+    for batch in found:
+        spans = batch.sequence_documents.partition_by("sequence_id", maintain_order=True)
+        for tokens, own in zip(batch.tokens, spans, strict=True):
+            rows.append(
+                [
+                    (by_id[span["document_id"]], token)
+                    for span in own.rows(named=True)
+                    for token in tokens[span["token_start"] : span["token_end"]].tolist()
+                ]
+            )
+    assert rows == wanted
+    assert [n for batch in found for n in batch.lengths] == list(map(len, wanted))
+    ids = [identity for batch in found for identity in batch.sequences["sequence_id"]]
+    assert len(set(ids)) == len(ids)
+    if blind or mode == "one_document":
+        assert all(len({of for of, _ in row}) == 1 for row in rows)
