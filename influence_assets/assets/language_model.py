@@ -131,6 +131,7 @@ def _is_current(workspace: Workspace, manifest: Manifest) -> bool:
 def _train(work: Work) -> tuple[Path, dict[str, object]]:
     """Train the study's own model into the draft, continuing where an interrupted run stopped."""
     import numpy as np
+    import polars as pl
 
     from influence_assets.corpus.packing import pack
     from influence_assets.corpus.tokenization import Tokenization
@@ -171,6 +172,8 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
     folder = work.draft.folder("model")
     shutil.copytree(trained.folder, folder, dirs_exist_ok=True)
     shutil.rmtree(checkpoint)
+    ids = pl.concat([part.sequence_documents["document_id"] for part in packed]).unique().sort()
+    work.draft.table("trained_documents", ids.to_frame())
     origin: dict[str, object] = {
         "final_loss_nats": trained.final_loss,
         "epoch_losses_nats": list(trained.epoch_losses),
@@ -221,6 +224,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     frozen=FrozenBySettings(),
     identity=("model", _identity),
+    is_published=True,
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
     shown=_shown,

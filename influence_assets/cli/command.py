@@ -8,6 +8,10 @@ from typing import Annotated
 import typer
 
 StudyOption = Annotated[Path, typer.Option("--study", "-s", help="The study file.", envvar="INFLUENCE_STUDY")]
+UnseenOption = Annotated[
+    bool, typer.Option("--unseen", help="Show passages too that the study's own model was not trained on.")
+]
+FullOption = Annotated[bool, typer.Option("--full", help="Show passages whole.")]
 HERE = Path("study.yaml")
 """The default of `StudyOption`: the study in the current folder."""
 

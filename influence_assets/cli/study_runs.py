@@ -48,6 +48,7 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
     _print_result(result, time.monotonic() - started, console)
     if result.versions is not None:
         print_notes(result.versions, result.computed, console)
+        _print_cautions(result, console)
     if vanished:
         print_vanished(vanished, console)
     for check in session.checks_failed:
@@ -70,10 +71,19 @@ def _print_result(result: Result, seconds: float, console: Console) -> None:
         console.print(_computed(result))
         console.print(f"Computed {counted(len(result.computed), 'partition')} in {seconds:.1f} s.")
         if not result.left_out:
-            console.print("Look at them with `influence sql`, `influence ask` or `influence ui`.")
+            console.print("Look at them with `influence strongest`, `influence sql` or `influence ui`.")
     elif not result.left_out:
         standing = sum(len(state.of("standing")) for state in result.states)
         console.print(f"[green]Nothing to do[/]: all {standing} partitions are up to date.")
+
+
+def _print_cautions(result: Result, console: Console) -> None:
+    """Print what to know of the scores that this run has published."""
+    from influence_assets.api.cautions import all_cautions
+
+    if result.versions is not None and any(asset.name == "influence_catalogue" for asset, _ in result.computed):
+        for caution in all_cautions(result.versions.workspace.catalogue):
+            console.print(f"[yellow]Caution:[/] {escape(visible(caution))}", soft_wrap=True, highlight=False)
 
 
 def _print_troubles(troubles: Mapping[Path, str], console: Console) -> None:

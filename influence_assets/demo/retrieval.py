@@ -29,6 +29,13 @@ PASSAGES = """
     group by all
     order by sequence_id
 """
+LEADERS = """
+    -- the document with the largest influence on each question, of those that the model was trained on
+    select query_id, arg_max(title, influence_nats) as title
+    from influence_by_document
+    where trained_on is not false
+    group by query_id
+"""
 SCORES = """
     select 'ekfac' as method, query_id, sequence_id, influence_nats as score from current_scores
     union all
@@ -92,6 +99,12 @@ def retrieval(ranked: pl.DataFrame) -> list[Retrieval]:
                 Retrieval(method, first, in_ten, float(np.median(best)), of_ten.sum() / questions, questions)
             )
     return figures
+
+
+def led_by_true_articles(catalogue: Path) -> int:
+    """Return for how many questions the document that leads `influence_by_document` is a true article."""
+    leaders = query(catalogue, LEADERS).join(query(catalogue, QUESTIONS), on="query_id")
+    return leaders.filter(pl.col("articles").list.contains(pl.col("title"))).height
 
 
 def _bm25(questions: pl.DataFrame, passages: pl.DataFrame) -> pl.DataFrame:

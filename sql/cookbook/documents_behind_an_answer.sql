@@ -8,6 +8,7 @@ select
     external_id,
     source,
     licence,
+    trained_on,
     url,
     sequences,
     shard_id,

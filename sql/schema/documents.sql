@@ -16,6 +16,7 @@ create table documents (
     metadata json,
     characters bigint not null,
     preview varchar not null,
+    trained_on boolean,
     materialization_id bigint not null
 );
 
@@ -35,4 +36,6 @@ comment on column documents.url is 'Its address, where the corpus gives one.';
 comment on column documents.metadata is 'Every other column of its row, as a JSON object.';
 comment on column documents.characters is 'Characters of its text.';
 comment on column documents.preview is 'First 200 characters of its text.';
+comment on column documents.trained_on is
+'Whether the study''s own model was trained on it; false if it came later. Null if the study brings a model, because it is not known what that has seen.';
 comment on column documents.materialization_id is 'The materialization that this row came from; see materializations.';

@@ -25,6 +25,7 @@ select
     documents.licence,
     documents.author,
     documents.url,
+    documents.trained_on,
     summed.influence_nats,
     summed.strongest_part_nats,
     summed.sequences
@@ -42,6 +43,8 @@ comment on column influence_by_document.source is 'Where the document comes from
 comment on column influence_by_document.licence is 'The document''s licence.';
 comment on column influence_by_document.author is 'The document''s author.';
 comment on column influence_by_document.url is 'The document''s address.';
+comment on column influence_by_document.trained_on is
+'Whether the study''s own model was trained on the document; false if it came later, null if the study brings a model.';
 comment on column influence_by_document.influence_nats is
 'Sum, over the sequences with tokens of the document, of the part of their score, in nats, that enters through these tokens; positive helps.';
 comment on column influence_by_document.strongest_part_nats is

@@ -1,13 +1,24 @@
--- strongest(query, n): the n sequences of the current generation that raise a query's completion most, with their
--- documents, the one with the largest part of the score first. The fast way to a few rows among very many.
+-- strongest(query, n, unseen): the n sequences of the current generation that raise a query's completion most, with
+-- their documents, the one with the largest part of the score first. The fast way to a few rows among very many.
+-- Sequences with a document that the study's own model was not trained on are left out, unless unseen := true is
+-- given.
 -- grain: (rank)
-create macro strongest(query, n) as table
+create macro strongest(query, n, unseen := false) as table
     with scored as (
         select
             sequence_id,
             influence_nats
         from current_scores
-        where query_id = query
+        where
+            query_id = query
+            and (
+                unseen
+                or sequence_id not in (
+                    select sequences.sequence_id
+                    from sequences
+                    where not sequences.trained_on
+                )
+            )
         order by influence_nats desc, sequence_id asc
         limit n
     ),
@@ -18,13 +29,16 @@ create macro strongest(query, n) as table
             scored.sequence_id,
             scored.influence_nats,
             sequences.shard_id,
-            sequences.text
+            sequences.text,
+            sequences.trained_on
         from scored
         inner join sequences on scored.sequence_id = sequences.sequence_id
     ),
 
     asked as (
-        select query_key
+        select
+            query_key,
+            log_probability_nats
         from queries
         where query_id = query
     ),
@@ -79,10 +93,13 @@ create macro strongest(query, n) as table
         passages.sequence_id,
         passages.shard_id,
         named.documents,
-        passages.text
+        passages.text,
+        passages.trained_on,
+        passages.influence_nats > -asked.log_probability_nats as exceeds_what_remains
     from passages
+    cross join asked
     left join named on passages.sequence_id = named.sequence_id
     order by rank;
 
 comment on macro table strongest is -- noqa: PRS
-'strongest(query, n): the n sequences of the current generation that raise a query''s completion most, with their documents, the one with the largest part of the score first. The fast way to a few rows among very many. grain: (rank)';
+'strongest(query, n, unseen): the n sequences of the current generation that raise a query''s completion most, with their documents, the one with the largest part of the score first. The fast way to a few rows among very many. Sequences with a document that the study''s own model was not trained on are left out, unless unseen := true is given. grain: (rank)';

@@ -1,8 +1,9 @@
--- strongest_of_each(n): for every query, the n sequences of the current generation that raise its completion most;
--- of equal ones, those with the smaller id. The same as top_influences where rank <= n, without ranking and sorting
--- all scores.
+-- strongest_of_each(n, unseen): for every query, the n sequences of the current generation that raise its completion
+-- most; of equal ones, those with the smaller id, without ranking and sorting all scores. Sequences with a document
+-- that the study's own model was not trained on are left out, unless unseen := true is given; it is then the same as
+-- top_influences where rank <= n.
 -- grain: (query_id, rank)
-create macro strongest_of_each(n) as table
+create macro strongest_of_each(n, unseen := false) as table
     with strongest_by_query as (
         select
             query_key,
@@ -14,6 +15,14 @@ create macro strongest_of_each(n) as table
                 select generations.generation_id
                 from generations
                 where generations.is_current
+            )
+            and (
+                unseen
+                or sequence_id not in (
+                    select sequences.sequence_id
+                    from sequences
+                    where not sequences.trained_on
+                )
             )
         group by query_key
     ),
@@ -39,4 +48,4 @@ create macro strongest_of_each(n) as table
     order by queries.query_id, ranked.rank;
 
 comment on macro table strongest_of_each is -- noqa: PRS
-'strongest_of_each(n): for every query, the n sequences of the current generation that raise its completion most; of equal ones, those with the smaller id. The same as top_influences where rank <= n, without ranking and sorting all scores. grain: (query_id, rank)';
+'strongest_of_each(n, unseen): for every query, the n sequences of the current generation that raise its completion most; of equal ones, those with the smaller id, without ranking and sorting all scores. Sequences with a document that the study''s own model was not trained on are left out, unless unseen := true is given; it is then the same as top_influences where rank <= n. grain: (query_id, rank)';

@@ -27,10 +27,12 @@ select
     ranked.rank,
     ranked.rank_lowest,
     ranked.influence_nats,
+    ranked.influence_nats > -queries.log_probability_nats as exceeds_what_remains,
     ranked.sequence_id,
     sequences.shard_id,
     sequences.sequence_index,
     sequences.text,
+    sequences.trained_on,
     ranked.generation_id
 from ranked
 inner join queries on ranked.query_id = queries.query_id
@@ -47,8 +49,12 @@ comment on column top_influences.rank_lowest is
 '1 is the sequence that lowers the completion''s probability most, or raises it least.';
 comment on column top_influences.influence_nats is
 'First-order change of the completion''s log-probability, in nats, if this sequence were added once more to the N training sequences of its generation; positive helps.';
+comment on column top_influences.exceeds_what_remains is
+'Whether the score is larger than what the completion''s log-probability can gain, so that it ranks passages and says nothing of sizes.';
 comment on column top_influences.sequence_id is 'The training sequence; see sequences.';
 comment on column top_influences.shard_id is 'The shard that the sequence is packed from; see shards.';
 comment on column top_influences.sequence_index is 'The sequence''s number in its shard, from 0.';
 comment on column top_influences.text is 'The sequence''s text.';
+comment on column top_influences.trained_on is
+'Whether the study''s own model was trained on all of the sequence''s documents; false if one came later, null if the study brings a model.';
 comment on column top_influences.generation_id is 'The current generation; see generations.';

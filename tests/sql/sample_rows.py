@@ -22,11 +22,13 @@ from generations, (values ('h.0.mlp'), ('h.1.mlp')) as modules (name);
 insert into shards values
 ('a.jsonl', '/corpus/a.jsonl', 1, 10, 'ha', 2, 0, 1, 30, 1), ('b.jsonl', '/corpus/b.jsonl', 1, 10, 'hb', 1, 0, 0, 9, 2);
 insert into documents values
-('d1', hash('d1'), 'a.jsonl', 1, 'x1', 'One', 'wiki', 'CC-BY', 'Ann', '2024', null, '{"k": 1}', 15, 'while', 1),
-('d2', hash('d2'), 'a.jsonl', 2, null, null, 'wiki', 'MIT', 'Bob', null, null, null, 15, 'for', 1),
-('d3', hash('d3'), 'b.jsonl', 1, 'x3', 'Three', null, null, null, null, null, null, 9, 'if', 2);
+('d1', hash('d1'), 'a.jsonl', 1, 'x1', 'One', 'wiki', 'CC-BY', 'Ann', '2024', null, '{"k": 1}', 15, 'while', true, 1),
+('d2', hash('d2'), 'a.jsonl', 2, null, null, 'wiki', 'MIT', 'Bob', null, null, null, 15, 'for', true, 1),
+('d3', hash('d3'), 'b.jsonl', 1, 'x3', 'Three', null, null, null, null, null, null, 9, 'if', true, 2);
+insert into trained_documents select document_id, document_key, 11 from documents;
 insert into sequences values
-(1, 'a.jsonl', 0, 8, 'Ada said while', 3), (2, 'a.jsonl', 1, 6, 'for', 3), (3, 'b.jsonl', 0, 6, 'if', 4);
+(1, 'a.jsonl', 0, 8, 'Ada said while', true, 3), (2, 'a.jsonl', 1, 6, 'for', true, 3),
+(3, 'b.jsonl', 0, 6, 'if', true, 4);
 insert into sequence_documents values
 (1, 'd1', hash('d1'), 0, 6, 0, 15, 3), (1, 'd2', hash('d2'), 6, 8, 0, 3, 3),
 (2, 'd2', hash('d2'), 0, 6, 3, 15, 3), (3, 'd3', hash('d3'), 0, 6, 0, 9, 4);

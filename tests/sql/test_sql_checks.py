@@ -14,7 +14,7 @@ DAMAGE = {
     **DOUBLED,
     "every_sequence_scored": [
         ("delete from influence_scores where query_key = hash('q1') and sequence_id = 2 and generation_id = 2", 1),
-        ("insert into sequences values (9, 'b.jsonl', 1, 6, 'new', 4)", 2),
+        ("insert into sequences values (9, 'b.jsonl', 1, 6, 'new', true, 4)", 2),
         ("insert into queries select * replace ('q3' as query_id, hash('q3') as query_key) from queries limit 1", 2),
         ("update generations set is_current = (generation_id = 1)", 2),
     ],
@@ -157,7 +157,7 @@ def test_rounding_is_no_violation(catalogue, part):
 
 def test_a_score_that_is_all_but_zero_may_differ_by_a_millionth_of_the_largest(catalogue):
     catalogue.execute(
-        "insert into sequences values (4, 'b.jsonl', 1, 6, 'x', 4);"
+        "insert into sequences values (4, 'b.jsonl', 1, 6, 'x', true, 4);"
         "insert into influence_scores values (hash('q1'), 4, 2, 0.0, 7);"
         "insert into layer_influence values ('q1', 4, 2, 'h.0.mlp', 3e-6, 9)"
     ).complete()

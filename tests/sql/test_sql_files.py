@@ -13,8 +13,8 @@ from influence_assets.storage.catalogue.statements import schema_version, sql_fo
 
 TABLES = sorted(statements("schema"))
 MACROS = {
-    "strongest": "strongest(query, n)",
-    "strongest_of_each": "strongest_of_each(n)",
+    "strongest": "strongest(query, n, unseen)",
+    "strongest_of_each": "strongest_of_each(n, unseen)",
     "dependents_of_document": "dependents_of_document(document)",
     "ancestry_of": "ancestry_of(materialization)",
 }
@@ -40,7 +40,7 @@ def test_the_tables_are_those_of_the_design():
         *("shards", "documents", "sequences", "sequence_documents", "queries", "modules", "generations"),
         *("influence_scores", "part_scores", "baseline_scores", "layer_influence", "token_influence"),
         *("materializations", "materialization_inputs", "catalogue"),
-        *("tombstones", "partition_states", "layer_drift"),
+        *("trained_documents", "tombstones", "partition_states", "layer_drift"),
     }
     assert statements("load").keys() == set(TABLES)
 

@@ -46,8 +46,24 @@ def test_ranks_of_equal_scores_are_distinct(catalogue):
 
 def test_strongest_names_the_documents_the_larger_part_first(catalogue):
     assert rows_of(catalogue, "select * exclude (shard_id) from strongest($query, $n)", {"query": "q1", "n": 2}) == [
-        {"rank": 1, "influence_nats": 4.0, "sequence_id": 1, "documents": ["One", "d2"], "text": "Ada said while"},
-        {"rank": 2, "influence_nats": 1.0, "sequence_id": 3, "documents": ["Three"], "text": "if"},
+        {
+            "rank": 1,
+            "influence_nats": 4.0,
+            "sequence_id": 1,
+            "documents": ["One", "d2"],
+            "text": "Ada said while",
+            "trained_on": True,
+            "exceeds_what_remains": True,
+        },
+        {
+            "rank": 2,
+            "influence_nats": 1.0,
+            "sequence_id": 3,
+            "documents": ["Three"],
+            "text": "if",
+            "trained_on": True,
+            "exceeds_what_remains": False,
+        },
     ]
     last = rows_of(catalogue, "from strongest($query, $n)", {"query": "q2", "n": 3})[2]
     assert (last["sequence_id"], last["documents"]) == (1, ["d2", "One"])
@@ -56,7 +72,9 @@ def test_strongest_names_the_documents_the_larger_part_first(catalogue):
 def test_strongest_of_each_agrees_with_the_ranks_also_of_equal_scores(catalogue):
     chance = random.Random(2)
     catalogue.execute("delete from influence_scores").complete()
-    catalogue.execute("insert into sequences select range, 'a.jsonl', range, 6, 'x', 3 from range(10, 90)").complete()
+    catalogue.execute(
+        "insert into sequences select range, 'a.jsonl', range, 6, 'x', true, 3 from range(10, 90)"
+    ).complete()
     scores = {q: {s: chance.randrange(-3, 4) / 4 for s in range(10, 90)} for q in ("q1", "q2")}
     rows = [(q, s, 2, score, 6) for q, each in scores.items() for s, score in each.items()]
     rows += [("q1", s, 1, 9.0, 6) for s in range(10, 90)]  # of a generation that is not current
@@ -92,6 +110,58 @@ def test_a_query_whose_name_begins_like_all_others_is_found_in_its_own_blocks(ca
     read, there = max(blocks, key=lambda found: found[1])
     assert there > 6
     assert read <= 3
+
+
+def mark(catalogue):
+    for name in ("mark_trained_documents", "mark_trained_sequences"):
+        catalogue.execute(statements("changes")[name].sql).complete()
+    return [
+        dict(catalogue.execute(f"select {identity}, trained_on from {table}").fetchall())
+        for table, identity in (("documents", "document_id"), ("sequences", "sequence_id"))
+    ]
+
+
+def test_what_came_after_training_is_marked_and_left_out_of_the_strongest(catalogue):
+    assert mark(catalogue) == [{"d1": True, "d2": True, "d3": True}, {1: True, 2: True, 3: True}]
+    catalogue.execute("delete from trained_documents where document_id = 'd2'").complete()
+    assert mark(catalogue) == [{"d1": True, "d2": False, "d3": True}, {1: False, 2: False, 3: True}]
+    seen, whole = "from strongest('q1', 3)", "from strongest('q1', 3, unseen := true)"
+    assert [(row["sequence_id"], row["trained_on"]) for row in rows_of(catalogue, seen)] == [(3, True)]
+    assert [row["sequence_id"] for row in rows_of(catalogue, whole)] == [1, 3, 2]
+    assert [row["sequence_id"] for row in rows_of(catalogue, "from strongest_of_each(3)")] == [3, 3]
+    assert len(rows_of(catalogue, "from strongest_of_each(3, unseen := true)")) == 6
+    found = rows_of(catalogue, "select document_id, trained_on from influence_by_document where query_id = 'q1'")
+    assert {row["document_id"]: row["trained_on"] for row in found} == {"d1": True, "d2": False, "d3": True}
+    assert len(rows_of(catalogue, "from top_influences where not trained_on")) == 4
+
+
+def test_of_a_model_that_is_brought_nothing_is_known(catalogue):
+    catalogue.execute("delete from trained_documents").complete()
+    assert mark(catalogue) == [{"d1": None, "d2": None, "d3": None}, {1: None, 2: None, 3: None}]
+    assert [row["sequence_id"] for row in rows_of(catalogue, "from strongest('q1', 3)")] == [1, 3, 2]
+
+
+def test_cautions_are_of_scores_that_cannot_be_and_of_narrow_fits(catalogue):
+    (beyond,) = rows_of(catalogue, "from cautions")  # q1 can gain 1.5 nats, q2 has no positive score
+    assert beyond["query_id"] == "q1"
+    assert "+4 nats" in beyond["caution"]
+    assert "gain 1.5 at most" in beyond["caution"]
+    catalogue.execute("update modules set input_width = 1234, covariance_tokens = 1233").complete()
+    _, narrow = rows_of(catalogue, "from cautions order by query_id nulls last")
+    assert narrow["query_id"] is None
+    assert "1,233 tokens, fewer than the 1,234 columns" in narrow["caution"]
+    catalogue.execute("update modules set covariance_tokens = 1234").complete()
+    catalogue.execute("update queries set log_probability_nats = -4").complete()
+    assert rows_of(catalogue, "from cautions") == []
+
+
+def test_normalised_scores(catalogue):
+    found = rows_of(catalogue, "from normalised_scores order by query_id, sequence_id")
+    assert [(row["query_id"], row["sequence_id"], row["nats_per_token"]) for row in found] == [
+        ("q1", 1, 4 / 8), ("q1", 2, -1 / 6), ("q1", 3, 1 / 6), ("q2", 1, -3 / 8), ("q2", 2, -2 / 6), ("q2", 3, -1 / 6),
+    ]  # fmt: skip
+    assert [row["share_of_positive"] for row in found] == [0.8, 0.0, 0.2, None, None, None]
+    assert [row["exceeds_what_remains"] for row in found] == [True, False, False, False, False, False]
 
 
 def test_a_documents_influence_is_that_of_its_own_parts(catalogue):

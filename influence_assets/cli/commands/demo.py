@@ -21,6 +21,7 @@ CHARACTERS_SHOWN = 150
 TRY = """\
 The demo took {seconds:.0f} s. Try:
   influence ask --study {study} --prompt 'The "while" statement is used for' --completion ' repeated execution'
+  influence strongest while --study {study}
   influence sql --study {study} "select * from strongest('while', 5)"
   influence ui --study {study}"""
 
@@ -55,7 +56,7 @@ def show_retrieval(catalogue: Path, console: Console) -> None:
     """Print the strongest passages for each question, and how often each method finds the true article."""
     import polars as pl
 
-    from influence_assets.demo.retrieval import ranked_passages, retrieval
+    from influence_assets.demo.retrieval import led_by_true_articles, ranked_passages, retrieval
 
     ranked = ranked_passages(catalogue)
     influences = ranked.filter(pl.col("method") == "ekfac", pl.col("rank") <= PASSAGES_SHOWN)
@@ -75,6 +76,8 @@ def show_retrieval(catalogue: Path, console: Console) -> None:
         table.add_row(figures.method, *shares, f"{figures.median_rank:g}", f"{figures.of_ten:.1f}")
     console.print()
     console.print(table)
+    led = led_by_true_articles(catalogue)
+    console.print(f"By whole documents (influence_by_document), a true article leads for {led} of {len(questions)}.")
 
 
 def _questions(catalogue: Path) -> dict[str, tuple[str, str, str]]:

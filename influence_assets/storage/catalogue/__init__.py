@@ -15,6 +15,7 @@ from influence_assets.storage.catalogue.reading import (
     has_holes,
     loaded_keys,
     query,
+    refuse_unknown,
     run_checks,
     standing_content_version,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "loaded_keys",
     "query",
     "record_states",
+    "refuse_unknown",
     "remove_abandoned_load",
     "run_checks",
     "standing_content_version",

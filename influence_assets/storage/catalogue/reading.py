@@ -104,12 +104,17 @@ def ask_cookbook(path: Path, name: str, values: Mapping[str, str]) -> pl.DataFra
     if rows.is_empty():
         for parameter, meaning in parameters.items():
             if (table := re.search(r"from the table (\w+)", meaning)) is not None:
-                _refuse_unknown(path, table[1], parameter, values[parameter])
+                refuse_unknown(path, table[1], parameter, values[parameter])
     return rows
 
 
-def _refuse_unknown(path: Path, table: str, column: str, value: str) -> None:
-    """Raise if no row of a table has this value in a column, which names something by an id."""
+def refuse_unknown(path: Path, table: str, column: str, value: str) -> None:
+    """Raise if no row of a table has this value in a column, which names something by an id.
+
+    Raises:
+        InputError: there is none; the error names the nearest ids.
+        StorageError: there is no catalogue, or it is damaged.
+    """
     sql = f"""
         select {quoted(column)}::varchar as id
         from {quoted(table)}

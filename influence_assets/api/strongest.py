@@ -1,0 +1,87 @@
+"""Answers a stored question from the catalogue, which has its exact scores."""
+
+from collections import defaultdict
+
+import numpy as np
+import polars as pl
+
+from influence_assets.api.answer import Answer
+from influence_assets.api.cautions import cautions
+from influence_assets.api.passages import Scored, passages, stored, trained_documents
+from influence_assets.engine.versions import Versions
+from influence_assets.storage.catalogue import query, refuse_unknown
+
+_STRONGEST = """
+    select found.sequence_id, found.shard_id, sequences.sequence_index, found.influence_nats
+    from strongest($query_id, $top, unseen := $unseen) as found
+    inner join sequences using (sequence_id)
+    order by rank
+"""
+_TOKENS = """
+    select sequence_id, list(influence_nats order by token_position) as by_token
+    from token_influence
+    where query_id = $query_id and list_contains($sequences, sequence_id)
+    and generation_id in (select generation_id from generations where is_current)
+    group by sequence_id
+"""
+_PARTS = """
+    select distinct sequence_id, documents.document_id, influence_nats
+    from current_scores_by_document
+    inner join documents using (document_key)
+    where query_id = $query_id and list_contains($sequences, sequence_id)
+"""
+_QUESTION = """
+    select prompt, completion, log_probability_nats, completion_tokens,
+        (select count(*) from sequences) as sequences,
+        (select count(distinct document_id) from documents where not trained_on) as unseen
+    from queries
+    where query_id = $query_id
+"""
+
+
+def strongest(versions: Versions, query_id: str, top: int, *, unseen: bool = False) -> Answer:
+    """Return the training sequences that raise a stored query's completion most, by their exact scores.
+
+    Args:
+        versions: the study's versions.
+        query_id: the query.
+        top: the largest number of passages.
+        unseen: also return passages with documents that the study's own model was not trained on.
+
+    Raises:
+        StorageError: there is no catalogue, or the tokens of a passage are missing.
+        InputError: there is no such query; the error names the nearest.
+    """
+    path = versions.workspace.catalogue
+    refuse_unknown(path, "queries", "query_id", query_id)
+    (question,) = query(path, _QUESTION, {"query_id": query_id}).to_dicts()
+    rows = query(path, _STRONGEST, {"query_id": query_id, "top": top, "unseen": unseen})
+    chosen = {"query_id": query_id, "sequences": rows["sequence_id"].to_list()}
+    splits = dict(query(path, _TOKENS, chosen).iter_rows())
+    parts: defaultdict[int, dict[str, float]] = defaultdict(dict)
+    for sequence, document, part in query(path, _PARTS, chosen).iter_rows():
+        parts[sequence][document] = part
+    scored = [
+        Scored(
+            row["shard_id"],
+            row["sequence_index"],
+            row["influence_nats"],
+            by_token=_split(splits.get(row["sequence_id"])),
+            by_document=parts[row["sequence_id"]],
+        )
+        for row in rows.iter_rows(named=True)
+    ]
+    return Answer(
+        question["prompt"],
+        question["completion"],
+        question["log_probability_nats"],
+        question["completion_tokens"],
+        passages(versions, scored, trained_documents(stored(versions, "language_model"))),
+        question["sequences"],
+        0 if unseen else question["unseen"],
+        cautions=cautions(path),
+    )
+
+
+def _split(by_token: list[float] | pl.Series | None) -> np.ndarray | None:
+    return None if by_token is None else np.asarray(by_token, np.float64)
