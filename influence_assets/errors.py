@@ -3,21 +3,22 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from influence_assets.urls import without_credentials
+
 
 class InputError(Exception):
     """Something that the user provided cannot be used as it is.
 
     Args:
-        where: the file and row, or the study and key, with the problem.
-        problem: what is wrong, in one clause.
+        where: the file and row, or the study and key, with the problem. Credentials in URLs are left out.
+        problem: what is wrong, in one clause; the same.
         remedy: what to do about it, in one sentence.
     """
 
     def __init__(self, where: str, problem: str, remedy: str) -> None:
-        self.where = where
-        self.problem = problem
+        self.where, self.problem = without_credentials(where), without_credentials(problem)
         self.remedy = remedy
-        super().__init__(f"{where}: {problem}. {remedy}")
+        super().__init__(f"{self.where}: {self.problem}. {remedy}")
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, str, str]]:
         """Keep the three parts when the error crosses a process boundary."""

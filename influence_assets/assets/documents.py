@@ -14,6 +14,7 @@ from influence_assets.engine.workspace import Workspace
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.manifest import Manifest
 from influence_assets.study import Study
+from influence_assets.urls import without_credentials
 
 ROWS_SHOWN = 10
 
@@ -44,7 +45,7 @@ def _compute(work: Work) -> None:
     counts = vars(stream.counts)
     described = {
         "shard_id": shard.shard_id,
-        "path": shard.file.url,
+        "path": without_credentials(shard.file.url),
         "first_row": shard.first_row,
         "source_bytes": shard.bytes,
         "content_hash": shard.content_hash,

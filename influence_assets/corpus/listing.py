@@ -92,7 +92,7 @@ def file_at(path: str) -> ListedFile:
     entry = _remote_entry(filesystem, root, path)
     if entry["type"] != "file":
         raise _not_a_file(path)
-    return ListedFile(name, str(filesystem.unstrip_protocol(root)), int(entry["size"]))
+    return ListedFile(name, path, int(entry["size"]))
 
 
 def is_folder_at(path: str) -> bool | None:
@@ -199,7 +199,7 @@ def _remote_files(filesystem: Any, root: str, path: str, suffixes: tuple[str, ..
     folders, like_files = [root], []
     while folders:
         folder = folders.pop()
-        for entry in _remote_folder(filesystem, folder):
+        for entry in _remote_folder(filesystem, folder, _url_below(path, folder.removeprefix(root).lstrip("/"))):
             place = str(entry["name"]).rstrip("/")
             name = place.removeprefix(f"{root}/")
             if place == folder or any(part.startswith(".") for part in name.split("/")):
@@ -208,21 +208,26 @@ def _remote_files(filesystem: Any, root: str, path: str, suffixes: tuple[str, ..
                 folders.append(place)
                 like_files += [name] if name.endswith(suffixes) else []
             elif entry["type"] != "file" or name.endswith(suffixes):
-                url = str(filesystem.unstrip_protocol(place))
+                url = _url_below(path, name)
                 target = entry if entry["type"] == "file" else _target_of_link(filesystem, place, url)
                 if name.endswith(suffixes):
                     files.append(ListedFile(name, url, int(target["size"])))
     for name in like_files:
         if not any(file.name.startswith(f"{name}/") for file in files):
-            raise _folder_instead_of_file(str(filesystem.unstrip_protocol(f"{root}/{name}")))
+            raise _folder_instead_of_file(_url_below(path, name))
     return sorted(files, key=lambda file: file.name)
 
 
-def _remote_folder(filesystem: Any, folder: str) -> list[dict[str, Any]]:
+def _url_below(path: str, name: str) -> str:
+    """Return the URL of something below a folder. The file system itself knows it without host and reference."""
+    address, mark, parameters = path.partition("?")
+    return address.rstrip("/") + (f"/{name}" if name else "") + mark + parameters
+
+
+def _remote_folder(filesystem: Any, folder: str, where: str) -> list[dict[str, Any]]:
     try:
         return list(filesystem.ls(folder, detail=True))
     except Exception as error:  # file systems behind fsspec raise whatever their clients raise
-        where = str(filesystem.unstrip_protocol(folder))
         raise InputError(where, f"the folder cannot be listed ({error})", _REMEDY) from error
 
 

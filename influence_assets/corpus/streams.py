@@ -114,6 +114,25 @@ def bounded_lines(
         yield number, line
 
 
+_CHECKSUMS = (
+    *("etag", "md5hash", "content_md5", "md5", "crc32c", "sha", "sha256", "checksum"),
+    *("generation", "version_id"),
+)
+"""What file systems call a value that changes with a file's content. Times and sizes are none."""
+
+
+def checksum_at(url: str) -> list[str] | None:
+    """Return what the file system of a URL says of a file's content without reading it, or None if it says nothing."""
+    try:
+        filesystem, place = fsspec.url_to_fs(url)
+        filesystem.invalidate_cache()
+        known = {str(name).lower(): value for name, value in filesystem.info(place).items()}
+    except Exception:  # noqa: BLE001  # file systems behind fsspec raise whatever their clients raise; reading says why
+        return None
+    found = [f"{name}={known[name]}" for name in _CHECKSUMS if isinstance(known.get(name), str | int) and known[name]]
+    return found or None
+
+
 def _opened(url: str) -> Any:
     # A local name is never taken for a URL: fsspec reads `a::b` as a chain of filesystems.
     return _opened_here(url) if "://" not in url else fsspec.open(url, "rb").open()

@@ -24,11 +24,18 @@ LOCATION = "influence_assets"
 def dagster_home(study: Study) -> Path:
     """Return the instance's folder: DAGSTER_HOME if it is set, else `.dagster` in the study's store."""
     named = os.environ.get(HOME)
-    return Path(named) if named else open_backend(study.storage.root).local_root / ".dagster"
+    return Path(named) if named else _home_in_store(study)
+
+
+def _home_in_store(study: Study) -> Path:
+    return open_backend(study.storage.root).local_root / ".dagster"
 
 
 def open_instance(study: Study) -> dg.DagsterInstance:
     """Return the instance, made with this project's settings if it does not exist yet.
+
+    Settings of Dagster can name any code to be run. Those of an instance inside a store, which may come from somebody
+    else, are therefore written anew, never read; settings of one's own belong into the folder that DAGSTER_HOME names.
 
     Raises:
         InputError: its folder cannot be written.
@@ -38,7 +45,9 @@ def open_instance(study: Study) -> dg.DagsterInstance:
     settings = home / SETTINGS
     try:
         home.mkdir(parents=True, exist_ok=True)
-        if not settings.exists():
+        if home == _home_in_store(study):
+            _write_ours(settings)
+        elif not settings.exists():
             settings.write_text(default_settings(), encoding="utf-8")
     except OSError as error:
         where = HOME if HOME in os.environ else "storage.root"
@@ -51,6 +60,15 @@ def open_instance(study: Study) -> dg.DagsterInstance:
         if isinstance(error, OSError | OperationalError):  # such as a full disk
             raise
         raise _unusable(home, error) from error
+
+
+def _write_ours(settings: Path) -> None:
+    """Write the project's settings, and set others aside that are in their place."""
+    ours = default_settings().encode()
+    if settings.is_symlink() or not settings.is_file() or settings.read_bytes() != ours:
+        if os.path.lexists(settings):
+            settings.replace(settings.with_name(f"{SETTINGS}.not-read"))
+        settings.write_bytes(ours)
 
 
 @contextmanager

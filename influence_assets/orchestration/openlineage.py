@@ -13,6 +13,7 @@ from uuid import NAMESPACE_URL, uuid5
 from influence_assets.errors import InputError
 from influence_assets.storage.artifacts.manifest import ArtifactKey, Manifest
 from influence_assets.study import Study
+from influence_assets.urls import without_credentials
 
 if TYPE_CHECKING:
     from openlineage.client import OpenLineageClient
@@ -49,7 +50,7 @@ def events(study: Study, manifest: Manifest) -> "list[RunEvent]":
     from openlineage.client.facet_v2 import dataset_version_dataset, output_statistics_output_dataset, parent_run
 
     root = study.storage.root
-    namespace = root if "://" in root else Path(root).as_uri()
+    namespace = without_credentials(root) if "://" in root else Path(root).as_uri()
     job = Job(namespace, f"{study.name}.{manifest.asset}")
     facets: dict[str, RunFacet] = {}
     if manifest.run_id is not None:

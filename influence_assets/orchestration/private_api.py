@@ -4,7 +4,7 @@
 alternative, the function's docstring says why it is not enough.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -24,6 +24,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepo
 __all__ = [
     "DATA_VERSION_TAG",
     "UnresolvedAssetJobDefinition",
+    "dagster_with",
     "execute_here",
     "input_tags",
     "keep",
@@ -31,6 +32,7 @@ __all__ = [
     "last_event_id",
     "reported_versions",
     "version_tags",
+    "wrap_webserver",
 ]
 
 REPOSITORY = "__repository__"
@@ -120,3 +122,34 @@ def kept(instance: dg.DagsterInstance, key: str) -> str | None:
 def keep(instance: dg.DagsterInstance, key: str, value: str) -> None:
     """Keep a value in the instance under a key."""
     instance.daemon_cursor_storage.set_cursor_values({key: value})
+
+
+def dagster_with(module: str) -> None:
+    """Run the command `dagster` with this process's arguments; its `dev` starts this module for the web server.
+
+    `dagster dev` has no option for the web server that it starts, and starting its parts one by one would load every
+    code location once for each.
+    """
+    from dagster._cli import dev, main
+
+    start = dev.open_ipc_subprocess
+
+    def started(parts: Sequence[str], **options: Any) -> Any:
+        replaced = [module if part == "dagster_webserver" else part for part in parts]
+        return start(replaced, **options)
+
+    dev.open_ipc_subprocess = started
+    main()
+
+
+def wrap_webserver(middleware: Any, **options: Any) -> None:
+    """Put an ASGI middleware before all others of Dagster's web server, in this process."""
+    from dagster_webserver.webserver import DagsterWebserver
+    from starlette.middleware import Middleware
+
+    build = DagsterWebserver.build_middleware
+
+    def built(self: Any) -> list[Any]:
+        return [Middleware(middleware, **options), *build(self)]
+
+    DagsterWebserver.build_middleware = built  # type: ignore[method-assign]

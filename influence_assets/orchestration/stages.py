@@ -17,6 +17,7 @@ from influence_assets.orchestration.private_api import keep
 from influence_assets.orchestration.run_events import Report, Reporter, taken_back
 from influence_assets.orchestration.runs import handled_key, name_process
 from influence_assets.orchestration.session import Session
+from influence_assets.urls import without_credentials
 
 if TYPE_CHECKING:
     from openlineage.client import OpenLineageClient
@@ -162,7 +163,7 @@ class Stages:
                 self._collector.emit(lineage_event)
         except Exception as error:  # noqa: BLE001  # a collector's errors must not affect the run
             url = self._session.study.lineage.openlineage_url
-            context.log.warning(f"{url} does not take OpenLineage events: {error}")
+            context.log.warning(without_credentials(f"{url} does not take OpenLineage events: {error}"))
             self._collector = None
 
     def _waiting(self, stage: Position) -> int:

@@ -128,15 +128,15 @@ def test_ask_shows_passages_with_their_documents(first_run):
     study, _ = first_run
     ended = influence("ask", "--prompt", "The baker rises at", "--completion", " three", "--top", "3", "--study", study)
     assert ended.code == 0
-    titles = re.findall(r"(\d)\. ≈ ([+-][\d.e-]+) nats · (.*?) ─", ended.out)
+    titles = re.findall(r"(\d)\. ([+-][\d.e-]+) nats !? ?· (.*?) ─", ended.out)
     assert [rank for rank, _, _ in titles] == ["1", "2", "3"]
     scores = [float(score) for _, score, _ in titles]
     assert scores == sorted(scores, reverse=True)
     known = {row["title"] for row in studies.COAST_ROWS + studies.TRADES_ROWS}
-    assert all(named.split(" (")[0].split(", ")[0] in known for _, _, named in titles)
+    assert all(named.split(" (")[0].split(" + ")[0].split(" +")[0].split(" -")[0] in known for _, _, named in titles)
     asked = studies.ask_sql(study, "select * from queries where query_id = 'baker'").row(0, named=True)
     assert f"log-probability {asked['log_probability_nats']:.2f} nats over {asked['completion_tokens']}" in ended.out
-    assert "17 training sequences compared" in ended.out
+    assert "17 training sequences searched" in ended.out
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_what_is_no_file_behind_a_url_is_an_error_by_name(name, target, problem)
         for lists in (list_source_files, list_query_files):
             with pytest.raises(InputError, match=problem) as refused:
                 lists("memory://linked")
-            assert refused.value.where == f"memory:///linked/{name}"
+            assert refused.value.where == f"memory://linked/{name}"
     memory.mkdir("/linked/c.jsonl")
     with pytest.raises(InputError, match="is a folder with the name of a file"):
         list_source_files("memory://linked")
@@ -208,7 +208,7 @@ def test_a_folder_behind_a_url_that_cannot_be_listed_is_an_error_by_name(error):
         for lists in (list_source_files, list_query_files):
             with pytest.raises(InputError, match="the folder cannot be listed") as refused:
                 lists("memory://partly")
-            assert refused.value.where == "memory:///partly/sub"
+            assert refused.value.where == "memory://partly/sub"
     assert [file.name for file in list_source_files("memory://partly")] == ["a.jsonl", "sub/b.jsonl"]
 
 

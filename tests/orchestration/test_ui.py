@@ -1,6 +1,10 @@
 """Dagster's UI with our studies: started for real, its sensor, a partition launched by hand, all of it by itself."""
 
+import json
 import sys
+import urllib.error
+import urllib.parse
+import urllib.request
 
 import pytest
 from serving import ROOT, SELECTOR, free_port, influence, serving
@@ -49,6 +53,29 @@ def marks(server):
         nodes = [server.ask(STALE, key=key(step.name), partition=part)["assetNodeOrError"] for part in keys]
         found[step.name] = {cause["reason"] for node in nodes for cause in node["staleCauses"]}
     return found
+
+
+def assert_guarded(server):
+    """A page of another site cannot make the UI obey, by GET, across origins or under another name; our own can."""
+    ask = urllib.parse.quote("mutation { reloadWorkspace { __typename } }")
+    body = json.dumps({"query": "{ version }"}).encode()
+    own = {"Content-Type": "application/json", "Origin": server.url, "Sec-Fetch-Site": "same-origin"}
+    cases = [
+        (200, "/graphql", body, own),
+        (200, "/", None, {}),
+        (403, f"/graphql?query={ask}", None, {}),
+        (403, "/graphql", body, own | {"Origin": "https://other.example"}),
+        (403, "/graphql", body, own | {"Sec-Fetch-Site": "cross-site"}),
+        (403, "/", None, {"Host": "rebound.example"}),
+    ]
+    for status, path, sent, headers in cases:
+        request = urllib.request.Request(f"{server.url}{path}", sent, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=120) as response:
+                found = response.status
+        except urllib.error.HTTPError as error:
+            found = error.code
+        assert found == status, (path, headers)
 
 
 def finished(server):
@@ -114,6 +141,7 @@ def test_a_study_completes_by_itself_while_the_ui_is_open(tmp_path):
     catalogue = tmp_path / "store" / "influence.duckdb"
     with serving(*influence("ui", "--study", str(study), "--port", str(port)), folder=tmp_path, port=port) as server:
         server.wait(catalogue.exists)
+        assert_guarded(server)
 
         def checked():
             node = server.ask(CHECKS, key=key("influence_catalogue"))["assetNodeOrError"]

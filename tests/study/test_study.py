@@ -85,6 +85,8 @@ REFUSED = [
     ("sequences.length", "long", "valid integer"),
     ("sequences.length", 64.5, "valid integer"),
     ("sequences.length", None, "valid integer"),
+    ("sequences.packing", "padded", "'packed' or 'one_document'"),
+    ("sequences.documents_see_each_other", "sometimes", "valid boolean"),
     ("sequences.separator", 0, "valid string"),
     ("sequences.prefix", "<s>", "valid list"),
     ("sequences.prefix.0", [1], "valid string"),

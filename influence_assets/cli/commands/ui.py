@@ -17,9 +17,13 @@ def ui(
     study: StudyOption = HERE,
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Where to listen.")] = 3000,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A further name under which browsers may reach it; may be repeated.")
+    ] = None,
 ) -> None:
-    """Start Dagster's UI on the study, with its sensors."""
+    """Start Dagster's UI on the study, with its sensors, for pages of its own only."""
     from influence_assets.orchestration.definitions import STUDIES
+    from influence_assets.orchestration.guarded_webserver import HOSTS
     from influence_assets.orchestration.instance import LOCATION, open_instance
 
     path = study.resolve()
@@ -29,11 +33,15 @@ def ui(
     workspace = home / "workspace.yaml"
     code_location = {"module_name": "influence_assets.orchestration.location", "location_name": LOCATION}
     workspace.write_text(yaml.safe_dump({"load_from": [{"python_module": code_location}]}), encoding="utf-8")
-    command = [sys.executable, "-m", "dagster", "dev", "-w", str(workspace), "-h", host, "-p", str(port)]
-    os.chdir(home)
+    guarded = "influence_assets.orchestration.guarded_dev"
+    # -P and its variable: files in the current folder, which may be somebody else's, are no modules.
+    command = [sys.executable, "-P", "-m", guarded, "dev", "-w", str(workspace), "-h", host, "-p", str(port)]
+    os.chdir(path.parent)
     sys.stdout.flush()
     # Dagster takes this process's place, so that a signal to the command reaches it and it ends its own children.
-    os.execve(sys.executable, command, os.environ | {STUDIES: str(path)})  # noqa: S606
+    served = ",".join([host, *(allow_host or [])])
+    environment = os.environ | {STUDIES: str(path), HOSTS: served, "PYTHONSAFEPATH": "1"}
+    os.execve(sys.executable, command, environment)  # noqa: S606
 
 
 COMMAND = Command(name="ui", function=ui, rank=120)
