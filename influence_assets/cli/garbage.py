@@ -8,6 +8,7 @@ from rich.markup import escape
 from influence_assets.cli.figures import counted
 
 if TYPE_CHECKING:
+    from influence_assets.orchestration.history import Pruned
     from influence_assets.upkeep.garbage import Collected
 
 KEYS_SHOWN = 20
@@ -31,3 +32,10 @@ def print_collected(collected: "Collected", console: Console, *, done: bool) -> 
             f"[yellow]{len(collected.kept_back)} artifacts of withdrawn documents or vanished files are still "
             "published.[/] Run `influence run`, then this again."
         )
+
+
+def print_pruned(pruned: "Pruned", console: Console) -> None:
+    """Print what was removed of the history of runs, if anything was."""
+    if pruned.logs or pruned.runs:
+        runs = f" and {counted(pruned.runs, 'run')} that computed nothing" if pruned.runs else ""
+        console.print(f"Removed the logs of {counted(pruned.logs, 'old run')}{runs}: {pruned.bytes:,} bytes.")

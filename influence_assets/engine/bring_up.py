@@ -8,6 +8,7 @@ from typing import Protocol
 
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.executor import Computed, Task, compute_with, executor_of
+from influence_assets.engine.generations import is_generation_requested, request_generation
 from influence_assets.engine.materialise import Outcome
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.plan import AssetState, plan, state_rows
@@ -127,7 +128,8 @@ def bring_up_to_date(
         watcher: receives beginnings and progress.
         result: filled during the run.
         run_id: the run's id, for the manifests.
-        new_generation: whether to fit another generation of curvature.
+        new_generation: whether to fit another generation of curvature. The request is stored: if the run dies, the next
+            one goes on with it.
 
     Raises:
         InputError: the corpus or the queries cannot be listed.
@@ -136,11 +138,13 @@ def bring_up_to_date(
     store.remove_abandoned_drafts()
     with store.shared_lock():
         versions.workspace.withdrawn.repair()
+        if new_generation:
+            request_generation(versions.workspace)
         run = _Run(versions, watcher, result, run_id)
         yield from run.complete(versions)
         if run.versions.has_newer_generation:
             yield from run.complete(run.look("newest"))
-        if (new_generation or is_generation_due(run.versions)) and not result.failures:
+        if is_generation_due(run.versions) and not result.failures:
             yield from run.begin_generation()
             yield from run.complete(run.look("newest"))
         result.drift = drift(run.versions)
@@ -258,7 +262,13 @@ class _Run:
 
 
 def is_generation_due(versions: Versions) -> bool:
-    """Return whether the corpus has drifted from its generation and the study wants another one to be fitted then."""
+    """Return whether another generation is to be fitted.
+
+    It is if one was requested that no run has begun, or if the corpus has drifted from its generation and the study
+    wants another one to be fitted then.
+    """
+    if is_generation_requested(versions.workspace):
+        return True
     return versions.workspace.study.curvature.new_generation == "automatic" and drift(versions) is not None
 
 

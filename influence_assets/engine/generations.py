@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from influence_assets.engine.workspace import Workspace
 
 _COUNTER = ".cache/last_generation.json"
+_REQUEST = ".cache/requested_generation.json"
 
 
 @dataclass(frozen=True)
@@ -201,10 +202,24 @@ def remember_last_generation(workspace: "Workspace") -> None:
     workspace.store.backend.write(_COUNTER, sealed(_last_generation_id(workspace)))
 
 
+def request_generation(workspace: "Workspace") -> None:
+    """Store that another generation is wanted, so that a run that dies before it begins one leaves the request."""
+    workspace.store.backend.write(_REQUEST, sealed(next_generation_id(workspace)))
+
+
+def is_generation_requested(workspace: "Workspace") -> bool:
+    """Return whether a generation was requested that no run has begun yet."""
+    return _stored_number(workspace, _REQUEST) > _last_generation_id(workspace)
+
+
 def _last_generation_id(workspace: "Workspace") -> int:
     stored = [int(manifest.summary["generation_id"]) for manifest in fitted_manifests(workspace)]
+    return max([*stored, _stored_number(workspace, _COUNTER)])
+
+
+def _stored_number(workspace: "Workspace", name: str) -> int:
+    """Return a number that was stored under a name; 0 if there is none or it is damaged."""
     try:
-        counted = unsealed(workspace.store.backend.read(_COUNTER))
+        return int(unsealed(workspace.store.backend.read(name)) or 0)
     except OSError:
-        counted = None
-    return max([*stored, int(counted or 0)])
+        return 0

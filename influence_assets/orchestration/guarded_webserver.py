@@ -18,7 +18,7 @@ def main() -> None:
 
     hosts = [name for name in os.environ.get(HOSTS, "").split(",") if name]
     wrap_webserver(Guard, hosts=[*LOCAL, *hosts])
-    serve()
+    serve()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

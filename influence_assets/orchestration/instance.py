@@ -24,10 +24,11 @@ LOCATION = "influence_assets"
 def dagster_home(study: Study) -> Path:
     """Return the instance's folder: DAGSTER_HOME if it is set, else `.dagster` in the study's store."""
     named = os.environ.get(HOME)
-    return Path(named) if named else _home_in_store(study)
+    return Path(named) if named else home_in_store(study)
 
 
-def _home_in_store(study: Study) -> Path:
+def home_in_store(study: Study) -> Path:
+    """Return the folder of an instance of our own, inside the study's store."""
     return open_backend(study.storage.root).local_root / ".dagster"
 
 
@@ -45,7 +46,7 @@ def open_instance(study: Study) -> dg.DagsterInstance:
     settings = home / SETTINGS
     try:
         home.mkdir(parents=True, exist_ok=True)
-        if home == _home_in_store(study):
+        if home == home_in_store(study):
             _write_ours(settings)
         elif not settings.exists():
             settings.write_text(default_settings(), encoding="utf-8")

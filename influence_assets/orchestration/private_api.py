@@ -132,14 +132,14 @@ def dagster_with(module: str) -> None:
     """
     from dagster._cli import dev, main
 
-    start = dev.open_ipc_subprocess
+    start = dev.open_ipc_subprocess  # type: ignore[attr-defined]
 
     def started(parts: Sequence[str], **options: Any) -> Any:
         replaced = [module if part == "dagster_webserver" else part for part in parts]
         return start(replaced, **options)
 
-    dev.open_ipc_subprocess = started
-    main()
+    dev.open_ipc_subprocess = started  # type: ignore[attr-defined]
+    main()  # type: ignore[no-untyped-call]
 
 
 def wrap_webserver(middleware: Any, **options: Any) -> None:

@@ -15,7 +15,7 @@ from influence_assets.engine.plan import plan
 from influence_assets.orchestration import openlineage
 from influence_assets.orchestration.private_api import keep
 from influence_assets.orchestration.run_events import Report, Reporter, taken_back
-from influence_assets.orchestration.runs import handled_key, name_process
+from influence_assets.orchestration.runs import handled_key, hold_run
 from influence_assets.orchestration.session import Session
 from influence_assets.urls import without_credentials
 
@@ -55,8 +55,8 @@ class Stages:
     """
 
     def __init__(self, session: Session, context: dg.OpExecutionContext, *, new_generation: bool) -> None:
-        name_process(context.instance, context.run_id)
         published, result = session.published, session.result
+        hold_run(session.study, context.run_id)  # in the store, which exists from here on
         self._session = session
         self._handled = fingerprint(published.workspace)
         # While a newer generation is being filled, report that one, because the run ends with it.

@@ -90,6 +90,23 @@ def test_a_new_generation_is_fitted_on_what_is_there_now_and_views_show_it_alone
         assert correlation == pytest.approx(spearmanr(*zip(*pairs, strict=True)).statistic)
 
 
+def test_a_requested_generation_is_begun_by_the_next_run_if_one_dies_before_it_could(study):
+    assert studies.compute(study, new_generation=True, until="covariances") == []  # dies where it would begin it
+    assert_shown(study, [1], SHARDS)
+    computed = studies.compute(study)
+    assert computed[0] == "eigenbases"
+    assert_shown(study, [1, 2], SHARDS)
+    assert studies.compute(study) == []  # and once only
+
+
+def test_the_first_generation_is_the_one_that_is_asked_for(tmp_path):
+    """A request on an empty store is not for two."""
+    study = studies.lay_out(tmp_path)
+    assert studies.compute(study, new_generation=True, until="curvature").count("eigenbases") == 1
+    studies.compute(study)
+    assert_shown(study, [1], SHARDS)
+
+
 @pytest.mark.slow
 def test_while_a_generation_fills_the_one_before_is_shown_and_kept_up_to_date(study):
     scores = studies.scores(study)

@@ -1,7 +1,6 @@
 """The sensor: files become partitions, what came of them is observed by content, and one run is asked for."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +10,11 @@ import pytest
 from dagster._core.definitions.observe import observe
 
 from influence_assets.assets import open_workspace
+from influence_assets.durable import locks
 from influence_assets.engine.plan import plan
 from influence_assets.orchestration.automation import ATTEMPTS
 from influence_assets.orchestration.partitions import Partitions
-from influence_assets.orchestration.runs import PROCESS_TAG, job_name
+from influence_assets.orchestration.runs import EARLIER_TAG, end_dead_runs, job_name
 from influence_assets.orchestration.sources import SOURCES, build_sources
 from tests import studies
 from tests.studies import COAST, EXTRA, FIRST, QUERY_SETS, SHARDS, TRADES
@@ -190,9 +190,10 @@ def test_touched_files_are_no_run(automatic):
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED])
 def test_while_a_run_is_at_work_no_other_is_asked_for(automatic, status):
     studies.write_extra(automatic.path)
-    run = dg.DagsterRun(job_name=job_name(automatic.study), status=status, tags=process_tag(os.getpid()))
+    run = dg.DagsterRun(job_name=job_name(automatic.study), status=status)
     automatic.instance.add_run(run)
-    tick = automatic.sense()
+    with locks.locked(run_lock(automatic, run)):
+        tick = automatic.sense()
     assert not tick.run_requests
     assert tick.skip_message == "A run is at work."
     assert EXTRA in keys(automatic, "shards"), "it is registered all the same"
@@ -202,29 +203,51 @@ def test_while_a_run_is_at_work_no_other_is_asked_for(automatic, status):
 
 @pytest.mark.slow
 def test_a_run_whose_process_was_killed_does_not_count_as_being_at_work(automatic):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    run = dg.DagsterRun(
-        job_name=job_name(automatic.study), status=dg.DagsterRunStatus.STARTED, tags=process_tag(ended.pid)
+    run = dg.DagsterRun(job_name=job_name(automatic.study), status=dg.DagsterRunStatus.STARTED)
+    holding = """
+import sys, time
+from pathlib import Path
+from influence_assets.orchestration.runs import hold_run
+from influence_assets.study import Study
+hold_run(Study.load(Path(sys.argv[1])), sys.argv[2])
+print("held", flush=True)
+time.sleep(600)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", holding, str(automatic.path), run.run_id], stdout=subprocess.PIPE, text=True
     )
+    assert process.stdout.readline() == "held\n"
     automatic.instance.add_run(run)
     studies.write_extra(automatic.path)
+    assert automatic.sense().skip_message == "A run is at work."
+    process.kill()
+    process.wait()
     assert_one_run_mends_it(automatic)
     assert automatic.instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
 
 
+def test_a_run_that_an_earlier_release_left_behind_is_ended(automatic):
+    """It named its process by a number, which may be another's by now."""
+    tags = {EARLIER_TAG: f"{os.getpid()}@elsewhere"}
+    run = dg.DagsterRun(job_name=job_name(automatic.study), status=dg.DagsterRunStatus.STARTED, tags=tags)
+    automatic.instance.add_run(run)
+    end_dead_runs(automatic.study, automatic.instance)
+    assert automatic.instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+
+
+def run_lock(located, run):
+    return located.path.parent / "store" / ".cache" / "runs" / f"{run.run_id}.lock"
+
+
 @pytest.mark.soak
-def test_every_run_names_its_process(located):
+def test_every_run_holds_its_lock(located):
     """However it was started: only so can others know that it was killed."""
     assert located.bring_up().success
     located.command(new_generation=True)
-    assert [run.tags.get(PROCESS_TAG) for run in located.instance.get_runs()] == [
-        *process_tag(os.getpid()).values()
-    ] * 2
-
-
-def process_tag(process):
-    return {PROCESS_TAG: f"{process}@{socket.gethostname()}"}
+    (last, _) = located.instance.get_runs()
+    (lock,) = (located.path.parent / "store" / ".cache" / "runs").iterdir()
+    assert lock == run_lock(located, last)
+    assert locks.is_held(lock)
 
 
 @pytest.mark.slow

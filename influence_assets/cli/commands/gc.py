@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def gc(
     keep: Annotated[int, typer.Option(min=0, help="Superseded versions of each partition that stay.")] = 1,
+    keep_runs: Annotated[int, typer.Option(min=0, help="Runs whose logs stay in Dagster's history.")] = 50,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
     yes: Annotated[
@@ -24,9 +25,9 @@ def gc(
     ] = False,
     study: StudyOption = HERE,
 ) -> None:
-    """Remove superseded versions, and what is left of withdrawn documents and vanished files."""
+    """Remove superseded versions, old runs' logs, and what is left of withdrawn documents and vanished files."""
     from influence_assets.assets import open_workspace
-    from influence_assets.cli.garbage import print_collected
+    from influence_assets.cli.garbage import print_collected, print_pruned
     from influence_assets.upkeep.garbage import collect, vanished_documents
 
     workspace = open_workspace(Study.load(study))
@@ -36,6 +37,10 @@ def gc(
         _confirm(vanished)
     # The workspace has listed the corpus once, so what is removed is what the question was about.
     print_collected(collect(workspace, keep=keep, dry_run=dry_run), console, done=not dry_run)
+    if not dry_run:
+        from influence_assets.orchestration.history import prune_history
+
+        print_pruned(prune_history(workspace.study, keep=keep_runs), console)
 
 
 def _confirm(vanished: "Vanished") -> None:
