@@ -21,7 +21,8 @@ from influence_assets.errors import InputError
 UNREADABLE = "unreadable"
 """Used in place of the hash of a file that cannot be read now; reading it raises the reason."""
 
-_Entry = tuple[Identity | list[str], str, Any]
+_Entry = tuple[list[Any], str, Any]
+"""An identity (see `durable.identity`) or a checksum, the measure's id and what it gave."""
 
 
 class Digests:
