@@ -51,9 +51,13 @@ class LabelSampler:
     def draw(
         probabilities: Float[Tensor, "position word"], uniforms: Float[Tensor, " position"]
     ) -> Int[Tensor, " position"]:
-        """Draw labels by inversion of the cumulative distribution."""
-        cumulative = probabilities.cumsum(-1)
-        reached = uniforms.to(cumulative.dtype)[:, None] * cumulative[:, -1:]
+        """Draw labels by inversion of the cumulative distribution, which is summed in float64.
+
+        In float32 neighbouring numbers near 1 are 6e-8 apart: of a large vocabulary, many words would have an interval
+        of width zero there, and could never be drawn.
+        """
+        cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+        reached = uniforms.to(torch.float64)[:, None] * cumulative[:, -1:]
         return torch.searchsorted(cumulative, reached, right=True)[:, 0].clamp_(max=probabilities.shape[-1] - 1)
 
 
