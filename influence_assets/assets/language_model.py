@@ -45,7 +45,7 @@ def _source_content(workspace: Workspace, _partition: Partition) -> Mapping[str,
 
 def _compute(work: Work) -> None:
     """Train the study's own model, or load the given one once to check that it is complete; store its tokenizer."""
-    from influence_assets.layouts.model import load_model
+    from influence_assets.layouts.model import attributed_layers, load_model
     from influence_assets.models.dimensions import context_length, embedding_rows
     from influence_assets.models.tokenizers import export_tokenizer
     from influence_assets.models.weights import tokenizer_hash, weights_hash
@@ -66,6 +66,7 @@ def _compute(work: Work) -> None:
             f"{work.study.sequences.length} is more than the model's context of {context} tokens",
             f"Give at most {context}.",
         )
+    attributed_layers(model, work.study.curvature.modules)  # refuses what cannot be attributed before text is tokenized
     rows = embedding_rows(model)
     exported = export_tokenizer(
         folder,

@@ -48,7 +48,7 @@ def gauss_newton_products(
     count = 0
     for sequences in shards:
         count += len(sequences)
-        for batch in sequences.batches(runner.batch_size(sequences), runner.device, by_length=True):
+        for batch in runner.batches(sequences, by_length=True):
             for index, product in enumerate(_batch_products(runner, batch, vectors, placed)):
                 for name, added in product.items():
                     totals[name][index] += added
@@ -101,13 +101,13 @@ def _move(layer: AttributedLayer, V: Tensor, batch: Batch) -> Handle:
         assert laid_out is not None  # noqa: S101  # the tap has refused such layers
         return rule.output_gradients(module, laid_out)
 
-    def see(x: Tensor, output: Tensor) -> None:
+    def see(x: Tensor, output: Tensor) -> Tensor:
         laid_out = rule.by_sequence(module, _unpacked(x).primal, shape)
         assert laid_out is not None  # noqa: S101  # the tap has refused such layers
         a = rule.inputs(module, laid_out)
         adjoint = torch.func.vjp(output_gradients, torch.zeros_like(_unpacked(output).primal))[1]
         (tangent,) = adjoint((a @ V.T.to(a.dtype)).to(output.dtype))
-        output.add_(forward_ad.make_dual(torch.zeros_like(tangent), tangent))  # type: ignore[no-untyped-call]
+        return output.add_(forward_ad.make_dual(torch.zeros_like(tangent), tangent))  # type: ignore[no-untyped-call,no-any-return]
 
     return rule.attach(module, see)
 

@@ -1,14 +1,14 @@
 """The hooks, all of them: they pass each attributed layer's input and output gradient to a consumer, layer by layer.
 
-Autograd never computes a weight's gradient. The parameters are frozen, and the output of each attributed layer requires
-a gradient. So a backward pass computes only the gradients of activations, and none below the first of those layers: it
+Autograd never computes a weight's gradient. The parameters are frozen, and the output of each attributed layer is made
+to require a gradient. So a backward pass computes only the gradients of activations, and none below the first of those layers: it
 costs less than half of a usual one. The layer's rule knows what a module's tensors mean.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -75,10 +75,9 @@ class LayerTap:
             raise InputError(MODULES_KEY, f"{', '.join(idle[:5])} took no part in the pass", "Leave these modules out.")
 
     def _observer(self, layer: AttributedLayer) -> Observe:
-        def observe(x: Tensor, output: Tensor) -> None:
+        def observe(x: Tensor, output: Tensor) -> Tensor:
             if not torch.is_grad_enabled():
-                return
-            output.requires_grad_()
+                return output
             if layer.name in self._forwarded:
                 raise InputError(
                     MODULES_KEY,
@@ -86,9 +85,11 @@ class LayerTap:
                     "Leave it out: the curvature of a reused layer is not a Kronecker product.",
                 )
             self._forwarded.add(layer.name)
-            inputs = self._by_sequence(layer, x.detach())
+            inputs = x.detach()
+            if not layer.rule.sees_selections:  # those are laid out when they are used, because they take less memory
+                inputs = self._by_sequence(layer, inputs)
             self.input_bytes += inputs.numel() * inputs.element_size()
-            output.register_hook(lambda gradient: self._backward(layer, inputs, gradient))  # type: ignore[no-untyped-call]
+            return tapped(output, lambda gradient: self._backward(layer, inputs, gradient))
 
         return observe
 
@@ -97,16 +98,45 @@ class LayerTap:
         if laid_out is None:
             raise InputError(
                 MODULES_KEY,
-                f"{layer.name} does not see whole sequences (its input is {list(values.shape)})",
-                "Leave it out: layers that see a selection of tokens cannot be attributed.",
+                f"{layer.name} does not see the tokens of whole sequences in their order: its input or output is "
+                f"{list(values.shape)} for {self._shape[0]} sequences of {self._shape[1]} tokens",
+                "Leave it out of the patterns.",
             )
         return laid_out
 
     def _backward(self, layer: AttributedLayer, x: Tensor, gradient: Tensor) -> None:
         assert self._consume is not None  # noqa: S101  # backward passes run within `consuming`
         self._consumed.add(layer.name)
+        if layer.rule.sees_selections:
+            x = self._by_sequence(layer, x)
         dtype = accumulation_dtype(gradient.dtype)
         # The inputs of embeddings are ids, which stay integers.
         a = layer.rule.inputs(layer.module, x.to(dtype) if x.is_floating_point() else x).to(dtype)
         Ds = layer.rule.output_gradients(layer.module, self._by_sequence(layer, gradient.detach()).to(dtype))
         self._consume(layer, a, Ds)
+
+
+def tapped(output: Tensor, on_gradient: Callable[[Tensor], None]) -> Tensor:
+    """Return a layer's output, such that a backward pass calls the function with the gradient at it."""
+    anchor = torch.zeros((), requires_grad=True)
+    result: Tensor = _Tapped.apply(output, anchor, on_gradient)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Tapped(torch.autograd.Function):
+    """The identity, which calls a function with the gradient in the backward pass.
+
+    The result shares its memory with the output without being a view of it, so that the model may change it in place,
+    as some models clip what a layer computes. It requires a gradient because the anchor does.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, anchor: Tensor, on_gradient: Callable[[Tensor], None]) -> Tensor:  # noqa: ARG004
+        ctx.on_gradient = on_gradient
+        return output.data
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        ctx.on_gradient(gradient)
+        return gradient, None, None

@@ -95,7 +95,10 @@ def plain_head(model: PreTrainedModel, attributed: Sequence[AttributedLayer]) ->
     enlarged = head.register_forward_hook(lambda _head, _inputs, output: output * _ENLARGEMENT)
     with enlarged, torch.no_grad():
         logits = model(input_ids=tokens, use_cache=False).logits
-        by_hand = head(model.base_model(input_ids=tokens, use_cache=False)[0])
+        hidden = model.base_model(input_ids=tokens, use_cache=False)[0]
+        if hidden.shape[-1] != head.weight.shape[1]:  # there is another layer between them
+            return None
+        by_hand = head(hidden.to(head.weight.dtype))
     is_plain = logits.shape == by_hand.shape and torch.equal(logits.to(by_hand).double(), by_hand.double())
     return Head(head.weight, head.bias) if is_plain else None
 
@@ -140,7 +143,8 @@ def chunked_losses(
         One loss for each set of labels.
     """
     device = head.weight.device
-    states = hidden.detach().flatten(0, 1)[batch.positions.to(hidden.device)].to(device)
+    # Some models keep the residual stream in float32 and round it before their head.
+    states = hidden.detach().flatten(0, 1)[batch.positions.to(hidden.device)].to(head.weight)
     # The last position of a sequence is never counted, so that the next token belongs to the same sequence.
     own = batch.tokens.flatten()[batch.positions + 1].to(device)
     uniforms = [None if sampler is None else sampler.uniforms(batch).to(device) for sampler in samplers]
@@ -181,5 +185,5 @@ def _of_sequences(hidden: Tensor, batch: Batch, likelihoods: Tensor, gradient: T
     totals = likelihoods.new_zeros(len(batch), device=hidden.device).index_add_(
         0, sequence, likelihoods.to(hidden.device)
     )
-    spread = torch.zeros_like(hidden).flatten(0, 1).index_copy_(0, positions, gradient.to(hidden.device))
+    spread = torch.zeros_like(hidden).flatten(0, 1).index_copy_(0, positions, gradient.to(hidden))
     return Loss(totals, spread.view_as(hidden))

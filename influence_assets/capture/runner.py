@@ -1,7 +1,7 @@
 """Passes of a loaded model over sequences, batch by batch, for the measurements of each layer."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeVar
 
@@ -17,6 +17,7 @@ from influence_assets.capture.losses import Head, LabelSampler, plain_head
 from influence_assets.capture.passes import Pass
 from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
 from influence_assets.models.devices import input_device
+from influence_assets.models.dimensions import length_limits
 from influence_assets.models.frozen_products import frozen_products
 from influence_assets.models.layers.rule import AttributedLayer
 
@@ -67,9 +68,26 @@ class Runner:
             return self.batch_sequences
         return batch_size(self.model, self.head, self.modules, int(sequences.lengths.max(initial=1)))
 
+    def batches(self, sequences: Sequences, *, by_length: bool = False) -> Iterator[Batch]:
+        """Yield the batches of the sequences, on the model's device.
+
+        Where a model computes something else for long sequences, short ones do not share a batch with them: what it
+        says about a sequence must not depend on its neighbours.
+
+        Args:
+            sequences: the sequences.
+            by_length: batch sequences of similar length instead of in order.
+        """
+        side = np.searchsorted(np.array(length_limits(self.model.config)), sequences.lengths)
+        size = self.batch_size(sequences)
+        for rows in (np.flatnonzero(side == value) for value in np.unique(side)):
+            part = sequences if len(rows) == len(sequences) else sequences.take(rows)
+            for batch in part.batches(size, self.device, by_length=by_length):
+                yield batch if part is sequences else replace(batch, rows=rows[batch.rows])
+
     def passes(self, sequences: Sequences, *, by_length: bool = True) -> Iterator[tuple[Batch, Pass]]:
         """Yield each batch of the sequences after its forward pass; the caller runs the backward passes."""
-        for batch in sequences.batches(self.batch_size(sequences), self.device, by_length=by_length):
+        for batch in self.batches(sequences, by_length=by_length):
             with LayerTap(self.modules) as tap, frozen_products(self.model):
                 yield batch, Pass(self.model, self.head, tap, batch)
             self.progress(len(batch))

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from transformers import PreTrainedModel
 
 from influence_assets.capture.batches import Sequences
 from influence_assets.capture.losses import LabelSampler
+from influence_assets.capture.rehearsal import rehearse
 from influence_assets.capture.runner import Runner
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
@@ -41,8 +43,28 @@ def runner(workspace: Workspace, language_model: Artifact, progress: Progress, t
         done += sequences
         progress(done, total)
 
-    modules: Sequence[AttributedLayer] = select_modules(model, workspace.study.curvature.modules)
+    modules = attributed_layers(model, workspace.study.curvature.modules)
     return Runner(model, modules, workspace.study.compute.batch_sequences, count)
+
+
+def attributed_layers(model: PreTrainedModel, modules: str | Sequence[str]) -> Sequence[AttributedLayer]:
+    """Return the layers that `curvature.modules` names, rehearsed once for each loaded model.
+
+    Raises:
+        InputError: they, or the model, cannot be attributed.
+    """
+    rehearsed = _rehearsed.setdefault(model, {})
+    named = modules if isinstance(modules, str) else tuple(modules)
+    if named not in rehearsed:
+        layers = select_modules(model, modules)
+        rehearse(model, layers)
+        rehearsed[named] = layers
+    return rehearsed[named]
+
+
+_rehearsed: WeakKeyDictionary[PreTrainedModel, dict[str | tuple[str, ...], Sequence[AttributedLayer]]] = (
+    WeakKeyDictionary()
+)
 
 
 def model_folder(workspace: Workspace, language_model: Artifact) -> Path:

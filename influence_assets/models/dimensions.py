@@ -1,5 +1,8 @@
 """Dimensions of a model: its context length, the rows of its embedding, its number of parameters."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -30,6 +33,26 @@ def context_length(config: PretrainedConfig) -> int:
         f"does not say how many tokens a {config.model_type} model reads at once",
         "Add max_position_embeddings with the length that it was trained with.",
     )
+
+
+def length_limits(config: PretrainedConfig) -> tuple[int, ...]:
+    """Return the lengths beyond which a model computes something else for all tokens of a sequence, ascending.
+
+    LongRoPE takes other frequencies as soon as one sequence of a batch is longer than what the model was first trained
+    with, for all sequences of the batch.
+    """
+    text_config = config.get_text_config()
+    limits = set()
+    for parameters in _rope_parameters(getattr(text_config, "rope_parameters", None) or {}):
+        if parameters.get("rope_type") == "longrope":
+            limit = parameters.get("original_max_position_embeddings")
+            limits.add(limit or getattr(text_config, "original_max_position_embeddings", None))
+    return tuple(sorted(limit for limit in limits if limit is not None))
+
+
+def _rope_parameters(parameters: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the parameters of rotary positions: of all layers, or of each kind of layer."""
+    return [parameters, *(part for part in parameters.values() if isinstance(part, Mapping))]
 
 
 def input_embedding(model: PreTrainedModel) -> torch.Tensor:

@@ -6,17 +6,17 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from influence_assets.models.layers.rule import FrozenMap, LayerRule, with_bias, with_ones
+from influence_assets.models.layers.rule import FrozenMap, LayerRule, computes_like, with_bias, with_ones
 
 
 class TransposedLinear(LayerRule):
-    """The rule for transformers' `Conv1D`, which always has a bias."""
+    """The rule for transformers' `Conv1D`, which always has a bias, and for its subclasses that compute the same."""
 
     name = "conv1d"
 
     def covers(self, module: nn.Module) -> bool:
         """See `LayerRule`."""
-        return type(module) is Conv1D
+        return computes_like(module, Conv1D)
 
     def widths(self, module: Any) -> tuple[int, int]:
         """See `LayerRule`."""

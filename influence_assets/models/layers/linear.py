@@ -5,17 +5,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from influence_assets.models.layers.rule import FrozenMap, LayerRule, with_bias, with_ones
+from influence_assets.models.layers.rule import FrozenMap, LayerRule, computes_like, with_bias, with_ones
 
 
 class Linear(LayerRule):
-    """The rule for `nn.Linear` itself; subclasses may store their weights in other ways."""
+    """The rule for `nn.Linear`, and for its subclasses that compute the same."""
 
     name = "linear"
 
     def covers(self, module: nn.Module) -> bool:
         """See `LayerRule`."""
-        return type(module) is nn.Linear
+        return computes_like(module, nn.Linear)
 
     def widths(self, module: Any) -> tuple[int, int]:
         """See `LayerRule`."""

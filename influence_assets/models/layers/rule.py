@@ -5,7 +5,7 @@ All measurements of a layer use two tensors, its input a [sequence, token, d_in]
 rule computes these two from a module's own tensors. Rules for modules that see all tokens end to end override
 `by_sequence`; rules for modules that see only some tokens return zeros for the others; rules for modules that hold
 several matrices list them in `layers`. Rules must be exact: `tests/extension/test_layer_rules.py` compares G with the
-gradients that autograd computes.
+gradients that autograd computes, and `capture.rehearsal` refuses a model whose modules do not see what the rule says.
 
 A rule's code is in no data version: whoever changes its formulas removes what was computed with it. One rule covers a
 class of modules, and it sees the module alone, not its name or place in the model.
@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from influence_assets.errors import InputError
 from influence_assets.extensions import discover, extension_folders
@@ -29,8 +31,9 @@ from influence_assets.extensions import discover, extension_folders
 MODULES_KEY = "curvature.modules"
 """The key of the study that names the attributed layers."""
 
-Observe = Callable[[Tensor, Tensor], None]
-"""Called in every forward pass with a layer's input and output."""
+Observe = Callable[[Tensor, Tensor], Tensor]
+"""Called in every forward pass with a layer's input and output. The model must go on with the output that it returns,
+which has the same values: only then is the gradient at the layer's output seen."""
 
 
 class Handle(Protocol):
@@ -53,6 +56,9 @@ class LayerRule(ABC):
 
     name: str
     """Unique among the rules."""
+
+    sees_selections = False
+    """Whether a matrix of the rule sees only some tokens; a is zero for all others."""
 
     @abstractmethod
     def covers(self, module: nn.Module) -> bool:
@@ -88,6 +94,8 @@ class LayerRule(ABC):
     ) -> Shaped[Tensor, "sequence token width"] | None:
         """Return the module's input, or the gradient at its output, laid out by sequence and token.
 
+        By default these are tensors of that form, or with the tokens of all sequences end to end, one after the other.
+
         Args:
             module: a module that the rule covers.
             values: the values in the module's own layout.
@@ -96,10 +104,12 @@ class LayerRule(ABC):
         Returns:
             None if the values are not those of the tokens of whole sequences; the module is then refused.
         """
+        if values.ndim == 2 and len(values) == shape[0] * shape[1]:
+            return values.unflatten(0, shape)
         return values if values.ndim == 3 and values.shape[:2] == shape else None
 
     def attach(self, module: nn.Module, observe: Observe) -> Handle:
-        """Call `observe` in every forward pass, with the output from whose gradient Ds is computed."""
+        """Let every forward pass go on with what `observe` returns for the output from whose gradient Ds is computed."""
         return module.register_forward_hook(lambda _module, inputs, output: observe(inputs[0], output))
 
     def layers(self, name: str, module: nn.Module) -> tuple["AttributedLayer", ...]:
@@ -177,6 +187,57 @@ def rule_of(module: nn.Module) -> LayerRule | None:
             f"the layer rules {names}", f"both cover {type(module).__name__}", "Let each kind of layer have one rule."
         )
     return covering[0] if covering else None
+
+
+def computes_like(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Return whether a module computes exactly what modules of `kind` do with its parameters.
+
+    A subclass may keep its weights in another form, or change inputs or outputs. So a small copy of it is tried: the
+    same attributes, with other numbers for weight and bias; its output and its gradients must be those of `kind`.
+
+    Args:
+        module: any module.
+        kind: a class with a matrix `weight` and a vector `bias`, which may be None.
+    """
+    if type(module) is kind:
+        return True
+    if not isinstance(module, kind):
+        return False
+    if module not in _tried:
+        with unset_fake_temporarily(), torch.enable_grad():
+            _tried[module] = _small_copy_computes_like(module, kind)
+    return _tried[module]
+
+
+_tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def _small_copy_computes_like(module: nn.Module, kind: type[nn.Module]) -> bool:
+    own = {name: parameter for name, parameter in module.named_parameters() if parameter is not None}
+    is_matrix = "weight" in own and own["weight"].ndim == 2 and own["weight"].is_floating_point()  # noqa: PLR2004
+    if not is_matrix or set(own) - {"weight", "bias"} or next(module.buffers(), None) is not None:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    small = {
+        name: torch.randn((5, 5) if parameter.ndim > 1 else 5, generator=generator, dtype=torch.float64)
+        for name, parameter in own.items()
+    }
+    x = torch.randn((2, 3, 5), generator=generator, dtype=torch.float64)
+    outcomes = []
+    for forward in (type(module).forward, kind.forward):
+        copied = object.__new__(type(module))
+        copied.__dict__ = {**vars(module), "_forward_hooks": {}, "_forward_pre_hooks": {}}
+        copied._parameters = {"bias": None, **{name: nn.Parameter(value.clone()) for name, value in small.items()}}
+        copied.__dict__.update(dict.fromkeys(("in_features", "out_features", "nf", "nx"), 5))
+        inputs = x.clone().requires_grad_()
+        try:
+            output = forward(copied, inputs)
+            variables = [inputs, *(parameter for parameter in copied._parameters.values() if parameter is not None)]
+            outcomes.append((output, *torch.autograd.grad(output.square().sum(), variables)))
+        except Exception:  # noqa: BLE001  # whatever it needs, it is not what the class needs
+            return False
+    ours, theirs = outcomes
+    return all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-10) for a, b in zip(ours, theirs, strict=True))
 
 
 def with_ones(x: Float[Tensor, "*token width"]) -> Float[Tensor, "*token d_in"]:

@@ -8,9 +8,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from influence_assets.errors import InputError
+from influence_assets.models.layers.experts import Experts
 from influence_assets.models.layers.rule import MODULES_KEY, AttributedLayer, rule_of
 
 MLP_PATTERNS = ("*.mlp.*", "*.fc1", "*.fc2", "*.feed_forward.*", "*.ffn.*")
+BESIDE_EXPERTS = ("*.shared_expert.*", "*.shared_experts.*", "*.shared_mlp.*")
+"""MLPs that all tokens go through, beside experts that see a selection."""
 
 
 def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[AttributedLayer, ...]:
@@ -21,9 +24,8 @@ def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tupl
         modules: `mlp`, `linear`, or glob patterns over module names.
 
     Raises:
-        InputError: a pattern matches no covered layer; a matched module has weights that no layer rule covers, such
-            as a mixture of experts, or with `linear` any module but an embedding has; or a matched weight belongs to
-            several modules.
+        InputError: a pattern matches no covered layer; a matched module has weights that no layer rule covers, or with
+            `linear` any module but an embedding has; or a matched weight belongs to several modules.
     """
     patterns, head = _patterns(model, modules)
     matched = {
@@ -42,7 +44,8 @@ def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tupl
 def _patterns(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[tuple[str, ...], nn.Module | None]:
     """Return the glob patterns, and the output head if it must be left out because no pattern names it."""
     if modules == "mlp":
-        return MLP_PATTERNS, None
+        experts = tuple(name for name, module in model.named_modules() if isinstance(rule_of(module), Experts))
+        return (*MLP_PATTERNS, *experts, *(BESIDE_EXPERTS if experts else ())), None
     if modules == "linear":
         linear = tuple(name for name, module in model.named_modules() if rule_of(module))
         return linear, model.get_output_embeddings()  # type: ignore[no-untyped-call]
@@ -62,23 +65,70 @@ def _maps(model: PreTrainedModel) -> Mapping[str, nn.Module]:
 def _refuse_unknown(model: PreTrainedModel, matched: Mapping[str, nn.Module]) -> None:
     """Raise if a layer has no rule; silently leaving it out would make the scores wrong."""
     unknown = [name for name, module in matched.items() if _has_unknown_weights(module)]
+    unknown = [name for name in unknown if not _is_router(model, name)]
     if not unknown:
         return
-    named = [f"{name} ({type(matched[name]).__name__})" for name in unknown]
-    experts = any(p.ndim > 2 for name in unknown for p in matched[name].parameters(recurse=False))
-    reason = ", a mixture of experts, each of which sees only the tokens that are routed to it" if experts else ""
-    blocks = tuple(name.rpartition(".")[0] + "." for name in unknown) if experts else tuple(unknown)
-    others = [n for n, m in _maps(model).items() if rule_of(m) and not n.startswith(blocks)]
-    patterns = list(dict.fromkeys(map(_without_numbers, others)))
+    refused = {name for name, module in _maps(model).items() if _has_unknown_weights(module)}
+    others = [name for name, module in _maps(model).items() if rule_of(module)]
     raise InputError(
         MODULES_KEY,
-        f"no layer rule covers {_listed(named)}{reason}",
-        f"Leave these out by naming what is to be attributed, such as curvature.modules: {patterns}.",
+        f"no layer rule covers {listed([_described(name, matched[name]) for name in unknown])}",
+        patterns_for(model, others, refused),
     )
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def _described(name: str, module: nn.Module) -> str:
+    """Return the name and class of a module, and its weights where their number of axes says why there is no rule."""
+    weights = [f"{key} {list(p.shape)}" for key, p in module.named_parameters(recurse=False) if p.ndim > 2]  # noqa: PLR2004
+    kind = type(module).__name__
+    return f"{name} ({kind}: {', '.join(weights)})" if weights else f"{name} ({kind})"
+
+
+def _is_router(model: PreTrainedModel, name: str) -> bool:
+    """Return whether a module chooses the experts beside it: its matrix has a row for each of them.
+
+    Routers are left out by `mlp` and `linear`, as norms and embeddings are: they are not linear layers whose output
+    goes into the residual stream, but decide which of those see a token.
+    """
+    block = model.get_submodule(name.rpartition(".")[0])
+    counts = {len(child.down_proj) for child in block.children() if isinstance(rule_of(child), Experts)}  # type: ignore[arg-type]
+    weights = [p for p in model.get_submodule(name).parameters(recurse=False) if p.ndim >= 2]  # noqa: PLR2004
+    return any(W.ndim == 2 and W.shape[0] >= count for W in weights for count in counts)  # noqa: PLR2004
+
+
+def patterns_for(model: PreTrainedModel, names: Sequence[str], refused: Collection[str]) -> str:
+    """Return a remedy: what to write so that just these layers are attributed, which is tried here.
+
+    Args:
+        model: the model.
+        names: layers that can be attributed.
+        refused: names of modules that no pattern may match.
+    """
+    patterns: dict[str, None] = {}
+    avoided = _modules_of(model, refused)
+    for name in _modules_of(model, names):
+        pattern = _without_numbers(name)
+        patterns[name if any(fnmatchcase(other, pattern) for other in avoided) else pattern] = None
+    if not patterns:
+        return "No other layer of this model can be attributed."
+    return f"Leave these out by naming what is to be attributed, such as curvature.modules: {list(patterns)}."
+
+
+def _modules_of(model: PreTrainedModel, layers: Collection[str]) -> list[str]:
+    """Return the names of the modules that hold these layers, whose own names may go on after the module's."""
+    modules = {name for name, _ in model.named_modules(remove_duplicate=False)}
+    found: dict[str, None] = {}
+    for layer in layers:
+        name = layer
+        while name and name not in modules:
+            name = name.rpartition(".")[0]
+        found[name] = None
+    return list(found)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")  # noqa: PLR2004
 
 
 def _refuse_idle_patterns(

@@ -66,7 +66,7 @@ def watched_forward(experts: nn.Module, watched: dict[int, Observe], x: Tensor) 
         own = torch.where(routes == index, x, 0)
         output = own @ weight.T
         if index in watched:
-            watched[index](own, output)
+            output = watched[index](own, output)
         outputs = outputs + torch.where(routes == index, output, 0)
     return outputs
 
