@@ -130,6 +130,11 @@ class LanguageModel(_Section):
         description="A Hugging Face id, or a folder with config.json, *.safetensors and the tokenizer's files. "
         "Give either `path` or `train`.",
     )
+    revision: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="The branch, tag or commit of a Hugging Face model; null is its main branch. The commit that a run "
+        "found is kept, and is used until this key changes.",
+    )
     train: Training | None = Field(
         None, description="Train a small GPT-2 on the corpus instead. It is trained once; new shards do not retrain it."
     )

@@ -48,13 +48,14 @@ def _compute(work: Work) -> None:
     from influence_assets.layouts.model import attributed_layers, load_model
     from influence_assets.models.dimensions import context_length, embedding_rows
     from influence_assets.models.tokenizers import export_tokenizer
-    from influence_assets.models.weights import tokenizer_hash, weights_hash
+    from influence_assets.models.weights import commit_of, tokenizer_hash, weights_hash
 
     tokenizer = work.draft.folder("tokenizer")
     if work.study.model.train is None:
         folder = work.workspace.model_folder
         weights = work.workspace.model_file_hashes[0]
-        origin: dict[str, object] = {"folder": str(folder)}
+        commit = commit_of(folder)
+        origin: dict[str, object] = {"folder": str(folder), **({} if commit is None else {"revision": commit})}
     else:
         folder, origin = _train(work)
         weights = weights_hash(folder, None)

@@ -233,7 +233,7 @@ class Workspace:
         """The local folder of the model of `model.path`."""
         from influence_assets.models.weights import resolve_model_folder
 
-        return resolve_model_folder(self.study.model)
+        return resolve_model_folder(self.study.model, self.store.root / ".cache" / "model.json")
 
     @cached_property
     def model_file_hashes(self) -> tuple[str, str]:

@@ -40,7 +40,7 @@ class _FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, M: Tensor, b: Tensor | None) -> Tensor:
         ctx.M = M
-        return product(x, M, bias=b)
+        return product(x, M, bias=b).data  # not a view, so that the model may change it in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

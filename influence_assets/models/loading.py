@@ -12,7 +12,7 @@ from transformers.activations import FastGELUActivation, NewGELUActivation
 
 from influence_assets.errors import InputError
 from influence_assets.models.quiet import first_line, quiet
-from influence_assets.models.weights import safetensors_files
+from influence_assets.models.weights import refuse_adapter, safetensors_files
 from influence_assets.study import Dtype
 
 _DTYPES: dict[str, torch.dtype] = {
@@ -40,8 +40,9 @@ def load_model(
 
     Raises:
         InputError: the weights are missing, damaged, not finite, or not those of the architecture in config.json; or
-            they do not fit on the devices that they are spread over.
+            they do not fit on the devices that they are spread over; or an adapter lies beside them.
     """
+    refuse_adapter(folder)
     safetensors_files(folder)
     options: dict[str, Any] = {"dtype": _DTYPES[dtype], "trust_remote_code": trust_remote_code}
     if device_map is not None:

@@ -1,6 +1,8 @@
 """The files of a model, and their hashes, which enter data versions."""
 
 import hashlib
+import json
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,32 +19,69 @@ _MODEL_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt"]
 _TOKENIZER_PATTERNS = ["*token*.json", "vocab*.json", "*.model", "*.txt"]
 
 
-def resolve_model_folder(model: LanguageModel) -> Path:
+def resolve_model_folder(model: LanguageModel, cache: Path | None = None) -> Path:
     """Return the local folder of the model that the study names, fetched from Hugging Face if it is an id.
 
-    Only safetensors, JSON and tokenizer files are fetched, and Python files if the study trusts them.
+    Only safetensors, JSON and tokenizer files are fetched, and Python files if the study trusts them. The hub is asked
+    once: afterwards the commit that it named is used until the study names another revision.
+
+    Args:
+        model: the model of the study.
+        cache: a JSON file that remembers the folder of what was fetched. Without one, the hub is asked every time.
 
     Raises:
-        InputError: `model.path` is neither a folder nor an id that can be fetched.
+        InputError: `model.path` is neither a folder nor an id that can be fetched, or a folder has no revisions.
     """
     if model.path is None:
         raise InputError("model.path", "is not set", "A model under `model.train` has its folder from its own asset.")
     folder = Path(model.path).expanduser()
     if folder.is_dir():
+        if model.revision is not None:
+            raise InputError("model.revision", f"{folder} is a folder, which has no revisions", "Leave the key out.")
         return folder
     if folder.exists():
         raise InputError("model.path", f"{folder} is a file", "Name the folder that holds it.")
     if folder.is_absolute() or model.path.startswith((".", "~")):
         raise InputError("model.path", f"no folder {folder}", "Name a folder with config.json and *.safetensors.")
+    asked = [model.path, model.revision, model.trust_remote_code]
+    fetched = _fetched_before(cache, asked)
+    if fetched is None:
+        fetched = _fetched(model)
+        if cache is not None:
+            with suppress(OSError):  # without the cache, the hub is asked again next time
+                replace_cache(cache, {"asked": asked, "folder": str(fetched)})
+    return fetched
+
+
+def commit_of(folder: Path) -> str | None:
+    """Return the commit of a folder that was fetched from Hugging Face, whose cache names it so; else None."""
+    is_commit = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
+    return folder.name if is_commit else None
+
+
+def _fetched_before(cache: Path | None, asked: list[object]) -> Path | None:
+    """Return the folder that the hub's answer to the same question was fetched into, if it is still there."""
+    remembered = read_cache(cache) if cache is not None else None
+    if not isinstance(remembered, dict) or remembered.get("asked") != asked:
+        return None
+    folder = Path(str(remembered.get("folder")))
+    return folder if (folder / "config.json").is_file() else None
+
+
+def _fetched(model: LanguageModel) -> Path:
     patterns = [*_MODEL_PATTERNS, "*.py"] if model.trust_remote_code else _MODEL_PATTERNS
+    named = str(model.path)
     try:
         # Folders in a repository hold other formats or older checkpoints of the same model.
-        return Path(snapshot_download(model.path, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        return Path(
+            snapshot_download(named, revision=model.revision, allow_patterns=patterns, ignore_patterns=["*/*"])
+        )
     except (OSError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        at = "" if model.revision is None else f" at {model.revision!r}"
         raise InputError(
             "model.path",
-            f"{model.path!r} is neither a folder here nor a Hugging Face model that can be fetched ({reason})",
+            f"{named!r} is neither a folder here nor a Hugging Face model that can be fetched{at} ({reason})",
             "Correct the name, go online, or download the model and name its folder.",
         ) from error
 
@@ -61,6 +100,28 @@ def safetensors_files(folder: Path) -> list[Path]:
     return files
 
 
+def refuse_adapter(folder: Path) -> None:
+    """Raise if a LoRA or another adapter of PEFT lies in a model folder: the weights alone are another model.
+
+    Raises:
+        InputError: there is one.
+    """
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        return
+    try:
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        base = None
+    of = f" of {base}" if base else ""
+    raise InputError(
+        str(file),
+        f"an adapter{of} lies here, and adapters are not loaded: without it, another model would be explained",
+        "Save the merged weights with peft's `model.merge_and_unload().save_pretrained(folder)` and name that folder; "
+        "to explain the model without its adapter, move the adapter's files out of the folder.",
+    )
+
+
 def weights_hash(folder: Path, cache: Path | None) -> str:
     """Return the SHA-256 of everything that determines what the model computes: weights, config.json, its own code.
 
@@ -73,8 +134,9 @@ def weights_hash(folder: Path, cache: Path | None) -> str:
         64 hex digits, which change with any file's name or content.
 
     Raises:
-        InputError: the folder has no safetensors or no config.json, or a file changes meanwhile.
+        InputError: the folder has no safetensors or no config.json, holds an adapter, or a file changes meanwhile.
     """
+    refuse_adapter(folder)
     config = folder / "config.json"
     if not config.is_file():
         raise InputError(str(folder), "holds no config.json", "Save the model with `model.save_pretrained(folder)`.")

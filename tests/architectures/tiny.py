@@ -61,7 +61,6 @@ ALSO: Mapping[str, Mapping[str, Any]] = {
     "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "local"], "attention_head_size": 4},
     "rembert": {"input_embedding_size": 16, "output_embedding_size": 24},
     "zaya": {"num_experts_per_tok": 1},
-    "olmo": {"clip_qkv": 0.4},
     "xmod": {**AFTER_PADDING, "default_language": "en_XX"},
     "gemma3n_text": {"num_kv_shared_layers": 0, "vocab_size_per_layer_input": VOCABULARY,
                      "hidden_size_per_layer_input": 8},
@@ -73,14 +72,40 @@ ALSO: Mapping[str, Mapping[str, Any]] = {
 """What an architecture needs besides. Some say nothing about a context length; in config.json it can be added."""
 
 
-def kinds() -> list[str]:
-    """The architectures that transformers loads as causal language models, by the names in their configurations."""
-    return list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "phi3, LongRoPE": (
+        "phi3",
+        {
+            "rope_parameters": {
+                "rope_type": "longrope", "rope_theta": 10_000.0, "short_factor": [1.0, 1.0], "long_factor": [3.0, 5.0],
+                "original_max_position_embeddings": 6,
+            }
+        },
+    ),
+    "olmo, clip_qkv": ("olmo", {"clip_qkv": 0.4}),
+}  # fmt: skip
+"""Architectures whose computation a setting changes."""
+
+UNTRIED: Mapping[str, str] = {
+    **dict.fromkeys(("gemma3n", "gemma4", "gemma4_unified", "git", "emu3", "fuyu", "got_ocr2", "mllama", "musicgen",
+                     "musicgen_melody", "phi4_multimodal", "moss_transcribe_diarize"), "reads more than text"),
+    **dict.fromkeys(("gemma4_assistant", "gemma4_unified_assistant"), "drafts for another model"),
+    **dict.fromkeys(("blt", "cohere_compass_text", "cpmant", "dbrx", "inkling2_text", "kimi_linear", "xglm", "xlnet",
+                     "zamba", "zamba2", "inkling_text"), "no tiny model of it is made here"),
+}  # fmt: skip
+
+
+def names() -> list[str]:
+    """Return each architecture that transformers loads as a causal language model once, and the variants."""
+    by_class: dict[str, str] = {}
+    for kind, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
+        if kind not in UNTRIED:
+            by_class.setdefault(name, kind)
+    return sorted([*by_class.values(), *VARIANTS])
 
 
 def config_of(kind: str, **settings: Any) -> PreTrainedConfig:
-    made = type(AutoConfig.for_model(kind))()
-    text = made.get_text_config()
+    text = AutoConfig.for_model(kind).get_text_config()
     known = set(text.to_dict()) | set(text.attribute_map)
     aliases = text.attribute_map
     sizes = {name: value for name, value in SIZES.items() if name in known}
@@ -91,11 +116,12 @@ def config_of(kind: str, **settings: Any) -> PreTrainedConfig:
     return type(text)(**sizes)
 
 
-def tiny(kind: str, **settings: Any) -> PreTrainedModel:
+def tiny(name: str, **settings: Any) -> PreTrainedModel:
     """Return the model, frozen, in float64; the fused kernels of experts have none."""
+    kind, own = VARIANTS.get(name, (name, {}))
     torch.manual_seed(0)
     build: Any = AutoModelForCausalLM.from_config
-    model: PreTrainedModel = build(config_of(kind, **settings))
+    model: PreTrainedModel = build(config_of(kind, **own, **settings))
     model.set_experts_implementation("eager")
     model.config.use_cache = False
     return frozen(model)

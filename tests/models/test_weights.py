@@ -9,7 +9,8 @@ from safetensors.numpy import save_file
 from influence_assets.durable import identity
 from influence_assets.errors import InputError
 from influence_assets.models import weights
-from influence_assets.models.weights import resolve_model_folder, tokenizer_hash, weights_hash
+from influence_assets.models.loading import load_model
+from influence_assets.models.weights import commit_of, resolve_model_folder, tokenizer_hash, weights_hash
 from influence_assets.study import LanguageModel
 
 
@@ -165,7 +166,7 @@ def test_id_that_cannot_be_fetched_is_refused(name, monkeypatch, tmp_path):
 def test_no_pickle_is_ever_fetched(monkeypatch, tmp_path, trusted):
     asked = {}
 
-    def fetch(name, *, allow_patterns, ignore_patterns):
+    def fetch(name, *, revision, allow_patterns, ignore_patterns):
         asked.update(name=name, allow=allow_patterns, ignore=ignore_patterns)
         return str(tmp_path)
 
@@ -179,3 +180,66 @@ def test_no_pickle_is_ever_fetched(monkeypatch, tmp_path, trusted):
     ]
     kept = set(filter_repo_objects(offered, allow_patterns=asked["allow"], ignore_patterns=asked["ignore"]))
     assert kept == set(offered[:6] if trusted else offered[:5])
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub whose main branch is at one commit after the other; what it was asked for."""
+    asked = []
+
+    def fetch(name, *, revision, **_):
+        asked.append((name, revision))
+        folder = tmp_path / "hub" / "snapshots" / (COMMIT[: -len(asked)] + "e" * len(asked))
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        return str(folder)
+
+    monkeypatch.setattr(weights, "snapshot_download", fetch)
+    return asked
+
+
+def test_the_hub_is_asked_once_for_each_revision(hub, tmp_path):
+    """What a run found is used until the study asks for something else, however the branch moves."""
+    cache = tmp_path / "cache" / "model.json"
+    main, tagged = LanguageModel(path="someone/model"), LanguageModel(path="someone/model", revision="v1")
+    first = resolve_model_folder(main, cache)
+    assert [resolve_model_folder(main, cache) for _ in range(3)] == [first] * 3
+    assert hub == [("someone/model", None)]
+    other = resolve_model_folder(tagged, cache)
+    assert resolve_model_folder(tagged, cache) == other != first
+    assert hub == [("someone/model", None), ("someone/model", "v1")]
+    resolve_model_folder(tagged.model_copy(update={"trust_remote_code": True}), cache)
+    assert len(hub) == 3, "its code was not fetched before"
+
+
+@pytest.mark.parametrize("lost", ["folder", "cache"])
+def test_a_folder_or_cache_that_is_lost_is_fetched_again(hub, tmp_path, lost):
+    cache = tmp_path / "model.json"
+    model = LanguageModel(path="someone/model")
+    folder = resolve_model_folder(model, cache)
+    (folder / "config.json").unlink() if lost == "folder" else cache.write_text("damaged")
+    assert (resolve_model_folder(model, cache) / "config.json").is_file()
+    assert len(hub) == 2
+
+
+def test_the_commit_is_the_name_of_what_was_fetched(tmp_path):
+    assert commit_of(tmp_path / "snapshots" / COMMIT) == COMMIT
+    assert commit_of(tmp_path / "models" / COMMIT) is None
+    assert commit_of(tmp_path / "snapshots" / "mine") is None
+
+
+def test_a_folder_has_no_revision(folder):
+    with pytest.raises(InputError, match=r"model\.revision: .* is a folder"):
+        resolve_model_folder(LanguageModel(path=str(folder), revision="main"))
+
+
+@pytest.mark.parametrize("described", ['{"peft_type": "LORA", "base_model_name_or_path": "a/base"}', "not JSON", "[]"])
+def test_an_adapter_is_never_ignored_in_silence(folder, described):
+    """Neither when the weights are hashed, as every command does, nor when they are loaded."""
+    (folder / "adapter_config.json").write_text(described)
+    for read in (lambda: weights_hash(folder, None), lambda: load_model(folder, dtype="float32", device="cpu")):
+        with pytest.raises(InputError, match=r"adapter.*adapters are not loaded.*merge_and_unload"):
+            read()

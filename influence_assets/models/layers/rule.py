@@ -94,7 +94,8 @@ class LayerRule(ABC):
     ) -> Shaped[Tensor, "sequence token width"] | None:
         """Return the module's input, or the gradient at its output, laid out by sequence and token.
 
-        By default these are tensors of that form, or with the tokens of all sequences end to end, one after the other.
+        By default these are tensors of that form, or with the tokens of all sequences end to end, one after the other;
+        there may be axes of one element besides.
 
         Args:
             module: a module that the rule covers.
@@ -104,9 +105,11 @@ class LayerRule(ABC):
         Returns:
             None if the values are not those of the tokens of whole sequences; the module is then refused.
         """
-        if values.ndim == 2 and len(values) == shape[0] * shape[1]:
-            return values.unflatten(0, shape)
-        return values if values.ndim == 3 and values.shape[:2] == shape else None
+        if values.ndim == 3 and values.shape[:2] == shape:
+            return values
+        axes = [size for size in values.shape[:-1] if size > 1]  # axes of one element do not change the order
+        is_laid_out = axes in ([size for size in shape if size > 1], [shape[0] * shape[1]])
+        return values.reshape(*shape, values.shape[-1]) if is_laid_out else None
 
     def attach(self, module: nn.Module, observe: Observe) -> Handle:
         """Let every forward pass go on with what `observe` returns for the output from whose gradient Ds is computed."""

@@ -2,16 +2,19 @@
 
 import ast
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import GPT2LMHeadModel
 
 from influence_assets.capture.covariance import covariances
 from influence_assets.capture.runner import Runner
 from influence_assets.errors import InputError
 from influence_assets.models.dimensions import total_parameters
+from influence_assets.models.layers.rule import rule_of
 from influence_assets.models.layers.selection import select_modules
 from tests import cases
 
@@ -94,39 +97,126 @@ class Experts(nn.Module):
 def test_layers_without_a_rule_are_refused_by_name():
     model = cases.gpt2()
     model.transformer.h[0].mlp.experts = Experts()
-    with pytest.raises(InputError, match=r"no layer rule covers transformer\.h\.0\.mlp\.experts \(Experts\)"):
+    name = r"transformer\.h\.0\.mlp\.experts \(Experts: gate_up_proj \[4, 8, 16\]\)"
+    with pytest.raises(InputError, match=f"no layer rule covers {name}") as raised:
         select_modules(model, "mlp")
+    assert "transformer.h.0.mlp.experts" not in {m.name for m in select_modules(model, remedy_of(raised.value))}
 
 
-ATTENTION = {f"model.layers.{block}.self_attn.{part}_proj" for block in (0, 1) for part in "qkvo"}
+def remedy_of(error):
+    """The patterns that an error names."""
+    return ast.literal_eval(re.search(r"curvature\.modules: (\[.*\])", error.remedy).group(1))
+
+
+class Lookup(nn.Module):
+    """A matrix that is no linear layer, in the place of every layer of a model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(4, 8))
+
+
+def test_a_refusal_names_no_patterns_where_none_work():
+    model = cases.gpt2()
+    model.transformer.h = nn.ModuleList([Lookup()])
+    with pytest.raises(InputError, match="No other layer of this model can be attributed") as raised:
+        select_modules(model, "linear")
+    assert "[]" not in str(raised.value)
+
+
+def test_a_remedy_leaves_out_what_has_the_same_place_in_another_block():
+    model = cases.gpt2()
+    model.transformer.h[0].mlp.c_fc = Lookup()
+    with pytest.raises(InputError, match=r"no layer rule covers transformer\.h\.0\.mlp\.c_fc \(Lookup\)") as raised:
+        select_modules(model, "linear")
+    selected = {layer.name for layer in select_modules(model, remedy_of(raised.value))}
+    everything = {layer.name for layer in select_modules(cases.gpt2(), "linear")}
+    assert selected == everything - {"transformer.h.0.mlp.c_fc"}
+
+
+def test_a_convolution_is_not_said_to_be_experts():
+    model = cases.gpt2()
+    model.transformer.h[0].mlp.conv = nn.Conv1d(8, 8, 2)
+    with pytest.raises(InputError, match=r"mlp\.conv \(Conv1d: weight \[8, 8, 2\]\)") as raised:
+        select_modules(model, "mlp")
+    assert "expert" not in str(raised.value)
 
 
 @pytest.mark.parametrize("modules", ["mlp", "linear"])
-@pytest.mark.parametrize(
-    ("architecture", "block", "beside"),
-    [("mixtral", 0, set()), ("qwen2_moe", 1, {f"model.layers.0.{name}" for name in LLAMA_LIKE})],
-)
-def test_mixtures_of_experts_are_refused_by_name_and_the_rest_can_be_asked_for(architecture, block, beside, modules):
+@pytest.mark.parametrize(("architecture", "block", "experts"), [("mixtral", 0, 4), ("qwen2_moe", 1, 4)])
+def test_each_matrix_of_each_expert_is_a_layer(architecture, block, experts, modules):
     model = cases.EXPERTS[architecture]()
-    with pytest.raises(InputError) as raised:
-        select_modules(model, modules)
-    assert f"model.layers.{block}.mlp.experts ({type(model.model.layers[block].mlp.experts).__name__})" in str(
-        raised.value
-    )
-    assert "mixture of experts" in raised.value.problem
-    patterns = ast.literal_eval(re.search(r"curvature\.modules: (\[.*\])", raised.value.remedy).group(1))
-    assert {linear.name for linear in select_modules(model, patterns)} == ATTENTION | beside
+    selected = [layer.name for layer in select_modules(model, modules)]
+    prefix = f"model.layers.{block}.mlp.experts."
+    expected = [f"{prefix}{e}.{matrix}" for e in range(experts) for matrix in ("gate_up_proj", "down_proj")]
+    assert [name for name in selected if name.startswith(prefix)] == expected
+    assert any("self_attn" in name for name in selected) is (modules == "linear")
+    assert not any(name.endswith(".gate") for name in selected), "routers are left out"
 
 
-def test_a_shared_expert_is_refused_when_it_is_called():
-    model = cases.qwen2_moe()
-    runner = Runner(model, select_modules(model, ["*.shared_expert.*"]), 4)
-    with pytest.raises(InputError, match=r"layers\.1\.mlp\.shared_expert\.\w+ does not see whole sequences"):
-        covariances(runner, cases.sequences(), None)
+def test_experts_beside_the_mlp_are_not_left_out_in_silence():
+    model = cases.llama()
+    experts = cases.mixtral().model.layers[0].mlp.experts
+    model.model.layers[0].beside = experts
+    names = {layer.name for layer in select_modules(model, "mlp")}
+    assert "model.layers.0.beside.3.down_proj" in names
 
 
 class Packed(nn.Linear):
-    """A linear layer whose weight may lie in a packing of its own."""
+    """A linear layer whose weight lies in a packing of its own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight.flip(0), self.bias)
+
+
+class ByHand(nn.Linear):
+    """A linear layer that multiplies in its own words, as Falcon's does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x @ self.weight.T
+        return y if self.bias is None else y + self.bias
+
+
+class Scaled(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * 0.5
+
+
+class Rounded(nn.Linear):
+    """Its values are those of a linear layer where weights are whole, its gradients are not."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight + (self.weight.round() - self.weight).detach(), self.bias)
+
+
+class Frozen(nn.Linear):
+    """The right values, without a gradient."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.detach())
+
+
+class WithMore(nn.Linear):
+    """Another parameter, which its values depend on only at times."""
+
+    def __init__(self, *sizes, **settings) -> None:
+        super().__init__(*sizes, **settings)
+        self.adapter = nn.Parameter(torch.zeros(3, 3))
+
+
+SUBCLASSES = {ByHand: True, Packed: False, Scaled: False, Rounded: False, Frozen: False, WithMore: False}
+
+
+@pytest.mark.parametrize(("kind", "is_linear"), SUBCLASSES.items())
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("fake", [True, False])
+def test_a_subclass_is_covered_if_it_computes_the_same(kind, is_linear, bias, fake):
+    """Also where tensors have no data, as when a run is planned."""
+    with FakeTensorMode() if fake else nullcontext():
+        module = kind(8, 12, bias=bias)
+    before = {name: parameter for name, parameter in module.named_parameters()}
+    assert (rule_of(module) is not None) is is_linear
+    assert {name: id(p) for name, p in module.named_parameters()} == {name: id(p) for name, p in before.items()}
 
 
 def test_linear_does_not_leave_out_in_silence_what_it_has_no_rule_for():

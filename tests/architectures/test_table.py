@@ -1,0 +1,22 @@
+"""Every row of docs/architectures.md, tried on a tiny model; see `table.py`."""
+
+import pytest
+
+from tests.architectures import table, tiny
+from tests.tiers import slow_but
+
+FAST = ("llama", "mixtral", "gpt_oss", "opt", "falcon", "olmo, clip_qkv", "phi3, LongRoPE", "bert", "mamba")
+
+
+@pytest.mark.parametrize("name", slow_but(*FAST, of=tiny.names()))
+def test_a_row_says_what_the_architecture_does(name):
+    """What works agrees with autograd and does not depend on batch, padding and neighbours; remedies are followed."""
+    row = table.row(name)
+    assert row.error <= table.TOLERANCE
+    assert row.line() == table.rows_of_page()[name]
+
+
+def test_the_page_has_every_architecture_and_sixty_work():
+    rows = table.rows_of_page()
+    assert set(rows) == set(tiny.names())
+    assert sum(not line.endswith("| – |") for line in rows.values()) >= 60
