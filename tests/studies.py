@@ -22,6 +22,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -147,7 +149,25 @@ def network(architecture: str, *, vocabulary: int, seed: int = 0) -> PreTrainedM
     sizes = {**ends, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
     if architecture == "llama":
         return LlamaForCausalLM(LlamaConfig(**sizes, max_position_embeddings=CONTEXT, num_key_value_heads=1))
+    if architecture == "mixtral":
+        return mixtral(sizes)
     return GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, max_position_embeddings=CONTEXT))
+
+
+def mixtral(sizes: Mapping[str, Any]) -> PreTrainedModel:
+    """Five experts of which each token goes through two, and the last is never reached.
+
+    Whatever a token's state is, two of the first four rows of the router have a positive product with it.
+    """
+    config = MixtralConfig(
+        **sizes, max_position_embeddings=CONTEXT, num_key_value_heads=1, num_local_experts=5, num_experts_per_tok=2
+    )
+    model = MixtralForCausalLM(config)
+    with torch.no_grad():
+        for block in model.model.layers:
+            W = block.mlp.gate.weight
+            W.copy_(torch.stack([W[0], -W[0], W[1], -W[1], 0 * W[0]]))
+    return model
 
 
 def write_model(folder: Path, *, architecture: str = "gpt2", seed: int = 0) -> None:

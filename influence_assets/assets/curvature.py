@@ -11,6 +11,7 @@ from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.generations import FrozenWithGeneration
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown, Table
+from influence_assets.errors import InputError
 from influence_assets.storage.artifacts import Artifact
 
 
@@ -18,16 +19,19 @@ def _compute(work: Work) -> None:
     from influence_assets.layouts import factors
     from influence_assets.maths.ekfac import damping
     from influence_assets.maths.moments import merged
+    from influence_assets.models.layers.rule import MODULES_KEY
 
     frozen, model = work.open("eigenbases"), work.open("language_model")
     shards = work.open_all("corrected_eigenvalues")
     figures = frozen.manifest.summary
     study, generation = work.study, figures["generation_id"]
     modules: list[dict[str, Any]] = []
+    dampings: dict[str, float] = {}
     for layer in factors.layers_of(frozen):
         total = merged(factors.read_correction(shard, layer) for shard in shards)
         Λ = total.mean()
-        λ = damping(Λ, study.curvature.damping_scale)
+        if bool(Λ.any()):
+            dampings[layer] = damping(Λ, study.curvature.damping_scale)
         work.draft.array(f"{layer}.corrected_eigenvalues", Λ.numpy())
         output_width, input_width = figures["shapes"][layer]
         modules.append(
@@ -38,11 +42,17 @@ def _compute(work: Work) -> None:
                 "output_width": output_width,
                 "parameters": input_width * output_width,
                 "mean_eigenvalue": float(Λ.mean()),
-                "damping": λ,
+                "damping": dampings.get(layer),
                 "covariance_tokens": figures["counted_tokens"],
                 "fit_sequences": total.count,
             }
         )
+    if not dampings:
+        raise InputError(MODULES_KEY, "no attributed layer ever affects the loss", "Name others, or look at the model.")
+    # No fitted token went through these experts. Later ones may: then the others' mean damping stands for theirs.
+    unreached = sum(dampings.values()) / len(dampings)
+    for module in modules:
+        module["damping"] = dampings.setdefault(module["module_name"], unreached)
     described = model.manifest.summary
     generations = {
         "generation_id": generation,

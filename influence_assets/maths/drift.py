@@ -113,7 +113,9 @@ def eigenvalue_drift(
         p: block sums of E[Λ] over all present sequences.
         q: block sums of E[Λ] in the generation.
     """
-    return (p - q).abs().sum((-2, -1)) / q.sum()
+    moved, whole = (p - q).abs().sum((-2, -1)), q.sum()
+    # A generation may not have reached an expert: then whatever comes is all new.
+    return torch.where(whole > 0, moved / whole, (moved > 0).to(moved))
 
 
 def _offdiagonal_sketch(rotated: Sequence[Tensor]) -> Float[Tensor, " sketched"]:

@@ -58,7 +58,6 @@ ALSO: Mapping[str, Mapping[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 6},
     "falcon_h1": {"mamba_d_ssm": 32},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
-    "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "local"], "attention_head_size": 4},
     "rembert": {"input_embedding_size": 16, "output_embedding_size": 24},
     "zaya": {"num_experts_per_tok": 1},
     "xmod": {**AFTER_PADDING, "default_language": "en_XX"},
@@ -76,10 +75,10 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "phi3, LongRoPE": (
         "phi3",
         {
+            "original_max_position_embeddings": 8,
             "rope_parameters": {
                 "rope_type": "longrope", "rope_theta": 10_000.0, "short_factor": [1.0, 1.0], "long_factor": [3.0, 5.0],
-                "original_max_position_embeddings": 6,
-            }
+            },
         },
     ),
     "olmo, clip_qkv": ("olmo", {"clip_qkv": 0.4}),
@@ -90,7 +89,7 @@ UNTRIED: Mapping[str, str] = {
     **dict.fromkeys(("gemma3n", "gemma4", "gemma4_unified", "git", "emu3", "fuyu", "got_ocr2", "mllama", "musicgen",
                      "musicgen_melody", "phi4_multimodal", "moss_transcribe_diarize"), "reads more than text"),
     **dict.fromkeys(("gemma4_assistant", "gemma4_unified_assistant"), "drafts for another model"),
-    **dict.fromkeys(("blt", "cohere_compass_text", "cpmant", "dbrx", "inkling2_text", "kimi_linear", "xglm", "xlnet",
+    **dict.fromkeys(("blt", "cohere_compass_text", "cpmant", "dbrx", "inkling2_text", "kimi_linear", "xglm", "xlnet", "reformer",
                      "zamba", "zamba2", "inkling_text"), "no tiny model of it is made here"),
 }  # fmt: skip
 

@@ -26,14 +26,26 @@ LAYERS = {
         for block in (0, 1)
         for part in ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
     },
+    "mixtral": {
+        *(f"model.layers.{block}.self_attn.{part}_proj" for block in (0, 1) for part in "qkvo"),
+        *(
+            f"model.layers.{block}.mlp.experts.{expert}.{part}"
+            for block in (0, 1)
+            for expert in range(5)
+            for part in ("gate_up_proj", "down_proj")
+        ),
+    },
 }
 
 
 @pytest.mark.parametrize(
     ("architecture", "dtype"),
     slow_rows_but(
-        slow=[("llama", "bfloat16"), ("neox", "float64")],
-        of=[("llama", "float64"), ("llama", "bfloat16"), ("neox", "float64"), ("neox", "float32")],
+        slow=[("llama", "bfloat16"), ("neox", "float64"), ("mixtral", "float64"), ("mixtral", "float32")],
+        of=[
+            *(("llama", "float64"), ("llama", "bfloat16"), ("neox", "float64"), ("neox", "float32")),
+            *(("mixtral", "float64"), ("mixtral", "float32")),
+        ],
     ),
 )
 def test_a_study_of_another_family_ends_in_sql(tmp_path, architecture, dtype):
@@ -54,6 +66,21 @@ def test_a_study_of_another_family_ends_in_sql(tmp_path, architecture, dtype):
         "join current_scores using (query_id, sequence_id)",
     ).item()
     assert layers < {"float64": 1e-12, "float32": 1e-5, "bfloat16": 0.05}[dtype]
+
+
+@pytest.mark.slow
+def test_an_expert_that_no_token_reaches_has_no_influence(tmp_path):
+    """A study with one is computed, with a damping of the other layers' size for it; all others have influence."""
+    study = studies.lay_out(tmp_path, architecture="mixtral", model={"dtype": "float64"})
+    studies.compute(study)
+    modules = studies.ask_sql(study, "select module_name, mean_eigenvalue, damping from modules").rows()
+    unreached = {name for name, mean, _ in modules if mean == 0}
+    assert unreached == {name for name in LAYERS["mixtral"] if ".experts.4." in name}
+    others = [damping for name, _, damping in modules if name not in unreached]
+    theirs = [damping for name, _, damping in modules if name in unreached]
+    assert theirs == pytest.approx([np.mean(others)] * len(unreached))
+    moved = studies.ask_sql(study, "select module_name, max(abs(influence_nats)) from layer_influence group by all").rows()
+    assert {name for name, most in moved if most == 0} == unreached
 
 
 @pytest.mark.slow
