@@ -73,9 +73,7 @@ def _fetched(model: LanguageModel) -> Path:
     named = str(model.path)
     try:
         # Folders in a repository hold other formats or older checkpoints of the same model.
-        return Path(
-            snapshot_download(named, revision=model.revision, allow_patterns=patterns, ignore_patterns=["*/*"])
-        )
+        return Path(snapshot_download(named, revision=model.revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
     except (OSError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         at = "" if model.revision is None else f" at {model.revision!r}"

@@ -79,7 +79,9 @@ def test_an_expert_that_no_token_reaches_has_no_influence(tmp_path):
     others = [damping for name, _, damping in modules if name not in unreached]
     theirs = [damping for name, _, damping in modules if name in unreached]
     assert theirs == pytest.approx([np.mean(others)] * len(unreached))
-    moved = studies.ask_sql(study, "select module_name, max(abs(influence_nats)) from layer_influence group by all").rows()
+    moved = studies.ask_sql(
+        study, "select module_name, max(abs(influence_nats)) from layer_influence group by all"
+    ).rows()
     assert {name for name, most in moved if most == 0} == unreached
 
 

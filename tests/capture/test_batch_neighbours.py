@@ -66,7 +66,6 @@ def test_scores_and_products_with_the_hessian_are_those_of_batches_of_one(size):
 
 def identities(asked):
 
-
     bases = {}
     for m in asked.modules:
         S, A = (torch.eye(n, dtype=torch.float64) for n in (m.output_width, m.input_width))

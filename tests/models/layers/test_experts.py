@@ -61,7 +61,9 @@ def test_a_watched_module_computes_what_it_does_itself(kind, choice):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn((11, 16), generator=generator, dtype=torch.float64)
     index = torch.stack([torch.randperm(4, generator=generator)[:2] for _ in range(11)])
-    index = {"distinct": index, "one twice": index[:, :1].expand(-1, 2), "one for all": torch.full_like(index, 2)}[choice]
+    index = {"distinct": index, "one twice": index[:, :1].expand(-1, 2), "one for all": torch.full_like(index, 2)}[
+        choice
+    ]
     weights = torch.rand((11, 2), generator=generator, dtype=torch.float64)
     expected = experts(x, index, weights)
     layers = rule_of(experts).layers("experts", experts)
