@@ -73,7 +73,7 @@ class Experts(LayerRule):
         if not all(hasattr(module, flag) for flag in _FLAGS):
             return False
         weights = [getattr(module, name, None) for name in _matrices(module)]
-        return all(isinstance(W, Tensor) and W.ndim == 3 and W.is_floating_point() for W in weights)  # noqa: PLR2004
+        return all(isinstance(W, Tensor) and W.ndim == 3 and W.is_floating_point() for W in weights)
 
     def layers(self, name: str, module: nn.Module) -> tuple[AttributedLayer, ...]:
         """Return the matrices of all experts, one expert after the other."""

@@ -217,7 +217,7 @@ _tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 def _small_copy_computes_like(module: nn.Module, kind: type[nn.Module]) -> bool:
     own = {name: parameter for name, parameter in module.named_parameters() if parameter is not None}
-    is_matrix = "weight" in own and own["weight"].ndim == 2 and own["weight"].is_floating_point()  # noqa: PLR2004
+    is_matrix = "weight" in own and own["weight"].ndim == 2 and own["weight"].is_floating_point()
     if not is_matrix or set(own) - {"weight", "bias"} or next(module.buffers(), None) is not None:
         return False
     generator = torch.Generator().manual_seed(0)

@@ -79,7 +79,7 @@ def _refuse_unknown(model: PreTrainedModel, matched: Mapping[str, nn.Module]) ->
 
 def _described(name: str, module: nn.Module) -> str:
     """Return the name and class of a module, and its weights where their number of axes says why there is no rule."""
-    weights = [f"{key} {list(p.shape)}" for key, p in module.named_parameters(recurse=False) if p.ndim > 2]  # noqa: PLR2004
+    weights = [f"{key} {list(p.shape)}" for key, p in module.named_parameters(recurse=False) if p.ndim > 2]
     kind = type(module).__name__
     return f"{name} ({kind}: {', '.join(weights)})" if weights else f"{name} ({kind})"
 
@@ -92,8 +92,8 @@ def _is_router(model: PreTrainedModel, name: str) -> bool:
     """
     block = model.get_submodule(name.rpartition(".")[0])
     counts = {len(child.down_proj) for child in block.children() if isinstance(rule_of(child), Experts)}  # type: ignore[arg-type]
-    weights = [p for p in model.get_submodule(name).parameters(recurse=False) if p.ndim >= 2]  # noqa: PLR2004
-    return any(W.ndim == 2 and W.shape[0] >= count for W in weights for count in counts)  # noqa: PLR2004
+    weights = [p for p in model.get_submodule(name).parameters(recurse=False) if p.ndim >= 2]
+    return any(W.ndim == 2 and W.shape[0] >= count for W in weights for count in counts)
 
 
 def patterns_for(model: PreTrainedModel, names: Sequence[str], refused: Collection[str]) -> str:
@@ -128,7 +128,7 @@ def _modules_of(model: PreTrainedModel, layers: Collection[str]) -> list[str]:
 
 def listed(names: Sequence[str]) -> str:
     """Return the first names, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")  # noqa: PLR2004
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _refuse_idle_patterns(
