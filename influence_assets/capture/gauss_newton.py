@@ -107,7 +107,7 @@ def _move(layer: AttributedLayer, V: Tensor, batch: Batch) -> Handle:
         a = rule.inputs(module, laid_out)
         adjoint = torch.func.vjp(output_gradients, torch.zeros_like(_unpacked(output).primal))[1]
         (tangent,) = adjoint((a @ V.T.to(a.dtype)).to(output.dtype))
-        return output.add_(forward_ad.make_dual(torch.zeros_like(tangent), tangent))  # type: ignore[no-untyped-call,no-any-return]
+        return output.add_(forward_ad.make_dual(torch.zeros_like(tangent), tangent))  # type: ignore[no-untyped-call]
 
     return rule.attach(module, see)
 

@@ -1,8 +1,8 @@
 """The hooks, all of them: they pass each attributed layer's input and output gradient to a consumer, layer by layer.
 
 Autograd never computes a weight's gradient. The parameters are frozen, and the output of each attributed layer is made
-to require a gradient. So a backward pass computes only the gradients of activations, and none below the first of those layers: it
-costs less than half of a usual one. The layer's rule knows what a module's tensors mean.
+to require a gradient. So a backward pass computes only the gradients of activations, and none below the first of those
+layers: it costs less than half of a usual one. The layer's rule knows what a module's tensors mean.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from influence_assets.capture.hooks import tapped
@@ -184,34 +184,41 @@ def _differentiated(layers: Sequence[AttributedLayer], seen: Mapping[str, _Seen]
 
     A layer is compared as soon as all its parameters have their gradients, which are freed right after.
     """
-    users: dict[Tensor, list[AttributedLayer]] = defaultdict(list)
+    users: dict[nn.Parameter, list[AttributedLayer]] = defaultdict(list)
     for layer in layers:
         for parameter in layer.module.parameters(recurse=False):
             users[parameter].append(layer)
-
-    def compare(parameter: Tensor) -> None:
-        done = []
-        for layer in users[parameter]:
-            own = dict(layer.module.named_parameters(recurse=False))
-            gradients = {name: p.grad for name, p in own.items() if p.grad is not None}
-            if len(gradients) == len(own):
-                if layer.name in seen:
-                    seen[layer.name].is_exact = _is_exact(layer, seen[layer.name], gradients)
-                done += list(own.values())
-        for p in done:
-            p.grad = None
-
     for parameter in users:
-        parameter.requires_grad_(requires_grad=True)
-    handles = [parameter.register_post_accumulate_grad_hook(compare) for parameter in users]
+        parameter.requires_grad = True
+    handles = [
+        parameter.register_post_accumulate_grad_hook(lambda p: _compare(users[p], seen))  # type: ignore[no-untyped-call]
+        for parameter in users
+    ]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
         for parameter in users:
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad = False
             parameter.grad = None
+
+
+def _compare(layers: Sequence[AttributedLayer], seen: Mapping[str, _Seen]) -> None:
+    """Compare the gradients of those layers all of whose parameters have theirs, and free these."""
+    gradients = {layer.name: {name: p.grad for name, p in _own(layer).items()} for layer in layers}
+    ready = [layer for layer in layers if all(g is not None for g in gradients[layer.name].values())]
+    for layer in ready:
+        if layer.name in seen:
+            own = {name: g for name, g in gradients[layer.name].items() if g is not None}
+            seen[layer.name].is_exact = _is_exact(layer, seen[layer.name], own)
+    for layer in ready:
+        for p in _own(layer).values():
+            p.grad = None
+
+
+def _own(layer: AttributedLayer) -> dict[str, nn.Parameter]:
+    return dict(layer.module.named_parameters(recurse=False))
 
 
 def _is_exact(layer: AttributedLayer, seen: _Seen, gradients: Mapping[str, Tensor]) -> bool | None:

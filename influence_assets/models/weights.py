@@ -43,7 +43,7 @@ def resolve_model_folder(model: LanguageModel, cache: Path | None = None) -> Pat
         raise InputError("model.path", f"{folder} is a file", "Name the folder that holds it.")
     if folder.is_absolute() or model.path.startswith((".", "~")):
         raise InputError("model.path", f"no folder {folder}", "Name a folder with config.json and *.safetensors.")
-    asked = [model.path, model.revision, model.trust_remote_code]
+    asked: list[object] = [model.path, model.revision, model.trust_remote_code]
     fetched = _fetched_before(cache, asked)
     if fetched is None:
         fetched = _fetched(model)

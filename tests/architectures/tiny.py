@@ -43,17 +43,20 @@ SIZES: Mapping[str, Any] = {
 
 ONE_HEAD_FOR_EACH_KEY = {"num_key_value_heads": 4}
 
+PADDED = {"pad_token_id": 1}
+WITH_A_CONTEXT = {"max_position_embeddings": CONTEXT}
+
 AFTER_PADDING = {"pad_token_id": 1, "max_position_embeddings": CONTEXT + 2}
 """Positions are counted from the padding's id on, as in RoBERTa."""
 
 ALSO: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"),
                     AFTER_PADDING),
-    **dict.fromkeys(("emu3", "modernbert-decoder", "xglm", "xlm", "prophetnet"), {"pad_token_id": 1}),
+    **dict.fromkeys(("emu3", "modernbert-decoder", "xglm", "xlm", "prophetnet"), PADDED),
     **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa",
                      "longcat_flash", "minicpm3", "youtu", "dots3_note", "dots3_note_text"), ONE_HEAD_FOR_EACH_KEY),
     **dict.fromkeys(("bloom", "cpmant", "falcon_mamba", "mamba", "recurrent_gemma", "xlnet", "xlstm"),
-                    {"max_position_embeddings": CONTEXT}),
+                    WITH_A_CONTEXT),
     "mamba2": {"num_heads": 4, "head_dim": 8, "n_groups": 1, "max_position_embeddings": CONTEXT},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 6},
     "falcon_h1": {"mamba_d_ssm": 32},
@@ -89,8 +92,8 @@ UNTRIED: Mapping[str, str] = {
     **dict.fromkeys(("gemma3n", "gemma4", "gemma4_unified", "git", "emu3", "fuyu", "got_ocr2", "mllama", "musicgen",
                      "musicgen_melody", "phi4_multimodal", "moss_transcribe_diarize"), "reads more than text"),
     **dict.fromkeys(("gemma4_assistant", "gemma4_unified_assistant"), "drafts for another model"),
-    **dict.fromkeys(("blt", "cohere_compass_text", "cpmant", "dbrx", "inkling2_text", "kimi_linear", "xglm", "xlnet", "reformer",
-                     "zamba", "zamba2", "inkling_text"), "no tiny model of it is made here"),
+    **dict.fromkeys(("blt", "cohere_compass_text", "cpmant", "dbrx", "inkling2_text", "kimi_linear", "xglm", "xlnet",
+                     "reformer", "zamba", "zamba2", "inkling_text"), "no tiny model of it is made here"),
 }  # fmt: skip
 
 

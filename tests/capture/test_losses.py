@@ -33,7 +33,7 @@ def test_every_word_is_drawn_by_the_numbers_of_its_own_interval(words, sharpness
     generator = torch.Generator().manual_seed(0)
     p = (sharpness * torch.randn(words, generator=generator)).softmax(-1)
     cumulative = list(accumulate(Fraction(probability) for probability in p.tolist()))
-    asked = torch.randint(words, (24,), generator=generator).tolist() + [0, words - 1]
+    asked = [*torch.randint(words, (24,), generator=generator).tolist(), 0, words - 1]
     middles = [(cumulative[word] - Fraction(float(p[word])) / 2) / cumulative[-1] for word in asked]
     assert [bisect_right(cumulative, u * cumulative[-1]) for u in middles] == asked
     uniforms = torch.tensor([float(u) for u in middles], dtype=torch.float64)

@@ -167,11 +167,12 @@ def test_no_pickle_is_ever_fetched(monkeypatch, tmp_path, trusted):
     asked = {}
 
     def fetch(name, *, revision, allow_patterns, ignore_patterns):
-        asked.update(name=name, allow=allow_patterns, ignore=ignore_patterns)
+        asked.update(name=name, revision=revision, allow=allow_patterns, ignore=ignore_patterns)
         return str(tmp_path)
 
     monkeypatch.setattr(weights, "snapshot_download", fetch)
     assert resolve_model_folder(LanguageModel(path="someone/model", trust_remote_code=trusted)) == tmp_path
+    assert (asked["name"], asked["revision"]) == ("someone/model", None)
     from huggingface_hub.utils import filter_repo_objects
 
     offered = [

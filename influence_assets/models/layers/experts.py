@@ -93,7 +93,7 @@ class Experts(LayerRule):
         rows, tokens = module.routed
         if tokens != shape[0] * shape[1] or len(values) != len(rows):
             return None
-        return values.new_zeros(tokens, values.shape[1]).index_copy(0, rows, values).unflatten(0, shape)
+        return values.new_zeros(tokens, values.shape[1]).index_copy(0, rows, values).view(*shape, -1)
 
     def inputs(self, module: Any, x: Tensor) -> Tensor:
         """Return a; the ones that a bias multiplies are zeros for the tokens that the expert did not see."""

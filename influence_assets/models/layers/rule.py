@@ -112,7 +112,7 @@ class LayerRule(ABC):
         return values.reshape(*shape, values.shape[-1]) if is_laid_out else None
 
     def attach(self, module: nn.Module, observe: Observe) -> Handle:
-        """Let every forward pass go on with what `observe` returns for the output from whose gradient Ds is computed."""
+        """Let every forward pass go on with what `observe` returns for the output at which Ds is the gradient."""
         return module.register_forward_hook(lambda _module, inputs, output: observe(inputs[0], output))
 
     def layers(self, name: str, module: nn.Module) -> tuple["AttributedLayer", ...]:

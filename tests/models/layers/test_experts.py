@@ -1,4 +1,4 @@
-"""Experts: each matrix a layer that sees the tokens routed to it, measured against autograd and the model's own code."""
+"""Experts: each matrix a layer that sees the tokens routed to it, against autograd and the model's own code."""
 
 import copy
 
@@ -82,7 +82,7 @@ def test_a_class_that_computes_something_else_behind_the_same_interface_is_refus
     model = tiny(kind)
     experts = model.model.layers[0].mlp.experts
     other = copy.copy(experts)
-    other.__class__ = type("Other", (type(experts),), {"forward": lambda self, *inputs: 2 * experts(*inputs)})
+    other.__class__ = type("Other", (type(experts),), {"forward": lambda _self, *inputs: 2 * experts(*inputs)})
     model.model.layers[0].mlp.experts = other
     with pytest.raises(Exception, match="computes something else while its layers are measured"):
         rehearse(model, select_modules(model, "mlp"))

@@ -214,7 +214,7 @@ def test_a_subclass_is_covered_if_it_computes_the_same(kind, is_linear, bias, fa
     """Also where tensors have no data, as when a run is planned."""
     with FakeTensorMode() if fake else nullcontext():
         module = kind(8, 12, bias=bias)
-    before = {name: parameter for name, parameter in module.named_parameters()}
+    before = dict(module.named_parameters())
     assert (rule_of(module) is not None) is is_linear
     assert {name: id(p) for name, p in module.named_parameters()} == {name: id(p) for name, p in before.items()}
 
