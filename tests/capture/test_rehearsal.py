@@ -2,6 +2,7 @@
 
 import ast
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from influence_assets.capture.runner import Runner
 from influence_assets.errors import InputError
 from influence_assets.models.layers.selection import select_modules
 from tests import cases
+from tests.architectures.tiny import tiny
 
 EVERY = cases.ARCHITECTURES | cases.SCALED_LOGITS | cases.EXPERTS
 
@@ -79,6 +81,58 @@ def test_a_model_whose_sequences_see_each_other_is_refused():
     model = cases.gpt2()
     model.transformer.h[0].attn = LooksAside(model.transformer.h[0].attn, 1.0)
     with pytest.raises(InputError, match=r"depends on the other sequences of its batch.*batch_sequences to 1"):
+        rehearse(model, select_modules(model, "mlp"))
+
+
+DEEP = {
+    "num_hidden_layers": 24, "hidden_size": 32, "moe_intermediate_size": 16, "initializer_range": 0.4,
+    "num_experts": 16, "num_local_experts": 16, "num_experts_per_tok": 4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
+def test_a_router_that_rounding_moves_is_no_look_ahead(kind, dtype):
+    """Experts multiply as many tokens as come to them, so that many layers on, what is said differs beyond rounding."""
+    model = tiny(kind, **DEEP).to(dtype)
+    rehearse(model, select_modules(model, "linear"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mask", [-torch.inf, torch.finfo(torch.bfloat16).min])
+def test_a_model_that_never_says_some_words_passes_and_must_be_causal(mask, dtype):
+    for is_decoder in (True, False):
+        model = bert(is_decoder=is_decoder).to(dtype)
+        model.cls.predictions.decoder.register_forward_hook(
+            lambda _module, _inputs, y: y.masked_fill(torch.arange(cases.VOCABULARY) > 12, mask)
+        )
+        with nullcontext() if is_decoder else pytest.raises(InputError, match="is not causal"):
+            rehearse(model, select_modules(model, "linear"))
+
+
+class Remembers(nn.Module):
+    """An attention's output plus a trace of the last token's, without a gradient."""
+
+    def __init__(self, inner, trace):
+        super().__init__()
+        self.inner, self.trace = inner, trace
+
+    def forward(self, *inputs, **named):
+        output, *rest = self.inner(*inputs, **named)
+        return (output + self.trace * output[:, -1:].detach(), *rest)
+
+
+def test_a_look_ahead_without_a_gradient_is_seen():
+    model = cases.gpt2()
+    model.transformer.h[0].attn = Remembers(model.transformer.h[0].attn, 0.1)
+    with pytest.raises(InputError, match="is not causal"):
+        rehearse(model, select_modules(model, "mlp"))
+
+
+def test_a_model_that_overflows_is_refused_for_that():
+    model = cases.gpt2().float()
+    model.transformer.ln_f.weight.data[0] = torch.inf
+    with pytest.raises(InputError, match=r"what GPT2LMHeadModel says is not a number.*model\.dtype to float32"):
         rehearse(model, select_modules(model, "mlp"))
 
 
