@@ -66,6 +66,7 @@ REFUSED = [
     ("corpus.withdrawn", "s3://bucket/withdrawn.txt", "must be a local file"),
     ("lineage.openlineage_url", "localhost:5000", "pattern"),
     ("model.path", "", "at least 1 character"),
+    ("model.revision", "", "at least 1 character"),
     ("model.dtype", "float16", "'float32', 'bfloat16' or 'float64'"),
     ("model.trust_remote_code", "perhaps", "valid boolean"),
     ("model.device_map", "cpu", "'auto'"),
