@@ -15,7 +15,7 @@ from typing import Any
 from influence_assets.corpus.sources import SourceFile
 from influence_assets.corpus.streams import checksum_at, open_raw, sha256_of
 from influence_assets.durable.caches import read_cache, replace_cache
-from influence_assets.durable.identity import Identity, identity, identity_at, is_settled
+from influence_assets.durable.identity import identity, identity_at, is_settled
 from influence_assets.errors import InputError
 
 UNREADABLE = "unreadable"
