@@ -53,6 +53,8 @@ def _compute(work: Work) -> None:
     work.draft.table("shards", pl.DataFrame([described | counts]))
     content = {"source_bytes": shard.bytes, "content_hash": shard.content_hash}
     work.draft.summarise(**counts, **content, withdrawn=sorted(withdrawn))
+    if not sum(counts[name] for name in ("documents", "duplicate_documents", "withdrawn_documents")):
+        work.draft.summarise(notes=["The file is empty: it holds no document."])
 
 
 def _document_ids(artifact: Artifact) -> Iterable[str]:

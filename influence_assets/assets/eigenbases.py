@@ -31,12 +31,15 @@ def _compute(work: Work) -> None:
     if not shards:
         problem, remedy = "has no document that is not withdrawn", "Put files with other documents into it."
         raise InputError(work.study.corpus.path, problem, remedy)
+    figures = [shard.manifest.summary for shard in shards]
+    if not any(each["counted_tokens"] for each in figures):
+        problem = "holds no token that can be predicted from one before it"
+        raise InputError(work.study.corpus.path, problem, "Put files with text into it.")
     layers = factors.layers_of(shards[0])
     for done, layer in enumerate(layers, start=1):
         A, S = (merged(factors.read_factor(shard, layer, letter) for shard in shards) for letter in "AS")
         factors.write_basis(work.draft, layer, eigenbasis(A, S))
         work.progress(done, len(layers))
-    figures = [shard.manifest.summary for shard in shards]
     work.draft.summarise(
         layers=layers,
         fitted_shards={str(shard.key.partition): shard.key.data_version for shard in shards},

@@ -57,16 +57,16 @@ class _Recorder:
         self._work = work
         self._sequences = len(sequences)
         self.coordinates = strongest_coordinates(layers, work.study.sketches.coordinates)
-        self._probed = np.unique(np.linspace(0, len(sequences) - 1, PROBES).astype(int))
+        self._probed = np.unique(np.linspace(0, max(0, len(sequences) - 1), PROBES).astype(int))[: len(sequences)]
         quiet = Runner(runner.model, runner.modules, runner.batch_sequences)
         gradients = query_gradients(quiet, sequences.take(self._probed), bases_of(layers)).layers
         self._questions = query_sketches(gradients, layers, self.coordinates, 1)
         self.probes = precondition(gradients, layers)
         row_bytes = -(-self.coordinates.width // 8)
         self._signs = work.draft.mappable_array("signs", (len(sequences), row_bytes), "uint8")
-        self._scales: list[np.ndarray] = []
-        self._exact: list[np.ndarray] = []
-        self._estimated: list[np.ndarray] = []
+        self._scales = [np.zeros(0, np.float32)]
+        self._exact = [np.zeros((len(self._probed), 0))]
+        self._estimated = [np.zeros((len(self._probed), 0), np.float32)]
 
     def add(self, batch: "WhitenedBatch") -> None:
         """Encode and write the next sequences."""

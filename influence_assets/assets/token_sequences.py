@@ -10,7 +10,6 @@ from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
-from influence_assets.errors import InputError
 from influence_assets.layouts.sequences import stored_documents
 from influence_assets.layouts.token_settings import packing_settings, token_settings
 from influence_assets.storage.artifacts import Artifact
@@ -56,12 +55,6 @@ def _compute(work: Work) -> None:
             yield packed.sequences
 
     count = work.draft.table_from("sequences", sequences(), SEQUENCE_SCHEMA)
-    if not count:
-        raise InputError(
-            work.workspace.shard(shard).file.url,
-            "its documents have fewer than two tokens in total, so no token can be predicted",
-            "Remove the file, or add text to it.",
-        )
     work.draft.table("sequence_documents", pl.concat(spans))
     work.draft.summarise(
         sequences=count, tokens=tokens, predicted_tokens=tokens - count, sequence_length=settings.length

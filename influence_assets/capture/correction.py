@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from influence_assets.capture.batches import Batch, Sequences
@@ -31,6 +32,9 @@ class CorrectionTotals(Participant):
 
     def totals(self, runner: Runner) -> dict[str, SecondMoment[Tensor]]:
         """Return the totals of each layer, in the model's order."""
+        for linear in runner.modules:
+            if linear.name not in self._Λ:
+                self._Λ[linear.name].add(torch.zeros(0, linear.output_width, linear.input_width))
         return {linear.name: self._Λ[linear.name].moment() for linear in runner.modules}
 
 

@@ -3,6 +3,8 @@
 from collections import defaultdict
 from dataclasses import dataclass
 
+import torch
+
 from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.layer_gradient import LayerGradient
@@ -43,7 +45,11 @@ class CovarianceTotals(Participant):
         self._S[layer.name].add(layer.Ds.flatten(0, 1)[positions])
 
     def totals(self, runner: Runner) -> dict[str, Covariances]:
-        """Return the totals of each layer, in the model's order."""
+        """Return the totals of each layer, in the model's order; of no sequences, they are zero."""
+        for m in runner.modules:
+            if m.name not in self._A:
+                self._A[m.name].add(torch.zeros(0, m.input_width))
+                self._S[m.name].add(torch.zeros(0, m.output_width))
         return {m.name: Covariances(self._A[m.name].moment(), self._S[m.name].moment()) for m in runner.modules}
 
 

@@ -39,6 +39,8 @@ def query_gradients(
             operations than rotating its gradient later.
     """
     layers: dict[str, Tensor] = {}
+    if not len(queries):
+        layers = {m.name: torch.zeros(0, m.output_width, m.input_width, device=runner.device) for m in runner.modules}
     if bases is not None:
         bases = runner.placed(bases)
 

@@ -14,6 +14,7 @@ from influence_assets.assets import asset_graph
 from influence_assets.cli.drift import drift_proposal
 from influence_assets.cli.figures import counted
 from influence_assets.cli.notes import print_notes
+from influence_assets.cli.unread import print_unread
 from influence_assets.cli.vanished import print_vanished
 from influence_assets.engine.bring_up import Failure, Result
 from influence_assets.engine.definition import AssetDefinition
@@ -51,6 +52,7 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
         _print_cautions(result, console)
     if vanished:
         print_vanished(vanished, console)
+    print_unread(study, console)
     for check in session.checks_failed:
         console.print(f"[bold red]Check failed[/] {escape(check)}")
     if result.drift is not None:

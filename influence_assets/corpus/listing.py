@@ -75,6 +75,23 @@ def files_below(path: str, suffixes: tuple[str, ...]) -> list[ListedFile] | None
     return sorted(_local_files(root, "", suffixes), key=lambda file: file.name)
 
 
+def other_files(path: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Return the names of the files below a folder that `files_below` skips because of their suffix, sorted.
+
+    Hidden files and folders are left out. What cannot be listed is left out too: `files_below` raises its error.
+    """
+    filesystem, root = _located(path)
+    try:
+        if filesystem is None:
+            found = [place.relative_to(root).as_posix() for place in Path(root).rglob("*") if place.is_file()]
+        else:
+            found = [str(place).removeprefix(f"{root}/") for place in filesystem.find(root)]
+    except Exception:  # noqa: BLE001  # file systems behind fsspec raise whatever their clients raise
+        return []
+    visible = (name for name in found if not any(part.startswith(".") for part in name.split("/")))
+    return sorted(name for name in visible if not name.endswith(suffixes))
+
+
 def file_at(path: str) -> ListedFile:
     """Return the file at a path; its name is the last part of the path.
 

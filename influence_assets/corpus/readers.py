@@ -12,7 +12,6 @@ import polars as pl
 from influence_assets.corpus import columns
 from influence_assets.corpus.slices import Shard, read_slice
 from influence_assets.corpus.source_format import format_of
-from influence_assets.corpus.sources import SourceFile
 from influence_assets.corpus.stored_rows import StoredRow, too_long
 from influence_assets.errors import InputError
 from influence_assets.study import Corpus
@@ -38,24 +37,20 @@ def read_rows(shard: Shard, corpus: Corpus) -> Iterator[pl.DataFrame]:
     out.
 
     Raises:
-        InputError: the file is empty, cut short, damaged or no longer has the content that the shard's hash was
+        InputError: the file is cut short, damaged or no longer has the content that the shard's hash was
             computed from; or a row cannot be parsed, has no text column, or has a text that is not a string, is empty
             or is too long. The error names the file and row.
     """
     if shard.file.bytes == 0:
-        raise _empty(shard.file)
+        return  # whatever its format is
     batch: list[dict[str, Any]] = []
     characters = 0
-    empty = True
     for described in _described_rows(shard, corpus):
         batch.append(described)
         characters += len(described["text"]) + len(described["metadata"] or "")
-        empty = False
         if characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_ROWS:
             yield pl.DataFrame(batch, schema=ROW_SCHEMA)
             batch, characters = [], 0
-    if empty:
-        raise _empty(shard.file)
     if batch:
         yield pl.DataFrame(batch, schema=ROW_SCHEMA)
 
@@ -117,7 +112,3 @@ def _check_text(text: Any, corpus: Corpus, where: str) -> None:
         raise InputError(where, f"{key} is empty or only white space", "Remove the row, or give it text.")
     if len(text.encode("utf-8")) > corpus.max_document_bytes:
         raise too_long(where, corpus)
-
-
-def _empty(source: SourceFile) -> InputError:
-    return InputError(source.url, "the file is empty", "Remove it, or put rows in it.")

@@ -8,9 +8,10 @@ import unicodedata
 from dataclasses import dataclass
 
 from influence_assets.corpus.formats import jsonl
-from influence_assets.corpus.listing import ListedFile, MissingError, file_at, files_below
+from influence_assets.corpus.listing import ListedFile, MissingError, file_at, files_below, other_files
 from influence_assets.corpus.source_format import corpus_suffixes
 from influence_assets.errors import InputError
+from influence_assets.study import Corpus
 
 QUERY_SUFFIXES = jsonl.SUFFIXES
 
@@ -51,6 +52,12 @@ def list_source_files(path: str) -> list[SourceFile]:
     if files is None:
         raise InputError(path, "is a file, not a folder", remedy)
     return _named(files, path, corpus_suffixes())
+
+
+def unread_files(corpus: Corpus) -> list[str]:
+    """Return the names of the files in the corpus's folder that no source format reads, sorted."""
+    names = other_files(corpus.path, corpus_suffixes())
+    return [name for name in names if f"{corpus.path}/{name}" != corpus.withdrawn]
 
 
 def list_query_files(path: str) -> list[SourceFile]:

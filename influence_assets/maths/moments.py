@@ -99,7 +99,7 @@ class SquareAccumulator:
     def add(self, matrices: Float[Tensor, "n rows columns"]) -> None:
         """Add the squared entries of each matrix."""
         if self._total is None:
-            self._total = torch.zeros_like(matrices[0])
+            self._total = matrices.new_zeros(matrices.shape[1:])
         for X in matrices:  # reads each once, and allocates no array of squares
             self._total.addcmul_(X, X)
         self._count += len(matrices)

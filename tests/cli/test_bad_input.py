@@ -23,7 +23,6 @@ GOOD = {"prompt": "The smith heats", "completion": " the iron"}
 TWIN = {"prompt": "The weaver ties", "completion": " a thread"}
 LONGEST_DOCUMENT = 100
 BAD_SHARDS = {
-    "empty.jsonl": (b"", "", "the file is empty", "Remove it"),
     "no_json.jsonl": (rows({"text": "fine"}) + b"{'text': 1}\n", ", row 2", "is not JSON", "Write one JSON object"),
     "no_text.jsonl": (rows({"body": "b"}), ", row 1", "has no column `text`", "Set corpus.text_column to one of"),
     "latin.jsonl": (b'{"text": "caf\xe9"}\n', ", row 1", "is not UTF-8", "Convert the file to UTF-8"),

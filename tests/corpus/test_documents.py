@@ -9,7 +9,6 @@ from small_corpora import shards_of
 
 from influence_assets.corpus import readers
 from influence_assets.corpus.documents import DOCUMENT_SCHEMA, DocumentCounts, document_ids, read_documents
-from influence_assets.errors import InputError
 from influence_assets.study import Corpus
 
 TEXTS = ["one", "Größe 😀", "one", "two", "Größe 😀", "one "]
@@ -67,8 +66,9 @@ def test_the_ids_of_a_shard_are_those_of_its_texts(corpus):
     assert set.union(*map(set, parts)) == set(IDS)
 
 
-def test_an_empty_file_is_refused(tmp_path):
+def test_an_empty_file_has_no_documents(tmp_path):
     (tmp_path / "a.jsonl").touch()
     corpus = Corpus(path=str(tmp_path))
-    with pytest.raises(InputError, match="is empty"):
-        list(read_documents(*shards_of(corpus), corpus))
+    stream = read_documents(*shards_of(corpus), corpus)
+    assert list(stream) == []
+    assert stream.counts == DocumentCounts(0, 0, 0, 0)

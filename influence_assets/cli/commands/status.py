@@ -28,6 +28,7 @@ def status(study: StudyOption = HERE) -> None:
     from influence_assets.cli.drift import drift_proposal
     from influence_assets.cli.notes import print_notes
     from influence_assets.cli.surroundings import surroundings
+    from influence_assets.cli.unread import print_unread
     from influence_assets.cli.vanished import print_vanished
     from influence_assets.engine.bring_up import drift
     from influence_assets.engine.plan import plan, state_rows
@@ -53,6 +54,7 @@ def status(study: StudyOption = HERE) -> None:
     print_notes(versions, [(each.asset, place.partition) for each in noted for place in each.of("standing")], console)
     if workspace.vanished:
         print_vanished(workspace.vanished, console)
+    print_unread(loaded, console)
     if withdrawn := len(workspace.withdrawn.entries):
         console.print(f"{withdrawn} {'document is' if withdrawn == 1 else 'documents are'} listed as withdrawn.")
     if any(state.outstanding for state in states):
