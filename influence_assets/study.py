@@ -127,13 +127,23 @@ class LanguageModel(_Section):
 
     path: _Path | None = Field(
         None,
-        description="A Hugging Face id, or a folder with config.json, *.safetensors and the tokenizer's files. "
-        "Give either `path` or `train`.",
+        description="A Hugging Face id, or a folder with config.json, *.safetensors and the tokenizer's files; or "
+        "either of a LoRA adapter of PEFT, which names its model. Give either `path` or `train`.",
     )
     revision: Annotated[str, Field(min_length=1)] | None = Field(
         None,
         description="The branch, tag or commit of a Hugging Face model; null is its main branch. The commit that a run "
         "found is kept, and is used until this key changes.",
+    )
+    adapter: _Path | None = Field(
+        None,
+        description="The folder of a LoRA adapter of PEFT for the model in `path`, with adapter_config.json and "
+        "adapter_model.safetensors. Needs the extra `lora`. Leave it out if `path` is an adapter itself.",
+    )
+    adapter_attribution: Literal["adapter", "merged"] = Field(
+        "adapter",
+        description="What is attributed of a model with an adapter: `adapter`, the adapter's matrices A and B alone, "
+        "which are what its training changed; or `merged`, the model's own matrices, into which it is merged.",
     )
     train: Training | None = Field(
         None, description="Train a small GPT-2 on the corpus instead. It is trained once; new shards do not retrain it."
@@ -156,6 +166,8 @@ class LanguageModel(_Section):
     def _one_source(self) -> Self:
         if (self.path is None) == (self.train is None):
             raise ValueError("give exactly one of `path` and `train`")
+        if self.train is not None and self.adapter is not None:
+            raise ValueError("`adapter` belongs to the model in `path`; leave it out of a study that trains its own")
         return self
 
 
@@ -415,6 +427,7 @@ class Study(_Section):
             "corpus.path": self.corpus.path,
             "queries.path": self.queries.path,
             "model.path": self.model.path if self.model.path and _exists(self.model.path, Path()) else None,
+            "model.adapter": self.model.adapter,
         }
         extensions = {f"extensions.{number}": folder for number, folder in enumerate(self.extensions)}
         refuse_overlaps(self.storage.root, sources, {"corpus.withdrawn": self.corpus.withdrawn, **extensions})
@@ -424,6 +437,8 @@ class Study(_Section):
         model = self.model
         if model.path is not None and _exists(model.path, folder):
             model = model.model_copy(update={"path": _absolute(model.path, folder)})
+        if model.adapter is not None:
+            model = model.model_copy(update={"adapter": _absolute(model.adapter, folder)})
         corpus = {"path": _absolute(self.corpus.path, folder)}
         if self.corpus.withdrawn is not None:
             corpus["withdrawn"] = _absolute(self.corpus.withdrawn, folder)

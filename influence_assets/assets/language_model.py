@@ -52,10 +52,12 @@ def _compute(work: Work) -> None:
 
     tokenizer = work.draft.folder("tokenizer")
     if work.study.model.train is None:
-        folder = work.workspace.model_folder
+        folder, adapter = work.workspace.model_folder, work.workspace.model_folders.adapter
         weights = work.workspace.model_file_hashes[0]
         commit = commit_of(folder)
         origin: dict[str, object] = {"folder": str(folder), **({} if commit is None else {"revision": commit})}
+        if adapter is not None:
+            origin |= {"adapter": str(adapter), "adapter_attribution": work.study.model.adapter_attribution}
     else:
         folder, origin = _train(work)
         weights = weights_hash(folder, None)
@@ -70,7 +72,7 @@ def _compute(work: Work) -> None:
     attributed_layers(model, work.study.curvature.modules)  # refuses what cannot be attributed before text is tokenized
     rows = embedding_rows(model)
     exported = export_tokenizer(
-        folder,
+        work.workspace.model_folders.tokenizer if work.study.model.train is None else folder,
         tokenizer,
         embedding_rows=rows,
         trust_remote_code=work.study.model.trust_remote_code,
@@ -113,7 +115,7 @@ def _is_current(workspace: Workspace, manifest: Manifest) -> bool:
     """Return whether the stored tokenizer is that of tokenizer.json; those of earlier releases were not compared."""
     if workspace.study.model.train is not None or "tokenizer/origin.json" in manifest.files:
         return True
-    file = workspace.model_folder / "tokenizer.json"
+    file = workspace.model_folders.tokenizer / "tokenizer.json"
     if not file.is_file():
         return True
     from tokenizers import Tokenizer
@@ -205,7 +207,8 @@ def _shown(artifact: Artifact) -> Mapping[str, Shown]:
     figures = artifact.manifest.summary
     trained = figures.get("final_loss_nats")
     training = "" if trained is None else f", trained to a loss of {trained:.3g} nats a token"
-    return {"in_short": f"{figures['architecture']} of {figures['parameters']:,} parameters{training}."}
+    adapter = f", with an adapter ({figures['adapter_attribution']} attributed)" if "adapter" in figures else ""
+    return {"in_short": f"{figures['architecture']} of {figures['parameters']:,} parameters{training}{adapter}."}
 
 
 ASSET = AssetDefinition(

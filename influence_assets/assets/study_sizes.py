@@ -271,8 +271,11 @@ class StudySizes:
     def _shape(self, tokens: int) -> "ModelShape":
         from influence_assets.capture.model_shape import model_shape
 
-        study = self.versions.workspace.study
+        workspace = self.versions.workspace
+        study = workspace.study
+        keeps_adapter = study.model.train is None and study.model.adapter_attribution == "adapter"
         return model_shape(
             self.config, study.model.dtype, study.curvature.modules, tokens=tokens, blocks=study.curvature.blocks,
             trust_remote_code=study.model.trust_remote_code,
+            adapter=workspace.model_folders.adapter if keeps_adapter else None,
         )  # fmt: skip

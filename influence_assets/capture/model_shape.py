@@ -1,16 +1,20 @@
 """The shape of a model and the operations of its own pass, counted by running torch on tensors without memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from influence_assets.capture.batch_size import kept_bytes
 from influence_assets.capture.hooks import LayerTap
 from influence_assets.capture.operations import LayerShape, ModelShape
+from influence_assets.models.adapters import add_matrices
 from influence_assets.models.dimensions import total_parameters
 from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.models.layers.selection import select_modules
@@ -33,7 +37,7 @@ _ATTENTION_OF_CPU = {
 """Operators that torch's own counter does not know."""
 
 
-def model_shape(
+def model_shape(  # noqa: PLR0913  # keywords
     config: PretrainedConfig,
     dtype: Dtype,
     modules: str | Sequence[str],
@@ -41,6 +45,7 @@ def model_shape(
     tokens: int,
     blocks: int = 1,
     trust_remote_code: bool = False,
+    adapter: Path | None = None,
 ) -> ModelShape:
     """Return the shape and costs of a model of this configuration, built without memory for its weights.
 
@@ -51,14 +56,17 @@ def model_shape(
         tokens: number of tokens in a sequence.
         blocks: `curvature.blocks`.
         trust_remote_code: whether the model's own code may run.
+        adapter: the folder of an adapter whose matrices are attributed, or None.
 
     Raises:
         InputError: `modules` cannot be attributed in this model.
     """
     precision: torch.dtype = getattr(torch, dtype)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        build: Any = AutoModelForCausalLM.from_config  # untyped
-        model: PreTrainedModel = build(config, dtype=precision, trust_remote_code=trust_remote_code)
+    build: Any = partial(
+        AutoModelForCausalLM.from_config, config, dtype=precision, trust_remote_code=trust_remote_code
+    )  # untyped
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+        model: PreTrainedModel = build() if adapter is None else _with_adapter(build, adapter, fake)
         model.requires_grad_(requires_grad=False).train(mode=False)
         fuse_activations(model)
         selected = select_modules(model, modules)
@@ -76,6 +84,23 @@ def model_shape(
             width,
             precision,
         )
+
+
+def _with_adapter(build: Callable[[], PreTrainedModel], adapter: Path, fake: FakeTensorMode) -> PreTrainedModel:
+    """Return a model with an adapter; PEFT changes layers on the meta device, but no tensors of the given mode."""
+    with unset_fake_temporarily(), torch.device("meta"):
+        model = build()
+        add_matrices(model, adapter)
+    made: dict[Tensor, Tensor] = {}
+    with fake:
+        for module in model.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in list(tensors.items()):
+                    if tensor is not None:
+                        new = torch.empty(tensor.shape, dtype=tensor.dtype)
+                        new = nn.Parameter(new) if isinstance(tensor, nn.Parameter) else new
+                        setattr(module, name, made.setdefault(tensor, new))
+    return model
 
 
 def _counted_pass(model: PreTrainedModel, modules: Sequence[AttributedLayer], tokens: int) -> tuple[int, int]:

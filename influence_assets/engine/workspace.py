@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import polars as pl
 
@@ -23,6 +23,9 @@ from influence_assets.storage.artifacts.manifest import Manifest
 from influence_assets.storage.backend import open_backend
 from influence_assets.storage.catalogue import query, standing_content_version
 from influence_assets.study import Study
+
+if TYPE_CHECKING:
+    from influence_assets.models.weights import ModelFolders
 
 CATALOGUE = "influence.duckdb"
 
@@ -229,18 +232,24 @@ class Workspace:
             raise InputError(file.url, "changed while it was read", "Wait until it is complete, then run again.")
 
     @cached_property
-    def model_folder(self) -> Path:
-        """The local folder of the model of `model.path`."""
-        from influence_assets.models.weights import resolve_model_folder
+    def model_folders(self) -> "ModelFolders":
+        """The local folders of the model of `model.path`, and of its adapter."""
+        from influence_assets.models.weights import resolve_model_folders
 
-        return resolve_model_folder(self.study.model, self.store.root / ".cache" / "model.json")
+        return resolve_model_folders(self.study.model, self.store.root / ".cache")
+
+    @property
+    def model_folder(self) -> Path:
+        """The local folder of the weights of `model.path`, without an adapter's."""
+        return self.model_folders.model
 
     @cached_property
     def model_file_hashes(self) -> tuple[str, str]:
         """The hashes of the weights (with their configuration) and of the tokenizer's files of `model.path`."""
-        from influence_assets.models.weights import tokenizer_files_hash, weights_hash
+        from influence_assets.models.weights import model_hash, tokenizer_files_hash
 
-        return weights_hash(self.model_folder, self.weights_cache), tokenizer_files_hash(self.model_folder)
+        weights = model_hash(self.model_folders, self.study.model.adapter_attribution, self.weights_cache)
+        return weights, tokenizer_files_hash(self.model_folders.tokenizer)
 
     @cached_property
     def device(self) -> str:

@@ -14,13 +14,14 @@ from influence_assets.capture.rehearsal import rehearse
 from influence_assets.capture.runner import Runner
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
+from influence_assets.models.adapters import Adaptation
 from influence_assets.models.devices import keep_freed_memory
 from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import load_model as load_from_folder
-from influence_assets.models.weights import weights_hash
+from influence_assets.models.weights import model_hash
 from influence_assets.storage.artifacts import Artifact
-from influence_assets.study import Curvature, Dtype
+from influence_assets.study import Curvature, LanguageModel
 
 Progress = Callable[[int, int | None], None]
 
@@ -82,26 +83,40 @@ def load_model(workspace: Workspace, folder: Path, expected_hash: str) -> PreTra
         InputError: the weights do not, or no longer, have this hash.
     """
     model = workspace.study.model
-    if model.path is not None and weights_hash(folder, workspace.weights_cache) != expected_hash:
+    if model.path is not None and _hash_now(workspace) != expected_hash:
         raise InputError(
             str(folder), "the weights changed during the run", "Wait until they are complete, then run again."
         )
-    device = workspace.device
-    return _load_model(folder, expected_hash, model.dtype, device, model.trust_remote_code, model.device_map)
+    return _load_model(folder, expected_hash, workspace.device, model, adaptation(workspace))
+
+
+def _hash_now(workspace: Workspace) -> str:
+    return model_hash(workspace.model_folders, workspace.study.model.adapter_attribution, workspace.weights_cache)
+
+
+def adaptation(workspace: Workspace) -> Adaptation | None:
+    """Return the adapter of the study's model, and what of it is attributed."""
+    if workspace.study.model.train is not None or workspace.model_folders.adapter is None:
+        return None
+    return Adaptation(workspace.model_folders.adapter, workspace.study.model.adapter_attribution)
 
 
 @lru_cache(maxsize=1)
 def _load_model(
     folder: Path,
     weights_hash: str,  # noqa: ARG001  # part of the cache's key: other weights under the same path are another model
-    dtype: Dtype,
     device: str,
-    trust_remote_code: bool,  # noqa: FBT001  # lru_cache keys positions
-    device_map: str | None,
+    model: LanguageModel,
+    adaptation: Adaptation | None,
 ) -> PreTrainedModel:
     keep_freed_memory()
     return load_from_folder(
-        folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code, device_map=device_map
+        folder,
+        dtype=model.dtype,
+        device=device,
+        trust_remote_code=model.trust_remote_code,
+        device_map=model.device_map,
+        adaptation=adaptation,
     )
 
 

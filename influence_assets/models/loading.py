@@ -1,6 +1,7 @@
 """Loading of language models from a folder, ready to be measured."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.activations import FastGELUActivation, NewGELUActivation
 
 from influence_assets.errors import InputError
+from influence_assets.models.adapter_files import refuse_adapter_beside_weights
+from influence_assets.models.adapters import Adaptation, adapted
 from influence_assets.models.quiet import first_line, quiet
-from influence_assets.models.weights import refuse_adapter, safetensors_files
+from influence_assets.models.weights import safetensors_files
 from influence_assets.study import Dtype
 
 _DTYPES: dict[str, torch.dtype] = {
@@ -24,7 +27,13 @@ DEVICE_MAP = "model.device_map"
 
 
 def load_model(
-    folder: Path, *, dtype: Dtype, device: str, trust_remote_code: bool = False, device_map: str | None = None
+    folder: Path,
+    *,
+    dtype: Dtype,
+    device: str,
+    trust_remote_code: bool = False,
+    device_map: str | None = None,
+    adaptation: Adaptation | None = None,
 ) -> PreTrainedModel:
     """Load the causal language model in a folder: frozen, in evaluation mode, without dropout or cache.
 
@@ -37,12 +46,14 @@ def load_model(
         device: a torch device, as `resolve_device` returns it.
         trust_remote_code: whether Python code beside the weights may run.
         device_map: `auto` spreads the layers over all devices, whatever `device` is.
+        adaptation: an adapter of the model, or None.
 
     Raises:
         InputError: the weights are missing, damaged, not finite, or not those of the architecture in config.json; or
-            they do not fit on the devices that they are spread over; or an adapter lies beside them.
+            they do not fit on the devices that they are spread over; an adapter lies beside them; or the adapter that
+            is named cannot be used.
     """
-    refuse_adapter(folder)
+    refuse_adapter_beside_weights(folder)
     safetensors_files(folder)
     options: dict[str, Any] = {"dtype": _DTYPES[dtype], "trust_remote_code": trust_remote_code}
     if device_map is not None:
@@ -52,7 +63,10 @@ def load_model(
         model, report = _load(folder, **options)
     _refuse_offloaded(model)
     _refuse_incomplete(folder, report)
-    _refuse_not_finite(folder, model)
+    if adaptation is not None:
+        with quiet():
+            model = adapted(model, adaptation)
+    _refuse_not_finite([folder, *([] if adaptation is None else [adaptation.folder])], model)
     model.requires_grad_(requires_grad=False)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -129,15 +143,15 @@ def _refuse_incomplete(folder: Path, report: dict[str, Any]) -> None:
         raise InputError(str(folder), f"the weights do not fit config.json: {shown}", "Save model and config together.")
 
 
-def _refuse_not_finite(folder: Path, model: PreTrainedModel) -> None:
+def _refuse_not_finite(folders: Sequence[Path], model: PreTrainedModel) -> None:
     for parameter_name, parameter in model.named_parameters():
         if bool(torch.isfinite(parameter).all()):
             continue
-        for file in safetensors_files(folder):
+        for file in (file for folder in folders for file in safetensors_files(folder)):
             with safe_open(file, framework="pt") as stored:
                 for name in stored.keys():  # noqa: SIM118 - not a mapping
                     if not bool(torch.isfinite(stored.get_tensor(name)).all()):
                         raise InputError(str(file), f"{name} holds NaN or infinity", "Save sound weights.")
         raise InputError(
-            str(folder), f"{parameter_name} is not finite in {parameter.dtype}", "Set model.dtype to float32."
+            str(folders[-1]), f"{parameter_name} is not finite in {parameter.dtype}", "Set model.dtype to float32."
         )

@@ -1,9 +1,9 @@
 """The files of a model, and their hashes, which enter data versions."""
 
 import hashlib
-import json
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -12,15 +12,80 @@ from huggingface_hub.errors import HFValidationError
 from influence_assets.durable.caches import read_cache, replace_cache
 from influence_assets.durable.identity import Identity, identity, is_settled
 from influence_assets.errors import InputError
+from influence_assets.models.adapter_files import (
+    CONFIG,
+    adapter_files,
+    base_of,
+    is_adapter_alone,
+    read_config,
+    refuse_adapter_beside_weights,
+)
 from influence_assets.study import LanguageModel
 
 # Never .bin or .pt: those are pickles, which can run code when they are read.
 _MODEL_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt"]
+_OWN_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 _TOKENIZER_PATTERNS = ["*token*.json", "vocab*.json", "*.model", "*.txt"]
 
 
+@dataclass(frozen=True)
+class ModelFolders:
+    """The local folders of a model.
+
+    Args:
+        model: holds config.json and the weights.
+        adapter: holds an adapter of it, or None.
+    """
+
+    model: Path
+    adapter: Path | None = None
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of the tokenizer's files: the adapter's, if its training stored them with it."""
+        has_own = self.adapter is not None and all((self.adapter / name).is_file() for name in _OWN_TOKENIZER)
+        return self.adapter if has_own and self.adapter is not None else self.model
+
+
+def resolve_model_folders(model: LanguageModel, cache: Path | None = None) -> ModelFolders:
+    """Return the local folders of the model that the study names, with the base model of an adapter.
+
+    Args:
+        model: the model of the study.
+        cache: a folder for files that remember what was fetched. Without one, the hub is asked every time.
+
+    Raises:
+        InputError: see `resolve_model_folder`, or `adapter_files`.
+    """
+    folder = resolve_model_folder(model, cache and cache / "model.json")
+    if not is_adapter_alone(folder):
+        if model.adapter is not None:
+            read_config(Path(model.adapter))
+        return ModelFolders(folder, None if model.adapter is None else Path(model.adapter))
+    if model.adapter is not None:
+        raise InputError("model.adapter", f"model.path, {folder}, is an adapter already", "Name one adapter.")
+    named, revision = base_of(folder)
+    read_config(folder)
+    base = LanguageModel(
+        path=named,
+        revision=None if Path(named).expanduser().is_dir() else revision,
+        trust_remote_code=model.trust_remote_code,
+    )
+    try:
+        found = resolve_model_folder(base, cache and cache / "base_model.json")
+    except InputError as error:
+        raise InputError(
+            str(folder / CONFIG),
+            f"the adapter's model, {named}, is not there ({error.problem})",
+            "Set model.path to the folder or id of that model, and model.adapter to this folder.",
+        ) from error
+    if is_adapter_alone(found):
+        raise InputError(str(folder / CONFIG), f"the adapter's model, {found}, is an adapter", "Merge that one first.")
+    return ModelFolders(found, folder)
+
+
 def resolve_model_folder(model: LanguageModel, cache: Path | None = None) -> Path:
-    """Return the local folder of the model that the study names, fetched from Hugging Face if it is an id.
+    """Return the local folder of `model.path`, fetched from Hugging Face if it is an id.
 
     Only safetensors, JSON and tokenizer files are fetched, and Python files if the study trusts them. The hub is asked
     once: afterwards the commit that it named is used until the study names another revision.
@@ -65,7 +130,7 @@ def _fetched_before(cache: Path | None, asked: list[object]) -> Path | None:
     if not isinstance(remembered, dict) or remembered.get("asked") != asked:
         return None
     folder = Path(str(remembered.get("folder")))
-    return folder if (folder / "config.json").is_file() else None
+    return folder if (folder / "config.json").is_file() or (folder / CONFIG).is_file() else None
 
 
 def _fetched(model: LanguageModel) -> Path:
@@ -98,28 +163,6 @@ def safetensors_files(folder: Path) -> list[Path]:
     return files
 
 
-def refuse_adapter(folder: Path) -> None:
-    """Raise if a LoRA or another adapter of PEFT lies in a model folder: the weights alone are another model.
-
-    Raises:
-        InputError: there is one.
-    """
-    file = folder / "adapter_config.json"
-    if not file.is_file():
-        return
-    try:
-        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError):
-        base = None
-    of = f" of {base}" if base else ""
-    raise InputError(
-        str(file),
-        f"an adapter{of} lies here, and adapters are not loaded: without it, another model would be explained",
-        "Save the merged weights with peft's `model.merge_and_unload().save_pretrained(folder)` and name that folder; "
-        "to explain the model without its adapter, move the adapter's files out of the folder.",
-    )
-
-
 def weights_hash(folder: Path, cache: Path | None) -> str:
     """Return the SHA-256 of everything that determines what the model computes: weights, config.json, its own code.
 
@@ -134,12 +177,16 @@ def weights_hash(folder: Path, cache: Path | None) -> str:
     Raises:
         InputError: the folder has no safetensors or no config.json, holds an adapter, or a file changes meanwhile.
     """
-    refuse_adapter(folder)
+    refuse_adapter_beside_weights(folder)
     config = folder / "config.json"
     if not config.is_file():
         raise InputError(str(folder), "holds no config.json", "Save the model with `model.save_pretrained(folder)`.")
     # The index says which file a tensor is taken from if two files hold it.
     files = [*safetensors_files(folder), config, *folder.glob("*.safetensors.index.json"), *folder.glob("*.py")]
+    return _hashed(files, cache)
+
+
+def _hashed(files: list[Path], cache: Path | None) -> str:
     remembered = _read_cache(cache)
     digest = hashlib.sha256()
     for file in sorted(files):
@@ -148,6 +195,25 @@ def weights_hash(folder: Path, cache: Path | None) -> str:
         with suppress(OSError):  # without the cache, the weights are read again next time
             replace_cache(cache, remembered)
     return digest.hexdigest()
+
+
+def model_hash(folders: ModelFolders, attribution: str, cache: Path | None) -> str:
+    """Return the SHA-256 of a model's weights; with an adapter, also of it and of what is attributed.
+
+    Args:
+        folders: the model's folders.
+        attribution: `model.adapter_attribution`.
+        cache: as in `weights_hash`.
+
+    Raises:
+        InputError: see `weights_hash`; or the adapter cannot be attributed.
+    """
+    weights = weights_hash(folders.model, cache)
+    if folders.adapter is None:
+        return weights
+    read_config(folders.adapter)
+    adapter = _hashed(adapter_files(folders.adapter), cache)
+    return hashlib.sha256(f"{weights}\n{adapter}\n{attribution}\n".encode()).hexdigest()
 
 
 def tokenizer_files_hash(folder: Path) -> str:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from tests import adapters
 from tests.cases import CONTEXT, VOCABULARY, frozen
 
 WIDTH = 16
@@ -85,8 +86,10 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         },
     ),
     "olmo, clip_qkv": ("olmo", {"clip_qkv": 0.4}),
+    "llama, LoRA": ("llama", {}),
+    "gpt2, LoRA": ("gpt2", {}),
 }  # fmt: skip
-"""Architectures whose computation a setting changes."""
+"""Architectures whose computation a setting or an adapter changes."""
 
 UNTRIED: Mapping[str, str] = {
     **dict.fromkeys(("gemma3n", "gemma4", "gemma4_unified", "git", "emu3", "fuyu", "got_ocr2", "mllama", "musicgen",
@@ -99,11 +102,17 @@ UNTRIED: Mapping[str, str] = {
 
 def names() -> list[str]:
     """Return each architecture that transformers loads as a causal language model once, and the variants."""
-    by_class: dict[str, str] = {}
+    by_class: dict[str, list[str]] = {}
     for kind, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
         if kind not in UNTRIED:
-            by_class.setdefault(name, kind)
-    return sorted([*by_class.values(), *VARIANTS])
+            by_class.setdefault(name, []).append(kind)
+    return sorted([*(_best_known(name, kinds) for name, kinds in by_class.items()), *VARIANTS])
+
+
+def _best_known(class_name: str, kinds: list[str]) -> str:
+    """Return the kind that the class is called after, else the first: LlamaForCausalLM is llama before code_llama."""
+    called = [kind for kind in kinds if class_name.lower().startswith(kind.replace("_", "").replace("-", ""))]
+    return max(called, key=len, default=kinds[0])
 
 
 def config_of(kind: str, **settings: Any) -> PreTrainedConfig:
@@ -126,4 +135,6 @@ def tiny(name: str, **settings: Any) -> PreTrainedModel:
     model: PreTrainedModel = build(config_of(kind, **own, **settings))
     model.set_experts_implementation("eager")
     model.config.use_cache = False
+    if name.endswith("LoRA"):
+        adapters.add(model)
     return frozen(model)

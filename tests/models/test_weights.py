@@ -9,7 +9,6 @@ from safetensors.numpy import save_file
 from influence_assets.durable import identity
 from influence_assets.errors import InputError
 from influence_assets.models import weights
-from influence_assets.models.loading import load_model
 from influence_assets.models.weights import commit_of, resolve_model_folder, tokenizer_hash, weights_hash
 from influence_assets.study import LanguageModel
 
@@ -235,12 +234,3 @@ def test_the_commit_is_the_name_of_what_was_fetched(tmp_path):
 def test_a_folder_has_no_revision(folder):
     with pytest.raises(InputError, match=r"model\.revision: .* is a folder"):
         resolve_model_folder(LanguageModel(path=str(folder), revision="main"))
-
-
-@pytest.mark.parametrize("described", ['{"peft_type": "LORA", "base_model_name_or_path": "a/base"}', "not JSON", "[]"])
-def test_an_adapter_is_never_ignored_in_silence(folder, described):
-    """Neither when the weights are hashed, as every command does, nor when they are loaded."""
-    (folder / "adapter_config.json").write_text(described)
-    for read in (lambda: weights_hash(folder, None), lambda: load_model(folder, dtype="float32", device="cpu")):
-        with pytest.raises(InputError, match=r"adapter.*adapters are not loaded.*merge_and_unload"):
-            read()

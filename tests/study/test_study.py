@@ -67,6 +67,8 @@ REFUSED = [
     ("lineage.openlineage_url", "localhost:5000", "pattern"),
     ("model.path", "", "at least 1 character"),
     ("model.revision", "", "at least 1 character"),
+    ("model.adapter", "", "at least 1 character"),
+    ("model.adapter_attribution", "both", "'adapter' or 'merged'"),
     ("model.dtype", "float16", "'float32', 'bfloat16' or 'float64'"),
     ("model.trust_remote_code", "perhaps", "valid boolean"),
     ("model.device_map", "cpu", "'auto'"),
@@ -278,7 +280,15 @@ def test_yaml_that_cannot_be_built_is_one_paragraph(tmp_path, value):
     assert len(str(refused.value)) < 800
 
 
-PATHS = ["corpus.path", "corpus.withdrawn", "model.path", "queries.path", "storage.root", "extensions.0"]
+PATHS = [
+    "corpus.path",
+    "corpus.withdrawn",
+    "model.path",
+    "model.adapter",
+    "queries.path",
+    "storage.root",
+    "extensions.0",
+]
 
 
 @pytest.mark.parametrize(

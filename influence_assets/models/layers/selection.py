@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from influence_assets.errors import InputError
+from influence_assets.models.adapters import adapter_matrices
 from influence_assets.models.layers.experts import Experts
 from influence_assets.models.layers.rule import MODULES_KEY, AttributedLayer, rule_of
 
@@ -28,10 +29,11 @@ def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tupl
             `linear` any module but an embedding has; or a matched weight belongs to several modules.
     """
     patterns, head = _patterns(model, modules)
+    layers = adapter_matrices(model)
     matched = {
         name: module
-        for name, module in model.named_modules(remove_duplicate=False)
-        if name and module is not head and any(fnmatchcase(name, pattern) for pattern in patterns)
+        for name, module in _candidates(model)
+        if module is not head and any(_matches(name, pattern, layers) for pattern in patterns)
     }
     _refuse_unknown(model, _maps(model) if modules == "linear" else matched)
     covered = {name: rule for name, module in matched.items() if (rule := rule_of(module)) is not None}
@@ -44,12 +46,24 @@ def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tupl
 def _patterns(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[tuple[str, ...], nn.Module | None]:
     """Return the glob patterns, and the output head if it must be left out because no pattern names it."""
     if modules == "mlp":
-        experts = tuple(name for name, module in model.named_modules() if isinstance(rule_of(module), Experts))
+        experts = tuple(name for name, module in _candidates(model) if isinstance(rule_of(module), Experts))
         return (*MLP_PATTERNS, *experts, *(BESIDE_EXPERTS if experts else ())), None
     if modules == "linear":
-        linear = tuple(name for name, module in model.named_modules() if rule_of(module))
+        linear = tuple(name for name, module in _candidates(model) if rule_of(module))
         return linear, model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return tuple(modules), None
+
+
+def _candidates(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    """Return the modules that may be attributed, by name: all, or the matrices of the adapter that the model keeps."""
+    of_adapter = adapter_matrices(model)
+    modules = model.named_modules(remove_duplicate=False)
+    return [(name, module) for name, module in modules if name and (not of_adapter or name in of_adapter)]
+
+
+def _matches(name: str, pattern: str, layers: Mapping[str, str]) -> bool:
+    """Return whether a pattern names a module, or the layer whose adapter it belongs to."""
+    return fnmatchcase(name, pattern) or fnmatchcase(layers.get(name, name), pattern)
 
 
 def _maps(model: PreTrainedModel) -> Mapping[str, nn.Module]:
@@ -57,8 +71,8 @@ def _maps(model: PreTrainedModel) -> Mapping[str, nn.Module]:
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return {
         name: module
-        for name, module in model.named_modules()
-        if name and module is not head and not isinstance(module, nn.Embedding)
+        for name, module in _candidates(model)
+        if module is not head and not isinstance(module, nn.Embedding)
     }
 
 
@@ -105,10 +119,10 @@ def patterns_for(model: PreTrainedModel, names: Sequence[str], refused: Collecti
         refused: names of modules that no pattern may match.
     """
     patterns: dict[str, None] = {}
-    avoided = _modules_of(model, refused)
+    avoided, layers = _modules_of(model, refused), adapter_matrices(model)
     for name in _modules_of(model, names):
         pattern = _without_numbers(name)
-        patterns[name if any(fnmatchcase(other, pattern) for other in avoided) else pattern] = None
+        patterns[name if any(_matches(other, pattern, layers) for other in avoided) else pattern] = None
     if not patterns:
         return "No other layer of this model can be attributed."
     return f"Leave these out by naming what is to be attributed, such as curvature.modules: {list(patterns)}."
@@ -137,10 +151,10 @@ def _refuse_idle_patterns(
     covered: Collection[str],
     modules: str | Sequence[str],
 ) -> None:
-    named = not isinstance(modules, str)
-    idle = [p for p in patterns if named and not any(fnmatchcase(name, p) for name in covered)]
+    named, layers = not isinstance(modules, str), adapter_matrices(model)
+    idle = [p for p in patterns if named and not any(_matches(name, p, layers) for name in covered)]
     if idle or not covered:
-        available = list(dict.fromkeys(_without_numbers(name) for name, m in model.named_modules() if rule_of(m)))
+        available = list(dict.fromkeys(_without_numbers(name) for name, m in _candidates(model) if rule_of(m)))
         raise InputError(
             MODULES_KEY,
             f"{', '.join(repr(p) for p in idle) or repr(modules)} matches no linear layer of {type(model).__name__}",
