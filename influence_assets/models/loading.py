@@ -72,8 +72,8 @@ def load_model(
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # evaluation mode is enough only until train() is called
     model.config.use_cache = False
-    if dtype == "float64":
-        model.set_experts_implementation("eager")  # the fused kernels of experts have no float64
+    if not _can_be_fused(model):
+        model.set_experts_implementation("eager")
     fuse_activations(model)
     model.train(mode=False)
     if device_map is None:
@@ -120,6 +120,12 @@ def _refuse_offloaded(model: PreTrainedModel) -> None:
             f"the model does not fit on the devices: {offloaded[0]} and {len(offloaded) - 1} more would be offloaded",
             "Use devices with more memory, set model.dtype to bfloat16, or set compute.device to cpu without this key.",
         )
+
+
+def _can_be_fused(model: PreTrainedModel) -> bool:
+    """Return whether the fused kernels of experts take the weights: not in float64, and only rows of whole 16 bytes."""
+    stacked = [p for p in model.parameters() if p.ndim == 3]
+    return all(p.dtype != torch.float64 and not any(n * p.element_size() % 16 for n in p.shape[1:]) for p in stacked)
 
 
 def fuse_activations(model: PreTrainedModel) -> None:

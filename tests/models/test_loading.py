@@ -331,12 +331,14 @@ def test_slow_tokenizer_is_refused(tmp_path, monkeypatch):
         export_tokenizer(tmp_path, tmp_path / "out", embedding_rows=VOCABULARY)
 
 
+@pytest.mark.parametrize("width", [24, 20, 13])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
-def test_models_with_experts_run_in_every_dtype(tmp_path, dtype):
-    """Fused kernels of experts have no float64."""
-    sizes = {"num_local_experts": 4, "num_key_value_heads": 2}
+def test_models_with_experts_run_in_every_dtype(tmp_path, dtype, width):
+    """Fused kernels of experts have no float64, and take only rows of whole 16 bytes."""
+    sizes = {"num_local_experts": 4, "num_key_value_heads": 2, "intermediate_size": width}
     torch.manual_seed(0)
     model = MixtralForCausalLM(MixtralConfig(**{**LLAMA, **sizes})).eval()
+    model.set_experts_implementation("eager")
     model.save_pretrained(tmp_path)
     loaded = load_model(tmp_path, dtype=dtype, device="cpu")
     expected = model(input_ids=tokens()).logits
