@@ -44,7 +44,7 @@ def _record(
     write_covariances(work.draft, totals)
     work.draft.summarise(
         fitted_sequences=fitted,
-        training_sequences=len(sequences),
+        training_sequences=len(sequences.with_loss()),
         training_tokens=int(sequences.lengths.sum()),
         attributed_parameters=sum(layer.parameters for layer in runner.modules),
         total_parameters=int(work.open("language_model").manifest.summary["parameters"]),
@@ -60,7 +60,8 @@ def _join(work: Work, context: PassContext) -> Joined:
     def record() -> None:
         totals = measured.totals(context.runner)
         context.results["covariances"] = totals  # for assets that read them and are computed by the same pass
-        _record(work, context.runner, context.sequences, len(context.sequences), totals)
+        fitted = len(context.sequences.with_loss())
+        _record(work, context.runner, context.sequences, fitted, totals)
 
     return Joined(measured, record)
 

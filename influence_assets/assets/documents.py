@@ -11,6 +11,7 @@ from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown, Table
 from influence_assets.engine.workspace import Workspace
+from influence_assets.layouts.sequences import FORMS
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.manifest import Manifest
 from influence_assets.study import Study
@@ -42,6 +43,8 @@ def _compute(work: Work) -> None:
     withdrawn = workspace.withdrawn.of(shard)
     stream = read_documents(shard, work.study.corpus, withdrawn)
     work.draft.table_from("documents", stream, DOCUMENT_SCHEMA)
+    if (forms := stream.forms) is not None:
+        work.draft.table(FORMS, forms)
     counts = vars(stream.counts)
     described = {
         "shard_id": shard.shard_id,

@@ -162,10 +162,7 @@ def _sequences(work: Work, pairs: pl.DataFrame) -> "Sequences":
         ids = pairs.filter(pl.col("shard_id") == artifact.key.partition)["sequence_id"].unique().to_numpy()
         shard = shard_sequences(artifact)
         parts.append(shard.take(np.flatnonzero(np.isin(shard.keys, ids))))
-    tokens, lengths, keys = (
-        np.concatenate([getattr(part, n) for part in parts]) for n in ("tokens", "lengths", "keys")
-    )
-    return Sequences(tokens, lengths, keys)
+    return Sequences.joined(parts)
 
 
 def _of_shards(work: Work, asset: str, shards: set[str]) -> list[Artifact]:

@@ -1,6 +1,6 @@
 """Batches of padded sequences, as they go through the model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,38 +54,35 @@ class Batch:
     Args:
         tokens: padding is any valid id; in a causal model no real token attends to it.
         lengths: number of real tokens in each sequence.
-        first_scored: the first position whose token is scored: 1 in training, the completion's start in a query.
+        is_counted: whether a position predicts a token that carries a loss; a sequence's last position never does.
         keys: a 63-bit number for each sequence, which seeds the labels that are sampled for it.
         rows: the rows of `Sequences` that the batch holds, in the same order.
-        positions: the indices at which `counted` is true in the flattened [sequence · token], ascending. They are
+        positions: the indices at which `is_counted` is true in the flattened [sequence · token], ascending. They are
             computed on the host, because computing them on a device would make the host wait for it.
+        counted_sequences: how many of the sequences have such a position.
     """
 
     tokens: Int[Tensor, "sequence token"]
     lengths: Int[Tensor, " sequence"]
-    first_scored: Int[Tensor, " sequence"]
+    is_counted: Bool[Tensor, "sequence token"]
     keys: tuple[int, ...]
     rows: npt.NDArray[np.int64]
     positions: Int[Tensor, " counted"]
+    counted_sequences: int
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
-    def counted(self) -> Bool[Tensor, "sequence token"]:
-        """Return a mask of the positions that predict a scored token; a sequence's last position never does."""
-        position = torch.arange(self.tokens.shape[1], device=self.tokens.device)[None, :] + 1
-        return (position >= self.first_scored[:, None]) & (position < self.lengths[:, None])
-
     def labels(self) -> Int[Tensor, "sequence token"]:
         """Return the token that follows each counted position; IGNORED elsewhere."""
         following = torch.roll(self.tokens, -1, dims=1)
-        return following.masked_fill(~self.counted(), IGNORED)
+        return following.masked_fill(~self.is_counted, IGNORED)
 
     def to(self, device: str) -> "Batch":
         """Return the batch on a device."""
-        parts = (self.tokens, self.lengths, self.first_scored, self.positions)
-        tokens, lengths, first_scored, positions = (part.to(device, non_blocking=True) for part in parts)
-        return Batch(tokens, lengths, first_scored, self.keys, self.rows, positions)
+        parts = (self.tokens, self.lengths, self.is_counted, self.positions)
+        tokens, lengths, is_counted, positions = (part.to(device, non_blocking=True) for part in parts)
+        return Batch(tokens, lengths, is_counted, self.keys, self.rows, positions, self.counted_sequences)
 
 
 @dataclass(frozen=True)
@@ -96,21 +93,57 @@ class Sequences:
         tokens: int32 [sequence, token], padded on the right.
         lengths: int32 [sequence].
         keys: int64 [sequence]: the sequence ids.
-        first_scored: int32 [sequence]; None means 1, every token but the first.
+        first_scored: int32 [sequence], the first token that carries a loss: a query's completion; None means 1, every
+            token but the first.
+        loss: bool or uint8 [sequence, token], which tokens from `first_scored` on carry a loss; None means all.
     """
 
     tokens: np.ndarray
     lengths: np.ndarray
     keys: np.ndarray
     first_scored: np.ndarray | None = None
+    loss: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Sequences"]) -> "Sequences":
+        """Return the training sequences of several shards, one after the other; they have one length."""
+        tokens, lengths, keys = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("tokens", "lengths", "keys")
+        )
+        if all(part.loss is None for part in parts):
+            return cls(tokens, lengths, keys)
+        masks = [np.ones(part.tokens.shape, np.uint8) if part.loss is None else part.loss for part in parts]
+        return cls(tokens, lengths, keys, loss=np.concatenate(masks))
+
+    def with_loss(self) -> "Sequences":
+        """Return the sequences of which some token carries a loss; the others have no gradient."""
+        carrying = self.counted_tokens() > 0
+        return self if carrying.all() else self.take(np.flatnonzero(carrying))
+
     def take(self, rows: np.ndarray) -> "Sequences":
         """Return some of the sequences, in the order given."""
         scored = None if self.first_scored is None else self.first_scored[rows]
-        return Sequences(self.tokens[rows], self.lengths[rows], self.keys[rows], scored)
+        loss = None if self.loss is None else self.loss[rows]
+        return Sequences(self.tokens[rows], self.lengths[rows], self.keys[rows], scored, loss)
+
+    def counted(self, rows: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.bool_]:
+        """Return which positions predict a token that carries a loss: bool [row, length]."""
+        following = np.arange(length)[None, :] + 1
+        first = np.ones(len(rows), np.int64) if self.first_scored is None else self.first_scored[rows].astype(np.int64)
+        counted = (following >= first[:, None]) & (following < self.lengths[rows].astype(np.int64)[:, None])
+        if self.loss is not None:
+            counted[:, :-1] &= self.loss[rows, 1:length] != 0
+        return np.asarray(counted)
+
+    def counted_tokens(self) -> npt.NDArray[np.int64]:
+        """Return how many tokens of each sequence carry a loss."""
+        first = 1 if self.first_scored is None else self.first_scored
+        if self.loss is None:
+            return np.maximum(self.lengths.astype(np.int64) - first, 0)
+        return self.counted(np.arange(len(self)), self.tokens.shape[1]).sum(axis=1)
 
     def batches(self, size: int, device: str, *, by_length: bool = False) -> Iterator[Batch]:
         """Yield batches of `size` sequences, each cut to its longest sequence.
@@ -132,14 +165,14 @@ class Sequences:
 
     def _batch(self, rows: npt.NDArray[np.int64]) -> Batch:
         lengths = self.lengths[rows].astype(np.int64)
-        scored = np.ones(len(rows), np.int64) if self.first_scored is None else self.first_scored[rows].astype(np.int64)
-        following = np.arange(int(lengths.max()))[None, :] + 1
-        counted = (following >= scored[:, None]) & (following < lengths[:, None])
+        longest = int(lengths.max())
+        counted = self.counted(rows, longest)
         return Batch(
-            torch.from_numpy(self.tokens[rows, : following.shape[1]].astype(np.int64)),
+            torch.from_numpy(self.tokens[rows, :longest].astype(np.int64)),
             torch.from_numpy(lengths),
-            torch.from_numpy(scored),
+            torch.from_numpy(counted),
             tuple(int(key) for key in self.keys[rows]),
             rows,
             torch.from_numpy(np.flatnonzero(counted)),
+            int(counted.any(axis=1).sum()),
         )

@@ -17,7 +17,7 @@ from influence_assets.maths.moments import SecondMoment, SquareAccumulator
 
 
 class CorrectionTotals(Participant):
-    """Totals of the squared rotated gradients of every layer over sequences."""
+    """Totals of the squared rotated gradients of every layer over sequences with a token that carries a loss."""
 
     fits = True
     needs_bases = True
@@ -26,9 +26,9 @@ class CorrectionTotals(Participant):
     def __init__(self) -> None:
         self._Λ: dict[str, SquareAccumulator] = defaultdict(SquareAccumulator)
 
-    def add(self, _batch: Batch, layer: LayerGradient) -> None:
-        """Add one layer's gradients of a batch."""
-        self._Λ[layer.name].add(layer.rotated)
+    def add(self, batch: Batch, layer: LayerGradient) -> None:
+        """Add one layer's gradients of a batch; those of sequences without a loss are zero, and are not counted."""
+        self._Λ[layer.name].add(layer.rotated, batch.counted_sequences)
 
     def totals(self, runner: Runner) -> dict[str, SecondMoment[Tensor]]:
         """Return the totals of each layer, in the model's order."""

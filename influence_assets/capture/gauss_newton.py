@@ -47,7 +47,7 @@ def gauss_newton_products(
     totals = {name: torch.zeros_like(v) for name, v in vectors.items()}
     count = 0
     for sequences in shards:
-        count += len(sequences)
+        count += int((sequences.counted_tokens() > 0).sum())
         for batch in runner.batches(sequences, by_length=True):
             for index, product in enumerate(_batch_products(runner, batch, vectors, placed)):
                 for name, added in product.items():

@@ -14,11 +14,15 @@ DOCUMENT_SCHEMA = pl.Schema(
     {
         "document_id": pl.String(),
         "shard_id": pl.String(),
-        **{name: dtype for name, dtype in ROW_SCHEMA.items() if name != "text"},
+        **{name: dtype for name, dtype in ROW_SCHEMA.items() if name not in ("text", "form")},
         "characters": pl.Int64(),
         "text": pl.String(),
     }
 )
+
+
+FORM_SCHEMA = pl.Schema({"document_id": pl.String(), "form": pl.String()})
+"""The forms of documents that are more than a text."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class DocumentStream:
         self._corpus = corpus
         self._withdrawn = frozenset(withdrawn)
         self._counts: DocumentCounts | None = None
+        self._forms: list[pl.DataFrame] = []
 
     @property
     def counts(self) -> DocumentCounts:
@@ -58,8 +63,19 @@ class DocumentStream:
             raise RuntimeError("the documents are counted while they are read: iterate to the end first")
         return self._counts
 
+    @property
+    def forms(self) -> pl.DataFrame | None:
+        """The forms of those documents of the last iteration that have one, as `FORM_SCHEMA`; None if there are none.
+
+        Raises:
+            RuntimeError: no iteration has reached the end yet.
+        """
+        _ = self.counts
+        return pl.concat(self._forms) if self._forms else None
+
     def __iter__(self) -> Iterator[pl.DataFrame]:
         seen: set[str] = set()
+        self._forms = []
         rows = withdrawn = characters = 0
         for batch in read_rows(self._shard, self._corpus):
             identified = _identified(batch, self._shard.shard_id)
@@ -68,8 +84,11 @@ class DocumentStream:
             withdrawn += identified.height - allowed.height
             documents = _first_of_each(allowed, seen)
             characters += int(documents["characters"].sum())
+            with_form = documents.select(FORM_SCHEMA.names()).filter(pl.col("form").is_not_null())
+            if with_form.height:
+                self._forms.append(with_form)
             if documents.height:
-                yield documents
+                yield documents.select(DOCUMENT_SCHEMA.names())
         # Only now is it certain that the rows are those that the shard's hash was computed from.
         self._counts = DocumentCounts(len(seen), rows - withdrawn - len(seen), withdrawn, characters)
 
@@ -87,20 +106,30 @@ def read_documents(shard: Shard, corpus: Corpus, withdrawn: Collection[str] = ()
 
 def document_ids(shard: Shard, corpus: Corpus) -> frozenset[str]:
     """Return the ids of all texts of a shard; raises what `readers.read_rows` raises."""
-    return frozenset(document_id(text) for rows in read_rows(shard, corpus) for text in rows["text"])
+    return frozenset(identity for rows in read_rows(shard, corpus) for identity in _ids(rows))
 
 
-def document_id(text: str) -> str:
-    """Return the first 32 hex digits of the sha256 of the UTF-8 text."""
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
+def document_id(text: str, form: str | None = None) -> str:
+    r"""Return the first 32 hex digits of the sha256 of the UTF-8 text.
+
+    Args:
+        text: the document's text.
+        form: its form if it is a conversation, or a prompt with its completion; then it is that of text + `\0` + form.
+    """
+    identity = text if form is None else f"{text}\0{form}"
+    return hashlib.sha256(identity.encode("utf-8")).hexdigest()[:32]
+
+
+def _ids(rows: pl.DataFrame) -> list[str]:
+    return [document_id(text, form) for text, form in zip(rows["text"], rows["form"], strict=True)]
 
 
 def _identified(rows: pl.DataFrame, shard_id: str) -> pl.DataFrame:
     return rows.with_columns(
-        pl.Series("document_id", [document_id(text) for text in rows["text"]], dtype=pl.String),
+        pl.Series("document_id", _ids(rows), dtype=pl.String),
         pl.lit(shard_id).alias("shard_id"),
         pl.col("text").str.len_chars().cast(pl.Int64).alias("characters"),
-    ).select(DOCUMENT_SCHEMA.names())
+    ).select([*DOCUMENT_SCHEMA.names(), "form"])
 
 
 def _first_of_each(documents: pl.DataFrame, seen: set[str]) -> pl.DataFrame:

@@ -5,14 +5,17 @@ byte-order mark at the start of a file is dropped.
 """
 
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from typing import Any
 
 import polars as pl
 
 from influence_assets.corpus import columns
+from influence_assets.corpus.forms import Kind, kind_of, take_form
 from influence_assets.corpus.slices import Shard, read_slice
 from influence_assets.corpus.source_format import format_of
-from influence_assets.corpus.stored_rows import StoredRow, too_long
+from influence_assets.corpus.stored_rows import Place, StoredRow, too_long
+from influence_assets.corpus.streams import open_raw
 from influence_assets.errors import InputError
 from influence_assets.study import Corpus
 
@@ -23,6 +26,7 @@ ROW_SCHEMA = pl.Schema(
         **dict.fromkeys(columns.PROMOTED, pl.String()),
         "metadata": pl.String(),
         "text": pl.String(),
+        "form": pl.String(),
     }
 )
 
@@ -34,12 +38,12 @@ def read_rows(shard: Shard, corpus: Corpus) -> Iterator[pl.DataFrame]:
     """Yield the rows of a shard in order, as frames of `ROW_SCHEMA`.
 
     `source_row` counts from the first row of the file. Rows without content, such as empty lines, are counted but left
-    out.
+    out. `form` is null for plain text; otherwise see `corpus.forms`.
 
     Raises:
         InputError: the file is cut short, damaged or no longer has the content that the shard's hash was
             computed from; or a row cannot be parsed, has no text column, or has a text that is not a string, is empty
-            or is too long. The error names the file and row.
+            or is too long, or has another form than the file's first row. The error names the file and row.
     """
     if shard.file.bytes == 0:
         return  # whatever its format is
@@ -58,12 +62,18 @@ def read_rows(shard: Shard, corpus: Corpus) -> Iterator[pl.DataFrame]:
 def _described_rows(shard: Shard, corpus: Corpus) -> Iterator[dict[str, Any]]:
     """Yield the shard's rows with the columns of `ROW_SCHEMA`."""
     stored = read_slice(shard, corpus)
+    kind = file_kind(shard, corpus) if shard.index else None
     try:
         for row in stored:
             where = f"{shard.file.url}, row {row.number}"
             columns_of_row = _columns_of(row, shard.file.name, where, corpus)
             if columns_of_row is not None:
-                yield _described(row.number, columns_of_row, corpus, where)
+                of_row = kind_of(columns_of_row, corpus)
+                kind = kind or of_row
+                if of_row != kind:
+                    problem = f"has {of_row}, but the file's first row has {kind}"
+                    raise InputError(where, problem, "Put rows of different forms into files of their own.")
+                yield _described(row.number, columns_of_row, of_row, corpus, where)
     except InputError:
         if shard.is_readable:
             # Read to the end: only there can it turn out that the file is being written, which explains the error.
@@ -77,12 +87,36 @@ def _columns_of(row: StoredRow, name: str, where: str, corpus: Corpus) -> dict[s
     return format_of(name).columns(row, where, corpus) if row.columns is None else row.columns
 
 
-def _described(source_row: int, row: dict[str, Any], corpus: Corpus, where: str) -> dict[str, Any]:
+def file_kind(shard: Shard, corpus: Corpus) -> Kind | None:
+    """Return the form of the first row of a shard's file; None if it has none that can be read."""
+    whole = format_of(shard.file.name)
+    if not whole.has_columns:
+        return "text"
+    try:
+        with open_raw(shard.file.url) as raw, closing(whole.rows(raw, shard.file.url, corpus, Place())) as rows:
+            for row in rows:
+                where = f"{shard.file.url}, row {row.number}"
+                columns_of_row = _columns_of(row, shard.file.name, where, corpus)
+                if columns_of_row is not None:
+                    return kind_of(columns_of_row, corpus)
+    except (InputError, OSError):
+        return None  # whoever reads the rows says what is wrong
+    return None
+
+
+def _described(
+    source_row: int, row: dict[str, Any], kind: Kind, corpus: Corpus, where: str
+) -> dict[str, Any]:
     """Return a file's row with the columns of `ROW_SCHEMA`."""
-    _check_columns(row, corpus, where)
+    _check_columns(row, kind, corpus, where)
     external_id = None if corpus.id_column is None else columns.as_string(row[corpus.id_column])
-    text = row.pop(corpus.text_column)
-    _check_text(text, corpus, where)
+    form = None
+    if kind == "text":
+        text = row.pop(corpus.text_column)
+        _check_text(text, corpus, where)
+    else:
+        text, form = take_form(row, kind, corpus, where)
+        _check_length(text, corpus, where)
     if corpus.id_column is not None and corpus.id_column not in columns.PROMOTED:
         row.pop(corpus.id_column, None)
     own_columns = columns.promoted(row)
@@ -92,11 +126,13 @@ def _described(source_row: int, row: dict[str, Any], corpus: Corpus, where: str)
         **own_columns,
         "metadata": columns.metadata(row),
         "text": text,
+        "form": None if form is None else form.as_json(),
     }
 
 
-def _check_columns(names: Collection[str], corpus: Corpus, where: str) -> None:
-    for key, column in (("text_column", corpus.text_column), ("id_column", corpus.id_column)):
+def _check_columns(names: Collection[str], kind: Kind, corpus: Corpus, where: str) -> None:
+    text_column = corpus.text_column if kind == "text" else None
+    for key, column in (("text_column", text_column), ("id_column", corpus.id_column)):
         if column is not None and column not in names:
             present = ", ".join(names) or "none"
             remedy = f"Set corpus.{key} to one of its columns: {present}."
@@ -110,5 +146,9 @@ def _check_text(text: Any, corpus: Corpus, where: str) -> None:
         raise InputError(where, f"{key} is {kind}, not a string", "Remove the row, or give it text.")
     if not text.strip():
         raise InputError(where, f"{key} is empty or only white space", "Remove the row, or give it text.")
+    _check_length(text, corpus, where)
+
+
+def _check_length(text: str, corpus: Corpus, where: str) -> None:
     if len(text.encode("utf-8")) > corpus.max_document_bytes:
         raise too_long(where, corpus)

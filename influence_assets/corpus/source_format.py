@@ -43,6 +43,7 @@ class SourceFormat:
         uncompressed_bytes: for formats that do not store rows: returns the size of an open file's content, given its
             URL, without reading its rows. A file of at most `corpus.shard_bytes` of these is one shard, identified by
             the hash of the stored file. None for formats that store rows.
+        has_columns: whether rows can have other columns than text, so that they can be conversations.
         version: raise it when the same file would give other rows or columns; everything is then computed again.
     """
 
@@ -51,6 +52,7 @@ class SourceFormat:
     rows: RowReader
     columns: Callable[[StoredRow, str, Corpus], dict[str, Any] | None]
     uncompressed_bytes: Callable[[io.BufferedReader, str], int] | None = None
+    has_columns: bool = True
     version: int = 1
 
 

@@ -121,7 +121,11 @@ def _load_model(
 
 
 def fit_sequences(sequences: Sequences, curvature: Curvature) -> Sequences:
-    """Return the sequences of a shard that the curvature is fitted on: all, or a draw that only the seed determines."""
+    """Return the sequences of a shard that the curvature is fitted on: all, or a draw that only the seed determines.
+
+    Sequences without a token that carries a loss are left out.
+    """
+    sequences = sequences.with_loss()
     if curvature.fit_sequences is None or len(sequences) <= curvature.fit_sequences:
         return sequences
     # The complement of the seed, because the labels' generators use the seed itself.

@@ -13,11 +13,25 @@ if TYPE_CHECKING:  # torch takes seconds to import, and packing does not need it
 
 DOCUMENTS_AT_ONCE = 1024
 
+LOSS = "loss"
+"""The array of which tokens carry a loss, one byte each; a shard in which all do has none."""
+
+
+FORMS = "forms"
+"""The table of the forms of documents that are more than a text; a shard of plain texts has none."""
+
+
+def has_forms(documents: Artifact) -> bool:
+    """Return whether a shard's documents are conversations, or prompts with completions."""
+    return FORMS in documents.table_names()
+
 
 def stored_documents(documents: Artifact) -> Iterator[pl.DataFrame]:
     """Yield a shard's documents, a few at a time, in the form that `corpus.packing.pack` takes."""
     table = documents.table("documents").select("document_id", "source_row", "text")
-    return iter(table.collect_batches(chunk_size=DOCUMENTS_AT_ONCE, maintain_order=True))
+    forms = documents.table(FORMS).collect() if has_forms(documents) else None
+    for frame in table.collect_batches(chunk_size=DOCUMENTS_AT_ONCE, maintain_order=True):
+        yield frame if forms is None else frame.join(forms, on="document_id", how="left", maintain_order="left")
 
 
 def shard_sequences(token_sequences: Artifact) -> "Sequences":
@@ -25,7 +39,8 @@ def shard_sequences(token_sequences: Artifact) -> "Sequences":
     from influence_assets.capture.batches import Sequences
 
     ids = token_sequences.table("sequences").select("sequence_id").collect()["sequence_id"].to_numpy()
-    return Sequences(token_sequences.array("tokens"), token_sequences.array("lengths"), ids)
+    loss = token_sequences.array(LOSS) if LOSS in token_sequences.array_names() else None
+    return Sequences(token_sequences.array("tokens"), token_sequences.array("lengths"), ids, loss=loss)
 
 
 def shared_sequences(token_sequences: Artifact) -> pl.DataFrame:

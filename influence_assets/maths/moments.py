@@ -96,13 +96,18 @@ class SquareAccumulator:
         self._total: Tensor | None = None
         self._count = 0
 
-    def add(self, matrices: Float[Tensor, "n rows columns"]) -> None:
-        """Add the squared entries of each matrix."""
+    def add(self, matrices: Float[Tensor, "n rows columns"], count: int | None = None) -> None:
+        """Add the squared entries of each matrix.
+
+        Args:
+            matrices: the matrices.
+            count: how many of them count, if some that are zero do not; None counts all.
+        """
         if self._total is None:
             self._total = matrices.new_zeros(matrices.shape[1:])
         for X in matrices:  # reads each once, and allocates no array of squares
             self._total.addcmul_(X, X)
-        self._count += len(matrices)
+        self._count += len(matrices) if count is None else count
 
     def moment(self) -> SecondMoment[Tensor]:
         """Return the moment of everything added so far.
