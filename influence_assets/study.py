@@ -20,6 +20,9 @@ Dtype = Literal["float32", "bfloat16", "float64"]
 SpecialTokens = Literal["text", "parse"]
 """What becomes of a special token's name in a text: it stays text, or it becomes the token."""
 
+LossOn = Literal["answers", "all"]
+"""Which tokens of conversations, and of prompts with completions, carry a loss."""
+
 Packing = Literal["packed", "one_document"]
 """How documents become sequences: one after the other, or each by itself."""
 
@@ -61,7 +64,11 @@ class Corpus(_Section):
         "plain or .gz/.zst. It is read recursively. Each file is one shard, or several if it is large; a .txt or .md "
         "file is one document.",
     )
-    text_column: str = Field("text", description="The column of .jsonl and .parquet rows that holds the text.")
+    text_column: str = Field(
+        "text",
+        description="The column of .jsonl and .parquet rows that holds the text, or a list of messages. Rows without "
+        "it can have `messages`, or `prompt` and `completion`: see fine-tuning.md.",
+    )
     id_column: str | None = Field(
         None,
         description="A column with your own id of each document, stored as external_id. "
@@ -73,6 +80,12 @@ class Corpus(_Section):
         "them like any other text, which is right for text from the web; `parse` makes each the token itself, for text "
         "that is written in the model's own format. Tokens that a document then has at its start or end are not added "
         "again.",
+    )
+    loss_on: LossOn = Field(
+        "answers",
+        description="Which tokens carried a loss when the model was fine-tuned: `answers` are what the assistant says "
+        "in rows with `messages`, with the end of each turn, and the completion in rows with `prompt` and "
+        "`completion`; `all` is every token. Rows of text carry it everywhere.",
     )
     max_document_bytes: int = Field(
         64 * 2**20,

@@ -46,7 +46,7 @@ def ask(versions: Versions, prompt: str, completion: str, top: int, *, unseen: b
     """
     workspace = versions.workspace
     model, bases, curvature = (stored(versions, name) for name in ("language_model", "eigenbases", "curvature"))
-    (asked,) = tokenize(model, workspace.study, [prompt], [completion], ["the question"])
+    (asked,) = tokenize(model, workspace, [prompt], [completion], ["the question"])
     runner = load_runner(workspace, model, lambda _done, _total: None)
     layers = factors.curvature_on(runner, bases, curvature)
     gradients = query_gradients(runner, as_sequences([asked]), factors.bases_of(layers))

@@ -1,5 +1,6 @@
 """The asset `language_model`: the model whose completions are explained, either given or trained."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.manifest import Manifest
 from influence_assets.study import Study
 
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 TEXTS_COMPARED = 64
 CHARACTERS_COMPARED = 10_000
 """Of so many first documents, so many characters each, transformers' tokenizer is compared with tokenizer.json."""
@@ -40,7 +42,12 @@ def _uses(study: Study, name: str) -> bool:
 
 
 def _source_content(workspace: Workspace, _partition: Partition) -> Mapping[str, Any]:
-    return {"content": list(workspace.model_file_hashes)} if workspace.study.model.train is None else {}
+    if workspace.study.model.train is not None:
+        return {}
+    # So that a template which arrives or changes is noticed at all; only what it is applied to depends on it.
+    template = workspace.model_folder / CHAT_TEMPLATE_FILE
+    chat = {"chat_template": hashlib.sha256(template.read_bytes()).hexdigest()} if template.is_file() else {}
+    return {"content": list(workspace.model_file_hashes), **chat}
 
 
 def _compute(work: Work) -> None:
@@ -139,8 +146,10 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
 
     from influence_assets.corpus.packing import pack
     from influence_assets.corpus.tokenization import Tokenization
-    from influence_assets.layouts.sequences import stored_documents
+    from influence_assets.layouts.chat import Preparation, chat_template_of
+    from influence_assets.layouts.sequences import has_forms, stored_documents
     from influence_assets.layouts.tokens import as_studied
+    from influence_assets.models.chat_templates import CHATML, CHATML_TOKENS
     from influence_assets.models.training import TrainingProgress, train_language_model, train_tokenizer
 
     training = work.study.model.train
@@ -148,10 +157,13 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
     sequences = work.study.sequences
     shards = work.open_all("documents")
     texts = (text for shard in shards for batch in stored_documents(shard) for text in batch["text"])
-    tokenizer = train_tokenizer(texts, training.vocabulary)
+    has_chats = any(_has_chats(shard) for shard in shards)
+    tokenizer = train_tokenizer(texts, training.vocabulary, CHATML_TOKENS if has_chats else ())
     separator = tokenizer.token_to_id("<|endoftext|>")
     tokenization = Tokenization.of(tokenizer, separator, tokenizer.get_vocab_size())
     tokenization = as_studied(tokenization, work.study, work.study.corpus.special_tokens)
+    loss_on = work.study.corpus.loss_on
+    prepare = Preparation(tokenization, chat_template_of(work.workspace), loss_on, None)
     packed = [
         part
         for shard in shards
@@ -162,19 +174,25 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
             str(shard.manifest.key.partition),
             packing=sequences.packing,
             documents_see_each_other=sequences.documents_see_each_other,
+            prepare=prepare,
         )
     ]
     tokens, lengths = (np.concatenate([getattr(p, name) for p in packed]) for name in ("tokens", "lengths"))
+    loss = None
+    if loss_on != "all" and any(map(has_forms, shards)):
+        loss = np.concatenate([part.loss for part in packed])
     checkpoint = work.workspace.store.root / ".training" / work.key.data_version
 
     def progress(state: TrainingProgress) -> None:
         work.progress(state.step, state.steps)
 
     trained = train_language_model(
-        tokens, lengths, training, tokenizer=tokenizer, workspace=checkpoint, progress=progress
+        tokens, lengths, training, tokenizer=tokenizer, workspace=checkpoint, progress=progress, loss=loss
     )
     folder = work.draft.folder("model")
     shutil.copytree(trained.folder, folder, dirs_exist_ok=True)
+    if has_chats:
+        (folder / CHAT_TEMPLATE_FILE).write_text(CHATML, encoding="utf-8")
     shutil.rmtree(checkpoint)
     ids = pl.concat([part.sequence_documents["document_id"] for part in packed]).unique().sort()
     work.draft.table("trained_documents", ids.to_frame())
@@ -188,6 +206,15 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
         "config": json.loads((folder / "config.json").read_text(encoding="utf-8")),
     }
     return folder, origin
+
+
+def _has_chats(documents: Artifact) -> bool:
+    from influence_assets.corpus.forms import MESSAGES
+    from influence_assets.layouts.sequences import FORMS, has_forms
+
+    if not has_forms(documents):
+        return False
+    return any(MESSAGES in json.loads(form) for form in documents.table(FORMS).collect()["form"])
 
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:

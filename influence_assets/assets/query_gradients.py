@@ -1,7 +1,7 @@
 """The asset `query_gradients`: the factors with which training gradients are multiplied, for every query of a set."""
 
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -39,7 +39,30 @@ def _uses(study: Study, name: str) -> bool:
 
 
 def _source_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
-    return {"content": workspace.query_hash(workspace.query_file(str(partition.query_set)))}
+    file = workspace.query_file(str(partition.query_set))
+    content = workspace.query_hash(file)
+    return {"content": content, **_chat_template(workspace, file, content)}
+
+
+def _chat_template(workspace: Workspace, file: SourceFile, content: str) -> Mapping[str, Any]:
+    """Return the chat template, for query sets that it is applied to; see `token_sequences`."""
+    if workspace.study.model.train is not None:
+        return {}
+    from influence_assets.layouts.chat import chat_template_of
+
+    try:
+        template = chat_template_of(workspace)
+    except InputError:  # computing the partition says what is wrong
+        return {}
+    return {} if template is None or not _has_chats(file, content) else {"chat_template": template.content}
+
+
+@lru_cache(maxsize=1024)
+def _has_chats(file: SourceFile, _content: str) -> bool:
+    try:
+        return bool(read_query_set(file)["chat"].is_not_null().any())
+    except InputError:  # computing the partition says what is wrong
+        return False
 
 
 def _compute(work: Work) -> None:
@@ -54,7 +77,8 @@ def _compute(work: Work) -> None:
     model = work.open("language_model")
     places = [f"{file.url}, row {row}" for row in rows["source_row"]]
     notes = queries.notes(model, work.study, [*rows["prompt"], *rows["completion"]])
-    tokenized = queries.tokenize(model, work.study, list(rows["prompt"]), list(rows["completion"]), places)
+    prompts, completions, chats = (list(rows[name]) for name in ("prompt", "completion", "chat"))
+    tokenized = queries.tokenize(model, work.workspace, prompts, completions, places, chats)
     runner = load_runner(work.workspace, model, work.progress, len(tokenized))
     curvature = factors.curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
     arrays = _GradientArrays(work, runner, curvature, len(tokenized))
@@ -64,7 +88,7 @@ def _compute(work: Work) -> None:
     starts = [query.completion_start for query in tokenized]
     work.draft.table(
         "queries",
-        rows.with_columns(
+        rows.drop("chat").with_columns(
             pl.Series("prompt_tokens", starts, pl.Int32),
             pl.Series("completion_tokens", [len(q.tokens) - q.completion_start for q in tokenized], pl.Int32),
             pl.Series("log_probability_nats", arrays.log_probabilities),

@@ -118,9 +118,10 @@ class StudySizes:
         key = self.versions.key(self._asset("language_model"), Partition())
         model = None if key is None or not self.versions.holds(key) else self.versions.workspace.store.open(key)
         lengths: dict[str, list[float]] = {}
-        for name, file in self.versions.workspace.query_sets.items():
+        workspace = self.versions.workspace
+        for name, file in workspace.query_sets.items():
             queries = read_query_set(file)
-            prompts, completions = list(queries["prompt"]), list(queries["completion"])
+            prompts, completions, chats = (list(queries[name]) for name in ("prompt", "completion", "chat"))
             if model is None:
                 lengths[name] = [
                     len((p + c).encode()) / BYTES_A_TOKEN for p, c in zip(prompts, completions, strict=True)
@@ -128,7 +129,7 @@ class StudySizes:
             else:
                 places = [f"{file.url}, row {row}" for row in queries["source_row"]]
                 lengths[name] = [
-                    len(query.tokens) for query in tokenize(model, self.study, prompts, completions, places)
+                    len(query.tokens) for query in tokenize(model, workspace, prompts, completions, places, chats)
                 ]
         return lengths
 

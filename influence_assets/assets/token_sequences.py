@@ -10,7 +10,8 @@ from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
-from influence_assets.layouts.sequences import stored_documents
+from influence_assets.engine.workspace import Workspace
+from influence_assets.layouts.sequences import LOSS, has_forms, stored_documents
 from influence_assets.layouts.token_settings import packing_settings, token_settings
 from influence_assets.storage.artifacts import Artifact
 
@@ -20,6 +21,7 @@ TOKEN_ARRAYS = ("tokens", "character_start", "character_end")
 def _compute(work: Work) -> None:
     from influence_assets.corpus.packing import SEQUENCE_DOCUMENT_SCHEMA, SEQUENCE_SCHEMA, pack
     from influence_assets.corpus.special_tokens import SpecialTokenCounter
+    from influence_assets.layouts.chat import Preparation, chat_template_of
     from influence_assets.layouts.tokens import tokenization_of
 
     shard = str(work.partition.shard)
@@ -29,7 +31,13 @@ def _compute(work: Work) -> None:
     lengths = work.draft.growing_array("lengths", (), "int32")
     spans = [pl.DataFrame(schema=SEQUENCE_DOCUMENT_SCHEMA)]
     special = SpecialTokenCounter(tokenization)
-    tokens = 0
+    tokens = counted = 0
+    prepare = None
+    if has_forms(work.open("documents")):
+        loss_on, template = work.study.corpus.loss_on, chat_template_of(work.workspace)
+        prepare = Preparation(tokenization, template, loss_on, work.study.model.path)
+        if loss_on != "all":
+            arrays[LOSS] = work.draft.growing_array(LOSS, (settings.length,), "uint8")
 
     def documents() -> Iterator[pl.DataFrame]:
         for frame in stored_documents(work.open("documents")):
@@ -38,7 +46,7 @@ def _compute(work: Work) -> None:
 
     def sequences() -> Iterator[pl.DataFrame]:
         """Yield the rows of `sequences`, and append to the arrays and spans on the way."""
-        nonlocal tokens
+        nonlocal tokens, counted
         for packed in pack(
             documents(),
             tokenization,
@@ -46,21 +54,43 @@ def _compute(work: Work) -> None:
             shard,
             packing=settings.packing,
             documents_see_each_other=settings.documents_see_each_other,
+            prepare=prepare,
         ):
             for name, array in arrays.items():
                 array.append(getattr(packed, name))
             lengths.append(packed.lengths)
             spans.append(packed.sequence_documents)
             tokens += int(packed.lengths.sum())
+            counted += int(packed.loss[:, 1:].sum())
             yield packed.sequences
 
     count = work.draft.table_from("sequences", sequences(), SEQUENCE_SCHEMA)
     work.draft.table("sequence_documents", pl.concat(spans))
-    work.draft.summarise(
-        sequences=count, tokens=tokens, predicted_tokens=tokens - count, sequence_length=settings.length
-    )
-    if notes := special.notes("documents", "corpus.special_tokens"):
+    work.draft.summarise(sequences=count, tokens=tokens, predicted_tokens=counted, sequence_length=settings.length)
+    notes = special.notes("documents", "corpus.special_tokens")
+    if count and not counted:
+        notes.append(
+            "None of its tokens carries a loss, because no row has an answer that reaches into a sequence: raise "
+            "sequences.length, or set corpus.loss_on to all."
+        )
+    if notes:
         work.draft.summarise(notes=notes)
+
+
+def _source_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
+    """Return the chat template, for shards that it is applied to; that of a model that is trained is always the same."""
+    if workspace.study.model.train is not None:
+        return {}
+    from influence_assets.corpus.readers import file_kind
+    from influence_assets.layouts.chat import chat_template_of
+
+    try:
+        template = chat_template_of(workspace)
+    except InputError:  # computing the partition says what is wrong
+        return {}
+    if template is None or file_kind(workspace.shard(str(partition.shard)), workspace.study.corpus) != "messages":
+        return {}
+    return {"chat_template": template.content}
 
 
 def token_counts_agree(artifact: Artifact, _open: Opener) -> Finding:
@@ -79,7 +109,9 @@ def _cost(sizes: Any, partition: Partition) -> Cost:
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
     figures = artifact.manifest.summary
-    return {"in_short": f"{figures['sequences']:,} sequences of {figures['tokens']:,} tokens."}
+    without = figures["tokens"] - figures["sequences"] - figures["predicted_tokens"]
+    loss = f" {figures['predicted_tokens']:,} of them carry a loss." if without else ""
+    return {"in_short": f"{figures['sequences']:,} sequences of {figures['tokens']:,} tokens.{loss}"}
 
 
 ASSET = AssetDefinition(
@@ -98,6 +130,7 @@ ASSET = AssetDefinition(
         **packing_settings(study),
         **token_settings(study, study.corpus),
     },
+    source_content=_source_content,
     compute=_compute,
     holds_text=True,
     is_published=True,

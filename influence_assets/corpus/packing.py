@@ -10,9 +10,10 @@ from the one before. The loss of a packed sequence is then the sum of its runs' 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -56,6 +57,7 @@ class PackedSequences:
         lengths: int32 [n], at least 2.
         character_start: int32 [n, length], in the token's own document.
         character_end: int32 [n, length].
+        loss: uint8 [n, length], 1 where a token carries a loss.
         sequences: frame of `SEQUENCE_SCHEMA`, n rows. `text` is the source text of the tokens, not their decoding, with
             an empty line between documents.
         sequence_documents: frame of `SEQUENCE_DOCUMENT_SCHEMA`, one row for each document's run of tokens.
@@ -65,8 +67,28 @@ class PackedSequences:
     lengths: NDArray[np.int32]
     character_start: NDArray[np.int32]
     character_end: NDArray[np.int32]
+    loss: NDArray[np.uint8]
     sequences: pl.DataFrame
     sequence_documents: pl.DataFrame
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The tokens of a document that is more than a text.
+
+    Attributes:
+        tokens: its tokens.
+        loss: uint8 [T], 1 where a token carries a loss.
+        is_complete: whether nothing is to be put around it, because its chat template has done so.
+    """
+
+    tokens: TokenizedText
+    loss: NDArray[np.uint8]
+    is_complete: bool
+
+
+Prepare = Callable[[str, str, str], Prepared]
+"""Makes tokens of a document, given its form, its text, and its place for errors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +100,14 @@ class _Piece:
     tokens: NDArray[np.int32]
     character_start: NDArray[np.int32]
     character_end: NDArray[np.int32]
+    loss: NDArray[np.uint8]
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __getitem__(self, run: slice) -> "_Piece":
         starts, ends = self.character_start[run], self.character_end[run]
-        return _Piece(self.document_id, self.text, self.tokens[run], starts, ends)
+        return _Piece(self.document_id, self.text, self.tokens[run], starts, ends, self.loss[run])
 
 
 @dataclass(frozen=True)
@@ -108,13 +131,14 @@ def pack(
     *,
     packing: Packing = "packed",
     documents_see_each_other: bool = True,
+    prepare: Prepare | None = None,
 ) -> Iterator[PackedSequences]:
     """Pack a shard's documents in order; the result does not depend on how they are batched.
 
     Nothing is yielded for documents of which no token can be predicted.
 
     Args:
-        documents: frames with `document_id`, `source_row` and `text`.
+        documents: frames with `document_id`, `source_row` and `text`, and `form` if some are more than a text.
         tokenization: the model's.
         length: the largest number of tokens in a sequence, at least 2.
         shard_id: the documents' shard.
@@ -122,6 +146,7 @@ def pack(
             begins a sequence, and one that is too long goes on in the next.
         documents_see_each_other: whether the model reads what is before a document in its packed sequence; if not,
             each run of a document is a sequence.
+        prepare: makes tokens of the documents that have a form.
 
     Yields:
         At most 1024 sequences at a time, and about a million tokens.
@@ -130,7 +155,7 @@ def pack(
         InputError: a document has a token beyond the model's vocabulary; the error names the document.
     """
     batch_sequences = min(_BATCH_SEQUENCES, max(1, _BATCH_TOKENS // length))
-    pieces = _pieces(documents, tokenization, shard_id)
+    pieces = _pieces(documents, tokenization, shard_id, prepare)
     rows = _separate_rows(pieces, length) if packing == "one_document" else _packed_rows(pieces, length)
     if not documents_see_each_other:
         rows = ([run] for row in rows for run in row)
@@ -147,19 +172,34 @@ def sequence_id(shard_id: str, sequence_index: int, tokens: NDArray[np.int32]) -
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "big") >> 1
 
 
-def _pieces(documents: Iterable[pl.DataFrame], tokenization: Tokenization, shard_id: str) -> Iterator[_Piece]:
+def _pieces(
+    documents: Iterable[pl.DataFrame], tokenization: Tokenization, shard_id: str, prepare: Prepare | None
+) -> Iterator[_Piece]:
     """Yield each whole document with the tokens that packing adds around it."""
     for frame in documents:
-        for rows_at_once in frame.select("document_id", "source_row", "text").iter_slices(_ENCODED_AT_ONCE):
-            identities, rows, texts = (rows_at_once[name].to_list() for name in rows_at_once.columns)
-            places = [f"{shard_id}, row {row}" for row in rows]
-            encoded = tokenization.encode_batch(texts, places)
-            for identity, text, inner in zip(identities, texts, encoded, strict=True):
-                yield _surrounded(identity, text, inner, tokenization)
+        for rows in frame.iter_slices(_ENCODED_AT_ONCE):
+            texts = rows["text"].to_list()
+            places = [f"{shard_id}, row {row}" for row in rows["source_row"]]
+            forms = rows["form"].to_list() if "form" in rows.columns else [None] * len(rows)
+            plain = [number for number, form in enumerate(forms) if form is None]
+            encoded = tokenization.encode_batch([texts[n] for n in plain], [places[n] for n in plain])
+            prepared = dict(zip(plain, map(_as_text, encoded), strict=True))
+            for number, (identity, form) in enumerate(zip(rows["document_id"], forms, strict=True)):
+                if form is not None:
+                    assert prepare is not None  # noqa: S101  # callers with such documents give it
+                    prepared[number] = prepare(form, texts[number], places[number])
+                yield _surrounded(identity, texts[number], prepared[number], tokenization)
 
 
-def _surrounded(document_id: str, text: str, inner: TokenizedText, tokenization: Tokenization) -> _Piece:
+def _as_text(tokens: TokenizedText) -> Prepared:
+    return Prepared(tokens, np.ones(len(tokens), np.uint8), is_complete=False)
+
+
+def _surrounded(document_id: str, text: str, prepared: Prepared, tokenization: Tokenization) -> _Piece:
+    inner, loss = prepared.tokens, prepared.loss
     prefix, suffix = tokenization.before(inner), tokenization.after(inner)
+    if prepared.is_complete:
+        prefix, suffix = [], []
     at_start, at_end = [0] * len(prefix), [len(text)] * len(suffix)
     return _Piece(
         document_id,
@@ -167,6 +207,8 @@ def _surrounded(document_id: str, text: str, inner: TokenizedText, tokenization:
         np.concatenate([prefix, inner.tokens, suffix]).astype(np.int32),
         np.concatenate([at_start, inner.character_start, at_end]).astype(np.int32),
         np.concatenate([at_start, inner.character_end, at_end]).astype(np.int32),
+        # What ends a completion is learnt as it is; what begins a prompt is learnt where all of the prompt is.
+        np.concatenate([[loss.all()] * len(prefix), loss, [1] * len(suffix)]).astype(np.uint8),
     )
 
 
@@ -221,12 +263,13 @@ def _joined(rows: list[list[_Piece]], length: int, shard_id: str, first_index: i
         lengths,
         _padded([piece.character_start for piece in pieces], held),
         _padded([piece.character_end for piece in pieces], held),
+        _padded([piece.loss for piece in pieces], held).astype(np.uint8),
         sequences,
         _span_frame([span for row in spans for span in row], identities),
     )
 
 
-def _padded(runs: list[NDArray[np.int32]], held: NDArray[np.bool_]) -> NDArray[np.int32]:
+def _padded(runs: Sequence[NDArray[Any]], held: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Join runs one after the other as int32 [n, length], where `held` is true; elsewhere it is 0."""
     padded = np.zeros(held.shape, dtype=np.int32)
     padded[held] = np.concatenate(runs)

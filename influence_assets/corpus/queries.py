@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from influence_assets.corpus import columns
 from influence_assets.corpus.formats.jsonl import json_rows
+from influence_assets.corpus.forms import ASSISTANT, OPTIONS, Conversation, conversation_messages, said
 from influence_assets.corpus.sources import SourceFile
 from influence_assets.corpus.tokenization import Tokenization
 from influence_assets.errors import InputError
@@ -22,6 +23,7 @@ QUERY_SCHEMA = pl.Schema(
         "prompt": pl.String(),
         "completion": pl.String(),
         "metadata": pl.String(),
+        "chat": pl.String(),
     }
 )
 
@@ -48,7 +50,9 @@ def read_query_set(file: SourceFile) -> pl.DataFrame:
     """Return the queries of one .jsonl file, as a frame of `QUERY_SCHEMA`.
 
     `source_row` is the line's number. A row without a `query_id` gets one computed from its prompt and completion.
-    Every other column goes to `metadata`, as JSON text.
+    Every other column goes to `metadata`, as JSON text. `chat` is null unless the prompt is a list of messages; then it
+    is the conversation as `corpus.forms.read_form` reads it, with the completion if that is a message too, and `prompt`
+    and `completion` are its text for people.
 
     Raises:
         InputError: the file is empty, or a row is not UTF-8, is not JSON, lacks its prompt or completion, or has an
@@ -69,9 +73,13 @@ def read_query_set(file: SourceFile) -> pl.DataFrame:
     return pl.DataFrame(queries, schema=QUERY_SCHEMA)
 
 
-def query_id(prompt: str, completion: str) -> str:
-    r"""Return the id for a query without one: 16 hex digits of the SHA-256 of prompt + `\0` + completion."""
-    return hashlib.sha256(f"{prompt}\0{completion}".encode()).hexdigest()[:16]
+def query_id(prompt: str, completion: str, chat: str | None = None) -> str:
+    r"""Return the id for a query without one: 16 hex digits of the SHA-256 of prompt + `\0` + completion.
+
+    If the prompt is a list of messages, `\0` and the conversation as JSON follow.
+    """
+    end = "" if chat is None else f"\0{chat}"
+    return hashlib.sha256(f"{prompt}\0{completion}{end}".encode()).hexdigest()[:16]
 
 
 def tokenize_query(
@@ -105,22 +113,55 @@ def tokenize_query(
             raise InputError(where, problem, "Give the query a prompt.")
         before = [tokenization.separator_id]
     tokens = np.concatenate([before, text.tokens]).astype(np.int32)
-    if len(tokens) > context:
-        problem = f"prompt and completion have {len(tokens)} tokens, more than the model's context of {context}"
+    return fitting(TokenizedQuery(tokens, len(before) + first), context, where)
+
+
+def fitting(query: TokenizedQuery, context: int, where: str) -> TokenizedQuery:
+    """Return the query after checking that the model can read it, and that its completion has tokens.
+
+    Raises:
+        InputError: there are more tokens than `context`, or none in the completion; the error names `where`.
+    """
+    if not 0 < query.completion_start < len(query.tokens):
+        raise InputError(where, "the completion has no tokens", "Write the text to explain as `completion`.")
+    if len(query.tokens) > context:
+        problem = f"prompt and completion have {len(query.tokens)} tokens, more than the model's context of {context}"
         raise InputError(where, problem, "Shorten the prompt or the completion.")
-    return TokenizedQuery(tokens, len(before) + first)
+    return query
 
 
 def _query(row: dict[str, Any], where: str) -> dict[str, Any]:
+    chat = _take_chat(row, where) if isinstance(row.get("prompt"), list) else None
     prompt, completion = _string(row, "prompt", where), _string(row, "completion", where)
     if not completion:
         raise InputError(where, "`completion` is empty", "Write the text whose probability is to be explained.")
     own_id = row.get("query_id")
     if own_id is not None and (not isinstance(own_id, str | int) or isinstance(own_id, bool) or own_id == ""):
         raise InputError(where, f"`query_id` is {own_id!r}", "Make it a string or a whole number, or leave it out.")
-    identity = query_id(prompt, completion) if own_id is None else str(own_id)
+    identity = query_id(prompt, completion, chat) if own_id is None else str(own_id)
     metadata = {name: value for name, value in row.items() if name not in QUERY_COLUMNS}
-    return {"query_id": identity, "prompt": prompt, "completion": completion, "metadata": columns.metadata(metadata)}
+    return {
+        "query_id": identity,
+        "prompt": prompt,
+        "completion": completion,
+        "metadata": columns.metadata(metadata),
+        "chat": chat,
+    }
+
+
+def _take_chat(row: dict[str, Any], where: str) -> str:
+    """Replace messages in a row by their text, and return the conversation as JSON."""
+    messages = conversation_messages(row["prompt"], "prompt", where)
+    options = {name: row.pop(name) for name in OPTIONS if row.get(name) is not None}
+    prompt = Conversation(messages, options, len(messages))
+    row["prompt"] = prompt.text
+    if not isinstance(row.get("completion"), list):
+        return prompt.as_json()
+    answers = conversation_messages(row["completion"], "completion", where)
+    if len(answers) != 1 or answers[0]["role"] != ASSISTANT:
+        raise InputError(where, "`completion` is not one message of the assistant", "Write the prompt up to it.")
+    row["completion"] = said(answers[0])
+    return Conversation(messages + answers, options, len(messages)).as_json()
 
 
 def _string(row: dict[str, Any], key: str, where: str) -> str:

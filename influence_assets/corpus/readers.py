@@ -6,6 +6,7 @@ byte-order mark at the start of a file is dropped.
 
 from collections.abc import Collection, Iterator
 from contextlib import closing
+from functools import lru_cache
 from typing import Any
 
 import polars as pl
@@ -87,6 +88,7 @@ def _columns_of(row: StoredRow, name: str, where: str, corpus: Corpus) -> dict[s
     return format_of(name).columns(row, where, corpus) if row.columns is None else row.columns
 
 
+@lru_cache(maxsize=2**16)
 def file_kind(shard: Shard, corpus: Corpus) -> Kind | None:
     """Return the form of the first row of a shard's file; None if it has none that can be read."""
     whole = format_of(shard.file.name)

@@ -67,7 +67,7 @@ class Tokenization:
         object.__setattr__(self, "tokenizer", tokenizer)
         object.__setattr__(self, "prefix_ids", tuple(self.prefix_ids))
         special = [*self.prefix_ids, *([] if self.separator_id is None else [self.separator_id])]
-        self._check(np.array(special, dtype=np.int64), "the tokenizer's special ids")
+        self.check(np.array(special, dtype=np.int64), "the tokenizer's special ids")
 
     def __reduce__(self) -> tuple[type["Tokenization"], tuple[Any, ...]]:
         """Make copies run `__post_init__`, which restores a setting that copies of a tokenizer lose."""
@@ -141,12 +141,17 @@ class Tokenization:
 
     def _checked(self, encoding: Encoding, where: str) -> TokenizedText:
         tokens = np.array(encoding.ids, dtype=np.int64)
-        self._check(tokens, where)
+        self.check(tokens, where)
         offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
         start, end = np.ascontiguousarray(offsets[:, 0]), np.ascontiguousarray(offsets[:, 1])
         return TokenizedText(tokens.astype(np.int32), start, end)
 
-    def _check(self, ids: NDArray[np.int64], where: str) -> None:
+    def check(self, ids: NDArray[np.int64], where: str) -> None:
+        """Raise if an id is not in the model's vocabulary.
+
+        Raises:
+            InputError: one is not; the error names `where`.
+        """
         beyond = ids[(ids < 0) | (ids >= self.vocabulary)]
         if beyond.size:
             problem = f"token id {beyond[0]} is beyond the model's {self.vocabulary} embeddings"

@@ -7,9 +7,12 @@ import numpy as np
 from torch import Tensor
 
 from influence_assets.capture.batches import Sequences
-from influence_assets.corpus.queries import TokenizedQuery, tokenize_query
+from influence_assets.corpus.forms import Conversation, read_form
+from influence_assets.corpus.queries import TokenizedQuery, fitting, tokenize_query
 from influence_assets.corpus.special_tokens import SpecialTokenCounter
+from influence_assets.engine.workspace import Workspace
 from influence_assets.layouts import LARGEST_QUERIES_BYTES
+from influence_assets.layouts.chat import Preparation, chat_template_of
 from influence_assets.layouts.factors import layers_of, read_layers
 from influence_assets.layouts.tokens import tokenization_of
 from influence_assets.maths.ekfac import LayerCurvature
@@ -33,26 +36,54 @@ def chunks(queries: int, bytes_each: int) -> Iterator[slice]:
 
 
 def tokenize(
-    language_model: Artifact, study: Study, prompts: list[str], completions: list[str], places: list[str]
+    language_model: Artifact,
+    workspace: Workspace,
+    prompts: list[str],
+    completions: list[str],
+    places: list[str],
+    chats: list[str | None] | None = None,
 ) -> list[TokenizedQuery]:
     """Return each query as the model reads it.
 
     Args:
         language_model: the artifact with the tokenizer.
-        study: the study, which says what surrounds a text and what becomes of special tokens in it.
+        workspace: the study, which says what surrounds a text and what becomes of special tokens in it.
         prompts: the queries' prompts.
         completions: the queries' completions.
         places: the file and row of each query, for errors.
+        chats: the conversation of each query whose prompt is a list of messages; None if there are none.
 
     Raises:
         InputError: a completion is empty, or a query has more tokens than the model's context.
     """
+    study = workspace.study
     tokenization = tokenization_of(language_model, study, study.queries.special_tokens)
     context = int(language_model.manifest.summary["context_tokens"])
-    return [
-        tokenize_query(prompt, completion, tokenization, context, place)
-        for prompt, completion, place in zip(prompts, completions, places, strict=True)
-    ]
+    chats = chats or [None] * len(prompts)
+    preparation = None
+    if any(chats):
+        preparation = Preparation(tokenization, chat_template_of(workspace), "answers", study.model.path)
+    tokenized = []
+    for prompt, completion, place, chat in zip(prompts, completions, places, chats, strict=True):
+        if chat is None or preparation is None:
+            tokenized.append(tokenize_query(prompt, completion, tokenization, context, place))
+        else:
+            tokenized.append(fitting(_conversation(chat, completion, preparation, place), context, place))
+    return tokenized
+
+
+def _conversation(chat: str, completion: str, preparation: Preparation, where: str) -> TokenizedQuery:
+    """Return a query whose prompt is a conversation: its turn ends if the completion is a message too."""
+    conversation = read_form(chat)
+    assert isinstance(conversation, Conversation)  # noqa: S101  # as `read_query_set` writes it
+    text = preparation.rendered(conversation, where)
+    start, rest = len(text), completion
+    if len(conversation.messages) > conversation.first_answer:
+        text, (start, end) = preparation.answered(conversation, where)
+        text, rest = text[:end], ""
+    tokens = preparation.encoded(conversation, text, rest, where)
+    in_completion = np.flatnonzero(tokens.character_end > start)
+    return TokenizedQuery(tokens.tokens, int(in_completion[0]) if in_completion.size else len(tokens))
 
 
 def notes(language_model: Artifact, study: Study, texts: list[str]) -> list[str]:

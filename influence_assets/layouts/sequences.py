@@ -23,7 +23,7 @@ FORMS = "forms"
 
 def has_forms(documents: Artifact) -> bool:
     """Return whether a shard's documents are conversations, or prompts with completions."""
-    return FORMS in documents.table_names()
+    return FORMS in documents.manifest.rows
 
 
 def stored_documents(documents: Artifact) -> Iterator[pl.DataFrame]:

@@ -15,6 +15,8 @@ def token_settings(study: Study, of: Corpus | Queries) -> Mapping[str, Any]:
     """
     around = study.sequences.model_dump(mode="json", include={"separator", "prefix"})
     chosen = {name: value for name, value in around.items() if value is not None}
+    if isinstance(of, Corpus) and of.loss_on != "answers":
+        chosen["loss_on"] = of.loss_on
     return chosen if of.special_tokens == "text" else {**chosen, "special_tokens": of.special_tokens}
 
 

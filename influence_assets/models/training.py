@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,14 +75,20 @@ class TrainedModel:
     resumed_from_step: int
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """Train a byte-level BPE tokenizer with at most `vocabulary` ids, where 0 is the end of a text."""
+def train_tokenizer(texts: Iterable[str], vocabulary: int, special_tokens: Sequence[str] = ()) -> Tokenizer:
+    """Train a byte-level BPE tokenizer with at most `vocabulary` ids, where 0 is the end of a text.
+
+    Args:
+        texts: what it is trained on.
+        vocabulary: the largest number of ids.
+        special_tokens: further special tokens, which have the ids from 1 on.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=[END_OF_TEXT, *special_tokens],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -98,6 +104,7 @@ def train_language_model(
     tokenizer: Tokenizer,
     workspace: Path,
     progress: Callable[[TrainingProgress], None],
+    loss: NDArray[np.uint8] | None = None,
 ) -> TrainedModel:
     """Train a GPT-2 on the sequences, on the CPU, or continue where an interrupted call stopped.
 
@@ -111,6 +118,7 @@ def train_language_model(
         tokenizer: the tokenizer of the sequences, saved beside the model.
         workspace: a folder for this run only, for its state and, at the end, the model.
         progress: called after every step.
+        loss: uint8 [n, length], 1 where a token carries a loss; None means that all do.
 
     Raises:
         InputError: there are no sequences to train on.
@@ -119,7 +127,7 @@ def train_language_model(
         raise InputError("corpus.path", "holds no text to train a model on", "Put documents into the folder.")
     keep_freed_memory()
     started = time.monotonic()
-    run = _Run(sequences, lengths, training, tokenizer)
+    run = _Run(sequences, lengths, training, tokenizer, loss)
     workspace.mkdir(parents=True, exist_ok=True)
     resumed_from = run.restore(workspace / _STATE_FILE)
     saved = started
@@ -132,7 +140,7 @@ def train_language_model(
         seconds = time.monotonic() - started
         progress(TrainingProgress(run.step, run.steps, epoch + (within > 0), training.epochs, loss, seconds))
     folder = _save_model(run.model, tokenizer, workspace / "model")
-    final_loss, seconds = run.epoch_loss / run.epoch_targets, time.monotonic() - started
+    final_loss, seconds = run.epoch_loss / max(run.epoch_targets, 1), time.monotonic() - started
     return TrainedModel(folder, final_loss, tuple(run.epoch_losses), run.steps, seconds, resumed_from)
 
 
@@ -140,7 +148,12 @@ class _Run:
     """The model and the optimiser between two steps."""
 
     def __init__(
-        self, sequences: NDArray[np.int32], lengths: NDArray[np.int32], training: Training, tokenizer: Tokenizer
+        self,
+        sequences: NDArray[np.int32],
+        lengths: NDArray[np.int32],
+        training: Training,
+        tokenizer: Tokenizer,
+        loss: NDArray[np.uint8] | None,
     ) -> None:
         self.training = training
         self.steps_per_epoch = math.ceil(len(sequences) / training.batch_sequences)
@@ -152,13 +165,15 @@ class _Run:
         self.tokens = torch.from_numpy(sequences.astype(np.int64))
         is_padding = torch.arange(sequences.shape[1]) >= torch.from_numpy(lengths.astype(np.int64))[:, None]
         self.labels = self.tokens.masked_fill(is_padding, _IGNORED)
+        if loss is not None:
+            self.labels.masked_fill_(torch.from_numpy(loss == 0), _IGNORED)
         self.model = _new_model(training, tokenizer, context=sequences.shape[1])
         # One entry for each tensor: GPT-2's output layer is its token embedding.
         self.parameters = dict(self.model.named_parameters())
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=training.learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True
         )
-        self.fingerprint = _fingerprint(sequences, lengths, training, self.model.config.vocab_size)
+        self.fingerprint = _fingerprint(sequences, lengths, training, self.model.config.vocab_size, loss)
 
     def take_step(self) -> float:
         """Train on the next batch and return its mean loss in nats per token."""
@@ -275,12 +290,20 @@ def _new_model(training: Training, tokenizer: Tokenizer, *, context: int) -> GPT
     return model
 
 
-def _fingerprint(sequences: NDArray[np.int32], lengths: NDArray[np.int32], training: Training, vocabulary: int) -> str:
+def _fingerprint(
+    sequences: NDArray[np.int32],
+    lengths: NDArray[np.int32],
+    training: Training,
+    vocabulary: int,
+    loss: NDArray[np.uint8] | None,
+) -> str:
     """Return a hash of everything that determines the weights."""
     settings = {"training": training.model_dump(), "shape": sequences.shape, "vocabulary": vocabulary, "code": 1}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(sequences, dtype="<i4").tobytes())
     digest.update(np.ascontiguousarray(lengths, dtype="<i4").tobytes())
+    if loss is not None:
+        digest.update(np.ascontiguousarray(loss).tobytes())
     return digest.hexdigest()
 
 

@@ -23,7 +23,7 @@ from influence_assets.models.adapter_files import (
 from influence_assets.study import LanguageModel
 
 # Never .bin or .pt: those are pickles, which can run code when they are read.
-_MODEL_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt"]
+_MODEL_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 _OWN_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 _TOKENIZER_PATTERNS = ["*token*.json", "vocab*.json", "*.model", "*.txt"]
 

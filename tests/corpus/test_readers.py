@@ -84,6 +84,7 @@ def test_columns_are_promoted_or_become_metadata(tmp_path):
         "url": None,
         "metadata": '{"n": 1.5}',
         "text": "a",
+        "form": None,
     }
     assert (second["external_id"], second["source"], second["licence"]) == (None, "true", "CC0")
     assert json.loads(second["metadata"]) == {"license": "x", "z": {"q": [None, "é"]}}
