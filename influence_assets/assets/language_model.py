@@ -1,6 +1,5 @@
 """The asset `language_model`: the model whose completions are explained, either given or trained."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -42,12 +41,7 @@ def _uses(study: Study, name: str) -> bool:
 
 
 def _source_content(workspace: Workspace, _partition: Partition) -> Mapping[str, Any]:
-    if workspace.study.model.train is not None:
-        return {}
-    # So that a template which arrives or changes is noticed at all; only what it is applied to depends on it.
-    template = workspace.model_folder / CHAT_TEMPLATE_FILE
-    chat = {"chat_template": hashlib.sha256(template.read_bytes()).hexdigest()} if template.is_file() else {}
-    return {"content": list(workspace.model_file_hashes), **chat}
+    return {"content": list(workspace.model_file_hashes)} if workspace.study.model.train is None else {}
 
 
 def _compute(work: Work) -> None:

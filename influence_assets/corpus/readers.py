@@ -106,9 +106,7 @@ def file_kind(shard: Shard, corpus: Corpus) -> Kind | None:
     return None
 
 
-def _described(
-    source_row: int, row: dict[str, Any], kind: Kind, corpus: Corpus, where: str
-) -> dict[str, Any]:
+def _described(source_row: int, row: dict[str, Any], kind: Kind, corpus: Corpus, where: str) -> dict[str, Any]:
     """Return a file's row with the columns of `ROW_SCHEMA`."""
     _check_columns(row, kind, corpus, where)
     external_id = None if corpus.id_column is None else columns.as_string(row[corpus.id_column])

@@ -30,7 +30,9 @@ class TemplateTokens:
             tokenization.tokenizer, tokenization.separator_id, tokenization.prefix_ids, tokenization.vocabulary, "parse"
         )
         self._added = {
-            number: token for number, token in tokenization.tokenizer.get_added_tokens_decoder().items() if token.special
+            number: token
+            for number, token in tokenization.tokenizer.get_added_tokens_decoder().items()
+            if token.special
         }
         names = sorted((token.content for token in self._added.values() if token.content), key=len, reverse=True)
         self._names = re.compile("|".join(map(re.escape, names))) if names else None

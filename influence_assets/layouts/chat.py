@@ -7,7 +7,6 @@ conversation up to each of its turns, which must give the beginning of the whole
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -79,25 +78,23 @@ class Preparation:
         text = self._known_template(where).render(conversation.messages, conversation.options, where)
         return text, self.answers(conversation, text, where)[-1]
 
-    def rendered(self, conversation: Conversation, where: str) -> str:
-        """Return the text that the template makes of a conversation, whose last turn is the user's."""
-        template = self._known_template(where)
-        return template.render(conversation.messages, conversation.options, where, add_generation_prompt=True)
+    def prompt(self, conversation: Conversation, where: str) -> str:
+        """Return the text that the template makes of what comes before the first answer."""
+        messages = conversation.messages[: conversation.first_answer]
+        return self._known_template(where).render(messages, conversation.options, where, add_generation_prompt=True)
 
-    def encoded(self, conversation: Conversation, text: str, rest: str, where: str) -> TokenizedText:
-        """Return the tokens of a text that the template made of a conversation, followed by text of somebody else.
+    def encoded(self, conversation: Conversation, text: str, end: int, rest: str, where: str) -> TokenizedText:
+        """Return the tokens of what the template made of a conversation, up to a place, followed by other text.
 
         Args:
             conversation: the conversation.
             text: what the template made of it.
+            end: how much of it there is.
             rest: what follows.
             where: the file and row, for errors.
         """
-        contents = self._contents(conversation, text, where)
-        end = len(text) + len(rest)
-        # Contents of a text that is cut off are where they are in the whole one.
-        plain = [(start, stop) for start, stop, _ in contents] + ([(len(text), end)] if rest else [])
-        return self._encode(text + rest, plain, where)
+        plain = [(start, min(stop, end)) for start, stop, _ in self._contents(conversation, text, where)]
+        return self._encode(text[:end] + rest, [*plain, (end, end + len(rest))], where)
 
     def answers(self, conversation: Conversation, text: str, where: str) -> Spans:
         """Return the characters of a rendered conversation that the assistant writes, turns' ends included.
@@ -152,7 +149,7 @@ class Preparation:
             before = template.render(earlier, options, where, add_generation_prompt=True)
             through = template.render(conversation.messages[: number + 1], options, where)
             # Some templates end the whole conversation with a token that is not at the end of other turns.
-            turn = commonprefix([through, text])[len(before) :]
+            turn = _common_beginning(through, text)[len(before) :]
             end = self._end_of_turn(message, turn, is_whole=text.startswith(through))
             if not (text.startswith(before) and through.startswith(before)) or end is None:
                 raise self._not_a_beginning(template, where)
@@ -213,6 +210,12 @@ class Preparation:
             "Write {% generation %} and {% endgeneration %} around what the assistant writes in the template, or set "
             "corpus.loss_on to all.",
         )
+
+
+def _common_beginning(one: str, other: str) -> str:
+    same = zip(one, other, strict=False)
+    length = next((place for place, (a, b) in enumerate(same) if a != b), min(len(one), len(other)))
+    return one[:length]
 
 
 def _matched(pieces: list[str], contents: list[str], text: str) -> list[tuple[int, int, int, int]] | None:

@@ -76,12 +76,12 @@ def _conversation(chat: str, completion: str, preparation: Preparation, where: s
     """Return a query whose prompt is a conversation: its turn ends if the completion is a message too."""
     conversation = read_form(chat)
     assert isinstance(conversation, Conversation)  # noqa: S101  # as `read_query_set` writes it
-    text = preparation.rendered(conversation, where)
-    start, rest = len(text), completion
+    text = preparation.prompt(conversation, where)
+    start, end, rest = len(text), len(text), completion
     if len(conversation.messages) > conversation.first_answer:
         text, (start, end) = preparation.answered(conversation, where)
-        text, rest = text[:end], ""
-    tokens = preparation.encoded(conversation, text, rest, where)
+        rest = ""
+    tokens = preparation.encoded(conversation, text, end, rest, where)
     in_completion = np.flatnonzero(tokens.character_end > start)
     return TokenizedQuery(tokens.tokens, int(in_completion[0]) if in_completion.size else len(tokens))
 

@@ -37,12 +37,13 @@ def sampled_labels(model: PreTrainedModel, text: Text, seed: int) -> list[int]:
     return labels
 
 
-def label_likelihood(model: PreTrainedModel, text: Text, labels: Sequence[int]) -> Tensor:
-    """Σ_t log p(label_t | tokens up to t)."""
+def label_likelihood(model: PreTrainedModel, text: Text, labels: Sequence[int | None]) -> Tensor:
+    """Σ_t log p(label_t | tokens up to t) over the positions that have a label."""
     logits = model(input_ids=text.tokens[None]).logits[0]
-    total = logits.new_zeros(())
+    total = 0 * logits[0, 0]
     for position, label in enumerate(labels):
-        total = total + logits[position].log_softmax(-1)[label]
+        if label is not None:
+            total = total + logits[position].log_softmax(-1)[label]
     return total
 
 
@@ -81,10 +82,10 @@ def dense_curvature(
     model: PreTrainedModel,
     modules: Sequence[AttributedLayer],
     texts: Sequence[Text],
-    labels: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int | None]],
     scale: float,
 ) -> Mapping[str, Dense]:
-    """Q diag(Λ) Qᵀ of every layer, with Q = Q_S ⊗ Q_A, and λ = scale · mean(Λ)."""
+    """Q diag(Λ) Qᵀ of every layer, with Q = Q_S ⊗ Q_A, and λ = scale · mean(Λ); positions without a label do not count."""
     A = {m.name: torch.zeros(m.input_width, m.input_width, dtype=torch.float64) for m in modules}
     S = {m.name: torch.zeros(m.output_width, m.output_width, dtype=torch.float64) for m in modules}
     counted = 0
@@ -96,14 +97,15 @@ def dense_curvature(
                 loss.backward(retain_graph=True)
             for linear in modules:
                 x, y = recorder.seen[linear.name]
-                for position in range(len(drawn)):  # the last position has no label
+                for position in (p for p, label in enumerate(drawn) if label is not None):  # the last has none
                     a, Ds = x[position], y.grad[0, position]
                     if linear.module.bias is not None:
                         a = torch.cat([a, torch.ones(1, dtype=a.dtype)])
                     A[linear.name] += torch.outer(a, a)
                     S[linear.name] += torch.outer(Ds, Ds)
-            counted += len(drawn)
-            gradients.append(sequence_gradient(tuple(modules), loss))
+            counted += sum(label is not None for label in drawn)
+            if any(label is not None for label in drawn):
+                gradients.append(sequence_gradient(tuple(modules), loss))
             model.zero_grad(set_to_none=True)
     dense = {}
     for linear in modules:

@@ -33,4 +33,6 @@ def _columns(row: StoredRow, where: str, corpus: Corpus) -> dict[str, Any] | Non
     return {**no_id, corpus.text_column: decoded(row.payload, where)}
 
 
-FORMAT = SourceFormat(name="text", suffixes=packed(".txt") + packed(".md"), rows=_rows, columns=_columns, has_columns=False)
+FORMAT = SourceFormat(
+    name="text", suffixes=packed(".txt") + packed(".md"), rows=_rows, columns=_columns, has_columns=False
+)
