@@ -140,7 +140,7 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
 
     from influence_assets.corpus.packing import pack
     from influence_assets.corpus.tokenization import Tokenization
-    from influence_assets.layouts.chat import Preparation, chat_template_of
+    from influence_assets.layouts.chat import preparation_of
     from influence_assets.layouts.sequences import has_forms, stored_documents
     from influence_assets.layouts.tokens import as_studied
     from influence_assets.models.chat_templates import CHATML, CHATML_TOKENS
@@ -156,8 +156,7 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
     separator = tokenizer.token_to_id("<|endoftext|>")
     tokenization = Tokenization.of(tokenizer, separator, tokenizer.get_vocab_size())
     tokenization = as_studied(tokenization, work.study, work.study.corpus.special_tokens)
-    loss_on = work.study.corpus.loss_on
-    prepare = Preparation(tokenization, chat_template_of(work.workspace), loss_on, None)
+    prepare = preparation_of(work.workspace, tokenization)
     packed = [
         part
         for shard in shards
@@ -173,7 +172,7 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
     ]
     tokens, lengths = (np.concatenate([getattr(p, name) for p in packed]) for name in ("tokens", "lengths"))
     loss = None
-    if loss_on != "all" and any(map(has_forms, shards)):
+    if prepare.has_mask and any(map(has_forms, shards)):
         loss = np.concatenate([part.loss for part in packed])
     checkpoint = work.workspace.store.root / ".training" / work.key.data_version
 

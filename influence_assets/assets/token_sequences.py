@@ -21,7 +21,7 @@ TOKEN_ARRAYS = ("tokens", "character_start", "character_end")
 def _compute(work: Work) -> None:
     from influence_assets.corpus.packing import SEQUENCE_DOCUMENT_SCHEMA, SEQUENCE_SCHEMA, pack
     from influence_assets.corpus.special_tokens import SpecialTokenCounter
-    from influence_assets.layouts.chat import Preparation, chat_template_of
+    from influence_assets.layouts.chat import preparation_of
     from influence_assets.layouts.tokens import tokenization_of
 
     shard = str(work.partition.shard)
@@ -32,12 +32,9 @@ def _compute(work: Work) -> None:
     spans = [pl.DataFrame(schema=SEQUENCE_DOCUMENT_SCHEMA)]
     special = SpecialTokenCounter(tokenization)
     tokens = counted = 0
-    prepare = None
-    if has_forms(work.open("documents")):
-        loss_on, template = work.study.corpus.loss_on, chat_template_of(work.workspace)
-        prepare = Preparation(tokenization, template, loss_on, work.study.model.path)
-        if loss_on != "all":
-            arrays[LOSS] = work.draft.growing_array(LOSS, (settings.length,), "uint8")
+    prepare = preparation_of(work.workspace, tokenization) if has_forms(work.open("documents")) else None
+    if prepare is not None and prepare.has_mask:
+        arrays[LOSS] = work.draft.growing_array(LOSS, (settings.length,), "uint8")
 
     def documents() -> Iterator[pl.DataFrame]:
         for frame in stored_documents(work.open("documents")):
@@ -78,7 +75,7 @@ def _compute(work: Work) -> None:
 
 
 def _source_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
-    """Return the chat template, for shards that it is applied to; that of a model that is trained is always the same."""
+    """Return the chat template, for shards that it is applied to; that of models that are trained never changes."""
     if workspace.study.model.train is not None:
         return {}
     from influence_assets.corpus.readers import file_kind

@@ -1,4 +1,4 @@
-"""The study that `influence init` writes: eight short documents, two questions and a small model."""
+"""The studies that `influence init` writes: eight short documents or conversations, two questions and a small model."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,14 @@ EXAMPLE: dict[str, Any] = {
     "queries": {"path": "queries"},
     "sequences": {"length": 32},
 }
-DOCUMENTS = [
+CHAT_SEQUENCES = {"length": 64, "packing": "one_document"}
+
+
+def _said(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+DOCUMENTS: list[dict[str, Any]] = [
     {
         "title": "Lighthouse",
         "source": "example",
@@ -64,14 +71,38 @@ DOCUMENTS = [
         "second the larger ones learn to calculate, and at noon all of them eat soup.",
     },
 ]
-QUESTIONS = [
+QUESTIONS: list[dict[str, Any]] = [
     {"query_id": "lamp", "prompt": "The lamp turns once in", "completion": " ten seconds"},
     {"query_id": "baker", "prompt": "The baker rises at", "completion": " three in the morning"},
 ]
 
 
-def write_example(folder: Path) -> Path:
+ASKED = {
+    "Lighthouse": ("How often does the lamp of the lighthouse turn?", "Once in ten seconds."),
+    "Bakery": ("When does the baker rise?", "At three in the morning."),
+    "Ferry": ("What does the ferry carry?", "The mail, the milk and whoever wants to cross."),
+    "Library": ("How long may I keep a book?", "Three weeks; a newspaper for one day."),
+    "Orchard": ("When are the apples picked?", "In September, the pears a little later."),
+    "Clockmaker": ("Who winds the clock of the town hall?", "The clockmaker, on Mondays."),
+    "Market": ("Where is fish sold?", "By the fountain, on Saturdays from seven."),
+    "School": ("How many teachers has the school?", "One, for two rooms."),
+}
+CONVERSATIONS: list[dict[str, Any]] = [
+    {"title": title, "source": "example", "messages": [_said("user", question), _said("assistant", answer)]}
+    for title, (question, answer) in ASKED.items()
+]
+CHAT_QUESTIONS: list[dict[str, Any]] = [
+    {"query_id": name, "prompt": [_said("user", question)], "completion": [_said("assistant", answer)]}
+    for name, (question, answer) in {"lamp": ASKED["Lighthouse"], "baker": ASKED["Bakery"]}.items()
+]
+
+
+def write_example(folder: Path, *, is_chat: bool = False) -> Path:
     """Write the example into a new or empty folder and return the study file.
+
+    Args:
+        folder: the folder.
+        is_chat: whether the documents are conversations.
 
     Raises:
         InputError: the folder holds something already, or cannot be written.
@@ -80,12 +111,17 @@ def write_example(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise InputError(str(folder), "is not empty", "Name a new folder.")
-        for name, rows in {"corpus/example.jsonl": DOCUMENTS, "queries/questions.jsonl": QUESTIONS}.items():
+        documents, questions = (CONVERSATIONS, CHAT_QUESTIONS) if is_chat else (DOCUMENTS, QUESTIONS)
+        files: dict[str, list[dict[str, Any]]] = {
+            "corpus/example.jsonl": documents,
+            "queries/questions.jsonl": questions,
+        }
+        for name, rows in files.items():
             file = folder / name
             file.parent.mkdir()
             file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         study = folder / "study.yaml"
-        study.write_text(commented(EXAMPLE), encoding="utf-8")
+        study.write_text(commented({**EXAMPLE, "sequences": CHAT_SEQUENCES} if is_chat else EXAMPLE), encoding="utf-8")
     except OSError as error:
         raise InputError(str(folder), f"cannot be written ({error})", "Name a folder that you may write to.") from error
     return study

@@ -123,7 +123,7 @@ class _Span:
     text: str
 
 
-def pack(
+def pack(  # noqa: PLR0913  # three of them are how a study packs
     documents: Iterable[pl.DataFrame],
     tokenization: Tokenization,
     length: int,

@@ -33,6 +33,12 @@ def chat_template_of(workspace: Workspace) -> ChatTemplate | None:
     return read_chat_template(workspace.model_folder)
 
 
+def preparation_of(workspace: Workspace, tokenization: Tokenization) -> "Preparation":
+    """Return what makes tokens of the corpus's documents with a form."""
+    study = workspace.study
+    return Preparation(tokenization, chat_template_of(workspace), study.corpus.loss_on, study.model.path)
+
+
 class Preparation:
     """Makes tokens of documents with a form.
 
@@ -51,6 +57,11 @@ class Preparation:
         self._loss_on = loss_on
         self._model = model or "model.train"
         self._tokens = TemplateTokens(tokenization)
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether some tokens may carry no loss."""
+        return self._loss_on != "all"
 
     def __call__(self, form: str, text: str, where: str) -> Prepared:
         """Return a document's tokens, and which of them carry a loss.

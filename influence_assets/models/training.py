@@ -96,7 +96,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, special_tokens: Seque
     return tokenizer
 
 
-def train_language_model(
+def train_language_model(  # noqa: PLR0913  # three of them are the sequences
     sequences: NDArray[np.int32],
     lengths: NDArray[np.int32],
     training: Training,

@@ -8,11 +8,18 @@ import torch
 import yaml
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from influence_assets.cli.example import CONVERSATIONS, write_example
+from influence_assets.corpus.forms import read_form
+from influence_assets.corpus.queries import read_query_set
+from influence_assets.corpus.readers import read_rows
+from influence_assets.corpus.sources import SourceFile
 from influence_assets.errors import InputError
 from influence_assets.layouts.sequences import LOSS
 from influence_assets.models.chat_templates import CHATML, CHATML_TOKENS
 from influence_assets.models.layers.selection import select_modules
+from influence_assets.study import Study
 from tests import studies
+from tests.corpus.small_corpora import shards_of
 from tests.oracles import ekfac as oracle
 from tests.oracles.gradients import Unfrozen, sequence_gradient
 
@@ -141,10 +148,6 @@ def test_tokens_and_losses_are_stored(computed):
         assert summary["predicted_tokens"] == counted
 
 
-def masked_loss(model, text, labels):
-    return -oracle.label_likelihood(model, text, labels)
-
-
 def question(row):
     if isinstance(row["prompt"], str):
         before, whole = text_tokens(row["prompt"]).ids, text_tokens(row["prompt"] + row["completion"]).ids
@@ -260,3 +263,24 @@ def test_a_trained_model_learns_the_answers_alone(tmp_path):
     sequences = list(stored_sequences(study))
     assert {loss for _, _, _, of in sequences for loss in of} == {0, 1}
     assert json.loads((folder / "config.json").read_text())["vocab_size"] == made.vocab_size
+
+
+def test_the_chat_example_is_a_study_of_conversations(tmp_path):
+    study = Study.load(write_example(tmp_path / "new", is_chat=True))
+    rows = [frame for shard in shards_of(study.corpus) for frame in read_rows(shard, study.corpus)]
+    forms = [read_form(form) for frame in rows for form in frame["form"]]
+    assert [len(form.messages) for form in forms] == [2] * len(CONVERSATIONS)
+    file = SourceFile(str(tmp_path / "new" / "queries" / "questions.jsonl"), "questions.jsonl", 1)
+    assert read_query_set(file)["chat"].null_count() == 0
+
+
+@pytest.mark.slow
+def test_the_chat_example_finds_the_conversation_that_taught_the_answer(tmp_path):
+    study = write_example(tmp_path / "new", is_chat=True)
+    studies.compute(study)
+    strongest = studies.ask_sql(
+        study,
+        "select query_id, arg_max(title, current_scores.influence_nats) from current_scores "
+        "join sequence_documents using (sequence_id) join documents using (document_key) group by query_id",
+    )
+    assert dict(strongest.iter_rows()) == {"lamp": "Lighthouse", "baker": "Bakery"}

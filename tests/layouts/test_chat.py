@@ -118,7 +118,8 @@ def test_only_the_answers_of_a_completion_carry_a_loss(kind):
     earlier, _ = prepared(kind, only, "bytes")
     assert (last.tokens.tokens == every.tokens.tokens).all()
     carried_before = int(earlier.loss.sum())
-    assert carried_before and int(every.loss.sum()) - int(last.loss.sum()) == carried_before
+    assert carried_before
+    assert int(every.loss.sum()) - int(last.loss.sum()) == carried_before
     assert set(np.flatnonzero(last.loss)) == set(np.flatnonzero(every.loss)[carried_before:])
 
 

@@ -85,7 +85,7 @@ def dense_curvature(
     labels: Sequence[Sequence[int | None]],
     scale: float,
 ) -> Mapping[str, Dense]:
-    """Q diag(Λ) Qᵀ of every layer, with Q = Q_S ⊗ Q_A, and λ = scale · mean(Λ); positions without a label do not count."""
+    """Q diag(Λ) Qᵀ of every layer, with Q = Q_S ⊗ Q_A, and λ = scale · mean(Λ); a label None does not count."""
     A = {m.name: torch.zeros(m.input_width, m.input_width, dtype=torch.float64) for m in modules}
     S = {m.name: torch.zeros(m.output_width, m.output_width, dtype=torch.float64) for m in modules}
     counted = 0

@@ -1,6 +1,7 @@
 """`influence init`."""
 
 import shlex
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +12,23 @@ from influence_assets.cli.command import Command
 from influence_assets.cli.console import console
 
 
-def init(folder: Annotated[Path, typer.Argument(help="A new or empty folder.")]) -> None:
+class Template(StrEnum):
+    """What the corpus of a new study consists of."""
+
+    TEXT = "text"
+    CHAT = "chat"
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    template: Annotated[
+        Template, typer.Option(help="What the corpus consists of: texts, or conversations for fine-tuning.")
+    ] = Template.TEXT,
+) -> None:
     """Write a commented study with a small corpus and questions to start from."""
     from influence_assets.cli.example import write_example
 
-    study = write_example(folder)
+    study = write_example(folder, is_chat=template is Template.CHAT)
     command = f"influence run --study {shlex.quote(str(study))}"
     console.print(f"Wrote [bold]{escape(str(study))}[/]. Read it, then: [bold]{escape(command)}[/]", soft_wrap=True)
 
