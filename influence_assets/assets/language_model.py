@@ -180,7 +180,7 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
         work.progress(state.step, state.steps)
 
     trained = train_language_model(
-        tokens, lengths, training, tokenizer=tokenizer, workspace=checkpoint, progress=progress, loss=loss
+        tokens, lengths, training, tokenizer=tokenizer, workspace=checkpoint, progress=progress, loss_mask=loss
     )
     folder = work.draft.folder("model")
     shutil.copytree(trained.folder, folder, dirs_exist_ok=True)

@@ -149,7 +149,7 @@ def conversation_messages(value: Any, name: str, where: str) -> tuple[dict[str, 
 def _message(message: Any, which: str, where: str) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise InputError(where, f"{which} is not an object", _SHAPE)
-    kept = _without_null(message)
+    kept: dict[str, Any] = _without_null(message)
     if not isinstance(kept.get("role"), str):
         raise InputError(where, f"{which} has no `role` (its keys: {', '.join(map(str, message)) or 'none'})", _SHAPE)
     content = kept.get("content")

@@ -98,9 +98,9 @@ class TemplateTokens:
             )
             tokenizer.add_tokens([marker])
         tokenizer.encode_special_tokens = True
-        special = {tokenizer.token_to_id(_marker(number)): number for number in self._added}
+        special = {int(tokenizer.token_to_id(_marker(number)) or 0): number for number in self._added}
         self._marking = tokenizer, special
-        return self._marking
+        return tokenizer, special
 
 
 def _marker(number: int) -> str:

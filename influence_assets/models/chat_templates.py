@@ -93,7 +93,7 @@ class ChatTemplate:
 
         arguments = {**self.names, **options.get("chat_template_kwargs", {})}
         try:
-            texts, spans = render_jinja_template(  # type: ignore[no-untyped-call,misc]
+            rendered: Any = render_jinja_template(  # declared to return only the texts
                 [[dict(message) for message in messages]],
                 tools=options.get("tools"),
                 chat_template=self.source,
@@ -104,7 +104,8 @@ class ChatTemplate:
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             problem = f"the chat template of {self.origin} does not take its messages ({error})"
             raise InputError(where, problem, "Correct the row, or the template.") from error
-        return str(texts[0]), [(int(start), int(end)) for start, end in spans[0]] if is_marked else []
+        (text,), spans = rendered
+        return str(text), [(int(start), int(end)) for start, end in spans[0]] if is_marked else []
 
 
 def trained_template() -> ChatTemplate:

@@ -104,7 +104,7 @@ def train_language_model(  # noqa: PLR0913  # three of them are the sequences
     tokenizer: Tokenizer,
     workspace: Path,
     progress: Callable[[TrainingProgress], None],
-    loss: NDArray[np.uint8] | None = None,
+    loss_mask: NDArray[np.uint8] | None = None,
 ) -> TrainedModel:
     """Train a GPT-2 on the sequences, on the CPU, or continue where an interrupted call stopped.
 
@@ -118,7 +118,7 @@ def train_language_model(  # noqa: PLR0913  # three of them are the sequences
         tokenizer: the tokenizer of the sequences, saved beside the model.
         workspace: a folder for this run only, for its state and, at the end, the model.
         progress: called after every step.
-        loss: uint8 [n, length], 1 where a token carries a loss; None means that all do.
+        loss_mask: uint8 [n, length], 1 where a token carries a loss; None means that all do.
 
     Raises:
         InputError: there are no sequences to train on.
@@ -127,7 +127,7 @@ def train_language_model(  # noqa: PLR0913  # three of them are the sequences
         raise InputError("corpus.path", "holds no text to train a model on", "Put documents into the folder.")
     keep_freed_memory()
     started = time.monotonic()
-    run = _Run(sequences, lengths, training, tokenizer, loss)
+    run = _Run(sequences, lengths, training, tokenizer, loss_mask)
     workspace.mkdir(parents=True, exist_ok=True)
     resumed_from = run.restore(workspace / _STATE_FILE)
     saved = started

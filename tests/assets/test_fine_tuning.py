@@ -270,7 +270,7 @@ def test_the_chat_example_is_a_study_of_conversations(tmp_path):
     rows = [frame for shard in shards_of(study.corpus) for frame in read_rows(shard, study.corpus)]
     forms = [read_form(form) for frame in rows for form in frame["form"]]
     assert [len(form.messages) for form in forms] == [2] * len(CONVERSATIONS)
-    file = SourceFile(str(tmp_path / "new" / "queries" / "questions.jsonl"), "questions.jsonl", 1)
+    file = SourceFile("questions.jsonl", str(tmp_path / "new" / "queries" / "questions.jsonl"), 1)
     assert read_query_set(file)["chat"].null_count() == 0
 
 
