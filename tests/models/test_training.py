@@ -228,3 +228,20 @@ def test_tokenizer_is_byte_level_and_the_same_each_time():
     assert tokenizer.get_vocab_size() == 280
     unseen = "naïve 漢字 \t\n «» 🙂"
     assert tokenizer.decode(tokenizer.encode(unseen).ids) == unseen
+
+
+def test_tokens_without_a_loss_are_not_learnt(packed, tokenizer, tmp_path):
+    """Of a model that does not move, the loss of the only epoch is the mean over the tokens with a loss, by hand."""
+    tokens, lengths = packed
+    mask = (np.random.default_rng(0).random(tokens.shape) < 0.3).astype(np.uint8)
+    mask[2] = 0
+    still = SETTINGS.model_copy(update={"epochs": 1, "learning_rate": 1e-30})
+    trained = train_language_model(
+        tokens, lengths, still, tokenizer=tokenizer, workspace=tmp_path, progress=lambda _: None, loss_mask=mask
+    )
+    model = load_model(trained.folder, dtype="float64", device="cpu")
+    losses = []
+    for row, length, carries in zip(tokens, lengths, mask, strict=True):
+        logits = model(input_ids=torch.from_numpy(row[None].astype(np.int64))).logits[0].log_softmax(-1)
+        losses += [-float(logits[t, row[t + 1]]) for t in range(length - 1) if carries[t + 1]]
+    assert trained.final_loss == pytest.approx(np.mean(losses), rel=1e-5)
