@@ -57,7 +57,10 @@ class _Recorder:
         self._work = work
         self._sequences = len(sequences)
         self.coordinates = strongest_coordinates(layers, work.study.sketches.coordinates)
-        self._probed = np.unique(np.linspace(0, max(0, len(sequences) - 1), PROBES).astype(int))[: len(sequences)]
+        # A sequence without a loss has no gradient to ask with.
+        carrying = np.flatnonzero(sequences.counted_tokens() > 0)
+        spread = np.unique(np.linspace(0, max(0, len(carrying) - 1), PROBES).astype(int))[: len(carrying)]
+        self._probed = carrying[spread]
         quiet = Runner(runner.model, runner.modules, runner.batch_sequences)
         gradients = query_gradients(quiet, sequences.take(self._probed), bases_of(layers)).layers
         self._questions = query_sketches(gradients, layers, self.coordinates, 1)

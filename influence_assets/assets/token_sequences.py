@@ -11,6 +11,7 @@ from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
 from influence_assets.engine.workspace import Workspace
+from influence_assets.errors import InputError
 from influence_assets.layouts.sequences import LOSS, has_forms, stored_documents
 from influence_assets.layouts.token_settings import packing_settings, token_settings
 from influence_assets.storage.artifacts import Artifact

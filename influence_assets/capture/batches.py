@@ -142,8 +142,9 @@ class Sequences:
         """Return how many tokens of each sequence carry a loss."""
         first = 1 if self.first_scored is None else self.first_scored
         if self.loss is None:
-            return np.maximum(self.lengths.astype(np.int64) - first, 0)
-        return self.counted(np.arange(len(self)), self.tokens.shape[1]).sum(axis=1)
+            return np.asarray(np.maximum(self.lengths.astype(np.int64) - first, 0))
+        counted = self.counted(np.arange(len(self)), self.tokens.shape[1])
+        return np.asarray(counted.sum(axis=1), np.int64)
 
     def batches(self, size: int, device: str, *, by_length: bool = False) -> Iterator[Batch]:
         """Yield batches of `size` sequences, each cut to its longest sequence.

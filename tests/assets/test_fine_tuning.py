@@ -13,6 +13,7 @@ from influence_assets.corpus.forms import read_form
 from influence_assets.corpus.queries import read_query_set
 from influence_assets.corpus.readers import read_rows
 from influence_assets.corpus.sources import SourceFile
+from influence_assets.engine.notes import notes_of
 from influence_assets.errors import InputError
 from influence_assets.layouts.sequences import LOSS
 from influence_assets.models.chat_templates import CHATML, CHATML_TOKENS
@@ -240,11 +241,18 @@ def test_rows_of_different_forms_are_not_mixed_in_a_file(tmp_path):
         studies.compute(study, until="documents")
 
 
-def test_a_file_without_any_answer_is_refused(tmp_path):
+def test_a_file_without_any_answer_teaches_nothing_and_says_so(tmp_path):
     study = lay_out(tmp_path)
     studies.write_jsonl(tmp_path / "corpus" / studies.COAST, [{"messages": CHATS[0]["messages"][:1]}])
-    with pytest.raises(InputError, match="none of its tokens carries a loss"):
-        studies.compute(study, until="token_sequences")
+    studies.compute(study)
+    (note,) = notes_of(studies.artifact(study, "token_sequences", shard=studies.COAST).manifest)
+    assert "None of its tokens carries a loss" in note
+    scores = studies.ask_sql(
+        study, "select influence_nats from current_scores inner join sequences using (sequence_id) where shard_id = $1",
+        [studies.COAST],
+    )["influence_nats"]
+    assert len(scores)
+    assert set(scores) == {0.0}
 
 
 def test_a_trained_model_learns_the_answers_alone(tmp_path):
