@@ -39,7 +39,14 @@ AT_THE_TOP = {
     "influence.duckdb",
     "influence.duckdb.lock",
 }
-CACHES = ("sources.json", "weights.json", "withdrawn.json", "last_generation.json")
+CACHES = (
+    "sources.json",
+    "weights.json",
+    "withdrawn.json",
+    "last_generation.json",
+    "requested_generation.json",
+    "runs",
+)
 LISTS = {"withdrawn.jsonl", ".withdrawn.jsonl.lock", "tombstones.jsonl", ".tombstones.jsonl.lock", ".copies"}
 Manifests = dict[ArtifactKey, Manifest]
 
