@@ -28,6 +28,7 @@ from influence_assets.upkeep import garbage
 from tests import studies
 from tests.commanding import influence
 from tests.studies import COAST, EXTRA, SHARDS, TRADES
+from tests.tiers import slow_but
 
 GULLS = studies.COAST_ROWS[3]["text"]
 LETTERS, TOKENS = 12, 6
@@ -302,7 +303,10 @@ NOT_GONE = [moved_behind_a_link, file_for_folder, folder_for_file, pipe_for_file
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [("run",), ("gc", "--keep", "0", "--yes"), ("status",)])
+@pytest.mark.parametrize(
+    "command",
+    slow_but(of=[("run",), ("gc", "--keep", "0", "--yes"), ("status",)], slow=[("gc", "--keep", "0", "--yes")]),
+)
 @pytest.mark.parametrize("change", NOT_GONE)
 def test_what_is_there_but_is_not_read_is_an_error_and_costs_nothing(study, change, command):
     before, artifacts = studies.catalogue_rows(study), {m.key for m in workspace(study).store.manifests()}
@@ -505,7 +509,7 @@ def test_after_a_takedown_the_fault_is_named_and_the_run_that_follows_its_remova
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("content", [b"garbage", b"garbage\n" * 1000, bytes(8192)])
+@pytest.mark.parametrize("content", slow_but(of=[b"garbage", b"garbage\n" * 1000, bytes(8192)], slow=(b"garbage",)))
 @pytest.mark.parametrize("name", ["history/runs.db", "history/runs/index.db"])
 def test_a_broken_dagster_store_is_one_paragraph_with_its_remedy(study, name, content):
     home = study.parent / "store" / ".dagster"
