@@ -14,7 +14,7 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown, Table
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
-from influence_assets.layouts.token_settings import token_settings
+from influence_assets.layouts.token_settings import chat_template_content, token_settings
 from influence_assets.methods.method import AttributionMethod, MethodContext, TrainingSequences
 from influence_assets.methods.registry import method_settings, methods_of
 from influence_assets.storage.artifacts import Artifact
@@ -41,20 +41,7 @@ def _uses(study: Study, name: str) -> bool:
 def _source_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
     file = workspace.query_file(str(partition.query_set))
     content = workspace.query_hash(file)
-    return {"content": content, **_chat_template(workspace, file, content)}
-
-
-def _chat_template(workspace: Workspace, file: SourceFile, content: str) -> Mapping[str, Any]:
-    """Return the chat template, for query sets that it is applied to; see `token_sequences`."""
-    if workspace.study.model.train is not None:
-        return {}
-    from influence_assets.layouts.chat import chat_template_of
-
-    try:
-        template = chat_template_of(workspace)
-    except InputError:  # computing the partition says what is wrong
-        return {}
-    return {} if template is None or not _has_chats(file, content) else {"chat_template": template.content}
+    return {"content": content, **chat_template_content(workspace, lambda: _has_chats(file, content))}
 
 
 @lru_cache(maxsize=1024)

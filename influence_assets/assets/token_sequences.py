@@ -11,9 +11,8 @@ from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
 from influence_assets.engine.workspace import Workspace
-from influence_assets.errors import InputError
 from influence_assets.layouts.sequences import LOSS, has_forms, stored_documents
-from influence_assets.layouts.token_settings import packing_settings, token_settings
+from influence_assets.layouts.token_settings import chat_template_content, packing_settings, token_settings
 from influence_assets.storage.artifacts import Artifact
 
 TOKEN_ARRAYS = ("tokens", "character_start", "character_end")
@@ -76,19 +75,11 @@ def _compute(work: Work) -> None:
 
 
 def _source_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
-    """Return the chat template, for shards that it is applied to; that of models that are trained never changes."""
-    if workspace.study.model.train is not None:
-        return {}
+    """Return the chat template, for shards that it is applied to."""
     from influence_assets.corpus.readers import file_kind
-    from influence_assets.layouts.chat import chat_template_of
 
-    try:
-        template = chat_template_of(workspace)
-    except InputError:  # computing the partition says what is wrong
-        return {}
-    if template is None or file_kind(workspace.shard(str(partition.shard)), workspace.study.corpus) != "messages":
-        return {}
-    return {"chat_template": template.content}
+    shard = workspace.shard(str(partition.shard))
+    return chat_template_content(workspace, lambda: file_kind(shard, workspace.study.corpus) == "messages")
 
 
 def token_counts_agree(artifact: Artifact, _open: Opener) -> Finding:

@@ -1,8 +1,10 @@
 """The settings of a study by which text becomes tokens, as they enter data versions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from influence_assets.engine.workspace import Workspace
+from influence_assets.errors import InputError
 from influence_assets.study import Corpus, Queries, Study
 
 
@@ -25,3 +27,23 @@ def packing_settings(study: Study) -> Mapping[str, Any]:
     of = study.sequences
     blind = {} if of.documents_see_each_other else {"documents_see_each_other": False}
     return blind if of.packing == "packed" else {**blind, "packing": of.packing}
+
+
+def chat_template_content(workspace: Workspace, has_chats: Callable[[], bool]) -> Mapping[str, Any]:
+    """Return the model's chat template if rows are rendered by it; nothing otherwise.
+
+    That of a model that the study trains never changes.
+
+    Args:
+        workspace: the study and its model.
+        has_chats: tells whether any row is a conversation; it is asked only if there is a template.
+    """
+    if workspace.study.model.train is not None:
+        return {}
+    from influence_assets.layouts.chat import chat_template_of
+
+    try:
+        template = chat_template_of(workspace)
+    except InputError:  # computing the partition says what is wrong
+        return {}
+    return {"chat_template": template.content} if template is not None and has_chats() else {}

@@ -336,3 +336,23 @@ def test_rows_before_a_bad_one_are_streamed(tmp_path, monkeypatch):
     assert next(stream)["text"].to_list() == ["a"]
     with pytest.raises(InputError, match="row 2"):
         next(stream)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        b'"SECRET"',
+        b'["SECRET"]',
+        b'{"text": "SECRET"',
+        b'{"text": SECRET}',
+        b'{"text": "SECRET \xff"}',
+        b'{"text": ["SECRET"]}',
+        b'{"text": {"of": "SECRET"}}',
+        b'{"text": "SECRET \\ud800"}',
+        b'{"text": "' + b"SECRET " * 50 + b'"}',
+    ],
+)
+def test_an_error_holds_no_text_of_the_row(tmp_path, row):
+    """Errors are kept in the history of runs, and the document may be withdrawn."""
+    refused = refusal(stored(tmp_path, "a.jsonl", row + b"\n"), max_document_bytes=100)
+    assert "SECRET" not in str(refused)
