@@ -33,13 +33,21 @@ OF_EARLIER_GENERATIONS = {"influence_scores", "query_gradients", "influence_cata
 AT_THE_TOP = {
     ".cache",
     ".dagster",
+    ".failed_checks.lock",
     ".in_use",
     ".lock",
     "influence_store.json",
     "influence.duckdb",
     "influence.duckdb.lock",
 }
-CACHES = ("sources.json", "weights.json", "withdrawn.json", "last_generation.json")
+CACHES = (
+    "sources.json",
+    "weights.json",
+    "withdrawn.json",
+    "last_generation.json",
+    "catalogue.json",
+    "failed_checks.json",
+)
 LISTS = {"withdrawn.jsonl", ".withdrawn.jsonl.lock", "tombstones.jsonl", ".tombstones.jsonl.lock", ".copies"}
 Manifests = dict[ArtifactKey, Manifest]
 
