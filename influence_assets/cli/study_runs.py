@@ -12,6 +12,7 @@ from rich.table import Table
 
 from influence_assets.assets import asset_graph
 from influence_assets.cli.drift import drift_proposal
+from influence_assets.cli.dropped import print_dropped, published
 from influence_assets.cli.failed_checks import print_failed_checks
 from influence_assets.cli.figures import counted
 from influence_assets.cli.notes import print_notes
@@ -23,7 +24,8 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.errors import InputError, StorageError
 from influence_assets.escaping import visible
 from influence_assets.study import Study
-from influence_assets.upkeep.verify import remedy_of_lists
+from influence_assets.upkeep.run_history import refuse_damaged_history
+from influence_assets.upkeep.verify import MARKER_REPAIRED, remedy_of_lists
 
 PARTITIONS_SHOWN = 4
 """How many computed partitions of each asset are named."""
@@ -40,12 +42,17 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
     from influence_assets.orchestration.session import Session
 
     started = time.monotonic()
+    refuse_damaged_history(dagster_home(study))
     with damage_named(dagster_home(study)), open_instance(study) as instance, _Display(console) as display:
         session = Session(study, display)
+        mended_marker = session.published.workspace.store.mended_marker
         troubles = session.published.workspace.withdrawn.repair()
         vanished = session.published.workspace.vanished
+        before = published(session.published.workspace)
         execute(study, instance, session, new_generation=new_generation)
     result = session.result
+    if mended_marker is not None:
+        console.print(f"[yellow]The store's marker[/] {escape(visible(mended_marker))}. {MARKER_REPAIRED}")
     _print_troubles(troubles, console)
     for sentence in session.recheck.mended:
         console.print(f"[yellow]{escape(sentence)}[/]", soft_wrap=True)
@@ -55,6 +62,8 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
         _print_cautions(result, console)
     if vanished:
         print_vanished(vanished, console)
+    if result.computed or session.recheck.mended:
+        print_dropped(before, published(session.published.workspace), console)
     print_unread(study, console)
     print_failed_checks(session.recheck.failed, console)
     if result.drift is not None:
