@@ -7,7 +7,9 @@ from pathlib import Path
 
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError, StorageError
+from influence_assets.storage.artifacts.roots import MARKER
 from influence_assets.storage.catalogue import Difference, damaged_tables, differences, doubt_publication, run_checks
+from influence_assets.upkeep import run_history
 
 FILES_NAMED = 3
 REMEDY = "`influence run` computes it again; if it is no longer needed, `influence gc` removes it."
@@ -16,6 +18,7 @@ OF_FAILED_CHECK = (
     "`influence run` builds the catalogue again if its rows are not those of the artifacts. If this is all that is "
     "wrong, they are: remove the folders of the artifacts that these rows came from, and run again."
 )
+MARKER_REPAIRED = "It was written again, because the artifacts show whose store it is."
 REPAIRED = "It was repaired from its other copy."
 
 
@@ -48,8 +51,12 @@ def verify(workspace: Workspace, progress: Callable[[int, int], object]) -> list
             what = str(damage.key) if damage.key is not None else "an artifact whose manifest cannot be read"
             problem = f"{_named(damage.files)}{damage.problem}"
             troubles.append(Trouble(what, str(damage.folder), problem, REPAIRED if is_repaired else REMEDY))
+        if store.mended_marker is not None:
+            where = str(store.root / MARKER)
+            troubles.append(Trouble("the store's marker", where, store.mended_marker, MARKER_REPAIRED))
         troubles += _lists(workspace)
         troubles += _catalogue(workspace)
+        troubles += _history(workspace)
     return troubles
 
 
@@ -81,6 +88,15 @@ def remedy_of_lists(troubles: Mapping[Path, str]) -> str:
         "in doubt a document stays withdrawn. Run `influence forget` again for documents that you withdrew and that "
         "`influence status` does not count, and `influence forget --undo` for documents that may be used."
     )
+
+
+def _history(workspace: Workspace) -> list[Trouble]:
+    """Return what is wrong with the history of runs."""
+    folder = run_history.history_folder(workspace.store.root)
+    return [
+        Trouble("the history of runs", str(path), problem, run_history.REMEDY.replace("this folder", str(folder)))
+        for path, problem in run_history.damaged_databases(folder, thoroughly=True).items()
+    ]
 
 
 def _catalogue(workspace: Workspace) -> list[Trouble]:
