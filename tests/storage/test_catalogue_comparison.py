@@ -1,8 +1,10 @@
 """The published rows compared with the artifacts: every difference is found, and mended by a load."""
 
 import re
+import shutil
 
 import duckdb
+import polars as pl
 import pytest
 from catalogue_sample import Sample, everything_in
 
@@ -92,6 +94,17 @@ def test_artifacts_that_cannot_be_read_are_left_out(sample):
     scored = sample.shard(1)[2]
     scored.table_path("influence_scores").write_bytes(b"")
     assert list(differences(sample.path, sample.store)) == []
+
+
+def test_an_artifact_that_was_computed_again_differs_only_if_its_rows_do(sample):
+    """The file says who computed the rows that it has, and they are as right as those that are stored now."""
+    scored = sample.shard(1)[2]
+    rows = scored.table("influence_scores").collect()
+    for changed_by, expected in ((0.0, []), (1e-9, ["influence_scores"])):
+        shutil.rmtree(scored.folder)
+        again = rows.with_columns(pl.col("influence_nats") + changed_by)
+        sample.write(scored.key, scored.manifest.inputs, influence_scores=again)
+        assert [each.table for each in differences(sample.path, sample.store)] == expected
 
 
 def test_what_a_change_of_the_tables_computes_is_known_not_to_come_from_artifacts():

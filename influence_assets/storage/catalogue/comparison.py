@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import duckdb
@@ -25,6 +26,8 @@ COMPUTED_AFTER_LOADING = {
 }
 """Columns whose values do not come from the artifact that a row came from."""
 MANIFESTS_AT_ONCE = 5000
+CLOCK = timedelta(milliseconds=1)
+"""DuckDB's time stamps are coarser than those of manifests."""
 
 _OF_MANIFESTS = ("materializations", "materialization_inputs")
 _UNLOADED = "unloaded "
@@ -69,16 +72,28 @@ def differences(path: Path, store: ArtifactStore) -> Iterator[Difference]:
         return
     sql = "select materialization_id, asset, partition, data_version from materializations"
     names = {number: ArtifactKey(*key) for number, *key in query(path, sql).rows()}
+    since = _computed_again(path, store, names)
     expected, unknown = _expected(store, sorted(set(loaded_keys(path)), key=str), list(names.values()))
     for table in (*tables_of_artifacts(), *_OF_MANIFESTS):
         found = _digests_of_rows(query(path, _sql(table)).rows())
         for number in sorted(found.keys() | expected[table].keys()):
-            is_known = number not in unknown
+            is_known = number not in unknown and not (table == "materializations" and number in since)
             if is_known and found.get(number) != expected[table].get(number):
                 name = str(names[number]) if number in names else None
                 counts = (digests.get(number, (0, 0))[0] for digests in (found, expected[table]))
                 yield Difference(table, name, *counts)
     yield from _differences_of_content(path)
+
+
+def _computed_again(path: Path, store: ArtifactStore, names: Mapping[int, ArtifactKey]) -> set[int]:
+    """Return the materializations that were computed again after damage; the file still says who computed its rows."""
+    published = dict(query(path, "select materialization_id, started_at from materializations").rows())
+    manifests = {number: store.manifest(key) for number, key in names.items()}
+    return {
+        number
+        for number, manifest in manifests.items()
+        if manifest is not None and manifest.started_at - published[number] > CLOCK
+    }
 
 
 def _differences_of_content(path: Path) -> Iterator[Difference]:
