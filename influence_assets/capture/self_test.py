@@ -241,10 +241,11 @@ def _labels(model: PreTrainedModel, sequences: Sequences, seed: int) -> Line:
     length = sequences.tokens.shape[1]
     keys = tuple(range(-(-DRAWS // (length - 1))))
     everywhere = torch.ones((len(keys), length), dtype=torch.long)
+    counted = everywhere.bool()
+    counted[:, -1] = False
     batch = Batch(
-        everywhere, everywhere.sum(1), torch.ones(len(keys), dtype=torch.long), keys, np.arange(len(keys)),
-        torch.arange(everywhere.numel()).view_as(everywhere)[:, :-1].flatten(),
-    )  # fmt: skip
+        everywhere, everywhere.sum(1), counted, keys, np.arange(len(keys)), counted.flatten().nonzero()[:, 0], len(keys)
+    )
     uniforms = sampler.uniforms(batch)[:DRAWS]
     at_once = max(1, 2**24 // len(p))
     drawn = torch.cat([sampler.draw(p.expand(len(part), -1), part) for part in torch.split(uniforms, at_once)])

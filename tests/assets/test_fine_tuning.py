@@ -248,7 +248,8 @@ def test_a_file_without_any_answer_teaches_nothing_and_says_so(tmp_path):
     (note,) = notes_of(studies.artifact(study, "token_sequences", shard=studies.COAST).manifest)
     assert "None of its tokens carries a loss" in note
     scores = studies.ask_sql(
-        study, "select influence_nats from current_scores inner join sequences using (sequence_id) where shard_id = $1",
+        study,
+        "select influence_nats from current_scores inner join sequences using (sequence_id) where shard_id = $1",
         [studies.COAST],
     )["influence_nats"]
     assert len(scores)
