@@ -45,6 +45,8 @@ CACHES = (
     "weights.json",
     "withdrawn.json",
     "last_generation.json",
+    "requested_generation.json",
+    "runs",
     "catalogue.json",
     "failed_checks.json",
 )
