@@ -68,17 +68,15 @@ class StudySizes:
     @cached_property
     def config(self) -> "PretrainedConfig":
         """The model's configuration, also of a model that is still to be trained."""
-        from transformers import AutoConfig, GPT2Config, PretrainedConfig
+        from transformers import GPT2Config
+
+        from influence_assets.models.config import read_config
 
         workspace = self.versions.workspace
         training, length = workspace.study.model.train, workspace.study.sequences.length
         model = self.manifest(self._asset("language_model"), Partition())
         if training is None:
-            trusted = workspace.study.model.trust_remote_code
-            config: PretrainedConfig = AutoConfig.from_pretrained(
-                workspace.model_folder, trust_remote_code=trusted, local_files_only=True
-            )
-            return config
+            return read_config(workspace.model_folder, trust_remote_code=workspace.study.model.trust_remote_code)
         vocabulary = training.vocabulary if model is None else int(model.summary["vocabulary"])
         return GPT2Config(
             vocab_size=vocabulary, n_positions=length, n_embd=training.width, n_layer=training.layers,

@@ -14,6 +14,7 @@ from transformers.activations import FastGELUActivation, NewGELUActivation
 from influence_assets.errors import InputError
 from influence_assets.models.adapter_files import refuse_adapter_beside_weights
 from influence_assets.models.adapters import Adaptation, adapted
+from influence_assets.models.config import read_config
 from influence_assets.models.quiet import first_line, quiet
 from influence_assets.models.weights import safetensors_files
 from influence_assets.study import Dtype
@@ -87,6 +88,7 @@ def _load(folder: Path, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]
     try:
         model, report = loader.from_pretrained(
             folder,
+            config=read_config(folder, trust_remote_code=bool(options["trust_remote_code"])),
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,

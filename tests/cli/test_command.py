@@ -36,7 +36,7 @@ def test_the_example_of_init_runs_as_it_is(tmp_path):
     question = ("--prompt", "The lamp turns once in", "--completion", " ten seconds", "--top", "1")
     ended = influence("ask", *question, "--study", folder / "study.yaml")
     assert (ended.code, ended.err) == (0, "")
-    assert re.search(r"1\. ≈ \+[\d.]+ nats · .*Lighthouse \(example\)", ended.out)
+    assert re.search(r"1\. \+[\d.]+ nats !? ?· .*Lighthouse \(example\)", ended.out)
     assert "example.jsonl · sequence " in ended.out
     code, _, err = process("sql", "selec 1", folder=folder)
     assert code == 1
