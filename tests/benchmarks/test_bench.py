@@ -23,9 +23,16 @@ FIELDS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
-    out = tmp_path_factory.mktemp("bench")
+def test_the_harness_measures_compares_and_reports(tmp_path):
+    """One test, because the run that all of it is about takes long."""
+    rows = measured(tmp_path / "bench")
+    every_stage_of_every_subject_has_a_row(rows)
+    what_is_compared_agrees(rows)
+    nothing_is_called_faster_that_does_not_agree(rows)
+    tables_and_plot_come_from_the_rows(rows, tmp_path)
+
+
+def measured(out: Path) -> list[Row]:
     # A process of its own: Python has one server of forks for a process, and other tests want theirs.
     options = ["--sizes", "tiny", "--repetitions", "1", "--threads", "1", "--no-variants", "--out", str(out)]
     subprocess.run([sys.executable, "-m", "benchmarks.bench", *options], cwd=ROOT, check=True)
@@ -33,7 +40,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     return found
 
 
-def test_every_stage_of_every_subject_has_a_row(rows):
+def every_stage_of_every_subject_has_a_row(rows):
     stages = SIZES["tiny"].stages()
     measured = {(row["subject"], row["stage"]) for row in rows}
     assert measured == {("training_step", "training_step")} | {("ours", stage) for stage in stages} | {
@@ -44,7 +51,7 @@ def test_every_stage_of_every_subject_has_a_row(rows):
             assert isinstance(row[field], kind), field
 
 
-def test_what_is_compared_agrees(rows):
+def what_is_compared_agrees(rows):
     ours = {row["stage"]: row["agreement"] for row in rows if row["subject"] == "ours"}
     estimate = ours.pop("second_scores_32")
     assert ours.pop("sketches") is None
@@ -52,7 +59,7 @@ def test_what_is_compared_agrees(rows):
     assert 0.5 < estimate < 1
 
 
-def test_nothing_is_called_faster_that_does_not_agree(rows):
+def nothing_is_called_faster_that_does_not_agree(rows):
     row = next(row for row in rows if (row["subject"], row["stage"]) == ("ours", "scores_32"))
     against = row["peers"][0]
     differing = row | {"agreement": 0.5, "peers": [against | {"scores_agree": False}]}
@@ -61,7 +68,7 @@ def test_nothing_is_called_faster_that_does_not_agree(rows):
     assert f"{against['whole']['median']:.3g}" not in report.ratio(differing, differing["peers"][0], "whole")
 
 
-def test_tables_and_plot_come_from_the_rows(rows, tmp_path):
+def tables_and_plot_come_from_the_rows(rows, tmp_path):
     results, readme, page = (tmp_path / name for name in ("results.json", "README.md", "benchmarks.md"))
     results.write_text(json.dumps(rows))
     for file, (begin, end) in ((readme, report.FIGURES), (page, report.SPEED)):
