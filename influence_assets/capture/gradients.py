@@ -11,6 +11,7 @@ from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.ekfac import Eigenbasis, sequence_gradients
+from influence_assets.maths.notation import accumulation_dtype
 from influence_assets.models.layers.rule import AttributedLayer
 
 
@@ -40,7 +41,8 @@ def query_gradients(
     """
     layers: dict[str, Tensor] = {}
     if not len(queries):
-        layers = {m.name: torch.zeros(0, m.output_width, m.input_width, device=runner.device) for m in runner.modules}
+        none = torch.zeros(0, dtype=accumulation_dtype(runner.dtype), device=runner.device)
+        layers = {m.name: none.new_zeros(0, m.output_width, m.input_width) for m in runner.modules}
     if bases is not None:
         bases = runner.placed(bases)
 

@@ -264,7 +264,6 @@ DAMAGED = {
     "long.jsonl": b'{"text": "' + b"a" * (2**20 + 400) + b'"}\n',
     "long.txt": b"a" * 101,
     "table.parquet": b"PAR1 not really",
-    "none.parquet": b"",
 }
 
 

@@ -258,6 +258,8 @@ def standing_of(path: Path) -> Standing | None:
 
 def tells_of_damage(error: Exception) -> bool:
     """Return whether an error of DuckDB means that the file is not as it was written: other bytes, or too few."""
+    if "Could not write file" in str(error):  # such as a full disk in the middle of a checkpoint, which is fatal too
+        return False
     is_of_reading = isinstance(error, duckdb.SerializationException | duckdb.FatalException)
     return is_of_reading or any(words in str(error) for words in _OF_DAMAGE)
 
