@@ -1,6 +1,7 @@
 """Answers a new question: its passages are found by their stored sketches; those that are shown are scored exactly."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 import polars as pl
@@ -21,8 +22,7 @@ from influence_assets.layouts import factors
 from influence_assets.layouts.model import runner as load_runner
 from influence_assets.layouts.queries import as_sequences, tokenize
 from influence_assets.layouts.sequences import shard_sequences
-from influence_assets.layouts.sketches import read_codes
-from influence_assets.maths.sketches import strongest_coordinates
+from influence_assets.layouts.sketches import KeptCoordinates, UnknownCoordinatesError, read_codes
 from influence_assets.storage.artifacts import Artifact
 
 _Ranked = list[tuple[float, str, int]]
@@ -50,16 +50,20 @@ def ask(versions: Versions, prompt: str, completion: str, top: int, *, unseen: b
     runner = load_runner(workspace, model, lambda _done, _total: None)
     layers = factors.curvature_on(runner, bases, curvature)
     gradients = query_gradients(runner, as_sequences([asked]), factors.bases_of(layers))
-    coordinates = strongest_coordinates(layers, workspace.study.sketches.coordinates)
     N = int(curvature.manifest.summary["training_sequences"])
-    question = query_sketches(gradients.layers, layers, coordinates, N)
-    sketched = _sketches(versions)
+    kept = KeptCoordinates(layers, curvature, workspace.study.sketches.coordinates)
+    sketched = _sketches(versions, kept)
     if not sketched:
         raise StorageError("No shard is sketched yet. Bring everything up to date with `influence run`.")
-    estimates = {
-        shard: np.concatenate([estimate(question, codes)[0] for codes in read_codes(artifact)])
-        for shard, artifact in sketched.items()
-    }
+    # One for each set of coordinates: all shards of a generation keep the same, unless it was computed again.
+    questions: dict[int, np.ndarray] = {}
+    estimates: dict[str, np.ndarray] = {}
+    for shard, artifact in sketched.items():
+        coordinates = kept.of(artifact)
+        if id(coordinates) not in questions:
+            questions[id(coordinates)] = query_sketches(gradients.layers, layers, coordinates, N)
+        question = questions[id(coordinates)]
+        estimates[shard] = np.concatenate([estimate(question, codes)[0] for codes in read_codes(artifact)])
     trained = trained_documents(model)
     left_out = 0 if unseen or trained is None else _leave_out(versions, estimates, trained)
     P = {name: gradients.layers[name] / (layer.Λ + layer.λ) for name, layer in layers.items()}
@@ -79,12 +83,27 @@ def ask(versions: Versions, prompt: str, completion: str, top: int, *, unseen: b
     )
 
 
-def _sketches(versions: Versions) -> dict[str, Artifact]:
-    """Return the sketches that are up to date, by shard."""
+def _sketches(versions: Versions, kept: KeptCoordinates) -> dict[str, Artifact]:
+    """Return the sketches that are up to date, by shard.
+
+    Those of which it is not known what they keep are marked, so that the next run computes them again.
+    """
     asset = versions.workspace.graph["gradient_sketches"]
     keys = {shard: versions.key(asset, Partition(shard=shard)) for shard in versions.workspace.shards}
     store = versions.workspace.store
-    return {shard: store.open(key) for shard, key in keys.items() if key is not None and store.holds(key)}
+    sketched = {}
+    for shard, key in keys.items():
+        if key is None or not store.holds(key):
+            continue
+        artifact = store.open(key)
+        try:
+            kept.of(artifact)
+        except UnknownCoordinatesError as error:
+            with suppress(StorageError):
+                store.mark_damaged(error.folder, error.files, error.problem)
+        else:
+            sketched[shard] = artifact
+    return sketched
 
 
 def _leave_out(versions: Versions, estimates: Mapping[str, np.ndarray], trained: frozenset[str]) -> int:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from influence_assets.maths.ekfac import LayerCurvature
 
 
+BYTES_A_COORDINATE = 1.2
+"""What it takes to say which coordinate it is, compressed."""
+
+
 def _compute(work: Work) -> None:
     from influence_assets.capture.sketches import sketches
     from influence_assets.layouts import factors
@@ -51,12 +55,14 @@ class _Recorder:
         from influence_assets.capture.runner import Runner
         from influence_assets.capture.sketches import query_sketches
         from influence_assets.layouts.factors import bases_of
+        from influence_assets.layouts.sketches import write_coordinates
         from influence_assets.maths.sketches import strongest_coordinates
         from influence_assets.methods.ekfac import precondition
 
         self._work = work
         self._sequences = len(sequences)
         self.coordinates = strongest_coordinates(layers, work.study.sketches.coordinates)
+        write_coordinates(work.draft, self.coordinates, layers)
         # A sequence without a loss has no gradient to ask with.
         carrying = np.flatnonzero(sequences.counted_tokens() > 0)
         spread = np.unique(np.linspace(0, max(0, len(carrying) - 1), PROBES).astype(int))[: len(carrying)]
@@ -114,7 +120,7 @@ def _join(work: Work, context: PassContext) -> Joined:
 
 def _cost(sizes: Any, partition: Partition) -> Cost:
     coordinates = min(sizes.study.sketches.coordinates, sizes.shape.gradient_numbers)
-    return Cost(bytes=sizes.sequences(str(partition.shard)) * (coordinates / 8 + 4))
+    return Cost(bytes=sizes.sequences(str(partition.shard)) * (coordinates / 8 + 4) + coordinates * BYTES_A_COORDINATE)
 
 
 def _operations(sizes: Any, partition: Partition, names: frozenset[str]) -> float:
@@ -158,4 +164,5 @@ ASSET = AssetDefinition(
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
     shown=_shown,
+    hidden=frozenset({"coordinates_hash"}),
 )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from influence_assets.corpus.tokenization import Tokenization
     from influence_assets.layouts.queries import StoredQueries
     from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
+    from influence_assets.maths.sketches import Coordinates
 
 TOLERANCE = 1e-3
 """Relative rounding of sums over layers and tokens in float32."""
@@ -233,28 +234,57 @@ def _sketch_agreement(loaded: _Loaded, earlier: Earlier | None) -> dict[str, Any
     from influence_assets.capture.sign_codes import estimate
 
     queries, store = loaded.queries, loaded.work.workspace.store
-    questions = _questions(loaded)
+    questions = _Questions(loaded)
     exact: list[np.ndarray] = []
     estimated: list[np.ndarray] = []
     for shard in compared:
+        sketches = store.open(shard.sketches)
+        if (factors := questions.of(sketches)) is None:
+            continue
         ids = store.open(shard.tokens).table("sequences").select("sequence_id")
         keys = ids.head(COMPARED_SEQUENCES - sum(part.shape[1] for part in exact)).collect()["sequence_id"].to_numpy()
         exact.append(_matrix(store.open(shard.scores).table("influence_scores").collect(), queries.query_ids, keys))
-        estimated += [estimate(questions, codes) for codes in _first_codes(store.open(shard.sketches), len(keys))]
+        estimated += [estimate(factors, codes) for codes in _first_codes(sketches, len(keys))]
+    if not exact:
+        return None
     agreed = agreement(np.concatenate(exact, axis=1), np.concatenate(estimated, axis=1))
     return None if agreed is None else agreed.rounded()
 
 
-def _questions(loaded: _Loaded) -> np.ndarray:
-    """Return the factors with which sketches are multiplied for each query of the set: float32 [query, width]."""
-    from influence_assets.capture.sketches import query_sketches
-    from influence_assets.layouts.queries import unconditioned
-    from influence_assets.maths.sketches import strongest_coordinates
+class _Questions:
+    """The factors with which a shard's sketches are multiplied, for each query of the set.
 
-    layers, queries = loaded.curvature, loaded.queries
-    coordinates = strongest_coordinates(layers, loaded.work.study.sketches.coordinates)
-    gradients = (unconditioned(queries.layers(rows, MAIN), layers) for rows in queries.chunks(MAIN))
-    return np.concatenate([query_sketches(V, layers, coordinates, queries.N) for V in gradients])
+    Args:
+        loaded: what is loaded for the query set.
+    """
+
+    def __init__(self, loaded: _Loaded) -> None:
+        from influence_assets.layouts.sketches import KeptCoordinates
+
+        work = loaded.work
+        self._loaded = loaded
+        self._kept = KeptCoordinates(loaded.curvature, work.open("curvature"), work.study.sketches.coordinates)
+        self._last: tuple[Coordinates, np.ndarray] | None = None
+
+    def of(self, sketches: Artifact) -> np.ndarray | None:
+        """Return the factors for the coordinates that a shard's sketches keep: float32 [query, width].
+
+        None if it is not known which they are; a question marks such sketches, so that a run computes them again.
+        """
+        from influence_assets.capture.sketches import query_sketches
+        from influence_assets.layouts.queries import unconditioned
+        from influence_assets.layouts.sketches import UnknownCoordinatesError
+
+        layers, queries = self._loaded.curvature, self._loaded.queries
+        try:
+            coordinates = self._kept.of(sketches)
+        except UnknownCoordinatesError:
+            return None
+        if self._last is None or self._last[0] is not coordinates:
+            gradients = (unconditioned(queries.layers(rows, MAIN), layers) for rows in queries.chunks(MAIN))
+            parts = [query_sketches(V, layers, coordinates, queries.N) for V in gradients]
+            self._last = coordinates, np.concatenate(parts)
+        return self._last[1]
 
 
 def _first_codes(sketches: Artifact, count: int) -> "Iterable[SignCodes]":

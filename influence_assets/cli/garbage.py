@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from influence_assets.cli.figures import counted
+from influence_assets.escaping import visible
 
 if TYPE_CHECKING:
     from influence_assets.orchestration.history import Pruned
@@ -27,6 +28,13 @@ def print_collected(collected: "Collected", console: Console, *, done: bool) -> 
     )
     for key in [*collected.removed, *collected.reduced][: 0 if done else KEYS_SHOWN]:
         console.print(f"  {escape(str(key))}", soft_wrap=True)
+    if collected.not_rebuilt is not None:
+        console.print(
+            "[bold red]The catalogue could not be rebuilt[/], so that bytes of deleted rows may still be in its file: "
+            f"{escape(visible(collected.not_rebuilt))} Then run `influence gc` again.",
+            soft_wrap=True,
+            highlight=False,
+        )
     if collected.kept_back:
         console.print(
             f"[yellow]{len(collected.kept_back)} artifacts of withdrawn documents or vanished files are still "

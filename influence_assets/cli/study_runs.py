@@ -12,6 +12,8 @@ from rich.table import Table
 
 from influence_assets.assets import asset_graph
 from influence_assets.cli.drift import drift_proposal
+from influence_assets.cli.dropped import print_dropped, published
+from influence_assets.cli.failed_checks import print_failed_checks
 from influence_assets.cli.figures import counted
 from influence_assets.cli.notes import print_notes
 from influence_assets.cli.unread import print_unread
@@ -22,7 +24,8 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.errors import InputError, StorageError
 from influence_assets.escaping import visible
 from influence_assets.study import Study
-from influence_assets.upkeep.verify import remedy_of_lists
+from influence_assets.upkeep.run_history import refuse_damaged_history
+from influence_assets.upkeep.verify import MARKER_REPAIRED, remedy_of_lists
 
 PARTITIONS_SHOWN = 4
 """How many computed partitions of each asset are named."""
@@ -39,22 +42,30 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
     from influence_assets.orchestration.session import Session
 
     started = time.monotonic()
+    refuse_damaged_history(dagster_home(study))
     with damage_named(dagster_home(study)), open_instance(study) as instance, _Display(console) as display:
         session = Session(study, display)
+        mended_marker = session.published.workspace.store.mended_marker
         troubles = session.published.workspace.withdrawn.repair()
         vanished = session.published.workspace.vanished
+        before = published(session.published.workspace)
         execute(study, instance, session, new_generation=new_generation)
     result = session.result
+    if mended_marker is not None:
+        console.print(f"[yellow]The store's marker[/] {escape(visible(mended_marker))}. {MARKER_REPAIRED}")
     _print_troubles(troubles, console)
-    _print_result(result, time.monotonic() - started, console)
+    for sentence in session.recheck.mended:
+        console.print(f"[yellow]{escape(sentence)}[/]", soft_wrap=True)
+    _print_result(result, time.monotonic() - started, console, may_rest=not session.recheck.failed)
     if result.versions is not None:
         print_notes(result.versions, result.computed, console)
         _print_cautions(result, console)
     if vanished:
         print_vanished(vanished, console)
+    if result.computed or session.recheck.mended:
+        print_dropped(before, published(session.published.workspace), console)
     print_unread(study, console)
-    for check in session.checks_failed:
-        console.print(f"[bold red]Check failed[/] {escape(check)}")
+    print_failed_checks(session.recheck.failed, console)
     if result.drift is not None:
         console.print(drift_proposal(result.drift), soft_wrap=True)
     for failure in result.failures:
@@ -62,11 +73,18 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
     if result.left_out:
         left_out = escape(", ".join(result.left_out))
         console.print(f"Earlier results are unchanged. Not complete: {left_out}.", soft_wrap=True)
-    return not result.failures and not result.left_out and not session.checks_failed
+    return not result.failures and not result.left_out and not session.recheck.failed
 
 
-def _print_result(result: Result, seconds: float, console: Console) -> None:
-    """Print what was recomputed after damage, and what was computed."""
+def _print_result(result: Result, seconds: float, console: Console, *, may_rest: bool) -> None:
+    """Print what was recomputed after damage, and what was computed.
+
+    Args:
+        result: what the run did.
+        seconds: how long it took.
+        console: where to print.
+        may_rest: whether nothing else is outstanding.
+    """
     for folder in result.repaired:
         console.print(f"[yellow]Was damaged[/] and is computed again: {escape(folder)}", soft_wrap=True)
     if result.computed:
@@ -74,7 +92,7 @@ def _print_result(result: Result, seconds: float, console: Console) -> None:
         console.print(f"Computed {counted(len(result.computed), 'partition')} in {seconds:.1f} s.")
         if not result.left_out:
             console.print("Look at them with `influence strongest`, `influence sql` or `influence ui`.")
-    elif not result.left_out:
+    elif not result.left_out and may_rest:
         standing = sum(len(state.of("standing")) for state in result.states)
         console.print(f"[green]Nothing to do[/]: all {standing} partitions are up to date.")
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+import polars as pl
 from rich.console import Console
 from rich.markup import escape
 
 from influence_assets.cli.figures import counted
+from influence_assets.engine.tombstones import VANISHED
+from influence_assets.engine.workspace import Workspace
 from influence_assets.escaping import visible
 
 SHARDS_SHOWN = 20
@@ -27,4 +30,20 @@ def print_vanished(vanished: Mapping[str, Sequence[str]], console: Console) -> N
         f"{escape(shard_names(vanished))}. Their rows leave the tables; what was computed "
         "of them stays until `influence gc`. If a disk is missing, mount it and run again: nothing is computed twice.",
         soft_wrap=True,
+    )
+
+
+def print_left_behind(workspace: Workspace, console: Console) -> None:
+    """Print which shards have left the tables because their files are gone, as long as the store has traces of them."""
+    published = workspace.vanished
+    tombstones = workspace.tombstones.filter(pl.col("reason") == VANISHED)
+    left = tombstones.filter(~pl.col("shard_id").is_in(list(published)))
+    if left.is_empty():
+        return
+    shards = set(left["shard_id"])
+    console.print(
+        f"Out of the tables, because their files are gone from the corpus: {counted(len(shards), 'shard')} with "
+        f"{counted(left.height, 'document')}: {escape(shard_names(shards))}. If their files return, so do their rows.",
+        soft_wrap=True,
+        highlight=False,
     )

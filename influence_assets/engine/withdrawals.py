@@ -7,6 +7,7 @@ Ids are listed in a file of the study (`corpus.withdrawn`) and in the store's ow
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,8 @@ class Withdrawn:
             entries[name] = self._look(shard) if entry is None else entry
         index = {shards[name].content_hash: entry for name, entry in entries.items() if entry["is_read"]}
         if index != cached:
-            replace_cache(self._index_path, {"listed": listed, "found": index})
+            with suppress(OSError):  # without the cache, the shards are read again next time
+                replace_cache(self._index_path, {"listed": listed, "found": index})
         return entries
 
     def _look(self, shard: Shard) -> dict[str, Any]:

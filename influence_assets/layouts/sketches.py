@@ -1,9 +1,24 @@
-"""The layout of sketches: signs in one mapped array, scales in another."""
+"""The layout of sketches: signs in one mapped array, scales in another, and the coordinates that the signs are of.
 
-from collections.abc import Iterator
+The coordinates are written as gaps between indices into the flattened gradients of all layers, one after the other,
+because small numbers are compressed well. They are stored with each shard's sketches: a generation that is computed
+again, or another processor, may find others to be the strongest.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
 
 from influence_assets.capture.sign_codes import SignCodes
+from influence_assets.errors import DamagedError
+from influence_assets.maths.ekfac import LayerCurvature
+from influence_assets.maths.sketches import Coordinates, split_by_layer, strongest_coordinates
 from influence_assets.storage.artifacts import Artifact
+from influence_assets.storage.artifacts.drafts import Draft
+
+_GAPS, _HASH = "coordinate_gaps", "coordinates_hash"
 
 
 def read_codes(sketches: Artifact) -> Iterator[SignCodes]:
@@ -11,3 +26,62 @@ def read_codes(sketches: Artifact) -> Iterator[SignCodes]:
     scales = sketches.array("scales")
     for block in sketches.mapped("signs").blocks():
         yield SignCodes(block.rows, scales[block.start : block.stop])
+
+
+def write_coordinates(draft: Draft, coordinates: Coordinates, layers: Mapping[str, LayerCurvature]) -> None:
+    """Write which coordinates the draft's sketches keep."""
+    everywhere, start = [], 0
+    for name, layer in layers.items():
+        everywhere.append(coordinates.kept[name].cpu().numpy().astype(np.int64) + start)
+        start += layer.Λ.numel()
+    gaps = np.diff(np.concatenate(everywhere), prepend=0)
+    gaps = gaps.astype(np.uint32 if gaps.max() < 2**32 else np.uint64)
+    draft.array(_GAPS, gaps)
+    draft.summarise(**{_HASH: hashlib.sha256(gaps.astype("<u8").tobytes()).hexdigest()})
+
+
+class UnknownCoordinatesError(DamagedError):
+    """Nobody knows any more which coordinates sketches keep, so that they are of no use."""
+
+
+class KeptCoordinates:
+    """The coordinates that stored sketches keep, read once for all sketches that keep the same.
+
+    Args:
+        layers: the generation's curvature.
+        curvature: its artifact.
+        count: how many coordinates the study keeps.
+    """
+
+    def __init__(self, layers: Mapping[str, LayerCurvature], curvature: Artifact, count: int) -> None:
+        self._layers = dict(layers)
+        self._curvature = curvature
+        self._count = count
+        self._read: dict[str, Coordinates] = {}
+        self._drawn: Coordinates | None = None
+
+    def of(self, sketches: Artifact) -> Coordinates:
+        """Return the coordinates of a shard's sketches; the same object for shards that keep the same.
+
+        Raises:
+            UnknownCoordinatesError: the sketches do not say, and it cannot be shown which they are.
+        """
+        stored = sketches.manifest.summary.get(_HASH)
+        if stored is None:
+            return self._of_old(sketches)
+        if stored not in self._read:
+            everywhere = torch.from_numpy(np.cumsum(sketches.array(_GAPS).astype(np.int64)))
+            kept = split_by_layer(everywhere, {name: layer.Λ.numel() for name, layer in self._layers.items()})
+            placed = {name: indices.to(self._layers[name].Λ.device) for name, indices in kept.items()}
+            self._read[stored] = Coordinates(placed, float(sketches.manifest.summary["expected_energy"]))
+        return self._read[stored]
+
+    def _of_old(self, sketches: Artifact) -> Coordinates:
+        """Return the coordinates of sketches from before they were stored: they are drawn again if that is certain."""
+        if self._drawn is None:
+            self._drawn = strongest_coordinates(self._layers, self._count)
+        is_newer = self._curvature.manifest.started_at > sketches.manifest.started_at
+        if is_newer or not self._drawn.are_unique:
+            reason = "the curvature was computed again since" if is_newer else "several were equally strong"
+            raise UnknownCoordinatesError(sketches.folder, [], f"does not say which coordinates it keeps, and {reason}")
+        return self._drawn

@@ -5,6 +5,7 @@ energy in a whitened training gradient is Λ/(Λ + λ), so the coordinates with 
 gradient has more of its energy there than a training sequence's.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +22,13 @@ class Coordinates:
     Args:
         kept: for each layer, indices into its flattened [d_out·d_in] gradient, ascending.
         energy: share of the expected energy of a whitened training gradient that they hold, 0 to 1.
+        are_unique: whether no other coordinate has as much expected energy as the weakest of them, so that whoever
+            draws as many from the same curvature draws these.
     """
 
     kept: dict[str, Int[Tensor, " kept"]]
     energy: float
+    are_unique: bool = True
 
     @property
     def width(self) -> int:
@@ -33,19 +37,35 @@ class Coordinates:
 
 
 def strongest_coordinates(layers: dict[str, LayerCurvature], count: int) -> Coordinates:
-    """Return the `count` coordinates, over all layers, with the largest expected energy Λ/(Λ + λ)."""
+    """Return the `count` coordinates, over all layers, with the largest expected energy Λ/(Λ + λ).
+
+    Of coordinates with the same energy, those that come first in the order of layers and indices are kept.
+    """
     energy = {name: (layer.Λ / (layer.Λ + layer.λ)).flatten().double() for name, layer in layers.items()}
     everywhere = torch.cat(list(energy.values()))
     count = min(count, len(everywhere))
-    strongest = torch.topk(everywhere, count).indices.sort().values
+    # Which of several equal values `topk` takes differs between processors and releases; the value does not.
+    weakest = torch.topk(everywhere, count).values[-1]
+    above = torch.nonzero(everywhere > weakest).flatten()
+    equal = torch.nonzero(everywhere == weakest).flatten()
+    strongest = torch.cat([above, equal[: count - len(above)]]).sort().values
     share = float(everywhere[strongest].sum() / everywhere.sum())
-    kept = {}
-    start = 0
-    for name, layer_energy in energy.items():
-        inside = (strongest >= start) & (strongest < start + len(layer_energy))
-        kept[name] = strongest[inside] - start
-        start += len(layer_energy)
-    return Coordinates(kept, share)
+    sizes = {name: len(layer_energy) for name, layer_energy in energy.items()}
+    return Coordinates(split_by_layer(strongest, sizes), share, len(above) + len(equal) == count)
+
+
+def split_by_layer(everywhere: Int[Tensor, " kept"], sizes: Mapping[str, int]) -> dict[str, Int[Tensor, " _"]]:
+    """Return indices into each layer's flattened gradient, from indices into those of all layers, one after the other.
+
+    Args:
+        everywhere: the indices, ascending.
+        sizes: the length of each layer's flattened gradient.
+    """
+    kept, start = {}, 0
+    for name, size in sizes.items():
+        kept[name] = everywhere[(everywhere >= start) & (everywhere < start + size)] - start
+        start += size
+    return kept
 
 
 def layer_sketch(

@@ -8,11 +8,12 @@ import dagster as dg
 from influence_assets.assets import asset_graph
 from influence_assets.engine.bring_up import drift, is_generation_due
 from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.failed_checks import repeat_outstanding
 from influence_assets.engine.plan import plan
 from influence_assets.errors import StorageError
 from influence_assets.orchestration.instance import LOCATION
 from influence_assets.orchestration.private_api import execute_here
-from influence_assets.orchestration.run_events import Report, Reporter
+from influence_assets.orchestration.run_events import Report, Reporter, told_again
 from influence_assets.orchestration.runs import end_dead_runs, job_name
 from influence_assets.orchestration.session import Session, resource_key
 from influence_assets.orchestration.stages import NEW_GENERATION, Stages, position
@@ -125,9 +126,11 @@ def _report(study: Study) -> dg.OpDefinition:
         if result.failures:
             names = ", ".join(f"{failure.asset.name} {failure.partition.key or ''}" for failure in result.failures)
             raise dg.Failure(f"Not computed: {names}. Earlier results are unchanged. Left out: {result.left_out}.")
+        if session.checks_failed:
+            raise dg.Failure(f"Checks fail: {', '.join(session.checks_failed)}. The next run repeats them.")
         yield dg.Output(None, "done")
 
-    description = "Reports what the run did. Fails if a partition could not be computed, and names it."
+    description = "Reports what the run did. Fails if a partition was not computed or a check fails, and names it."
     return _op(study, REPORT, description, ins=AFTER, out=DONE)(report)
 
 
@@ -180,7 +183,11 @@ def execute(study: Study, instance: dg.DagsterInstance, session: Session, *, new
     outstanding = any(state.outstanding for state in session.result.states) or versions.has_newer_generation
     session.result.drift = drift(versions)
     if not new_generation and not outstanding and not is_generation_due(versions):
-        for event in Reporter(study, instance, session.checks_failed).news(versions, session.result.states):
+        reporter = Reporter(study, instance)
+        for event in reporter.news(versions, session.result.states):
+            instance.report_runless_asset_event(told_again(event))
+        session.recheck = repeat_outstanding(versions)
+        for event in reporter.repeated(session.recheck):
             instance.report_runless_asset_event(event)
         return
     config = {
@@ -195,7 +202,7 @@ def execute(study: Study, instance: dg.DagsterInstance, session: Session, *, new
         session.close()
     if session.error is not None:
         raise session.error
-    if not succeeded and not session.result.failures:
+    if not succeeded and not session.result.failures and not session.checks_failed:
         raise StorageError(
             f"{instance.root_directory}: Dagster ended the run early, most likely because it cannot write there. "
             "What was computed is kept. Free some space on that disk and run again."

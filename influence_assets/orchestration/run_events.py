@@ -1,13 +1,16 @@
 """The events that a run reports to Dagster: changed files, materialized partitions, and the results of checks."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import dagster as dg
 
 from influence_assets.engine.bring_up import Finished, Result
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.failed_checks import Recheck
 from influence_assets.engine.fingerprint import WHOLE
 from influence_assets.engine.materialise import Outcome
+from influence_assets.engine.partitions import Partition
 from influence_assets.engine.plan import AssetState
 from influence_assets.engine.versions import Versions
 from influence_assets.orchestration import checks
@@ -26,15 +29,11 @@ class Reporter:
 
     Every event costs time, so a check that passes for a thousand partitions is reported once, with their number, by
     `rolled_up_checks`.
-
-    Args:
-        checks_failed: filled with asset checks that failed, as `asset: check`.
     """
 
-    def __init__(self, study: Study, instance: dg.DagsterInstance, checks_failed: list[str]) -> None:
+    def __init__(self, study: Study, instance: dg.DagsterInstance) -> None:
         self._study = study
         self._instance = instance
-        self._checks_failed = checks_failed
         self._passed: dict[tuple[dg.AssetKey, str], dg.AssetCheckEvaluation] = {}
         self._partitions: Counter[tuple[dg.AssetKey, str]] = Counter()
 
@@ -63,11 +62,22 @@ class Reporter:
     def finished(self, event: Finished) -> Iterator[Report]:
         """Report a materialized partition, and those of its checks that fail."""
         asset, partition, outcome, versions = event.asset, event.partition, event.outcome, event.versions
+        # Before Dagster learns of the artifact: what a killed run has not reported, the next run checks.
+        found = list(checks.results(asset, versions.workspace, outcome.artifact))
         yield materialization(self._study, asset, partition, outcome, versions, self._instance)
-        for check in checks.results(asset, versions.workspace, outcome.artifact):
-            if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
-                name = f"{asset.name}[{partition.key}]" if partition.key else asset.name
-                self._checks_failed.append(f"{name}: {check.check_name}")
+        yield from self._evaluations(asset, partition, found)
+
+    def repeated(self, recheck: Recheck) -> Iterator[Report]:
+        """Report checks that were outstanding and have been repeated."""
+        for asset, partition, findings in recheck.repeated:
+            yield from map(told_again, self._evaluations(asset, partition, checks.as_results(findings)))
+        yield from self.rolled_up_checks()
+
+    def _evaluations(
+        self, asset: AssetDefinition, partition: Partition, results: Iterable[dg.AssetCheckResult]
+    ) -> Iterator[dg.AssetCheckEvaluation]:
+        """Yield the checks that fail, and keep those that pass for `rolled_up_checks`."""
+        for check in results:
             evaluation = dg.AssetCheckEvaluation(
                 asset_key(self._study, asset.name),
                 str(check.check_name),
@@ -91,6 +101,20 @@ class Reporter:
             )
             yield last if count == 1 else several
         self._passed, self._partitions = {}, Counter()
+
+
+def told_again(report: Report) -> Report:
+    """Return a report as Dagster takes it several times.
+
+    It takes the result of a check of one partition once in each run, and once in all outside of runs. So the partition
+    becomes metadata.
+    """
+    if not isinstance(report, dg.AssetCheckEvaluation) or report.partition is None:
+        return report
+    metadata = {**report.metadata, "partition": dg.MetadataValue.text(report.partition)}
+    return dg.AssetCheckEvaluation(
+        report.asset_key, report.check_name, passed=report.passed, metadata=metadata, severity=report.severity
+    )
 
 
 def taken_back(before: Sequence[AssetState], result: Result) -> list[AssetState]:

@@ -11,6 +11,7 @@ import dagster as dg
 from influence_assets.assets import open_workspace
 from influence_assets.engine.bring_up import Result, Watcher
 from influence_assets.engine.definition import AssetDefinition, Progress
+from influence_assets.engine.failed_checks import Recheck
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
 from influence_assets.study import Study
@@ -30,7 +31,7 @@ class Session:
         study: the study that the run computes.
         listener: a watcher that follows the run's progress; without one, progress goes to the run's log.
         result: what the run has done so far.
-        checks_failed: asset checks that failed in the run, as `asset: check`.
+        recheck: what became of the checks that are outstanding, once the run has ended.
         error: the error that ended the run early.
         stages: the run's work, once it has begun.
     """
@@ -38,7 +39,7 @@ class Session:
     study: Study
     listener: Watcher | None = None
     result: Result = field(default_factory=Result)
-    checks_failed: list[str] = field(default_factory=list)
+    recheck: Recheck = field(default_factory=Recheck)
     error: BaseException | None = None
     stages: "Stages | None" = None
 
@@ -51,6 +52,11 @@ class Session:
     def published(self) -> Versions:
         """The versions that the study needs of each partition, in the generation that readers see."""
         return Versions(open_workspace(self.study), "published")
+
+    @property
+    def checks_failed(self) -> list[str]:
+        """The checks that fail, as `asset[partition]: check`."""
+        return [check.label for check in self.recheck.failed]
 
     def watcher(self, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> Watcher:
         """Return the listener, or else a watcher that writes to the run's log."""

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -9,9 +10,11 @@ import dagster as dg
 from influence_assets.assets import asset_graph
 from influence_assets.engine.bring_up import Failure, Finished, StageBegun, bring_up_to_date
 from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.failed_checks import repeat_outstanding
 from influence_assets.engine.fingerprint import fingerprint
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.plan import plan
+from influence_assets.errors import StorageError
 from influence_assets.orchestration import openlineage
 from influence_assets.orchestration.private_api import keep
 from influence_assets.orchestration.run_events import Report, Reporter, taken_back
@@ -64,7 +67,7 @@ class Stages:
         if self._seen is session.versions or not result.states:
             result.states = list(plan(self._seen))
         self._before = result.states
-        self._reporter = Reporter(session.study, context.instance, session.checks_failed)
+        self._reporter = Reporter(session.study, context.instance)
         self._collector: OpenLineageClient | None = openlineage.connect(session.study)
         self._watcher = session.watcher(context)
         self._events = bring_up_to_date(published, self, result, run_id=context.run_id, new_generation=new_generation)
@@ -133,11 +136,18 @@ class Stages:
         return {"outcome": " ".join(sentences) or "Nothing was due."} | {n: c for n, c in figures.items() if c}
 
     def conclude(self, context: dg.OpExecutionContext) -> Iterator[Report]:
-        """Do the remaining work, report earlier versions that are in use again, and record which files were handled."""
+        """Do the remaining work, and repeat the checks that are outstanding.
+
+        Earlier versions that are in use again are reported, and which files were handled is recorded.
+        """
         yield from self.advance(context, end())
         result = self._session.result
         versions = result.versions or self._session.published
         yield from self._reporter.unreported(versions, taken_back(self._before, result))
+        # After a failure, its cause, such as a full disk, is what matters; the next run repeats the checks.
+        with suppress(*([StorageError] if result.failures else [])):
+            self._session.recheck = repeat_outstanding(versions)
+        yield from self._reporter.repeated(self._session.recheck)
         keep(context.instance, handled_key(self._session.study), self._handled)
 
     def close(self) -> None:

@@ -34,6 +34,7 @@ class Collected:
             the next run.
         bytes: the bytes that are freed.
         catalogue_rebuilt: whether the DuckDB file was rebuilt, so that it holds no deleted rows.
+        not_rebuilt: why the DuckDB file, which may hold deleted rows, could not be rebuilt.
     """
 
     removed: list[ArtifactKey] = field(default_factory=list)
@@ -41,6 +42,7 @@ class Collected:
     kept_back: list[ArtifactKey] = field(default_factory=list)
     bytes: int = 0
     catalogue_rebuilt: bool = False
+    not_rebuilt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,16 +118,28 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False, spare_van
         if dry_run:
             collected.bytes = sum(manifests[key].bytes for key in [*collected.reduced, *collected.removed])
             return collected
-        remember_last_generation(workspace)
-        collected.bytes = sum(store.reduce_to_record(key) for key in collected.reduced)
-        collected.bytes += sum(store.remove(key) for key in collected.removed)
-        collected.bytes += store.remove_unreadable()
+        collected.bytes = _remove(workspace, collected)
         store.remove_empty_folders()
         remove_abandoned_load(workspace.catalogue)
         if has_holes(workspace.catalogue):
-            load_catalogue(workspace.catalogue, published_content(workspace), store, anew=True)
-            collected.catalogue_rebuilt = True
+            try:
+                load_catalogue(workspace.catalogue, published_content(workspace), store, anew=True)
+                collected.catalogue_rebuilt = True
+            except StorageError as error:  # such as a disk that is still too full for a second file
+                collected.not_rebuilt = str(error)
     return collected
+
+
+def _remove(workspace: Workspace, collected: Collected) -> int:
+    """Remove what was found, and return the bytes freed; nothing is written before space is free, for a full disk."""
+    store, generation = workspace.store, workspace.graph.generation
+    numbered = [key for key in collected.removed if generation is not None and key.asset == generation.name]
+    freed = sum(store.remove(key) for key in collected.removed if key not in numbered)
+    freed += store.remove_unreadable()
+    freed += sum(store.reduce_to_record(key) for key in collected.reduced)
+    if numbered:
+        remember_last_generation(workspace)
+    return freed + sum(store.remove(key) for key in numbered)
 
 
 def _needed_by_study(workspace: Workspace) -> set[ArtifactKey]:

@@ -1,15 +1,24 @@
 """Reads everything that is stored, and reports what differs from what was written."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError, StorageError
-from influence_assets.storage.catalogue import damaged_tables
+from influence_assets.storage.artifacts.roots import MARKER
+from influence_assets.storage.catalogue import Difference, damaged_tables, differences, doubt_publication, run_checks
+from influence_assets.upkeep import run_history
 
 FILES_NAMED = 3
 REMEDY = "`influence run` computes it again; if it is no longer needed, `influence gc` removes it."
+REBUILD = "`influence run` builds it again from the arrays and tables, and so does `influence rebuild-catalogue`."
+OF_FAILED_CHECK = (
+    "`influence run` builds the catalogue again if its rows are not those of the artifacts. If this is all that is "
+    "wrong, they are: remove the folders of the artifacts that these rows came from, and run again."
+)
+MARKER_REPAIRED = "It was written again, because the artifacts show whose store it is."
 REPAIRED = "It was repaired from its other copy."
 
 
@@ -42,8 +51,12 @@ def verify(workspace: Workspace, progress: Callable[[int, int], object]) -> list
             what = str(damage.key) if damage.key is not None else "an artifact whose manifest cannot be read"
             problem = f"{_named(damage.files)}{damage.problem}"
             troubles.append(Trouble(what, str(damage.folder), problem, REPAIRED if is_repaired else REMEDY))
+        if store.mended_marker is not None:
+            where = str(store.root / MARKER)
+            troubles.append(Trouble("the store's marker", where, store.mended_marker, MARKER_REPAIRED))
         troubles += _lists(workspace)
         troubles += _catalogue(workspace)
+        troubles += _history(workspace)
     return troubles
 
 
@@ -77,15 +90,69 @@ def remedy_of_lists(troubles: Mapping[Path, str]) -> str:
     )
 
 
-def _catalogue(workspace: Workspace) -> list[Trouble]:
-    if not workspace.catalogue.exists():
-        return []
-    remedy = "`influence rebuild-catalogue` builds it from the arrays and tables."
-    try:
-        problems = damaged_tables(workspace.catalogue)
-    except (StorageError, InputError) as error:
-        return [Trouble("the catalogue", str(workspace.catalogue), str(error), remedy)]
+def _history(workspace: Workspace) -> list[Trouble]:
+    """Return what is wrong with the history of runs."""
+    folder = run_history.history_folder(workspace.store.root)
     return [
-        Trouble(f"the catalogue's table {t}", str(workspace.catalogue), problem, remedy)
-        for t, problem in problems.items()
+        Trouble("the history of runs", str(path), problem, run_history.REMEDY.replace("this folder", str(folder)))
+        for path, problem in run_history.damaged_databases(folder, thoroughly=True).items()
+    ]
+
+
+def _catalogue(workspace: Workspace) -> list[Trouble]:
+    """Return what is wrong with the catalogue, and make the next run build it again if that may help."""
+    path = workspace.catalogue
+    if not path.exists():
+        return []
+    if troubles := _unreadable(path) or _differing(workspace):
+        with suppress(OSError):
+            doubt_publication(path)
+    return troubles + _failed_checks(path)
+
+
+def _unreadable(path: Path) -> list[Trouble]:
+    try:
+        problems = damaged_tables(path)
+    except (StorageError, InputError) as error:
+        return [Trouble("the catalogue", str(path), str(error), REBUILD)]
+    return [Trouble(f"the catalogue's table {t}", str(path), problem, REBUILD) for t, problem in problems.items()]
+
+
+def _differing(workspace: Workspace) -> list[Trouble]:
+    """Return the tables whose rows are not those of the artifacts."""
+    by_table: dict[str, list[Difference]] = {}
+    try:
+        for difference in differences(workspace.catalogue, workspace.store):
+            by_table.setdefault(difference.table, []).append(difference)
+    except (StorageError, InputError) as error:
+        return [Trouble("the catalogue", str(workspace.catalogue), str(error), REBUILD)]
+    return [
+        Trouble(f"the catalogue's table {table}", str(workspace.catalogue), _described(found), REBUILD)
+        for table, found in by_table.items()
+    ]
+
+
+def _described(found: Sequence[Difference]) -> str:
+    """Return in a clause how a table differs from the artifacts."""
+    named = [each.artifact or "the table as a whole" for each in found[:FILES_NAMED]]
+    more = f" and {len(found) - FILES_NAMED} more" if len(found) > FILES_NAMED else ""
+    published, stored = sum(each.published for each in found), sum(each.stored for each in found)
+    counts = f"{published:,} rows where there should be {stored:,}" if published != stored else "other values in rows"
+    return f"has {counts} of {', '.join(named)}{more}"
+
+
+def _failed_checks(path: Path) -> list[Trouble]:
+    """Run the SQL checks, and return those that have violations."""
+    try:
+        violations = {name: rows for name, rows in run_checks(path).items() if not rows.is_empty()}
+    except (StorageError, InputError):
+        return []  # it was found to be unreadable before, or an extension's check cannot be run, as the run says
+    return [
+        Trouble(
+            f"the catalogue: {name} does not hold",
+            str(path),
+            f"{rows.height:,} violations, the first of which is {rows.row(0, named=True)}",
+            OF_FAILED_CHECK,
+        )
+        for name, rows in violations.items()
     ]

@@ -1,4 +1,4 @@
--- Delete the manifests of materializations ($numbers), which are loaded in another role.
+-- Delete the manifests of materializations ($numbers), which are loaded, perhaps in another role.
 -- $numbers: their materialization_ids
 -- grain: none; it changes materializations
 delete from materializations

@@ -33,6 +33,7 @@ OF_EARLIER_GENERATIONS = {"influence_scores", "query_gradients", "influence_cata
 AT_THE_TOP = {
     ".cache",
     ".dagster",
+    ".failed_checks.lock",
     ".in_use",
     ".lock",
     "influence_store.json",
@@ -46,6 +47,8 @@ CACHES = (
     "last_generation.json",
     "requested_generation.json",
     "runs",
+    "catalogue.json",
+    "failed_checks.json",
 )
 LISTS = {"withdrawn.jsonl", ".withdrawn.jsonl.lock", "tombstones.jsonl", ".tombstones.jsonl.lock", ".copies"}
 Manifests = dict[ArtifactKey, Manifest]

@@ -50,9 +50,9 @@ class Disk:
     ("left", "told"),
     slow_rows_but(
         (2_000_000, "influence_catalogue: "),
-        slow=[(0, "storage.root: ")],
+        slow=[(0, "cannot be written (No space left on device)")],
         of=[
-            (0, "storage.root: "),
+            (0, "cannot be written (No space left on device)"),
             (40_000, f"[{FILES[2]}]: "),
             (200_000, "cannot be written (No space left on device)"),
             (2_000_000, "influence_catalogue: "),
@@ -60,7 +60,7 @@ class Disk:
     ),
 )
 def test_a_run_says_so_and_the_next_one_goes_on(ground, disk, left, told):
-    """With nothing left it cannot even begin; with two megabytes only the catalogue cannot be loaded."""
+    """With two megabytes left only the catalogue cannot be loaded."""
     disk.corpus.write(FILES[2], [6, 7])
     before = query(disk.catalogue, ASKED)
     disk.fill(but=left)
@@ -116,3 +116,24 @@ def test_the_command_says_so_without_a_traceback(ground, disk, home, left, tmp_p
     ended = finished(influence_process("run", folder=ground.folder, environment=environment))
     assert ended.code == 0, ended
     assert len(query(disk.catalogue, ASKED)) == len(before) + 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", [0, 30_000])
+def test_garbage_is_collected_on_a_full_disk(ground, disk, left):
+    """What is removed makes room; so does what must leave a record or a number behind."""
+    disk.corpus.write(FILES[0], [0, 2, 8])
+    assert not working.run(ground.study).failures
+    before = query(disk.catalogue, ASKED)
+    superseded = len(everything_held(ground.study))
+    disk.fill(but=left)
+    ended = finished(influence_process("gc", "--keep", "0", folder=ground.folder))
+    assert "Traceback" not in ended.out + ended.err, ended
+    assert "Removed" in ended.out, ended
+    assert len(everything_held(ground.study)) < superseded
+    assert query(disk.catalogue, ASKED).equals(before)
+    disk.make_room()
+    ended = finished(influence_process("gc", "--keep", "0", folder=ground.folder))
+    assert ended.code == 0, ended
+    assert working.look(ground.study) == []
+    comparison.assert_equal_catalogues(ground.study, comparison.from_scratch(ground.study))

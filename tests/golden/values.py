@@ -48,7 +48,7 @@ OF_RUNS_AND_VERSIONS = OF_THE_RUN | OF_VERSIONS
 OF_PARQUET = frozenset({"content_hash", "source_bytes"})
 """Those of a Parquet file, whose bytes are those of the library that wrote it."""
 
-FOR_PEOPLE = frozenset({"rotated"})
+FOR_PEOPLE = frozenset({"rotated", "coordinates_hash"})
 """Figures on how the work was done, on which no result depends."""
 
 LINEAGE = frozenset({"catalogue", "materializations", "materialization_inputs", "partition_states"})

@@ -265,6 +265,38 @@ class TestRoot:
         with pytest.raises(StorageError, match=r"Choose another storage\.root"):
             ArtifactStore.open_or_create(tmp_path, "topics")
 
+    def test_a_marker_with_any_other_byte_is_written_again_where_an_artifact_shows_whose_it_is(self, store):
+        write(store)
+        whole = (store.root / MARKER).read_bytes()
+        assert store.mended_marker is None
+        for place in range(len(whole)):
+            for damaged in (
+                whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :],
+                whole[:place] + b"\xff" + whole[place + 1 :],
+                whole[:place],
+            ):
+                (store.root / MARKER).write_bytes(damaged)
+                opened = ArtifactStore.open_or_create(store.root, "topics")
+                assert opened.mended_marker, damaged
+                assert (store.root / MARKER).read_bytes() == whole
+        assert ArtifactStore.open_or_create(store.root, "topics").mended_marker is None
+
+    def test_a_marker_that_is_damaged_beside_artifacts_of_another_study_is_left_alone(self, store):
+        write(store)
+        (store.root / MARKER).write_bytes(b"{")
+        with pytest.raises(StorageError, match=r"no artifact of the study 'novels'.*restore the file"):
+            ArtifactStore.open_or_create(store.root, "novels")
+        assert (store.root / MARKER).read_bytes() == b"{"
+
+    def test_a_marker_from_before_it_had_a_checksum_is_as_good_as_any(self, store):
+        write(store)
+        old = json.dumps({"format_version": 4, "study": "topics"})
+        (store.root / MARKER).write_text(old)
+        assert ArtifactStore.open_or_create(store.root, "topics").mended_marker is None
+        assert (store.root / MARKER).read_text() == old
+        with pytest.raises(InputError, match="is the store of the study 'topics', not of 'novels'"):
+            ArtifactStore.open_or_create(store.root, "novels")
+
 
 class TestKeys:
     @given(st.lists(st.text(min_size=1), min_size=2, max_size=2, unique=True))

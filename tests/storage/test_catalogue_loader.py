@@ -18,6 +18,7 @@ from influence_assets.storage.catalogue import (
     load_catalogue,
     loaded_keys,
     loading,
+    publishing,
     query,
     record_states,
     rows,
@@ -102,6 +103,21 @@ def test_only_what_changed_is_loaded(sample):
     assert (change.loaded, change.removed, change.unchanged) == (3, 3, 5)
     assert sample.scores() == [1.0, 2.0, 3.0, 4.0]
     assert query(sample.path, "select content_hash from shards order by shard_id").rows() == [("v2",), ("v1",)]
+
+
+def test_a_manifest_that_is_loaded_again_in_any_role_replaces_itself(sample):
+    """So no order of vanishing and returning, of artifacts or of what they were computed from, gives double edges."""
+    manifests = [artifact.manifest for artifact in sample.shard(0)]
+    sample.load(sample.shard(0))
+    expected = everything_in(sample.path)
+    with publishing.changed_copy(sample.path, anew=False) as connection:
+        for is_loaded in (False, True, True):
+            for manifest in manifests:
+                rows.insert_manifests(connection, [manifest], set(), is_loaded=is_loaded)
+    found = everything_in(sample.path)
+    for table in ("materializations", "materialization_inputs"):
+        assert len(found[table]) == len(expected[table])
+    assert found["materialization_inputs"] == expected["materialization_inputs"]
 
 
 def test_only_what_is_new_is_opened(sample, monkeypatch):

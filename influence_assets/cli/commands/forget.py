@@ -1,8 +1,8 @@
 """`influence forget`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.markup import escape
@@ -13,6 +13,9 @@ from influence_assets.cli.figures import counted
 from influence_assets.errors import InputError
 from influence_assets.escaping import visible
 from influence_assets.study import Study
+
+if TYPE_CHECKING:
+    from influence_assets.upkeep.holders import Holder
 
 REASON_CHARACTERS = 500
 """The length at which reasons are cut, because databases quote whole statements in their errors."""
@@ -39,6 +42,7 @@ def forget(
     """Withdraw documents: out of every table at once, then out of every array and from the disk."""
     from influence_assets.assets import open_without_extensions
     from influence_assets.upkeep.forget import withdraw
+    from influence_assets.upkeep.holders import holders
 
     if not document and not restore:
         raise InputError("forget", "no document is named", "Name one with `--document ID`.")
@@ -52,11 +56,16 @@ def forget(
     if undo:
         _reinstate(loaded, document)
         return
+    holding = _attempted("find what else holds them", lambda: holders(open_without_extensions(loaded), document)) or []
     added = withdraw(open_without_extensions(loaded), document, reason)
     console.print(f"Listed as withdrawn: {len(added)}, already listed: {len(document) - len(added)}.")
     if only_list:
         console.print("`influence run` takes them out of every table, `influence gc` from the disk.")
-    elif not _take_out(loaded, document, study):
+        _print_holders(loaded, holding)
+        return
+    is_done = _take_out(loaded, document, study)
+    _print_holders(loaded, holding)
+    if not is_done:
         raise typer.Exit(1)
 
 
@@ -138,13 +147,14 @@ def _collect(study: Study) -> bool:
 
     workspace = open_workspace(study)
     vanished = vanished_documents(workspace)
-    print_collected(collect(workspace, keep=1, spare_vanished=vanished.is_large), console, done=True)
+    collected = collect(workspace, keep=1, spare_vanished=vanished.is_large)
+    print_collected(collected, console, done=True)
     if vanished.is_large:
         console.print(
             f"What was computed of {len(vanished.shards):,} shards whose files are gone from the corpus stays, because "
             "they are many and a disk may be missing. `influence gc` removes it."
         )
-    return True
+    return collected.not_rebuilt is None
 
 
 def _print_tombstones(study: Study, document_ids: list[str], *, is_complete: bool) -> None:
@@ -187,6 +197,43 @@ def _print_tombstones(study: Study, document_ids: list[str], *, is_complete: boo
     if files:
         message = f"The source files still hold the text, and are read without it: {', '.join(files)}."
         console.print(escape(message), soft_wrap=True)
+
+
+def _print_holders(study: Study, holding: "Sequence[Holder]") -> None:
+    """Print what was made with the documents and stays, and how to be rid of it.
+
+    Args:
+        study: the study.
+        holding: what held something of them before they were taken out.
+    """
+    from influence_assets.assets import open_without_extensions
+
+    store = open_without_extensions(study).store
+    left = [holder for holder in holding if store.has_content(holder.key)]
+    models = sum(holder.was_trained for holder in left)
+    numbers = sorted({holder.generation_id for holder in left if holder.generation_id is not None})
+    if models:
+        console.print(
+            f"[yellow]Still trained on them[/]: {counted(models, 'model')} of this study. To train another one "
+            "without them, change `model.train` (its seed is enough) and run; then `influence gc --keep 0` removes "
+            "this one.",
+            soft_wrap=True,
+            highlight=False,
+        )
+    elif study.model.train is None:
+        console.print(
+            "Whether the model of `model.path` has seen them is not known here. What it has learnt from them stays.",
+            highlight=False,
+        )
+    if numbers:
+        console.print(
+            f"[yellow]Still fitted on them[/]: the curvature of {'generation' if len(numbers) == 1 else 'generations'} "
+            f"{', '.join(map(str, numbers))}, which holds sums over all documents and none of their text. To fit "
+            "another one without them: `influence run --new-generation`, then `influence gc --keep 0` once no table "
+            "compares with it any more.",
+            soft_wrap=True,
+            highlight=False,
+        )
 
 
 COMMAND = Command(name="forget", function=forget, rank=30, needs_extensions=False)

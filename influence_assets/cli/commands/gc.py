@@ -36,7 +36,10 @@ def gc(
         print_collected(collect(workspace, keep=keep, dry_run=True), console, done=False)
         _confirm(vanished)
     # The workspace has listed the corpus once, so what is removed is what the question was about.
-    print_collected(collect(workspace, keep=keep, dry_run=dry_run), console, done=not dry_run)
+    collected = collect(workspace, keep=keep, dry_run=dry_run)
+    print_collected(collected, console, done=not dry_run)
+    if collected.not_rebuilt is not None:
+        raise typer.Exit(1)
     if not dry_run:
         from influence_assets.orchestration.history import prune_history
 

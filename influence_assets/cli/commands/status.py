@@ -26,14 +26,17 @@ def status(study: StudyOption = HERE) -> None:
     """Show shards, the generation, and what is missing or stale."""
     from influence_assets.assets import open_workspace
     from influence_assets.cli.drift import drift_proposal
+    from influence_assets.cli.dropped import print_vanished_questions, published
+    from influence_assets.cli.failed_checks import print_failed_checks
     from influence_assets.cli.notes import print_notes
     from influence_assets.cli.surroundings import surroundings
     from influence_assets.cli.unread import print_unread
-    from influence_assets.cli.vanished import print_vanished
+    from influence_assets.cli.vanished import print_left_behind, print_vanished
     from influence_assets.engine.bring_up import drift
+    from influence_assets.engine.failed_checks import outstanding
     from influence_assets.engine.plan import plan, state_rows
     from influence_assets.engine.versions import Versions
-    from influence_assets.storage.catalogue import record_states
+    from influence_assets.storage.catalogue import is_as_published, record_states
 
     loaded = Study.load(study)
     workspace = open_workspace(loaded)
@@ -54,13 +57,20 @@ def status(study: StudyOption = HERE) -> None:
     print_notes(versions, [(each.asset, place.partition) for each in noted for place in each.of("standing")], console)
     if workspace.vanished:
         print_vanished(workspace.vanished, console)
+    print_left_behind(workspace, console)
+    print_vanished_questions(workspace, published(workspace), console)
     print_unread(loaded, console)
     if withdrawn := len(workspace.withdrawn.entries):
         console.print(f"{withdrawn} {'document is' if withdrawn == 1 else 'documents are'} listed as withdrawn.")
+    failed = outstanding(versions)
+    print_failed_checks(failed, console)
+    is_changed = workspace.catalogue.exists() and not is_as_published(workspace.catalogue)
+    if is_changed:
+        console.print("[yellow]The catalogue is not as it was published[/]: `influence run` builds it again.")
     if any(state.outstanding for state in states):
         record_states(workspace.catalogue, state_rows(states))
         console.print("Bring it up to date with `influence run`.")
-    else:
+    elif not (failed or is_changed):
         console.print("[green]Everything is up to date.[/]")
 
 

@@ -44,11 +44,13 @@ class ArtifactStore:
     Args:
         backend: the store's files; `open_or_create` prepares it.
         study: the study's name.
+        mended_marker: what was wrong with the store's marker, as a clause, if opening the store has mended it.
     """
 
-    def __init__(self, backend: Backend, study: str) -> None:
+    def __init__(self, backend: Backend, study: str, mended_marker: str | None = None) -> None:
         self.backend = backend
         self.study = study
+        self.mended_marker = mended_marker
 
     @classmethod
     def open_or_create(cls, root: str | Path, study: str) -> "ArtifactStore":
@@ -63,8 +65,7 @@ class ArtifactStore:
             StorageError: the store was written by another version, or its marker is damaged.
         """
         backend = open_backend(str(root))
-        prepare(backend, study)
-        return cls(backend, study)
+        return cls(backend, study, prepare(backend, study))
 
     @property
     def root(self) -> Path:

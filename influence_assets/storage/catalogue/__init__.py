@@ -4,8 +4,10 @@ DuckDB allows either one writer or many readers. So the loader changes a copy in
 published file: readers never wait and never see half a load.
 """
 
+from influence_assets.storage.catalogue.comparison import Difference, differences
 from influence_assets.storage.catalogue.content import CatalogueChange, CatalogueContent
 from influence_assets.storage.catalogue.loading import load_catalogue, record_states, unload_artifacts
+from influence_assets.storage.catalogue.publication import doubt_publication, is_as_published, was_built_anew
 from influence_assets.storage.catalogue.publishing import remove_abandoned_load
 from influence_assets.storage.catalogue.reading import (
     ask_cookbook,
@@ -23,11 +25,15 @@ from influence_assets.storage.catalogue.reading import (
 __all__ = [
     "CatalogueChange",
     "CatalogueContent",
+    "Difference",
     "ask_cookbook",
     "check_names",
     "cookbook",
     "damaged_tables",
+    "differences",
+    "doubt_publication",
     "has_holes",
+    "is_as_published",
     "load_catalogue",
     "loaded_keys",
     "query",
@@ -37,4 +43,5 @@ __all__ = [
     "run_checks",
     "standing_content_version",
     "unload_artifacts",
+    "was_built_anew",
 ]

@@ -19,6 +19,7 @@ from influence_assets.storage.catalogue.content import (
     as_rows,
     digest,
 )
+from influence_assets.storage.catalogue.publication import is_as_published
 from influence_assets.storage.catalogue.publishing import SpoiledError, changed_copy, loader_lock
 from influence_assets.storage.catalogue.reading import quoted, standing_of
 from influence_assets.storage.catalogue.rows import (
@@ -42,7 +43,8 @@ def load_catalogue(
 
     Only artifacts whose rows are not in the file yet are opened. A table's rows come from every artifact that has a
     Parquet file of its name. For lineage, the manifests of everything that the artifacts were computed from are loaded
-    too, as far as the store still has them. Loads wait for each other.
+    too, as far as the store still has them. A file that another program changed is built again. Loads wait for each
+    other.
 
     Args:
         path: the DuckDB file, which need not exist.
@@ -56,7 +58,7 @@ def load_catalogue(
     """
     started = time.monotonic()
     with loader_lock(path):
-        standing = None if anew else standing_of(path)
+        standing = None if anew or not is_as_published(path) else standing_of(path)
         if standing == content.standing:
             unchanged = len({key.materialization_id for key in content.artifacts})
             return CatalogueChange(0, 0, unchanged, content.version, {}, time.monotonic() - started)
@@ -153,8 +155,6 @@ def _bring_to(
     if removed:
         delete_tables(connection, removed)
         _change(connection, "unload", numbers=sorted(removed))
-    _change(connection, "forget_manifests", numbers=new)  # those that were only ancestors until now
-    _change(connection, "forget_inputs")  # theirs, which are loaded with them again
     rows = _insert_artifacts(connection, [keys[number] for number in new], store, content.holding_text)
     _find_ancestors(connection, store, content.holding_text)
     _change(connection, "forget_ancestors")
@@ -173,14 +173,14 @@ def _insert_artifacts(
 ) -> dict[str, int]:
     """Load the tables and manifests of artifacts, which are sorted by asset, and return the number of rows by table."""
     rows: Counter[str] = Counter()
-    for artifacts in _batches(store.open(key) for key in keys):
+    for artifacts in batches(store.open(key) for key in keys):
         manifests = [artifact.manifest for artifact in artifacts]
         rows.update(insert_manifests(connection, manifests, holding_text, is_loaded=True))
         rows.update(insert_tables(connection, artifacts))
     return dict(rows)
 
 
-def _batches(artifacts: Iterable[Artifact]) -> Iterator[list[Artifact]]:
+def batches(artifacts: Iterable[Artifact]) -> Iterator[list[Artifact]]:
     """Yield artifacts in batches within the limits above; a single larger artifact is a batch of its own."""
     batch: list[Artifact] = []
     batch_rows = 0

@@ -10,6 +10,7 @@ import duckdb
 
 from influence_assets.durable import files, locks
 from influence_assets.errors import StorageError
+from influence_assets.storage.catalogue.publication import is_as_published, note_publication
 from influence_assets.storage.catalogue.reading import tells_of_damage, unreadable, write_ahead_log
 from influence_assets.storage.catalogue.rejected import naming_file
 from influence_assets.storage.catalogue.statements import statements
@@ -52,6 +53,7 @@ def changed_copy(path: Path, *, anew: bool) -> Iterator[duckdb.DuckDBPyConnectio
         InputError: DuckDB rejects a statement of the schema or of a view.
     """
     copy = _copy_of(path)
+    is_good = anew or is_as_published(path)
     _remove(copy)  # a killed loader may have left it; no other is alive while the lock is held
     try:
         with _disk_errors_named(path):
@@ -71,6 +73,8 @@ def changed_copy(path: Path, *, anew: bool) -> Iterator[duckdb.DuckDBPyConnectio
             # DuckDB would read the changes that another program left beside the old file into the new one.
             write_ahead_log(path).unlink(missing_ok=True)
             copy.replace(path)
+            if is_good:  # what another program changed stays in doubt
+                note_publication(path, is_built_anew=anew)
             files.sync_folder(path.parent)
     finally:
         _remove(copy)

@@ -16,6 +16,8 @@ from influence_assets.storage.catalogue.rejected import naming_file
 from influence_assets.storage.catalogue.statements import Statement, schema_version, statements
 
 _SAFE = {"python_enable_replacements": False, "autoload_known_extensions": False, "autoinstall_known_extensions": False}
+_OF_DAMAGE = ("Corrupt database file", "Could not read enough bytes", "not a valid DuckDB database file")
+"""What DuckDB says of a block with a wrong checksum, of a file that was cut off, and of one with another header."""
 _MOST_VIOLATIONS = 1000
 _NEAREST = 3
 """How many ids an error names that resemble one that does not exist."""
@@ -255,8 +257,11 @@ def standing_of(path: Path) -> Standing | None:
 
 
 def tells_of_damage(error: Exception) -> bool:
-    """Return whether an error of DuckDB means that a block is not as it was written."""
-    return "Corrupt database file" in str(error)
+    """Return whether an error of DuckDB means that the file is not as it was written: other bytes, or too few."""
+    if "Could not write file" in str(error):  # such as a full disk in the middle of a checkpoint, which is fatal too
+        return False
+    is_of_reading = isinstance(error, duckdb.SerializationException | duckdb.FatalException)
+    return is_of_reading or any(words in str(error) for words in _OF_DAMAGE)
 
 
 def unreadable(path: Path, error: Exception) -> StorageError:

@@ -53,6 +53,8 @@ def insert_manifests(
 ) -> dict[str, int]:
     """Load manifests and the inputs that they name, and return the number of rows loaded into each table.
 
+    They replace what the file has of these materializations, so that none is there twice, whatever it was loaded as.
+
     Args:
         connection: an open connection to the catalogue.
         manifests: the artifacts' manifests.
@@ -72,6 +74,9 @@ def insert_manifests(
         "materializations": pl.DataFrame(described, schema=_MATERIALIZATIONS),
         "materialization_inputs": pl.DataFrame(edges, schema=_INPUTS, orient="row"),
     }
+    numbers = {"numbers": [manifest.key.materialization_id for manifest in manifests]}
+    for name in ("forget_manifests", "forget_edges"):
+        connection.execute(statements("changes")[name].sql, numbers).complete()
     return {table: insert_frame(connection, table, frame) for table, frame in frames.items()}
 
 

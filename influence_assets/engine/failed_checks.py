@@ -1,0 +1,222 @@
+"""Checks that failed stay outstanding until they hold: they are listed in the store, and repeated by every run.
+
+The catalogue is built from other artifacts, so it is built again when one of its checks fails. Other artifacts are left
+as they are: computing them again from the same inputs would give the same, and a person has to look.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from influence_assets.durable.caches import sealed, unsealed
+from influence_assets.engine.catalogue import rebuild_catalogue
+from influence_assets.engine.checks import Finding
+from influence_assets.engine.definition import AssetDefinition
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.versions import Versions
+from influence_assets.engine.workspace import Workspace
+from influence_assets.errors import DamagedError, StorageError
+from influence_assets.storage.artifacts import Artifact
+from influence_assets.storage.artifacts.locks import named_lock
+from influence_assets.storage.artifacts.manifest import ArtifactKey
+from influence_assets.storage.backend import Backend
+from influence_assets.storage.catalogue import is_as_published, was_built_anew
+from influence_assets.storage.disk_errors import writing
+
+_FILE = ".cache/failed_checks.json"
+_LOCK = ".failed_checks.lock"
+
+Findings = Sequence[tuple[str, Finding]]
+
+
+@dataclass(frozen=True)
+class FailedCheck:
+    """A check that does not hold of an artifact that the study needs.
+
+    Args:
+        asset: the artifact's asset.
+        partition: its partition.
+        name: the check, as a statement of what should hold.
+        folder: the artifact's folder.
+    """
+
+    asset: AssetDefinition
+    partition: Partition
+    name: str
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """The artifact and the check, for people."""
+        place = f"[{self.partition.key}]" if self.partition.key else ""
+        return f"{self.asset.name}{place}: {self.name}"
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        if self.asset.is_catalogue:
+            return (
+                "`influence verify` says whether its rows are those of the artifacts. `influence run` repeats the "
+                "check, and builds the catalogue again if it was changed."
+            )
+        return (
+            f"`influence run` repeats the check. If what it was computed from is right, remove {self.folder} and run "
+            "again, so that it is computed again."
+        )
+
+
+@dataclass
+class Recheck:
+    """What became of the checks that were outstanding.
+
+    Args:
+        repeated: the findings of each artifact whose checks were repeated.
+        failed: the checks that do not hold now.
+        mended: what was wrong and was put right, in a sentence each.
+    """
+
+    repeated: list[tuple[AssetDefinition, Partition, Findings]] = field(default_factory=list)
+    failed: list[FailedCheck] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
+
+
+class _List:
+    """The store's list of artifacts with failed checks.
+
+    Args:
+        backend: the store's backend.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def read(self) -> dict[ArtifactKey, list[str]] | None:
+        """Return the names of the failed checks by artifact; None if the list was never written, or is damaged."""
+        try:
+            rows = unsealed(self._backend.read(_FILE))
+        except OSError:
+            return None
+        return None if rows is None else {ArtifactKey(*key): names for *key, names in rows}
+
+    def replace(self, key: ArtifactKey, names: Collection[str]) -> None:
+        """Write down which checks of an artifact fail now; a list that was never written stays so."""
+        listed = self.read()
+        if listed is None or listed.get(key, []) == list(names):
+            return
+        with named_lock(self._backend, _LOCK):
+            listed = self.read() or {}
+            listed.pop(key, None)
+            self.write(listed | ({key: list(names)} if names else {}))
+
+    def write(self, listed: Mapping[ArtifactKey, Sequence[str]]) -> None:
+        """Replace the list."""
+        rows = [(key.asset, key.partition, key.data_version, list(names)) for key, names in listed.items()]
+        with writing("the list of failed checks", self._backend.location):
+            self._backend.write(_FILE, sealed(rows))
+
+
+def look_at(workspace: Workspace, asset: AssetDefinition, artifact: Artifact) -> Findings:
+    """Run the checks of an artifact, and list those that fail as outstanding.
+
+    Raises:
+        StorageError: the artifact, or one that it was computed from, cannot be read.
+    """
+    findings = list(asset.checks.findings(artifact, workspace.store.open))
+    _List(workspace.store.backend).replace(artifact.key, _failing(findings))
+    return findings
+
+
+def outstanding(versions: Versions) -> list[FailedCheck]:
+    """Return the checks that failed when they were last run, of artifacts that the study needs; runs none of them."""
+    workspace = versions.workspace
+    return [
+        FailedCheck(asset, partition, name, workspace.store.place(key))
+        for key, names in (_List(workspace.store.backend).read() or {}).items()
+        for asset, partition in _place_of(versions, key)
+        for name in names
+    ]
+
+
+def repeat_outstanding(versions: Versions) -> Recheck:
+    """Repeat the checks that failed, build the catalogue again if one of its fails, and say what still fails.
+
+    If it is not known which checks failed, because the list of them is lost or older than the store, all are repeated.
+
+    Raises:
+        StorageError: the list or the catalogue cannot be written.
+    """
+    workspace, recheck = versions.workspace, Recheck()
+    with workspace.store.shared_lock():
+        failed_checks = _List(workspace.store.backend)
+        listed = failed_checks.read()
+        if listed is None:
+            places = _all_places(versions)
+            failed_checks.write({})
+        else:
+            places = [place for key in listed for place in _place_of(versions, key)]
+            if forgotten := [key for key in listed if not workspace.store.holds(key)]:
+                failed_checks.write({key: names for key, names in listed.items() if key not in forgotten})
+        catalogue = workspace.graph.catalogue
+        if _rebuilt_if_changed(versions, recheck) and catalogue is not None:
+            places = [*(place for place in places if place[0] is not catalogue), (catalogue, Partition())]
+        for asset, partition in places:
+            _repeat(versions, asset, partition, recheck)
+    recheck.failed = outstanding(versions)
+    return recheck
+
+
+def _repeat(versions: Versions, asset: AssetDefinition, partition: Partition, recheck: Recheck) -> None:
+    """Repeat the checks of one artifact; if it is the catalogue and a check fails, build it again, but only once."""
+    key = versions.key(asset, partition)
+    if key is None:
+        return
+    workspace = versions.workspace
+    try:
+        artifact = workspace.store.open(key)
+        findings = look_at(workspace, asset, artifact)
+        failing = _failing(findings)
+        if failing and asset.is_catalogue and not was_built_anew(workspace.catalogue):
+            rebuild_catalogue(versions)
+            findings = look_at(workspace, asset, artifact)
+            if not _failing(findings):
+                recheck.mended.append(f"The catalogue failed {', '.join(failing)}, and was built again.")
+    except DamagedError as error:
+        workspace.store.mark_damaged(error.folder, error.files, error.problem)
+        raise
+    recheck.repeated.append((asset, partition, findings))
+
+
+def _rebuilt_if_changed(versions: Versions, recheck: Recheck) -> bool:
+    """Build the catalogue again if it is up to date but not as it was published; return whether it was."""
+    catalogue, path = versions.workspace.graph.catalogue, versions.workspace.catalogue
+    if catalogue is None or not versions.stands(catalogue, Partition()) or is_as_published(path):
+        return False
+    rebuild_catalogue(versions)
+    recheck.mended.append("The catalogue was not as it was published, and was built again.")
+    return True
+
+
+def _all_places(versions: Versions) -> list[tuple[AssetDefinition, Partition]]:
+    return [
+        (asset, partition)
+        for asset in versions.workspace.graph
+        if asset.checks.descriptions()
+        for partition in versions.partitions(asset)
+        if versions.stands(asset, partition)
+    ]
+
+
+def _place_of(versions: Versions, key: ArtifactKey) -> Iterator[tuple[AssetDefinition, Partition]]:
+    """Yield the partition whose current version an artifact is, if it is one."""
+    asset = versions.workspace.graph.get(key.asset)
+    if asset is None:
+        return
+    with suppress(StorageError):
+        partition = Partition.parse(asset.partitioned_by, key.partition)
+        if partition in versions.partitions(asset) and versions.key(asset, partition) == key and versions.holds(key):
+            yield asset, partition
+
+
+def _failing(findings: Findings) -> list[str]:
+    return [name for name, finding in findings if finding.blocking and not finding.passed]

@@ -1,0 +1,57 @@
+"""What is known of the published file: whether it still is the one that the loader published.
+
+Other programs can change the file. One that they changed is not loaded into but built again, so that their rows are not
+taken for the study's.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+
+from influence_assets.durable.caches import read_cache, replace_cache
+
+_RECORD = "catalogue.json"
+
+
+def is_as_published(path: Path) -> bool:
+    """Return whether the loader published this very file, and nothing has written to it since."""
+    identity = _identity(path)
+    return identity is not None and (read_cache(_record(path)) or {}).get("file") == identity
+
+
+def was_built_anew(path: Path) -> bool:
+    """Return whether the file is as published and was built from nothing, so that building it again changes nothing."""
+    return is_as_published(path) and bool((read_cache(_record(path)) or {}).get("is_built_anew"))
+
+
+def note_publication(path: Path, *, is_built_anew: bool) -> None:
+    """Record that the file, which was just published, is as it should be.
+
+    Args:
+        path: the DuckDB file.
+        is_built_anew: whether it was built from nothing.
+    """
+    # Without the record, the file is built again, which costs time and no results.
+    with suppress(OSError):
+        replace_cache(_record(path), {"file": _identity(path), "is_built_anew": is_built_anew})
+
+
+def doubt_publication(path: Path) -> None:
+    """Record that the file is not as it should be, so that the next load builds it again.
+
+    Raises:
+        OSError: the record cannot be removed.
+    """
+    _record(path).unlink(missing_ok=True)
+
+
+def _record(path: Path) -> Path:
+    return path.parent / ".cache" / _RECORD
+
+
+def _identity(path: Path) -> list[int] | None:
+    """Return what every write changes; a copy of the store may keep it."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
