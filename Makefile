@@ -21,7 +21,7 @@ test-slow: .venv/developed
 # 200 random histories of a corpus, killed at random, each compared with a build from scratch, and what repeats other
 # tests over every configuration, kind of damage and place to be killed at.
 soak: .venv/developed
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m soak
+	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "soak or hypothesis"
 
 # Against kronfluence and the plain training step, on two threads: about 20 minutes; writes the tables of the README
 # and of docs/benchmarks.md.

@@ -6,6 +6,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
@@ -30,9 +31,11 @@ def pytest_xdist_auto_num_workers() -> int:
     return cores + (cores + 1) // 2
 
 
-# A slow machine is no mistake of the code.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
+# A slow machine is no mistake of the code. Fewer examples than Hypothesis's 100 leave room for more properties; `make
+# soak` tries more of each.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=25)
+settings.register_profile("thorough", settings.get_profile("patient"), max_examples=500)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "patient"))
 
 # jaxtyping and beartype wrap the maths before it is imported.
 install_import_hook("influence_assets.maths", "beartype.beartype")
@@ -50,9 +53,18 @@ def standing(tmp_path_factory):
     """The study file of a study as small as can be, all of it computed, once. Not to be changed: copy it."""
     from tests import studies  # after the hook above
 
-    study = studies.lay_out(tmp_path_factory.mktemp("standing"))
-    assert set(studies.compute(study)) == studies.everything()
-    return study
+    # The processes of one run of the tests share it: the first that comes here computes it.
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, is_computed = shared / "standing", shared / "standing.computed"
+    with FileLock(shared / "standing.lock"):
+        if not is_computed.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            assert set(studies.compute(studies.lay_out(folder))) == studies.everything()
+            is_computed.touch()
+    return folder / "study.yaml"
 
 
 @pytest.fixture

@@ -241,6 +241,7 @@ def test_rows_of_different_forms_are_not_mixed_in_a_file(tmp_path):
         studies.compute(study, until="documents")
 
 
+@pytest.mark.slow
 def test_a_file_without_any_answer_teaches_nothing_and_says_so(tmp_path):
     study = lay_out(tmp_path)
     studies.write_jsonl(tmp_path / "corpus" / studies.COAST, [{"messages": CHATS[0]["messages"][:1]}])

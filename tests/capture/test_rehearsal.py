@@ -16,6 +16,7 @@ from influence_assets.errors import InputError
 from influence_assets.models.layers.selection import select_modules
 from tests import cases
 from tests.architectures.tiny import tiny
+from tests.tiers import slow_but
 
 EVERY = cases.ARCHITECTURES | cases.SCALED_LOGITS | cases.EXPERTS
 
@@ -90,8 +91,8 @@ DEEP = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["mixtral", "gpt_oss"])
+@pytest.mark.parametrize("dtype", slow_but(torch.float32, of=[torch.float32, torch.bfloat16]))
+@pytest.mark.parametrize("kind", slow_but("mixtral", of=["mixtral", "gpt_oss"]))
 def test_a_router_that_rounding_moves_is_no_look_ahead(kind, dtype):
     """Experts multiply as many tokens as come to them, so that many layers on, what is said differs beyond rounding."""
     model = tiny(kind, **DEEP).to(dtype)

@@ -11,7 +11,7 @@ import fsspec
 import polars as pl
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_corpora import PACKINGS, lines, shards_of
 
@@ -63,7 +63,6 @@ def places(shards):
     return [(shard.shard_id, shard.content_hash, shard.first_row) for shard in shards]
 
 
-@settings(max_examples=60)
 @given(LINES, SHARD_BYTES, st.sampled_from([*SUFFIXES]), st.booleans())
 def test_slices_are_the_lines_whose_first_byte_lies_in_them(folder, parts, shard_bytes, suffix, has_last_end):
     content = b"".join(parts)
@@ -87,7 +86,6 @@ def test_slices_are_the_lines_whose_first_byte_lies_in_them(folder, parts, shard
         assert shard.stop == (None if len(expected) <= 1 else shard.start + len(whole))
 
 
-@settings(max_examples=60)
 @given(LINES.filter(lambda parts: any(part.strip() for part in parts)), SHARD_BYTES, st.sampled_from([*SUFFIXES]))
 def test_the_rows_of_all_slices_are_those_of_the_file(folder, parts, shard_bytes, suffix):
     content = SUFFIXES[suffix](b"\xef\xbb\xbf" + b"".join(parts))
@@ -96,7 +94,6 @@ def test_the_rows_of_all_slices_are_those_of_the_file(folder, parts, shard_bytes
     assert [row["text"] for row in whole] == [json.loads(part)["text"] for part in parts if part.strip()]
 
 
-@settings(max_examples=60)
 @given(LINES, LINES, SHARD_BYTES, st.sampled_from([*SUFFIXES]))
 def test_appended_lines_leave_all_slices_but_the_last(folder, before, added, shard_bytes, suffix):
     pack = SUFFIXES[suffix]
@@ -123,7 +120,6 @@ def table(rows):
 
 
 @pytest.mark.soak
-@settings(max_examples=40)
 @given(TABLES, TABLES, SHARD_BYTES, st.tuples(*[st.integers(1, 30)] * 2), st.integers(1, 100))
 def test_parquet_with_many_row_groups(folder, before, added, shard_bytes, row_groups, batch_rows):
     first, more = (

@@ -155,6 +155,7 @@ def test_a_document_of_it_is_forgotten(study):
     assert titles(study) == ["Ferry"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("run",), ("gc", "--keep", "0", "--yes")])
 def test_without_the_format_its_files_are_not_taken_for_gone(study, monkeypatch, command):
     artifacts = [str(manifest.key) for manifest in studies.versions_of(study).workspace.store.manifests()]

@@ -13,6 +13,7 @@ from tests import studies
 from tests.commanding import influence
 from tests.storage.backend_contract import BackendContract
 from tests.studies import TRADES
+from tests.tiers import slow_but
 
 EXAMPLE = "sqlite_file"
 FOLDER = Path(__file__).parent / EXAMPLE
@@ -69,7 +70,10 @@ def test_its_scores_and_versions_are_those_of_a_local_disk(study, standing):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pattern", ["token_sequences/%.parquet", "covariances/%/manifest.json", "%/.record-%"])
+@pytest.mark.parametrize(
+    "pattern",
+    slow_but(of=["token_sequences/%.parquet", "covariances/%/manifest.json", "%/.record-%"], slow=("%/.record-%",)),
+)
 def test_damage_is_found_and_mended(study, pattern):
     name = stored(study, pattern)[0]
     with closing(sqlite3.connect(study.parent / "store.sqlite")) as database, database:

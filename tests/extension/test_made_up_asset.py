@@ -17,6 +17,7 @@ from influence_assets.upkeep.forget import retract, withdraw
 from tests import studies
 from tests.commanding import influence, influence_process
 from tests.studies import COAST, SHARDS, TRADES
+from tests.tiers import slow_but
 
 PARTS = Path(__file__).parent / "parts"
 NAME = "token_varieties"
@@ -168,7 +169,7 @@ def test_a_withdrawn_document_leaves_the_disk_where_the_asset_is_not_there_any_m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("holds_text", [True, False])
+@pytest.mark.parametrize("holds_text", slow_but(True, of=[True, False], slow=()))
 def test_a_takedown_reaches_rows_of_an_asset_that_cannot_be_loaded_any_more(study, monkeypatch, tmp_path, holds_text):
     """What was published says which rows go with a document; the others, and all tables, stay as they are."""
     path = study.parent / "store" / "influence.duckdb"

@@ -90,7 +90,7 @@ def laid_out(folder, baselines):
     return studies.lay_out(folder, scores={"details_per_query": 2, "baselines": baselines})
 
 
-@pytest.mark.parametrize("way", slow_but("folder", of=["folder", "entry point", "study"], slow=()))
+@pytest.mark.parametrize("way", slow_but(of=["folder", "entry point", "study"], slow=("folder",)))
 def test_a_study_scores_with_it_and_keeps_it_like_the_packages_own(way, tmp_path, monkeypatch):
     study = laid_out(tmp_path / "study", ["gradient_dot"])
     before = run(study)

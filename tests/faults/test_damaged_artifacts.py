@@ -101,9 +101,7 @@ def spoil(ground, corpus):
     return spoil
 
 
-@pytest.mark.parametrize(
-    "what", slow_but("a text", of=PLACES, slow=("a torn chunk", "eigenbases", "a manifest", "covariances"))
-)
+@pytest.mark.parametrize("what", slow_but("a text", of=PLACES, slow=("a torn chunk", "a manifest")))
 def test_verify_names_it_and_a_run_mends_it_alone(ground, spoil, what):
     before, rows = contents(ground.study), comparison.rows(ground.study)
     whole = values(ground.study, PLACES[what][0])
@@ -155,7 +153,7 @@ def test_without_checksums_it_would_pass_for_what_was_written(ground, spoil, wha
     assert working.look(ground.study) == []
 
 
-@pytest.mark.parametrize("finds_it", ["verify", "a question"])
+@pytest.mark.parametrize("finds_it", slow_but("verify", of=["verify", "a question"], slow=()))
 @pytest.mark.slow
 def test_a_trained_models_weights_are_trained_again_to_what_they_were(tmp_path, finds_it):
     """Nothing else is computed again: the same training gives the same weights."""

@@ -49,8 +49,7 @@ class Disk:
 @pytest.mark.parametrize(
     ("left", "told"),
     slow_rows_but(
-        (2_000_000, "influence_catalogue: "),
-        slow=[(0, "cannot be written (No space left on device)")],
+        slow=[(0, "cannot be written (No space left on device)"), (2_000_000, "influence_catalogue: ")],
         of=[
             (0, "cannot be written (No space left on device)"),
             (40_000, f"[{FILES[2]}]: "),

@@ -30,7 +30,7 @@ def test_two_runs_at_once_compute_every_partition_once(ground):
     comparison.assert_equal_catalogues(ground.study, comparison.from_scratch(ground.study))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_without_claims_they_would_compute_some_twice(ground):
     ground.begin(is_computed=False)
     meeting = zygote.context.Barrier(2, timeout=zygote.LONGEST_SECONDS)

@@ -55,6 +55,7 @@ def wide(tmp_path_factory):
     return study, before, done, by_name(study)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["covariances", "query_gradients"])
 def test_operations_are_those_that_run(wide, step):
     """What the estimate leaves out: batches that are not full, and trying out the head (16 tokens a partition)."""
@@ -64,18 +65,21 @@ def test_operations_are_those_that_run(wide, step):
     assert done[step] - tried == pytest.approx(before[step].operations, rel=0.15)
 
 
+@pytest.mark.slow
 def test_operations_of_corrected_eigenvalues_are_those_that_run(wide):
     """Merging and decomposing lie between, of which torch counts nothing."""
     _, before, done, _ = wide
     assert done["corrected_eigenvalues"] == pytest.approx(before["corrected_eigenvalues"].operations, rel=0.15)
 
 
+@pytest.mark.slow
 def test_sketches_and_scores_are_one_pass(wide):
     _, before, done, _ = wide
     expected = before["gradient_sketches"].operations + before["influence_scores"].operations
     assert done["gradient_sketches"] + done["influence_scores"] == pytest.approx(expected, rel=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step", ["covariances", "eigenbases", "corrected_eigenvalues", "curvature", "query_gradients", "gradient_sketches"]
 )

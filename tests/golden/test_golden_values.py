@@ -22,6 +22,7 @@ def test_no_golden_values_are_of_an_asset_that_is_gone():
     assert {file.stem for file in make.FOLDER.glob("*.json")} == set(assets()), REMEDY
 
 
+@pytest.mark.slow
 def test_no_output_changed_while_its_code_version_did_not():
     changed = {asset: make.changes(asset) for asset in assets() if make.is_of_these_versions(asset)}
     lines = [f"{asset}: {line}" for asset, found in changed.items() for line in found[:5]]

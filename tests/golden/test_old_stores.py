@@ -38,6 +38,7 @@ def artifacts(study):
     return {path: content for path, content in hashes.items() if not path.startswith("influence_catalogue/")}
 
 
+@pytest.mark.slow
 def test_a_store_of_format_3_is_read(study):
     scores, stored = catalogue_rows(study, SCORES), artifacts(study)
     assert scores

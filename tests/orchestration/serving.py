@@ -49,9 +49,17 @@ class Server:
         """What `look` returns once that is true."""
         deadline = time.monotonic() + LONGEST_SECONDS
         while not (found := self._looked(look)):
-            assert time.monotonic() < deadline, f"nothing in {LONGEST_SECONDS} s:\n{self.log.read_text()[-4000:]}"
+            if time.monotonic() > deadline:
+                raise AssertionError(f"nothing in {LONGEST_SECONDS} s:\n{self.seen()}\n{self.log.read_text()[-4000:]}")
             time.sleep(0.2)
         return found
+
+    def seen(self) -> str:
+        """The state of the code locations, for the message of a test that fails."""
+        try:
+            return json.dumps(self.ask(STARTED))[-4000:]
+        except OSError as error:
+            return f"It does not answer: {error}"
 
     def _looked(self, look: Callable[[], Any]) -> Any:
         try:
@@ -59,12 +67,16 @@ class Server:
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return None  # not listening yet
 
-    def locations(self) -> dict[str, str]:
-        """Each code location with the type of what was loaded, once all are."""
+    def is_loaded(self) -> bool:
+        """Whether the code location is loaded. While its server starts, an error may stand in its place for a time."""
         entries = self.ask(STARTED)["workspaceOrError"].get("locationEntries", [])
-        if not entries or any(entry["loadStatus"] != "LOADED" for entry in entries):
-            return {}
-        return {entry["name"]: entry["locationOrLoadError"]["__typename"] for entry in entries}
+        loaded = [entry["name"] for entry in entries if entry["loadStatus"] == "LOADED" and not is_error(entry)]
+        return loaded == ["influence_assets"]
+
+
+def is_error(entry: Mapping[str, Any]) -> bool:
+    """Whether what was loaded is an error instead of a code location."""
+    return entry["locationOrLoadError"]["__typename"] != "RepositoryLocation"
 
 
 @contextmanager
@@ -82,7 +94,7 @@ def serving(*command: str, folder: Path, port: int, environment: Mapping[str, st
         )
     try:
         server = Server(f"http://127.0.0.1:{port}", log)
-        assert server.wait(server.locations) == {"influence_assets": "RepositoryLocation"}
+        server.wait(server.is_loaded)
         yield server
     finally:
         os.killpg(process.pid, signal.SIGTERM)

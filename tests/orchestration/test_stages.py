@@ -8,6 +8,7 @@ from influence_assets.orchestration.runs import job_name
 from influence_assets.orchestration.session import Session
 from tests import studies
 from tests.studies import COAST, EXTRA, TRADES
+from tests.tiers import slow_but
 
 ASSETS = [asset.name for asset in asset_graph()]
 AGAIN = [f"new_generation.{name}" for name in ASSETS[ASSETS.index("eigenbases") :]]
@@ -110,7 +111,7 @@ def test_damage_is_mended_within_the_stage_that_meets_it(computed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chosen", [["covariances"], ["report"]])
+@pytest.mark.parametrize("chosen", slow_but(["report"], of=[["covariances"], ["report"]], slow=()))
 def test_some_ops_alone_do_all_work_up_to_theirs(located, chosen):
     """As launched by hand, or again from where a run failed."""
     run = located.bring_up(op_selection=chosen)

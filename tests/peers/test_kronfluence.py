@@ -18,6 +18,7 @@ from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.methods.ekfac import precondition
 from influence_assets.models.layers.selection import select_modules
 from tests import cases
+from tests.tiers import slow_but
 
 kronfluence = pytest.importorskip("kronfluence", reason="the peer is installed by `make test`")
 pytestmark = pytest.mark.peer
@@ -113,7 +114,9 @@ def our_scores(model, train, queries):
     return scores(runner, train, {"ekfac": P}, len(train), bases)["ekfac"]
 
 
-@pytest.mark.parametrize("ragged", [False, True], ids=["full sequences", "padded sequences"])
+@pytest.mark.parametrize(
+    "ragged", slow_but(True, of=[False, True], slow=()), ids=["full sequences", "padded sequences"]
+)
 def test_scores_agree_with_kronfluence(tmp_path, ragged):
     model = cases.gpt2(width=16)
     train, queries = cases.sequences(60, seed=1, ragged=ragged), cases.queries(5)

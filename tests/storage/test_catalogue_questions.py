@@ -26,6 +26,14 @@ def sample(tmp_path):
     return Sample(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """One that holds two shards, for questions that change nothing."""
+    sample = Sample(tmp_path_factory.mktemp("asked"))
+    sample.load(sample.shard(0), sample.shard(1))
+    return sample
+
+
 def test_without_a_catalogue_says_what_to_do(tmp_path):
     for ask in (lambda path: query(path, "select 1"), run_checks):
         with pytest.raises(StorageError, match="influence run"):
@@ -51,34 +59,30 @@ def test_without_a_catalogue_says_what_to_do(tmp_path):
         "select * from frame",
     ],
 )
-def test_can_neither_write_nor_read_other_files(sample, sql):
+def test_can_neither_write_nor_read_other_files(asked, sql):
     frame = pl.DataFrame({"a": [1]})
     assert frame.height
-    sample.load(sample.shard(0))
-    folder = sample.path.parent
+    folder = asked.path.parent
     (folder / "secret.txt").write_text("secret")
-    before = sample.path.read_bytes(), sorted(folder.iterdir())
+    before = asked.path.read_bytes(), sorted(folder.iterdir())
     with pytest.raises(InputError, match="can only be read"):
-        query(sample.path, sql.format(folder=folder))
-    assert (sample.path.read_bytes(), sorted(folder.iterdir())) == before
+        query(asked.path, sql.format(folder=folder))
+    assert (asked.path.read_bytes(), sorted(folder.iterdir())) == before
 
 
-def test_binds_values(sample):
-    sample.load(sample.shard(0))
+def test_binds_values(asked):
     hostile = "x'; drop table documents; --"
-    assert query(sample.path, "select $v as v", {"v": hostile}).item() == hostile
-    assert query(sample.path, "select ? + ?", [1, 2]).item() == 3
+    assert query(asked.path, "select $v as v", {"v": hostile}).item() == hostile
+    assert query(asked.path, "select ? + ?", [1, 2]).item() == 3
 
 
 @pytest.mark.parametrize("sql", ["show tables", "describe top_influences", "explain select 1", "summarize documents"])
-def test_answers_what_people_ask_first(sample, sql):
-    sample.load(sample.shard(0))
-    assert query(sample.path, sql).height > 0
+def test_answers_what_people_ask_first(asked, sql):
+    assert query(asked.path, sql).height > 0
 
 
-def test_json_is_text_that_sql_can_look_into(sample):
-    sample.load(sample.shard(0))
-    assert query(sample.path, "select metadata ->> 'topic' from queries").item() == "x"
+def test_json_is_text_that_sql_can_look_into(asked):
+    assert query(asked.path, "select metadata ->> 'topic' from queries").item() == "x"
 
 
 def test_every_question_of_the_cookbook_is_answered(sample):
@@ -94,9 +98,8 @@ def test_every_question_of_the_cookbook_is_answered(sample):
 
 
 @pytest.mark.parametrize("text", ["17", "-5", "--5", "²", "1984", "", "it's", "1e3", "true"])
-def test_what_looks_like_a_number_can_be_an_id_or_a_phrase(text, sample):
+def test_what_looks_like_a_number_can_be_an_id_or_a_phrase(text, asked):
     """Values arrive as text from the command line; only the query knows which of them are numbers."""
-    sample.load(sample.shard(0), sample.shard(1))
     unknown = rf"(query_id|query_set_id|document_id) {re.escape(repr(text))}: is not in the table|sequence_id '1'"
     values = {"query_id": text, "query_set_id": text, "document_id": text, "phrase": text}
     for name, statement in cookbook().items():
@@ -105,22 +108,21 @@ def test_what_looks_like_a_number_can_be_an_id_or_a_phrase(text, sample):
         }
         ids = [parameter for parameter in bound if parameter.endswith("_id")]
         if not ids:
-            ask_cookbook(sample.path, name, bound)
+            ask_cookbook(asked.path, name, bound)
             continue
         with pytest.raises(InputError, match=unknown):
-            ask_cookbook(sample.path, name, bound)
+            ask_cookbook(asked.path, name, bound)
 
 
 @pytest.mark.parametrize("asking", [name for name, s in cookbook().items() if any("_id" in p for p in s.parameters)])
-def test_an_id_that_nothing_has_is_refused_with_the_nearest_ones(asking, sample):
-    sample.load(sample.shard(0), sample.shard(1))
+def test_an_id_that_nothing_has_is_refused_with_the_nearest_ones(asking, asked):
     known = {
-        column: str(query(sample.path, f"select {column} from {table} limit 1").item())
+        column: str(query(asked.path, f"select {column} from {table} limit 1").item())
         for table, column in {
             "queries": "query_id", "documents": "document_id", "sequences": "sequence_id",
         }.items()
     }  # fmt: skip
-    known |= {"query_set_id": query(sample.path, "select query_set_id from queries").item(0, 0), "count": "3"}
+    known |= {"query_set_id": query(asked.path, "select query_set_id from queries").item(0, 0), "count": "3"}
     parameters = cookbook()[asking].parameters
     for unknown in (parameter for parameter in parameters if parameter.endswith("_id")):
         mistyped = f"{known[unknown]}0" if unknown == "sequence_id" else f"{known[unknown]}x"
@@ -129,19 +131,18 @@ def test_an_id_that_nothing_has_is_refused_with_the_nearest_ones(asking, sample)
             rf"^{unknown} '{re.escape(mistyped)}': is not in the table .*The nearest: .*'{re.escape(known[unknown])}'"
         )
         with pytest.raises(InputError, match=named):
-            ask_cookbook(sample.path, asking, values)
+            ask_cookbook(asked.path, asking, values)
 
 
 @pytest.mark.parametrize("count", ["many", "²", "--5", "", "1.5.2"])
-def test_what_is_no_number_is_refused_with_what_is_asked_for(count, sample):
-    sample.load(sample.shard(0))
+def test_what_is_no_number_is_refused_with_what_is_asked_for(count, asked):
     asking = [name for name, statement in cookbook().items() if "count" in statement.parameters]
     assert asking
     for name in asking:
         values = dict.fromkeys(cookbook()[name].parameters, "q") | {"count": count}
         said = rf"(?s)^{name}: .*Could not convert.*It asks for: .*count \(how many rows\)"
         with pytest.raises(InputError, match=said):
-            ask_cookbook(sample.path, name, values)
+            ask_cookbook(asked.path, name, values)
 
 
 def test_names_what_is_loaded_and_not_what_that_was_computed_from(sample):

@@ -13,7 +13,6 @@ from influence_assets.upkeep.verify import verify
 from tests import studies
 from tests.closeness import FILES, assert_same_scores, assert_same_values, values_of
 from tests.studies import COAST, EXTRA, TRADES
-from tests.tiers import slow_but
 
 FOG, GULLS = studies.COAST_ROWS[2]["text"], studies.COAST_ROWS[3]["text"]
 TOMBSTONES = "select shard_id, document_id, reason from tombstones order by all"
@@ -270,8 +269,8 @@ def test_all_that_there_is_can_be_withdrawn(study):
     assert set(studies.compute(study)) == studies.of_shard(EXTRA)
 
 
-@pytest.mark.parametrize("rows", slow_but(of=[1, 5], slow=(5,)))
-@pytest.mark.slow
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.soak
 def test_rows_at_the_end_of_a_large_file_change_its_last_slice_alone(study, rows):
     studies.write_study(study.parent, corpus={"shard_bytes": 200})
     studies.compute(study)

@@ -4,12 +4,15 @@ Other programs can change the file. One that they changed is not loaded into but
 taken for the study's.
 """
 
+import hashlib
 from contextlib import suppress
 from pathlib import Path
 
 from influence_assets.durable.caches import read_cache, replace_cache
 
 _RECORD = "catalogue.json"
+_HEADERS_BYTES = 3 * 4096
+"""The file's header, and the two of the database, of which each checkpoint writes one with a higher number."""
 
 
 def is_as_published(path: Path) -> bool:
@@ -48,10 +51,10 @@ def _record(path: Path) -> Path:
     return path.parent / ".cache" / _RECORD
 
 
-def _identity(path: Path) -> list[int] | None:
-    """Return what every write changes; a copy of the store may keep it."""
+def _identity(path: Path) -> str | None:
+    """Return a hash of DuckDB's headers, which every write of DuckDB changes and a copy of the store keeps."""
     try:
-        stat = path.stat()
+        with path.open("rb") as file:
+            return hashlib.sha256(file.read(_HEADERS_BYTES)).hexdigest()
     except OSError:
         return None
-    return [stat.st_size, stat.st_mtime_ns]
