@@ -20,6 +20,9 @@ Dtype = Literal["float32", "bfloat16", "float64"]
 SpecialTokens = Literal["text", "parse"]
 """What becomes of a special token's name in a text: it stays text, or it becomes the token."""
 
+OnBadRow = Literal["refuse", "skip"]
+"""What becomes of rows that cannot be used."""
+
 LossOn = Literal["answers", "all"]
 """Which tokens of conversations, and of prompts with completions, carry a loss."""
 
@@ -86,6 +89,12 @@ class Corpus(_Section):
         description="Which tokens carried a loss when the model was fine-tuned: `answers` are what the assistant says "
         "in rows with `messages`, with the end of each turn, and the completion in rows with `prompt` and "
         "`completion`; `all` is every token. Rows of text carry it everywhere.",
+    )
+    on_bad_row: OnBadRow = Field(
+        "refuse",
+        description="What becomes of a row that cannot be used, such as one that is not JSON or has no text: `refuse` "
+        "stops its file with an error that names every such row; `skip` leaves it out, counts it, and lists it in the "
+        "table skipped_rows. What was computed with rows left out is not used under `refuse`.",
     )
     max_document_bytes: int = Field(
         64 * 2**20,

@@ -18,6 +18,8 @@ from influence_assets.study import Study
 from influence_assets.urls import without_credentials
 
 ROWS_SHOWN = 10
+SKIPPED = "skipped_rows"
+"""The table of rows that were left out because they cannot be used; a shard without any has none."""
 
 
 def _settings(study: Study) -> Mapping[str, Any]:
@@ -45,7 +47,11 @@ def _compute(work: Work) -> None:
     work.draft.table_from("documents", stream, DOCUMENT_SCHEMA)
     if (forms := stream.forms) is not None:
         work.draft.table(FORMS, forms)
-    counts = vars(stream.counts)
+    counts = dict(vars(stream.counts))
+    if counts["skipped_rows"]:
+        work.draft.table(SKIPPED, stream.skipped)
+    else:
+        del counts["skipped_rows"]  # so that nothing has changed for files without bad rows
     described = {
         "shard_id": shard.shard_id,
         "path": without_credentials(shard.file.url),
@@ -56,7 +62,10 @@ def _compute(work: Work) -> None:
     work.draft.table("shards", pl.DataFrame([described | counts]))
     content = {"source_bytes": shard.bytes, "content_hash": shard.content_hash}
     work.draft.summarise(**counts, **content, withdrawn=sorted(withdrawn))
-    if not sum(counts[name] for name in ("documents", "duplicate_documents", "withdrawn_documents")):
+    if skipped := counts.get("skipped_rows"):
+        rows = "1 row was" if skipped == 1 else f"{skipped:,} rows were"
+        work.draft.summarise(notes=[f"{rows} left out as unusable; the table {SKIPPED} says which and why."])
+    elif not sum(counts[name] for name in ("documents", "duplicate_documents", "withdrawn_documents")):
         work.draft.summarise(notes=["The file is empty: it holds no document."])
 
 
@@ -69,6 +78,11 @@ def _source_change(workspace: Workspace, partition: Partition, last: Manifest) -
     return "which of its documents are withdrawn changed" if is_same else "its source file changed"
 
 
+def _is_current(workspace: Workspace, manifest: Manifest) -> bool:
+    """Return whether rows were left out only if the study still wants that; its version does not depend on it."""
+    return not manifest.summary.get("skipped_rows") or workspace.study.corpus.on_bad_row == "skip"
+
+
 def _cost(sizes: Any, partition: Partition) -> Cost:
     return Cost(bytes=None, amount=sizes.source_bytes(str(partition.shard)))
 
@@ -77,9 +91,10 @@ def _shown(artifact: Artifact) -> Mapping[str, Shown]:
     # No text and no title: Dagster keeps what is reported to it forever, and a document may be withdrawn.
     columns, figures = ("document_id", "source", "licence", "characters"), artifact.manifest.summary
     left_out = figures["duplicate_documents"] + figures["withdrawn_documents"]
+    skipped = f" {figures['skipped_rows']:,} rows cannot be used." if figures.get("skipped_rows") else ""
     return {
         "in_short": f"{figures['documents']:,} documents of {figures['characters']:,} characters. Left out: "
-        f"{left_out:,} that are duplicates or withdrawn.",
+        f"{left_out:,} that are duplicates or withdrawn.{skipped}",
         "first_documents": Table(artifact.table("documents").select(columns).head(ROWS_SHOWN).collect()),
     }
 
@@ -98,12 +113,14 @@ ASSET = AssetDefinition(
     settings=_settings,
     source_content=_source_content,
     compute=_compute,
+    is_current=_is_current,
     holds_text=True,
     document_ids=_document_ids,
     document_count=lambda manifest: int(manifest.summary.get("documents", 1)),
     is_published=True,
     cost=CostModel(partition=_cost),
     shown=_shown,
+    damage="its files are damaged, or rows were left out of it and corpus.on_bad_row now refuses that",
     hidden=frozenset({"withdrawn"}),
     source_change=_source_change,
 )

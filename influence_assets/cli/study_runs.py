@@ -85,6 +85,8 @@ def _print_result(result: Result, seconds: float, console: Console, *, may_rest:
         console: where to print.
         may_rest: whether nothing else is outstanding.
     """
+    for failed_pass in result.failed_passes:
+        console.print(f"[yellow]Note:[/] {escape(visible(str(failed_pass)))}", soft_wrap=True, highlight=False)
     for folder in result.repaired:
         console.print(f"[yellow]Was damaged[/] and is computed again: {escape(folder)}", soft_wrap=True)
     if result.computed:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from influence_assets.corpus.bad_rows import BadRows
 from influence_assets.corpus.readers import ROW_SCHEMA, read_rows
 from influence_assets.corpus.slices import Shard
 from influence_assets.study import Corpus
@@ -34,12 +35,14 @@ class DocumentCounts:
         duplicate_documents: rows left out because an earlier row of the shard has the same text.
         withdrawn_documents: rows left out because their text is withdrawn.
         characters: Unicode characters of the documents that are kept.
+        skipped_rows: rows left out because they cannot be used (`corpus.on_bad_row: skip`).
     """
 
     documents: int
     duplicate_documents: int
     withdrawn_documents: int
     characters: int
+    skipped_rows: int = 0
 
 
 class DocumentStream:
@@ -51,6 +54,7 @@ class DocumentStream:
         self._withdrawn = frozenset(withdrawn)
         self._counts: DocumentCounts | None = None
         self._forms: list[pl.DataFrame] = []
+        self._bad_rows = BadRows()
 
     @property
     def counts(self) -> DocumentCounts:
@@ -73,11 +77,21 @@ class DocumentStream:
         _ = self.counts
         return pl.concat(self._forms) if self._forms else None
 
+    @property
+    def skipped(self) -> pl.DataFrame:
+        """The rows that the last iteration left out because they cannot be used, as `BAD_ROW_SCHEMA`.
+
+        Raises:
+            RuntimeError: no iteration has reached the end yet.
+        """
+        _ = self.counts
+        return self._bad_rows.table(self._shard.shard_id)
+
     def __iter__(self) -> Iterator[pl.DataFrame]:
         seen: set[str] = set()
-        self._forms = []
+        self._forms, self._bad_rows = [], BadRows()
         rows = withdrawn = characters = 0
-        for batch in read_rows(self._shard, self._corpus):
+        for batch in read_rows(self._shard, self._corpus, self._bad_rows):
             identified = _identified(batch, self._shard.shard_id)
             allowed = identified.filter(~pl.col("document_id").is_in(self._withdrawn))
             rows += identified.height
@@ -90,7 +104,8 @@ class DocumentStream:
             if documents.height:
                 yield documents.select(DOCUMENT_SCHEMA.names())
         # Only now is it certain that the rows are those that the shard's hash was computed from.
-        self._counts = DocumentCounts(len(seen), rows - withdrawn - len(seen), withdrawn, characters)
+        duplicates = rows - withdrawn - len(seen)
+        self._counts = DocumentCounts(len(seen), duplicates, withdrawn, characters, self._bad_rows.count)
 
 
 def read_documents(shard: Shard, corpus: Corpus, withdrawn: Collection[str] = ()) -> DocumentStream:

@@ -5,13 +5,14 @@ byte-order mark at the start of a file is dropped.
 """
 
 from collections.abc import Collection, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import lru_cache
 from typing import Any
 
 import polars as pl
 
 from influence_assets.corpus import columns
+from influence_assets.corpus.bad_rows import BadRows
 from influence_assets.corpus.forms import Kind, kind_of, take_form
 from influence_assets.corpus.slices import Shard, read_slice
 from influence_assets.corpus.source_format import format_of
@@ -35,22 +36,28 @@ _BATCH_CHARACTERS = 8 * 2**20
 _BATCH_ROWS = 2**14
 
 
-def read_rows(shard: Shard, corpus: Corpus) -> Iterator[pl.DataFrame]:
+def read_rows(shard: Shard, corpus: Corpus, bad_rows: BadRows | None = None) -> Iterator[pl.DataFrame]:
     """Yield the rows of a shard in order, as frames of `ROW_SCHEMA`.
 
     `source_row` counts from the first row of the file. Rows without content, such as empty lines, are counted but left
-    out. `form` is null for plain text; otherwise see `corpus.forms`.
+    out. `form` is null for plain text; otherwise see `corpus.forms`. A row is bad if it cannot be parsed, has no text
+    column, has a text that is not a string, is empty or is too long, or has another form than the file's first row.
+
+    Args:
+        shard: the shard to read.
+        corpus: the study's corpus. Its `on_bad_row` decides whether bad rows are left out.
+        bad_rows: where the bad rows are noted.
 
     Raises:
         InputError: the file is cut short, damaged or no longer has the content that the shard's hash was
-            computed from; or a row cannot be parsed, has no text column, or has a text that is not a string, is empty
-            or is too long, or has another form than the file's first row. The error names the file and row.
+            computed from; or rows of it are bad and not left out, or all of several rows are. The error names the file
+            and the rows.
     """
     if shard.file.bytes == 0:
         return  # whatever its format is
     batch: list[dict[str, Any]] = []
     characters = 0
-    for described in _described_rows(shard, corpus):
+    for described in _described_rows(shard, corpus, BadRows() if bad_rows is None else bad_rows):
         batch.append(described)
         characters += len(described["text"]) + len(described["metadata"] or "")
         if characters >= _BATCH_CHARACTERS or len(batch) >= _BATCH_ROWS:
@@ -60,27 +67,30 @@ def read_rows(shard: Shard, corpus: Corpus) -> Iterator[pl.DataFrame]:
         yield pl.DataFrame(batch, schema=ROW_SCHEMA)
 
 
-def _described_rows(shard: Shard, corpus: Corpus) -> Iterator[dict[str, Any]]:
-    """Yield the shard's rows with the columns of `ROW_SCHEMA`."""
+def _described_rows(shard: Shard, corpus: Corpus, bad_rows: BadRows) -> Iterator[dict[str, Any]]:
+    """Yield the shard's good rows with the columns of `ROW_SCHEMA`."""
     stored = read_slice(shard, corpus)
     kind = file_kind(shard, corpus) if shard.index else None
-    try:
-        for row in stored:
-            where = f"{shard.file.url}, row {row.number}"
+    is_any_good = False
+    # To the end even after a bad row: only there can it turn out that the file is being written, which explains it.
+    for row in stored:
+        where = f"{shard.file.url}, row {row.number}"
+        try:
             columns_of_row = _columns_of(row, shard.file.name, where, corpus)
-            if columns_of_row is not None:
-                of_row = kind_of(columns_of_row, corpus)
-                kind = kind or of_row
-                if of_row != kind:
-                    problem = f"has {of_row}, but the file's first row has {kind}"
-                    raise InputError(where, problem, "Put rows of different forms into files of their own.")
-                yield _described(row.number, columns_of_row, of_row, corpus, where)
-    except InputError:
-        if shard.is_readable:
-            # Read to the end: only there can it turn out that the file is being written, which explains the error.
-            for _ in stored:
-                pass
-        raise
+            if columns_of_row is None:
+                continue
+            of_row = kind_of(columns_of_row, corpus)
+            if kind is not None and of_row != kind:
+                problem = f"has {of_row}, but the file's first row has {kind}"
+                raise InputError(where, problem, "Put rows of different forms into files of their own.")
+            described = _described(row.number, columns_of_row, of_row, corpus, where)
+        except InputError as error:
+            bad_rows.note(row.number, error)
+        else:
+            kind, is_any_good = of_row, True
+            yield described
+    if bad_rows.count and (corpus.on_bad_row == "refuse" or (bad_rows.count > 1 and not is_any_good)):
+        raise bad_rows.as_error(shard.file.url, is_refused=corpus.on_bad_row == "refuse")
 
 
 def _columns_of(row: StoredRow, name: str, where: str, corpus: Corpus) -> dict[str, Any] | None:
@@ -90,7 +100,7 @@ def _columns_of(row: StoredRow, name: str, where: str, corpus: Corpus) -> dict[s
 
 @lru_cache(maxsize=2**16)
 def file_kind(shard: Shard, corpus: Corpus) -> Kind | None:
-    """Return the form of the first row of a shard's file; None if it has none that can be read."""
+    """Return the form of the first good row of a shard's file; None if it has none that can be read."""
     whole = format_of(shard.file.name)
     if not whole.has_columns:
         return "text"
@@ -98,9 +108,12 @@ def file_kind(shard: Shard, corpus: Corpus) -> Kind | None:
         with open_raw(shard.file.url) as raw, closing(whole.rows(raw, shard.file.url, corpus, Place())) as rows:
             for row in rows:
                 where = f"{shard.file.url}, row {row.number}"
-                columns_of_row = _columns_of(row, shard.file.name, where, corpus)
-                if columns_of_row is not None:
-                    return kind_of(columns_of_row, corpus)
+                with suppress(InputError):
+                    columns_of_row = _columns_of(row, shard.file.name, where, corpus)
+                    if columns_of_row is not None:
+                        kind = kind_of(columns_of_row, corpus)
+                        _described(row.number, columns_of_row, kind, corpus, where)
+                        return kind
     except (InputError, OSError):
         return None  # whoever reads the rows says what is wrong
     return None

@@ -79,7 +79,29 @@ class StageBegun:
     choice: Choice
 
 
-Event = Finished | Failure | StageBegun
+@dataclass(frozen=True)
+class PassFailed:
+    """A pass that was to compute several partitions together; each of them is tried by itself instead.
+
+    Args:
+        places: the partitions.
+        error: the exception.
+    """
+
+    places: tuple[Place, ...]
+    error: Exception
+
+    def __str__(self) -> str:
+        """Say what failed and what happens instead."""
+        names = ", ".join(asset.name for asset, _ in self.places)
+        reason = str(self.error) or type(self.error).__name__
+        return (
+            f"One pass over {self.places[0][1].shard} for {names} failed ({reason}). Each is computed in a pass of its "
+            "own, which takes longer and gives the same."
+        )
+
+
+Event = Finished | Failure | PassFailed | StageBegun
 
 
 @dataclass
@@ -89,6 +111,7 @@ class Result:
     Args:
         computed: partitions that were computed, in order.
         failures: partitions that failed; what depends on them is unchanged.
+        failed_passes: passes for several partitions that failed; the partitions were then tried one by one.
         repaired: artifacts that were found damaged during the run and were computed again.
         states: the state of every partition afterwards.
         versions: the versions that these states refer to.
@@ -97,6 +120,7 @@ class Result:
 
     computed: list[Place] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    failed_passes: list[PassFailed] = field(default_factory=list)
     repaired: list[str] = field(default_factory=list)
     states: list[AssetState] = field(default_factory=list)
     versions: Versions | None = None
@@ -221,7 +245,9 @@ class _Run:
         groups = [tuple((m.asset, m.partition) for m in members) for members in passes if len(members) > 1]
         yield from self._compute(versions, groups)
 
-    def _compute(self, versions: Versions, groups: Sequence[tuple[Place, ...]]) -> Iterator[Finished | Failure]:
+    def _compute(
+        self, versions: Versions, groups: Sequence[tuple[Place, ...]]
+    ) -> Iterator[Finished | Failure | PassFailed]:
         """Compute groups of partitions that do not depend on one another."""
         tasks = [self._task(versions, group, len(groups) - number) for number, group in enumerate(groups)]
         for task, task_result in self._executor.run(tasks, partial(self._compute_here, versions)):
@@ -246,10 +272,13 @@ class _Run:
         self._watcher.begins(asset, partition, task.outstanding)
         return compute_with(versions, task, partial(self._watcher.progress, asset, partition))
 
-    def _failed(self, versions: Versions, task: Task, error: Exception) -> Iterator[Failure]:
-        if len(task.places) == 1:  # after a failed shared pass, each of its partitions is tried by itself
-            name, partition = task.places[0]
-            self._result.failures.append(Failure(versions.workspace.graph[name], partition, error))
+    def _failed(self, versions: Versions, task: Task, error: Exception) -> Iterator[Failure | PassFailed]:
+        places = tuple((versions.workspace.graph[name], partition) for name, partition in task.places)
+        if len(places) > 1:
+            self._result.failed_passes.append(PassFailed(places, error))
+            yield self._result.failed_passes[-1]
+        else:
+            self._result.failures.append(Failure(*places[0], error))
             yield self._result.failures[-1]
 
     def _finished(self, versions: Versions, task: Task, computed: Sequence[Computed]) -> Iterator[Finished]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from influence_assets.assets import asset_graph
-from influence_assets.engine.bring_up import Failure, Finished, StageBegun, bring_up_to_date
+from influence_assets.engine.bring_up import Failure, Finished, PassFailed, StageBegun, bring_up_to_date
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.failed_checks import repeat_outstanding
 from influence_assets.engine.fingerprint import fingerprint
@@ -106,6 +106,8 @@ class Stages:
             elif isinstance(event, Failure):
                 self._failed[self._position(event.asset)] += 1
                 context.log.error(f"{_name(event)} failed: {event.error}")
+            elif isinstance(event, PassFailed):
+                context.log.warning(str(event))
             else:
                 yield from self._finished(context, event)
             for folder in self._session.result.repaired[repaired:]:

@@ -19,6 +19,7 @@ select
     written.documents,
     written.duplicate_documents,
     written.withdrawn_documents,
+    coalesce(written.skipped_rows, 0) as skipped_rows,
     written.characters,
     new_files.materialization_id
 from written

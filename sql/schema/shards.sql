@@ -9,6 +9,7 @@ create table shards (
     documents bigint not null,
     duplicate_documents bigint not null,
     withdrawn_documents bigint,
+    skipped_rows bigint not null,
     characters bigint not null,
     materialization_id bigint not null
 );
@@ -22,5 +23,6 @@ comment on column shards.content_hash is 'Hash of those rows when they were read
 comment on column shards.documents is 'Documents kept from it.';
 comment on column shards.duplicate_documents is 'Documents left out because the same text came before in this shard.';
 comment on column shards.withdrawn_documents is 'Documents left out because they are withdrawn; see tombstones.';
+comment on column shards.skipped_rows is 'Rows left out because they cannot be used; see the table skipped_rows.';
 comment on column shards.characters is 'Characters of the kept documents.';
 comment on column shards.materialization_id is 'The materialization that this row came from; see materializations.';

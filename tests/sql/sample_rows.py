@@ -20,7 +20,9 @@ insert into modules
 select generation_id, name, 4, 2, 8, 0.5, 0.05, 20, 3, 10
 from generations, (values ('h.0.mlp'), ('h.1.mlp')) as modules (name);
 insert into shards values
-('a.jsonl', '/corpus/a.jsonl', 1, 10, 'ha', 2, 0, 1, 30, 1), ('b.jsonl', '/corpus/b.jsonl', 1, 10, 'hb', 1, 0, 0, 9, 2);
+('a.jsonl', '/corpus/a.jsonl', 1, 10, 'ha', 2, 0, 1, 1, 30, 1),
+('b.jsonl', '/corpus/b.jsonl', 1, 10, 'hb', 1, 0, 0, 0, 9, 2);
+insert into skipped_rows values ('a.jsonl', 4, 'is not JSON (Expecting value at column 1)', 1);
 insert into documents values
 ('d1', hash('d1'), 'a.jsonl', 1, 'x1', 'One', 'wiki', 'CC-BY', 'Ann', '2024', null, '{"k": 1}', 15, 'while', true, 1),
 ('d2', hash('d2'), 'a.jsonl', 2, null, null, 'wiki', 'MIT', 'Bob', null, null, null, 15, 'for', true, 1),

@@ -37,7 +37,16 @@ def catalogue(sample):
 
 def test_the_tables_are_those_of_the_design():
     assert set(TABLES) == {
-        *("shards", "documents", "sequences", "sequence_documents", "queries", "modules", "generations"),
+        *(
+            "shards",
+            "skipped_rows",
+            "documents",
+            "sequences",
+            "sequence_documents",
+            "queries",
+            "modules",
+            "generations",
+        ),
         *("influence_scores", "part_scores", "baseline_scores", "layer_influence", "token_influence"),
         *("materializations", "materialization_inputs", "catalogue"),
         *("trained_documents", "tombstones", "partition_states", "layer_drift"),

@@ -96,13 +96,16 @@ def test_artifacts_that_cannot_be_read_are_left_out(sample):
     assert list(differences(sample.path, sample.store)) == []
 
 
-def test_an_artifact_that_was_computed_again_differs_only_if_its_rows_do(sample):
-    """The file says who computed the rows that it has, and they are as right as those that are stored now."""
+def test_an_artifact_that_was_computed_again_differs_only_in_the_number_of_its_rows(sample):
+    """The file says who computed the rows that it has; they may differ by rounding, and are as right."""
     scored = sample.shard(1)[2]
     rows = scored.table("influence_scores").collect()
-    for changed_by, expected in ((0.0, []), (1e-9, ["influence_scores"])):
+    for again, expected in (
+        (rows, []),
+        (rows.with_columns(pl.col("influence_nats") * (1 + 1e-9)), []),
+        (rows.head(1), ["influence_scores"]),
+    ):
         shutil.rmtree(scored.folder)
-        again = rows.with_columns(pl.col("influence_nats") + changed_by)
         sample.write(scored.key, scored.manifest.inputs, influence_scores=again)
         assert [each.table for each in differences(sample.path, sample.store)] == expected
 
