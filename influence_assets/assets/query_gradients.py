@@ -156,7 +156,9 @@ def gradient_norms(layers: "Mapping[str, Tensor]") -> list[float]:
     """Return ‖∇f‖ of each query over all layers."""
     import torch
 
-    squares = torch.stack([V.double().flatten(1).square().sum(1) for V in layers.values()])
+    from influence_assets.maths.notation import in_float64
+
+    squares = torch.stack([in_float64(V).flatten(1).square().sum(1) for V in layers.values()])
     return [float(norm) for norm in squares.sum(0).sqrt()]
 
 

@@ -36,7 +36,7 @@ def score_details(runner: Runner, sequences: Sequences, P: Mapping[str, Tensor],
 
     def consumer(batch: Batch) -> Consumer:
         def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
-            parts = token_scores(P[linear.name], Ds, a, N).double().cpu().numpy()
+            parts = token_scores(P[linear.name], Ds, a, N).cpu().double().numpy()
             by_layer[:, batch.rows, order[linear.name]] = parts.sum(-1)
             by_token[:, batch.rows, : parts.shape[-1]] += parts
 

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from influence_assets.capture.batches import IGNORED, Batch
-from influence_assets.maths.notation import accumulation_dtype
+from influence_assets.maths.notation import accumulation_dtype, device_of_sums, in_float64
 from influence_assets.maths.products import product
 from influence_assets.models.devices import input_device
 from influence_assets.models.layers.rule import AttributedLayer
@@ -42,10 +42,11 @@ class LabelSampler:
     seed: int
 
     def uniforms(self, batch: Batch) -> Float[Tensor, " counted"]:
-        """Return a number in [0, 1) for each counted position, in float64."""
+        """Return a number in [0, 1) for each counted position, in float64, where `device_of_sums` says."""
         length = batch.tokens.shape[1]
         rows = [np.random.Generator(np.random.Philox(key=(self.seed, key))).random(length) for key in batch.keys]
-        return torch.from_numpy(np.stack(rows)).flatten().to(batch.tokens.device)[batch.positions]
+        there = device_of_sums(batch.tokens.device)
+        return torch.from_numpy(np.stack(rows)).flatten().to(there)[batch.positions.to(there)]
 
     @staticmethod
     def draw(
@@ -56,9 +57,11 @@ class LabelSampler:
         In float32 neighbouring numbers near 1 are 6e-8 apart: of a large vocabulary, many words would have an interval
         of width zero there, and could never be drawn.
         """
-        cumulative = probabilities.cumsum(-1, dtype=torch.float64)
-        reached = uniforms.to(torch.float64)[:, None] * cumulative[:, -1:]
-        return torch.searchsorted(cumulative, reached, right=True)[:, 0].clamp_(max=probabilities.shape[-1] - 1)
+        there = device_of_sums(probabilities.device)
+        cumulative = probabilities.to(there).cumsum(-1, dtype=torch.float64)
+        reached = in_float64(uniforms).to(there)[:, None] * cumulative[:, -1:]
+        drawn = torch.searchsorted(cumulative, reached, right=True)[:, 0].clamp_(max=probabilities.shape[-1] - 1)
+        return drawn.to(probabilities.device)
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def plain_head(model: PreTrainedModel, attributed: Sequence[AttributedLayer]) ->
         if hidden.shape[-1] != head.weight.shape[1]:  # there is another layer between them
             return None
         by_hand = head(hidden.to(head.weight.dtype))
-    is_plain = logits.shape == by_hand.shape and torch.equal(logits.to(by_hand).double(), by_hand.double())
+    is_plain = logits.shape == by_hand.shape and torch.equal(in_float64(logits.to(by_hand)), in_float64(by_hand))
     return Head(head.weight, head.bias) if is_plain else None
 
 
@@ -118,7 +121,7 @@ def sampled_labels(
 ) -> Int[Tensor, "sequence token"]:
     """Draw a label at each counted position; other positions are IGNORED."""
     rows = logits.detach().flatten(0, 1)[batch.positions.to(logits.device)]
-    uniforms = sampler.uniforms(batch).to(logits.device)
+    uniforms = sampler.uniforms(batch).to(device_of_sums(logits.device))
     drawn = sampler.draw(rows.softmax(-1, dtype=accumulation_dtype(rows.dtype)), uniforms)
     labels = torch.full_like(batch.tokens, IGNORED)
     labels.view(-1)[batch.positions] = drawn.to(labels.device)
@@ -147,7 +150,7 @@ def chunked_losses(
     states = hidden.detach().flatten(0, 1)[batch.positions.to(hidden.device)].to(head.weight)
     # The last position of a sequence is never counted, so that the next token belongs to the same sequence.
     own = batch.tokens.flatten()[batch.positions + 1].to(device)
-    uniforms = [None if sampler is None else sampler.uniforms(batch).to(device) for sampler in samplers]
+    uniforms = [None if sampler is None else sampler.uniforms(batch).to(device_of_sums(device)) for sampler in samplers]
     precise = accumulation_dtype(states.dtype)
     likelihoods = [states.new_empty(len(states), dtype=precise) for _ in samplers]
     gradients = [torch.empty_like(states) for _ in samplers]

@@ -56,7 +56,7 @@ def measure(
                 likelihoods.append(forward.backward(consume, sampler=sampler, then=[None] if attributing else []))
             if attributing:
                 likelihoods.append(forward.backward(_consumer(attributing, bases, batch, buffers)))
-        refuse_not_finite(torch.stack(likelihoods).double().cpu().numpy())
+        refuse_not_finite(torch.stack(likelihoods).cpu().double().numpy())
         for participant in participants:
             participant.end_batch()
 

@@ -115,7 +115,7 @@ class Runner:
         for batch, forward in self.passes(sequences):
             parts.append((batch.rows, forward.backward(consumer(batch), sampler=sampler, sign=sign)))
         for rows, likelihoods in parts:  # not earlier, because reading a number makes the host wait for the device
-            log_likelihoods[rows] = likelihoods.double().cpu().numpy()
+            log_likelihoods[rows] = likelihoods.cpu().double().numpy()
         return refuse_not_finite(log_likelihoods)
 
 

@@ -19,6 +19,7 @@ from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.ekfac import Eigenbasis
 from influence_assets.maths.influence import layer_scores
+from influence_assets.maths.notation import device_of_sums, in_float64
 
 PARTS_AT_ONCE = 32
 """How many parts' gradients of one layer are in memory beside those of the batch's sequences."""
@@ -31,14 +32,14 @@ class PartTotals:
 
     Args:
         parts: the documents of the sequences that have several.
-        device: the device of the totals.
+        device: the device of the passes.
     """
 
     def __init__(self, parts: Parts, device: str) -> None:
         self._parts = parts
         self._longest = parts.longest_of_each()
         self._computed = np.setdiff1d(np.arange(len(parts)), self._longest)
-        self._device = device
+        self._device = device_of_sums(device)
         self._totals: dict[str, Tensor] = {}
         self._chunks: list[tuple[Parts, Tensor]] = []
         self._batch: Batch | None = None
@@ -55,7 +56,7 @@ class PartTotals:
         for parts, columns in self._chunks_of(batch):
             G = layer.of_parts(axes, parts, self._buffers)
             for method, totals in self._totals.items():
-                scores_of_layer = layer_scores(methods[method][layer.name], G, N).double()
+                scores_of_layer = in_float64(layer_scores(methods[method][layer.name], G, N))
                 totals.index_add_(1, columns, scores_of_layer.to(columns.device))
 
     def _chunks_of(self, batch: Batch) -> list[tuple[Parts, Tensor]]:
@@ -119,7 +120,7 @@ class ScoreTotals(Participant):
         self._methods: dict[str, dict[str, Tensor]] = {}
         self._sequences = sequences
         self._N = N
-        self._device = device
+        self._device = device_of_sums(device)
         self._totals: dict[str, Tensor] = {}
         self._parts = None if parts is None else PartTotals(parts, device)
         self._rotated_axes: dict[str, RotatedAxes] = {}
@@ -187,9 +188,9 @@ class ScoreTotals(Participant):
         """Add one layer's share of the scores of a batch."""
         axes = self._rotated_axes.get(layer.name, RotatedAxes(S=False, A=False))
         G = layer.with_sides(axes)
-        rows = torch.from_numpy(batch.rows).to(batch.tokens.device, non_blocking=True)
+        rows = torch.from_numpy(batch.rows).to(self._device, non_blocking=True)
         for name, P in self._methods.items():
-            scores_of_layer = layer_scores(P[layer.name], G, self._N).double()
+            scores_of_layer = in_float64(layer_scores(P[layer.name], G, self._N))
             self._totals[name].index_add_(1, rows, scores_of_layer.to(rows.device))
         if self._parts is not None:
             self._parts.add(batch, layer, axes, self._methods, self._N)

@@ -21,6 +21,7 @@ from influence_assets.capture.rehearsal import rehearse
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import scores
 from influence_assets.errors import InputError
+from influence_assets.maths.notation import device_of_sums, in_float64
 from influence_assets.models.adapters import adapter_matrices
 from influence_assets.models.devices import input_device
 from influence_assets.models.dimensions import length_limits, total_parameters
@@ -210,7 +211,7 @@ def _measure(loaded: Loaded, sequences: Sequences, queries: Sequences) -> _Measu
     runner = Runner(loaded.model, loaded.layers)
     V = query_gradients(runner, queries).layers
     dot = scores(runner, sequences, {"dot": V}, 1)["dot"]
-    return _Measured({name: G.double().cpu() for name, G in V.items()}, dot)
+    return _Measured({name: G.cpu().double() for name, G in V.items()}, dot)
 
 
 def _precision(found: _Measured, expected: _Measured, dtype: Dtype, *, of_study: bool) -> Line:
@@ -282,7 +283,10 @@ def _apart(found: Tensor, expected: Tensor) -> float:
 
 def _apart_in_all(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     """Return the norm of the differences of all layers' gradients, relative to the norm of the gradients."""
-    apart = sum(float((found[name].double() - G.to(found[name].device)).square().sum()) for name, G in expected.items())
+    differences = (
+        in_float64(found[name]) - in_float64(G).to(device_of_sums(found[name].device)) for name, G in expected.items()
+    )
+    apart = sum(float(difference.square().sum()) for difference in differences)
     return float(np.sqrt(apart / max(sum(float(G.square().sum()) for G in expected.values()), 1e-300)))
 
 

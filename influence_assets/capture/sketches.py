@@ -13,6 +13,7 @@ from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner, refuse_not_finite
 from influence_assets.maths.ekfac import LayerCurvature
 from influence_assets.maths.influence import layer_scores
+from influence_assets.maths.notation import device_of_sums, in_float64
 from influence_assets.maths.sketches import Coordinates, layer_sketch, whitened_squared_norms
 from influence_assets.models.layers.rule import AttributedLayer
 
@@ -58,6 +59,7 @@ class SketchRows(Participant):
         self._receive = receive
         self._order = [linear.name for linear in runner.modules]
         self._device = runner.device
+        self._sums_on = device_of_sums(runner.device)
         self._curvature = runner.placed(curvature)
         self._kept = runner.placed(coordinates.kept)
         self._probes = runner.placed(probes)
@@ -70,10 +72,10 @@ class SketchRows(Participant):
         """Add one layer's gradients of a batch."""
         curvature = self._curvature[layer.name]
         norms = whitened_squared_norms(layer.rotated, self._weights[layer.name])
-        self._squared_norms.append(norms.double().to(self._device))
+        self._squared_norms.append(in_float64(norms).to(self._sums_on))
         self._parts[layer.name] = layer_sketch(curvature, layer.rotated, self._kept[layer.name]).to(self._device)
         exact = layer_scores(self._probes[layer.name], layer.rotated, 1)
-        self._exact.append(exact.double().to(self._device))
+        self._exact.append(in_float64(exact).to(self._sums_on))
 
     def end_batch(self) -> None:
         """Pass the batch's gradients to `receive`; all layers must have been added."""
@@ -112,7 +114,7 @@ def sketches(
         def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor, batch: Batch = batch) -> None:
             rows.add(batch, LayerGradient(linear.name, a, Ds, curvature[linear.name].basis, buffers))
 
-        refuse_not_finite(forward.backward(consume).double().cpu().numpy())
+        refuse_not_finite(forward.backward(consume).cpu().double().numpy())
         rows.end_batch()
         yield batches.pop()
 

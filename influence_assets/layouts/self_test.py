@@ -11,6 +11,7 @@ from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
 from influence_assets.layouts.model import adaptation
 from influence_assets.layouts.samples import sample
+from influence_assets.maths.notation import device_of_sums
 from influence_assets.models.dimensions import context_length, embedding_rows, total_parameters
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import load_model
@@ -38,7 +39,7 @@ def lines_of(workspace: Workspace, scratch: str) -> Iterator[Line]:
         model = load_model(
             folder,
             dtype=dtype,
-            device=workspace.device,
+            device=str(device_of_sums(workspace.device)) if dtype == "float64" else workspace.device,
             trust_remote_code=study.model.trust_remote_code,
             device_map=study.model.device_map,
             adaptation=adaptation(workspace),

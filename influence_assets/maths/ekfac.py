@@ -14,6 +14,7 @@ from torch import Tensor
 
 from influence_assets.maths.block_diagonal import BlockDiagonal, block_diagonal, block_widths, blocks_of
 from influence_assets.maths.moments import FactorMoment
+from influence_assets.maths.notation import in_float64
 from influence_assets.maths.products import columnwise, left_product, product
 
 TOKENS_WORTH_ONE_BY_ONE = 256
@@ -154,7 +155,7 @@ def _eigh(
 ) -> tuple[Float[Tensor, " width"], Float[Tensor, "width width"] | BlockDiagonal]:
     eigenvalues, Q = [], []
     for block in blocks_of(M):
-        B = block.to(torch.float64)
+        B = in_float64(block)
         if not bool(torch.isfinite(B).all()):
             raise ValueError("a covariance is not finite: a loss or an activation of the model overflowed")
         values, vectors = _eigh_of_block((B + B.T) / 2)

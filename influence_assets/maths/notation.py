@@ -23,8 +23,23 @@ The weight of every layer is [d_out, d_in], whatever the model's own class store
 """
 
 import torch
+from torch import Tensor
+
+WITHOUT_FLOAT64 = frozenset({"mps"})
+"""Kinds of devices that cannot compute in float64."""
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype that values of `dtype` are summed in: fixed, so that results do not depend on the run."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def device_of_sums(device: str | torch.device) -> torch.device:
+    """Return the device on which values of a device are summed in float64: itself, or the CPU if it cannot."""
+    there = torch.device(device)
+    return torch.device("cpu") if there.type in WITHOUT_FLOAT64 else there
+
+
+def in_float64(values: Tensor) -> Tensor:
+    """Return values in float64, on their device if that can compute in it, else on the CPU."""
+    return values.to(device_of_sums(values.device)).double()

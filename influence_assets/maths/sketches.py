@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from influence_assets.maths.ekfac import LayerCurvature
+from influence_assets.maths.notation import in_float64
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def strongest_coordinates(layers: dict[str, LayerCurvature], count: int) -> Coor
 
     Of coordinates with the same energy, those that come first in the order of layers and indices are kept.
     """
-    energy = {name: (layer.Λ / (layer.Λ + layer.λ)).flatten().double() for name, layer in layers.items()}
+    energy = {name: in_float64((layer.Λ / (layer.Λ + layer.λ)).flatten()) for name, layer in layers.items()}
     everywhere = torch.cat(list(energy.values()))
     count = min(count, len(everywhere))
     # Which of several equal values `topk` takes differs between processors and releases; the value does not.

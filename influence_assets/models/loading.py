@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.activations import FastGELUActivation, NewGELUActivation
 
 from influence_assets.errors import InputError
+from influence_assets.maths.notation import WITHOUT_FLOAT64
 from influence_assets.models.adapter_files import refuse_adapter_beside_weights
 from influence_assets.models.adapters import Adaptation, adapted
 from influence_assets.models.config import read_config
@@ -50,10 +51,13 @@ def load_model(
         adaptation: an adapter of the model, or None.
 
     Raises:
-        InputError: the weights are missing, damaged, not finite, or not those of the architecture in config.json; or
-            they do not fit on the devices that they are spread over; an adapter lies beside them; or the adapter that
-            is named cannot be used.
+        InputError: the device cannot compute in this precision; the weights are missing, damaged, not finite, or not
+            those of the architecture in config.json; they do not fit on the devices that they are spread over; an
+            adapter lies beside them; or the adapter that is named cannot be used.
     """
+    if dtype == "float64" and torch.device(device).type in WITHOUT_FLOAT64:
+        problem = f"a device of kind {device} cannot compute in float64"
+        raise InputError("model.dtype", problem, "Set model.dtype to float32, or compute.device to cpu.")
     refuse_adapter_beside_weights(folder)
     safetensors_files(folder)
     options: dict[str, Any] = {"dtype": _DTYPES[dtype], "trust_remote_code": trust_remote_code}
