@@ -1,8 +1,8 @@
-"""The studies that `influence init` writes: eight short documents or conversations, two questions and a small model."""
+"""The studies that `influence init` writes: eight short documents or conversations, two questions, a small model."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from influence_assets.cli.study_template import commented
 from influence_assets.errors import InputError
@@ -14,6 +14,7 @@ EXAMPLE: dict[str, Any] = {
     "queries": {"path": "queries"},
     "sequences": {"length": 32},
 }
+ADAPTED_MODEL = {"path": "model", "adapter": "adapter"}
 CHAT_SEQUENCES = {"length": 64, "packing": "one_document"}
 
 
@@ -97,16 +98,27 @@ CHAT_QUESTIONS: list[dict[str, Any]] = [
 ]
 
 
-def write_example(folder: Path, *, is_chat: bool = False) -> Path:
+Template = Literal["text", "chat", "lora"]
+"""What the example consists of: texts, conversations, or conversations that an adapter was trained on."""
+
+
+def write_example(folder: Path, template: Template = "text") -> Path:
     """Write the example into a new or empty folder and return the study file.
 
     Args:
         folder: the folder.
-        is_chat: whether the documents are conversations.
+        template: what it consists of.
 
     Raises:
-        InputError: the folder holds something already, or cannot be written.
+        InputError: the folder holds something already, or cannot be written; or PEFT is needed and not installed.
     """
+    is_chat = template != "text"
+    described = {**EXAMPLE, "sequences": CHAT_SEQUENCES} if is_chat else EXAMPLE
+    if template == "lora":
+        from influence_assets.models.adapters import require_peft  # imports torch
+
+        require_peft("--template lora")
+        described = {**described, "model": ADAPTED_MODEL, "curvature": {"modules": "linear"}}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -120,8 +132,12 @@ def write_example(folder: Path, *, is_chat: bool = False) -> Path:
             file = folder / name
             file.parent.mkdir()
             file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        if template == "lora":
+            from influence_assets.cli.lora_example import write_fine_tuned
+
+            write_fine_tuned(folder, [str(row["text"]) for row in DOCUMENTS], CONVERSATIONS)
         study = folder / "study.yaml"
-        study.write_text(commented({**EXAMPLE, "sequences": CHAT_SEQUENCES} if is_chat else EXAMPLE), encoding="utf-8")
+        study.write_text(commented(described), encoding="utf-8")
     except OSError as error:
         raise InputError(str(folder), f"cannot be written ({error})", "Name a folder that you may write to.") from error
     return study

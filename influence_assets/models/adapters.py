@@ -105,13 +105,25 @@ def _tuned(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if _is_tuned(module)]
 
 
-def _config(folder: Path) -> Any:
+def require_peft(where: str) -> None:
+    """Raise an error that says how to install PEFT if it is not installed.
+
+    Args:
+        where: what needs it.
+
+    Raises:
+        InputError: it is not installed.
+    """
     if importlib.util.find_spec("peft") is None:
         raise InputError(
-            str(folder / CONFIG),
+            where,
             "adapters need PEFT, which is not installed",
             "Install it with `pip install 'influence-assets[lora]'`.",
         )
+
+
+def _config(folder: Path) -> Any:
+    require_peft(str(folder / CONFIG))
     from peft import LoraConfig
 
     described = read_config(folder)

@@ -276,7 +276,7 @@ def test_a_trained_model_learns_the_answers_alone(tmp_path):
 
 
 def test_the_chat_example_is_a_study_of_conversations(tmp_path):
-    study = Study.load(write_example(tmp_path / "new", is_chat=True))
+    study = Study.load(write_example(tmp_path / "new", "chat"))
     rows = [frame for shard in shards_of(study.corpus) for frame in read_rows(shard, study.corpus)]
     forms = [read_form(form) for frame in rows for form in frame["form"]]
     assert [len(form.messages) for form in forms] == [2] * len(CONVERSATIONS)
@@ -285,8 +285,9 @@ def test_the_chat_example_is_a_study_of_conversations(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_chat_example_finds_the_conversation_that_taught_the_answer(tmp_path):
-    study = write_example(tmp_path / "new", is_chat=True)
+@pytest.mark.parametrize("template", ["chat", "lora"])
+def test_the_example_finds_the_conversation_that_taught_the_answer(tmp_path, template):
+    study = write_example(tmp_path / "new", template)
     studies.compute(study)
     strongest = studies.ask_sql(
         study,
