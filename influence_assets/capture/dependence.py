@@ -1,9 +1,11 @@
 """What a model says about a token depends on: on no later token, and on no other sequence of the batch.
 
 This is asked of gradients where they can tell, because they are exactly zero or not in any precision. Values are
-rounded: in bfloat16 a router sends tokens elsewhere if they are multiplied in batches of another size.
+rounded, otherwise in batches of another size: in bfloat16 a router sends tokens elsewhere, and pretrained models have a
+few huge activations beside which the rounding of others grows. How much that is, a sequence beside its own copy says.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -27,6 +29,12 @@ BEGINNING = 4
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 2e-4, torch.bfloat16: 0.3}
 """The largest difference that is rounding in weights of this precision, relative to the values, as norms: batches are
 multiplied in another order. Some models compute parts in float32 whatever their precision."""
+
+LARGEST_ROUNDING = {torch.float64: 1e-5, torch.float32: 0.02, torch.bfloat16: 0.3}
+"""A larger difference is not put down to rounding, however much of it a sequence beside its own copy has."""
+
+ROUNDINGS = 10
+"""By how many times another sequence may change more than the copy, and still be rounding alone."""
 
 MASKED = 1e8
 """Logits beyond this are those of words that a model never says."""
@@ -52,27 +60,46 @@ def spoken(model: PreTrainedModel, tokens: Tensor) -> Tensor:
 
 def tolerance_of(model: PreTrainedModel) -> float:
     """Return the tolerance of the coarsest weights; whatever is computed later has seen values rounded to them."""
-    return max(TOLERANCE[dtype] for dtype in {p.dtype for p in model.parameters()} if dtype in TOLERANCE)
+    return max(TOLERANCE[dtype] for dtype in _dtypes(model))
+
+
+def tolerance_of_batches(model: PreTrainedModel, sequence: Tensor, logits: Tensor) -> float:
+    """Return the tolerance for what is computed in batches of another size.
+
+    Args:
+        model: the model.
+        sequence: a sequence, [1, token].
+        logits: its logits, computed alone.
+    """
+    beside_itself = spoken(model, sequence.expand(2, -1))[:1]
+    largest = max(LARGEST_ROUNDING[dtype] for dtype in _dtypes(model))
+    return min(largest, max(tolerance_of(model), ROUNDINGS * difference(beside_itself, logits)))
+
+
+def _dtypes(model: PreTrainedModel) -> set[torch.dtype]:
+    return {p.dtype for p in model.parameters()} & TOLERANCE.keys()
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """Return how far apart two tensors are, relative to the values, as norms; what is masked in either is infinite."""
+    masked = expected.abs() > MASKED
+    if found.shape != expected.shape or not torch.equal(found.abs() > MASKED, masked):
+        return math.inf
+    apart = (found - expected).masked_fill(masked, 0).norm()
+    return float(apart / expected.masked_fill(masked, 0).norm().clamp_min(torch.finfo(expected.dtype).tiny))
 
 
 def are_close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
     """Return whether two tensors differ by rounding; what is masked with huge numbers must be so in both."""
-    if found.shape != expected.shape:
-        return False
-    masked = expected.abs() > MASKED
-    if not torch.equal(found.abs() > MASKED, masked):
-        return False
-    apart = (found - expected).masked_fill(masked, 0)
-    return bool(apart.norm() <= tolerance * expected.masked_fill(masked, 0).norm())
+    return difference(found, expected) <= tolerance
 
 
-def refuse_not_causal(model: PreTrainedModel, tokens: Tensor) -> Tensor:
-    """Return the logits of the first sequence, computed alone.
+def refuse_not_causal(model: PreTrainedModel, tokens: Tensor) -> tuple[Tensor, float]:
+    """Return the logits of the first sequence, computed alone, and the tolerance for batches of another size.
 
     Raises:
         InputError: what is said about a token depends on those after it, or is not a number.
     """
-    tolerance = tolerance_of(model)
     first = tokens[:1]
     changed = first.clone()
     changed[0, -1] = tokens[1, -1]
@@ -85,6 +112,7 @@ def refuse_not_causal(model: PreTrainedModel, tokens: Tensor) -> Tensor:
         reached = reach(logits[:, :-1], embeddings, first)
     logits = logits.detach()
     with torch.no_grad():
+        tolerance = tolerance_of_batches(model, first, logits)
         is_causal = (
             is_within(reached, TOKENS - 1)
             and are_close(spoken(model, changed)[:, :-1], logits[:, :-1], tolerance)
@@ -96,21 +124,24 @@ def refuse_not_causal(model: PreTrainedModel, tokens: Tensor) -> Tensor:
             f"{type(model).__name__} is not causal: what it says about a token changes with the tokens after it",
             "Use a causal language model; for models like BERT, config.json says `is_decoder: true` if it is one.",
         )
-    return logits
+    return logits, tolerance
 
 
-def refuse_neighbours(model: PreTrainedModel, tokens: Tensor, logits: Tensor, reached: Tensor | None) -> None:
+def refuse_neighbours(
+    model: PreTrainedModel, tokens: Tensor, logits: Tensor, tolerance: float, reached: Tensor | None
+) -> None:
     """Raise if what is said about the first sequence depends on the second.
 
     Args:
         model: the model.
         tokens: two sequences.
         logits: the first one's, computed alone.
+        tolerance: for what is computed in batches of another size.
         reached: how much the logits of its beginning depend on each token, [sequence, token].
     """
     with torch.no_grad():
         batched = spoken(model, tokens)[:1]
-    if not are_close(batched, logits, tolerance_of(model)) or not is_within(reached, TOKENS):
+    if not are_close(batched, logits, tolerance) or not is_within(reached, TOKENS):
         raise InputError(
             MODEL_KEY,
             f"what {type(model).__name__} says about a sequence depends on the other sequences of its batch",

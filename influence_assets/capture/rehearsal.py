@@ -73,7 +73,7 @@ def rehearse(model: PreTrainedModel, layers: Sequence[AttributedLayer]) -> None:
     """
     tokens = two_sequences(model)
     tolerance = tolerance_of(model)
-    logits = refuse_not_causal(model, tokens)
+    logits, tolerance_of_batches = refuse_not_causal(model, tokens)
     _refuse_changed(model, layers, tokens[:1], tolerance)
     with torch.enable_grad(), _watching(layers, tokens) as seen, _differentiated(layers, seen, tolerance):
         with embedded(model) as embeddings:
@@ -83,7 +83,7 @@ def rehearse(model: PreTrainedModel, layers: Sequence[AttributedLayer]) -> None:
             layer.of_beginning, layer.gradient = layer.gradient, None
         if together.requires_grad:
             weighted(together).backward()  # type: ignore[no-untyped-call]
-    refuse_neighbours(model, tokens, logits, of_beginning)
+    refuse_neighbours(model, tokens, logits, tolerance_of_batches, of_beginning)
     _refuse_layers(model, layers, seen)
 
 

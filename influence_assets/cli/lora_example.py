@@ -71,7 +71,7 @@ def _write_adapter(folder: Path, base: Path, conversations: Sequence[Mapping[str
         settings = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", fan_in_fan_out=True)
         tuned = get_peft_model(model, settings)
         optimizer = torch.optim.AdamW((p for p in tuned.parameters() if p.requires_grad), lr=RATE)
-        rendered = [
+        rendered: list[Any] = [
             tokenizer.apply_chat_template(row["messages"], return_dict=True, return_assistant_tokens_mask=True)
             for row in conversations
         ]
@@ -86,4 +86,4 @@ def _write_adapter(folder: Path, base: Path, conversations: Sequence[Mapping[str
             tuned(input_ids=tokens, labels=labels).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-        tuned.save_pretrained(folder, save_embedding_layers=False)
+        tuned.save_pretrained(str(folder), save_embedding_layers=False)

@@ -39,6 +39,10 @@ def test_a_study_of_hostile_texts_runs_and_every_id_finds_its_own_rows(tmp_path)
     for text in TEXTS:
         found = ask_cookbook(path, "documents_behind_an_answer", {"query_id": text, "count": "5"})
         assert found.height == 5, text
+    for number in ("7", "007", "2024", "1e3"):
+        bound = ("--bind", f"query_id={number}", "--bind", "count=5")
+        answered = influence("cookbook", "documents_behind_an_answer", *bound, "--study", study)
+        assert answered.code == 0, answered.error
     for shown in (
         influence("status", "--study", study),
         influence("sql", "select query_id, prompt from queries", "--study", study, width=3000),
