@@ -6,9 +6,10 @@ from tests.architectures import table, tiny
 from tests.tiers import slow_but
 
 FAST = ("llama", "mixtral", "gpt_oss", "opt", "falcon", "olmo, clip_qkv", "phi3, LongRoPE", "bert", "mamba")
+SLOW = set(list(tiny.names())[::2])
 
 
-@pytest.mark.parametrize("name", slow_but(*FAST, of=tiny.names()))
+@pytest.mark.parametrize("name", slow_but(*FAST, of=tiny.names(), slow=SLOW))
 def test_a_row_says_what_the_architecture_does(name):
     """What works agrees with autograd and does not depend on batch, padding and neighbours; remedies are followed."""
     row = table.row(name)

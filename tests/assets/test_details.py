@@ -187,7 +187,7 @@ def test_a_shard_that_counted_is_missed(many, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", slow_but("strongest", of=["layer_influence", "token_influence", "strongest"], slow=()))
-@pytest.mark.parametrize("damage", slow_but("flip", of=["flip", "cut"], slow=("cut",)))
+@pytest.mark.parametrize("damage", slow_but("flip", of=["flip", "cut"], slow=()))
 def test_nothing_is_taken_from_damaged_details(study, name, damage, tmp_path_factory):
     path = stored(study).folder / f"{name}.parquet"
     content = bytearray(path.read_bytes())

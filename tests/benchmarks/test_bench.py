@@ -23,6 +23,7 @@ FIELDS = {
 }  # fmt: skip
 
 
+@pytest.mark.soak
 def test_the_harness_measures_compares_and_reports(tmp_path):
     """One test, because the run that all of it is about takes long."""
     rows = measured(tmp_path / "bench")

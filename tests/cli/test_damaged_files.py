@@ -7,6 +7,7 @@ import pytest
 
 from tests import studies
 from tests.commanding import influence
+from tests.tiers import slow_but, slow_rows_but
 
 MARKER = "influence_store.json"
 
@@ -27,8 +28,13 @@ DAMAGED_MARKERS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", DAMAGED_MARKERS)
-@pytest.mark.parametrize("command", ["verify", "run"])
+@pytest.mark.parametrize(
+    ("damage", "command"),
+    slow_rows_but(
+        of=[(damage, command) for damage in DAMAGED_MARKERS for command in ("verify", "run")],
+        slow=[("no number", "verify"), ("another study", "run")],
+    ),
+)
 def test_a_damaged_marker_is_told_and_written_again(study, damage, command):
     marker = study.parent / "store" / MARKER
     whole = marker.read_bytes()
@@ -75,7 +81,9 @@ def test_a_damaged_page_of_any_database_of_dagster_is_found_whether_or_not_a_run
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["header", "middle", "cut off", "empty", "unnoticed"])
+@pytest.mark.parametrize(
+    "damage", slow_but(of=["header", "middle", "cut off", "empty", "unnoticed"], slow=("middle", "cut off"))
+)
 def test_a_damaged_catalogue_is_found_and_built_again_by_a_run(study, damage):
     good, path = studies.catalogue_rows(study), study.parent / "store" / "influence.duckdb"
     stat = path.stat()

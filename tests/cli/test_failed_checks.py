@@ -10,6 +10,7 @@ from influence_assets.study import Study
 from tests import studies
 from tests.commanding import influence
 from tests.studies import COAST, FIRST
+from tests.tiers import slow_but
 
 DOUBLE_EDGES = "insert into materialization_inputs from materialization_inputs"
 
@@ -44,7 +45,7 @@ CHANGES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", slow_but(of=CHANGES, slow=("another value, which no check of SQL finds",)))
 def test_what_another_program_changed_is_told_and_mended(study, change):
     good = studies.catalogue_rows(study)
     by_another_program(study, CHANGES[change])

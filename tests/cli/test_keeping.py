@@ -262,7 +262,10 @@ def unlistable(folder: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [("run",), ("gc", "--keep", "0"), ("gc", "--yes"), ("status",)])
+@pytest.mark.parametrize(
+    "command",
+    slow_but(of=[("run",), ("gc", "--keep", "0"), ("gc", "--yes"), ("status",)], slow=[("run",), ("gc", "--yes")]),
+)
 def test_a_folder_that_cannot_be_listed_is_an_error_and_costs_nothing(study, command):
     before, artifacts = studies.catalogue_rows(study), {m.key for m in workspace(study).store.manifests()}
     folder = study.parent / "corpus" / Path(COAST).parent

@@ -47,7 +47,7 @@ def test_a_generation_that_was_fitted_on_a_document_is_told(study):
     assert "Still fitted on them" not in ended.out
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_model_that_was_trained_on_a_document_is_told(tmp_path):
     study = studies.lay_out(tmp_path, model={"path": None, "train": TRAINED, "dtype": "float32"}, sequences=LENGTH)
     studies.compute(study)

@@ -148,7 +148,7 @@ def test_a_damaged_artifact_of_it_is_mended(study):
     assert influence("verify", "--study", study).code == 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_document_of_it_is_forgotten(study):
     ended = influence("forget", "--document", document_id(MILL), "--study", study)
     assert ended.code == 0, ended.out + ended.err

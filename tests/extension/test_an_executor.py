@@ -77,7 +77,7 @@ def test_a_whole_study_is_the_same_as_by_the_default(first_run, standing):
     assert influence("verify", "--study", study).code == 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_damage_is_found_and_mended(first_run, study):
     folder = studies.artifact(study, "documents", shard=studies.COAST).folder
     table = folder / "documents.parquet"

@@ -183,7 +183,7 @@ def plain_scores_by_autograd(study):
 
 
 @pytest.mark.usefixtures("extended", "remote_code")
-@pytest.mark.parametrize("extended", slow_but(of=["folder", "entry point"], slow=("folder",)), indirect=True)
+@pytest.mark.parametrize("extended", slow_but(of=["folder", "entry point"], slow=()), indirect=True)
 def test_a_study_of_a_made_up_model_is_kept_like_any_other(tmp_path, request):
     study = lay_out_scaled(tmp_path / "study")
     with pytest.MonkeyPatch.context() as without:

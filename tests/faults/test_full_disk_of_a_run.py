@@ -12,7 +12,7 @@ from influence_assets.storage.catalogue import query
 from tests.commanding import finished, influence_process
 from tests.faults import comparison, working
 from tests.faults.changing import FILES
-from tests.tiers import slow_rows_but
+from tests.tiers import slow_but, slow_rows_but
 
 MEGABYTES = 24
 ASKED = "select shard_id, document_id from documents order by all"
@@ -91,10 +91,9 @@ AGAIN = {"curvature_drift", "influence_details", "influence_catalogue"}
 
 @pytest.mark.parametrize(
     ("home", "left"),
-    slow_rows_but(
-        of=[("elsewhere", 300_000), ("on the disk", 600_000), ("on the disk", 20_000)], slow=[("elsewhere", 300_000)]
-    ),
+    [("elsewhere", 300_000), ("on the disk", 600_000), ("on the disk", 20_000)],
 )
+@pytest.mark.soak
 def test_the_command_says_so_without_a_traceback(ground, disk, home, left, tmp_path):
     """Dagster keeps its own files, on the full disk or on another."""
     folder = (disk.folder if home == "on the disk" else tmp_path) / "home"
@@ -118,7 +117,7 @@ def test_the_command_says_so_without_a_traceback(ground, disk, home, left, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("left", [0, 30_000])
+@pytest.mark.parametrize("left", slow_but(0, of=[0, 30_000], slow=()))
 def test_garbage_is_collected_on_a_full_disk(ground, disk, left):
     """What is removed makes room; so does what must leave a record or a number behind."""
     disk.corpus.write(FILES[0], [0, 2, 8])

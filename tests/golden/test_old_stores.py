@@ -69,7 +69,7 @@ def test_what_was_withdrawn_from_an_old_store_stays_out(study):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_an_old_artifact_that_loses_its_manifest_is_computed_again(study):
     manifest = sorted((study.parent / "store").glob("token_sequences/*/*/manifest.json"))[0]
     assert influence("status", "--study", study).code == 0  # it gets the records that it lacks

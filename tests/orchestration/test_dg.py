@@ -71,7 +71,7 @@ def test_dg_works_from_the_root_of_this_project(tmp_path, run_dg):
     assert studies.compute(study) == []
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_study_is_a_component_of_a_project_that_create_dagster_makes(tmp_path, run_dg):
     command = [sys.executable, "-c", "from create_dagster.cli import main; main()"]
     created = subprocess.run(

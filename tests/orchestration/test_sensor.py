@@ -18,6 +18,7 @@ from influence_assets.orchestration.runs import EARLIER_TAG, end_dead_runs, job_
 from influence_assets.orchestration.sources import SOURCES, build_sources
 from tests import studies
 from tests.studies import COAST, EXTRA, FIRST, QUERY_SETS, SHARDS, TRADES
+from tests.tiers import slow_but
 
 
 def keys(located, name):
@@ -187,7 +188,10 @@ def test_touched_files_are_no_run(automatic):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED])
+@pytest.mark.parametrize(
+    "status",
+    slow_but(dg.DagsterRunStatus.STARTED, of=[dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED], slow=()),
+)
 def test_while_a_run_is_at_work_no_other_is_asked_for(automatic, status):
     studies.write_extra(automatic.path)
     run = dg.DagsterRun(job_name=job_name(automatic.study), status=status)

@@ -10,6 +10,7 @@ from catalogue_sample import Sample, everything_in
 
 from influence_assets.storage.catalogue import differences, is_as_published, query, statements, was_built_anew
 from influence_assets.storage.catalogue.comparison import COMPUTED_AFTER_LOADING
+from tests.tiers import slow_but
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_what_was_loaded_differs_in_nothing(sample):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["some", "twice", "all"])
+@pytest.mark.parametrize("loss", slow_but(of=["some", "twice", "all"], slow=("some",)))
 def test_rows_too_few_or_too_many_are_found_in_every_table_and_gone_with_the_next_load(sample, loss):
     good = everything_in(sample.path)
     for table in filled_tables(sample):
