@@ -99,7 +99,7 @@ class Corpus(_Section):
     max_document_bytes: int = Field(
         64 * 2**20,
         ge=1,
-        description="A document with more UTF-8 bytes than this is refused with an error that names it.",
+        description="A document with more UTF-8 bytes than this cannot be used; see `on_bad_row`.",
     )
     shard_bytes: int = Field(
         64 * 2**20,

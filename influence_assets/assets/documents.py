@@ -29,10 +29,12 @@ def _settings(study: Study) -> Mapping[str, Any]:
 def _source_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
     shard = workspace.shard(str(partition.shard))
     source_format = format_of(shard.file.name)
+    skipped = workspace.skipped.get(shard.shard_id)
     # Row numbers count from the file's beginning, so they can change although the slice's own bytes do not.
     return {
         "content": [shard.content_hash, shard.first_row],
         "withdrawn": sorted(workspace.withdrawn.of(shard)),
+        **({} if skipped is None else {"skipped_rows": skipped}),
         **({"format_version": source_format.version} if source_format.version > 1 else {}),
     }
 
@@ -61,6 +63,8 @@ def _compute(work: Work) -> None:
     }
     work.draft.table("shards", pl.DataFrame([described | counts]))
     content = {"source_bytes": shard.bytes, "content_hash": shard.content_hash}
+    if (left_out := workspace.skipped.get(shard.shard_id)) is not None:
+        content["skipped"] = left_out
     work.draft.summarise(**counts, **content, withdrawn=sorted(withdrawn))
     if skipped := counts.get("skipped_rows"):
         rows = "1 row was" if skipped == 1 else f"{skipped:,} rows were"
@@ -74,13 +78,12 @@ def _document_ids(artifact: Artifact) -> Iterable[str]:
 
 
 def _source_change(workspace: Workspace, partition: Partition, last: Manifest) -> str:
-    is_same = last.summary.get("content_hash") == workspace.shard(str(partition.shard)).content_hash
-    return "which of its documents are withdrawn changed" if is_same else "its source file changed"
-
-
-def _is_current(workspace: Workspace, manifest: Manifest) -> bool:
-    """Return whether rows were left out only if the study still wants that; its version does not depend on it."""
-    return not manifest.summary.get("skipped_rows") or workspace.study.corpus.on_bad_row == "skip"
+    shard = workspace.shard(str(partition.shard))
+    if last.summary.get("content_hash") != shard.content_hash:
+        return "its source file changed"
+    if last.summary.get("skipped") != workspace.skipped.get(shard.shard_id):
+        return "which of its rows are left out as unusable changed"
+    return "which of its documents are withdrawn changed"
 
 
 def _cost(sizes: Any, partition: Partition) -> Cost:
@@ -113,14 +116,12 @@ ASSET = AssetDefinition(
     settings=_settings,
     source_content=_source_content,
     compute=_compute,
-    is_current=_is_current,
     holds_text=True,
     document_ids=_document_ids,
     document_count=lambda manifest: int(manifest.summary.get("documents", 1)),
     is_published=True,
     cost=CostModel(partition=_cost),
     shown=_shown,
-    damage="its files are damaged, or rows were left out of it and corpus.on_bad_row now refuses that",
-    hidden=frozenset({"withdrawn"}),
+    hidden=frozenset({"withdrawn", "skipped"}),
     source_change=_source_change,
 )

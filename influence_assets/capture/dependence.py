@@ -63,17 +63,15 @@ def tolerance_of(model: PreTrainedModel) -> float:
     return max(TOLERANCE[dtype] for dtype in _dtypes(model))
 
 
-def tolerance_of_batches(model: PreTrainedModel, sequence: Tensor, logits: Tensor) -> float:
-    """Return the tolerance for what is computed in batches of another size.
+def rounding_in_batches(model: PreTrainedModel, sequence: Tensor, logits: Tensor) -> float:
+    """Return how far the logits of a sequence, [1, token], beside its own copy are from its logits alone."""
+    return difference(spoken(model, sequence.expand(2, -1))[:1], logits)
 
-    Args:
-        model: the model.
-        sequence: a sequence, [1, token].
-        logits: its logits, computed alone.
-    """
-    beside_itself = spoken(model, sequence.expand(2, -1))[:1]
+
+def tolerance_of_rounding(model: PreTrainedModel, rounding: float) -> float:
+    """Return the tolerance of a model whose values are this far apart in batches of another size."""
     largest = max(LARGEST_ROUNDING[dtype] for dtype in _dtypes(model))
-    return min(largest, max(tolerance_of(model), ROUNDINGS * difference(beside_itself, logits)))
+    return min(largest, max(tolerance_of(model), rounding))
 
 
 def _dtypes(model: PreTrainedModel) -> set[torch.dtype]:
@@ -112,10 +110,12 @@ def refuse_not_causal(model: PreTrainedModel, tokens: Tensor) -> tuple[Tensor, f
         reached = reach(logits[:, :-1], embeddings, first)
     logits = logits.detach()
     with torch.no_grad():
-        tolerance = tolerance_of_batches(model, first, logits)
+        rounding = rounding_in_batches(model, first, logits)
+        tolerance = tolerance_of_rounding(model, ROUNDINGS * rounding)
         is_causal = (
             is_within(reached, TOKENS - 1)
-            and are_close(spoken(model, changed)[:, :-1], logits[:, :-1], tolerance)
+            # Of the same size, so that only experts, who see other selections, round otherwise.
+            and are_close(spoken(model, changed)[:, :-1], logits[:, :-1], tolerance_of_rounding(model, rounding))
             and are_close(spoken(model, first[:, :BEGINNING]), logits[:, :BEGINNING], tolerance)
         )
     if not is_causal:

@@ -56,7 +56,9 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
     _print_troubles(troubles, console)
     for sentence in session.recheck.mended:
         console.print(f"[yellow]{escape(sentence)}[/]", soft_wrap=True)
-    _print_result(result, time.monotonic() - started, console, may_rest=not session.recheck.failed)
+    _print_result(
+        result, time.monotonic() - started, console, may_rest=not (session.recheck.failed or session.recheck.mended)
+    )
     if result.versions is not None:
         print_notes(result.versions, result.computed, console)
         _print_cautions(result, console)

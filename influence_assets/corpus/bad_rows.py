@@ -46,24 +46,22 @@ class BadRows:
         self.rows.append(BadRow(source_row, error.problem))
         self._first = self._first or error
 
-    def as_error(self, url: str, *, is_refused: bool) -> InputError:
+    def as_error(self, url: str, *, are_all: bool) -> InputError:
         """Return the error that names them.
 
         Args:
             url: the file.
-            is_refused: whether they could be left out instead.
+            are_all: whether the file has no other rows, so that leaving them out is no remedy.
         """
         first = self._first
         assert first is not None  # noqa: S101  # only called when there are some
-        remedy = (
-            f"{first.remedy} To leave such rows out, set corpus.on_bad_row to skip." if is_refused else first.remedy
-        )
+        remedy = first.remedy if are_all else f"{first.remedy} To leave such rows out, set corpus.on_bad_row to skip."
         if self.count == 1:
             return InputError(first.where, first.problem, remedy)
         named = "; ".join(f"row {row.source_row}: {row.problem}" for row in self.rows[:ROWS_NAMED])
         more = f"; and {self.count - ROWS_NAMED:,} more" if self.count > ROWS_NAMED else ""
-        number = f"{self.count:,} of its rows" if is_refused else f"All of its {self.count:,} rows"
-        return InputError(url, f"{number} cannot be used ({named}{more})", remedy)
+        number = f"none of its {self.count:,} rows can be used" if are_all else f"{self.count:,} rows cannot be used"
+        return InputError(url, f"{number} ({named}{more})", remedy)
 
     def table(self, shard_id: str) -> pl.DataFrame:
         """Return them as rows of `BAD_ROW_SCHEMA`."""

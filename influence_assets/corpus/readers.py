@@ -18,6 +18,7 @@ from influence_assets.corpus.slices import Shard, read_slice
 from influence_assets.corpus.source_format import format_of
 from influence_assets.corpus.stored_rows import Place, StoredRow, too_long
 from influence_assets.corpus.streams import open_raw
+from influence_assets.durable.identity import identity_at
 from influence_assets.errors import InputError
 from influence_assets.study import Corpus
 
@@ -89,8 +90,12 @@ def _described_rows(shard: Shard, corpus: Corpus, bad_rows: BadRows) -> Iterator
         else:
             kind, is_any_good = of_row, True
             yield described
-    if bad_rows.count and (corpus.on_bad_row == "refuse" or (bad_rows.count > 1 and not is_any_good)):
-        raise bad_rows.as_error(shard.file.url, is_refused=corpus.on_bad_row == "refuse")
+    if not bad_rows.count:
+        return
+    # Of a file of several rows none of which is good, a setting is wrong rather than the rows.
+    is_setting = bad_rows.count > 1 and not is_any_good and file_kind(shard, corpus) is None
+    if is_setting or corpus.on_bad_row == "refuse":
+        raise bad_rows.as_error(shard.file.url, are_all=is_setting)
 
 
 def _columns_of(row: StoredRow, name: str, where: str, corpus: Corpus) -> dict[str, Any] | None:
@@ -98,9 +103,15 @@ def _columns_of(row: StoredRow, name: str, where: str, corpus: Corpus) -> dict[s
     return format_of(name).columns(row, where, corpus) if row.columns is None else row.columns
 
 
-@lru_cache(maxsize=2**16)
 def file_kind(shard: Shard, corpus: Corpus) -> Kind | None:
     """Return the form of the first good row of a shard's file; None if it has none that can be read."""
+    url = shard.file.url
+    return _file_kind(shard, corpus, None if "://" in url else tuple(identity_at(url) or ()))
+
+
+@lru_cache(maxsize=2**16)
+def _file_kind(shard: Shard, corpus: Corpus, _identity: tuple[int, ...] | None) -> Kind | None:
+    """Return the form; the identity is that of the whole file, of which the shard's hash covers a slice."""
     whole = format_of(shard.file.name)
     if not whole.has_columns:
         return "text"

@@ -4,7 +4,7 @@ The catalogue is built from other artifacts, so it is built again when one of it
 as they are: computing them again from the same inputs would give the same, and a person has to look.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.locks import named_lock
 from influence_assets.storage.artifacts.manifest import ArtifactKey
 from influence_assets.storage.backend import Backend
-from influence_assets.storage.catalogue import is_as_published, was_built_anew
+from influence_assets.storage.catalogue import is_as_published, loader_lock, was_built_anew
 from influence_assets.storage.disk_errors import writing
 
 _FILE = ".cache/failed_checks.json"
@@ -107,10 +107,23 @@ class _List:
         with named_lock(self._backend, _LOCK):
             listed = self.read() or {}
             listed.pop(key, None)
-            self.write(listed | ({key: list(names)} if names else {}))
+            self._write(listed | ({key: list(names)} if names else {}))
 
-    def write(self, listed: Mapping[ArtifactKey, Sequence[str]]) -> None:
-        """Replace the list."""
+    def begin(self, listed: Mapping[ArtifactKey, Sequence[str]]) -> None:
+        """Write a list that was never written, or lost."""
+        with named_lock(self._backend, _LOCK):
+            if self.read() is None:
+                self._write(listed)
+
+    def forget(self, is_gone: Callable[[ArtifactKey], bool]) -> None:
+        """Take artifacts off the list that are no longer there."""
+        listed = self.read()
+        if listed is None or not any(map(is_gone, listed)):
+            return
+        with named_lock(self._backend, _LOCK):
+            self._write({key: names for key, names in (self.read() or {}).items() if not is_gone(key)})
+
+    def _write(self, listed: Mapping[ArtifactKey, Sequence[str]]) -> None:
         rows = [(key.asset, key.partition, key.data_version, list(names)) for key, names in listed.items()]
         with writing("the list of failed checks", self._backend.location):
             self._backend.write(_FILE, sealed(rows))
@@ -150,20 +163,34 @@ def repeat_outstanding(versions: Versions) -> Recheck:
     with workspace.store.shared_lock():
         failed_checks = _List(workspace.store.backend)
         listed = failed_checks.read()
-        if listed is None:
-            places = _all_places(versions)
-            failed_checks.write({})
-        else:
-            places = [place for key in listed for place in _place_of(versions, key)]
-            if forgotten := [key for key in listed if not workspace.store.holds(key)]:
-                failed_checks.write({key: names for key, names in listed.items() if key not in forgotten})
+        places = _all_places(versions) if listed is None else [p for key in listed for p in _place_of(versions, key)]
         catalogue = workspace.graph.catalogue
         if _rebuilt_if_changed(versions, recheck) and catalogue is not None:
             places = [*(place for place in places if place[0] is not catalogue), (catalogue, Partition())]
         for asset, partition in places:
             _repeat(versions, asset, partition, recheck)
+        if listed is None:  # only now that all were looked at: a run that ends before leaves them to the next
+            failed_checks.begin(
+                {
+                    key: failing
+                    for asset, partition, findings in recheck.repeated
+                    if (failing := _failing(findings)) and (key := versions.key(asset, partition)) is not None
+                }
+            )
+        failed_checks.forget(lambda key: not workspace.store.holds(key))
     recheck.failed = outstanding(versions)
     return recheck
+
+
+def begin_list(workspace: Workspace) -> None:
+    """Begin the list of failed checks in a store that holds nothing yet, so that no check is run a second time.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    failed_checks = _List(workspace.store.backend)
+    if failed_checks.read() is None and next(iter(workspace.store.manifests()), None) is None:
+        failed_checks.begin({})
 
 
 def _repeat(versions: Versions, asset: AssetDefinition, partition: Partition, recheck: Recheck) -> None:
@@ -180,7 +207,7 @@ def _repeat(versions: Versions, asset: AssetDefinition, partition: Partition, re
             rebuild_catalogue(versions)
             findings = look_at(workspace, asset, artifact)
             if not _failing(findings):
-                recheck.mended.append(f"The catalogue failed {', '.join(failing)}, and was built again.")
+                recheck.mended.append(f"Checks of the catalogue failed ({', '.join(failing)}), so it was built again.")
     except DamagedError as error:
         workspace.store.mark_damaged(error.folder, error.files, error.problem)
         raise
@@ -192,6 +219,9 @@ def _rebuilt_if_changed(versions: Versions, recheck: Recheck) -> bool:
     catalogue, path = versions.workspace.graph.catalogue, versions.workspace.catalogue
     if catalogue is None or not versions.stands(catalogue, Partition()) or is_as_published(path):
         return False
+    with loader_lock(path):  # another run may be publishing
+        if is_as_published(path):
+            return False
     rebuild_catalogue(versions)
     recheck.mended.append("The catalogue was not as it was published, and was built again.")
     return True

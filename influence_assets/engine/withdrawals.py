@@ -33,6 +33,7 @@ class Withdrawn:
         store: the study's store.
         corpus: the study's `corpus` section.
         shards: returns all shards of the corpus; called when they are first needed.
+        skipped: returns a hash of the rows that are left out, for each shard that has some.
         text_source: the asset that holds the documents' text.
         store_list: the store's own list.
     """
@@ -42,6 +43,7 @@ class Withdrawn:
         store: ArtifactStore,
         corpus: Corpus,
         shards: Callable[[], Mapping[str, Shard]],
+        skipped: Callable[[], Mapping[str, str]],
         text_source: AssetDefinition | None,
         store_list: StoreList,
     ) -> None:
@@ -50,6 +52,7 @@ class Withdrawn:
         self._text_source = text_source
         self._corpus = corpus
         self._shards = shards
+        self._skipped = skipped
         self._index_path = store.root / ".cache" / "withdrawn.json"
 
     @cached_property
@@ -101,10 +104,13 @@ class Withdrawn:
         listed = hashlib.sha256(described.encode()).hexdigest()
         cached = _read_index(self._index_path, listed)
         shards, entries = self._shards(), {}
+        # Of the same content, other rows may be used under other settings.
+        skipped = self._skipped()
+        contents = {name: f"{shard.content_hash} {skipped.get(name, '')}".strip() for name, shard in shards.items()}
         for name, shard in shards.items():
-            entry = cached.get(shard.content_hash)
+            entry = cached.get(contents[name])
             entries[name] = self._look(shard) if entry is None else entry
-        index = {shards[name].content_hash: entry for name, entry in entries.items() if entry["is_read"]}
+        index = {contents[name]: entry for name, entry in entries.items() if entry["is_read"]}
         if index != cached:
             with suppress(OSError):  # without the cache, the shards are read again next time
                 replace_cache(self._index_path, {"listed": listed, "found": index})
@@ -121,8 +127,10 @@ class Withdrawn:
         """Return the ids of all texts of a shard, from stored documents of the same content or else from its file."""
         source = self._text_source
         stored = () if source is None else self._store.manifests(source.name, shard.shard_id)
+        skipped = self._skipped().get(shard.shard_id)
         for manifest in stored:
-            if manifest.summary.get("content_hash") == shard.content_hash and source is not None:
+            is_same = manifest.summary.get("content_hash") == shard.content_hash
+            if is_same and manifest.summary.get("skipped") == skipped and source is not None:
                 assert source.document_ids is not None  # noqa: S101  # having it makes the asset the source of text
                 try:
                     used = set(source.document_ids(self._store.open(manifest.key)))

@@ -10,6 +10,7 @@ import polars as pl
 
 from influence_assets.corpus.listing import is_folder_at
 from influence_assets.corpus.measured_files import Digests, file_hash
+from influence_assets.corpus.skipped_rows import skipped_rows
 from influence_assets.corpus.slices import Shard, has_vanished, list_shards
 from influence_assets.corpus.sources import SourceFile, list_query_files
 from influence_assets.corpus.withdrawn import Withdrawal
@@ -92,7 +93,17 @@ class Workspace:
     def withdrawn(self) -> Withdrawn:
         """The withdrawn documents of the corpus."""
         text_source = self.graph.text_source
-        return Withdrawn(self.store, self.study.corpus, lambda: self.listed, text_source, self.store_list)
+        corpus = self.study.corpus
+        return Withdrawn(self.store, corpus, lambda: self.listed, lambda: self.skipped, text_source, self.store_list)
+
+    @cached_property
+    def skipped(self) -> dict[str, str]:
+        """A hash of the rows that are left out because they cannot be used, for each shard that has some."""
+        digests = Digests(self.store.root / ".cache" / "bad_rows.json")
+        skipped = skipped_rows(self.listed.values(), self.study.corpus, digests)
+        if self.study.corpus.on_bad_row == "skip":
+            digests.save()
+        return skipped
 
     @property
     def store_list(self) -> StoreList:

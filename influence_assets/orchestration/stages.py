@@ -10,7 +10,7 @@ import dagster as dg
 from influence_assets.assets import asset_graph
 from influence_assets.engine.bring_up import Failure, Finished, PassFailed, StageBegun, bring_up_to_date
 from influence_assets.engine.definition import AssetDefinition
-from influence_assets.engine.failed_checks import repeat_outstanding
+from influence_assets.engine.failed_checks import begin_list, repeat_outstanding
 from influence_assets.engine.fingerprint import fingerprint
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.plan import plan
@@ -59,6 +59,7 @@ class Stages:
 
     def __init__(self, session: Session, context: dg.OpExecutionContext, *, new_generation: bool) -> None:
         published, result = session.published, session.result
+        begin_list(published.workspace)
         hold_run(session.study, context.run_id)  # in the store, which exists from here on
         self._session = session
         self._handled = fingerprint(published.workspace)

@@ -9,39 +9,56 @@ from influence_assets.errors import StorageError
 
 _HEADER = b"SQLite format 3\0"
 
-REMEDY = (
-    "Move this folder aside and run again: it holds only the history of runs, and the results in the store do not "
-    "depend on it."
-)
+OWN = ".dagster"
+"""The name of the instance's folder in a store."""
+
+_OF_EVERY_RUN = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
+"""The databases that every run writes to. Each run has one more, which only its own page shows."""
+_OF_EACH_RUN = "history/runs/*.db"
 
 
 def history_folder(store_root: Path) -> Path:
     """Return the instance's folder: DAGSTER_HOME if it is set, else `.dagster` in the store."""
-    return Path(os.environ.get("DAGSTER_HOME") or store_root / ".dagster")
+    return Path(os.environ.get("DAGSTER_HOME") or store_root / OWN)
 
 
 def damaged_databases(folder: Path, *, thoroughly: bool) -> dict[Path, str]:
-    """Return what is wrong with each damaged SQLite database below a folder.
+    """Return what is wrong with each damaged SQLite database of an instance; other files in its folder are not read.
 
     A database that is in use or cannot be opened for other reasons is not reported, because whoever opens it says so.
 
     Args:
         folder: the instance's folder, which need not exist.
-        thoroughly: whether indices are compared with their tables too.
+        thoroughly: whether databases of single runs are read too, and indices compared with their tables.
     """
-    found = {path: _damage(path, thoroughly=thoroughly) for path in sorted(folder.rglob("*.db")) if path.is_file()}
+    paths = {folder / name for name in _OF_EVERY_RUN}
+    if thoroughly:
+        paths.update(folder.glob(_OF_EACH_RUN))
+    found = {path: _damage(path, thoroughly=thoroughly) for path in sorted(paths) if path.is_file()}
     return {path: problem for path, problem in found.items() if problem is not None}
 
 
 def refuse_damaged_history(folder: Path) -> None:
-    """Raise if a database of the instance is damaged, also where a run would not have read it.
+    """Raise if a database that every run uses is damaged, also where this run would not have read it.
 
     Raises:
         StorageError: one is; the error says what to do.
     """
     for path, problem in damaged_databases(folder, thoroughly=False).items():
-        where = path.relative_to(folder)
-        raise StorageError(f"{folder}: Dagster cannot use what it keeps there ({where}: {problem}). {REMEDY}")
+        what = f"Dagster cannot use what it keeps there ({path.relative_to(folder)}: {problem})"
+        raise StorageError(f"{folder}: {what}. {remedy(folder, 'this folder')}")
+
+
+def remedy(folder: Path, named: str) -> str:
+    """Return what to do about damage in an instance's folder, which is named so in the sentence.
+
+    A folder that is not the study's own may hold what other projects need.
+    """
+    what = named if folder.name == OWN else "the damaged file"
+    return (
+        f"Move {what} aside and run again: it holds only the history of runs, and the results in the store do not "
+        "depend on it."
+    )
 
 
 def _damage(path: Path, *, thoroughly: bool) -> str | None:

@@ -8,10 +8,20 @@ from pathlib import Path
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.artifacts.roots import MARKER
-from influence_assets.storage.catalogue import Difference, damaged_tables, differences, doubt_publication, run_checks
+from influence_assets.storage.catalogue import (
+    Difference,
+    damaged_tables,
+    differences,
+    doubt_publication,
+    loader_lock,
+    published_identity,
+    run_checks,
+)
 from influence_assets.upkeep import run_history
 
 FILES_NAMED = 3
+LOOKS = 5
+"""How often the catalogue is compared if runs publish it meanwhile."""
 REMEDY = "`influence run` computes it again; if it is no longer needed, `influence gc` removes it."
 REBUILD = "`influence run` builds it again from the arrays and tables, and so does `influence rebuild-catalogue`."
 OF_FAILED_CHECK = (
@@ -94,7 +104,7 @@ def _history(workspace: Workspace) -> list[Trouble]:
     """Return what is wrong with the history of runs."""
     folder = run_history.history_folder(workspace.store.root)
     return [
-        Trouble("the history of runs", str(path), problem, run_history.REMEDY.replace("this folder", str(folder)))
+        Trouble("the history of runs", str(path), problem, run_history.remedy(folder, str(folder)))
         for path, problem in run_history.damaged_databases(folder, thoroughly=True).items()
     ]
 
@@ -104,10 +114,22 @@ def _catalogue(workspace: Workspace) -> list[Trouble]:
     path = workspace.catalogue
     if not path.exists():
         return []
-    if troubles := _unreadable(path) or _differing(workspace):
-        with suppress(OSError):
+    for _ in range(LOOKS):
+        before = published_identity(path)
+        troubles = _unreadable(path) or _differing(workspace)
+        if published_identity(path) == before:  # else a run has published, and two states were compared
+            if troubles:
+                _doubt(path, before)
+            return troubles + _failed_checks(path)
+    busy = "changed again and again while it was compared with the artifacts"
+    return [Trouble("the catalogue", str(path), busy, "Wait until no run is at work, and verify again.")]
+
+
+def _doubt(path: Path, identity: str | None) -> None:
+    """Make the next run build the file again, unless a run has just published another."""
+    with suppress(OSError, StorageError), loader_lock(path):  # what cannot be written is reported all the same
+        if published_identity(path) == identity:
             doubt_publication(path)
-    return troubles + _failed_checks(path)
 
 
 def _unreadable(path: Path) -> list[Trouble]:

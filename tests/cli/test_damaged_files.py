@@ -72,7 +72,12 @@ def test_a_damaged_page_of_any_database_of_dagster_is_found_whether_or_not_a_run
         assert (f"Damaged the history of runs: {path.name}" in verified.out or str(path) in verified.out) == is_damaged
         if is_damaged:
             assert f"Move {home} aside and run again" in verified.out
-            assert (verified.code, ended.code) == (1, 1)
+            assert verified.code == 1
+        of_one_run = path.parent.name == "runs" and path.name != "index.db"
+        if is_damaged and of_one_run:  # shown on that run's page alone
+            assert ended.code == 0
+        elif is_damaged:
+            assert ended.code == 1
             assert "Nothing to do" not in ended.out
             assert f"Error {home}: Dagster cannot use what it keeps there" in ended.error
             assert "Move this folder aside and run again" in ended.error

@@ -258,7 +258,6 @@ DAMAGED = {
     "flipped.jsonl.gz": GZ[:500] + bytes([GZ[500] ^ 1]) + GZ[501:],
     "plain.txt.zst": b"not packed",
     "long.jsonl": b'{"text": "' + b"a" * (2**20 + 400) + b'"}\n',
-    "long.txt": b"a" * 101,
     "table.parquet": b"PAR1 not really",
 }
 

@@ -48,6 +48,7 @@ CACHES = (
     "requested_generation.json",
     "runs",
     "catalogue.json",
+    "bad_rows.json",
     "failed_checks.json",
 )
 LISTS = {"withdrawn.jsonl", ".withdrawn.jsonl.lock", "tombstones.jsonl", ".tombstones.jsonl.lock", ".copies"}

@@ -18,10 +18,8 @@ from influence_assets.study import Corpus
 
 def _rows(raw: io.BufferedReader, url: str, corpus: Corpus, _first: Place) -> Generator[StoredRow, None, None]:
     with decompressed(raw, url) as stream:
-        # Read past the byte-order mark, and one byte more than a document may have.
+        # Read past the byte-order mark, and one byte more than a document may have, which shows that it is too long.
         row = StoredRow(1, stream.read(len(codecs.BOM_UTF8) + corpus.max_document_bytes + 1))
-    if len(row.payload) > corpus.max_document_bytes:
-        raise too_long(f"{url}, row 1", corpus)
     if row.content:
         yield row
 
@@ -29,6 +27,8 @@ def _rows(raw: io.BufferedReader, url: str, corpus: Corpus, _first: Place) -> Ge
 def _columns(row: StoredRow, where: str, corpus: Corpus) -> dict[str, Any] | None:
     if not row.payload:
         return None
+    if len(row.payload) > corpus.max_document_bytes:
+        raise too_long(where, corpus)
     no_id = {} if corpus.id_column is None else {corpus.id_column: None}
     return {**no_id, corpus.text_column: decoded(row.payload, where)}
 

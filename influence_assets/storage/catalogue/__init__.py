@@ -7,8 +7,13 @@ published file: readers never wait and never see half a load.
 from influence_assets.storage.catalogue.comparison import Difference, differences
 from influence_assets.storage.catalogue.content import CatalogueChange, CatalogueContent
 from influence_assets.storage.catalogue.loading import load_catalogue, record_states, unload_artifacts
-from influence_assets.storage.catalogue.publication import doubt_publication, is_as_published, was_built_anew
-from influence_assets.storage.catalogue.publishing import remove_abandoned_load
+from influence_assets.storage.catalogue.publication import (
+    doubt_publication,
+    is_as_published,
+    published_identity,
+    was_built_anew,
+)
+from influence_assets.storage.catalogue.publishing import loader_lock, remove_abandoned_load
 from influence_assets.storage.catalogue.reading import (
     ask_cookbook,
     check_names,
@@ -36,6 +41,8 @@ __all__ = [
     "is_as_published",
     "load_catalogue",
     "loaded_keys",
+    "loader_lock",
+    "published_identity",
     "query",
     "record_states",
     "refuse_unknown",

@@ -92,7 +92,7 @@ def _computed_again(path: Path, store: ArtifactStore, names: Mapping[int, Artifa
     return {
         number
         for number, manifest in manifests.items()
-        if manifest is not None and manifest.started_at - published[number] > CLOCK
+        if manifest is not None and number in published and manifest.started_at - published[number] > CLOCK
     }
 
 

@@ -17,7 +17,7 @@ _HEADERS_BYTES = 3 * 4096
 
 def is_as_published(path: Path) -> bool:
     """Return whether the loader published this very file, and nothing has written to it since."""
-    identity = _identity(path)
+    identity = published_identity(path)
     return identity is not None and (read_cache(_record(path)) or {}).get("file") == identity
 
 
@@ -35,7 +35,7 @@ def note_publication(path: Path, *, is_built_anew: bool) -> None:
     """
     # Without the record, the file is built again, which costs time and no results.
     with suppress(OSError):
-        replace_cache(_record(path), {"file": _identity(path), "is_built_anew": is_built_anew})
+        replace_cache(_record(path), {"file": published_identity(path), "is_built_anew": is_built_anew})
 
 
 def doubt_publication(path: Path) -> None:
@@ -51,8 +51,11 @@ def _record(path: Path) -> Path:
     return path.parent / ".cache" / _RECORD
 
 
-def _identity(path: Path) -> str | None:
-    """Return a hash of DuckDB's headers, which every write of DuckDB changes and a copy of the store keeps."""
+def published_identity(path: Path) -> str | None:
+    """Return a hash of DuckDB's headers, which every write of DuckDB changes and a copy of the store keeps.
+
+    None if the file cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.sha256(file.read(_HEADERS_BYTES)).hexdigest()
