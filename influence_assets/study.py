@@ -93,7 +93,7 @@ class Corpus(_Section):
     on_bad_row: OnBadRow = Field(
         "refuse",
         description="What becomes of a row that cannot be used, such as one that is not JSON or has no text: `refuse` "
-        "stops its file with an error that names every such row; `skip` leaves it out, counts it, and lists it in the "
+        "ends in an error that names every such row of the file; `skip` leaves it out, counts it, and lists it in the "
         "table skipped_rows. What was computed with rows left out is not used under `refuse`.",
     )
     max_document_bytes: int = Field(

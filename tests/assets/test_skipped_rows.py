@@ -23,6 +23,7 @@ def spoil(study):
     path.write_text("\n".join([BAD[0], *good[:2], BAD[1], *good[2:]]) + "\n", encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_they_are_left_out_counted_and_listed(study):
     before = studies.scores(study)
     spoil(study)

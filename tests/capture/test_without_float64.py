@@ -30,6 +30,7 @@ from influence_assets.maths.sketches import Coordinates
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import load_model
 from tests import cases
+from tests.tiers import slow_but
 
 DEVICE = "meta"
 """As far as fake tensors are concerned a device like any other."""
@@ -59,7 +60,7 @@ def device(monkeypatch):
         yield DEVICE
 
 
-@pytest.fixture(params=["head by hand", "all logits"])
+@pytest.fixture(params=slow_but("head by hand", of=["head by hand", "all logits"]))
 def runner(request, model, device):
     for module in model.modules():
         for held in (module._parameters, module._buffers):
@@ -101,7 +102,7 @@ def test_what_such_a_device_refuses_is_refused_here(device):
     assert device_of_sums("cuda:1") == torch.device("cuda:1")
 
 
-@pytest.mark.parametrize("sampler", [None, LabelSampler(0)], ids=["empirical", "true"])
+@pytest.mark.parametrize("sampler", slow_but(LabelSampler(0), of=[None, LabelSampler(0)]), ids=["empirical", "true"])
 def test_every_measurement_does_without(runner, sampler):
     sequences, curvature = cases.sequences(), curvature_of(runner)
     bases = {name: layer.basis for name, layer in curvature.items()}

@@ -1,11 +1,14 @@
 """A pass over a shard that fails is told of, and its partitions are computed one by one."""
 
+import pytest
+
 from influence_assets.capture import one_pass
 from tests import studies
 from tests.commanding import influence
 from tests.studies import EXTRA
 
 
+@pytest.mark.slow
 def test_it_is_told_and_each_partition_is_computed_by_itself(study, monkeypatch):
     measure = one_pass.measure
 

@@ -101,7 +101,7 @@ def spoil(ground, corpus):
     return spoil
 
 
-@pytest.mark.parametrize("what", slow_but("a text", of=PLACES, slow=("a torn chunk", "a manifest")))
+@pytest.mark.parametrize("what", slow_but(of=PLACES, slow=("a text", "a torn chunk", "a manifest")))
 def test_verify_names_it_and_a_run_mends_it_alone(ground, spoil, what):
     before, rows = contents(ground.study), comparison.rows(ground.study)
     whole = values(ground.study, PLACES[what][0])

@@ -33,6 +33,7 @@ PLACES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", slow_but("the manifests", of=PLACES, slow=("rows of documents",)))
 def test_verify_names_it_and_rebuilding_mends_it(ground, corpus, place):
     before, path = comparison.rows(ground.study), ground.store / "influence.duckdb"

@@ -116,6 +116,7 @@ def test_a_model_that_is_not_trained_yet_has_the_shapes_of_its_settings(tmp_path
     assert stage.operations == 5 * sizes.all_sequences() * 3 * (sizes.shape.forward + sizes.shape.head)
 
 
+@pytest.mark.slow
 def test_what_stands_is_measured_and_costs_nothing_more(wide):
     _, _, _, after = wide
     for name, stage in after.items():

@@ -70,7 +70,7 @@ CHANGED_VALUES = {
 }
 
 
-@pytest.mark.parametrize("table", CHANGED_VALUES)
+@pytest.mark.parametrize("table", slow_but("documents", "influence_scores", of=CHANGED_VALUES, slow=()))
 def test_one_other_value_is_found_and_named(sample, table):
     first = f"rowid = (select min(rowid) from {table})"
     changed(sample, f"update {table} set {CHANGED_VALUES[table]} where {first}")

@@ -26,6 +26,7 @@ from influence_assets.storage.catalogue import (
 )
 from influence_assets.storage.catalogue import statements as statements_module
 from influence_assets.storage.catalogue.statements import sql_folder
+from tests.tiers import slow_but
 
 
 @pytest.fixture
@@ -382,7 +383,9 @@ def test_any_way_there_comes_to_the_same_as_from_nothing(sample, seed):
 @pytest.mark.parametrize(
     "file", ["schema/shards.sql", "views/top_influences.sql", "load/shards.sql", "checks/every_sequence_scored.sql"]
 )
-@pytest.mark.parametrize("broken", ["creat tabel x (", "select nothing from nowhere"])
+@pytest.mark.parametrize(
+    "broken", slow_but("select nothing from nowhere", of=["creat tabel x (", "select nothing from nowhere"], slow=())
+)
 def test_a_statement_that_is_rejected_is_named_by_its_file(sample, monkeypatch, tmp_path, file, broken):
     """It may be that of an extension; nothing is wrong with the disk."""
     shard = sample.shard(0)

@@ -61,6 +61,7 @@ REFUSED = [
     ("corpus.max_document_bytes", 0, "greater than or equal to 1"),
     ("corpus.special_tokens", "split", "'text' or 'parse'"),
     ("corpus.loss_on", "completion", "'answers' or 'all'"),
+    ("corpus.on_bad_row", "drop", "'refuse' or 'skip'"),
     ("model", "gpt2", "valid dictionary"),
     ("corpus.shard_bytes", 0, "greater than or equal to 1"),
     ("corpus.withdrawn", "", "at least 1 character"),
