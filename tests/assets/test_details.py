@@ -124,7 +124,7 @@ def test_after_an_edit_they_are_those_from_nothing(study, edit, tmp_path_factory
     assert_same(stored(study), from_nothing(study, tmp_path_factory.mktemp("fresh")))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_edit_after_edit(study, tmp_path_factory):
     """Copies of copies, and a shard that comes back."""
     trades = (study.parent / "corpus" / TRADES).read_bytes()

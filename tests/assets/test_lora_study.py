@@ -25,7 +25,7 @@ def modules(study):
     return set(studies.ask_sql(study, "select module_name from modules")["module_name"])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_lora_study_ends_in_sql_on_either_kind_of_matrices(tmp_path):
     study = lay_out(tmp_path, path="model", adapter="adapter")
     ran = influence("run", "--study", study)

@@ -548,7 +548,7 @@ def test_a_document_is_taken_down_whatever_else_is_broken(study, broken):
     assert titles(study) == ALL_TITLES - {"Gulls"}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_damaged_list_is_reported_and_no_text_comes_back(study, traces):
     assert influence("forget", "--document", document_id(GULLS), "--study", study).code == 0
     path = study.parent / "store" / "withdrawn.jsonl"

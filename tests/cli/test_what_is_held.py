@@ -29,7 +29,7 @@ def held(study, *texts):
 OF_FIRST = {("eigenbases", False, 1), ("curvature", False, 1)}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_generation_that_was_fitted_on_a_document_is_told(study):
     """Also when the document's own artifacts are gone, and not of documents that came after it was fitted."""
     studies.write_extra(study)

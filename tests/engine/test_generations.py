@@ -30,7 +30,7 @@ def assert_shown(study, generations, shards):
     assert len(studies.scores(study)) == queries * studies.ask_sql(study, "select count(*) from sequences").item()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_generation_can_be_damped_anew_whatever_became_of_its_shards(study):
     """Λ is frozen with its generation: of the shards as they were when it was fitted, wherever they are now."""
     path = study.parent / "corpus" / TRADES
@@ -206,7 +206,7 @@ def test_the_number_by_which_scores_are_divided_is_the_generations(study):
     assert kept == {pair: score for pair, score in before.items() if pair[1] in coast}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_past_the_threshold_a_generation_is_made_by_itself_once(study):
     """Where the study says so; on what it is fitted on, nothing has drifted."""
     automatic = {"drift_threshold": 1e-3, "new_generation": "automatic"}

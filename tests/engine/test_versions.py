@@ -80,7 +80,7 @@ def test_another_tokenizer_under_the_same_path_changes_every_version_downstream(
     assert studies.data_versions(study) == before
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_another_damping_leaves_the_statistics_alone_and_can_be_taken_back(study):
     before, scores = studies.data_versions(study), studies.scores(study)
     studies.write_study(study.parent, curvature={"damping_scale": 0.5})

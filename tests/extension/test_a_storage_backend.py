@@ -88,7 +88,7 @@ def test_damage_is_found_and_mended(study, pattern):
     assert "are as they were written" in succeed(study, "verify")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_what_is_superseded_and_what_is_withdrawn_goes(study):
     studies.write_parquet(study.parent / "corpus" / TRADES, studies.TRADES_ROWS[:2])
     succeed(study, "run")

@@ -157,7 +157,7 @@ def test_a_withdrawn_document_leaves_its_rows_and_the_disk(study):
     assert varieties(study) != before
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_withdrawn_document_leaves_the_disk_where_the_asset_is_not_there_any_more(study, monkeypatch):
     old, other = folder(study, COAST), folder(study, TRADES)
     ((document,),) = rows(study, "select document_id from documents where title = 'Lamp'")

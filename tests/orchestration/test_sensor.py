@@ -254,7 +254,7 @@ def test_every_run_holds_its_lock(located):
     assert locks.is_held(lock)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_what_failed_is_left_alone_until_something_changes(automatic):
     bad = automatic.path.parent / "corpus" / "new.jsonl"
     bad.write_text("no rows\n", encoding="utf-8")

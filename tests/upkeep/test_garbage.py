@@ -192,7 +192,7 @@ def test_of_a_vanished_file_nothing_is_left_and_when_it_returns_it_is_computed(s
     assert_whole(study)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_no_folder_is_left_empty(study):
     change(study)
     (study.parent / "corpus" / TRADES).unlink()
