@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -38,10 +39,22 @@ def ui(
     command = [sys.executable, "-P", "-m", guarded, "dev", "-w", str(workspace), "-h", host, "-p", str(port)]
     os.chdir(path.parent)
     sys.stdout.flush()
-    # Dagster takes this process's place, so that a signal to the command reaches it and it ends its own children.
     served = ",".join([host, *(allow_host or [])])
-    environment = os.environ | {STUDIES: str(path), HOSTS: served, "PYTHONSAFEPATH": "1"}
-    os.execve(sys.executable, command, environment)  # noqa: S606
+    # Dagster takes this process's place, so that a signal to the command reaches it and it ends its own children.
+    os.execve(sys.executable, command, isolated({STUDIES: str(path), HOSTS: served}))  # noqa: S606
+
+
+def isolated(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which Dagster imports nothing from the current folder, and all else as before.
+
+    Args:
+        variables: what is added to this process's environment.
+    """
+    environment = {**os.environ, **variables, "PYTHONSAFEPATH": "1"}
+    if given := os.environ.get("PYTHONPATH"):
+        # Dagster takes the first entry of sys.path for the current folder, and leaves it out where it loads code.
+        environment["PYTHONPATH"] = os.pathsep.join([os.devnull, given])
+    return environment
 
 
 COMMAND = Command(name="ui", function=ui, rank=120)
