@@ -27,6 +27,17 @@ def write_fine_tuned(folder: Path, texts: Sequence[str], conversations: Sequence
         InputError: PEFT is not installed.
     """
     require_peft(str(folder / ADAPTER))
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several would wait for each other longer than they multiply such small matrices
+    try:
+        _write_both(folder, texts, conversations)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _write_both(folder: Path, texts: Sequence[str], conversations: Sequence[Mapping[str, Any]]) -> None:
     _write_base(folder / MODEL, texts, [m["content"] for row in conversations for m in row["messages"]])
     _write_adapter(folder / ADAPTER, folder / MODEL, conversations)
 

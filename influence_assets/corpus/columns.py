@@ -50,3 +50,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, date | datetime | time):
         return value.isoformat()
     return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def kind_of_value(value: Any) -> str:
+    """Return what kind of value a column holds, in words for an error."""
+    for kinds, words in (
+        (bool, "true or false"),
+        (int | float, "a number"),
+        (list | tuple, "a list"),
+        (dict, "an object"),
+    ):
+        if isinstance(value, kinds):
+            return words
+    return "null" if value is None else f"of type {type(value).__name__}"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from influence_assets.corpus.columns import kind_of_value
 from influence_assets.errors import InputError
 from influence_assets.study import Corpus
 
@@ -185,6 +186,5 @@ def _checked(conversation: Conversation, where: str) -> tuple[str, Form]:
 
 def _string(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str):
-        kind = "null" if value is None else f"a {type(value).__name__}"
-        raise InputError(where, f"`{name}` is {kind}, not a string", "Remove the row, or give it text.")
+        raise InputError(where, f"`{name}` is {kind_of_value(value)}, not a string", "Remove the row, or give it text.")
     return value

@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from influence_assets.corpus import columns
+from influence_assets.corpus.columns import kind_of_value
 from influence_assets.corpus.formats.jsonl import json_rows
 from influence_assets.corpus.forms import ASSISTANT, OPTIONS, Conversation, conversation_messages, said
 from influence_assets.corpus.sources import SourceFile
@@ -172,6 +173,5 @@ def _string(row: dict[str, Any], key: str, where: str) -> str:
         )
     value = row[key]
     if not isinstance(value, str):
-        kind = "null" if value is None else f"a {type(value).__name__}"
-        raise InputError(where, f"`{key}` is {kind}, not a string", "Put it in quotes.")
+        raise InputError(where, f"`{key}` is {kind_of_value(value)}, not a string", "Put it in quotes.")
     return value

@@ -166,8 +166,9 @@ def _check_columns(names: Collection[str], kind: Kind, corpus: Corpus, where: st
 def _check_text(text: Any, corpus: Corpus, where: str) -> None:
     key = f"`{corpus.text_column}`"
     if not isinstance(text, str):
-        kind = "null" if text is None else f"a {type(text).__name__}"
-        raise InputError(where, f"{key} is {kind}, not a string", "Remove the row, or give it text.")
+        raise InputError(
+            where, f"{key} is {columns.kind_of_value(text)}, not a string", "Remove the row, or give it text."
+        )
     if not text.strip():
         raise InputError(where, f"{key} is empty or only white space", "Remove the row, or give it text.")
     _check_length(text, corpus, where)

@@ -17,7 +17,7 @@ BAD = {
     b'{"text": "a"': "is not JSON",
     b"[1]": "is JSON, but not an object",
     b'{"body": "a"}': "has no column `text`",
-    b'{"text": 5}': "`text` is a int, not a string",
+    b'{"text": 5}': "`text` is a number, not a string",
     b'{"text": null}': "`text` is null, not a string",
     b'{"text": "  "}': "`text` is empty or only white space",
     b'{"text": "\xff"}': "is not UTF-8",

@@ -45,7 +45,7 @@ def test_rows_of_a_query_set(tmp_path):
         (b"[]", "not an object"),
         (b'{"prompt": "p"}', "has no column `completion`"),
         (b'{"completion": "c", "text": "t"}', "has no column `prompt` (its columns: completion, text)"),
-        (b'{"prompt": 1, "completion": "c"}', "`prompt` is a int, not a string"),
+        (b'{"prompt": 1, "completion": "c"}', "`prompt` is a number, not a string"),
         (b'{"prompt": "p", "completion": null}', "`completion` is null, not a string"),
         (b'{"prompt": "p", "completion": ""}', "`completion` is empty"),
         (b'{"prompt": "p", "completion": "c", "query_id": 1.5}', "`query_id` is 1.5"),

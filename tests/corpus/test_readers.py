@@ -168,7 +168,7 @@ def refusal(source, **corpus):
         (b'["text"]', "not an object"),
         (b'"text"', "not an object"),
         (b'{"body": "a", "n": 1}', "has no column `text`"),
-        (b'{"text": 5}', "is a int, not a string"),
+        (b'{"text": 5}', "is a number, not a string"),
         (b'{"text": null}', "is null, not a string"),
         (b'{"text": ""}', "is empty"),
         (b'{"text": " \\n\\u00a0"}', "is empty"),
