@@ -46,16 +46,19 @@ class BadRows:
         self.rows.append(BadRow(source_row, error.problem))
         self._first = self._first or error
 
-    def as_error(self, url: str, *, are_all: bool) -> InputError:
+    def as_error(self, url: str, *, may_be_left_out: bool, are_all: bool = False) -> InputError:
         """Return the error that names them.
 
         Args:
             url: the file.
-            are_all: whether the file has no other rows, so that leaving them out is no remedy.
+            may_be_left_out: whether `corpus.on_bad_row` is a remedy.
+            are_all: whether the file has no other rows.
         """
         first = self._first
         assert first is not None  # noqa: S101  # only called when there are some
-        remedy = first.remedy if are_all else f"{first.remedy} To leave such rows out, set corpus.on_bad_row to skip."
+        remedy = first.remedy
+        if may_be_left_out:
+            remedy = f"{remedy} To leave such rows out, set corpus.on_bad_row to skip."
         if self.count == 1:
             return InputError(first.where, first.problem, remedy)
         named = "; ".join(f"row {row.source_row}: {row.problem}" for row in self.rows[:ROWS_NAMED])

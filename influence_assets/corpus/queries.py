@@ -9,8 +9,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from influence_assets.corpus import columns
+from influence_assets.corpus.bad_rows import BadRows
 from influence_assets.corpus.columns import kind_of_value
-from influence_assets.corpus.formats.jsonl import json_rows
+from influence_assets.corpus.formats.jsonl import json_lines, parsed
 from influence_assets.corpus.forms import ASSISTANT, OPTIONS, Conversation, conversation_messages, said
 from influence_assets.corpus.sources import SourceFile
 from influence_assets.corpus.tokenization import Tokenization
@@ -61,14 +62,21 @@ def read_query_set(file: SourceFile) -> pl.DataFrame:
     """
     queries: list[dict[str, Any]] = []
     rows_by_id: dict[str, int] = {}
-    for source_row, row in json_rows(file.url, _LONGEST_ROW_BYTES, "Shorten the row."):
+    bad_rows = BadRows()
+    for source_row, line in json_lines(file.url, _LONGEST_ROW_BYTES, "Shorten the row."):
         where = f"{file.url}, row {source_row}"
-        query = _query(row, where)
-        earlier = rows_by_id.setdefault(query["query_id"], source_row)
-        if earlier != source_row:
-            problem = f"query_id {query['query_id']!r} is that of row {earlier} too"
-            raise InputError(where, problem, "Give each row a query_id of its own, and each question once.")
-        queries.append({**query, "query_set_id": file.name, "source_row": source_row})
+        try:
+            query = _query(parsed(line, where), where)
+            earlier = rows_by_id.setdefault(query["query_id"], source_row)
+            if earlier != source_row:
+                problem = f"query_id {query['query_id']!r} is that of row {earlier} too"
+                raise InputError(where, problem, "Give each row a query_id of its own, and each question once.")
+        except InputError as error:
+            bad_rows.note(source_row, error)
+        else:
+            queries.append({**query, "query_set_id": file.name, "source_row": source_row})
+    if bad_rows.count:
+        raise bad_rows.as_error(file.url, may_be_left_out=False)
     if not queries:
         raise InputError(file.url, "the file is empty", "Remove it, or write a row with prompt and completion.")
     return pl.DataFrame(queries, schema=QUERY_SCHEMA)

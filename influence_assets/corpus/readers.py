@@ -95,7 +95,7 @@ def _described_rows(shard: Shard, corpus: Corpus, bad_rows: BadRows) -> Iterator
     # Of a file of several rows none of which is good, a setting is wrong rather than the rows.
     is_setting = bad_rows.count > 1 and not is_any_good and file_kind(shard, corpus) is None
     if is_setting or corpus.on_bad_row == "refuse":
-        raise bad_rows.as_error(shard.file.url, are_all=is_setting)
+        raise bad_rows.as_error(shard.file.url, may_be_left_out=not is_setting, are_all=is_setting)
 
 
 def _columns_of(row: StoredRow, name: str, where: str, corpus: Corpus) -> dict[str, Any] | None:

@@ -124,3 +124,15 @@ def test_the_completion_starts_with_the_first_token_that_reaches_into_it(prompt,
     assert query.completion_start == extra + inside.index(True)
     assert query.completion_start >= 1
     assert extra == (1 if tokenization is LLAMA or inside[0] else 0)
+
+
+def test_all_bad_rows_of_a_file_are_named(tmp_path):
+    good = b'{"prompt": "p", "completion": "c"}\n'
+    bad = b'no JSON\n{"prompt": "q", "completion": ""}\n{"prompt": 1, "completion": "c"}\n'
+    (tmp_path / "q.jsonl").write_bytes(good + bad + good)
+    with pytest.raises(InputError) as refused:
+        read_query_set(SourceFile("q.jsonl", str(tmp_path / "q.jsonl"), 1))
+    assert refused.value.problem.startswith("4 rows cannot be used (row 2: is not JSON")
+    for number in (3, 4, 5):
+        assert f"; row {number}: " in refused.value.problem
+    assert "on_bad_row" not in str(refused.value)

@@ -33,12 +33,22 @@ def json_rows(url: str, line_bytes: int, remedy: str) -> Iterator[tuple[int, dic
     Raises:
         InputError: a row is longer than `line_bytes`, not UTF-8, not JSON or not an object; the error names it.
     """
+    for number, line in json_lines(url, line_bytes, remedy):
+        yield number, parsed(line, f"{url}, row {number}")
+
+
+def json_lines(url: str, line_bytes: int, remedy: str) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file that are not empty, each with its number; arguments as in `json_rows`.
+
+    Raises:
+        InputError: a line is longer than `line_bytes`; the error names it.
+    """
     with open_decompressed(url) as stream:
         for number, line in bounded_lines(stream, line_bytes, url, remedy):
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip():
-                yield number, _parsed(line, f"{url}, row {number}")
+                yield number, line
 
 
 def line_limit(corpus: Corpus) -> int:
@@ -58,10 +68,15 @@ def _rows(raw: io.BufferedReader, url: str, corpus: Corpus, first: Place) -> Gen
 
 
 def _columns(row: StoredRow, where: str, _corpus: Corpus) -> dict[str, Any] | None:
-    return _parsed(row.payload, where) if row.payload.strip() else None
+    return parsed(row.payload, where) if row.payload.strip() else None
 
 
-def _parsed(line: bytes, where: str) -> dict[str, Any]:
+def parsed(line: bytes, where: str) -> dict[str, Any]:
+    """Return the object that a line holds.
+
+    Raises:
+        InputError: it is not UTF-8, not JSON or not an object; the error names `where`.
+    """
     try:
         text = line.decode("utf-8")
         # NaN and Infinity, which some writers put where JSON has null, are read as null.
