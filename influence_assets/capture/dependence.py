@@ -2,7 +2,7 @@
 
 This is asked of gradients where they can tell, because they are exactly zero or not in any precision. Values are
 rounded, otherwise in batches of another size: in bfloat16 a router sends tokens elsewhere, and pretrained models have a
-few huge activations beside which the rounding of others grows. How much that is, a sequence beside its own copy says.
+few huge activations, beside which the rounding of the others grows. Running a sequence beside its own copy measures it.
 """
 
 import math

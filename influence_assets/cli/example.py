@@ -14,7 +14,6 @@ EXAMPLE: dict[str, Any] = {
     "queries": {"path": "queries"},
     "sequences": {"length": 32},
 }
-ADAPTED_MODEL = {"path": "model", "adapter": "adapter"}
 CHAT_SEQUENCES = {"length": 64, "packing": "one_document"}
 
 
@@ -115,10 +114,11 @@ def write_example(folder: Path, template: Template = "text") -> Path:
     is_chat = template != "text"
     described = {**EXAMPLE, "sequences": CHAT_SEQUENCES} if is_chat else EXAMPLE
     if template == "lora":
-        from influence_assets.models.adapters import require_peft  # imports torch
+        from influence_assets.cli.lora_example import ADAPTER, MODEL, write_fine_tuned  # imports torch
+        from influence_assets.models.adapters import require_peft
 
         require_peft("--template lora")
-        described = {**described, "model": ADAPTED_MODEL, "curvature": {"modules": "linear"}}
+        described = {**described, "model": {"path": MODEL, "adapter": ADAPTER}, "curvature": {"modules": "linear"}}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -133,8 +133,6 @@ def write_example(folder: Path, template: Template = "text") -> Path:
             file.parent.mkdir()
             file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         if template == "lora":
-            from influence_assets.cli.lora_example import write_fine_tuned
-
             write_fine_tuned(folder, [str(row["text"]) for row in DOCUMENTS], CONVERSATIONS)
         study = folder / "study.yaml"
         study.write_text(commented(described), encoding="utf-8")

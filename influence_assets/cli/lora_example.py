@@ -6,7 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from influence_assets.models.adapters import require_peft
+import polars as pl
+
 from influence_assets.study import Training
 
 MODEL, ADAPTER = "model", "adapter"
@@ -18,15 +19,13 @@ RANK, STEPS, RATE = 4, 300, 0.01
 def write_fine_tuned(folder: Path, texts: Sequence[str], conversations: Sequence[Mapping[str, Any]]) -> None:
     """Train both within seconds, and write them as `model` and `adapter` into a folder.
 
+    PEFT has to be installed.
+
     Args:
         folder: the study's folder.
         texts: what the base model is trained on.
         conversations: rows with `messages`, on whose answers the adapter is trained.
-
-    Raises:
-        InputError: PEFT is not installed.
     """
-    require_peft(str(folder / ADAPTER))
     import torch
 
     threads = torch.get_num_threads()
@@ -45,19 +44,16 @@ def _write_both(folder: Path, texts: Sequence[str], conversations: Sequence[Mapp
 def _write_base(folder: Path, texts: Sequence[str], also_said: Sequence[str]) -> None:
     import numpy as np
 
+    from influence_assets.corpus.packing import pack
+    from influence_assets.corpus.tokenization import Tokenization
     from influence_assets.models.chat_templates import CHATML, CHATML_TOKENS, FILE
-    from influence_assets.models.training import train_language_model, train_tokenizer
+    from influence_assets.models.training import END_OF_TEXT, train_language_model, train_tokenizer
 
     tokenizer = train_tokenizer([*texts, *also_said], TRAINING.vocabulary, CHATML_TOKENS)
-    pieces = [
-        ids[start : start + LENGTH]
-        for ids in (tokenizer.encode(text).ids for text in texts)
-        for start in range(0, len(ids), LENGTH)
-    ]
-    tokens = np.zeros((len(pieces), LENGTH), dtype=np.int32)
-    for row, piece in zip(tokens, pieces, strict=True):
-        row[: len(piece)] = piece
-    lengths = np.array([len(piece) for piece in pieces], dtype=np.int32)
+    tokenization = Tokenization.of(tokenizer, tokenizer.token_to_id(END_OF_TEXT), tokenizer.get_vocab_size())
+    documents = pl.DataFrame({"document_id": texts, "source_row": range(1, len(texts) + 1), "text": texts})
+    packed = list(pack([documents], tokenization, LENGTH, "example"))
+    tokens, lengths = (np.concatenate([getattr(part, name) for part in packed]) for name in ("tokens", "lengths"))
     with TemporaryDirectory(dir=folder.parent) as scratch:
         trained = train_language_model(
             tokens, lengths, TRAINING, tokenizer=tokenizer, workspace=Path(scratch), progress=lambda _: None

@@ -27,7 +27,7 @@ class BadRow(NamedTuple):
 
 @dataclass
 class BadRows:
-    """The bad rows that were found while a shard was read.
+    """The bad rows that were found while a file, or a slice of one, was read.
 
     Attributes:
         rows: all of them, in order.
