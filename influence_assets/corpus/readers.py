@@ -51,8 +51,8 @@ def read_rows(shard: Shard, corpus: Corpus, bad_rows: BadRows | None = None) -> 
 
     Raises:
         InputError: the file is cut short, damaged or no longer has the content that the shard's hash was
-            computed from; or rows of it are bad and not left out, or all of several rows are. The error names the file
-            and the rows.
+            computed from; or it has bad rows that are not left out, or several rows and all of them bad. The error
+            names the file and the rows.
     """
     if shard.file.bytes == 0:
         return  # whatever its format is

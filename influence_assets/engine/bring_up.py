@@ -97,7 +97,7 @@ class PassFailed:
         reason = str(self.error) or type(self.error).__name__
         return (
             f"One pass over {self.places[0][1].shard} for {names} failed ({reason}). Each is computed in a pass of its "
-            "own, which takes longer and gives the same."
+            "own, which takes longer and gives the same results."
         )
 
 
