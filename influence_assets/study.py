@@ -243,10 +243,10 @@ class Curvature(_Section):
         "true",
         description="`true` samples labels from the model, as the paper does; `empirical` uses those of the data.",
     )
-    fit_sequences: Annotated[int, Field(ge=1)] | None = Field(
-        None,
-        description="The largest number of sequences of each shard that the curvature is fitted on, drawn by `seed`; "
-        "null uses all of them.",
+    fit_sequences: Literal["auto"] | Annotated[int, Field(ge=1)] | None = Field(
+        "auto",
+        description="About how many of the corpus's sequences a generation is fitted on, drawn by `seed`; null uses "
+        "all of them, and `auto` at most 100,000.",
     )
     damping_scale: float = Field(
         0.1,

@@ -248,7 +248,7 @@ def everything(
 
 def of_shard(shard: str, query_sets: Iterable[str] = QUERY_SETS) -> set[str]:
     """What a new or changed shard costs once a generation stands."""
-    steps = ("documents", "token_sequences", "covariances", "corrected_eigenvalues", "gradient_sketches")
+    steps = ("documents", "token_sequences", "drift_statistics", "gradient_sketches")
     by_shard = {f"{step}[{shard}]" for step in steps}
     return by_shard | {f"influence_scores[{query_set}|{shard}]" for query_set in query_sets} | ROLLED_UP
 

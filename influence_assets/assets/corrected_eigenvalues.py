@@ -1,72 +1,52 @@
-"""The asset `corrected_eigenvalues`: Λ of every layer in the frozen basis, as totals over a shard."""
+"""The asset `corrected_eigenvalues`: Λ of every layer in a generation's basis, as totals over its shards."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from influence_assets.assets.shared_pass import SHARD_PASS, Joined, PassContext
-from influence_assets.assets.study_sizes import fitted_settings
+from influence_assets.assets.fitted_pass import FittedPass, fitted_settings
 from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
-from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
+from influence_assets.engine.definition import AssetDefinition, CostModel, Work
+from influence_assets.engine.generations import FittedStatistics
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
 from influence_assets.storage.artifacts import Artifact
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from influence_assets.capture.covariance import Covariances
-    from influence_assets.maths.ekfac import Eigenbasis
-    from influence_assets.maths.moments import SecondMoment
+from influence_assets.storage.artifacts.drafts import Draft
 
 
 def _compute(work: Work) -> None:
-    from influence_assets.capture.correction import eigenvalue_corrections
-    from influence_assets.layouts import factors, model
-    from influence_assets.layouts.sequences import shard_sequences
+    import torch
 
-    sequences = shard_sequences(work.open("token_sequences"))
-    fitted = model.fit_sequences(sequences, work.study.curvature)
-    runner = model.runner(work.workspace, work.open("language_model"), work.progress, len(fitted))
-    bases = factors.bases_on(runner, work.open("eigenbases"))
-    totals = eigenvalue_corrections(runner, fitted, bases, model.label_sampler(work.study.curvature))
-    _record(work, bases, totals, partial(factors.read_covariances, work.open("covariances")))
+    from influence_assets.capture.correction import CorrectionTotals, correction_pass
+    from influence_assets.capture.shard_statistics import ShardStatistics
+    from influence_assets.layouts.drift import DRIFT, DRIFT_SEQUENCES, shard_drift
+    from influence_assets.layouts.factors import bases_on, read_corrections, write_corrections
 
+    generation = work.open("eigenbases").manifest.summary
+    fitted = FittedPass(work, generation["fitted_share"])
+    layers, bases = fitted.runner.modules, bases_on(fitted.runner, work.open("eigenbases"))
+    bases = fitted.runner.placed(bases)
+    resumed = fitted.resumed
+    totals = CorrectionTotals(torch.float64) if resumed is None else read_corrections(resumed)
+    drift = [] if resumed is None else list(resumed.array(DRIFT))
+    sequences_of_shards = [] if resumed is None else resumed.array(DRIFT_SEQUENCES).tolist()
 
-def _record(
-    work: Work,
-    bases: "Mapping[str, Eigenbasis]",
-    totals: "Mapping[str, SecondMoment[Tensor]]",
-    covariances_of: "Callable[[str], Covariances]",
-) -> None:
-    """Write the totals, and the shard's drift as one short array, which is cheap to add up over shards."""
-    from influence_assets.layouts.drift import drift_statistics, packed
-    from influence_assets.layouts.factors import write_corrections
+    def write(draft: Draft, dtype: torch.dtype) -> None:
+        write_corrections(draft, layers, totals, dtype)
+        draft.array(DRIFT, np.stack(drift))
+        draft.array(DRIFT_SEQUENCES, np.array(sequences_of_shards, np.int64))
 
-    write_corrections(work.draft, totals)
-    statistics = {
-        layer: drift_statistics(covariances_of(layer), basis, totals[layer]) for layer, basis in bases.items()
-    }
-    work.draft.array("drift", packed(statistics))
-
-
-def _join(work: Work, context: PassContext) -> Joined:
-    from influence_assets.capture.correction import CorrectionTotals
-    from influence_assets.layouts.factors import read_covariances
-
-    corrections = CorrectionTotals()
-
-    def record() -> None:
-        measured: Mapping[str, Covariances] | None = context.results.get("covariances")
-        covariances_of: Callable[[str], Covariances] = (
-            partial(read_covariances, work.open("covariances")) if measured is None else measured.__getitem__
-        )
-        _record(work, context.bases, corrections.totals(context.runner), covariances_of)
-
-    return Joined(corrections, record)
+    of_shard = ShardStatistics(work.study.curvature.blocks)
+    for sequences in fitted.shards(lambda draft: write(draft, torch.float64)):
+        correction_pass(fitted.runner, sequences, bases, fitted.sampler, of_shard)
+        drift.append(shard_drift(layers, of_shard, bases))
+        sequences_of_shards.append(len(sequences))
+        totals.absorb(of_shard.corrections)
+        of_shard.clear()
+    write(work.draft, fitted.dtype)
+    work.draft.summarise(**fitted.figures(), generation_id=generation["generation_id"])
 
 
 def eigenvalues_are_finite_and_not_negative(artifact: Artifact, _open: Opener) -> Finding:
@@ -80,44 +60,36 @@ def eigenvalues_are_finite_and_not_negative(artifact: Artifact, _open: Opener) -
 
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:
-    return Cost(bytes=sizes.gradient_bytes)
+    shape = sizes.shape
+    of_sequence = shape.passes() + shape.covariances() + shape.rotated_gradients()
+    operations = sizes.all_fitted_sequences * of_sequence + sizes.shards * shape.drift()
+    return Cost(operations, sizes.gradient_bytes + sizes.shards * sizes.drift_bytes)
 
 
-def _operations(sizes: Any, partition: Partition, _names: frozenset[str]) -> float:
-    rotated = sizes.fitted_sequences(str(partition.shard)) * sizes.shape.rotated_gradients()
-    return float(rotated + sum(layer.drift() for layer in sizes.shape.layers))
+def _memory(sizes: Any) -> int:
+    of_shard = sizes.factor_totals_bytes * sizes.shape.sums_itemsize / 8 + sizes.gradient_bytes
+    return int(sizes.pass_memory(sizes.factor_bytes + of_shard + 8 * sizes.shape.gradient_numbers))
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
-    return {"in_short": f"Measured on {artifact.manifest.summary['counted_sequences']:,} sequences."}
+    return {"in_short": f"Measured on {artifact.manifest.summary['fitted_sequences']:,} sequences."}
 
 
 ASSET = AssetDefinition(
     name="corrected_eigenvalues",
     group="curvature",
     description=(
-        "Totals of the squared, rotated sequence gradients Λ over the shard, in the generation's frozen eigenbasis, "
-        "and how far the shard's own covariances are from being diagonal in it."
+        "Totals of the squared, rotated sequence gradients Λ over the shards that the generation is fitted on, in its "
+        "frozen eigenbasis, and how far each shard's own covariances are from being diagonal in it."
     ),
     kinds=frozenset({"torch", "zarr"}),
-    partitioned_by="shard",
-    inputs=("token_sequences", "language_model", "covariances", "eigenbases"),
-    code_version="2",
+    inputs=("language_model", "eigenbases", "token_sequences"),
+    code_version="3",
     settings=fitted_settings,
     compute=_compute,
-    holds_text=True,
-    measures=Measurement(
-        shared_pass=SHARD_PASS,
-        join=_join,
-        operations=_operations,
-        fits=True,
-        joins=lambda study: study.curvature.fit_sequences is None,  # or fewer sequences are fitted than are scored
-    ),
+    frozen=FittedStatistics(fitted_on="token_sequences"),
     runs_model=True,
-    cost=CostModel(
-        partition=_cost,
-        memory=lambda sizes: sizes.pass_memory(2 * sizes.factor_bytes + sizes.gradient_bytes, shares_pass=True),
-    ),
+    cost=CostModel(partition=_cost, memory=_memory),
     shown=_shown,
     checks=EachOf(
         Check(
@@ -126,5 +98,5 @@ ASSET = AssetDefinition(
             eigenvalues_are_finite_and_not_negative,
         )
     ),
-    hidden=frozenset({"layers", "shapes"}),
+    hidden=frozenset({"layers", "fitted_shards"}),
 )

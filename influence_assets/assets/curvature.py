@@ -18,20 +18,19 @@ from influence_assets.storage.artifacts import Artifact
 def _compute(work: Work) -> None:
     from influence_assets.layouts import factors
     from influence_assets.maths.ekfac import damping
-    from influence_assets.maths.moments import merged
+    from influence_assets.maths.notation import in_float64
     from influence_assets.models.layers.rule import MODULES_KEY
 
-    frozen, model = work.open("eigenbases"), work.open("language_model")
-    shards = work.open_all("corrected_eigenvalues")
+    frozen, model, corrected = work.open("eigenbases"), work.open("language_model"), work.open("corrected_eigenvalues")
     figures = frozen.manifest.summary
     study, generation = work.study, figures["generation_id"]
     modules: list[dict[str, Any]] = []
     dampings: dict[str, float] = {}
     for layer in factors.layers_of(frozen):
-        total = merged(factors.read_correction(shard, layer) for shard in shards)
+        total = factors.read_correction(corrected, layer)
         Λ = total.mean()
         if bool(Λ.any()):
-            dampings[layer] = damping(Λ, study.curvature.damping_scale)
+            dampings[layer] = damping(in_float64(Λ), study.curvature.damping_scale)
         work.draft.array(f"{layer}.corrected_eigenvalues", Λ.numpy())
         output_width, input_width = figures["shapes"][layer]
         modules.append(
@@ -41,7 +40,7 @@ def _compute(work: Work) -> None:
                 "input_width": input_width,
                 "output_width": output_width,
                 "parameters": input_width * output_width,
-                "mean_eigenvalue": float(Λ.mean()),
+                "mean_eigenvalue": float(in_float64(Λ).mean()),
                 "damping": dampings.get(layer),
                 "covariance_tokens": figures["counted_tokens"],
                 "fit_sequences": total.count,
@@ -90,21 +89,21 @@ def _shown(artifact: Artifact) -> Mapping[str, Shown]:
 
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:
-    return Cost(0, 8 * sizes.shape.gradient_numbers, amount=sizes.shards)
+    return Cost(0, sizes.gradient_bytes, amount=1)
 
 
 ASSET = AssetDefinition(
     name="curvature",
     group="curvature",
     description=(
-        "The generation's curvature, ready to be inverted: merged Λ and the damping of each layer, with their spectra."
+        "The generation's curvature, ready to be inverted: Λ and the damping of each layer, with their spectra."
     ),
     kinds=frozenset({"torch", "zarr"}),
     inputs=("language_model", "eigenbases", "corrected_eigenvalues"),
-    code_version="1",
+    code_version="2",
     settings=lambda study: {"damping_scale": study.curvature.damping_scale},
     compute=_compute,
-    frozen=FrozenWithGeneration(fixed_inputs=("language_model", "eigenbases")),
+    frozen=FrozenWithGeneration(),
     is_published=True,
     cost=CostModel(partition=_cost),
     shown=_shown,

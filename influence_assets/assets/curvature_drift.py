@@ -31,13 +31,13 @@ SHARD_DRIFT_SCHEMA = pl.Schema({"shard_id": pl.String, "fitted": pl.Boolean, "me
 
 
 def _compute(work: Work) -> None:
-    """Merge the drift of all shards in the order of their names; reads one short array each, not the covariances."""
+    """Merge the drift of all shards in the order of their names; reads one short vector of each."""
     from influence_assets.layouts.drift import merged_drift
 
     frozen, curvature = work.open("eigenbases"), work.open("curvature")
-    shards = work.open_all("corrected_eigenvalues")
-    fitted = _fitted(shards, frozen)
-    drift = merged_drift(shards, frozen, curvature, work.progress)
+    shards = work.open_all("drift_statistics")
+    fitted = [bool(shard.manifest.summary["fitted"]) for shard in shards]
+    drift = merged_drift(shards, work.open("corrected_eigenvalues"), frozen, curvature, work.progress)
     if drift is None:  # every document was withdrawn, so no shard is left to compare
         work.draft.table("layer_drift", pl.DataFrame(schema=LAYER_DRIFT_SCHEMA))
         work.draft.table("shard_drift", pl.DataFrame(schema=SHARD_DRIFT_SCHEMA))
@@ -51,16 +51,6 @@ def _compute(work: Work) -> None:
     work.draft.table("layer_drift", layers.select(LAYER_DRIFT_SCHEMA.names()).cast(LAYER_DRIFT_SCHEMA))
     work.draft.table("shard_drift", _shard_rows(shards, fitted, drift.by_shard))
     work.draft.summarise(**_summary(layers, fitted))
-
-
-def _fitted(shards: Sequence[Artifact], frozen: Artifact) -> list[bool]:
-    """Return whether each shard's covariances are among those that the generation was fitted on."""
-    versions: Mapping[str, str] = frozen.manifest.summary["fitted_shards"]
-    are_fitted = []
-    for shard in shards:
-        (covariances,) = (key for key in shard.manifest.inputs if key.asset == "covariances")
-        are_fitted.append(versions.get(str(shard.key.partition)) == covariances.data_version)
-    return are_fitted
 
 
 def _layer_rows(work: Work, modules: list[str], drifts: np.ndarray) -> pl.DataFrame:
@@ -143,9 +133,9 @@ ASSET = AssetDefinition(
         "study's threshold a new generation is due."
     ),
     kinds=frozenset({"torch", "parquet"}),
-    inputs=("corrected_eigenvalues", "eigenbases", "curvature"),
+    inputs=("drift_statistics", "corrected_eigenvalues", "eigenbases", "curvature"),
     reads=("corpus",),
-    code_version="1",
+    code_version="2",
     settings=lambda study: {"drift_threshold": study.curvature.drift_threshold},
     compute=_compute,
     reports_drift=True,

@@ -12,43 +12,46 @@ from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.generations import NumberedGeneration
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
-from influence_assets.errors import InputError
 from influence_assets.storage.artifacts import Artifact
 
 TOLERANCE = 1e-4
 """Relative rounding of covariances summed in float32."""
 
-ORTHONORMAL = 1e-8
-"""Rounding of float64 eigenvectors of wide layers."""
+ORTHONORMAL = {"float64": 1e-8, "float32": 1e-4}
+"""Rounding of the eigenvectors of wide layers, by the dtype that they are stored in."""
+
+FIGURES = (
+    "fitted_shards",
+    "fitted_share",
+    "fitted_sequences",
+    "counted_tokens",
+    "training_sequences",
+    "training_tokens",
+    "attributed_parameters",
+    "total_parameters",
+    "shapes",
+)
+"""What is known of a generation from its covariances, which are not kept."""
 
 
 def _compute(work: Work) -> None:
+    import torch
+
     from influence_assets.layouts import factors
     from influence_assets.maths.ekfac import eigenbasis
-    from influence_assets.maths.moments import merged
+    from influence_assets.maths.notation import accumulation_dtype
 
-    shards = work.open_all("covariances")
-    if not shards:
-        problem, remedy = "has no document that is not withdrawn", "Put files with other documents into it."
-        raise InputError(work.study.corpus.path, problem, remedy)
-    figures = [shard.manifest.summary for shard in shards]
-    if not any(each["counted_tokens"] for each in figures):
-        problem = "holds no token that can be predicted from one before it"
-        raise InputError(work.study.corpus.path, problem, "Put files with text into it.")
-    layers = factors.layers_of(shards[0])
+    covariances = work.open("covariances")
+    figures = covariances.manifest.summary
+    layers = factors.layers_of(covariances)
+    dtype = accumulation_dtype(getattr(torch, work.study.model.dtype))
     for done, layer in enumerate(layers, start=1):
-        A, S = (merged(factors.read_factor(shard, layer, letter) for shard in shards) for letter in "AS")
-        factors.write_basis(work.draft, layer, eigenbasis(A, S))
+        totals = factors.read_factors(covariances, layer)
+        factors.write_basis(work.draft, layer, eigenbasis(totals.A, totals.S), dtype)
         work.progress(done, len(layers))
     work.draft.summarise(
         layers=layers,
-        fitted_shards={str(shard.key.partition): shard.key.data_version for shard in shards},
-        counted_tokens=sum(f["counted_tokens"] for f in figures),
-        training_sequences=sum(f["training_sequences"] for f in figures),
-        training_tokens=sum(f["training_tokens"] for f in figures),
-        attributed_parameters=figures[0]["attributed_parameters"],
-        total_parameters=figures[0]["total_parameters"],
-        shapes=figures[0]["shapes"],
+        **{name: figures[name] for name in FIGURES},
         created_at=datetime.now(UTC).isoformat(),
     )
 
@@ -66,19 +69,20 @@ def factors_are_positive_semi_definite(artifact: Artifact, _open: Opener) -> Fin
 
 def bases_are_orthonormal(artifact: Artifact, _open: Opener) -> Finding:
     """Find the largest entry of QᵀQ − I over both bases of every layer."""
-    worst = 0.0
+    worst, is_orthonormal = 0.0, True
     for name in artifact.array_names():
         if name.endswith((".Q_A", ".Q_S")):
             Q = artifact.array(name)
-            deviation = np.nan_to_num(np.abs(Q.T @ Q - np.eye(len(Q))), nan=np.inf)
-            worst = max(worst, float(deviation.max()))
-    return Finding(worst < ORTHONORMAL, {"largest_deviation": worst})
+            deviation = float(np.nan_to_num(np.abs(Q.T @ Q - np.eye(len(Q))), nan=np.inf).max())
+            is_orthonormal &= deviation < ORTHONORMAL[Q.dtype.name]
+            worst = max(worst, deviation)
+    return Finding(is_orthonormal, {"largest_deviation": worst})
 
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:
     shape = sizes.shape
     vectors = sum(layer.d_out + layer.d_in for layer in shape.layers)
-    return Cost(sum(layer.decomposition() for layer in shape.layers), 8 * (shape.factor_numbers + vectors))
+    return Cost(sum(layer.decomposition() for layer in shape.layers), sizes.factor_bytes + 8 * vectors)
 
 
 def _memory(sizes: Any) -> int:
@@ -98,17 +102,18 @@ ASSET = AssetDefinition(
     name="eigenbases",
     group="curvature",
     description=(
-        "A numbered generation: the eigenvectors of the merged covariances of every layer, decomposed in float64 and "
-        "then frozen. Shards that come later are scored in it, so that scores stay comparable. Set `new_generation` in "
+        "A numbered generation: the eigenvectors of the covariances of every layer, decomposed in float64 and then "
+        "frozen. Shards that come later are scored in it, so that scores stay comparable. Set `new_generation` in "
         "the launchpad to fit another one."
     ),
     kinds=frozenset({"torch", "zarr"}),
     inputs=("covariances",),
-    code_version="1",
+    code_version="2",
+    settings=lambda study: {"dtype": study.model.dtype},
     compute=_compute,
     frozen=NumberedGeneration(
         model="language_model",
-        fitted_on="covariances",
+        fitted_on="token_sequences",
         identity_of=("token_sequences", "covariances", "eigenbases", "corrected_eigenvalues"),
     ),
     is_current=lambda _workspace, _manifest: True,  # generations that cannot be opened are not listed at all

@@ -94,7 +94,13 @@ def operations(sizes: Any, shard: str, members: Sequence[tuple[AssetDefinition, 
         members: the partitions with their assets.
     """
     names = frozenset(asset.name for asset, _ in members)
-    joined = [(asset.measures, partition) for asset, partition in members if asset.measures is not None]
+    joined = [
+        (asset.measures, partition)
+        for asset, partition in members
+        if asset.measures is not None and asset.measures.needs_pass(sizes, partition)
+    ]
+    if not joined:
+        return 0.0
     fits = any(measures.fits for measures, _ in joined)
     attributes = not all(measures.fits for measures, _ in joined)
     sequences = sizes.sequences(shard) if attributes else sizes.fitted_sequences(shard)

@@ -2,11 +2,11 @@
 
 import resource
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from influence_assets.assets.fitted_pass import share_to_fit
 from influence_assets.assets.shared_pass import PROBES
 from influence_assets.corpus.queries import read_query_set
 from influence_assets.engine.definition import AssetDefinition
@@ -24,12 +24,6 @@ if TYPE_CHECKING:
 
 BYTES_A_TOKEN = 4.0
 """Bytes of English text in a token, until the study's own tokenizer has counted."""
-
-
-def fitted_settings(study: Study) -> Mapping[str, Any]:
-    """Return the settings that affect the statistics that the curvature is fitted on."""
-    later = {"damping_scale", "drift_threshold", "new_generation"}
-    return {"dtype": study.model.dtype, **study.curvature.model_dump(mode="json", exclude=later)}
 
 
 @dataclass
@@ -212,15 +206,40 @@ class StudySizes:
         """Return the bytes of a shard's source."""
         return self.versions.workspace.shard(shard).bytes
 
-    def fitted_sequences(self, shard: str) -> int:
-        """Return the number of sequences of a shard that the curvature is fitted on."""
-        most, sequences = self.study.curvature.fit_sequences, self.sequences(shard)
-        return sequences if most is None else min(sequences, most)
+    @cached_property
+    def fitted_share(self) -> float:
+        """The share of the sequences that a generation is fitted on."""
+        return share_to_fit(self.study, self.all_sequences())
+
+    @property
+    def all_fitted_sequences(self) -> float:
+        """The number of sequences that a generation is fitted on."""
+        return self.fitted_share * self.all_sequences()
+
+    def fitted_sequences(self, shard: str) -> float:
+        """Return the number of sequences of a shard that are measured for the curvature."""
+        return self.fitted_share * self.sequences(shard)
 
     @property
     def factor_bytes(self) -> int:
         """Bytes of A and S of all layers, in the dtype of sums."""
         return self.shape.factor_numbers * self.shape.sums_itemsize
+
+    @cached_property
+    def factor_totals_bytes(self) -> int:
+        """Bytes of the totals of A and S of all layers in float64, of which about half is kept."""
+        from influence_assets.maths.moments import tile_rows
+
+        widths = [width for layer in self.shape.layers for width in layer.factor_widths]
+        return 8 * sum((stop - start) * stop for width in widths for start, stop in tile_rows(width))
+
+    @cached_property
+    def drift_bytes(self) -> int:
+        """Bytes of a shard's vector of drift."""
+        from influence_assets.layouts.drift import vector_sizes
+
+        numbers = sum(sum(vector_sizes(layer.d_out, layer.d_in)) for layer in self.shape.layers)
+        return numbers * self.shape.sums_itemsize
 
     @property
     def gradient_bytes(self) -> int:
@@ -257,9 +276,9 @@ class StudySizes:
         return None if key is None else self.versions.workspace.store.manifest(key)
 
     def was_fitted(self, shard: str) -> bool:
-        """Return whether the generation was fitted on this shard, so that each asset of it had a pass of its own."""
+        """Return whether the generation was, or will be, fitted on this shard."""
         generation = self.versions.generation
-        return generation is not None and shard in generation.fitted_shards
+        return generation is None or shard in generation.fitted_shards
 
     def _packed(self, shard: str) -> Manifest | None:
         return self.manifest(self._asset("token_sequences"), Partition(shard=shard))

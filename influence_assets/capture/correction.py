@@ -14,39 +14,75 @@ from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.ekfac import Eigenbasis
 from influence_assets.maths.moments import SecondMoment, SquareAccumulator
+from influence_assets.models.layers.rule import AttributedLayer
 
 
 class CorrectionTotals(Participant):
-    """Totals of the squared rotated gradients of every layer over sequences with a token that carries a loss."""
+    """Totals of the squared rotated gradients of every layer over sequences with a token that carries a loss.
+
+    Args:
+        dtype: the dtype of the sums; by default that of the passes' sums.
+    """
 
     fits = True
     needs_bases = True
     rotates = True
 
-    def __init__(self) -> None:
-        self._Λ: dict[str, SquareAccumulator] = defaultdict(SquareAccumulator)
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
+        self.Λ: dict[str, SquareAccumulator] = defaultdict(lambda: SquareAccumulator(dtype))
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:
         """Add one layer's gradients of a batch; those of sequences without a loss are zero, and are not counted."""
-        self._Λ[layer.name].add(layer.rotated, batch.counted_sequences)
+        self.Λ[layer.name].add(layer.rotated, batch.counted_sequences)
 
-    def totals(self, runner: Runner) -> dict[str, SecondMoment[Tensor]]:
-        """Return the totals of each layer, in the model's order."""
-        for linear in runner.modules:
-            if linear.name not in self._Λ:
-                self._Λ[linear.name].add(torch.zeros(0, linear.output_width, linear.input_width))
-        return {linear.name: self._Λ[linear.name].moment() for linear in runner.modules}
+    def absorb(self, other: "CorrectionTotals") -> None:
+        """Add the totals of another part of the sequences."""
+        for name, accumulator in other.Λ.items():
+            self.Λ[name].absorb(accumulator)
+
+    def clear(self) -> None:
+        """Set all totals to zero."""
+        for accumulator in self.Λ.values():
+            accumulator.clear()
+
+    def of(self, layer: AttributedLayer) -> SecondMoment[Tensor]:
+        """Return the total of one layer; of no sequences, it is zero."""
+        if not self.Λ[layer.name].has_begun:
+            self.Λ[layer.name].add(torch.zeros(0, layer.output_width, layer.input_width))
+        return self.Λ[layer.name].moment()
 
 
 def eigenvalue_corrections(
     runner: Runner, sequences: Sequences, bases: Mapping[str, Eigenbasis], sampler: LabelSampler | None
 ) -> dict[str, SecondMoment[Tensor]]:
     """Return the totals of Λ over the sequences, in the frozen bases; labels as in `covariances`."""
-    totals, buffers = CorrectionTotals(), GradientBuffers()
-    bases = runner.placed(bases)
+    totals = CorrectionTotals()
+    correction_pass(runner, sequences, runner.placed(bases), sampler, totals)
+    return {layer.name: totals.of(layer) for layer in runner.modules}
+
+
+def correction_pass(
+    runner: Runner,
+    sequences: Sequences,
+    bases: Mapping[str, Eigenbasis],
+    sampler: LabelSampler | None,
+    participant: Participant,
+) -> None:
+    """Let a participant measure the sequences, with the labels of the curvature, in a pass of their own.
+
+    Args:
+        runner: runs the model.
+        sequences: the training sequences.
+        bases: the eigenbasis of every layer, on that layer's device.
+        sampler: as in `covariances`.
+        participant: totals that want those labels, such as `CorrectionTotals`.
+    """
+    buffers = GradientBuffers()
 
     def consumer(batch: Batch) -> Consumer:
-        return lambda linear, a, Ds: totals.add(batch, LayerGradient(linear.name, a, Ds, bases[linear.name], buffers))
+        def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
+            participant.add(batch, LayerGradient(linear.name, a, Ds, bases[linear.name], buffers))
+
+        return consume
 
     runner.run(sequences, consumer, sampler=sampler)
-    return totals.totals(runner)

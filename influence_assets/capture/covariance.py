@@ -12,6 +12,7 @@ from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.moments import FactorMoment, GramAccumulator
+from influence_assets.models.layers.rule import AttributedLayer
 
 
 @dataclass(frozen=True)
@@ -29,34 +30,45 @@ class CovarianceTotals(Participant):
 
     Args:
         blocks: number of blocks on the diagonal of each factor; entries outside them are not computed.
+        dtype: the dtype of the sums; by default that of the passes' sums.
     """
 
     fits = True
 
-    def __init__(self, blocks: int = 1) -> None:
-        self._A: dict[str, GramAccumulator] = defaultdict(lambda: GramAccumulator(blocks))
-        self._S: dict[str, GramAccumulator] = defaultdict(lambda: GramAccumulator(blocks))
+    def __init__(self, blocks: int = 1, dtype: torch.dtype | None = None) -> None:
+        self.A: dict[str, GramAccumulator] = defaultdict(lambda: GramAccumulator(blocks, dtype))
+        self.S: dict[str, GramAccumulator] = defaultdict(lambda: GramAccumulator(blocks, dtype))
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:
         """Add one layer's inputs and output gradients of a batch."""
         # Positions without a loss are left out: what the model computes for padding must not count in A.
         positions = batch.positions.to(layer.a.device)
-        self._A[layer.name].add(layer.a.flatten(0, 1)[positions])
-        self._S[layer.name].add(layer.Ds.flatten(0, 1)[positions])
+        self.A[layer.name].add(layer.a.flatten(0, 1)[positions])
+        self.S[layer.name].add(layer.Ds.flatten(0, 1)[positions])
 
-    def totals(self, runner: Runner) -> dict[str, Covariances]:
-        """Return the totals of each layer, in the model's order; of no sequences, they are zero."""
-        for m in runner.modules:
-            if m.name not in self._A:
-                self._A[m.name].add(torch.zeros(0, m.input_width))
-                self._S[m.name].add(torch.zeros(0, m.output_width))
-        return {m.name: Covariances(self._A[m.name].moment(), self._S[m.name].moment()) for m in runner.modules}
+    def absorb(self, other: "CovarianceTotals") -> None:
+        """Add the totals of another part of the sequences."""
+        for own, others in ((self.A, other.A), (self.S, other.S)):
+            for name, accumulator in others.items():
+                own[name].absorb(accumulator)
+
+    def clear(self) -> None:
+        """Set all totals to zero."""
+        for accumulator in (*self.A.values(), *self.S.values()):
+            accumulator.clear()
+
+    def of(self, layer: AttributedLayer) -> Covariances:
+        """Return the totals of one layer; of no sequences, they are zero."""
+        for totals, width in ((self.A, layer.input_width), (self.S, layer.output_width)):
+            if not totals[layer.name].has_begun:
+                totals[layer.name].add(torch.zeros(0, width))
+        return Covariances(self.A[layer.name].moment(), self.S[layer.name].moment())
 
 
 def covariances(
     runner: Runner, sequences: Sequences, sampler: LabelSampler | None, *, blocks: int = 1
 ) -> dict[str, Covariances]:
-    """Return the totals of a aᵀ and Ds Dsᵀ over the tokens of the sequences that carry a loss.
+    """Return the totals of a aᵀ and Ds Dsᵀ over the tokens of the sequences that carry a loss, in the model's order.
 
     Args:
         runner: runs the model.
@@ -65,9 +77,16 @@ def covariances(
         blocks: number of blocks on the diagonal of each factor.
     """
     totals = CovarianceTotals(blocks)
+    covariance_pass(runner, sequences, sampler, totals)
+    return {layer.name: totals.of(layer) for layer in runner.modules}
+
+
+def covariance_pass(
+    runner: Runner, sequences: Sequences, sampler: LabelSampler | None, totals: CovarianceTotals
+) -> None:
+    """Add the sequences to totals in a pass of their own; arguments as in `covariances`."""
 
     def consumer(batch: Batch) -> Consumer:
         return lambda linear, a, Ds: totals.add(batch, LayerGradient(linear.name, a, Ds))
 
     runner.run(sequences, consumer, sampler=sampler)
-    return totals.totals(runner)

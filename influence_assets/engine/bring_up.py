@@ -9,7 +9,7 @@ from typing import Protocol
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.executor import Computed, Task, compute_with, executor_of
 from influence_assets.engine.generations import is_generation_requested, request_generation
-from influence_assets.engine.materialise import Outcome
+from influence_assets.engine.materialise import Outcome, reduce_spent
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.plan import AssetState, plan, state_rows
 from influence_assets.engine.shared_pass import members_of_one_pass
@@ -207,12 +207,28 @@ class _Run:
                 self._result.repaired.append(str(error.folder))
                 versions = self.look(versions.choice)
             else:
+                self._reduce_spent()
                 return
 
+    def _reduce_spent(self) -> None:
+        """Reduce what is no longer needed, if a run was killed before it could; what fails is left to `gc`."""
+        versions = self.versions
+        spent = [asset for asset in versions.workspace.graph if versions.is_spent(asset)]
+        keys = [versions.key(asset, partition) for asset in spent for partition in versions.partitions(asset)]
+        with suppress(StorageError):
+            reduce_spent(versions, [key for key in keys if key is not None])
+
     def begin_generation(self) -> Iterator[Event]:
-        """Fit another generation."""
+        """Fit another generation, after what it is made of."""
         another = Versions(self.versions.workspace.again(), fit_another=True)
-        if (generation := another.workspace.graph.generation) is not None:
+        graph = another.workspace.graph
+        if (generation := graph.generation) is None:
+            return
+        for asset in (graph[name] for name in generation.inputs_of(another.workspace.study)):
+            if not another.stands(asset, Partition()):
+                yield StageBegun(asset, another.choice)
+                yield from self._compute(another, [((asset, Partition()),)])
+        if not self._result.failures:
             yield StageBegun(generation, another.choice)
             yield from self._compute(another, [((generation, Partition()),)])
 
@@ -228,20 +244,25 @@ class _Run:
         yield from self._compute(versions, [((asset, partition),) for partition in computable])
 
     def _complete_in_shared_passes(self, asset: AssetDefinition) -> Iterator[Event]:
-        """Compute with one pass for each shard whatever can share the pass with this asset.
+        """Compute an asset's outstanding partitions with one pass for each shard, and whatever can share that pass.
 
         A shard that is added to an existing generation has all of these assets outstanding at once. Inputs of the pass
         that belong to query sets, and so need no shard, are computed first.
         """
-        if asset.measures is None:
-            return
         versions, graph = self.versions, self.versions.workspace.graph
+        measures = asset.measures
+        if measures is None or not any(
+            measures.joins(versions, partition) and not versions.stands(asset, partition)
+            for partition in versions.partitions(asset)
+        ):
+            return
         for member in graph.sharing_a_pass_with(asset):
             for name in member.inputs_of(versions.workspace.study):
                 if graph[name].partitioned_by == "query_set":
                     yield from self._complete_asset(graph[name])
         sizes: dict[ArtifactKey, int] = {}
         passes = [members_of_one_pass(versions, asset, shard, sizes) for shard in versions.workspace.shards]
+        passes = [members for members in passes if any(member.asset is asset for member in members)]
         groups = [tuple((m.asset, m.partition) for m in members) for members in passes if len(members) > 1]
         yield from self._compute(versions, groups)
 

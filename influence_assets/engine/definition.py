@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import polars as pl
 
+from influence_assets.engine.checkpoints import Checkpoints
 from influence_assets.engine.checks import NO_CHECKS, Checks
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.partitions import Partition, Partitioning
@@ -53,6 +54,7 @@ class Work:
         draft: where its results go.
         progress: called with how far it is.
         states: looks up the state of all partitions, as rows of `partition_states`.
+        checkpoints: what a killed run left of this computation, and where to write what it has come to.
     """
 
     asset: "AssetDefinition"
@@ -63,6 +65,7 @@ class Work:
     draft: Draft
     progress: Progress
     states: Callable[[], pl.DataFrame]
+    checkpoints: Checkpoints
 
     @property
     def study(self) -> Study:
@@ -125,8 +128,9 @@ class Measurement:
         shared_pass: the pass that it can be computed by, together with others.
         join: takes part in a pass: given the work and the pass's context, returns what the pass drives. The
             pass and its assets agree on their types.
-        fits: whether it feeds the curvature, and so is measured apart while a generation is being fitted.
-        joins: whether it can take part, under a study's settings.
+        fits: whether it uses the labels of the curvature, which take a backward pass of their own if they are sampled.
+        joins: whether a partition can take part.
+        needs_pass: whether computing a partition takes a pass at all, given a study's sizes.
         held: assets among its inputs that the pass holds in memory.
         operations: counts what computing a partition takes beside the pass itself, given a study's sizes
             (`assets.study_sizes.StudySizes`), the partition, and the names of all assets that take part in the pass.
@@ -135,7 +139,8 @@ class Measurement:
     shared_pass: SharedPass
     join: Callable[[Work, Any], Any]
     fits: bool = False
-    joins: Callable[[Study], bool] = lambda _study: True
+    joins: Callable[["Versions", Partition], bool] = lambda _versions, _partition: True
+    needs_pass: Callable[[Any, Partition], bool] = lambda _sizes, _partition: True
     held: tuple[str, ...] = ()
     operations: Callable[[Any, Partition, frozenset[str]], float] = lambda _sizes, _partition, _names: 0.0
 
@@ -178,6 +183,8 @@ class AssetDefinition:
         identity: a name, and a function that returns the content of its manifest that enters its readers' versions,
             such as the hash of the weights of a trained model, which its own version does not determine.
         is_current: returns whether an artifact that is held is still valid; None: it always is.
+        needed_until: an asset; once that is up to date, artifacts of this one are no longer needed, and are reduced to
+            their manifests.
         begins_generation: whether it can be computed again on request, as another generation.
         reports_drift: whether its summary says that a new generation is due (`exceeds`).
         holds_text: whether it holds text, tokens or scores of single sequences, so that it goes with a withdrawn
@@ -213,6 +220,7 @@ class AssetDefinition:
     frozen: VersionRule | None = None
     identity: tuple[str, Callable[[Manifest], Any]] | None = None
     is_current: Callable[["Workspace", Manifest], bool] | None = None
+    needed_until: str | None = None
     begins_generation: bool = False
     reports_drift: bool = False
     holds_text: bool = False

@@ -233,7 +233,7 @@ def _all_places(versions: Versions) -> list[tuple[AssetDefinition, Partition]]:
         for asset in versions.workspace.graph
         if asset.checks.descriptions()
         for partition in versions.partitions(asset)
-        if versions.stands(asset, partition)
+        if (key := versions.key(asset, partition)) is not None and versions.holds(key)
     ]
 
 

@@ -29,8 +29,7 @@ class Generation:
         generation_id: its number, from 1.
         key: the key of its artifact.
         inputs: the artifacts that it was fitted on.
-        fitted_shards: the shards that it was fitted on, with the data versions of their statistics.
-        ends: for each artifact that completed this generation (`FrozenWithGeneration`), the inputs of that artifact.
+        fitted_shards: the shards that it was fitted on, with the data versions of their sequences.
         is_published: whether the catalogue holds its scores.
     """
 
@@ -38,7 +37,6 @@ class Generation:
     key: ArtifactKey
     inputs: tuple[ArtifactKey, ...]
     fitted_shards: Mapping[str, str]
-    ends: tuple[tuple[ArtifactKey, ...], ...]
     is_published: bool
 
 
@@ -68,7 +66,7 @@ class NumberedGeneration:
 
     Args:
         model: the asset that holds the model.
-        fitted_on: the asset with the statistics of each shard.
+        fitted_on: the asset with the sequences of each shard.
         identity_of: the assets whose code and settings two generations must share to be comparable.
     """
 
@@ -90,9 +88,9 @@ class NumberedGeneration:
         key = versions.key_from(asset, partition, inputs, identity=versions.identity, another=another)
         return key, tuple(inputs)
 
-    def frozen_inputs(self, _asset: "AssetDefinition", _study: Study) -> tuple[str, ...]:
+    def frozen_inputs(self, asset: "AssetDefinition", study: Study) -> tuple[str, ...]:
         """Return the statistics that a generation is fitted on."""
-        return (self.fitted_on,)
+        return asset.inputs_of(study)
 
     def summary(self, versions: "Versions", key: ArtifactKey) -> dict[str, Any]:
         """Return the entries of a generation's manifest: its number, and the hash that comparable generations share."""
@@ -101,70 +99,86 @@ class NumberedGeneration:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrozenWithGeneration:
-    """The rule of the asset that completes a generation: it is frozen with it, however the shards change later.
+class FittedStatistics:
+    """The rule of an asset with totals over the shards that a generation is fitted on, as they were then.
 
     Args:
-        fixed_inputs: the inputs that its version depends on.
+        fitted_on: the asset with the sequences of each shard.
+        precedes: whether it is what the generation is made of, and so is computed for the present shards if there is
+            no generation.
     """
 
-    fixed_inputs: tuple[str, ...]
+    fitted_on: str
+    precedes: bool = False
 
     def key_and_inputs(
         self, versions: "Versions", asset: "AssetDefinition", partition: Partition
     ) -> "KeyAndInputs | None":
-        """Return the artifact that is stored, or what it can be computed from again.
+        """Return the artifact of the current generation, or the one that would be computed for another."""
+        generation = None if self.precedes and versions.fit_another else versions.generation
+        if generation is not None:
+            return self.of_generation(versions, asset, generation)
+        inputs = versions.inputs(asset, partition) if self.precedes else None
+        if inputs is None:
+            return None
+        inputs.sort(key=lambda key: (key.asset == self.fitted_on, key.partition or ""))
+        another = {"another": next_generation_id(versions.workspace)} if versions.fit_another else {}
+        return versions.key_from(asset, partition, inputs, **another), tuple(inputs)
 
-        If it is not stored, its inputs are those of a damaged artifact or of one with other settings; failing that,
-        the statistics of the shards that the generation was fitted on.
-        """
+    def of_generation(
+        self, versions: "Versions", asset: "AssetDefinition", generation: Generation
+    ) -> "KeyAndInputs | None":
+        """Return the artifact of a generation and its inputs; None while an input is missing."""
         graph = versions.workspace.graph
-        fixed = [versions.key(graph[name], Partition()) for name in self.fixed_inputs]
-        generation = versions.generation
-        known_keys = [key for key in fixed if key is not None]
-        begun = None if graph.generation is None else versions.key(graph.generation, Partition())
-        if generation is None or len(known_keys) < len(fixed) or begun is None or not versions.holds(begun):
+        inputs: list[ArtifactKey] = []
+        for name in asset.inputs_of(versions.workspace.study):
+            if name == self.fitted_on:
+                fitted = sorted(generation.fitted_shards.items())
+                inputs += [ArtifactKey(name, shard, version) for shard, version in fitted]
+            elif graph[name] is graph.generation:
+                inputs.append(generation.key)
+            elif (key := versions.key(graph[name], Partition())) is not None:
+                inputs.append(key)
+            else:
+                return None
+        precedes = (key for key in generation.inputs if key.asset == asset.name)
+        return next(precedes, None) or versions.key_from(asset, Partition(), inputs), tuple(inputs)
+
+    def frozen_inputs(self, _asset: "AssetDefinition", _study: Study) -> tuple[str, ...]:
+        """Return the sequences, which may change and become more."""
+        return (self.fitted_on,)
+
+
+@dataclass(frozen=True)
+class FrozenWithGeneration:
+    """The rule of the asset that completes a generation, which stands even if what it was made of is lost."""
+
+    def key_and_inputs(
+        self, versions: "Versions", asset: "AssetDefinition", partition: Partition
+    ) -> "KeyAndInputs | None":
+        """Return the artifact if it is stored, or if its inputs are."""
+        graph = versions.workspace.graph
+        keys = [versions.key(graph[name], Partition()) for name in asset.inputs_of(versions.workspace.study)]
+        known_keys = [key for key in keys if key is not None]
+        if len(known_keys) < len(keys):
             return None
         key = versions.key_from(asset, partition, known_keys)
-        manifest = versions.workspace.store.manifest(key)
-        if manifest is not None and versions.holds(key):
-            return key, manifest.inputs
-        finished = next((inputs for inputs in generation.ends if all(map(versions.holds, inputs))), None)
-        inputs = versions.inputs(asset, partition) if finished is None else list(finished)
-        return None if inputs is None else (key, tuple(inputs))
+        return (key, tuple(known_keys)) if versions.holds(key) or all(map(versions.holds, known_keys)) else None
 
-    def frozen_inputs(self, asset: "AssetDefinition", study: Study) -> tuple[str, ...]:
-        """Return the inputs that its version does not depend on."""
-        return tuple(name for name in asset.inputs_of(study) if name not in self.fixed_inputs)
-
-    def keys_of(self, versions: "Versions", asset: "AssetDefinition", generation: Generation) -> list[ArtifactKey]:
-        """Return the key of the artifact that completes a generation under the study's settings, if it is known."""
-        graph = versions.workspace.graph
-        keys = [
-            generation.key if graph[name] is graph.generation else versions.key(graph[name], Partition())
-            for name in self.fixed_inputs
-        ]
-        known_keys = [key for key in keys if key is not None]
-        return [versions.key_from(asset, Partition(), known_keys)] if len(known_keys) == len(keys) else []
+    def frozen_inputs(self, _asset: "AssetDefinition", _study: Study) -> tuple[str, ...]:
+        """Return none: all of its inputs are frozen themselves."""
+        return ()
 
 
 def generations(workspace: "Workspace", identity: str) -> list[Generation]:
     """Return all generations of this identity, the newest first, also those whose files are damaged."""
     published = workspace.published_generations
-    generation, end = workspace.graph.generation, workspace.graph.generation_end
-    ends: dict[ArtifactKey, list[tuple[ArtifactKey, ...]]] = {}
-    if generation is not None and end is not None:
-        for manifest in workspace.store.manifests(end.name, with_records=True, with_damaged=True):
-            for key in manifest.inputs:
-                if key.asset == generation.name:
-                    ends.setdefault(key, []).append(manifest.inputs)
     fitted = [
         Generation(
             int(manifest.summary["generation_id"]),
             manifest.key,
             manifest.inputs,
             {str(shard): str(version) for shard, version in manifest.summary["fitted_shards"].items()},
-            tuple(ends.get(manifest.key, ())),
             int(manifest.summary["generation_id"]) in published,
         )
         for manifest in fitted_manifests(workspace)

@@ -51,7 +51,7 @@ class AssetGraph:
 
     @cached_property
     def generation_end(self) -> AssetDefinition | None:
-        """The asset that completes a generation and is frozen with it."""
+        """The asset that completes a generation."""
         return self._single(asset for asset in self if isinstance(asset.frozen, FrozenWithGeneration))
 
     @cached_property

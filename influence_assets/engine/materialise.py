@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from influence_assets.engine.checkpoints import Checkpoints
 from influence_assets.engine.definition import AssetDefinition, KeyAndInputs, Progress, Work
 from influence_assets.engine.generations import NumberedGeneration
 from influence_assets.engine.partitions import Partition
@@ -50,13 +51,16 @@ def materialise(
     # Another process may compute the same partition; the second one to get the lock finds it up to date.
     with store.shared_lock(), store.partition_lock(key):
         if versions.stands(asset, partition):
-            return Outcome(store.open(key), computed=False)
+            return Outcome(store.open(key) if versions.holds(key) else store.open_record(key), computed=False)
+        checkpoints = _checkpoints(versions, asset, (key, inputs), run_id)
         with _marking_damage(store), _writing(versions, asset, (key, inputs), run_id) as draft:
             states = partial(_states, versions)
-            asset.compute(Work(asset, workspace, partition, key, inputs, draft, progress, states))
+            asset.compute(Work(asset, workspace, partition, key, inputs, draft, progress, states, checkpoints))
             draft.summarise(**_generation_summary(versions, asset, key))
             if store.holds(key):  # an artifact that is no longer valid: only damaged ones can be replaced
                 store.mark_damaged(store.place(key), [], "is no longer valid")
+        checkpoints.clear()
+        reduce_spent(versions, inputs)
         return Outcome(store.open(key), computed=True)
 
 
@@ -93,7 +97,8 @@ def materialise_together(
                     draft = drafts.enter_context(_writing(versions, member.asset, member.key_and_inputs, run_id))
                     states = partial(_states, versions)
                     place = member.asset, workspace, member.partition
-                    works.insert(0, Work(*place, *member.key_and_inputs, draft, progress, states))
+                    checkpoints = _checkpoints(versions, member.asset, member.key_and_inputs, run_id)
+                    works.insert(0, Work(*place, *member.key_and_inputs, draft, progress, states, checkpoints))
                     computed[number] = True
             if works:
                 measurement.shared_pass.compute(works)
@@ -101,6 +106,20 @@ def materialise_together(
                 work.draft.shares_its_cost_with(len(works) - 1)
         keys = (member.key_and_inputs[0] for member in members)
         return [Outcome(store.open(key), computed=new) for key, new in zip(keys, computed, strict=True)]
+
+
+def reduce_spent(versions: Versions, keys: Sequence[ArtifactKey]) -> None:
+    """Reduce those of some artifacts to their manifests that are no longer needed (`AssetDefinition.needed_until`).
+
+    Raises:
+        StorageError: the disk reports an error.
+    """
+    store = versions.workspace.store
+    for key in keys:
+        asset = versions.workspace.graph.get(key.asset)
+        if asset is not None and versions.is_spent(asset) and store.has_content(key):
+            with store.partition_lock(key):
+                store.reduce_to_record(key)
 
 
 def _computable(versions: Versions, asset: AssetDefinition, partition: Partition) -> KeyAndInputs:
@@ -128,6 +147,18 @@ def _writing(
         settings=versions.settings(asset),
         run_id=run_id,
         device=versions.workspace.device if asset.runs_model else None,
+    )
+
+
+def _checkpoints(
+    versions: Versions, asset: AssetDefinition, key_and_inputs: KeyAndInputs, run_id: str | None
+) -> Checkpoints:
+    partition = Partition.parse(asset.partitioned_by, key_and_inputs[0].partition)
+    return Checkpoints(
+        versions.workspace.store,
+        *key_and_inputs,
+        lambda inputs: versions.key_from(asset, partition, inputs),
+        lambda key, inputs: _writing(versions, asset, (key, tuple(inputs)), run_id),
     )
 
 

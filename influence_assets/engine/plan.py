@@ -25,8 +25,9 @@ class PartitionState:
     Args:
         asset: the partition's asset.
         partition: the partition.
-        state: `standing` if the version that the study needs is stored; `missing` if it was never computed; `stale` if
-            only another version is stored; `waiting` if an input is in one of the last three states.
+        state: `standing` if the version that the study needs is stored, or no longer needed there; `missing` if it was
+            never computed; `stale` if only another version is stored; `waiting` if an input is in one of the last three
+            states.
         data_version: the version that the study needs; None while the partition is waiting.
         standing_data_version: the version that was stored last.
         cause: why the partition is not `standing`.
@@ -80,7 +81,7 @@ def state_rows(states: Sequence[AssetState]) -> pl.DataFrame:
 
 def _state(versions: Versions, asset: AssetDefinition, partition: Partition) -> PartitionState:
     key_and_inputs = versions.key_and_inputs(asset, partition)
-    if key_and_inputs is not None and versions.holds(key_and_inputs[0]):
+    if key_and_inputs is not None and versions.stands(asset, partition):
         version = key_and_inputs[0].data_version
         return PartitionState(asset, partition, "standing", version, version)
     last = _last(versions, asset, partition)

@@ -56,12 +56,12 @@ def members_of_one_pass(
 def _outstanding(
     versions: Versions, assets: Iterable[AssetDefinition], shard: str
 ) -> Iterable[tuple[AssetDefinition, Partition]]:
-    """Yield a shard's outstanding partitions of the assets that can take part under the study's settings."""
+    """Yield a shard's outstanding partitions that can take part."""
     for asset in assets:
-        if asset.measures is not None and asset.measures.joins(versions.workspace.study):
-            for partition in _partitions_of_shard(versions, asset, shard):
-                if not versions.stands(asset, partition):
-                    yield asset, partition
+        for partition in _partitions_of_shard(versions, asset, shard):
+            can_join = asset.measures is not None and asset.measures.joins(versions, partition)
+            if can_join and not versions.stands(asset, partition):
+                yield asset, partition
 
 
 def _partitions_of_shard(versions: Versions, asset: AssetDefinition, shard: str) -> list[Partition]:

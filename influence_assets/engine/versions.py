@@ -10,12 +10,12 @@ manifest of a frozen artifact lists its inputs, so that it can be computed again
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
 from influence_assets.engine.definition import AssetDefinition, KeyAndInputs
-from influence_assets.engine.generations import FrozenWithGeneration, Generation, NumberedGeneration, generations
+from influence_assets.engine.generations import FittedStatistics, Generation, NumberedGeneration, generations
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import StorageError
@@ -69,9 +69,13 @@ class Versions:
         return None if key_and_inputs is None else key_and_inputs[0]
 
     def stands(self, asset: AssetDefinition, partition: Partition) -> bool:
-        """Return whether the version of the partition that the study needs is in the store."""
+        """Return whether the partition is up to date: its version is in the store, or no longer needed there."""
         key = self.key(asset, partition)
-        return key is not None and self.holds(key)
+        return key is not None and (self.holds(key) or self.is_spent(asset))
+
+    def is_spent(self, asset: AssetDefinition) -> bool:
+        """Return whether an asset's artifacts are no longer needed (`AssetDefinition.needed_until`)."""
+        return asset.needed_until is not None and self.stands(self.workspace.graph[asset.needed_until], Partition())
 
     def key_and_inputs(self, asset: AssetDefinition, partition: Partition) -> KeyAndInputs | None:
         """Return the partition's key and its inputs; None while an input is missing."""
@@ -113,7 +117,7 @@ class Versions:
         """Yield the partitions that a partition reads, with their assets."""
         for name in asset.inputs_of(self.workspace.study):
             upstream = self.workspace.graph[name]
-            for place in self._partitions_read(asset, partition, upstream):
+            for place in self._partitions_read(partition, upstream):
                 yield upstream, place
 
     def settings(self, asset: AssetDefinition) -> dict[str, Any]:
@@ -241,24 +245,22 @@ class Versions:
     def _is_usable(self, generation: Generation, rule: NumberedGeneration) -> bool:
         """Return whether a generation's parts are stored, or can be computed from what is stored.
 
-        A generation that was not completed needs the statistics of the very shards that it was fitted on; once one of
-        these has changed, the generation is skipped.
+        If a part is missing, the very shards that the generation was fitted on are needed; once one of these has
+        changed, the generation is skipped.
         """
-        if not self.holds(generation.key) and not all(map(self.holds, generation.inputs)):
-            return False
-        if any(all(map(self.holds, inputs)) for inputs in generation.ends):
-            return True
-        if any(map(self.holds, self._keys_of_end(generation))):
+        is_fitted = self.holds(generation.key) or all(map(self.holds, generation.inputs))
+        if is_fitted and all(map(self.holds, self._statistics_in(generation))):
             return True
         fitted_on = self.workspace.graph[rule.fitted_on]
         return all(self._is_as_fitted(fitted_on, shard, version) for shard, version in generation.fitted_shards.items())
 
-    def _keys_of_end(self, generation: Generation) -> list[ArtifactKey]:
-        """Return the key of the artifact that completes a generation under the study's settings, if it is known."""
-        end = self.workspace.graph.generation_end
-        if end is None or not isinstance(end.frozen, FrozenWithGeneration):
-            return []
-        return end.frozen.keys_of(self, end, generation)
+    def _statistics_in(self, generation: Generation) -> Iterator[ArtifactKey]:
+        """Yield the keys of the totals that were measured in a generation's basis."""
+        for asset in self.workspace.graph:
+            if isinstance(asset.frozen, FittedStatistics) and not asset.frozen.precedes:
+                key_and_inputs = asset.frozen.of_generation(self, asset, generation)
+                if key_and_inputs is not None:
+                    yield key_and_inputs[0]
 
     def _is_as_fitted(self, fitted_on: AssetDefinition, shard: str, data_version: str) -> bool:
         if shard not in self.workspace.shards:
@@ -266,13 +268,8 @@ class Versions:
         key = self.key(fitted_on, Partition(shard=shard))
         return key is not None and key.data_version == data_version
 
-    def _partitions_read(
-        self, asset: AssetDefinition, partition: Partition, upstream: AssetDefinition
-    ) -> list[Partition]:
+    def _partitions_read(self, partition: Partition, upstream: AssetDefinition) -> list[Partition]:
         """Return the partitions of an upstream asset that a partition reads: those with the same shard or query set."""
-        if isinstance(asset.frozen, FrozenWithGeneration) and upstream.partitioned_by == "shard":
-            generation = self.generation
-            return [] if generation is None else [Partition(shard=shard) for shard in generation.fitted_shards]
         if upstream.partitioned_by == "none":
             return [Partition()]
         if upstream.partitioned_by == "shard" and partition.shard is not None:

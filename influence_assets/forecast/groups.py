@@ -37,8 +37,7 @@ def _cost_of_one(sizes: StudySizes, asset: AssetDefinition, partition: Partition
 def groups_of(sizes: StudySizes, states: Sequence[AssetState]) -> tuple[Groups, Groups]:
     """Return the groups of partitions that share a pass, shard by shard: the outstanding ones, and the `standing` ones.
 
-    If a shard is added to an existing generation, all of its assets are outstanding and share one pass. Otherwise each
-    asset that feeds the curvature takes a pass of its own; so did the shards that the generation was fitted on.
+    If a shard is added to an existing generation, all of its assets are outstanding and share one pass.
     """
     grouped: tuple[dict[str, list[Places]], dict[str, list[Places]]] = ({}, {})
     for shard in sizes.versions.workspace.shards:
@@ -49,19 +48,17 @@ def groups_of(sizes: StudySizes, states: Sequence[AssetState]) -> tuple[Groups, 
                     if partition.partition.shard == shard:
                         places[partition.state == "standing"].append((state.asset, partition.partition))
         for is_standing, of_shard in enumerate(places):
-            apart = sizes.was_fitted(shard) if is_standing else not sizes.has_generation
-            grouped[is_standing][shard] = _grouped(of_shard, sizes, apart=apart)
+            grouped[is_standing][shard] = _grouped(of_shard, sizes)
     return grouped
 
 
-def _grouped(places: Places, sizes: StudySizes, *, apart: bool) -> list[Places]:
+def _grouped(places: Places, sizes: StudySizes) -> list[Places]:
     """Return one group for everything that can share a pass, and a group for each partition that cannot."""
     separate: list[Places] = []
     shared: Places = []
     for asset, partition in places:
         measures = asset.measures
-        is_separate = measures is not None and ((apart and measures.fits) or not measures.joins(sizes.study))
-        if is_separate:
+        if measures is not None and not measures.joins(sizes.versions, partition):
             separate.append([(asset, partition)])
         else:
             shared.append((asset, partition))

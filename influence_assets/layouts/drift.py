@@ -8,14 +8,23 @@ import torch
 from torch import Tensor
 
 from influence_assets.capture.covariance import Covariances
+from influence_assets.capture.shard_statistics import ShardStatistics
 from influence_assets.errors import StorageError
 from influence_assets.maths.drift import BINS, RotatedFactor, block_sums, eigenvalue_drift, rotated_factor, sketch_width
 from influence_assets.maths.ekfac import Eigenbasis
 from influence_assets.maths.moments import SecondMoment
+from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.storage.artifacts import Artifact
+from influence_assets.storage.artifacts.drafts import Draft
 
 SHARDS_AT_ONCE = 16
 """The number of shards whose statistics are in memory at a time."""
+
+DRIFT = "drift"
+"""The array of a shard's vector; of the shards that a generation is fitted on, [shard, numbers]."""
+
+DRIFT_SEQUENCES = "drift_sequences"
+"""The array of the numbers of sequences that the vectors of a generation's shards were measured on."""
 
 Shapes = Mapping[str, Sequence[int]]
 """Each layer's (d_out, d_in), in the model's order."""
@@ -40,6 +49,38 @@ def drift_statistics(totals: Covariances, basis: Eigenbasis, Λ: SecondMoment[Te
     """Return one layer's statistics of a shard; the rotation runs on the basis's device and in its dtype."""
     A, S = (moment.total.to(basis.Q_A.device, basis.Q_A.dtype) for moment in (totals.A, totals.S))
     return DriftStatistics(rotated_factor(A, basis.Q_A), rotated_factor(S, basis.Q_S), block_sums(Λ.total))
+
+
+def shard_drift(
+    layers: Sequence[AttributedLayer], measured: ShardStatistics, bases: Mapping[str, Eigenbasis]
+) -> np.ndarray:
+    """Return a shard's vector, in the dtype of the bases, of what was measured in them."""
+    statistics = {
+        layer.name: drift_statistics(measured.covariances.of(layer), bases[layer.name], measured.corrections.of(layer))
+        for layer in layers
+    }
+    (dtype,) = {basis.Q_A.dtype for basis in bases.values()}
+    return packed(statistics).astype(str(dtype).removeprefix("torch."))
+
+
+def write_shard_drift(
+    draft: Draft,
+    layers: Sequence[AttributedLayer],
+    measured: ShardStatistics,
+    bases: Mapping[str, Eigenbasis],
+    sequences: int,
+) -> None:
+    """Write the vector of a shard that came after the generation.
+
+    Args:
+        draft: the shard's artifact.
+        layers: the attributed layers, in the model's order.
+        measured: the shard's totals.
+        bases: the generation's bases.
+        sequences: the number of sequences that were measured.
+    """
+    draft.array(DRIFT, shard_drift(layers, measured, bases))
+    draft.summarise(fitted=False, measured_sequences=sequences)
 
 
 def packed(layers: Mapping[str, DriftStatistics]) -> np.ndarray:
@@ -111,12 +152,17 @@ class Drift:
 
 
 def merged_drift(
-    shards: Sequence[Artifact], eigenbases: Artifact, curvature: Artifact, progress: Callable[[int, int], None]
+    shards: Sequence[Artifact],
+    generation: Artifact,
+    eigenbases: Artifact,
+    curvature: Artifact,
+    progress: Callable[[int, int], None],
 ) -> Drift | None:
     """Return the drift of these shards from their generation; None if there are no shards.
 
     Args:
-        shards: artifacts with a shard's corrected eigenvalues and its vector of drift.
+        shards: artifacts of `drift_statistics`.
+        generation: the generation's corrected eigenvalues, which hold the vectors of the shards that it is fitted on.
         eigenbases: the generation.
         curvature: the generation's curvature.
         progress: called with the number of shards that are done, and of all shards.
@@ -127,7 +173,7 @@ def merged_drift(
     shapes: Shapes = eigenbases.manifest.summary["shapes"]
     q = {layer: block_sums(torch.from_numpy(curvature.array(f"{layer}.corrected_eigenvalues"))) for layer in shapes}
     total, count, by_shard = None, 0.0, []
-    for vectors, counts in _statistics(shards, shapes):
+    for vectors, counts in _statistics(shards, generation, shapes):
         by_shard.append(layer_drifts(unpacked(vectors, shapes), counts, q))
         for vector in vectors:  # one by one, so that sums do not depend on how many are read at once
             total = vector.clone() if total is None else total.add_(vector)
@@ -139,17 +185,28 @@ def merged_drift(
     return Drift(by_layer.numpy(), torch.cat(by_shard, dim=-1).numpy())
 
 
-def _statistics(shards: Sequence[Artifact], shapes: Shapes) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield packed statistics [shards, numbers] and counts [shards], a few shards at a time."""
+def _statistics(shards: Sequence[Artifact], generation: Artifact, shapes: Shapes) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield packed statistics [shards, numbers] and counts [shards] in float64, a few shards at a time."""
     numbers = sum(sum(vector_sizes(*shape)) for shape in shapes.values())
+    row_of = {shard: row for row, shard in enumerate(generation.manifest.summary["fitted_shards"])}
+    sequences = generation.array(DRIFT_SEQUENCES)
     for start in range(0, len(shards), SHARDS_AT_ONCE):
         few = shards[start : start + SHARDS_AT_ONCE]
-        vectors = [shard.array("drift") for shard in few]
-        for shard, vector in zip(few, vectors, strict=True):
-            if vector.shape != (numbers,):
+        rows = [row_of[str(shard.key.partition)] for shard in few if shard.manifest.summary["fitted"]]
+        fitted = generation.rows(DRIFT, min(rows), max(rows) + 1) if rows else np.zeros((0, numbers))
+        vectors, counts = [], []
+        for shard in few:
+            if shard.manifest.summary["fitted"]:
+                row = row_of[str(shard.key.partition)]
+                vectors.append(fitted[row - min(rows)])
+                counts.append(float(sequences[row]))
+            else:
+                vectors.append(shard.array(DRIFT))
+                counts.append(float(shard.manifest.summary["measured_sequences"]))
+            if vectors[-1].shape != (numbers,):
                 raise StorageError(
-                    f"{shard.folder}: its drift holds {vector.shape} numbers, not {numbers}. "
+                    f"{shard.folder}: its drift holds {vectors[-1].shape} numbers, not {numbers}. "
                     f"Delete {shard.folder} and compute it again: `influence run`."
                 )
-        counts = [float(shard.manifest.summary["counted_sequences"]) for shard in few]
-        yield torch.from_numpy(np.stack(vectors)), torch.tensor(counts, dtype=torch.float64)
+        stacked = torch.from_numpy(np.stack(vectors).astype(np.float64))
+        yield stacked, torch.tensor(counts, dtype=torch.float64)

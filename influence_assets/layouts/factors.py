@@ -1,58 +1,94 @@
 """The layout of factor statistics: one array for each layer and letter, and the counts in the manifest.
 
-A factor in diagonal blocks has one array for each block: `layer.block0.A`, `layer.block1.A` etc. instead of `layer.A`.
+Totals of A and S are in float64, and only the tiles on and below the diagonal are kept. Eigenvectors in diagonal blocks
+have one array for each block: `layer.block0.Q_A`, `layer.block1.Q_A` etc. instead of `layer.Q_A`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import count, takewhile
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from influence_assets.capture.covariance import Covariances
+from influence_assets.capture.correction import CorrectionTotals
+from influence_assets.capture.covariance import Covariances, CovarianceTotals
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.block_diagonal import BlockDiagonal, block_diagonal, blocks_of
 from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
-from influence_assets.maths.moments import FactorMoment, SecondMoment, factor_moment
+from influence_assets.maths.moments import GRAM_TILE, GramAccumulator, SecondMoment, SquareAccumulator
+from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.drafts import Draft
 
 
-def write_covariances(draft: Draft, layers: Mapping[str, Covariances]) -> None:
-    """Write A and S of each layer as totals; all layers count the same tokens."""
-    for name, layer in layers.items():
-        _write_blocks(draft, name, "A", layer.A.total)
-        _write_blocks(draft, name, "S", layer.S.total)
-    draft.summarise(layers=list(layers), counted_tokens=next(iter(layers.values())).A.count)
+def write_covariances(draft: Draft, layers: Sequence[AttributedLayer], totals: CovarianceTotals, blocks: int) -> None:
+    """Write the totals of A and S of each layer, the tiles on and below the diagonal one after the other.
+
+    Args:
+        draft: the artifact.
+        layers: the attributed layers, in the model's order.
+        totals: their totals.
+        blocks: the number of diagonal blocks of each factor.
+    """
+    for layer in layers:
+        totals.of(layer)
+        _write(draft, f"{layer.name}.A", totals.A[layer.name].packed())
+        _write(draft, f"{layer.name}.S", totals.S[layer.name].packed())
+    draft.summarise(
+        layers=[layer.name for layer in layers],
+        shapes={layer.name: [layer.output_width, layer.input_width] for layer in layers},
+        blocks=blocks,
+        tile_rows=GRAM_TILE,
+    )
 
 
-def read_covariances(artifact: Artifact, layer: str) -> Covariances:
-    """Return A and S of one layer."""
-    return Covariances(read_factor(artifact, layer, "A"), read_factor(artifact, layer, "S"))
+def read_covariances(artifact: Artifact) -> CovarianceTotals:
+    """Return the totals of A and S of all layers, to which further ones can be added."""
+    totals = CovarianceTotals(int(artifact.manifest.summary["blocks"]), torch.float64)
+    for layer in layers_of(artifact):
+        totals.A[layer], totals.S[layer] = (_accumulator(artifact, layer, letter) for letter in "AS")
+    return totals
 
 
-def read_factor(artifact: Artifact, layer: str, letter: str) -> FactorMoment:
-    """Return A or S of one layer."""
-    return factor_moment(_read_blocks(artifact, layer, letter), _figure(artifact, "counted_tokens"))
+def read_factors(artifact: Artifact, layer: str) -> Covariances:
+    """Return A and S of one layer, counted over the artifact's tokens."""
+    return Covariances(*(_accumulator(artifact, layer, letter).moment() for letter in "AS"))
 
 
-def write_corrections(draft: Draft, layers: Mapping[str, SecondMoment[Tensor]]) -> None:
-    """Write Λ of each layer as a total; all layers count the same sequences."""
-    for name, moment in layers.items():
-        _write(draft, f"{name}.corrected_eigenvalues", moment.total)
-    draft.summarise(layers=list(layers), counted_sequences=next(iter(layers.values())).count)
+def _accumulator(artifact: Artifact, layer: str, letter: str) -> GramAccumulator:
+    figures = artifact.manifest.summary
+    width = figures["shapes"][layer]["SA".index(letter)]
+    values, count = _read(artifact, f"{layer}.{letter}"), _figure(artifact, "counted_tokens")
+    return GramAccumulator.from_packed(values, width, int(figures["blocks"]), count)
+
+
+def write_corrections(
+    draft: Draft, layers: Sequence[AttributedLayer], totals: CorrectionTotals, dtype: torch.dtype
+) -> None:
+    """Write the total of Λ of each layer, in a dtype."""
+    for layer in layers:
+        _write(draft, f"{layer.name}.corrected_eigenvalues", totals.of(layer).total.to(dtype))
+    draft.summarise(layers=[layer.name for layer in layers])
+
+
+def read_corrections(artifact: Artifact) -> CorrectionTotals:
+    """Return the totals of Λ of all layers, to which further ones can be added."""
+    totals = CorrectionTotals(torch.float64)
+    for layer in layers_of(artifact):
+        totals.Λ[layer] = SquareAccumulator.of(read_correction(artifact, layer))
+    return totals
 
 
 def read_correction(artifact: Artifact, layer: str) -> SecondMoment[Tensor]:
-    """Return Λ of one layer."""
-    return SecondMoment(_read(artifact, f"{layer}.corrected_eigenvalues"), _figure(artifact, "counted_sequences"))
+    """Return Λ of one layer, counted over the artifact's sequences."""
+    return SecondMoment(_read(artifact, f"{layer}.corrected_eigenvalues"), _figure(artifact, "fitted_sequences"))
 
 
-def write_basis(draft: Draft, layer: str, basis: Eigenbasis) -> None:
-    """Write the eigenbasis of one layer, in float64."""
-    _write_blocks(draft, layer, "Q_S", basis.Q_S)
-    _write_blocks(draft, layer, "Q_A", basis.Q_A)
+def write_basis(draft: Draft, layer: str, basis: Eigenbasis, dtype: torch.dtype) -> None:
+    """Write the eigenbasis of one layer, its eigenvectors in a dtype: that in which they will be multiplied."""
+    _write_blocks(draft, layer, "Q_S", basis.Q_S.to(dtype))
+    _write_blocks(draft, layer, "Q_A", basis.Q_A.to(dtype))
     _write(draft, f"{layer}.eigenvalues_S", basis.eigenvalues_S)
     _write(draft, f"{layer}.eigenvalues_A", basis.eigenvalues_A)
 

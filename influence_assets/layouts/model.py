@@ -120,18 +120,19 @@ def _load_model(
     )
 
 
-def fit_sequences(sequences: Sequences, curvature: Curvature) -> Sequences:
-    """Return the sequences of a shard that the curvature is fitted on: all, or a draw that only the seed determines.
+def fit_sequences(sequences: Sequences, share: float, seed: int) -> Sequences:
+    """Return the sequences of a shard that the curvature is fitted on: all, or a share of them.
 
-    Sequences without a token that carries a loss are left out.
+    Whether a sequence is drawn depends on its id and the seed alone. Sequences without a token that carries a loss are
+    left out.
     """
     sequences = sequences.with_loss()
-    if curvature.fit_sequences is None or len(sequences) <= curvature.fit_sequences:
+    if share >= 1:
         return sequences
     # The complement of the seed, because the labels' generators use the seed itself.
-    keys = (np.array([~curvature.seed % 2**64, key], np.uint64) for key in sequences.keys.tolist())
-    drawn = [np.random.Generator(np.random.Philox(key=key)).random() for key in keys]
-    return sequences.take(np.sort(np.argsort(drawn)[: curvature.fit_sequences]))
+    keys = (np.array([~seed % 2**64, key], np.uint64) for key in sequences.keys.tolist())
+    drawn = [np.random.Generator(np.random.Philox(key=key)).random() < share for key in keys]
+    return sequences.take(np.flatnonzero(drawn))
 
 
 def label_sampler(curvature: Curvature) -> LabelSampler | None:

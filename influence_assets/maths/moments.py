@@ -1,6 +1,6 @@
 """Mergeable statistics: a total, and the number of tokens or sequences in it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from influence_assets.maths.block_diagonal import BlockDiagonal, block_widths
+from influence_assets.maths.notation import device_of_sums
 
 GRAM_TILE = 128
-"""Columns in a tile of x xᵀ: at 1,024 columns 9/16 of the products are computed; narrower tiles are slower."""
+"""Rows in a tile of x xᵀ: at 1,024 columns 9/16 of the products are computed; narrower tiles are slower."""
 
 Matrix = TypeVar("Matrix", Tensor, BlockDiagonal)
 
@@ -53,48 +54,138 @@ def factor_moment(blocks: Sequence[Tensor], count: int) -> FactorMoment:
 class GramAccumulator:
     """Sums Σ x xᵀ in place over many batches.
 
-    x xᵀ is symmetric, so only the tiles on and below the diagonal are multiplied, which is little more than half of the
-    products for typical widths. Comparable libraries multiply all of them.
+    x xᵀ is symmetric, so only the tiles on and below the diagonal are multiplied and kept, which is little more than
+    half of them for typical widths. Comparable libraries multiply and keep all of them.
 
     Args:
         blocks: the number of blocks that each x is cut into; products of different blocks are not computed.
+        dtype: the dtype of the sums; by default that of the first rows.
     """
 
-    def __init__(self, blocks: int = 1) -> None:
+    def __init__(self, blocks: int = 1, dtype: torch.dtype | None = None) -> None:
         self._blocks = blocks
-        self._totals: list[Tensor] = []
+        self._dtype = dtype
+        self._tiles: list[list[Tensor]] = []
         self._count = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was added, be it no rows."""
+        return bool(self._tiles)
 
     def add(self, rows: Float[Tensor, "n width"]) -> None:
         """Add x xᵀ of each row."""
+        self._begin(rows.shape[1], rows)
         widths = block_widths(rows.shape[1], self._blocks)
-        if not self._totals:
-            self._totals = [rows.new_zeros(width, width) for width in widths]
-        for total, x in zip(self._totals, torch.split(rows, widths, dim=1), strict=True):
-            for start in range(0, len(total), GRAM_TILE):
-                stop = min(start + GRAM_TILE, len(total))
-                total[start:stop, :stop].addmm_(x[:, start:stop].T, x[:, :stop])
+        for tiles, x in zip(self._tiles, torch.split(rows, widths, dim=1), strict=True):
+            for tile, (start, stop) in zip(tiles, tile_rows(x.shape[1]), strict=True):
+                tile.addmm_(x[:, start:stop].T, x[:, :stop])
         self._count += rows.shape[0]
 
+    def absorb(self, other: "GramAccumulator") -> None:
+        """Add the sums of another accumulator of the same width and blocks.
+
+        Sums in float32 over a shard are absorbed by sums in float64 over all shards, so that rounding does not grow
+        with the number of shards.
+        """
+        if not other._tiles:
+            return
+        if not self._tiles:
+            dtype = self._dtype or other._tiles[0][0].dtype
+            device = device_of_sums(str(other._tiles[0][0].device)) if dtype == torch.float64 else None
+            self._tiles = [
+                [torch.zeros_like(tile, dtype=dtype, device=device) for tile in tiles] for tiles in other._tiles
+            ]
+        for own, tiles in zip(self._tiles, other._tiles, strict=True):
+            for total, tile in zip(own, tiles, strict=True):
+                total.add_(tile.to(total.device))
+        self._count += other._count
+
+    def clear(self) -> None:
+        """Set all sums to zero, and use their memory again."""
+        for tiles in self._tiles:
+            for tile in tiles:
+                tile.zero_()
+        self._count = 0
+
     def moment(self) -> FactorMoment:
-        """Return the moment of everything added so far, in the accumulator's own memory to avoid a copy.
+        """Return the moment of everything added so far.
 
         Raises:
             ValueError: nothing has been added.
         """
-        if not self._totals:
+        if not self._tiles:
             raise ValueError("no batch has been added")
-        for total in self._totals:  # entries above the diagonal are written here before they are ever read
-            total.tril_().add_(total.tril(-1).T)
-        return factor_moment(self._totals, self._count)
+        return factor_moment([_symmetric(tiles) for tiles in self._tiles], self._count)
+
+    def packed(self) -> Float[Tensor, " numbers"]:
+        """Return all sums as one vector, from which `from_packed` restores the accumulator.
+
+        Raises:
+            ValueError: nothing has been added.
+        """
+        if not self._tiles:
+            raise ValueError("no batch has been added")
+        return torch.cat([tile.flatten() for tiles in self._tiles for tile in tiles])
+
+    @classmethod
+    def from_packed(cls, vector: Float[Tensor, " numbers"], width: int, blocks: int, count: int) -> "GramAccumulator":
+        """Return the accumulator whose sums `packed` returned, in the memory of the vector.
+
+        Raises:
+            ValueError: the vector is not that of such an accumulator.
+        """
+        shapes = [(stop - start, stop) for part in block_widths(width, blocks) for start, stop in tile_rows(part)]
+        if len(vector) != sum(rows * columns for rows, columns in shapes):
+            raise ValueError(f"{len(vector)} numbers are not the tiles of {blocks} blocks of a factor of width {width}")
+        tiles = iter(
+            part.view(shape)
+            for part, shape in zip(torch.split(vector, [r * c for r, c in shapes]), shapes, strict=True)
+        )
+        accumulator = cls(blocks, vector.dtype)
+        accumulator._tiles = [[next(tiles) for _ in tile_rows(part)] for part in block_widths(width, blocks)]
+        accumulator._count = count
+        return accumulator
+
+    def _begin(self, width: int, like: Tensor) -> None:
+        if not self._tiles:
+            self._tiles = [
+                [like.new_zeros(stop - start, stop, dtype=self._dtype) for start, stop in tile_rows(part)]
+                for part in block_widths(width, self._blocks)
+            ]
+
+
+def tile_rows(width: int) -> list[tuple[int, int]]:
+    """Return the first and last rows of the tiles of a symmetric matrix; a tile has the columns up to its last row."""
+    return [(start, min(start + GRAM_TILE, width)) for start in range(0, width, GRAM_TILE)]
+
+
+def _symmetric(tiles: Sequence[Tensor]) -> Float[Tensor, "width width"]:
+    """Return the whole matrix of the tiles on and below its diagonal."""
+    width = tiles[-1].shape[1]
+    whole = tiles[0].new_zeros(width, width)
+    for tile in tiles:
+        stop = tile.shape[1]
+        whole[stop - len(tile) : stop, :stop] = tile
+    return whole.tril_().add_(whole.tril(-1).T)
 
 
 class SquareAccumulator:
-    """Sums X ∘ X in place over many batches of matrices."""
+    """Sums X ∘ X in place over many batches of matrices.
 
-    def __init__(self) -> None:
+    Args:
+        dtype: the dtype of the sums; by default that of the first matrices.
+    """
+
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
+        self._dtype = dtype
         self._total: Tensor | None = None
         self._count = 0
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was added, be it no matrices."""
+        return self._total is not None
 
     def add(self, matrices: Float[Tensor, "n rows columns"], count: int | None = None) -> None:
         """Add the squared entries of each matrix.
@@ -104,10 +195,27 @@ class SquareAccumulator:
             count: how many of them count, if some that are zero do not; None counts all.
         """
         if self._total is None:
-            self._total = matrices.new_zeros(matrices.shape[1:])
+            self._total = matrices.new_zeros(matrices.shape[1:], dtype=self._dtype)
         for X in matrices:  # reads each once, and allocates no array of squares
             self._total.addcmul_(X, X)
         self._count += len(matrices) if count is None else count
+
+    def absorb(self, other: "SquareAccumulator") -> None:
+        """Add the sums of another accumulator of the same shape, as in `GramAccumulator`."""
+        if other._total is None:
+            return
+        if self._total is None:
+            dtype = self._dtype or other._total.dtype
+            device = device_of_sums(str(other._total.device)) if dtype == torch.float64 else None
+            self._total = torch.zeros_like(other._total, dtype=dtype, device=device)
+        self._total.add_(other._total.to(self._total.device))
+        self._count += other._count
+
+    def clear(self) -> None:
+        """Set all sums to zero, and use their memory again."""
+        if self._total is not None:
+            self._total.zero_()
+        self._count = 0
 
     def moment(self) -> SecondMoment[Tensor]:
         """Return the moment of everything added so far.
@@ -119,22 +227,9 @@ class SquareAccumulator:
             raise ValueError("no batch has been added")
         return SecondMoment(self._total, self._count)
 
-
-def merged(moments: Iterable[SecondMoment[Matrix]]) -> SecondMoment[Matrix]:
-    """Return the sum of all moments, added in float64 in the given order.
-
-    Moments are consumed one at a time, so that at most two are in memory.
-
-    Raises:
-        ValueError: there are no moments.
-    """
-    total, count = None, 0
-    for moment in moments:
-        if total is None:
-            total = moment.total.to(dtype=torch.float64, copy=True)
-        else:
-            total += moment.total
-        count += moment.count
-    if total is None:
-        raise ValueError("there is no moment to merge")
-    return SecondMoment(total, count)
+    @classmethod
+    def of(cls, moment: SecondMoment[Tensor]) -> "SquareAccumulator":
+        """Return an accumulator that begins with a moment, in its memory."""
+        accumulator = cls(moment.total.dtype)
+        accumulator._total, accumulator._count = moment.total, moment.count
+        return accumulator

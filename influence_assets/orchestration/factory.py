@@ -47,6 +47,10 @@ def _asset(study: Study, asset: AssetDefinition, graph: AssetGraph, partitions: 
         versions = Versions(session.versions.workspace, fit_another=True) if new_generation else session.versions
         partition = Partition.parse(asset.partitioned_by, context.partition_key if context.has_partition_key else None)
         progress = session.progress(context, asset, partition)
+        if new_generation:
+            # What the present generation was made of is not kept, and it is another's that is needed.
+            for upstream in (graph[name] for name in asset.inputs_of(study)):
+                materialise(versions, upstream, Partition(), run_id=context.run_id, progress=progress)
         outcome = materialise(versions, asset, partition, run_id=context.run_id, progress=progress)
         return dg.MaterializeResult(
             data_version=dg.DataVersion(outcome.artifact.key.data_version),

@@ -15,7 +15,6 @@ import dagster as dg
 
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.fingerprint import WHOLE, sources
-from influence_assets.engine.generations import FrozenBySettings, FrozenWithGeneration, NumberedGeneration
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
 from influence_assets.orchestration.private_api import input_tags, last_event_id, version_tags
@@ -45,7 +44,7 @@ def upstream_names(asset: AssetDefinition, study: Study) -> list[str]:
 def frozen_tags(asset: AssetDefinition, study: Study) -> dict[str, str]:
     """Return the tags that keep later changes of an asset's frozen inputs from outdating the asset."""
     tags: dict[str, str] = {}
-    for name in _frozen_inputs(asset, study):
+    for name in asset.frozen_inputs_of(study):
         tags |= input_tags(dg.AssetKey([study.name, name]), data_version=None, event_id=NOTHING_COMES_AFTER)
     return tags
 
@@ -60,16 +59,6 @@ def provenance_tags(
         key = dg.AssetKey([study.name, name])
         tags |= input_tags(key, data_version=_data_version(name, versions), event_id=event_id)
     return tags | frozen_tags(asset, study)
-
-
-def _frozen_inputs(asset: AssetDefinition, study: Study) -> list[str]:
-    """Return the inputs whose changes an asset no longer follows once it is computed."""
-    rule, inputs = asset.frozen, asset.inputs_of(study)
-    if isinstance(rule, FrozenBySettings | NumberedGeneration):
-        return list(inputs)
-    if isinstance(rule, FrozenWithGeneration):
-        return [name for name in inputs if name not in rule.fixed_inputs]
-    return []
 
 
 def _data_version(name: str, versions: Versions) -> str:

@@ -111,6 +111,7 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False, spare_van
         unclean = tainted(workspace, manifests, spare_vanished=spare_vanished) - required
         collected.kept_back = sorted(unclean & published, key=str)
         unclean -= published
+        unclean |= _dispensable(workspace, manifests.keys() - required)
         unclean |= {key for key in manifests.keys() - required if store.is_damaged(key)}
         superseded = _superseded(manifests.keys() - needed - unclean, manifests, keep)
         collected.reduced = sorted((key for key in unclean & needed if store.has_content(key)), key=str)
@@ -147,9 +148,16 @@ def _needed_by_study(workspace: Workspace) -> set[ArtifactKey]:
     required = set()
     for choice in ("published", "newest"):
         versions = Versions(workspace, choice)
-        keys = (versions.key(state.asset, p.partition) for state in plan(versions) for p in state.partitions)
+        states = [state for state in plan(versions) if not versions.is_spent(state.asset)]
+        keys = (versions.key(state.asset, p.partition) for state in states for p in state.partitions)
         required |= {key for key in keys if key is not None}
     return required
+
+
+def _dispensable(workspace: Workspace, keys: Iterable[ArtifactKey]) -> set[ArtifactKey]:
+    """Return those of the artifacts that the study does not need that are not worth keeping as superseded versions."""
+    assets = ((key, workspace.graph.get(key.asset)) for key in keys)
+    return {key for key, asset in assets if asset is not None and asset.needed_until is not None}
 
 
 def _with_ancestors(keys: Iterable[ArtifactKey], manifests: Manifests) -> set[ArtifactKey]:

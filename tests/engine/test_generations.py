@@ -13,7 +13,7 @@ from tests.studies import COAST, EXTRA, FIRST, SHARDS, TRADES
 
 GENERATIONS = "select generation_id, is_current from generations order by generation_id"
 CURRENT = "select distinct generation_id from current_scores"
-BEFORE_IT = ["documents", "language_model", "token_sequences", "covariances"]
+BEFORE_IT = ["documents", "language_model", "token_sequences"]
 """What a new generation leaves as it is."""
 
 
@@ -57,7 +57,7 @@ def test_a_generation_stands_without_what_it_was_merged_from(study):
     versions = studies.versions_of(study)
     assert versions.stands(asset_graph()["curvature"], Partition())
     assert versions.stands(asset_graph()["influence_scores"], Partition(COAST, FIRST))
-    assert set(studies.compute(study)) == {f"corrected_eigenvalues[{shard}]" for shard in SHARDS}
+    assert set(studies.compute(study)) == {"corrected_eigenvalues"}
     assert studies.scores(study) == scores
 
 
@@ -91,7 +91,9 @@ def test_a_new_generation_is_fitted_on_what_is_there_now_and_views_show_it_alone
 
 
 def test_a_requested_generation_is_begun_by_the_next_run_if_one_dies_before_it_could(study):
-    assert studies.compute(study, new_generation=True, until="covariances") == []  # dies where it would begin it
+    assert studies.compute(study, new_generation=True, until="documents") == []  # dies where it would begin it
+    assert_shown(study, [1], SHARDS)
+    assert studies.compute(study, until="covariances") == ["covariances"]  # and again, halfway
     assert_shown(study, [1], SHARDS)
     computed = studies.compute(study)
     assert computed[0] == "eigenbases"
@@ -111,7 +113,7 @@ def test_the_first_generation_is_the_one_that_is_asked_for(tmp_path):
 def test_while_a_generation_fills_the_one_before_is_shown_and_kept_up_to_date(study):
     scores = studies.scores(study)
     begun = studies.compute(study, new_generation=True, until="gradient_sketches")
-    assert begun[0] == "eigenbases"
+    assert begun[:2] == ["covariances", "eigenbases"]
     assert "gradient_sketches[trades.parquet]" in begun
     assert_shown(study, [1], SHARDS)
     assert studies.scores(study) == scores
@@ -122,8 +124,8 @@ def test_while_a_generation_fills_the_one_before_is_shown_and_kept_up_to_date(st
     published = order.index("influence_catalogue")
     assert set(order[: published + 1]) == studies.of_shard(EXTRA)
     shards = [*SHARDS, EXTRA]
-    frozen = {"eigenbases", *BEFORE_IT}
-    already = {f"{step}[{shard}]" for step in ("corrected_eigenvalues", "gradient_sketches") for shard in SHARDS}
+    frozen = {"covariances", "eigenbases", "corrected_eigenvalues", *BEFORE_IT}
+    already = {f"{step}[{shard}]" for step in ("drift_statistics", "gradient_sketches") for shard in SHARDS}
     already |= {"curvature", f"query_gradients[{FIRST}]", f"query_gradients[{studies.SECOND}]"}
     # From the same pass as the sketches.
     already |= {f"influence_scores[{queries}|{shard}]" for queries in (FIRST, studies.SECOND) for shard in SHARDS}
@@ -248,7 +250,8 @@ def test_by_default_a_generation_is_only_proposed(study):
 def test_another_damping_belongs_to_the_generation_that_is_asked_for(study):
     studies.compute(study, new_generation=True)
     studies.write_study(study.parent, curvature={"damping_scale": 0.4})
-    frozen = [step.name for step in asset_graph() if step.name in {*BEFORE_IT, "eigenbases", "corrected_eigenvalues"}]
+    kept = {*BEFORE_IT, "covariances", "eigenbases", "corrected_eigenvalues", "drift_statistics"}
+    frozen = [step.name for step in asset_graph() if step.name in kept]
     assert set(studies.compute(study)) == studies.everything(but=frozen)
     scales = studies.ask_sql(study, "select generation_id, damping_scale from generations").rows()
     assert (2, 0.4) in scales

@@ -113,7 +113,7 @@ def _notes(stages: list["Estimate"], sizes: "StudySizes") -> list[str]:
         notes.append("> : counted operations at this machine's rate of a plain matrix product, a lower limit.")
     if any(stage.is_calibrated for stage in outstanding):
         notes.append("Times without > are in proportion to what the same stage took here before.")
-    if sizes.has_generation and sizes.versions.workspace.study.curvature.fit_sequences is None:
+    if sizes.has_generation and sizes.fitted_share == 1:
         notes.append(
             "One pass of the model computes all that is outstanding of a shard; each stage has its part of it."
         )

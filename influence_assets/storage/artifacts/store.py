@@ -108,6 +108,17 @@ class ArtifactStore:
                 ownership.refuse_foreign(self.backend, place)
             raise
 
+    def open_record(self, key: ArtifactKey) -> Artifact:
+        """Return an artifact of which only the manifest is left; reading anything else of it raises.
+
+        Raises:
+            StorageError: there is no manifest.
+        """
+        manifest = self.manifest(key)
+        if manifest is None:
+            raise StorageError(f"{key} does not exist")
+        return Artifact(self.backend, names.place_of(key), manifest)
+
     def manifest(self, key: ArtifactKey) -> Manifest | None:
         """Return the manifest of an artifact, even if it is damaged or only its record is left; None without one."""
         return self._manifest_at(names.place_of(key), with_records=True)

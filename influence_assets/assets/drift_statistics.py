@@ -1,0 +1,110 @@
+"""The asset `drift_statistics`: how a shard's own curvature looks in the generation's basis, as one short vector."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from influence_assets.assets.fitted_pass import fitted_settings
+from influence_assets.assets.shared_pass import SHARD_PASS, Joined, PassContext
+from influence_assets.engine.costs import Cost
+from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.shown import Shown
+from influence_assets.engine.versions import Versions
+from influence_assets.storage.artifacts import Artifact
+
+
+def _compute(work: Work) -> None:
+    from influence_assets.capture.correction import correction_pass
+    from influence_assets.capture.shard_statistics import ShardStatistics
+    from influence_assets.layouts import factors, model
+    from influence_assets.layouts.drift import write_shard_drift
+    from influence_assets.layouts.sequences import shard_sequences
+
+    generation = work.open("eigenbases").manifest.summary
+    (tokens,) = (key for key in work.inputs if key.asset == "token_sequences")
+    if generation["fitted_shards"].get(work.partition.shard) == tokens.data_version:
+        # The pass that the generation was fitted with has measured it.
+        work.draft.summarise(fitted=True)
+        return
+    curvature = work.study.curvature
+    every = shard_sequences(work.open("token_sequences"))
+    sequences = model.fit_sequences(every, generation["fitted_share"], curvature.seed)
+    runner = model.runner(work.workspace, work.open("language_model"), work.progress, len(sequences))
+    bases = runner.placed(factors.bases_on(runner, work.open("eigenbases")))
+    statistics = ShardStatistics(curvature.blocks)
+    correction_pass(runner, sequences, bases, model.label_sampler(curvature), statistics)
+    write_shard_drift(work.draft, runner.modules, statistics, bases, len(sequences))
+
+
+def _joins(versions: Versions, partition: Partition) -> bool:
+    """Return whether all sequences of the shard are to be measured, as the other assets of the pass want them."""
+    generation = versions.generation
+    if generation is None:
+        return False
+    manifest = versions.workspace.store.manifest(generation.key)
+    if manifest is None or manifest.summary["fitted_share"] < 1:
+        return False
+    tokens = versions.key(versions.workspace.graph["token_sequences"], Partition(shard=partition.shard))
+    return tokens is not None and generation.fitted_shards.get(str(partition.shard)) != tokens.data_version
+
+
+def _join(work: Work, context: PassContext) -> Joined:
+    from influence_assets.capture.shard_statistics import ShardStatistics
+    from influence_assets.layouts.drift import write_shard_drift
+
+    statistics = ShardStatistics(work.study.curvature.blocks)
+
+    def record() -> None:
+        sequences = len(context.sequences.with_loss())
+        write_shard_drift(work.draft, context.runner.modules, statistics, context.bases, sequences)
+
+    return Joined(statistics, record)
+
+
+def _cost(sizes: Any, partition: Partition) -> Cost:
+    return Cost(bytes=0 if sizes.was_fitted(str(partition.shard)) else sizes.drift_bytes)
+
+
+def _operations(sizes: Any, partition: Partition, _names: frozenset[str]) -> float:
+    of_sequence = sizes.shape.covariances() + sizes.shape.rotated_gradients()
+    return float(sizes.fitted_sequences(str(partition.shard)) * of_sequence + sizes.shape.drift())
+
+
+def _memory(sizes: Any) -> int:
+    of_shard = sizes.factor_totals_bytes * sizes.shape.sums_itemsize / 8 + sizes.gradient_bytes
+    return int(sizes.pass_memory(sizes.factor_bytes + of_shard, shares_pass=True))
+
+
+def _shown(artifact: Artifact) -> Mapping[str, Shown]:
+    figures = artifact.manifest.summary
+    if figures["fitted"]:
+        return {"in_short": "The generation was fitted on this shard, which was measured then."}
+    return {"in_short": f"Measured on {figures['measured_sequences']:,} sequences."}
+
+
+ASSET = AssetDefinition(
+    name="drift_statistics",
+    group="curvature",
+    description=(
+        "How the shard's own A, S and Λ look in the generation's frozen basis, as one short vector. Those of all "
+        "shards add up, and say how far the corpus has moved from the generation."
+    ),
+    kinds=frozenset({"torch", "zarr"}),
+    partitioned_by="shard",
+    inputs=("token_sequences", "language_model", "eigenbases"),
+    code_version="1",
+    settings=fitted_settings,
+    compute=_compute,
+    holds_text=True,
+    measures=Measurement(
+        shared_pass=SHARD_PASS,
+        join=_join,
+        operations=_operations,
+        fits=True,
+        joins=_joins,
+        needs_pass=lambda sizes, partition: not sizes.was_fitted(str(partition.shard)),
+    ),
+    runs_model=True,
+    cost=CostModel(partition=_cost, memory=_memory),
+    shown=_shown,
+)
