@@ -56,11 +56,6 @@ class BlockDiagonal:
         """Return the product of a tensor [..., width] with this matrix."""
         return torch.cat([x @ a for a, x in zip(self.blocks, torch.split(X, self.widths, dim=-1), strict=True)], dim=-1)
 
-    def __iadd__(self, other: "BlockDiagonal") -> "BlockDiagonal":
-        for a, b in zip(self.blocks, other.blocks, strict=True):
-            a.add_(b)
-        return self
-
     def __truediv__(self, divisor: int) -> "BlockDiagonal":
         return BlockDiagonal(tuple(block / divisor for block in self.blocks))
 

@@ -9,6 +9,7 @@ from influence_assets.assets import asset_graph
 from influence_assets.errors import StorageError
 from influence_assets.layouts import drift
 from tests import studies
+from tests.shard_statistics import shard_statistics
 from tests.studies import COAST, EXTRA, TRADES
 
 LAYERS = [f"transformer.h.{block}.mlp.{layer}" for block in (0, 1) for layer in ("c_fc", "c_proj")]
@@ -29,7 +30,7 @@ def summary(study):
 
 def dense_factor_drift(study, layer, letter, shards):
     """‖offdiag(Qᵀ M Q)‖² / ‖Qᵀ M Q‖² with M the sum of the shards' totals."""
-    M = sum(studies.artifact(study, "covariances", shard=shard).array(f"{layer}.{letter}") for shard in shards)
+    M = sum(shard_statistics(study, shard)[0][layer][letter] for shard in shards)
     Q = studies.artifact(study, "eigenbases").array(f"{layer}.Q_{letter}")
     rotated = Q.T @ M @ Q
     off = rotated - np.diag(np.diag(rotated))
@@ -38,9 +39,8 @@ def dense_factor_drift(study, layer, letter, shards):
 
 def dense_eigenvalue_drift(study, layer, shards):
     """Σ|p − q| / Σq over blocks, entry by entry; 33 columns fall into 32 blocks."""
-    parts = [studies.artifact(study, "corrected_eigenvalues", shard=shard) for shard in shards]
-    count = sum(part.manifest.summary["counted_sequences"] for part in parts)
-    now = sum(part.array(f"{layer}.corrected_eigenvalues") for part in parts) / count
+    parts = [shard_statistics(study, shard) for shard in shards]
+    now = sum(totals[layer]["Λ"] for totals, _ in parts) / sum(sequences for _, sequences in parts)
     then = studies.artifact(study, "curvature").array(f"{layer}.corrected_eigenvalues")
     change = {}
     for i, j in np.ndindex(now.shape):
@@ -152,8 +152,8 @@ def test_the_threshold_decides_and_moves_nothing_else(study):
 
 
 def test_statistics_of_other_layers_are_refused(study):
-    stored = studies.artifact(study, "corrected_eigenvalues", shard=COAST)
-    studies.rewrite(study, "corrected_eigenvalues", arrays={"drift": stored.array("drift")[:-1]}, shard=COAST)
+    stored = studies.artifact(study, "corrected_eigenvalues")
+    studies.rewrite(study, "corrected_eigenvalues", arrays={"drift": stored.array("drift")[:, :-1]})
     studies.write_study(study.parent, curvature={"drift_threshold": 0.3})
     with pytest.raises(StorageError, match="its drift holds"):
         studies.compute(study)
@@ -161,13 +161,13 @@ def test_statistics_of_other_layers_are_refused(study):
 
 def test_what_was_packed_is_unpacked(standing):
     shapes = studies.artifact(standing, "eigenbases").manifest.summary["shapes"]
-    vector = torch.from_numpy(studies.artifact(standing, "corrected_eigenvalues", shard=COAST).array("drift"))
+    vector = torch.from_numpy(studies.artifact(standing, "corrected_eigenvalues").array("drift")[0])
     layers = drift.unpacked(vector, shapes)
     assert list(layers) == LAYERS
     np.testing.assert_array_equal(drift.packed(layers), vector.numpy())
     for layer, found in layers.items():
         Q = studies.artifact(standing, "eigenbases").array(f"{layer}.Q_S")
-        S = studies.artifact(standing, "covariances", shard=COAST).array(f"{layer}.S")
+        S = shard_statistics(standing, COAST)[0][layer]["S"]
         expected = np.diag(Q.T @ S @ Q)
         np.testing.assert_allclose(found.S.diagonal.numpy(), expected, rtol=0, atol=1e-9 * expected.max())
     with pytest.raises(RuntimeError):

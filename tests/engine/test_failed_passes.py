@@ -24,7 +24,7 @@ def test_it_is_told_and_each_partition_is_computed_by_itself(study, monkeypatch)
     ended = influence("run", "--study", study)
     assert ended.code == 0, ended.out
     told, *later = [line for line in ended.out.splitlines() if line.startswith("Note: ")]
-    assert told.startswith(f"Note: One pass over {EXTRA} for covariances, corrected_eigenvalues, gradient_sketches")
+    assert told.startswith(f"Note: One pass over {EXTRA} for drift_statistics, gradient_sketches")
     assert all("failed (several at once need more than there is)" in line for line in (told, *later))
     assert "Computed" in ended.out
     assert len(studies.scores(study)) > len(before)

@@ -44,7 +44,7 @@ def test_of_a_fresh_study_the_sources_steps_are_missing_and_all_else_waits(tmp_p
     assert missing == {f"documents[{COAST}]", f"documents[{TRADES}]", "language_model"}
     assert {found[name][1] for name in missing} == {"was never computed"}
     assert {state for name, (state, _) in found.items() if name not in missing} == {"waiting"}
-    assert found["eigenbases"][1] == f"waits for covariances[{COAST}], covariances[{TRADES}]"
+    assert found["eigenbases"][1] == "waits for covariances"
     pair = f"influence_scores[{FIRST}|{TRADES}]"
     assert found[pair][1] == f"waits for token_sequences[{TRADES}], language_model, eigenbases and 1 more"
 
@@ -54,7 +54,7 @@ def test_a_new_file_is_missing(study):
     assert not_waiting(study) == {f"documents[{EXTRA}]": ("missing", "was never computed")}
     found = states(study)
     assert found.keys() == studies.of_shard(EXTRA)
-    assert found["curvature_drift"][1] == f"waits for corrected_eigenvalues[{EXTRA}]"
+    assert found["curvature_drift"][1] == f"waits for drift_statistics[{EXTRA}]"
 
 
 def test_a_changed_file_is_the_cause(study):
@@ -72,7 +72,7 @@ def test_a_changed_file_is_the_cause(study):
 def test_a_vanished_file_is_the_cause(study):
     (study.parent / "corpus" / TRADES).unlink()
     found = not_waiting(study)
-    assert found["curvature_drift"] == ("stale", f"corrected_eigenvalues[{TRADES}] changed")
+    assert found["curvature_drift"] == ("stale", f"drift_statistics[{TRADES}] changed")
     assert found[f"influence_details[{FIRST}]"][1].startswith(
         f"gradient_sketches[{TRADES}], influence_scores[{FIRST}|{TRADES}], "
     )
@@ -109,10 +109,10 @@ def test_changed_code_is_the_cause(study):
 
 
 def test_damage_is_the_cause(study):
-    damaged = studies.artifact(study, "covariances", shard=COAST)
+    damaged = studies.artifact(study, "token_sequences", shard=COAST)
     store = studies.versions_of(study).workspace.store
     store.mark_damaged(damaged.folder, ["arrays"], "a chunk is torn")
-    assert not_waiting(study) == {f"covariances[{COAST}]": ("stale", "its files are damaged")}
+    assert not_waiting(study) == {f"token_sequences[{COAST}]": ("stale", "its files are damaged")}
     studies.compute(study)
     assert states(study) == {}
 
@@ -126,5 +126,5 @@ def test_of_many_causes_a_few_are_named(tmp_path):
     study = studies.lay_out(tmp_path)
     for number in range(5):
         studies.write_jsonl(tmp_path / "corpus" / f"{number}.jsonl", [{"text": f"Lamp {number} is lit."}])
-    said = states(study)["eigenbases"][1]
-    assert said == "waits for covariances[0.jsonl], covariances[1.jsonl], covariances[2.jsonl] and 4 more"
+    said = states(study)["covariances"][1]
+    assert said == "waits for language_model, token_sequences[0.jsonl], token_sequences[1.jsonl] and 5 more"

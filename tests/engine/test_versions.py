@@ -40,7 +40,7 @@ def test_scores_of_a_new_file_are_those_of_a_run_from_scratch_in_the_same_genera
     for asset in ("eigenbases", "curvature"):
         shutil.copytree(study.parent / "store" / asset, fresh.parent / "store" / asset)
     computed = set(studies.compute(fresh))
-    assert computed == studies.everything([*SHARDS, EXTRA], but=["eigenbases", "curvature"])
+    assert computed == studies.everything([*SHARDS, EXTRA], but=["covariances", "eigenbases", "curvature"])
     assert_same_scores(studies.scores(fresh), studies.scores(study))
 
 
@@ -84,8 +84,9 @@ def test_another_tokenizer_under_the_same_path_changes_every_version_downstream(
 def test_another_damping_leaves_the_statistics_alone_and_can_be_taken_back(study):
     before, scores = studies.data_versions(study), studies.scores(study)
     studies.write_study(study.parent, curvature={"damping_scale": 0.5})
-    statistics = ["documents", "language_model", "token_sequences", "covariances", "eigenbases"]
-    assert set(studies.compute(study)) == studies.everything(but=[*statistics, "corrected_eigenvalues"])
+    statistics = ["covariances", "eigenbases", "corrected_eigenvalues", "drift_statistics"]
+    kept = ["documents", "language_model", "token_sequences", *statistics]
+    assert set(studies.compute(study)) == studies.everything(but=kept)
     assert studies.scores(study) != scores
     studies.assert_no_stale_row(study)
     studies.write_study(study.parent)
@@ -185,7 +186,7 @@ def test_a_model_that_moved_is_found_where_it_is_now(study):
     assert set(studies.compute(study)) == studies.of_shard(EXTRA)
 
 
-@pytest.mark.parametrize("asset", ["documents", "covariances", "influence_scores", "influence_catalogue"])
+@pytest.mark.parametrize("asset", ["documents", "drift_statistics", "influence_scores", "influence_catalogue"])
 def test_what_was_damaged_is_computed_again(study, asset):
     scores = studies.scores(study)
     partition = {"shard": COAST} if asset != "influence_catalogue" else {}

@@ -1,6 +1,5 @@
 """Factors in diagonal blocks, against the whole matrices that they stand for, in float64."""
 
-import weakref
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from influence_assets.maths.ekfac import (
     rotation_order,
     sequence_gradients,
 )
-from influence_assets.maths.moments import GramAccumulator, SecondMoment, merged
+from influence_assets.maths.moments import GramAccumulator, SecondMoment
 from influence_assets.maths.sketches import layer_sketch
 from tests.eigenbases import mean_squares, preconditioned, rotated
 
@@ -94,30 +93,60 @@ def test_a_total_that_was_looked_at_goes_on_growing():
     torch.testing.assert_close(dense(summed.moment().total), cut(x.T @ x, 2))
 
 
-def test_shards_merge_block_by_block_and_stay_as_they_were():
-    x = normal(9, 7)
-    parts = [gram(x[i : i + 4], 3) for i in (0, 4)]
-    before = dense(parts[0].total).clone()
-    found = merged(iter(parts))
-    torch.testing.assert_close(dense(found.total), cut(x[:8].T @ x[:8], 3))
-    assert found.count == 8
-    torch.testing.assert_close(dense(parts[0].total), before, rtol=0, atol=0)
+@pytest.mark.parametrize("width", [7, 300])
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_totals_absorb_shards_block_by_block_and_leave_them_as_they_were(width, blocks):
+    x = normal(9, width).float()
+    totals, of_shard = GramAccumulator(blocks, torch.float64), GramAccumulator(blocks)
+    for rows in (x[:4], x[4:]):
+        of_shard.add(rows)
+        before = dense(of_shard.moment().total)
+        totals.absorb(of_shard)
+        torch.testing.assert_close(dense(of_shard.moment().total), before, rtol=0, atol=0)
+        of_shard.clear()
+        assert not dense(of_shard.moment().total).any()
+    found = totals.moment()
+    assert found.count == 9
+    assert dense(found.total).dtype == torch.float64
+    torch.testing.assert_close(dense(found.total), cut(x.T.double() @ x.double(), blocks), rtol=1e-5, atol=1e-5)
 
 
-def test_no_more_than_two_shards_are_in_memory_while_they_merge():
-    alive, most = weakref.WeakSet(), 0
+def test_totals_in_float64_lose_nothing_of_many_shards():
+    """In float32, a thousandth that is added to a total of a million is lost."""
+    totals, of_shard = GramAccumulator(1, torch.float64), GramAccumulator(1)
+    for value in [1000.0, *[0.03] * 100]:
+        of_shard.add(torch.tensor([[value]]))
+        totals.absorb(of_shard)
+        of_shard.clear()
+    assert float(totals.moment().total) == pytest.approx(1e6 + 100 * 0.0009, rel=1e-9)
 
-    def shards():
-        nonlocal most
-        for seed in range(5):
-            part = gram(normal(9, 7, seed=seed), 3)
-            alive.add(part)
-            most = max(most, len(alive))
-            yield part
-            del part
 
-    assert merged(shards()).count == 45
-    assert most <= 2
+def test_absorbing_nothing_changes_nothing():
+    totals = GramAccumulator(2)
+    totals.absorb(GramAccumulator(2))
+    assert not totals.has_begun
+    totals.add(normal(3, 7))
+    before = dense(totals.moment().total)
+    totals.absorb(GramAccumulator(2))
+    torch.testing.assert_close(dense(totals.moment().total), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("width", [1, 7, 128, 300])
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_packed_totals_are_restored_and_go_on_growing(width, blocks):
+    x = normal(9, width)
+    first = GramAccumulator(blocks)
+    first.add(x[:5])
+    restored = GramAccumulator.from_packed(first.packed().clone(), width, blocks, 5)
+    rest = GramAccumulator(blocks)
+    rest.add(x[5:])
+    restored.absorb(rest)
+    assert restored.moment().count == 9
+    torch.testing.assert_close(dense(restored.moment().total), cut(x.T @ x, min(blocks, width)))
+    with pytest.raises(ValueError, match="are not the tiles"):
+        GramAccumulator.from_packed(first.packed()[:-1], width, blocks, 5)
+    with pytest.raises(ValueError, match="no batch"):
+        GramAccumulator(blocks).packed()
 
 
 def test_each_block_is_decomposed_by_itself(layer):

@@ -1,0 +1,111 @@
+"""A computation over many shards that dies goes on from its last checkpoint, and comes to the same."""
+
+import numpy as np
+import pytest
+
+from influence_assets.assets import asset_graph
+from influence_assets.capture import correction, covariance
+from influence_assets.engine import checkpoints
+from influence_assets.engine.partitions import Partition
+from tests import studies
+from tests.studies import COAST, EXTRA, TRADES
+
+PASSES = {"covariances": (covariance, "covariance_pass"), "corrected_eigenvalues": (correction, "correction_pass")}
+
+
+class _KilledError(BaseException):
+    """In the place of the signal that would end the process."""
+
+
+@pytest.fixture
+def laid_out(tmp_path):
+    """A study of three shards, of which nothing is computed."""
+    study = studies.lay_out(tmp_path)
+    studies.write_extra(study)
+    return study
+
+
+def stored(study, asset):
+    """The manifests of what is stored of an asset, without records."""
+    return list(studies.versions_of(study).workspace.store.manifests(asset))
+
+
+def killed_in_pass(monkeypatch, asset, number):
+    """Let a pass over shards die when it comes to this one, and return the lengths of what it went through."""
+    module, name = PASSES[asset]
+    measure, seen = getattr(module, name), []
+
+    def dying(runner, sequences, *arguments):
+        if len(seen) == number:
+            raise _KilledError
+        seen.append(len(sequences))
+        measure(runner, sequences, *arguments)
+
+    monkeypatch.setattr(module, name, dying)
+    return seen
+
+
+@pytest.mark.parametrize("asset", PASSES)
+def test_a_killed_fit_goes_on_with_the_next_shard_and_comes_to_the_same(laid_out, tmp_path, monkeypatch, asset):
+    fresh = studies.lay_out(tmp_path / "fresh")
+    studies.write_extra(fresh)
+    studies.compute(fresh)
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(checkpoints, "LARGEST_SHARE", np.inf)
+    with monkeypatch.context() as patched:
+        killed_in_pass(patched, asset, 2)
+        with pytest.raises(_KilledError):
+            studies.compute(laid_out)
+    (left,) = stored(laid_out, asset)
+    assert [key.partition for key in left.inputs if key.asset == "token_sequences"] == sorted([COAST, TRADES, EXTRA])[:2]
+    with monkeypatch.context() as patched:
+        went_through = killed_in_pass(patched, asset, None)
+        studies.compute(laid_out)
+    assert len(went_through) == 1
+    assert studies.scores(laid_out) == studies.scores(fresh), "to the last digit: the same sums in the same order"
+    assert stored(laid_out, "covariances") == []
+    assert len(stored(laid_out, "corrected_eigenvalues")) == 1
+
+
+def test_a_checkpoint_of_other_shards_is_not_gone_on_from(laid_out, monkeypatch):
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(checkpoints, "LARGEST_SHARE", np.inf)
+    with monkeypatch.context() as patched:
+        killed_in_pass(patched, "covariances", 2)
+        with pytest.raises(_KilledError):
+            studies.compute(laid_out)
+    first = sorted([COAST, TRADES, EXTRA])[0]
+    (laid_out.parent / "corpus" / first).unlink()
+    with monkeypatch.context() as patched:
+        went_through = killed_in_pass(patched, "covariances", None)
+        studies.compute(laid_out)
+    assert len(went_through) == 2
+    assert studies.compute(laid_out) == []
+
+
+def test_no_checkpoint_is_written_of_what_takes_seconds(laid_out, monkeypatch):
+    saved = []
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", lambda *_: saved.append(1))
+    studies.compute(laid_out)
+    assert saved == []
+
+
+def test_covariances_are_not_kept_once_the_eigenvectors_are_known(study):
+    versions = studies.versions_of(study)
+    asset = asset_graph()["covariances"]
+    key = versions.key(asset, Partition())
+    assert versions.stands(asset, Partition())
+    assert not versions.holds(key)
+    manifest = versions.workspace.store.manifest(key)
+    assert manifest is not None, "its manifest is kept for the lineage"
+    assert manifest.summary["fitted_sequences"] == 17
+
+
+def test_covariances_come_back_if_the_eigenvectors_are_lost(study):
+    scores = studies.scores(study)
+    versions = studies.versions_of(study)
+    generation = studies.artifact(study, "eigenbases")
+    versions.workspace.store.mark_damaged(generation.folder, [], "a sector is unreadable")
+    assert studies.compute(study) == ["covariances", "eigenbases"]
+    assert studies.scores(study) == scores
+    assert stored(study, "covariances") == []
