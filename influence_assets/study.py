@@ -338,6 +338,12 @@ class Compute(_Section):
         "as many as fit in a share of the free memory; on a CPU, no more than are useful. Results depend on it only "
         "through rounding.",
     )
+    memory_bytes: Annotated[int, Field(ge=2**28)] | None = Field(
+        None,
+        description="The most memory that a process may take, in bytes; null is what the machine, or its container, "
+        "has left. Passes that would hold more are repeated for groups of layers. Results depend on it only through "
+        "rounding.",
+    )
     executor: str = Field(
         "in_process",
         description="What computes partitions: `in_process`, one after the other in the run's process, or the name of "

@@ -1,7 +1,7 @@
 """The asset `corrected_eigenvalues`: Λ of every layer in a generation's basis, as totals over its shards."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,37 +15,43 @@ from influence_assets.engine.shown import Shown
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.drafts import Draft
 
+if TYPE_CHECKING:
+    from influence_assets.capture.runner import Runner
+
 
 def _compute(work: Work) -> None:
     import torch
 
-    from influence_assets.capture.correction import CorrectionTotals, correction_pass
-    from influence_assets.capture.shard_statistics import ShardStatistics
+    from influence_assets.capture.fitted_totals import FittedCorrections
     from influence_assets.layouts.drift import DRIFT, DRIFT_SEQUENCES, shard_drift
-    from influence_assets.layouts.factors import bases_on, read_corrections, write_corrections
+    from influence_assets.layouts.factors import bases_on, read_corrections, summarise_layers, write_corrections
 
-    generation = work.open("eigenbases").manifest.summary
-    fitted = FittedPass(work, generation["fitted_share"])
-    layers, bases = fitted.runner.modules, bases_on(fitted.runner, work.open("eigenbases"))
-    bases = fitted.runner.placed(bases)
-    resumed = fitted.resumed
-    totals = CorrectionTotals(torch.float64) if resumed is None else read_corrections(resumed)
-    drift = [] if resumed is None else list(resumed.array(DRIFT))
-    sequences_of_shards = [] if resumed is None else resumed.array(DRIFT_SEQUENCES).tolist()
+    eigenbases = work.open("eigenbases")
+    generation = eigenbases.manifest.summary
+    fitted, blocks = FittedPass(work, generation["fitted_share"]), work.study.curvature.blocks
 
-    def write(draft: Draft, dtype: torch.dtype) -> None:
-        write_corrections(draft, layers, totals, dtype)
-        draft.array(DRIFT, np.stack(drift))
-        draft.array(DRIFT_SEQUENCES, np.array(sequences_of_shards, np.int64))
+    def begin(runner: "Runner", resumed: Artifact | None) -> FittedCorrections:
+        bases = bases_on(runner, eigenbases)
+        totals = FittedCorrections(runner, fitted.sampler, bases, blocks, shard_drift, save)
+        if resumed is not None:
+            totals.take_up(
+                read_corrections(resumed, runner.modules), resumed.array(DRIFT), resumed.array(DRIFT_SEQUENCES)
+            )
+        return totals
 
-    of_shard = ShardStatistics(work.study.curvature.blocks)
-    for sequences in fitted.shards(lambda draft: write(draft, torch.float64)):
-        correction_pass(fitted.runner, sequences, bases, fitted.sampler, of_shard)
-        drift.append(shard_drift(layers, of_shard, bases))
-        sequences_of_shards.append(len(sequences))
-        totals.absorb(of_shard.corrections)
-        of_shard.clear()
-    write(work.draft, fitted.dtype)
+    def save(draft: Draft, totals: FittedCorrections) -> None:
+        write_corrections(draft, totals.layers, totals.corrections, torch.float64)
+        draft.array(DRIFT, np.stack(totals.drift))
+        draft.array(DRIFT_SEQUENCES, np.array(totals.sequences, np.int64))
+
+    drift, sequences = [], np.zeros(0, np.int64)
+    for totals in fitted.totals(begin, lambda layer: FittedCorrections.bytes_of(layer, fitted.dtype, blocks)):
+        write_corrections(work.draft, totals.layers, totals.corrections, fitted.dtype)
+        drift.append(np.stack(totals.drift))
+        sequences = np.array(totals.sequences, np.int64)
+    work.draft.array(DRIFT, np.concatenate(drift, axis=1))
+    work.draft.array(DRIFT_SEQUENCES, sequences)
+    summarise_layers(work.draft, fitted.runner.modules)
     work.draft.summarise(**fitted.figures(), generation_id=generation["generation_id"])
 
 
@@ -98,5 +104,5 @@ ASSET = AssetDefinition(
             eigenvalues_are_finite_and_not_negative,
         )
     ),
-    hidden=frozenset({"layers", "fitted_shards"}),
+    hidden=frozenset({"layers", "shapes", "fitted_shards"}),
 )

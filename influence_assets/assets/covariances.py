@@ -1,7 +1,7 @@
 """The asset `covariances`: A and S of every layer, as totals over the shards that a generation is fitted on."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from influence_assets.assets.fitted_pass import FittedPass, fitted_settings
 from influence_assets.engine.costs import Cost
@@ -12,26 +12,29 @@ from influence_assets.engine.shown import Shown
 from influence_assets.errors import InputError
 from influence_assets.storage.artifacts import Artifact
 
+if TYPE_CHECKING:
+    from influence_assets.capture.runner import Runner
+
 
 def _compute(work: Work) -> None:
-    import torch
-
-    from influence_assets.capture.covariance import CovarianceTotals, covariance_pass
-    from influence_assets.layouts.factors import read_covariances, write_covariances
+    from influence_assets.capture.fitted_totals import FittedCovariances
+    from influence_assets.layouts.factors import read_covariances, summarise_layers, write_covariances
 
     fitted = FittedPass(work)
     blocks, layers = work.study.curvature.blocks, fitted.runner.modules
-    totals = CovarianceTotals(blocks, torch.float64) if fitted.resumed is None else read_covariances(fitted.resumed)
-    of_shard = CovarianceTotals(blocks)
-    for sequences in fitted.shards(lambda draft: write_covariances(draft, layers, totals, blocks)):
-        covariance_pass(fitted.runner, sequences, fitted.sampler, of_shard)
-        totals.absorb(of_shard)
-        of_shard.clear()
+
+    def begin(runner: "Runner", resumed: Artifact | None) -> FittedCovariances:
+        totals = None if resumed is None else read_covariances(resumed, runner.modules, blocks)
+        return FittedCovariances(runner, fitted.sampler, blocks, totals, write_covariances)
+
+    for totals in fitted.totals(begin, lambda layer: FittedCovariances.bytes_of(layer, fitted.dtype, blocks)):
+        totals.save(work.draft)
     figures = fitted.figures()
     _refuse_nothing(work, figures)
-    write_covariances(work.draft, layers, totals, blocks)
+    summarise_layers(work.draft, layers)
     work.draft.summarise(
         **figures,
+        blocks=blocks,
         attributed_parameters=sum(layer.parameters for layer in layers),
         total_parameters=int(work.open("language_model").manifest.summary["parameters"]),
     )
@@ -80,5 +83,5 @@ ASSET = AssetDefinition(
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
     shown=_shown,
-    hidden=frozenset({"layers", "shapes", "blocks", "tile_rows", "fitted_shards"}),
+    hidden=frozenset({"layers", "shapes", "blocks", "fitted_shards"}),
 )

@@ -1,10 +1,12 @@
 """A pass over what a generation is fitted on: the sequences of all shards or a draw of them, shard after shard."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from influence_assets.engine.definition import Work
+from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.drafts import Draft
 from influence_assets.study import Study
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from influence_assets.capture.batches import Sequences
     from influence_assets.capture.losses import LabelSampler
     from influence_assets.capture.runner import Runner
+    from influence_assets.models.layers.rule import AttributedLayer
 
 LARGEST_FIT = 100_000
 """The number of sequences that a generation is fitted on if the corpus has more, with `fit_sequences: auto`."""
@@ -40,6 +43,19 @@ def share_to_fit(study: Study, sequences: int) -> float:
     return min(1.0, (LARGEST_FIT if most == "auto" else most) / max(1, sequences))
 
 
+class FittedTotals(Protocol):
+    """Totals over the sequences that a generation is fitted on, of a group of layers."""
+
+    def add(self, sequences: "Sequences") -> None:
+        """Add a shard's sequences."""
+
+    def save(self, draft: Draft) -> None:
+        """Write the totals into a checkpoint, from which they can be taken up again."""
+
+
+Totals = TypeVar("Totals", bound=FittedTotals)
+
+
 class FittedPass:
     """A pass over the shards that an asset's work reads; it goes on from the checkpoint of a run that was killed.
 
@@ -52,26 +68,26 @@ class FittedPass:
         self._work = work
         self._keys = [key for key in work.inputs if key.asset == "token_sequences"]
         self._others = len(work.inputs) - len(self._keys)
-        self.resumed = work.checkpoints.latest()
-        """The checkpoint that this pass goes on from, if there is one."""
-        earlier = {} if self.resumed is None else self.resumed.manifest.summary
-        self._done = 0 if self.resumed is None else len(self.resumed.manifest.inputs) - self._others
-        self._counts = {name: int(earlier.get(name, 0)) for name in _COUNTS}
         manifests = [work.workspace.store.open(key).manifest for key in self._keys]
         self._sequences = sum(int(manifest.summary["sequences"]) for manifest in manifests)
         self.share = share_to_fit(work.study, self._sequences) if share is None else share
+        self._counts = dict.fromkeys(_COUNTS, 0)
+        self._passed = 0
+        self._groups = 1
 
     @cached_property
     def runner(self) -> "Runner":
-        """The model; its progress counts the sequences of all shards."""
+        """The model; its progress counts the sequences of all shards and groups of layers."""
         from influence_assets.layouts.model import runner
 
-        def progress(done: int, total: int | None) -> None:
-            self._work.progress(self._counted_before + done, total)
+        return replace(
+            runner(self._work.workspace, self._work.open("language_model"), lambda _done, _total: None),
+            progress=self._progress,
+        )
 
-        self._counted_before = self._counts["fitted_sequences"]
-        total = round(self.share * self._sequences)
-        return runner(self._work.workspace, self._work.open("language_model"), progress, total)
+    def _progress(self, sequences: int) -> None:
+        self._passed += sequences
+        self._work.progress(self._passed, round(self.share * self._sequences) * self._groups)
 
     @cached_property
     def sampler(self) -> "LabelSampler | None":
@@ -87,29 +103,52 @@ class FittedPass:
 
         return accumulation_dtype(self.runner.dtype)
 
-    def shards(self, fill: Callable[[Draft], None]) -> "Iterator[Sequences]":
-        """Yield the sequences of each shard that is not in the checkpoint; the caller measures them before the next.
+    def totals(
+        self, begin: Callable[["Runner", Artifact | None], Totals], bytes_of: "Callable[[AttributedLayer], int]"
+    ) -> Iterator[Totals]:
+        """Yield the totals over all shards of one group of layers after another, in the model's order.
+
+        There is one group if the totals of all layers fit into memory. Otherwise each group takes a pass of its own.
 
         Args:
-            fill: writes what has been measured so far into a checkpoint.
+            begin: returns the totals of a runner's layers, taken up from a checkpoint or empty.
+            bytes_of: returns what the totals of a layer take in memory.
         """
+        groups = layers_in_memory(self._work, self.runner, bytes_of, self._longest())
+        self._groups = len(groups)
+        for group in groups:
+            part = None if len(groups) == 1 else ", ".join(layer.name for layer in group)
+            resumed = self._work.checkpoints.latest(part)
+            totals = begin(replace(self.runner, modules=group), resumed)
+            self._add_shards(totals, resumed, part)
+            yield totals
+
+    def _longest(self) -> int:
+        return self._work.study.sequences.length
+
+    def _add_shards(self, totals: FittedTotals, resumed: Artifact | None, part: str | None) -> None:
+        """Add the shards that are not in the checkpoint, and write checkpoints on the way."""
         from influence_assets.layouts.model import fit_sequences
         from influence_assets.layouts.sequences import shard_sequences
 
-        checkpoints, seed = self._work.checkpoints, self._work.study.curvature.seed
-        for number, key in enumerate(self._keys[self._done :], start=self._done + 1):
+        earlier = {} if resumed is None else resumed.manifest.summary
+        done = 0 if resumed is None else len(resumed.manifest.inputs) - self._others
+        self._counts = {name: int(earlier.get(name, 0)) for name in _COUNTS}
+        self._passed += self._counts["fitted_sequences"]
+        for number, key in enumerate(self._keys[done:], start=done + 1):
             every = shard_sequences(self._work.workspace.store.open(key))
-            sequences = fit_sequences(every, self.share, seed)
-            yield sequences
+            sequences = fit_sequences(every, self.share, self._work.study.curvature.seed)
+            totals.add(sequences)
             self._counts["fitted_sequences"] += len(sequences)
             self._counts["counted_tokens"] += int(sequences.counted_tokens().sum())
             self._counts["training_sequences"] += len(every.with_loss())
             self._counts["training_tokens"] += int(every.lengths.sum())
-            if checkpoints.is_due and number < len(self._keys):
-                checkpoints.save(self._others + number, lambda draft: self._fill(draft, fill))
+            is_last = number == len(self._keys)
+            if self._work.checkpoints.is_due if not is_last else part is not None:
+                self._work.checkpoints.save(self._others + number, lambda draft: self._fill(draft, totals), part)
 
-    def _fill(self, draft: Draft, fill: Callable[[Draft], None]) -> None:
-        fill(draft)
+    def _fill(self, draft: Draft, totals: FittedTotals) -> None:
+        totals.save(draft)
         draft.summarise(**self._counts)
 
     def figures(self) -> dict[str, Any]:
@@ -119,3 +158,24 @@ class FittedPass:
             "fitted_share": self.share,
             "fitted_shards": {str(key.partition): key.data_version for key in self._keys},
         }
+
+
+def layers_in_memory(
+    work: Work, runner: "Runner", bytes_of: "Callable[[AttributedLayer], int]", tokens: int
+) -> "list[list[AttributedLayer]]":
+    """Return the groups of layers whose measurements fit into memory together.
+
+    Args:
+        work: the work, whose study may limit the memory.
+        runner: the loaded model.
+        bytes_of: returns what a layer's measurement holds.
+        tokens: the length of the longest sequence.
+
+    Raises:
+        InputError: a layer alone takes more.
+    """
+    from influence_assets.capture.layer_groups import layer_groups, room_for_layers
+
+    batch_bytes = runner.batch_bytes(tokens)
+    room = room_for_layers(runner.modules[0].device, work.study.compute.memory_bytes, batch_bytes)
+    return layer_groups(runner.modules, bytes_of, room)

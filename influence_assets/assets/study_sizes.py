@@ -228,10 +228,10 @@ class StudySizes:
     @cached_property
     def factor_totals_bytes(self) -> int:
         """Bytes of the totals of A and S of all layers in float64, of which about half is kept."""
-        from influence_assets.maths.moments import tile_rows
+        from influence_assets.maths.moments import tile_numbers
 
         widths = [width for layer in self.shape.layers for width in layer.factor_widths]
-        return 8 * sum((stop - start) * stop for width in widths for start, stop in tile_rows(width))
+        return 8 * sum(map(tile_numbers, widths))
 
     @cached_property
     def drift_bytes(self) -> int:

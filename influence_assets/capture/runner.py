@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from influence_assets.capture.batch_size import batch_size
+from influence_assets.capture.batch_size import batch_size, sequence_bytes
 from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import Consumer, LayerTap
 from influence_assets.capture.losses import Head, LabelSampler, plain_head
@@ -67,6 +67,13 @@ class Runner:
         if self.batch_sequences != "auto":
             return self.batch_sequences
         return batch_size(self.model, self.head, self.modules, int(sequences.lengths.max(initial=1)))
+
+    def batch_bytes(self, tokens: int) -> int:
+        """Return the most bytes that a batch of sequences of this length takes during a pass."""
+        size = self.batch_sequences
+        if size == "auto":
+            size = batch_size(self.model, self.head, self.modules, tokens)
+        return size * sequence_bytes(self.model, self.head, self.modules, tokens)
 
     def batches(self, sequences: Sequences, *, by_length: bool = False) -> Iterator[Batch]:
         """Yield the batches of the sequences, on the model's device.

@@ -157,7 +157,7 @@ def _checkpoints(
     return Checkpoints(
         versions.workspace.store,
         *key_and_inputs,
-        lambda inputs: versions.key_from(asset, partition, inputs),
+        lambda inputs, part: versions.key_from(asset, partition, inputs, **({} if part is None else {"part": part})),
         lambda key, inputs: _writing(versions, asset, (key, tuple(inputs)), run_id),
     )
 

@@ -16,67 +16,60 @@ from influence_assets.capture.covariance import Covariances, CovarianceTotals
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.block_diagonal import BlockDiagonal, block_diagonal, blocks_of
 from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
-from influence_assets.maths.moments import GRAM_TILE, GramAccumulator, SecondMoment, SquareAccumulator
+from influence_assets.maths.moments import GramAccumulator, SecondMoment, SquareAccumulator
 from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.drafts import Draft
 
 
-def write_covariances(draft: Draft, layers: Sequence[AttributedLayer], totals: CovarianceTotals, blocks: int) -> None:
-    """Write the totals of A and S of each layer, the tiles on and below the diagonal one after the other.
+def summarise_layers(draft: Draft, layers: Sequence[AttributedLayer]) -> None:
+    """Write the names and shapes of the attributed layers, in the model's order."""
+    shapes = {layer.name: [layer.output_width, layer.input_width] for layer in layers}
+    draft.summarise(layers=list(shapes), shapes=shapes)
 
-    Args:
-        draft: the artifact.
-        layers: the attributed layers, in the model's order.
-        totals: their totals.
-        blocks: the number of diagonal blocks of each factor.
-    """
+
+def write_covariances(draft: Draft, layers: Sequence[AttributedLayer], totals: CovarianceTotals) -> None:
+    """Write the totals of A and S of some layers, the tiles on and below the diagonal one after the other."""
     for layer in layers:
         totals.of(layer)
         _write(draft, f"{layer.name}.A", totals.A[layer.name].packed())
         _write(draft, f"{layer.name}.S", totals.S[layer.name].packed())
-    draft.summarise(
-        layers=[layer.name for layer in layers],
-        shapes={layer.name: [layer.output_width, layer.input_width] for layer in layers},
-        blocks=blocks,
-        tile_rows=GRAM_TILE,
-    )
 
 
-def read_covariances(artifact: Artifact) -> CovarianceTotals:
-    """Return the totals of A and S of all layers, to which further ones can be added."""
-    totals = CovarianceTotals(int(artifact.manifest.summary["blocks"]), torch.float64)
-    for layer in layers_of(artifact):
-        totals.A[layer], totals.S[layer] = (_accumulator(artifact, layer, letter) for letter in "AS")
+def read_covariances(artifact: Artifact, layers: Sequence[AttributedLayer], blocks: int) -> CovarianceTotals:
+    """Return the totals of A and S of some layers, to which further ones can be added."""
+    totals = CovarianceTotals(blocks, torch.float64)
+    for layer in layers:
+        for accumulators, letter, width in ((totals.A, "A", layer.input_width), (totals.S, "S", layer.output_width)):
+            accumulators[layer.name] = _accumulator(artifact, f"{layer.name}.{letter}", width, blocks)
     return totals
 
 
 def read_factors(artifact: Artifact, layer: str) -> Covariances:
     """Return A and S of one layer, counted over the artifact's tokens."""
-    return Covariances(*(_accumulator(artifact, layer, letter).moment() for letter in "AS"))
-
-
-def _accumulator(artifact: Artifact, layer: str, letter: str) -> GramAccumulator:
     figures = artifact.manifest.summary
-    width = figures["shapes"][layer]["SA".index(letter)]
-    values, count = _read(artifact, f"{layer}.{letter}"), _figure(artifact, "counted_tokens")
-    return GramAccumulator.from_packed(values, width, int(figures["blocks"]), count)
+    (d_out, d_in), blocks = figures["shapes"][layer], int(figures["blocks"])
+    A, S = _accumulator(artifact, f"{layer}.A", d_in, blocks), _accumulator(artifact, f"{layer}.S", d_out, blocks)
+    return Covariances(A.moment(), S.moment())
+
+
+def _accumulator(artifact: Artifact, name: str, width: int, blocks: int) -> GramAccumulator:
+    return GramAccumulator.from_packed(_read(artifact, name), width, blocks, _figure(artifact, "counted_tokens"))
 
 
 def write_corrections(
     draft: Draft, layers: Sequence[AttributedLayer], totals: CorrectionTotals, dtype: torch.dtype
 ) -> None:
-    """Write the total of Λ of each layer, in a dtype."""
+    """Write the totals of Λ of some layers, in a dtype."""
     for layer in layers:
         _write(draft, f"{layer.name}.corrected_eigenvalues", totals.of(layer).total.to(dtype))
-    draft.summarise(layers=[layer.name for layer in layers])
 
 
-def read_corrections(artifact: Artifact) -> CorrectionTotals:
-    """Return the totals of Λ of all layers, to which further ones can be added."""
+def read_corrections(artifact: Artifact, layers: Sequence[AttributedLayer]) -> CorrectionTotals:
+    """Return the totals of Λ of some layers, to which further ones can be added."""
     totals = CorrectionTotals(torch.float64)
-    for layer in layers_of(artifact):
-        totals.Λ[layer] = SquareAccumulator.of(read_correction(artifact, layer))
+    for layer in layers:
+        totals.Λ[layer.name] = SquareAccumulator.of(read_correction(artifact, layer.name))
     return totals
 
 
@@ -131,7 +124,7 @@ def curvature_on(runner: Runner, eigenbases: Artifact, curvature: Artifact) -> d
 def bases_on(runner: Runner, eigenbases: Artifact) -> dict[str, Eigenbasis]:
     """Return the generation's eigenbases on the runner's device, in the dtype that is used for sums."""
     dtype = torch.promote_types(runner.dtype, torch.float32)
-    return {layer: read_basis(eigenbases, layer).to(runner.device, dtype) for layer in layers_of(eigenbases)}
+    return {layer.name: read_basis(eigenbases, layer.name).to(runner.device, dtype) for layer in runner.modules}
 
 
 def bases_of(curvature: Mapping[str, LayerCurvature]) -> dict[str, Eigenbasis]:

@@ -160,6 +160,11 @@ def tile_rows(width: int) -> list[tuple[int, int]]:
     return [(start, min(start + GRAM_TILE, width)) for start in range(0, width, GRAM_TILE)]
 
 
+def tile_numbers(width: int) -> int:
+    """Return how many numbers the tiles of a symmetric matrix have."""
+    return sum((stop - start) * stop for start, stop in tile_rows(width))
+
+
 def _symmetric(tiles: Sequence[Tensor]) -> Float[Tensor, "width width"]:
     """Return the whole matrix of the tiles on and below its diagonal."""
     width = tiles[-1].shape[1]

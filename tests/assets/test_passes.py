@@ -10,10 +10,10 @@ from influence_assets.study import Curvature
 KEYS = np.random.default_rng(3).integers(2**62, 2**63 - 1, 400)
 
 
-def drawn(keys, *, seed, count=40):
+def drawn(keys, *, seed, share=0.1):
     tokens = np.zeros((len(keys), 2), np.int32)
     sequences = Sequences(tokens, np.full(len(keys), 2, np.int32), keys)
-    return fit_sequences(sequences, Curvature(seed=seed, fit_sequences=count)).keys.tolist()
+    return fit_sequences(sequences, share, seed).keys.tolist()
 
 
 @pytest.mark.filterwarnings("error")

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from influence_assets.assets import asset_graph
-from influence_assets.capture import correction, covariance
+from influence_assets.capture import fitted_totals, layer_groups
 from influence_assets.engine import checkpoints
 from influence_assets.engine.partitions import Partition
 from tests import studies
 from tests.studies import COAST, EXTRA, TRADES
 
-PASSES = {"covariances": (covariance, "covariance_pass"), "corrected_eigenvalues": (correction, "correction_pass")}
+PASSES = {"covariances": "covariance_pass", "corrected_eigenvalues": "correction_pass"}
 
 
 class _KilledError(BaseException):
@@ -32,8 +32,7 @@ def stored(study, asset):
 
 def killed_in_pass(monkeypatch, asset, number):
     """Let a pass over shards die when it comes to this one, and return the lengths of what it went through."""
-    module, name = PASSES[asset]
-    measure, seen = getattr(module, name), []
+    measure, seen = getattr(fitted_totals, PASSES[asset]), []
 
     def dying(runner, sequences, *arguments):
         if len(seen) == number:
@@ -41,7 +40,7 @@ def killed_in_pass(monkeypatch, asset, number):
         seen.append(len(sequences))
         measure(runner, sequences, *arguments)
 
-    monkeypatch.setattr(module, name, dying)
+    monkeypatch.setattr(fitted_totals, PASSES[asset], dying)
     return seen
 
 
@@ -57,12 +56,34 @@ def test_a_killed_fit_goes_on_with_the_next_shard_and_comes_to_the_same(laid_out
         with pytest.raises(_KilledError):
             studies.compute(laid_out)
     (left,) = stored(laid_out, asset)
-    assert [key.partition for key in left.inputs if key.asset == "token_sequences"] == sorted([COAST, TRADES, EXTRA])[:2]
+    assert [key.partition for key in left.inputs if key.asset == "token_sequences"] == sorted([COAST, TRADES, EXTRA])[
+        :2
+    ]
     with monkeypatch.context() as patched:
         went_through = killed_in_pass(patched, asset, None)
         studies.compute(laid_out)
     assert len(went_through) == 1
     assert studies.scores(laid_out) == studies.scores(fresh), "to the last digit: the same sums in the same order"
+    assert stored(laid_out, "covariances") == []
+    assert len(stored(laid_out, "corrected_eigenvalues")) == 1
+
+
+@pytest.mark.parametrize("asset", PASSES)
+def test_layer_by_layer_a_fit_comes_to_the_same_even_if_it_is_killed(laid_out, tmp_path, monkeypatch, asset):
+    fresh = studies.lay_out(tmp_path / "fresh")
+    studies.write_extra(fresh)
+    studies.compute(fresh)
+    monkeypatch.setattr(layer_groups, "layer_groups", lambda layers, _bytes_of, _room: [[layer] for layer in layers])
+    with monkeypatch.context() as patched:
+        killed_in_pass(patched, asset, 2 * len((COAST, TRADES, EXTRA)) + 1)  # two layers are measured, and a shard
+        with pytest.raises(_KilledError):
+            studies.compute(laid_out)
+    assert len(stored(laid_out, asset)) == 2
+    with monkeypatch.context() as patched:
+        went_through = killed_in_pass(patched, asset, None)
+        studies.compute(laid_out)
+    assert len(went_through) == 2 * len((COAST, TRADES, EXTRA)), "the layers that were measured are not measured again"
+    assert studies.scores(laid_out) == studies.scores(fresh)
     assert stored(laid_out, "covariances") == []
     assert len(stored(laid_out, "corrected_eigenvalues")) == 1
 

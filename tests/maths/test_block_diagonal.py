@@ -1,6 +1,5 @@
 """Factors in diagonal blocks, against the whole matrices that they stand for, in float64."""
 
-
 import pytest
 import torch
 

@@ -1,0 +1,130 @@
+"""Totals over many shards, in float64: those of a shard are in the dtype of its passes' sums, and added at its end."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from influence_assets.capture.batches import Sequences
+from influence_assets.capture.correction import CorrectionTotals, correction_pass
+from influence_assets.capture.covariance import CovarianceTotals, covariance_pass
+from influence_assets.capture.losses import LabelSampler
+from influence_assets.capture.runner import Runner
+from influence_assets.capture.shard_statistics import ShardStatistics
+from influence_assets.maths.block_diagonal import block_widths
+from influence_assets.maths.ekfac import Eigenbasis
+from influence_assets.maths.moments import tile_numbers
+from influence_assets.models.layers.rule import AttributedLayer
+
+SUM_BYTES = 8
+"""Bytes of a number in float64."""
+
+
+class FittedCovariances:
+    """Totals of A and S over shards.
+
+    Args:
+        runner: runs the model with the layers to measure.
+        sampler: draws the labels.
+        blocks: number of blocks on the diagonal of each factor.
+        totals: totals to go on from, in float64; None: none.
+        write: writes the totals of some layers into a draft.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        sampler: LabelSampler | None,
+        blocks: int,
+        totals: CovarianceTotals | None,
+        write: Callable[[Any, Sequence[AttributedLayer], CovarianceTotals], None],
+    ) -> None:
+        self._runner = runner
+        self._sampler = sampler
+        self._totals = totals or CovarianceTotals(blocks, torch.float64)
+        self._of_shard = CovarianceTotals(blocks)
+        self._write = write
+
+    @staticmethod
+    def bytes_of(layer: AttributedLayer, dtype: torch.dtype, blocks: int) -> int:
+        """Return the bytes that the totals of a layer take, those over all shards and those of one."""
+        return _factor_numbers(layer, blocks) * (SUM_BYTES + dtype.itemsize)
+
+    def add(self, sequences: Sequences) -> None:
+        """Add a shard's sequences."""
+        covariance_pass(self._runner, sequences, self._sampler, self._of_shard)
+        self._totals.absorb(self._of_shard)
+        self._of_shard.clear()
+
+    def save(self, draft: Any) -> None:
+        """Write the totals over all shards so far."""
+        self._write(draft, self._runner.modules, self._totals)
+
+
+class FittedCorrections:
+    """Totals of Λ over shards, and each shard's drift.
+
+    Args:
+        runner: runs the model with the layers to measure.
+        sampler: draws the labels.
+        bases: the generation's basis of each layer.
+        blocks: number of blocks on the diagonal of each factor.
+        drift_of: returns a shard's vector of drift from its own totals.
+        write: writes everything measured so far into a draft.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        sampler: LabelSampler | None,
+        bases: Mapping[str, Eigenbasis],
+        blocks: int,
+        drift_of: Callable[[Sequence[AttributedLayer], ShardStatistics, Mapping[str, Eigenbasis]], np.ndarray],
+        write: Callable[[Any, "FittedCorrections"], None],
+    ) -> None:
+        self._runner = runner
+        self._sampler = sampler
+        self._bases = runner.placed(bases)
+        self._of_shard = ShardStatistics(blocks)
+        self._drift_of = drift_of
+        self._write = write
+        self.corrections = CorrectionTotals(torch.float64)
+        self.drift: list[np.ndarray] = []
+        self.sequences: list[int] = []
+
+    @property
+    def layers(self) -> Sequence[AttributedLayer]:
+        """The layers that are measured."""
+        return self._runner.modules
+
+    @staticmethod
+    def bytes_of(layer: AttributedLayer, dtype: torch.dtype, blocks: int) -> int:
+        """Return the bytes that a layer takes: its basis, its totals over all shards, and A, S and Λ of one."""
+        widths = [width for side in (layer.input_width, layer.output_width) for width in block_widths(side, blocks)]
+        gradient = layer.input_width * layer.output_width
+        of_shard = sum(width**2 for width in widths) + _factor_numbers(layer, blocks) + gradient
+        return of_shard * dtype.itemsize + gradient * SUM_BYTES
+
+    def take_up(self, corrections: CorrectionTotals, drift: np.ndarray, sequences: np.ndarray) -> None:
+        """Go on from what was written before: the totals, and the drift and number of sequences of each shard."""
+        self.corrections = corrections
+        self.drift, self.sequences = list(drift), sequences.tolist()
+
+    def add(self, sequences: Sequences) -> None:
+        """Add a shard's sequences."""
+        correction_pass(self._runner, sequences, self._bases, self._sampler, self._of_shard)
+        self.drift.append(self._drift_of(self.layers, self._of_shard, self._bases))
+        self.sequences.append(len(sequences))
+        self.corrections.absorb(self._of_shard.corrections)
+        self._of_shard.clear()
+
+    def save(self, draft: Any) -> None:
+        """Write everything measured so far."""
+        self._write(draft, self)
+
+
+def _factor_numbers(layer: AttributedLayer, blocks: int) -> int:
+    """Return how many numbers are kept of the totals of A and S."""
+    sides = (layer.input_width, layer.output_width)
+    return sum(tile_numbers(width) for side in sides for width in block_widths(side, blocks))

@@ -1,0 +1,77 @@
+"""Groups of layers that are measured in passes of their own, where all at once would take more memory than there is."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from influence_assets.capture.available_memory import available_memory
+from influence_assets.errors import InputError
+from influence_assets.models.layers.rule import AttributedLayer
+
+MEMORY_KEY = "compute.memory_bytes"
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+SHARE_OF_DEVICE = 3 / 4
+"""The share of a device's free memory that measurements may take; the rest is for batches and fragments."""
+
+
+def room_for_layers(device: torch.device, memory_bytes: int | None, batch_bytes: int) -> int:
+    """Return the bytes that measurements of layers may take, beside the loaded model and its batches.
+
+    Args:
+        device: the device of the passes.
+        memory_bytes: the most that this process may take, on a processor; None: what the machine or its control group
+            has left.
+        batch_bytes: what a batch takes.
+    """
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(SHARE_OF_DEVICE * (torch.cuda.mem_get_info(device)[0] + unused)) - batch_bytes
+    available = available_memory()
+    if memory_bytes is not None:
+        available = min(available, memory_bytes - resident_bytes())
+    return available - batch_bytes
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process takes now; 0 where the system does not say."""
+    if sys.platform != "linux":
+        return 0
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * _PAGE_BYTES
+
+
+def layer_groups(
+    layers: Sequence[AttributedLayer], bytes_of: Callable[[AttributedLayer], int], room: int
+) -> list[list[AttributedLayer]]:
+    """Return runs of layers whose measurements fit into memory together, as few as possible.
+
+    Args:
+        layers: the attributed layers, in the model's order.
+        bytes_of: returns what a layer's measurement holds.
+        room: the bytes that a group may hold.
+
+    Raises:
+        InputError: one layer alone takes more.
+    """
+    groups: list[list[AttributedLayer]] = []
+    left = 0
+    for layer in layers:
+        needed = bytes_of(layer)
+        if needed > room:
+            raise InputError(
+                MEMORY_KEY,
+                f"{layer.name} ({layer.output_width:,} × {layer.input_width:,}) alone takes {needed / 1e9:.1f} GB to "
+                f"measure, and there are {max(0, room) / 1e9:.1f} GB for it",
+                "Set curvature.blocks, attribute narrower layers (curvature.modules), or give it more memory.",
+            )
+        if not groups or needed > left:
+            groups.append([])
+            left = room
+        groups[-1].append(layer)
+        left -= needed
+    return groups
