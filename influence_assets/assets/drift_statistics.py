@@ -45,7 +45,7 @@ def _joins(versions: Versions, partition: Partition) -> bool:
     if manifest is None or manifest.summary["fitted_share"] < 1:
         return False
     tokens = versions.key(versions.workspace.graph["token_sequences"], Partition(shard=partition.shard))
-    return tokens is not None and generation.fitted_shards.get(str(partition.shard)) != tokens.data_version
+    return tokens is None or generation.fitted_shards.get(str(partition.shard)) != tokens.data_version
 
 
 def _join(work: Work, context: PassContext) -> Joined:

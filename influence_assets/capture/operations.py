@@ -148,6 +148,10 @@ class ModelShape:
         """Count the operations of A and S for every layer, without the pass."""
         return sum(layer.covariances(self.tokens - 1) for layer in self.layers)
 
+    def drift(self) -> int:
+        """Count the operations of a shard's drift, Qᵀ A Q and Qᵀ S Q for every layer."""
+        return sum(layer.drift() for layer in self.layers)
+
     def gradients(self) -> int:
         """Count the operations of G for every layer."""
         return sum(layer.gradient(self.tokens) for layer in self.layers)

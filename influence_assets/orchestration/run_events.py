@@ -54,9 +54,10 @@ class Reporter:
             reported = reported_versions(self._instance, key, dg.DagsterEventType.ASSET_MATERIALIZATION)
             for standing in state.of("standing"):
                 artifact = ArtifactKey(state.asset.name, standing.partition.key, str(standing.data_version))
-                is_reported = reported.get(standing.partition.key or WHOLE) == artifact.data_version
-                if not is_reported and versions.holds(artifact):
-                    outcome = Outcome(versions.workspace.store.open(artifact), computed=False)
+                if reported.get(standing.partition.key or WHOLE) != artifact.data_version:
+                    store = versions.workspace.store
+                    opened = store.open(artifact) if versions.holds(artifact) else store.open_record(artifact)
+                    outcome = Outcome(opened, computed=False)
                     yield from self.finished(Finished(state.asset, standing.partition, outcome, versions))
         yield from self.rolled_up_checks()
 

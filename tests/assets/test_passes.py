@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from influence_assets.assets.fitted_pass import share_to_fit
 from influence_assets.capture.batches import Sequences
 from influence_assets.layouts.model import fit_sequences
-from influence_assets.study import Curvature
+from influence_assets.study import Study
+from tests import studies
 
 KEYS = np.random.default_rng(3).integers(2**62, 2**63 - 1, 400)
 
@@ -19,7 +21,7 @@ def drawn(keys, *, seed, share=0.1):
 @pytest.mark.filterwarnings("error")
 def test_the_draw_depends_on_seed_and_sequences_alone():
     first = drawn(KEYS, seed=0)
-    assert len(set(first)) == 40
+    assert 20 < len(set(first)) < 60
     assert first == [key for key in KEYS.tolist() if key in set(first)], "the order of the shard is kept"
     assert set(drawn(KEYS[::-1].copy(), seed=0)) == set(first)
     # Two draws of 40 out of 400 have 4 in common on average, and hardly ever 20.
@@ -34,5 +36,13 @@ def test_neighbouring_keys_are_drawn_apart():
 
 
 def test_all_are_taken_where_there_are_no_more():
-    assert drawn(KEYS[:40], seed=0) == KEYS[:40].tolist()
-    assert drawn(KEYS, seed=0, count=None) == KEYS.tolist()
+    assert drawn(KEYS, seed=0, share=1.0) == KEYS.tolist()
+
+
+@pytest.mark.parametrize(
+    ("fit_sequences", "sequences", "share"),
+    [(None, 10**7, 1.0), ("auto", 99_000, 1.0), ("auto", 400_000, 0.25), (100, 50, 1.0), (100, 400, 0.25), (1, 0, 1.0)],
+)
+def test_a_generation_is_fitted_on_as_many_as_the_study_says(tmp_path, fit_sequences, sequences, share):
+    study = Study.load(studies.write_study(tmp_path, curvature={"fit_sequences": fit_sequences}))
+    assert share_to_fit(study, sequences) == share

@@ -268,10 +268,11 @@ def test_one_pass_measures_what_the_separate_ones_do(sampler):
     measure(runner, sequences, [factors, Λ, rows, first, second], bases, sampler)
     apart = covariances(runner, sequences, sampler)
     corrections = eigenvalue_corrections(runner, sequences, bases, sampler)
-    for name in bases:
-        torch.testing.assert_close(factors.totals(runner)[name].A.total, apart[name].A.total)
-        torch.testing.assert_close(factors.totals(runner)[name].S.total, apart[name].S.total)
-        torch.testing.assert_close(Λ.totals(runner)[name].total, corrections[name].total)
+    for layer in runner.modules:
+        name = layer.name
+        torch.testing.assert_close(factors.of(layer).A.total, apart[name].A.total)
+        torch.testing.assert_close(factors.of(layer).S.total, apart[name].S.total)
+        torch.testing.assert_close(Λ.of(layer).total, corrections[name].total)
     for together, alone in zip(whitened, sketches(runner, sequences, curvature, everything, probes), strict=True):
         for part in ("rows", "squared_norms", "exact"):
             np.testing.assert_allclose(getattr(together, part), getattr(alone, part), rtol=1e-6)

@@ -25,7 +25,7 @@ def test_before_anything_runs(tmp_path):
     assert list(rows(ended.out)) == NAMES
     assert "about 30 sequences of 16 tokens (at 4.0 bytes a token); 3 queries" in ended.out
     assert re.search(
-        r"^covariances +2 of 2 +[\d.]+ M +> [\d.]+ m?s +[\d.]+ [MG]B +[\d.]+ kB +│ *$", ended.out, re.MULTILINE
+        r"^covariances +1 of 1 +[\d.]+ M +> [\d.]+ m?s +[\d.]+ [MG]B +[\d.]+ kB +│ *$", ended.out, re.MULTILINE
     )
     assert re.search(r"^documents +2 of 2 +– +– +– +– +│ *$", ended.out, re.MULTILINE)
     assert re.search(r"^2 +32 × 9 +gradients by Q_S, tokens by Q_A +queries *$", ended.out, re.MULTILINE)
@@ -47,7 +47,9 @@ def test_of_a_new_shard(study):
     ended = influence("plan", "--study", study)
     assert ended.code == 0
     figures = rows(ended.out)
-    assert re.search(r"1 of 3 +[\d.]+ k +[\d.]+ m?s +[\d.]+ [MG]B +[\d.]+ kB +│ +[\d.]+ m?s", figures["covariances"])
+    assert re.search(
+        r"1 of 3 +[\d.]+ k +[\d.]+ m?s +[\d.]+ [MG]B +[\d.]+ kB +│ +[\d.]+ m?s", figures["drift_statistics"]
+    )
     assert re.search(r"0 of 1 +│", figures["eigenbases"])
     assert "about 18 sequences" in ended.out
     assert "One pass of the model computes all that is outstanding of a shard" in ended.out

@@ -77,13 +77,13 @@ def observed(located, asset):
 def test_partitions_of_a_file_that_is_gone_say_so(computed):
     path = computed.path.parent / "corpus" / COAST
     content = path.read_bytes()
-    assert observed(computed, "covariances") == []
+    assert observed(computed, "gradient_sketches") == []
     path.unlink()
     computed.sense()
-    assert observed(computed, "covariances") == [FILE_GONE]
+    assert observed(computed, "gradient_sketches") == [FILE_GONE]
     assert observed(computed, "source_files")[0] == FILE_GONE
     computed.sense()
-    assert observed(computed, "covariances") == [FILE_GONE], "once"
+    assert observed(computed, "gradient_sketches") == [FILE_GONE], "once"
     path.write_bytes(content)
     computed.sense()
-    assert observed(computed, "covariances") == [FILE_EXISTS, FILE_GONE]
+    assert observed(computed, "gradient_sketches") == [FILE_EXISTS, FILE_GONE]

@@ -19,7 +19,8 @@ SHOWN = {
     "token_sequences": {"sequences", "tokens", "predicted_tokens"},
     "covariances": {"fitted_sequences", "counted_tokens", "training_sequences"},
     "eigenbases": {"generation_id", "training_sequences", "counted_tokens", "attributed_parameters"},
-    "corrected_eigenvalues": {"counted_sequences"},
+    "corrected_eigenvalues": {"fitted_sequences", "counted_tokens", "generation_id"},
+    "drift_statistics": {"fitted"},
     "curvature": {"generation_id", "attributed_share", "spectra", "layers"},
     "curvature_drift": {"largest_drift", "largest_drift_layer", "threshold", "exceeds", "curvature_drift"},
     "query_gradients": {"queries", "generation_id", "first_queries"},
@@ -59,7 +60,7 @@ def runs(located):
 def test_every_asset_by_hand_ends_in_scores_and_says_what_it_did(located, runs):
     assert all(run.success for run in runs)
     checks = [check for run in runs for check in run.get_asset_check_evaluations()]
-    assert {check.asset_key.path[-1] for check in checks} > {"covariances", "influence_scores", "influence_catalogue"}
+    assert {check.asset_key.path[-1] for check in checks} > {"eigenbases", "influence_scores", "influence_catalogue"}
     assert [check for check in checks if not check.passed] == []
     versions = studies.data_versions(located.path)
     reported = {}
@@ -116,7 +117,7 @@ def test_a_step_without_its_inputs_fails_and_names_them(located):
     run = located.materialise("eigenbases", raise_on_error=False)
     assert not run.success
     (failure,) = [event for event in run.all_events if event.is_step_failure]
-    assert "eigenbases needs covariances[letters/coast.jsonl]" in failure.step_failure_data.error.cause.message
+    assert "eigenbases needs covariances, which" in failure.step_failure_data.error.cause.message
 
 
 class Listener:
@@ -147,7 +148,7 @@ def test_one_run_computes_all_and_leaves_out_what_a_failure_stops(located):
     assert f"{TRADES}, after row 0: cannot be read as Parquet" in str(failure.error)
     computed = {studies.label(*done) for done in result.computed}
     # The generation is fitted on all shards: without this one there is none yet.
-    by_shard = {f"{asset}[{COAST}]" for asset in ("documents", "token_sequences", "covariances")}
+    by_shard = {f"{asset}[{COAST}]" for asset in ("documents", "token_sequences")}
     assert computed == by_shard | {"language_model"}
     (run,) = located.instance.get_runs()
     assert run.status == dg.DagsterRunStatus.FAILURE
@@ -170,7 +171,7 @@ def test_one_run_computes_all_and_leaves_out_what_a_failure_stops(located):
     assert latest.run_id in lineage
     assert (f"gradient_sketches[{COAST}]", 2) in listener.begun
     sequences = studies.artifact(located.path, "token_sequences", shard=COAST).manifest.summary["sequences"]
-    assert (f"corrected_eigenvalues[{COAST}]", sequences, sequences) in listener.noted
+    assert (f"gradient_sketches[{COAST}]", sequences, sequences) in listener.noted
     # Scores come from the sketches' pass.
     runs_model = {asset.name for asset in asset_graph() if asset.runs_model} - {"language_model", "influence_scores"}
     assert runs_model <= {name.partition("[")[0] for name, *_ in listener.noted}
@@ -219,7 +220,7 @@ def test_checks_are_evaluated_in_the_run(computed):
     ]
     assert all(evaluation.passed for evaluation in evaluated)
     found = {(evaluation.asset_key.path[-1], evaluation.partition): evaluation for evaluation in evaluated}
-    assert {("covariances", EXTRA), ("curvature_drift", None)} <= found.keys()
+    assert {("token_sequences", EXTRA), ("curvature_drift", None)} <= found.keys()
     # What holds of several partitions is told once.
     assert found["influence_scores", None].metadata["partitions"].value == len(QUERY_SETS)
 

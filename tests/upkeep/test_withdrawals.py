@@ -75,7 +75,7 @@ def test_what_is_left_is_what_a_corpus_without_it_gives(study, tmp_path_factory)
     (other.parent / "store" / "withdrawn.jsonl").unlink()
     studies.write_jsonl(other.parent / "corpus" / COAST, [r for r in studies.COAST_ROWS if r["text"] != FOG])
     assert sorted(studies.compute(other)) == sorted(studies.of_shard(COAST))
-    for step in ("token_sequences", "covariances", "corrected_eigenvalues", "gradient_sketches"):
+    for step in ("token_sequences", "drift_statistics", "gradient_sketches"):
         one, same = (studies.artifact(path, step, shard=COAST) for path in (study, other))
         assert_same_values({**values_of(one), FILES: {}}, {**values_of(same), FILES: {}})
     assert_same_scores(studies.scores(study), studies.scores(other))
