@@ -129,15 +129,12 @@ class FittedStatistics:
         self, versions: "Versions", asset: "AssetDefinition", generation: Generation
     ) -> "KeyAndInputs | None":
         """Return the artifact of a generation and its inputs; None while an input is missing."""
-        graph = versions.workspace.graph
         inputs: list[ArtifactKey] = []
         for name in asset.inputs_of(versions.workspace.study):
             if name == self.fitted_on:
                 fitted = sorted(generation.fitted_shards.items())
                 inputs += [ArtifactKey(name, shard, version) for shard, version in fitted]
-            elif graph[name] is graph.generation:
-                inputs.append(generation.key)
-            elif (key := versions.key(graph[name], Partition())) is not None:
+            elif (key := _key_in(versions, generation, name)) is not None:
                 inputs.append(key)
             else:
                 return None
@@ -157,17 +154,35 @@ class FrozenWithGeneration:
         self, versions: "Versions", asset: "AssetDefinition", partition: Partition
     ) -> "KeyAndInputs | None":
         """Return the artifact if it is stored, or if its inputs are."""
-        graph = versions.workspace.graph
-        keys = [versions.key(graph[name], Partition()) for name in asset.inputs_of(versions.workspace.study)]
-        known_keys = [key for key in keys if key is not None]
-        if len(known_keys) < len(keys):
+        generation = versions.generation
+        key_and_inputs = None if generation is None else self.of_generation(versions, asset, generation)
+        if key_and_inputs is None:
             return None
-        key = versions.key_from(asset, partition, known_keys)
-        return (key, tuple(known_keys)) if versions.holds(key) or all(map(versions.holds, known_keys)) else None
+        key, inputs = key_and_inputs
+        return key_and_inputs if versions.holds(key) or all(map(versions.holds, inputs)) else None
+
+    def of_generation(
+        self, versions: "Versions", asset: "AssetDefinition", generation: Generation
+    ) -> "KeyAndInputs | None":
+        """Return the artifact of a generation and its inputs, stored or not; None while an input is unknown."""
+        names = asset.inputs_of(versions.workspace.study)
+        keys = [key for name in names if (key := _key_in(versions, generation, name)) is not None]
+        return (versions.key_from(asset, Partition(), keys), tuple(keys)) if len(keys) == len(names) else None
 
     def frozen_inputs(self, _asset: "AssetDefinition", _study: Study) -> tuple[str, ...]:
         """Return none: all of its inputs are frozen themselves."""
         return ()
+
+
+def _key_in(versions: "Versions", generation: Generation, name: str) -> ArtifactKey | None:
+    """Return the key of an asset without partitions in a generation; None if it is unknown."""
+    asset = versions.workspace.graph[name]
+    if asset is versions.workspace.graph.generation:
+        return generation.key
+    if isinstance(asset.frozen, FittedStatistics):
+        key_and_inputs = asset.frozen.of_generation(versions, asset, generation)
+        return None if key_and_inputs is None else key_and_inputs[0]
+    return versions.key(asset, Partition())
 
 
 def generations(workspace: "Workspace", identity: str) -> list[Generation]:

@@ -15,7 +15,13 @@ from functools import cached_property
 from typing import Any, Literal
 
 from influence_assets.engine.definition import AssetDefinition, KeyAndInputs
-from influence_assets.engine.generations import FittedStatistics, Generation, NumberedGeneration, generations
+from influence_assets.engine.generations import (
+    FittedStatistics,
+    FrozenWithGeneration,
+    Generation,
+    NumberedGeneration,
+    generations,
+)
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import StorageError
@@ -246,13 +252,26 @@ class Versions:
         """Return whether a generation's parts are stored, or can be computed from what is stored.
 
         If a part is missing, the very shards that the generation was fitted on are needed; once one of these has
-        changed, the generation is skipped.
+        changed, the generation is skipped. As long as the generation is complete but for its totals, shards that are
+        not known to have changed are taken to be as they were.
         """
         is_fitted = self.holds(generation.key) or all(map(self.holds, generation.inputs))
         if is_fitted and all(map(self.holds, self._statistics_in(generation))):
             return True
+        is_complete = is_fitted and any(map(self.holds, self._end_of(generation)))
         fitted_on = self.workspace.graph[rule.fitted_on]
-        return all(self._is_as_fitted(fitted_on, shard, version) for shard, version in generation.fitted_shards.items())
+        return all(
+            self._is_as_fitted(fitted_on, shard, version, if_unknown=is_complete)
+            for shard, version in generation.fitted_shards.items()
+        )
+
+    def _end_of(self, generation: Generation) -> Iterator[ArtifactKey]:
+        """Yield the key of the artifact that completes a generation under the study's settings, if it is known."""
+        end = self.workspace.graph.generation_end
+        if end is not None and isinstance(end.frozen, FrozenWithGeneration):
+            key_and_inputs = end.frozen.of_generation(self, end, generation)
+            if key_and_inputs is not None:
+                yield key_and_inputs[0]
 
     def _statistics_in(self, generation: Generation) -> Iterator[ArtifactKey]:
         """Yield the keys of the totals that were measured in a generation's basis."""
@@ -262,11 +281,11 @@ class Versions:
                 if key_and_inputs is not None:
                     yield key_and_inputs[0]
 
-    def _is_as_fitted(self, fitted_on: AssetDefinition, shard: str, data_version: str) -> bool:
+    def _is_as_fitted(self, fitted_on: AssetDefinition, shard: str, data_version: str, *, if_unknown: bool) -> bool:
         if shard not in self.workspace.shards:
             return False
         key = self.key(fitted_on, Partition(shard=shard))
-        return key is not None and key.data_version == data_version
+        return if_unknown if key is None else key.data_version == data_version
 
     def _partitions_read(self, partition: Partition, upstream: AssetDefinition) -> list[Partition]:
         """Return the partitions of an upstream asset that a partition reads: those with the same shard or query set."""

@@ -96,12 +96,10 @@ def test_a_study_with_factors_in_blocks(tmp_path):
     assert shapes == [(5, 5), (4, 4), (16, 16), (16, 16)]
     assert not {f"{layer}.Q_A", f"{layer}.Q_S"} & set(stored["eigenbases"].array_names())
     assert oracle_error(study, stored) < 1e-9
-    for asset in ("covariances", "eigenbases"):
-        artifact = stored.get(asset) or studies.artifact(study, asset, shard=studies.COAST)
-        open_input = studies.versions_of(study).workspace.store.open
-        findings = dict(asset_graph()[asset].checks.findings(artifact, open_input))
-        assert findings
-        assert all(finding.passed for finding in findings.values())
+    open_input = studies.versions_of(study).workspace.store.open
+    findings = dict(asset_graph()["eigenbases"].checks.findings(stored["eigenbases"], open_input))
+    assert findings
+    assert all(finding.passed for finding in findings.values())
     before = studies.data_versions(study)
     studies.write_extra(study)
     assert set(studies.compute(study)) == studies.of_shard(studies.EXTRA)
@@ -109,7 +107,7 @@ def test_a_study_with_factors_in_blocks(tmp_path):
     assert drifts.is_between(1e-6, 1).all()
     studies.write_study(study.parent, curvature={"blocks": 1, "fisher": "empirical"})
     changed = {name for name, version in studies.data_versions(study).items() if version != before.get(name)}
-    assert {f"covariances[{shard}]" for shard in studies.SHARDS} <= changed
+    assert "covariances" in changed
     assert not {f"token_sequences[{shard}]" for shard in studies.SHARDS} & changed
 
 

@@ -205,9 +205,9 @@ def test_a_study_of_a_made_up_model_is_kept_like_any_other(tmp_path, request):
     for command in ("verify", "gc"):
         assert influence(command, "--study", study).code == 0
     assert run(study) == {}
-    damage(studies.artifact(study, "covariances", shard=studies.COAST).folder)
+    damage(studies.artifact(study, "corrected_eigenvalues").folder)
     assert influence("verify", "--study", study).code == 1
-    assert "covariances" in run(study)
+    assert "corrected_eigenvalues" in run(study)
     assert studies.scores(study) == pytest.approx(scores, rel=1e-9)
     document = studies.ask_sql(study, "select document_id from documents order by all limit 1").item()
     assert influence("forget", "--document", document, "--study", study).code == 0

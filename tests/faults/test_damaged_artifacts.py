@@ -22,21 +22,20 @@ PLACES = {
     "a torn chunk": (f"token_sequences[{ONE}]", "arrays/tokens/c/**/*", "cut"),
     "a chunk of zeros": (f"token_sequences[{ONE}]", "arrays/lengths/c/**/*", "zero"),
     "a chunk that is gone": (f"token_sequences[{ONE}]", "arrays/tokens/c/**/*", "remove"),
-    "covariances": (f"covariances[{ONE}]", "arrays/*/c/**/*", "flip"),
     "eigenbases": ("eigenbases", "arrays/*/c/**/*", "flip"),
     "the shape of an array": ("eigenbases", "arrays/*/zarr.json", "flip"),
-    "corrected eigenvalues": (f"corrected_eigenvalues[{ONE}]", "arrays/*/c/**/*", "flip"),
+    "corrected eigenvalues": ("corrected_eigenvalues", "arrays/*/c/**/*", "flip"),
     "curvature": ("curvature", "arrays/*/c/**/*", "flip"),
     "a question": ("query_gradients[first.jsonl]", "queries.parquet", "flip"),
     "a question's gradient": ("query_gradients[first.jsonl]", "arrays/*/c/**/*", "flip"),
     "signs of a sketch": (f"gradient_sketches[{ONE}]", "arrays/signs/c/**/*", "flip"),
     "scores": (f"influence_scores[first.jsonl|{ONE}]", "influence_scores.parquet", "flip"),
     "the tokenizer": ("language_model", "tokenizer*/*", "flip"),
-    "a manifest": (f"covariances[{ONE}]", "manifest.json", "flip"),
+    "a manifest": (f"token_sequences[{ONE}]", "manifest.json", "flip"),
     "the manifest of a generation": ("eigenbases", "manifest.json", "cut"),
 }  # fmt: skip
 NOT_READ = {
-    "a text", "a table that is cut off", "covariances", "a manifest", "corrected eigenvalues", "scores",
+    "a text", "a table that is cut off", "a manifest", "corrected eigenvalues", "scores",
     "a question's gradient", "signs of a sketch",
 }  # fmt: skip
 """What nobody reads once what is made of it stands; `verify` does."""

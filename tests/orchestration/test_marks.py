@@ -88,22 +88,22 @@ def test_files_that_come_change_and_go(computed):
     corpus = computed.path.parent / "corpus"
     studies.write_extra(computed.path)
     computed.sense()
-    assert_agree(computed, standing=ALL - len(studies.ROLLED_UP), missing=1, waiting=6 + len(studies.ROLLED_UP))
+    assert_agree(computed, standing=ALL - len(studies.ROLLED_UP), missing=1, waiting=5 + len(studies.ROLLED_UP))
     computed.command()
-    assert_agree(computed, standing=ALL + 7)
+    assert_agree(computed, standing=ALL + 6)
 
     before = (corpus / TRADES).read_bytes()
     studies.write_parquet(corpus / TRADES, studies.TRADES_ROWS[:2])
     computed.sense()
-    stale = assert_agree(computed, standing=ALL + 7 - 7 - 4, stale=1, waiting=6 + 4)
+    stale = assert_agree(computed, standing=ALL - 4, stale=1, waiting=5 + 4)
     assert stale == {f"documents[{TRADES}]"}
     computed.command()
-    assert_agree(computed, standing=ALL + 7)
+    assert_agree(computed, standing=ALL + 6)
     (corpus / TRADES).write_bytes(before)
     computed.sense()
     # All of the shard is there still, of the time before: only what is published is another.
     computed.command()
-    assert_agree(computed, standing=ALL + 7)
+    assert_agree(computed, standing=ALL + 6)
 
     (corpus / EXTRA).unlink()
     computed.sense()
@@ -117,10 +117,10 @@ def test_files_that_come_change_and_go(computed):
 
     (corpus / COAST).unlink()
     computed.sense()
-    stale = assert_agree(computed, standing=ALL - 7 - 4, stale=3, waiting=1)
+    stale = assert_agree(computed, standing=ALL - 6 - 4, stale=3, waiting=1)
     assert stale == back
     computed.command()
-    assert_agree(computed, standing=ALL - 7)
+    assert_agree(computed, standing=ALL - 6)
 
 
 @pytest.mark.soak
@@ -144,9 +144,9 @@ def test_a_new_generation(computed):
     studies.write_extra(computed.path)
     computed.sense()
     computed.command()
-    assert_agree(computed, standing=ALL + 7)
+    assert_agree(computed, standing=ALL + 6)
     computed.sense()
-    assert_agree(computed, standing=ALL + 7)
+    assert_agree(computed, standing=ALL + 6)
 
 
 @pytest.mark.soak
@@ -167,7 +167,7 @@ def test_a_run_that_was_killed_while_it_filled_a_generation(computed):
     assert_agree(computed, standing=12, stale=4, waiting=ALL - 16)
     studies.write_extra(computed.path)
     assert not computed.command().failures
-    assert_agree(computed, standing=ALL + 7)
+    assert_agree(computed, standing=ALL + 6)
 
 
 @pytest.mark.soak
@@ -176,7 +176,7 @@ def test_withdrawn_documents(computed):
     (computed.path.parent / "withdrawn.txt").write_text(document)
     studies.write_study(computed.path.parent, corpus={"withdrawn": "withdrawn.txt"})
     computed.sense()
-    stale = assert_agree(computed, standing=ALL - 7 - 4, stale=1, waiting=6 + 4)
+    stale = assert_agree(computed, standing=ALL - 6 - 4, stale=1, waiting=5 + 4)
     assert stale == {f"documents[{COAST}]"}
     computed.command()
     assert_agree(computed, standing=ALL)

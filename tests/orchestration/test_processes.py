@@ -18,7 +18,7 @@ from tests.closeness import assert_same_scores, assert_same_values, values_of
 from tests.commanding import finished
 from tests.studies import SHARDS
 
-ASSETS = ["documents", "token_sequences", "covariances", "corrected_eigenvalues"]
+ASSETS = ["documents", "token_sequences", "drift_statistics", "gradient_sketches"]
 """All of one shard, so that one run computes them; the last two could run at once, were they not heavy."""
 
 

@@ -60,8 +60,8 @@ def test_a_file_that_comes_is_measured_in_the_stage_of_the_first_that_is_due(com
     studies.write_extra(computed.path)
     assert not computed.command().failures
     by_stage = figures(computed)
-    assert by_stage["covariances"]["computed"] == 1
-    assert by_stage["corrected_eigenvalues"]["outcome"] == "1 partition: by the stage covariances, together."
+    assert by_stage["drift_statistics"]["computed"] == 1
+    assert by_stage["gradient_sketches"]["outcome"] == "1 partition: by the stage drift_statistics, together."
     assert by_stage["eigenbases"] == {"outcome": "Nothing was due."}
 
 

@@ -13,7 +13,7 @@ from influence_assets.upkeep.garbage import collect
 from tests import studies
 from tests.studies import COAST, EXTRA, SHARDS, TRADES
 
-FITTED = "select partition, is_loaded from materializations where asset = 'covariances' order by all"
+FITTED = "select partition, is_loaded from materializations where asset = 'token_sequences' order by all"
 
 
 def workspace(study):
@@ -70,7 +70,7 @@ def test_so_many_superseded_versions_are_kept_the_last_ones(study):
         store = workspace(study).store
         assert [store.holds(key) for key in versions] == [number >= 3 - keep for number in range(4)]
         # Of three that are superseded the first is what the generation was fitted on, and stays.
-        assert held(study, "token_sequences", TRADES) == held(study, "covariances", TRADES) == 2 + min(keep, 2)
+        assert held(study, "token_sequences", TRADES) == 2 + min(keep, 2)
         assert held(study, "documents", COAST) == 1
     assert studies.scores(study) == scores
     assert_whole(study)
@@ -91,20 +91,21 @@ def test_a_dry_run_changes_nothing_and_says_what_the_real_one_does(study):
 
 @pytest.mark.slow
 def test_what_published_rows_lead_to_stays(study):
-    """The covariances of a generation whose files have all changed since, and what those were computed from."""
+    """The sequences that a generation was fitted on, whose files have all changed since, and their documents."""
     change(study)
     studies.write_jsonl(study.parent / "corpus" / COAST, studies.COAST_ROWS[:2])
     studies.compute(study)
     collect(workspace(study), keep=0)
     assert studies.ask_sql(study, FITTED).rows() == [
-        (COAST, False), (COAST, False), (TRADES, False), (TRADES, False),
+        (COAST, False), (COAST, True), (TRADES, False), (TRADES, True),
     ]  # fmt: skip
     generation = studies.artifact(study, "eigenbases").manifest
     store = workspace(study).store
     unseen = list(generation.inputs)
     while unseen:
         key = unseen.pop()
-        unseen += store.open(key).manifest.inputs
+        assert store.holds(key) or key.asset == "covariances", key
+        unseen += store.manifest(key).inputs
     assert_whole(study)
     # So the generation can be damped anew.
     studies.write_study(study.parent, curvature={"damping_scale": 0.3})
@@ -149,8 +150,9 @@ def test_what_is_withdrawn_goes_whatever_is_kept(study):
     # Of what the generation was fitted on, lineage stays, and nothing else.
     store = workspace(study).store
     recorded = [m.key for m in store.manifests(with_records=True) if not store.holds(m.key)]
-    fitted_on = ["corrected_eigenvalues", "covariances", "documents", "token_sequences"]
-    assert [(key.asset, key.partition) for key in recorded] == [(asset, COAST) for asset in fitted_on]
+    fitted_on = ["documents", "token_sequences"]
+    of_shard = [(asset, COAST) for asset in fitted_on]
+    assert [(key.asset, key.partition) for key in recorded] == [("covariances", None), *of_shard]
     for asset in (*fitted_on, "gradient_sketches"):
         assert held(study, asset, COAST) == 1, asset
     assert_whole(study)
