@@ -151,7 +151,7 @@ class FrozenWithGeneration:
     """The rule of the asset that completes a generation, which stands even if what it was made of is lost."""
 
     def key_and_inputs(
-        self, versions: "Versions", asset: "AssetDefinition", partition: Partition
+        self, versions: "Versions", asset: "AssetDefinition", _partition: Partition
     ) -> "KeyAndInputs | None":
         """Return the artifact if it is stored, or if its inputs are."""
         generation = versions.generation

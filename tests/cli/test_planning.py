@@ -48,7 +48,7 @@ def test_of_a_new_shard(study):
     assert ended.code == 0
     figures = rows(ended.out)
     assert re.search(
-        r"1 of 3 +[\d.]+ k +[\d.]+ m?s +[\d.]+ [MG]B +[\d.]+ kB +│ +[\d.]+ m?s", figures["gradient_sketches"]
+        r"1 of 3 +[\d.]+ k +[\d.]+ m?s +[\d.]+ [MG]B +[\d.]+ k?B +│ +[\d.]+ m?s", figures["gradient_sketches"]
     )
     assert re.search(r"0 of 1 +│", figures["eigenbases"])
     assert "about 18 sequences" in ended.out

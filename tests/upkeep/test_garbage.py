@@ -10,6 +10,7 @@ from influence_assets.storage.catalogue import loaded_keys, run_checks
 from influence_assets.study import Study
 from influence_assets.upkeep.forget import withdraw
 from influence_assets.upkeep.garbage import collect
+from influence_assets.upkeep.holders import holders
 from tests import studies
 from tests.studies import COAST, EXTRA, SHARDS, TRADES
 
@@ -163,16 +164,25 @@ def of_coast(key):
 
 
 @pytest.mark.soak
-def test_what_was_withdrawn_cannot_damp_a_generation_anew(study):
-    """Λ of the document went with it: another generation takes the place of the one that it was part of."""
+def test_a_generation_is_damped_anew_with_all_that_it_was_fitted_on(study):
+    """Λ is one total over all shards. What was withdrawn since is in it, and `forget` says so until another is fitted."""
     ids = studies.ask_sql(study, "select document_id from documents where title = 'Fog'")["document_id"].to_list()
     withdraw(workspace(study), ids, "asked for")
     studies.compute(study)
     collect(workspace(study), keep=0)
     studies.write_study(study.parent, curvature={"damping_scale": 0.3})
     studies.compute(study)
-    assert studies.ask_sql(study, "select generation_id, damping_scale from generations").rows() == [(2, 0.3)]
+    assert studies.ask_sql(study, "select generation_id, damping_scale from generations").rows() == [(1, 0.3)]
+    assert {holder.key.asset for holder in holders(workspace(study), ids)} == {
+        "corrected_eigenvalues",
+        "curvature",
+        "eigenbases",
+    }
     assert_whole(study)
+    studies.compute(study, new_generation=True)
+    studies.compute(study, new_generation=True)
+    collect(workspace(study), keep=0)
+    assert holders(workspace(study), ids) == []
 
 
 @pytest.mark.slow
