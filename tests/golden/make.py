@@ -7,6 +7,7 @@ them all the same, for a change of the study, or of what is compared.
 
 import argparse
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from functools import cache
@@ -33,11 +34,15 @@ def current_values() -> dict[str, Values]:
     """What the present code makes of the tiny study, by asset, as `golden_values` has it."""
     with tempfile.TemporaryDirectory(prefix="golden-") as folder:
         study = tiny_study.lay_out(Path(folder) / "brought")
+        compute(study, until="covariances")
+        fitting = Path(shutil.copytree(study.parent, Path(folder) / "fitting")) / study.name
         compute(study)
         # A shard that the generation was not fitted on: else there is no drift, and nothing of the details is copied.
         tiny_study.add_a_file(study.parent)
         compute(study)
-        partitions = values_of(stored_artifacts(study))
+        # They are not kept once the generation is fitted.
+        covariances = [artifact for artifact in stored_artifacts(fitting) if artifact.key.asset == "covariances"]
+        partitions = values_of([*stored_artifacts(study), *covariances])
         partitions["influence_catalogue"][""]["tables"] = catalogue_tables(str(study.parent / "store/influence.duckdb"))
         partitions["language_model"]["trained"] = _trained(Path(folder) / "trained")
     # As they come back from a file: tuples are lists there.

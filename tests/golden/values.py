@@ -72,6 +72,7 @@ def values_of(artifacts: Iterable[Artifact]) -> dict[str, dict[str, Values]]:
     special: dict[str, Callable[[Artifact], Values]] = {
         "eigenbases": lambda _artifact: recomposed(basis),
         "corrected_eigenvalues": lambda artifact: _with_summed_drift(_arrays(artifact)),
+        "drift_statistics": lambda artifact: _with_summed_drift(_arrays(artifact)),
         "query_gradients": lambda artifact: rotated_back(_arrays(artifact), basis),
         "gradient_sketches": lambda artifact: {
             "scales": artifact.array("scales"),
@@ -133,8 +134,10 @@ def rotated_back(arrays: Mapping[str, np.ndarray], basis: Basis) -> dict[str, np
 
 def _with_summed_drift(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     # Of narrow layers the sketch is every entry off the diagonal, whose sign is that of two eigenvectors.
+    if "drift" not in arrays:
+        return arrays
     statistics = np.abs(arrays["drift"])
-    return {**arrays, "drift": np.add.reduceat(statistics, np.arange(0, len(statistics), SUMMED))}
+    return {**arrays, "drift": np.add.reduceat(statistics, np.arange(0, statistics.shape[-1], SUMMED), axis=-1)}
 
 
 def canonical_bits(

@@ -165,7 +165,7 @@ def of_coast(key):
 
 @pytest.mark.soak
 def test_a_generation_is_damped_anew_with_all_that_it_was_fitted_on(study):
-    """Λ is one total over all shards. What was withdrawn since is in it, and `forget` says so until another is fitted."""
+    """Λ is one total over all shards. What was withdrawn since is in it, and `forget` says so while it is kept."""
     ids = studies.ask_sql(study, "select document_id from documents where title = 'Fog'")["document_id"].to_list()
     withdraw(workspace(study), ids, "asked for")
     studies.compute(study)
