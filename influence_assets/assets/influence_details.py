@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from influence_assets.capture.sign_codes import SignCodes
     from influence_assets.corpus.tokenization import Tokenization
     from influence_assets.layouts.queries import StoredQueries
-    from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
+    from influence_assets.maths.ekfac import LayerCurvature
     from influence_assets.maths.sketches import Coordinates
 
 TOLERANCE = 1e-3
@@ -111,13 +111,7 @@ class _Loaded:
     def queries(self) -> "StoredQueries":
         from influence_assets.layouts.queries import StoredQueries
 
-        return StoredQueries(self.work.open("query_gradients"), self.runner.device)
-
-    @cached_property
-    def bases(self) -> "dict[str, Eigenbasis]":
-        from influence_assets.layouts.factors import bases_on
-
-        return bases_on(self.runner, self.work.open("eigenbases"))
+        return StoredQueries(self.work.open("query_gradients"), self.runner, self.curvature)
 
     @cached_property
     def curvature(self) -> "dict[str, LayerCurvature]":
@@ -146,7 +140,7 @@ def _measured(loaded: _Loaded, pairs: pl.DataFrame) -> Iterable[Splits]:
             continue
         rows = sequences.take(np.flatnonzero(np.isin(sequences.keys, ids.to_numpy())))
         layers_of_query = queries.layers(slice(index, index + 1), MAIN)
-        P = {name: loaded.bases[name].rotate_back(p) for name, p in layers_of_query.items()}
+        P = {name: loaded.curvature[name].basis.rotate_back(p) for name, p in layers_of_query.items()}
         details = score_details(loaded.runner, rows, P, queries.N)
         layers = _labelled(_layer_rows(details.by_layer[0], rows, modules), query_id, queries)
         tokens = _labelled(_token_rows(details.by_token[0], rows, loaded.tokenization), query_id, queries)
@@ -272,7 +266,6 @@ class _Questions:
         None if it is not known which they are; a question marks such sketches, so that a run computes them again.
         """
         from influence_assets.capture.sketches import query_sketches
-        from influence_assets.layouts.queries import unconditioned
         from influence_assets.layouts.sketches import UnknownCoordinatesError
 
         layers, queries = self._loaded.curvature, self._loaded.queries
@@ -281,7 +274,7 @@ class _Questions:
         except UnknownCoordinatesError:
             return None
         if self._last is None or self._last[0] is not coordinates:
-            gradients = (unconditioned(queries.layers(rows, MAIN), layers) for rows in queries.chunks(MAIN))
+            gradients = (queries.gradients(rows) for rows in queries.chunks())
             parts = [query_sketches(V, layers, coordinates, queries.N) for V in gradients]
             self._last = coordinates, np.concatenate(parts)
         return self._last[1]
@@ -374,7 +367,7 @@ ASSET = AssetDefinition(
         "influence_scores",
     ),
     reads=("corpus",),
-    code_version="2",
+    code_version="3",
     settings=lambda study: {"details_per_query": study.scores.details_per_query},
     compute=_compute,
     holds_text=True,
