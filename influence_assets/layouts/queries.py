@@ -142,8 +142,14 @@ class StoredQueries:
         return {name: self._gradients.of_layer(name, rows, layer.Λ) for name, layer in self._curvature.items()}
 
     def chunks(self) -> Iterator[slice]:
-        """Yield slices of the queries, in order; P of each slice fits within `LARGEST_QUERIES_BYTES`."""
-        return chunks(len(self.query_ids), gradient_bytes(self._curvature))
+        """Yield slices of the queries, as `chunks_of` does."""
+        return chunks_of(self._artifact)
+
+
+def chunks_of(artifact: Artifact) -> Iterator[slice]:
+    """Yield slices of a query set's queries, in order; P of each slice fits within `LARGEST_QUERIES_BYTES`."""
+    queries, of_all = (int(artifact.manifest.summary[name]) for name in ("queries", "gradient_bytes"))
+    return chunks(queries, max(1, of_all // max(1, queries)))
 
 
 def gradient_bytes(curvature: Mapping[str, LayerCurvature]) -> int:
