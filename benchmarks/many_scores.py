@@ -90,6 +90,7 @@ class Corpus:
         ids = self.queries[name]
         numbers = dict.fromkeys(("prompt_tokens", "completion_tokens"), 4)
         numbers |= dict.fromkeys(("log_probability_nats", "gradient_norm"), -1.5)
+        numbers["truncation_error"] = 0.0
         frame = pl.DataFrame({"query_id": ids, "query_set_id": name, "source_row": range(1, len(ids) + 1)})
         texts = {"prompt": "Who kept the lamp?", "completion": " Ada", "metadata": None}
         return self._write("query_gradients", name, queries=frame.with_columns(**_literals(texts | numbers)))

@@ -22,7 +22,7 @@ from influence_assets.capture.batches import Parts, Sequences
 from influence_assets.capture.scores import ScoreTotals, score_all
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
-from influence_assets.layouts.factors import bases_on
+from influence_assets.layouts.factors import bases_of, curvature_on
 from influence_assets.layouts.model import runner as load_runner
 from influence_assets.layouts.queries import StoredQueries
 from influence_assets.layouts.sequences import parts_of, shard_sequences, shared_sequences
@@ -54,8 +54,9 @@ class Shard:
         self.sequences = shard_sequences(tokens)
         self.shared = shared_sequences(tokens)
         self.runner = load_runner(versions.workspace, opened("language_model", Partition()), lambda *_: None)
-        self.queries = StoredQueries(opened("query_gradients", Partition(query_set=query_set)), self.runner.device)
-        self.bases = bases_on(self.runner, opened("eigenbases", Partition()))
+        curvature = curvature_on(self.runner, opened("eigenbases", Partition()), opened("curvature", Partition()))
+        self.queries = StoredQueries(opened("query_gradients", Partition(query_set=query_set)), self.runner, curvature)
+        self.bases = bases_of(curvature)
         self.methods = [method.name for method in methods_of(versions.workspace.study)]
 
     def totals(self, sequences: Sequences, methods: list[str], parts: Parts | None) -> ScoreTotals:

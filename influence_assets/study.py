@@ -289,6 +289,12 @@ class Queries(_Section):
         description="What becomes of the names of special tokens in prompts and completions, as in "
         "`corpus.special_tokens`. With `parse` a completion can end with the token that ends a turn.",
     )
+    rank: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="The largest rank that the gradient of a query is kept to in each layer. null truncates only "
+        "gradients of more than 20 MB over all layers, to the rank that fits, but to no less than 24. The table "
+        "`queries` has the error.",
+    )
 
 
 class Scores(_Section):

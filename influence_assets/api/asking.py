@@ -10,7 +10,7 @@ from torch import Tensor
 from influence_assets.api.answer import Answer
 from influence_assets.api.cautions import cautions
 from influence_assets.api.passages import Scored, passages, stored, trained_documents
-from influence_assets.capture.details import score_details
+from influence_assets.capture.details import Pairs, score_details
 from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.sign_codes import estimate
@@ -143,7 +143,7 @@ def _scored_exactly(
     for shard in dict.fromkeys(shard for _, shard, _ in ranked):
         rows = np.array(sorted(index for _, of, index in ranked if of == shard))
         sequences = shard_sequences(stored(versions, "token_sequences", shard)).take(rows)
-        by_token = score_details(runner, sequences, P, N).by_token[0]
+        by_token = score_details(runner, sequences, P, N, Pairs.every(1, len(sequences))).by_token
         scored += [
             Scored(shard, int(row), float(split.sum()), by_token=split)
             for row, split in zip(rows, by_token, strict=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from influence_assets.capture.sign_codes import SignCodes
     from influence_assets.corpus.tokenization import Tokenization
     from influence_assets.layouts.queries import StoredQueries
-    from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
+    from influence_assets.maths.ekfac import LayerCurvature
     from influence_assets.maths.sketches import Coordinates
 
 TOLERANCE = 1e-3
@@ -76,8 +76,9 @@ def _compute(work: Work) -> None:
     strongest = strongest_pairs(work, earlier)
     copied = unchanged(strongest, work.inputs, earlier)
     fresh = strongest.join(copied, on=PAIR, how="anti")
-    loaded = _Loaded(work, len(fresh))
-    parts = [Splits(pl.DataFrame(schema=LAYER_SCHEMA), pl.DataFrame(schema=TOKEN_SCHEMA)), *_measured(loaded, fresh)]
+    chunks = [] if fresh.is_empty() else _chunks(work, fresh)
+    loaded = _Loaded(work, sum(pairs["sequence_id"].n_unique() for _, pairs in chunks))
+    parts = [Splits(pl.DataFrame(schema=LAYER_SCHEMA), pl.DataFrame(schema=TOKEN_SCHEMA)), *_measured(loaded, chunks)]
     if earlier is not None:
         parts.append(Splits(earlier.split("layer_influence", copied), earlier.split("token_influence", copied)))
     work.draft.table("strongest", strongest)
@@ -111,13 +112,7 @@ class _Loaded:
     def queries(self) -> "StoredQueries":
         from influence_assets.layouts.queries import StoredQueries
 
-        return StoredQueries(self.work.open("query_gradients"), self.runner.device)
-
-    @cached_property
-    def bases(self) -> "dict[str, Eigenbasis]":
-        from influence_assets.layouts.factors import bases_on
-
-        return bases_on(self.runner, self.work.open("eigenbases"))
+        return StoredQueries(self.work.open("query_gradients"), self.runner, self.curvature)
 
     @cached_property
     def curvature(self) -> "dict[str, LayerCurvature]":
@@ -132,25 +127,44 @@ class _Loaded:
         return Tokenization.load(self.work.open("language_model").path("tokenizer"))
 
 
-def _measured(loaded: _Loaded, pairs: pl.DataFrame) -> Iterable[Splits]:
-    """Yield the splits of these pairs, query by query."""
-    from influence_assets.capture.details import score_details
+def _chunks(work: Work, pairs: pl.DataFrame) -> list[tuple[slice, pl.DataFrame]]:
+    """Return the queries that are held at a time, with their pairs and the number of each pair's query among them."""
+    from influence_assets.layouts.queries import chunks_of
 
-    if pairs.is_empty():
+    gradients = work.open("query_gradients")
+    numbers = gradients.table("queries").select("query_id").with_row_index("query").collect()
+    numbered = pairs.join(numbers, on="query_id", maintain_order="left").with_columns(pl.col("query").cast(pl.Int64))
+    chunks = []
+    for rows in chunks_of(gradients):
+        own = numbered.filter(pl.col("query").is_between(rows.start, rows.stop, closed="left"))
+        if own.height:  # otherwise those of all its queries are copied
+            held = slice(own.select(pl.min("query")).item(), own.select(pl.max("query")).item() + 1)
+            chunks.append((held, own.with_columns(pl.col("query") - held.start)))
+    return chunks
+
+
+def _measured(loaded: _Loaded, chunks: list[tuple[slice, pl.DataFrame]]) -> Iterable[Splits]:
+    """Yield the splits of the pairs of each chunk; each sequence goes through the model once for all its queries."""
+    from influence_assets.capture.details import Pairs, score_details
+
+    if not chunks:
         return
-    sequences = _sequences(loaded.work, pairs)
+    sequences = _sequences(loaded.work, pl.concat(pairs for _, pairs in chunks))
     queries, modules = loaded.queries, [linear.name for linear in loaded.runner.modules]
-    for index, query_id in enumerate(queries.query_ids):
-        ids = pairs.filter(pl.col("query_id") == query_id)["sequence_id"]
-        if not len(ids):
-            continue
-        rows = sequences.take(np.flatnonzero(np.isin(sequences.keys, ids.to_numpy())))
-        layers_of_query = queries.layers(slice(index, index + 1), MAIN)
-        P = {name: loaded.bases[name].rotate_back(p) for name, p in layers_of_query.items()}
-        details = score_details(loaded.runner, rows, P, queries.N)
-        layers = _labelled(_layer_rows(details.by_layer[0], rows, modules), query_id, queries)
-        tokens = _labelled(_token_rows(details.by_token[0], rows, loaded.tokenization), query_id, queries)
-        yield Splits(layers.select(LAYER_SCHEMA.names()), tokens.select(TOKEN_SCHEMA.names()))
+    for rows, pairs in chunks:
+        ids = pairs["sequence_id"].to_numpy()
+        own = sequences.take(np.flatnonzero(np.isin(sequences.keys, ids)))
+        by_key = np.argsort(own.keys)
+        place = by_key[np.searchsorted(own.keys, ids, sorter=by_key)]
+        P = queries.layers(rows, MAIN)
+        for name, p in P.items():
+            loaded.curvature[name].basis.rotate_back(p)  # in place
+        details = score_details(loaded.runner, own, P, queries.N, Pairs(pairs["query"].to_numpy(), place))
+        named = pairs.select("query_id", "sequence_id", pl.lit(queries.generation_id, pl.Int32).alias("generation_id"))
+        yield Splits(
+            _layer_rows(details.by_layer, named, modules),
+            _token_rows(details.by_token, named, own.take(place), loaded.tokenization),
+        )
 
 
 def _sequences(work: Work, pairs: pl.DataFrame) -> "Sequences":
@@ -172,34 +186,33 @@ def _of_shards(work: Work, asset: str, shards: set[str]) -> list[Artifact]:
     return [work.workspace.store.open(keys[shard]) for shard in sorted(shards)]
 
 
-def _labelled(rows: pl.DataFrame, query_id: str, queries: "StoredQueries") -> pl.DataFrame:
-    generation = pl.lit(queries.generation_id, pl.Int32)
-    return rows.with_columns(pl.lit(query_id).alias("query_id"), generation.alias("generation_id"))
-
-
-def _layer_rows(by_layer: np.ndarray, rows: "Sequences", modules: list[str]) -> pl.DataFrame:
-    """Return a frame with one row for each sequence and layer in [sequence, layer]."""
-    return pl.DataFrame(
-        {
-            "sequence_id": np.repeat(rows.keys, len(modules)),
-            "module_name": modules * len(rows),
-            "influence_nats": by_layer.reshape(-1),
-        }
+def _layer_rows(by_layer: np.ndarray, pairs: pl.DataFrame, modules: list[str]) -> pl.DataFrame:
+    """Return a frame with one row for each pair and layer in [pair, layer]."""
+    rows = pairs[np.repeat(np.arange(len(pairs)), len(modules))]
+    return rows.with_columns(
+        pl.Series("module_name", modules * len(pairs), pl.String), pl.Series("influence_nats", by_layer.reshape(-1))
     )
 
 
-def _token_rows(by_token: np.ndarray, rows: "Sequences", tokenization: "Tokenization") -> pl.DataFrame:
-    """Return a frame with one row for each input token in [sequence, token], with its text and without padding."""
-    real = np.arange(rows.tokens.shape[1])[None, :] < rows.lengths[:, None]
-    sequence, position = np.nonzero(real)
-    texts = {int(t): tokenization.tokenizer.decode([int(t)], skip_special_tokens=False) for t in np.unique(rows.tokens)}
-    return pl.DataFrame(
-        {
-            "sequence_id": rows.keys[sequence],
-            "token_position": position.astype(np.int32),
-            "token": [texts[int(token)] for token in rows.tokens[real]],
-            "influence_nats": by_token[real],
-        }
+def _token_rows(
+    by_token: np.ndarray, pairs: pl.DataFrame, sequences: "Sequences", tokenization: "Tokenization"
+) -> pl.DataFrame:
+    """Return a frame with one row for each pair and input token in [pair, token], with its text and without padding.
+
+    Args:
+        by_token: the split over tokens.
+        pairs: the pairs.
+        sequences: the sequence of each pair.
+        tokenization: the model's.
+    """
+    real = np.arange(sequences.tokens.shape[1])[None, :] < sequences.lengths[:, None]
+    pair, position = np.nonzero(real)
+    tokens = sequences.tokens[real]
+    texts = {int(t): tokenization.tokenizer.decode([int(t)], skip_special_tokens=False) for t in np.unique(tokens)}
+    return pairs[pair].with_columns(
+        pl.Series("token_position", position.astype(np.int32)),
+        pl.Series("token", [texts[int(token)] for token in tokens], pl.String),
+        pl.Series("influence_nats", by_token[real]),
     )
 
 
@@ -272,7 +285,6 @@ class _Questions:
         None if it is not known which they are; a question marks such sketches, so that a run computes them again.
         """
         from influence_assets.capture.sketches import query_sketches
-        from influence_assets.layouts.queries import unconditioned
         from influence_assets.layouts.sketches import UnknownCoordinatesError
 
         layers, queries = self._loaded.curvature, self._loaded.queries
@@ -281,7 +293,7 @@ class _Questions:
         except UnknownCoordinatesError:
             return None
         if self._last is None or self._last[0] is not coordinates:
-            gradients = (unconditioned(queries.layers(rows, MAIN), layers) for rows in queries.chunks(MAIN))
+            gradients = (queries.gradients(rows) for rows in queries.chunks())
             parts = [query_sketches(V, layers, coordinates, queries.N) for V in gradients]
             self._last = coordinates, np.concatenate(parts)
         return self._last[1]
@@ -340,14 +352,23 @@ def layers_sum_to_the_score(artifact: Artifact, open_input: Opener) -> Finding:
 
 
 def _cost(sizes: Any, partition: Partition) -> Cost:
-    shape, count = sizes.shape, sizes.queries(str(partition.query_set))
-    pairs = count * min(2 * sizes.study.scores.details_per_query, sizes.all_sequences())
+    shape, count, sequences = sizes.shape, sizes.queries(str(partition.query_set)), sizes.all_sequences()
+    pairs = count * min(2 * sizes.study.scores.details_per_query, sequences)
+    passed = min(pairs, -(-count // _queries_at_once(sizes)) * sequences)
     rows = pairs * (shape.tokens + len(shape.layers))
-    return Cost(pairs * (shape.passes() + shape.gradients()) + count * shape.rotations(), rows * BYTES_A_ROW)
+    operations = passed * shape.passes() + pairs * shape.gradients() + count * shape.rotations()
+    return Cost(operations, rows * BYTES_A_ROW)
 
 
 def _memory(sizes: Any) -> int:
-    return int(sizes.pass_memory(sizes.factor_bytes + (2 + sizes.most_scored_queries) * sizes.gradient_bytes))
+    queries = min(max(map(sizes.queries, sizes.query_tokens), default=0), _queries_at_once(sizes))
+    return int(sizes.pass_memory(sizes.factor_bytes + (2 + queries) * sizes.gradient_bytes))
+
+
+def _queries_at_once(sizes: Any) -> int:
+    from influence_assets.layouts import LARGEST_QUERIES_BYTES
+
+    return max(1, LARGEST_QUERIES_BYTES // int(sizes.gradient_bytes))
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
@@ -374,7 +395,7 @@ ASSET = AssetDefinition(
         "influence_scores",
     ),
     reads=("corpus",),
-    code_version="2",
+    code_version="3",
     settings=lambda study: {"details_per_query": study.scores.details_per_query},
     compute=_compute,
     holds_text=True,

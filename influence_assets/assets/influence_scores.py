@@ -14,6 +14,7 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown, Table
 from influence_assets.methods.registry import MAIN, method_settings, methods_of
 from influence_assets.storage.artifacts import Artifact
+from influence_assets.storage.artifacts.manifest import Manifest
 from influence_assets.study import Study
 
 if TYPE_CHECKING:
@@ -42,10 +43,11 @@ def _compute(work: Work) -> None:
     sequences = shard_sequences(work.open("token_sequences"))
     shared = shared_sequences(work.open("token_sequences"))
     runner = load_runner(work.workspace, work.open("language_model"), work.progress, len(sequences))
-    queries = StoredQueries(work.open("query_gradients"), runner.device)
-    bases = factors.bases_on(runner, work.open("eigenbases"))
+    curvature = factors.curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
+    queries = StoredQueries(work.open("query_gradients"), runner, curvature)
+    bases = factors.bases_of(curvature)
     by_query, parts_by_query = [], []
-    for rows in queries.chunks(MAIN):
+    for rows in queries.chunks():
         totals = ScoreTotals({}, len(sequences), queries.N, runner.device, parts_of(shared))
         for method in methods_of(work.study):
             totals.include(method.name, queries.layers(rows, method.name), split=method.name == MAIN)
@@ -108,11 +110,14 @@ def _join(work: Work, context: PassContext) -> Joined:
     from influence_assets.layouts.queries import StoredQueries
     from influence_assets.layouts.sequences import parts_of, shared_sequences
 
-    sequences, device = context.sequences, context.runner.device
-    queries = StoredQueries(work.open("query_gradients"), device)
+    sequences, runner = context.sequences, context.runner
+    queries = StoredQueries(work.open("query_gradients"), runner, context.curvatures)
     if ASSET.name not in context.results:
         shared = shared_sequences(work.open("token_sequences"))
-        context.results[ASSET.name] = ScoreTotals({}, len(sequences), queries.N, device, parts_of(shared)), shared
+        context.results[ASSET.name] = (
+            ScoreTotals({}, len(sequences), queries.N, runner.device, parts_of(shared)),
+            shared,
+        )
     totals, shared = context.results[ASSET.name]
     names = {method.name: f"{method.name} {work.partition.query_set}" for method in methods_of(work.study)}
     for method, name in names.items():
@@ -163,8 +168,13 @@ def _operations(sizes: Any, partition: Partition, names: frozenset[str]) -> floa
     return float(of_sequences + of_parts)
 
 
+def _held_bytes(study: Study, manifest: Manifest) -> int:
+    """Return the bytes of P of all methods for the queries of a set."""
+    return len(methods_of(study)) * int(manifest.summary["gradient_bytes"])
+
+
 def _memory(sizes: Any) -> int:
-    held = sizes.factor_bytes + sizes.most_scored_queries * sizes.gradient_bytes
+    held = sizes.factor_bytes + (1 + sizes.most_scored_queries) * sizes.gradient_bytes  # Λ, and P
     return int(sizes.pass_memory(held, shares_pass=True))
 
 
@@ -188,13 +198,19 @@ ASSET = AssetDefinition(
     ),
     kinds=frozenset({"torch", "parquet"}),
     partitioned_by="pair",
-    inputs=("token_sequences", "language_model", "eigenbases", "query_gradients"),
-    code_version="3",
+    inputs=("token_sequences", "language_model", "eigenbases", "curvature", "query_gradients"),
+    code_version="4",
     settings=_settings,
     compute=_compute,
     holds_text=True,
     is_published=True,
-    measures=Measurement(shared_pass=SHARD_PASS, join=_join, operations=_operations, held=("query_gradients",)),
+    measures=Measurement(
+        shared_pass=SHARD_PASS,
+        join=_join,
+        operations=_operations,
+        held=("query_gradients",),
+        held_bytes=_held_bytes,
+    ),
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
     checks=EachOf(

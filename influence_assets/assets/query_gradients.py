@@ -1,4 +1,8 @@
-"""The asset `query_gradients`: the factors with which training gradients are multiplied, for every query of a set."""
+"""The asset `query_gradients`: ∇ log p(completion given prompt) of every query of a set.
+
+The gradient is stored as the outer products of the query's tokens, or in full where that is smaller. Methods that take
+one layer after the other make P of it when scores are computed; P of the others is stored too.
+"""
 
 from collections.abc import Mapping
 from functools import lru_cache, partial
@@ -16,26 +20,34 @@ from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
 from influence_assets.layouts.token_settings import chat_template_content, token_settings
 from influence_assets.methods.method import AttributionMethod, MethodContext, TrainingSequences
-from influence_assets.methods.registry import method_settings, methods_of
+from influence_assets.methods.registry import methods_in_full
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from influence_assets.capture.gradients import QueryGradients
+    from influence_assets.capture.gradients import QueryOuterProducts
     from influence_assets.capture.runner import Runner
     from influence_assets.maths.ekfac import LayerCurvature
 
 ROWS_SHOWN = 10
 
+V_AND_P = 2
+"""The gradients in full that are in memory for a method whose P is stored."""
+
 
 def _settings(study: Study) -> Mapping[str, Any]:
-    return {"dtype": study.model.dtype, **method_settings(study), **token_settings(study, study.queries)}
+    in_full = {method.name: method.code_version for method in methods_in_full(study)}
+    rank = study.queries.rank
+    return {
+        "dtype": study.model.dtype,
+        **({"methods": in_full} if in_full else {}),
+        **({} if rank is None else {"rank": rank}),
+        **token_settings(study, study.queries),
+    }
 
 
 def _uses(study: Study, name: str) -> bool:
-    return name != "token_sequences" or any(method.reads_training for method in methods_of(study))
+    return name != "token_sequences" or any(method.reads_training for method in methods_in_full(study))
 
 
 def _source_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
@@ -53,9 +65,10 @@ def _has_chats(file: SourceFile, _content: str) -> bool:
 
 
 def _compute(work: Work) -> None:
-    from influence_assets.capture.gradients import query_gradients
+    from influence_assets.capture.gradients import query_outer_products
     from influence_assets.layouts import factors, queries
     from influence_assets.layouts.model import runner as load_runner
+    from influence_assets.layouts.outer_products import GradientWriter
 
     file = work.workspace.query_file(str(work.partition.query_set))
     rows = read_query_set(file)
@@ -68,18 +81,26 @@ def _compute(work: Work) -> None:
     tokenized = queries.tokenize(model, work.workspace, prompts, completions, places, chats)
     runner = load_runner(work.workspace, model, work.progress, len(tokenized))
     curvature = factors.curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
-    arrays = _GradientArrays(work, runner, curvature, len(tokenized))
-    for chunk in queries.chunks(len(tokenized), bytes_of_gradient(curvature)):
+    gradients = GradientWriter(work.draft, curvature, work.study.queries.rank)
+    methods = _MethodArrays(work, runner, curvature, len(tokenized))
+    likelihoods: list[float] = []
+    longest = max((len(query.tokens) for query in tokenized), default=0)
+    for chunk in queries.chunks(len(tokenized), _held_bytes(work.study, curvature, longest)):
         sequences = queries.as_sequences(tokenized[chunk])
-        arrays.append(query_gradients(runner, sequences, factors.bases_of(curvature)))
+        found = query_outer_products(runner, sequences, factors.bases_of(curvature))
+        likelihoods += found.log_probabilities.tolist()
+        gradients.append(found)
+        methods.append(found)
+    gradients.finish()
     starts = [query.completion_start for query in tokenized]
     work.draft.table(
         "queries",
         rows.drop("chat").with_columns(
             pl.Series("prompt_tokens", starts, pl.Int32),
             pl.Series("completion_tokens", [len(q.tokens) - q.completion_start for q in tokenized], pl.Int32),
-            pl.Series("log_probability_nats", arrays.log_probabilities),
-            pl.Series("gradient_norm", arrays.norms),
+            pl.Series("log_probability_nats", likelihoods),
+            pl.Series("gradient_norm", gradients.norms),
+            pl.Series("truncation_error", gradients.truncation_errors),
         ),
     )
     if notes:
@@ -88,13 +109,26 @@ def _compute(work: Work) -> None:
     work.draft.summarise(
         layers=list(curvature),
         queries=len(rows),
+        gradient_bytes=len(rows) * queries.gradient_bytes(curvature),
+        largest_truncation_error=max(gradients.truncation_errors, default=0.0),
         generation_id=generation["generation_id"],
         training_sequences=generation["training_sequences"],
     )
 
 
-class _GradientArrays:
-    """A writer of what every method computes from the gradients of queries, chunk after chunk.
+def _held_bytes(study: Study, curvature: "Mapping[str, LayerCurvature]", tokens: int) -> int:
+    """Return the most bytes that a query takes until it is written."""
+    from influence_assets.layouts.outer_products import outer_product_bytes
+    from influence_assets.layouts.queries import gradient_bytes
+
+    shapes = [(len(layer.Λ), layer.Λ.shape[1]) for layer in curvature.values()]
+    itemsize = max(layer.Λ.element_size() for layer in curvature.values())
+    in_full = V_AND_P * gradient_bytes(curvature) if methods_in_full(study) else 0
+    return outer_product_bytes(tokens, shapes, itemsize) + in_full
+
+
+class _MethodArrays:
+    """A writer of P of the methods whose P is stored, chunk after chunk.
 
     Args:
         work: the work for the query set.
@@ -104,33 +138,28 @@ class _GradientArrays:
     """
 
     def __init__(self, work: Work, runner: "Runner", curvature: "Mapping[str, LayerCurvature]", queries: int) -> None:
-        from influence_assets.layouts.queries import array_name
-
         self._work = work
         self._runner = runner
         self._curvature = curvature
-        # Methods that work in place overwrite the gradients, so they come last.
-        self._methods = sorted(methods_of(work.study), key=lambda method: method.in_place)
         self._arrays = {
-            (method.name, name): work.draft.mappable_array(
-                array_name(name, method.name), (queries, *layer.Λ.shape), str(layer.Λ.dtype).removeprefix("torch.")
+            (method, name): work.draft.mappable_array(
+                f"{name}.{method.name}", (queries, *layer.Λ.shape), str(layer.Λ.dtype).removeprefix("torch.")
             )
-            for method in self._methods
+            for method in methods_in_full(work.study)
             for name, layer in curvature.items()
         }
-        self.log_probabilities: list[float] = []
-        self.norms: list[float] = []
 
-    def append(self, gradients: "QueryGradients") -> None:
-        """Prepare and write the next queries; their gradients are overwritten."""
-        self.log_probabilities += gradients.log_probabilities.tolist()
-        self.norms += gradient_norms(gradients.layers)
-        for method in self._methods:
-            V = gradients.layers
-            if method.in_place and method is not self._methods[-1]:
-                V = {name: gradient.clone() for name, gradient in V.items()}
+    def append(self, gradients: "QueryOuterProducts") -> None:
+        """Prepare and write P of the next queries."""
+        import torch
+
+        for method in methods_in_full(self._work.study):
+            V = {
+                name: torch.stack([products.sum() for products in of_layer])
+                for name, of_layer in gradients.layers.items()
+            }
             for name, P in method.prepare(V, self._context(method)).items():
-                self._arrays[method.name, name].append(P.cpu().numpy())
+                self._arrays[method, name].append(P.cpu().numpy())
 
     def _context(self, method: AttributionMethod) -> MethodContext:
         from influence_assets.capture.runner import Runner
@@ -145,21 +174,6 @@ class _GradientArrays:
             self._curvature if method.needs_curvature else {},
             TrainingSequences([partial(shard_sequences, shard) for shard in shards]),
         )
-
-
-def bytes_of_gradient(curvature: "Mapping[str, LayerCurvature]") -> int:
-    """Return the bytes of one query's gradient over all layers."""
-    return sum(layer.Λ.numel() * layer.Λ.element_size() for layer in curvature.values())
-
-
-def gradient_norms(layers: "Mapping[str, Tensor]") -> list[float]:
-    """Return ‖∇f‖ of each query over all layers."""
-    import torch
-
-    from influence_assets.maths.notation import in_float64
-
-    squares = torch.stack([in_float64(V).flatten(1).square().sum(1) for V in layers.values()])
-    return [float(norm) for norm in squares.sum(0).sqrt()]
 
 
 def refuse_ids_of_other_sets(workspace: Workspace, file: SourceFile, queries: pl.DataFrame) -> None:
@@ -190,21 +204,42 @@ def refuse_ids_of_other_sets(workspace: Workspace, file: SourceFile, queries: pl
 
 
 def _cost(sizes: Any, partition: Partition) -> Cost:
-    shape, count = sizes.query_shape, sizes.queries(str(partition.query_set))
-    stored = count * sizes.methods * shape.gradient_numbers * shape.sums_itemsize
-    return Cost(count * (shape.passes() + shape.rotated_gradients()), stored)
+    from influence_assets.layouts.outer_products import stored_bytes
+
+    shape, lengths = sizes.query_shape, sizes.query_tokens[str(partition.query_set)]
+    shapes, itemsize, rank = _shapes(sizes), shape.sums_itemsize, sizes.study.queries.rank
+    in_full = len(methods_in_full(sizes.study)) * sizes.gradient_bytes
+    cost = Cost(bytes=len(lengths) * in_full)
+    for tokens in lengths:  # the last has no gradient
+        stored = stored_bytes(tokens - 1, shapes, itemsize, rank)
+        cost += Cost(shape.passes() + shape.outer_products(tokens - 1), stored)
+    return cost
 
 
 def _memory(sizes: Any) -> int:
-    held = (1 + sizes.most_scored_queries * (1 + 1 / sizes.methods)) * sizes.gradient_bytes
-    return int(sizes.pass_memory(sizes.factor_bytes + held))
+    from influence_assets.layouts import LARGEST_QUERIES_BYTES
+    from influence_assets.layouts.outer_products import outer_product_bytes
+
+    longest = max((tokens for lengths in sizes.query_tokens.values() for tokens in lengths), default=0)
+    each = outer_product_bytes(longest, _shapes(sizes), sizes.shape.sums_itemsize)
+    each += V_AND_P * sizes.gradient_bytes if methods_in_full(sizes.study) else 0
+    at_once = min(max(map(sizes.queries, sizes.query_tokens), default=0), max(1, LARGEST_QUERIES_BYTES // max(1, each)))
+    return int(sizes.pass_memory(sizes.factor_bytes + sizes.gradient_bytes + at_once * each))
+
+
+def _shapes(sizes: Any) -> list[tuple[int, int]]:
+    return [(layer.d_out, layer.d_in) for layer in sizes.shape.layers]
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
-    columns = ("query_id", "prompt", "completion", "completion_tokens", "log_probability_nats", "gradient_norm")
+    columns = ["query_id", "prompt", "completion", "completion_tokens", "log_probability_nats", "gradient_norm"]
     figures = artifact.manifest.summary
+    short = f"Gradients of {figures['queries']:,} questions in generation {figures['generation_id']}."
+    if figures["largest_truncation_error"]:
+        short += f" Long ones are kept to a lower rank; relative error up to {figures['largest_truncation_error']:.2g}."
+        columns.append("truncation_error")
     return {
-        "in_short": f"Gradients of {figures['queries']:,} questions in generation {figures['generation_id']}.",
+        "in_short": short,
         "first_queries": Table(artifact.table("queries").select(columns).head(ROWS_SHOWN).collect()),
     }
 
@@ -213,14 +248,15 @@ ASSET = AssetDefinition(
     name="query_gradients",
     group="queries",
     description=(
-        "(G+λI)⁻¹ ∇ log p(completion given prompt) of every query of the set, layer by layer, in the eigenbases."
+        "∇ log p(completion given prompt) of every query of the set, layer by layer, in the eigenbases: as the outer "
+        "products of its tokens, those of long queries truncated to a lower rank."
     ),
     kinds=frozenset({"torch", "zarr"}),
     partitioned_by="query_set",
     inputs=("language_model", "eigenbases", "curvature", "token_sequences"),
     reads=("query_files",),
     uses=_uses,
-    code_version="2",
+    code_version="3",
     settings=_settings,
     source_content=_source_content,
     compute=_compute,
@@ -228,6 +264,6 @@ ASSET = AssetDefinition(
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
     shown=_shown,
-    hidden=frozenset({"layers"}),
+    hidden=frozenset({"layers", "gradient_bytes"}),
     source_change=lambda _workspace, _partition, _last: "its query file changed",
 )

@@ -12,6 +12,8 @@ from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.ekfac import Eigenbasis, sequence_gradients
 from influence_assets.maths.notation import accumulation_dtype
+from influence_assets.maths.outer_products import OuterProducts
+from influence_assets.maths.products import product
 from influence_assets.models.layers.rule import AttributedLayer
 
 
@@ -68,3 +70,46 @@ def query_gradients(
 
     likelihoods = runner.run(queries, consumer, sign=+1.0)
     return QueryGradients(layers, likelihoods)
+
+
+@dataclass(frozen=True)
+class QueryOuterProducts:
+    """∇f of every query, layer by layer, as the outer products of its tokens, and f itself.
+
+    Args:
+        layers: for each layer the outer products of each query, in the eigenbases: one for each token at which the
+            gradient of the layer's output is not zero.
+        log_probabilities: float64 [query]: f, as in `QueryGradients`.
+    """
+
+    layers: dict[str, list[OuterProducts]]
+    log_probabilities: np.ndarray
+
+
+def query_outer_products(runner: Runner, queries: Sequences, bases: Mapping[str, Eigenbasis]) -> QueryOuterProducts:
+    """Return the gradients that `query_gradients` returns, before their sums over tokens.
+
+    Tokens without a part in a gradient are left out: padding, the last token, in the last layers those of the prompt,
+    and those that an expert does not see.
+
+    Args:
+        runner: runs the model.
+        queries: the queries, with the starts of their completions.
+        bases: the eigenbases of every layer.
+    """
+    layers: dict[str, list[OuterProducts | None]] = {m.name: [None] * len(queries) for m in runner.modules}
+    bases = runner.placed(bases)
+
+    def consumer(batch: Batch) -> Consumer:
+        def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
+            takes_part = (Ds != 0).any(-1)  # [sequence, token]
+            basis, rows = bases[linear.name], takes_part.sum(1).tolist()
+            L = torch.split(product(Ds[takes_part], basis.Q_S).to(runner.device), rows)
+            R = torch.split(product(a[takes_part], basis.Q_A).to(runner.device), rows)
+            for query, *of_query in zip(batch.rows, L, R, strict=True):
+                layers[linear.name][query] = OuterProducts(*of_query)
+
+        return consume
+
+    likelihoods = runner.run(queries, consumer, sign=+1.0)
+    return QueryOuterProducts({n: [V for V in each if V is not None] for n, each in layers.items()}, likelihoods)

@@ -52,6 +52,10 @@ class LayerShape:
         """Count the operations of Q_Sᵀ G Q_A for one sequence, including those of G."""
         return self.gradient(tokens) + 2 * self.order(tokens).multiplications
 
+    def outer_products(self, rows: float) -> float:
+        """Count the operations of rotating this number of tokens one by one, and of the sum of their outer products."""
+        return 2 * rows * (sum(width**2 for width in self.factor_widths) + self.d_out * self.d_in)
+
     def rotation(self) -> int:
         """Count the operations of Q_Sᵀ G Q_A for a gradient G that is known."""
         return 2 * self.order(self.d_out + self.d_in).multiplications
@@ -159,6 +163,14 @@ class ModelShape:
     def rotated_gradients(self) -> int:
         """Count the operations of Q_Sᵀ G Q_A for every layer."""
         return sum(layer.rotated_gradient(self.tokens) for layer in self.layers)
+
+    def outer_products(self, rows: float) -> float:
+        """Count the operations of a query's outer products in every layer and of their sums, but not of truncation.
+
+        Args:
+            rows: the query's tokens that have a gradient.
+        """
+        return sum(layer.outer_products(rows) for layer in self.layers)
 
     def contractions(self, queries: int) -> int:
         """Count the operations of the products with queries."""

@@ -111,7 +111,7 @@ class SharedPass:
         name: for people.
         compute: fills the drafts of outstanding partitions of one shard, some of which may be inputs of others.
         operations: counts the operations of one pass over a shard that computes these partitions.
-        largest_held_bytes: bytes on disk of `Measurement.held` inputs that one pass holds at a time.
+        largest_held_bytes: bytes in memory of `Measurement.held` inputs that one pass holds at a time.
     """
 
     name: str
@@ -132,6 +132,7 @@ class Measurement:
         joins: whether a partition can take part.
         needs_pass: whether computing a partition takes a pass at all, given a study's sizes.
         held: assets among its inputs that the pass holds in memory.
+        held_bytes: the bytes that an artifact of these then takes under a study's settings, by its manifest.
         operations: counts what computing a partition takes beside the pass itself, given a study's sizes
             (`assets.study_sizes.StudySizes`), the partition, and the names of all assets that take part in the pass.
     """
@@ -142,6 +143,7 @@ class Measurement:
     joins: Callable[["Versions", Partition], bool] = lambda _versions, _partition: True
     needs_pass: Callable[[Any, Partition], bool] = lambda _sizes, _partition: True
     held: tuple[str, ...] = ()
+    held_bytes: Callable[[Study, Manifest], int] = lambda _study, manifest: manifest.bytes
     operations: Callable[[Any, Partition, frozenset[str]], float] = lambda _sizes, _partition, _names: 0.0
 
 

@@ -33,7 +33,7 @@ def members_of_one_pass(
         versions: the versions to compute.
         asset: one of the assets that share the pass.
         shard: the shard.
-        sizes: a cache of the sizes of held inputs in bytes, shared between calls.
+        sizes: a cache of the bytes that held inputs take in memory, shared between calls.
     """
     if asset.measures is None:
         return []
@@ -44,8 +44,7 @@ def members_of_one_pass(
         key_and_inputs = versions.key_and_inputs_beside(*place, keys)
         if key_and_inputs is None:
             continue
-        held = place[0].measures.held if place[0].measures is not None else ()
-        needed = sum(_bytes(versions, key, sizes) for key in key_and_inputs[1] if key.asset in held)
+        needed = sum(_held_bytes(versions, place[0], key, sizes) for key in key_and_inputs[1])
         if needed <= room:
             room -= needed
             members.append(Member(*place, key_and_inputs))
@@ -70,7 +69,11 @@ def _partitions_of_shard(versions: Versions, asset: AssetDefinition, shard: str)
     return [Partition(shard, query_set) for query_set in versions.workspace.query_sets]
 
 
-def _bytes(versions: Versions, key: ArtifactKey, sizes: dict[ArtifactKey, int]) -> int:
+def _held_bytes(versions: Versions, asset: AssetDefinition, key: ArtifactKey, sizes: dict[ArtifactKey, int]) -> int:
+    """Return the bytes that an input of an asset takes in memory during the pass; 0 if it is not held."""
+    if asset.measures is None or key.asset not in asset.measures.held:
+        return 0
     if key not in sizes:
-        sizes[key] = versions.workspace.store.open(key).manifest.bytes
+        workspace = versions.workspace
+        sizes[key] = asset.measures.held_bytes(workspace.study, workspace.store.open(key).manifest)
     return sizes[key]

@@ -1,4 +1,4 @@
 """The layouts of values in artifacts, shared by the assets that write them and those that read them."""
 
 LARGEST_QUERIES_BYTES = 4 * 2**30
-"""Bytes on disk of the query gradients that are held at a time; further queries get passes of their own."""
+"""Bytes in memory of the query gradients that are held at a time; further queries get passes of their own."""

@@ -1,35 +1,30 @@
 """Queries as the model reads them, and the layout of their gradients."""
 
-import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 from torch import Tensor
 
 from influence_assets.capture.batches import Sequences
+from influence_assets.capture.runner import Runner
 from influence_assets.corpus.forms import Conversation, read_form
 from influence_assets.corpus.queries import TokenizedQuery, fitting, tokenize_query
 from influence_assets.corpus.special_tokens import SpecialTokenCounter
 from influence_assets.engine.workspace import Workspace
 from influence_assets.layouts import LARGEST_QUERIES_BYTES
 from influence_assets.layouts.chat import Preparation, chat_template_of
-from influence_assets.layouts.factors import layers_of, read_layers
+from influence_assets.layouts.factors import read_layers
+from influence_assets.layouts.outer_products import StoredGradients
 from influence_assets.layouts.tokens import tokenization_of
 from influence_assets.maths.ekfac import LayerCurvature
+from influence_assets.methods.method import MethodContext
+from influence_assets.methods.registry import attribution_methods
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
-_ARRAYS = {"ekfac": "preconditioned", "gradient_dot": "gradient"}
-"""The arrays of the first two methods, in every store so far; those of other methods have the method's name."""
-
-
-def array_name(layer: str, method: str) -> str:
-    """Return the name of the array of P, which a method multiplies training gradients of a layer by."""
-    return f"{layer}.{_ARRAYS.get(method, method)}"
-
 
 def chunks(queries: int, bytes_each: int) -> Iterator[slice]:
-    """Yield slices of the queries, in order; the gradients of each slice fit within `LARGEST_QUERIES_BYTES`."""
+    """Yield slices of the queries, in order; what is held of each slice fits within `LARGEST_QUERIES_BYTES`."""
     at_once = max(1, LARGEST_QUERIES_BYTES // bytes_each)
     for start in range(0, queries, at_once):
         yield slice(start, min(start + at_once, queries))
@@ -108,13 +103,16 @@ class StoredQueries:
 
     Args:
         artifact: the query set's artifact of `query_gradients`.
-        device: the device to load gradients to.
+        runner: the model, to whose device gradients are loaded.
+        curvature: the curvature of every layer, on the same device.
     """
 
-    def __init__(self, artifact: Artifact, device: str) -> None:
+    def __init__(self, artifact: Artifact, runner: Runner, curvature: Mapping[str, LayerCurvature]) -> None:
         summary = artifact.manifest.summary
         self._artifact = artifact
-        self._device = device
+        self._runner = runner
+        self._curvature = curvature
+        self._gradients = StoredGradients(artifact)
         self.query_ids = list(artifact.table("queries").select("query_id").collect()["query_id"])
         self.N = int(summary["training_sequences"])
         self.generation_id = int(summary["generation_id"])
@@ -125,16 +123,35 @@ class StoredQueries:
         return slice(0, len(self.query_ids))
 
     def layers(self, rows: slice, method: str) -> dict[str, Tensor]:
-        """Return a method's P for some queries, by layer: [query, d_out, d_in] in the layer's eigenbasis."""
-        return read_layers(self._artifact, _ARRAYS.get(method, method), self._device, rows)
+        """Return a method's P for some queries, by layer: [query, d_out, d_in] in the layer's eigenbasis.
 
-    def chunks(self, method: str) -> Iterator[slice]:
-        """Yield slices of the queries, in order; the gradients of each slice fit within `LARGEST_QUERIES_BYTES`."""
-        records = (self._artifact.array_record(array_name(layer, method)) for layer in layers_of(self._artifact))
-        each = sum(math.prod(record.shape[1:]) * np.dtype(record.dtype).itemsize for record in records)
-        return chunks(len(self.query_ids), each)
+        Only one layer's V is in memory beside P.
+        """
+        of_method = attribution_methods()[method]
+        if not of_method.layer_by_layer:
+            return read_layers(self._artifact, method, self._runner.device, rows)
+        P: dict[str, Tensor] = {}
+        for name, layer in self._curvature.items():
+            curvature = {name: layer} if of_method.needs_curvature else {}
+            context = MethodContext(self._runner, {name: layer.basis}, curvature)
+            P |= of_method.prepare({name: self._gradients.of_layer(name, rows, layer.Λ)}, context)
+        return P
+
+    def gradients(self, rows: slice) -> dict[str, Tensor]:
+        """Return V of some queries, by layer: [query, d_out, d_in] in the layer's eigenbasis."""
+        return {name: self._gradients.of_layer(name, rows, layer.Λ) for name, layer in self._curvature.items()}
+
+    def chunks(self) -> Iterator[slice]:
+        """Yield slices of the queries, as `chunks_of` does."""
+        return chunks_of(self._artifact)
 
 
-def unconditioned(P: Mapping[str, Tensor], curvature: Mapping[str, LayerCurvature]) -> dict[str, Tensor]:
-    """Return ∇f from its EK-FAC preconditioned form, both in the eigenbases: V = (Λ + λ) ⊙ P."""
-    return {name: P[name] * (layer.Λ + layer.λ) for name, layer in curvature.items()}
+def chunks_of(artifact: Artifact) -> Iterator[slice]:
+    """Yield slices of a query set's queries, in order; P of each slice fits within `LARGEST_QUERIES_BYTES`."""
+    queries, of_all = (int(artifact.manifest.summary[name]) for name in ("queries", "gradient_bytes"))
+    return chunks(queries, max(1, of_all // max(1, queries)))
+
+
+def gradient_bytes(curvature: Mapping[str, LayerCurvature]) -> int:
+    """Return the bytes of one query's gradient over all layers in memory."""
+    return sum(layer.Λ.numel() * layer.Λ.element_size() for layer in curvature.values())

@@ -6,7 +6,7 @@ The letters are those of `notation.py`.
 """
 
 from jaxtyping import Float
-from torch import Tensor, einsum
+from torch import Tensor
 
 from influence_assets.maths.products import product
 
@@ -21,10 +21,13 @@ def layer_scores(
 
 
 def token_scores(
-    P: Float[Tensor, "query d_out d_in"],
-    Ds: Float[Tensor, "sequence token d_out"],
-    a: Float[Tensor, "sequence token d_in"],
+    P: Float[Tensor, "d_out d_in"],
+    Ds: Float[Tensor, "token d_out"],
+    a: Float[Tensor, "token d_in"],
     N: int,
-) -> Float[Tensor, "query sequence token"]:
-    """−⟨P_q, Ds_t a_tᵀ⟩ / N: the part of the layer's score that enters through input token t (and predicts t + 1)."""
-    return -einsum("qoi,sto,sti->qst", P, Ds, a) / N
+) -> Float[Tensor, " token"]:
+    """−⟨P, Ds_t a_tᵀ⟩ / N: the part of a layer's score that enters through input token t (and predicts t + 1).
+
+    Of one query and one sequence.
+    """
+    return -(product(Ds, P) * a).sum(-1) / N

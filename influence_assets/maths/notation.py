@@ -10,6 +10,7 @@
 | Λ      | E_sequence[(Q_Sᵀ G Q_A)^∘2], the corrected eigenvalues | [d_out, d_in] |
 | λ      | damping of the layer | scalar |
 | V      | gradient of f = log p(completion given prompt) | [query, d_out, d_in] |
+| L, R   | rows whose outer products V is the sum of, V = Lᵀ R: Q_Sᵀ Ds_t and Q_Aᵀ a_t | [row, d_out], [row, d_in] |
 | P      | what a method makes of V; EK-FAC: (G+λI)⁻¹ V | [query, d_out, d_in] |
 | N      | number of training sequences | scalar |
 

@@ -25,4 +25,4 @@ def _prepare(V: "Mapping[str, Tensor]", context: MethodContext) -> "dict[str, Te
     return precondition(V, context.curvature)
 
 
-METHOD = AttributionMethod(name="ekfac", unit="nats", prepare=_prepare, needs_curvature=True, in_place=True)
+METHOD = AttributionMethod(name="ekfac", unit="nats", prepare=_prepare, needs_curvature=True, layer_by_layer=True)

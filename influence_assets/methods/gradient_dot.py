@@ -13,4 +13,4 @@ def _prepare(V: "Mapping[str, Tensor]", _context: MethodContext) -> "dict[str, T
     return dict(V)
 
 
-METHOD = AttributionMethod(name="gradient_dot", unit=None, prepare=_prepare)
+METHOD = AttributionMethod(name="gradient_dot", unit=None, prepare=_prepare, layer_by_layer=True)

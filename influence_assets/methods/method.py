@@ -6,6 +6,10 @@ scores of EK-FAC are the table `influence_scores`, and sketches and details are 
 methods that `scores.baselines` names are the table `baseline_scores`. A method that is not of this form, such as
 representer points, is an asset of its own, in `influence_assets.assets`.
 
+V is stored for every query, as the outer products that it is the sum of; those of long queries are truncated to a
+lower rank (`maths/outer_products.py`). Methods that are `layer_by_layer` make P of what is stored whenever scores are
+computed. Others make P once, before V is truncated, and P is stored in full.
+
 V and P are in the layers' eigenbases, Q_Sᵀ V Q_A, where curvature is diagonal. Rotating both sides leaves inner
 products as they are, so the scorer may rotate whichever takes less.
 
@@ -105,11 +109,12 @@ class AttributionMethod:
         name: its name in the study and in tables.
         unit: `nats` if a score is the change of a query's log-probability by one more copy of the training sequence;
             None if scores compare only with one another.
-        prepare: makes P. It may be called with some of the queries at a time.
+        prepare: makes P. It may be called with some of the queries at a time, and may overwrite V.
         needs_curvature: whether `prepare` uses Λ and the damping.
+        layer_by_layer: whether P of a layer follows from V and the curvature of that layer alone. `prepare` is then
+            called for one layer at a time whenever scores are computed, and may use nothing else of its context.
         reads_training: whether `prepare` reads training sequences. P then depends on all of them, and is made
             again whenever a shard is added, changed or removed.
-        in_place: whether `prepare` writes P into V's memory: gradients are large, and two of each may not fit.
         code_version: raised whenever the same inputs would give another P.
     """
 
@@ -117,6 +122,10 @@ class AttributionMethod:
     unit: Literal["nats"] | None
     prepare: Prepare
     needs_curvature: bool = False
+    layer_by_layer: bool = False
     reads_training: bool = False
-    in_place: bool = False
     code_version: str = "1"
+
+    def __post_init__(self) -> None:
+        if self.layer_by_layer and self.reads_training:
+            raise ValueError(f"the method {self.name!r} cannot be layer_by_layer, because it reads training sequences")

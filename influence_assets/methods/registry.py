@@ -43,6 +43,11 @@ def methods_of(study: Study) -> list[AttributionMethod]:
     return [methods[name] for name in (MAIN, *baselines)]
 
 
+def methods_in_full(study: Study) -> list[AttributionMethod]:
+    """Return the study's methods whose P is stored, because it cannot be made of V when scores are computed."""
+    return [method for method in methods_of(study) if not method.layer_by_layer]
+
+
 def method_settings(study: Study) -> dict[str, Any]:
     """Return the settings of the study's methods that enter the versions of what is computed with them."""
     methods = methods_of(study)

@@ -22,6 +22,7 @@ select
     written.completion_tokens,
     written.log_probability_nats,
     written.gradient_norm,
+    written.truncation_error,
     new_files.materialization_id
 from written
 inner join new_files on written.loaded_from = new_files.path

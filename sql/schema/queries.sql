@@ -12,6 +12,7 @@ create table queries (
     completion_tokens integer not null,
     log_probability_nats double not null,
     gradient_norm double not null,
+    truncation_error double not null,
     materialization_id bigint not null
 );
 
@@ -30,4 +31,6 @@ comment on column queries.log_probability_nats is
 'Log-probability of the completion given the prompt, in nats, summed over its tokens.';
 comment on column queries.gradient_norm is
 'Euclidean norm of that log-probability''s gradient over the attributed parameters.';
+comment on column queries.truncation_error is
+'What the gradient lost where it is stored at a lower rank, as a share of its norm, both in the norm of the damped inverse curvature that scores are products in; 0 if nothing.';
 comment on column queries.materialization_id is 'The materialization that this row came from; see materializations.';

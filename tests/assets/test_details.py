@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from influence_assets.assets import influence_details
 from influence_assets.assets.strongest import Earlier, extremes, strongest_pairs, unchanged
 from influence_assets.capture import details
+from influence_assets.layouts import queries
 from influence_assets.storage.artifacts.manifest import ArtifactKey
 from tests import studies
 from tests.studies import COAST, FIRST, TRADES
@@ -86,9 +87,9 @@ def measured(monkeypatch):
     """The sequences that a pass was run for, in order."""
     seen = []
 
-    def counting(runner, sequences, P, N):
+    def counting(runner, sequences, P, N, pairs):
         seen.extend(sequences.keys.tolist())
-        return score_details(runner, sequences, P, N)
+        return score_details(runner, sequences, P, N, pairs)
 
     score_details = details.score_details
     monkeypatch.setattr(details, "score_details", counting)
@@ -122,6 +123,36 @@ def test_after_an_edit_they_are_those_from_nothing(study, edit, tmp_path_factory
     edit(study)
     studies.compute(study)
     assert_same(stored(study), from_nothing(study, tmp_path_factory.mktemp("fresh")))
+
+
+def test_each_sequence_goes_through_the_model_once_for_all_queries(study, measured):
+    """In as many chunks of queries as are held at a time, to the same splits."""
+    studies.write_study(study.parent, scores={"details_per_query": 3})
+    studies.compute(study, until="influence_scores")
+    measured.clear()
+    studies.compute(study)
+    whole = {query_set: splits(study, query_set) for query_set in studies.QUERY_SETS}
+    needed = {q: set(whole[q]["layer_influence"]["sequence_id"]) for q in studies.QUERY_SETS}
+    assert sorted(measured) == sorted(sequence for of_set in needed.values() for sequence in of_set)
+    assert len(measured) < sum(whole[q]["strongest"].height for q in studies.QUERY_SETS)
+
+
+def splits(study, query_set):
+    artifact = studies.artifact(study, "influence_details", query_set=query_set)
+    return {name: artifact.table(name).sort(grain).collect() for name, grain in TABLES.items()}
+
+
+def test_chunks_of_queries_do_not_matter(study, measured, monkeypatch):
+    whole = splits(study, FIRST)
+    monkeypatch.setattr(queries, "LARGEST_QUERIES_BYTES", 1)
+    shutil.rmtree(study.parent / "store" / "influence_details")
+    studies.compute(study)
+    one_by_one = splits(study, FIRST)
+    pairs_of_both = [whole["strongest"].height, splits(study, studies.SECOND)["strongest"].height]
+    assert len(measured) == sum(pairs_of_both)
+    for name, frame in whole.items():
+        assert one_by_one[name].drop("influence_nats").equals(frame.drop("influence_nats"))
+        np.testing.assert_allclose(one_by_one[name]["influence_nats"], frame["influence_nats"], rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.soak

@@ -6,7 +6,7 @@ import torch
 
 from influence_assets.capture import correction, covariance
 from influence_assets.capture.batches import Parts, Sequences
-from influence_assets.capture.details import score_details
+from influence_assets.capture.details import Pairs, score_details
 from influence_assets.capture.gauss_newton import gauss_newton_products
 from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.one_pass import measure
@@ -102,9 +102,9 @@ def test_scores_and_their_splits_are_those_of_the_masked_loss(architecture, batc
     np.testing.assert_allclose(found, expected, **close)
     assert (found[:, list(EMPTY)] == 0).all()
     assert (np.delete(found, EMPTY, axis=1) != 0).all()
-    details = score_details(runner, sequences, P, N)
-    np.testing.assert_allclose(details.by_layer.sum(-1), expected, **close)
-    np.testing.assert_allclose(details.by_token.sum(-1), expected, **close)
+    details = score_details(runner, sequences, P, N, Pairs.every(*expected.shape))
+    np.testing.assert_allclose(details.by_layer.sum(-1).reshape(expected.shape), expected, **close)
+    np.testing.assert_allclose(details.by_token.sum(-1).reshape(expected.shape), expected, **close)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)

@@ -1,12 +1,14 @@
 """Everything measured by hooks, against autograd one sequence at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from influence_assets.capture.correction import CorrectionTotals, eigenvalue_corrections
 from influence_assets.capture.covariance import CovarianceTotals, covariances
-from influence_assets.capture.details import score_details
+from influence_assets.capture.details import Pairs, score_details
 from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.losses import LabelSampler, sampled_labels
 from influence_assets.capture.one_pass import measure
@@ -66,15 +68,30 @@ def test_layers_and_tokens_sum_to_the_score(architecture):
     runner, sequences = runner_for(architecture), cases.sequences()
     P = {m.name: torch.randn(2, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
     total = scores(runner, sequences, {"any": P}, N)["any"]
-    details = score_details(runner, sequences, P, N)
-    np.testing.assert_allclose(details.by_layer.sum(-1), total, rtol=1e-9)
-    np.testing.assert_allclose(details.by_token.sum(-1), total, rtol=1e-9)
+    details = score_details(runner, sequences, P, N, Pairs.every(2, len(sequences)))
+    by_layer, by_token = (parts.reshape(2, len(sequences), -1) for parts in (details.by_layer, details.by_token))
+    np.testing.assert_allclose(by_layer.sum(-1), total, rtol=1e-9)
+    np.testing.assert_allclose(by_token.sum(-1), total, rtol=1e-9)
     G, _ = oracle.gradients(runner.model, runner.modules, sequences, sign=-1)
     for index, linear in enumerate(runner.modules):
         expected = -torch.einsum("qoi,soi->qs", P[linear.name], G[linear.name]) / N
-        np.testing.assert_allclose(details.by_layer[..., index], expected, rtol=1e-8, atol=1e-12)
+        np.testing.assert_allclose(by_layer[..., index], expected, rtol=1e-8, atol=1e-12)
     padding = np.arange(cases.CONTEXT)[None, :] >= sequences.lengths[:, None] - 1
-    assert (details.by_token[:, padding] == 0).all()
+    assert (by_token[:, padding] == 0).all()
+
+
+@pytest.mark.parametrize("batch_sequences", [1, 4])
+def test_details_of_some_pairs_are_those_of_every_pair_from_one_pass(batch_sequences):
+    runner, sequences = runner_for("gpt2", batch_sequences=batch_sequences), cases.sequences()
+    P = {m.name: torch.randn(3, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
+    every = score_details(runner, sequences, P, N, Pairs.every(3, len(sequences)))
+    pairs = Pairs(np.array([2, 0, 2, 1, 0]), np.array([5, 5, 0, 3, 3]))  # two sequences are of two queries
+    passed = []
+    some = score_details(replace(runner, progress=passed.append), sequences, P, N, pairs)
+    assert sum(passed) == len(sequences)
+    chosen = pairs.queries * len(sequences) + pairs.sequences
+    np.testing.assert_allclose(some.by_layer, every.by_layer[chosen], rtol=1e-12)
+    np.testing.assert_allclose(some.by_token, every.by_token[chosen], rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("architecture", cases.EXPERTS)

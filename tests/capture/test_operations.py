@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from influence_assets.capture.batch_size import sequence_bytes
 from influence_assets.capture.correction import CorrectionTotals, eigenvalue_corrections
 from influence_assets.capture.covariance import CovarianceTotals, covariances
-from influence_assets.capture.gradients import query_gradients
+from influence_assets.capture.gradients import query_gradients, query_outer_products
 from influence_assets.capture.losses import LabelSampler, plain_head
 from influence_assets.capture.model_shape import model_shape
 from influence_assets.capture.one_pass import measure
@@ -82,6 +82,12 @@ def test_queries_and_scores(counted):
     questions = counted.sequences.take(np.arange(QUERIES))
     real, found = counted.of(query_gradients, counted.runner, questions, bases)
     assert real == pytest.approx(QUERIES * (shape.passes() + shape.rotated_gradients()), rel=TOLERANCE)
+    real, products = counted.of(query_outer_products, counted.runner, questions, bases)
+    rows = sum(len(V) * (layer.d_out**2 + layer.d_in**2) for layer in shape.layers for V in products.layers[layer.name])
+    assert real == pytest.approx(QUERIES * shape.passes() + 2 * rows, rel=TOLERANCE)
+    every_token = sum(layer.outer_products(cases.CONTEXT - 1) for layer in shape.layers)
+    real, _ = counted.of(lambda: [V.sum() for of_layer in products.layers.values() for V in of_layer])
+    assert 2 * rows + real == pytest.approx(QUERIES * every_token, rel=TOLERANCE)
     real, P = counted.of(precondition, found.layers, layers)
     assert real == 0, "in the eigenbases a division"
     for methods in ({"ekfac": P}, {"ekfac": P, "other": P}):

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from influence_assets.capture.correction import CorrectionTotals, eigenvalue_corrections
 from influence_assets.capture.covariance import CovarianceTotals, covariances
-from influence_assets.capture.details import score_details
+from influence_assets.capture.details import Pairs, score_details
 from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.losses import Head, LabelSampler
 from influence_assets.capture.one_pass import measure
@@ -105,7 +105,7 @@ def test_queries_and_scores_come_back_to_the_first_device(runner, in_eigenbases)
     found = query_gradients(runner, cases.queries(), bases)
     assert {gradient.device.type for gradient in found.layers.values()} == {FIRST}
     assert scores(runner, sequences, {"any": gradients_of(runner)}, 9, bases)["any"].shape == (2, 6)
-    assert score_details(runner, sequences, gradients_of(runner), 9).by_layer.shape == (2, 6, 14)
+    assert score_details(runner, sequences, gradients_of(runner), 9, Pairs.every(2, 6)).by_layer.shape == (12, 14)
 
 
 @pytest.mark.slow

@@ -58,11 +58,18 @@ def wide(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["covariances", "query_gradients"])
 def test_operations_are_those_that_run(wide, step):
-    """What the estimate leaves out: batches that are not full, and trying out the head (16 tokens a partition)."""
+    """What the estimate leaves out: batches that are not full, and trying out the head (16 tokens a partition).
+
+    In the last block a prompt has no gradient, which is half of this model, and little of a large one.
+    """
     study, before, done, _ = wide
     shape = StudySizes(studies.versions_of(study)).shape
     tried = before[step].partitions * 16 * shape.forward / shape.tokens
-    assert done[step] - tried == pytest.approx(before[step].operations, rel=0.15)
+    without_gradient = 0
+    if step == "query_gradients":
+        rows = studies.ask_sql(study, "select sum(prompt_tokens - 1)::bigint from queries").item()
+        without_gradient = sum(layer.outer_products(rows) for layer in shape.layers[2:])
+    assert done[step] - tried == pytest.approx(before[step].operations - without_gradient, rel=0.15)
 
 
 @pytest.mark.slow

@@ -46,15 +46,16 @@ def test_a_store_of_format_3_is_read(study):
     assert verified.code == 0, verified.error
     ran = influence("run", "--study", study)
     assert ran.code == 0, ran.error
-    # Three of scores, which now have parts, the details that rest on them, and the tables.
-    assert "Computed 5 partitions" in ran.out, ran.out
+    # The questions' gradients, three of scores, which now have parts, the details that rest on them, and the tables.
+    assert "Computed 6 partitions" in ran.out, ran.out
     assert "Nothing to do" in influence("run", "--study", study).out
     for (*pair, score), (*old_pair, old_score) in zip(catalogue_rows(study, SCORES), scores, strict=True):
         assert pair == old_pair
         assert score == pytest.approx(old_score, rel=1e-6, abs=1e-9)
     kept = artifacts(study)
     assert {path: kept.get(path) for path in stored} == stored, "an artifact of the old store was changed"
-    assert all(path.startswith(("influence_scores/", "influence_details/")) for path in kept.keys() - stored.keys())
+    anew = ("query_gradients/", "influence_scores/", "influence_details/")
+    assert all(path.startswith(anew) for path in kept.keys() - stored.keys())
 
 
 @pytest.mark.slow

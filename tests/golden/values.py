@@ -4,7 +4,7 @@ Numbers are compared to 1e-9 of the largest number beside them, texts and whole 
 known up to its sign alone, so that nothing is compared in an eigenbasis as it lies:
 
 - bases as what they were decomposed from, Q diag(eigenvalues) Qᵀ;
-- query gradients rotated back, Q_S P Q_Aᵀ;
+- query gradients rotated back;
 - what drift is computed from, of which only the signs depend on them, as sums of absolute values;
 - sketches as if the largest component of every eigenvector were positive. A coordinate next to zero may have either
   sign, so that one bit in five hundred may differ.
@@ -125,11 +125,16 @@ def recomposed(basis: Basis) -> dict[str, np.ndarray]:
 
 
 def rotated_back(arrays: Mapping[str, np.ndarray], basis: Basis) -> dict[str, np.ndarray]:
-    """Q_S P Q_Aᵀ of every array [query, d_out, d_in] in the eigenbases."""
-    return {
-        name: basis[f"{name.rpartition('.')[0]}.Q_S"] @ P @ basis[f"{name.rpartition('.')[0]}.Q_A"].T
-        for name, P in arrays.items()
-    }
+    """Query gradients in the model's coordinates: Q_S V Q_Aᵀ, and the rows of outer products, L Q_Sᵀ and R Q_Aᵀ."""
+    rotated = {}
+    for name, values in arrays.items():
+        layer, _, letter = name.rpartition(".")
+        if letter in ("L", "R"):
+            values = values @ basis[f"{layer}.Q_{'S' if letter == 'L' else 'A'}"].T
+        elif layer:  # V, and P of methods; ranks are of no layer
+            values = basis[f"{layer}.Q_S"] @ values @ basis[f"{layer}.Q_A"].T
+        rotated[name] = values
+    return rotated
 
 
 def _with_summed_drift(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

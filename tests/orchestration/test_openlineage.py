@@ -76,7 +76,8 @@ def test_a_collector_is_told_of_everything_that_was_computed(study, collector):
     assert (
         inputs[f"token_sequences/{EXTRA}"] == studies.artifact(study, "token_sequences", shard=EXTRA).key.data_version
     )
-    assert inputs.keys() == {f"token_sequences/{EXTRA}", "language_model", "eigenbases", f"query_gradients/{FIRST}"}
+    of_all = {"language_model", "eigenbases", "curvature"}
+    assert inputs.keys() == {f"token_sequences/{EXTRA}", *of_all, f"query_gradients/{FIRST}"}
 
 
 @pytest.mark.slow

@@ -35,8 +35,8 @@ insert into sequence_documents values
 (1, 'd1', hash('d1'), 0, 6, 0, 15, 3), (1, 'd2', hash('d2'), 6, 8, 0, 3, 3),
 (2, 'd2', hash('d2'), 0, 6, 3, 15, 3), (3, 'd3', hash('d3'), 0, 6, 0, 9, 4);
 insert into queries values
-('q1', hash('q1'), 'q.jsonl', 1, 'p1', 'c1', '{"topic": "loops"}', 2, 1, -1.5, 3.0, 5),
-('q2', hash('q2'), 'q.jsonl', 2, 'p2', 'c2', null, 2, 1, -2.5, 3.0, 5);
+('q1', hash('q1'), 'q.jsonl', 1, 'p1', 'c1', '{"topic": "loops"}', 2, 1, -1.5, 3.0, 0.0, 5),
+('q2', hash('q2'), 'q.jsonl', 2, 'p2', 'c2', null, 2, 1, -2.5, 3.0, 0.0, 5);
 create temp table scored as
 select *
 from (

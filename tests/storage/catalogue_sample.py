@@ -92,6 +92,7 @@ class Sample:
             "completion_tokens": 1,
             "log_probability_nats": -1.0,
             "gradient_norm": 1.0,
+            "truncation_error": 0.0,
         }
         return self.write(ArtifactKey("query_gradients", "q.jsonl", "v1"), queries=pl.DataFrame([row]))
 

@@ -104,6 +104,8 @@ REFUSED = [
     ("curvature.fisher", False, "'true' or 'empirical'"),
     ("curvature.fit_sequences", 0, "greater than or equal to 1"),
     ("curvature.fit_sequences", "all", "valid integer"),
+    ("queries.rank", 0, "greater than or equal to 1"),
+    ("queries.rank", "full", "valid integer"),
     ("curvature.damping_scale", 0, "greater than 0"),
     ("curvature.damping_scale", -0.1, "greater than 0"),
     ("curvature.damping_scale", math.nan, "finite"),

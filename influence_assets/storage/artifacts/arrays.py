@@ -122,14 +122,15 @@ class RowWriter:
 
 
 def growing_writer(
-    folder: Path, row_shape: tuple[int, ...], dtype: npt.DTypeLike, logical_dtype: str | None
+    folder: Path, row_shape: tuple[int, ...], dtype: npt.DTypeLike, logical_dtype: str | None, *, sharded: bool = True
 ) -> RowWriter:
-    """Return a writer for a compressed, checksummed and sharded array whose number of rows is not known yet."""
+    """Return a writer for a compressed and checksummed array whose number of rows is not known yet."""
     dtype = np.dtype(dtype)
     chunks = _chunk_shape((2**62, *row_shape), dtype, None)
-    rows_per_shard = chunks[0] * _CHUNKS_PER_SHARD
-    array = _create(folder, (0, *row_shape), dtype, chunks, logical_dtype, shards=(rows_per_shard, *chunks[1:]))
-    return RowWriter(folder, array, rows_per_shard, expected_rows=None)
+    rows_per_write = chunks[0] * (_CHUNKS_PER_SHARD if sharded else 1)
+    shards = (rows_per_write, *chunks[1:]) if sharded else None
+    array = _create(folder, (0, *row_shape), dtype, chunks, logical_dtype, shards=shards)
+    return RowWriter(folder, array, rows_per_write, expected_rows=None)
 
 
 def mappable_writer(folder: Path, shape: tuple[int, ...], dtype: npt.DTypeLike, logical_dtype: str | None) -> RowWriter:

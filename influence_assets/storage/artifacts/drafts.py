@@ -84,15 +84,29 @@ class Draft:
         return self._register(name, writer, dtype, logical_dtype, mappable=True)
 
     def growing_array(
-        self, name: str, row_shape: tuple[int, ...], dtype: npt.DTypeLike, *, logical_dtype: str | None = None
+        self,
+        name: str,
+        row_shape: tuple[int, ...],
+        dtype: npt.DTypeLike,
+        *,
+        logical_dtype: str | None = None,
+        sharded: bool = True,
     ) -> arrays.RowWriter:
         """Return a writer for an array whose number of rows is not known yet.
 
         Append blocks of any size; the draft closes the writer. One shard, about 64 MiB, is held in memory.
+
+        Args:
+            name: as for `array`.
+            row_shape: the shape of a row.
+            dtype: the numbers' type.
+            logical_dtype: as for `array`.
+            sharded: whether chunks are written in shards; without them one chunk, about 4 MiB, is held in memory, for
+                artifacts that write many arrays side by side.
         """
         folder = self._new_array(name)
         with self._writing(f"the array {name!r}"):
-            writer = arrays.growing_writer(folder, row_shape, dtype, logical_dtype)
+            writer = arrays.growing_writer(folder, row_shape, dtype, logical_dtype, sharded=sharded)
         return self._register(name, writer, dtype, logical_dtype, mappable=False)
 
     def table(self, name: str, frame: pl.DataFrame) -> None:
