@@ -63,8 +63,8 @@ class Shard:
         """Score sequences by some methods, and by the main one over parts."""
         totals = ScoreTotals({}, len(sequences), self.queries.N, self.runner.device, parts)
         for method in methods:
-            P = self.queries.layers(self.queries.all, method)
-            totals.include(method, P, split=parts is not None and method == MAIN)
+            totals.include(method, len(self.queries.query_ids), split=parts is not None and method == MAIN)
+            totals.hold(method, self.queries.layers(self.queries.all, method))
         return score_all(self.runner, sequences, totals, self.bases)
 
     def own_losses(self) -> Sequences:

@@ -1,10 +1,10 @@
 """The asset `drift_statistics`: how a shard's own curvature looks in the generation's basis, as one short vector."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from influence_assets.assets.fitted_pass import fitted_settings
-from influence_assets.assets.shared_pass import SHARD_PASS, Joined, PassContext
+from influence_assets.assets.shared_pass import SHARD_PASS, Joined, PassContext, run_pass
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
 from influence_assets.engine.partitions import Partition
@@ -12,12 +12,16 @@ from influence_assets.engine.shown import Shown
 from influence_assets.engine.versions import Versions
 from influence_assets.storage.artifacts import Artifact
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from influence_assets.capture.participant import Participant
+    from influence_assets.capture.shard_statistics import ShardStatistics
+    from influence_assets.models.layers.rule import AttributedLayer
+
 
 def _compute(work: Work) -> None:
-    from influence_assets.capture.correction import correction_pass
-    from influence_assets.capture.shard_statistics import ShardStatistics
-    from influence_assets.layouts import factors, model
-    from influence_assets.layouts.drift import write_shard_drift
+    from influence_assets.layouts import model
     from influence_assets.layouts.sequences import shard_sequences
 
     generation = work.open("eigenbases").manifest.summary
@@ -29,11 +33,8 @@ def _compute(work: Work) -> None:
     curvature = work.study.curvature
     every = shard_sequences(work.open("token_sequences"))
     sequences = model.fit_sequences(every, generation["fitted_share"], curvature.seed)
-    runner = model.runner(work.workspace, work.open("language_model"), work.progress, len(sequences))
-    bases = runner.placed(factors.bases_on(runner, work.open("eigenbases")))
-    statistics = ShardStatistics(curvature.blocks)
-    correction_pass(runner, sequences, bases, model.label_sampler(curvature), statistics)
-    write_shard_drift(work.draft, runner.modules, statistics, bases, len(sequences))
+    context = PassContext([work], sequences)
+    run_pass(context, [_Drift(work, context)])
 
 
 def _joins(versions: Versions, partition: Partition) -> bool:
@@ -48,17 +49,47 @@ def _joins(versions: Versions, partition: Partition) -> bool:
     return tokens is None or generation.fitted_shards.get(str(partition.shard)) != tokens.data_version
 
 
-def _join(work: Work, context: PassContext) -> Joined:
-    from influence_assets.capture.shard_statistics import ShardStatistics
-    from influence_assets.layouts.drift import write_shard_drift
+class _Drift(Joined):
+    """The drift of a shard that came after the generation.
 
-    statistics = ShardStatistics(work.study.curvature.blocks)
+    Args:
+        work: the work of the shard.
+        context: the pass.
+    """
 
-    def record() -> None:
-        sequences = len(context.sequences.with_loss())
-        write_shard_drift(work.draft, context.runner.modules, statistics, context.bases, sequences)
+    def __init__(self, work: Work, context: PassContext) -> None:
+        self._work = work
+        self._context = context
+        self._measured: ShardStatistics | None = None
+        self._vectors: list[np.ndarray] = []
 
-    return Joined(statistics, record)
+    def bytes_of(self, layer: "AttributedLayer", itemsize: int) -> int:
+        """Return the bytes of the layer's A, S and Λ."""
+        from influence_assets.capture.fitted_totals import factor_numbers
+
+        gradient = layer.output_width * layer.input_width
+        return itemsize * (factor_numbers(layer, self._work.study.curvature.blocks) + gradient)
+
+    def begin(self) -> "Participant":
+        """Begin the totals of the context's layers."""
+        from influence_assets.capture.shard_statistics import ShardStatistics
+
+        self._measured = ShardStatistics(self._work.study.curvature.blocks)
+        return self._measured
+
+    def end(self) -> None:
+        """Keep the layers' part of the vector."""
+        from influence_assets.layouts.drift import shard_drift
+
+        assert self._measured is not None  # noqa: S101  # it has begun
+        self._vectors.append(shard_drift(self._context.runner.modules, self._measured, self._context.bases))
+        self._measured = None
+
+    def record(self) -> None:
+        """Write the vector."""
+        from influence_assets.layouts.drift import write_shard_drift
+
+        write_shard_drift(self._work.draft, self._vectors, len(self._context.sequences.with_loss()))
 
 
 def _cost(sizes: Any, partition: Partition) -> Cost:
@@ -98,7 +129,7 @@ ASSET = AssetDefinition(
     holds_text=True,
     measures=Measurement(
         shared_pass=SHARD_PASS,
-        join=_join,
+        join=_Drift,
         operations=_operations,
         fits=True,
         joins=_joins,

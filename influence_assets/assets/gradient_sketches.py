@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from influence_assets.assets.shared_pass import PROBES, SHARD_PASS, Joined, PassContext
+import numpy as np
+
+from influence_assets.assets.shared_pass import PROBES, SHARD_PASS, Joined, PassContext, run_pass
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
 from influence_assets.engine.partitions import Partition
@@ -11,111 +13,101 @@ from influence_assets.engine.shown import Shown
 from influence_assets.storage.artifacts import Artifact
 
 if TYPE_CHECKING:
-    from influence_assets.capture.batches import Sequences
-    from influence_assets.capture.runner import Runner
+    from influence_assets.capture.participant import Participant
     from influence_assets.capture.sketches import WhitenedBatch
-    from influence_assets.maths.ekfac import LayerCurvature
-
+    from influence_assets.models.layers.rule import AttributedLayer
 
 BYTES_A_COORDINATE = 1.2
 """What it takes to say which coordinate it is, compressed."""
 
 
 def _compute(work: Work) -> None:
-    from influence_assets.capture.sketches import sketches
-    from influence_assets.layouts import factors
-    from influence_assets.layouts.model import runner as load_runner
-    from influence_assets.layouts.sequences import shard_sequences
-
-    sequences = shard_sequences(work.open("token_sequences"))
-    runner = load_runner(work.workspace, work.open("language_model"), work.progress, len(sequences))
-    layers = factors.curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
-    recorder = _Recorder(work, runner, sequences, layers)
-    for batch in sketches(runner, sequences, layers, recorder.coordinates, recorder.probes):
-        recorder.add(batch)
-    recorder.finish()
+    context = PassContext([work])
+    run_pass(context, [_Sketches(work, context)])
 
 
-class _Recorder:
-    """A recorder that encodes whitened gradients into the draft, and compares them with exact scores.
+class _Sketches(Joined):
+    """The sketches of a shard, and how well they agree with exact scores.
 
     Args:
         work: the work whose draft is filled.
-        runner: runs the model.
-        sequences: the shard's sequences; a few of them are the queries that sketches are compared by.
-        layers: the generation's curvature.
+        context: the pass; a few of its sequences are the queries that sketches are compared by.
     """
 
-    def __init__(
-        self, work: Work, runner: "Runner", sequences: "Sequences", layers: "dict[str, LayerCurvature]"
-    ) -> None:
-        import numpy as np
-
-        from influence_assets.capture.gradients import query_gradients
-        from influence_assets.capture.runner import Runner
-        from influence_assets.capture.sketches import query_sketches
-        from influence_assets.layouts.factors import bases_of
+    def __init__(self, work: Work, context: PassContext) -> None:
+        from influence_assets.capture.sign_codes import SignWriter
+        from influence_assets.layouts.factors import StoredEigenvalues
         from influence_assets.layouts.sketches import write_coordinates
+        from influence_assets.maths.notation import accumulation_dtype
         from influence_assets.maths.sketches import strongest_coordinates
-        from influence_assets.methods.ekfac import precondition
 
         self._work = work
-        self._sequences = len(sequences)
-        self.coordinates = strongest_coordinates(layers, work.study.sketches.coordinates)
-        write_coordinates(work.draft, self.coordinates, layers)
+        self._context = context
+        stored = StoredEigenvalues(work.open("curvature"), accumulation_dtype(context.whole.dtype))
+        self._coordinates = strongest_coordinates(stored, work.study.sketches.coordinates)
+        sizes = {layer.name: layer.output_width * layer.input_width for layer in context.whole.modules}
+        write_coordinates(work.draft, self._coordinates, sizes)
         # A sequence without a loss has no gradient to ask with.
-        carrying = np.flatnonzero(sequences.counted_tokens() > 0)
+        carrying = np.flatnonzero(context.sequences.counted_tokens() > 0)
         spread = np.unique(np.linspace(0, max(0, len(carrying) - 1), PROBES).astype(int))[: len(carrying)]
         self._probed = carrying[spread]
-        quiet = Runner(runner.model, runner.modules, runner.batch_sequences)
-        gradients = query_gradients(quiet, sequences.take(self._probed), bases_of(layers)).layers
-        self._questions = query_sketches(gradients, layers, self.coordinates, 1)
-        self.probes = precondition(gradients, layers)
-        row_bytes = -(-self.coordinates.width // 8)
-        self._signs = work.draft.mappable_array("signs", (len(sequences), row_bytes), "uint8")
-        self._scales = [np.zeros(0, np.float32)]
-        self._exact = [np.zeros((len(self._probed), 0))]
-        self._estimated = [np.zeros((len(self._probed), 0), np.float32)]
+        self._signs = SignWriter(len(context.sequences), self._coordinates.width, work.draft.folder_path)
+        self._questions: list[np.ndarray] = []
+        self._exact: list[np.ndarray] = []
 
-    def add(self, batch: "WhitenedBatch") -> None:
-        """Encode and write the next sequences."""
-        from influence_assets.capture.sign_codes import encode, estimate
+    def bytes_of(self, layer: "AttributedLayer", itemsize: int) -> int:
+        """Return the bytes of the layer's weights, and of the gradients of the probes."""
+        return (1 + PROBES) * layer.output_width * layer.input_width * itemsize
 
-        codes = encode(batch.rows, batch.squared_norms)
-        self._signs.append(codes.signs)
-        self._scales.append(codes.scales)
-        self._exact.append(batch.exact)
-        self._estimated.append(estimate(self._questions, codes))
+    def begin(self) -> "Participant":
+        """Compute the probes' gradients of the context's layers."""
+        from influence_assets.capture.gradients import query_gradients
+        from influence_assets.capture.runner import Runner
+        from influence_assets.capture.sketches import SketchRows, query_sketches
+        from influence_assets.layouts.factors import bases_of
+        from influence_assets.maths.sketches import Coordinates
+        from influence_assets.methods.ekfac import precondition
 
-    def finish(self) -> None:
-        """Write the scales, and summarise the sketches and how well they agree with exact scores."""
-        import numpy as np
+        context, layers = self._context, self._context.curvatures
+        quiet = Runner(context.runner.model, context.runner.modules, context.runner.batch_sequences)
+        gradients = query_gradients(quiet, context.sequences.take(self._probed), bases_of(layers)).layers
+        kept = {name: self._coordinates.kept[name].to(layer.Λ.device) for name, layer in layers.items()}
+        of_layers = Coordinates(kept, self._coordinates.energy)
+        self._questions.append(query_sketches(gradients, layers, of_layers, 1))
+        self._exact.append(np.zeros((len(self._probed), 0)))
+        self._signs.begin(of_layers.width)
+        return SketchRows(context.runner, layers, of_layers, precondition(gradients, layers), self._add)
 
+    def _add(self, batch: "WhitenedBatch") -> None:
+        self._signs.add(batch.rows, batch.squared_norms)
+        self._exact[-1] = np.concatenate([self._exact[-1], batch.exact], axis=1)
+
+    def record(self) -> None:
+        """Write the sketches, and summarise how well they agree with exact scores."""
         from influence_assets.analysis.agreement import agreement
+        from influence_assets.capture.sign_codes import estimate
 
-        self._work.draft.array("scales", np.concatenate(self._scales))
-        exact = np.concatenate(self._exact, axis=1)
+        signs = self._work.draft.mappable_array("signs", self._signs.shape, "uint8")
+        questions = np.concatenate(self._questions, axis=1)
+        scales, estimated = [np.zeros(0, np.float32)], [np.zeros((len(questions), 0), np.float32)]
+        for codes in self._signs.codes():
+            signs.append(codes.signs)
+            scales.append(codes.scales)
+            estimated.append(estimate(questions, codes))
+        self._work.draft.array("scales", np.concatenate(scales))
+        exact = np.sum(self._exact, axis=0)
         # A sequence's score for itself is an outlier that would make the agreement look better than it is.
         exact[np.arange(len(self._probed)), self._probed] = np.nan
-        agreed = agreement(exact, np.concatenate(self._estimated, axis=1))
+        agreed = agreement(exact, np.concatenate(estimated, axis=1))
         generation = self._work.open("curvature").manifest.summary
         self._work.draft.summarise(
-            sequences=self._sequences,
-            coordinates=self.coordinates.width,
-            expected_energy=round(self.coordinates.energy, 4),
+            sequences=len(self._context.sequences),
+            coordinates=self._coordinates.width,
+            expected_energy=round(self._coordinates.energy, 4),
             generation_id=generation["generation_id"],
             training_sequences=generation["training_sequences"],
             agreement=None if agreed is None else agreed.rounded(),
         )
-
-
-def _join(work: Work, context: PassContext) -> Joined:
-    from influence_assets.capture.sketches import SketchRows
-
-    layers = context.curvatures
-    recorder = _Recorder(work, context.runner, context.sequences, layers)
-    rows = SketchRows(context.runner, layers, recorder.coordinates, recorder.probes, recorder.add)
-    return Joined(rows, recorder.finish)
 
 
 def _cost(sizes: Any, partition: Partition) -> Cost:
@@ -160,7 +152,7 @@ ASSET = AssetDefinition(
     settings=lambda study: {"dtype": study.model.dtype, "coordinates": study.sketches.coordinates},
     compute=_compute,
     holds_text=True,
-    measures=Measurement(shared_pass=SHARD_PASS, join=_join, operations=_operations),
+    measures=Measurement(shared_pass=SHARD_PASS, join=_Sketches, operations=_operations),
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
     shown=_shown,

@@ -6,12 +6,14 @@ and splits of pairs that are still among the strongest are copied.
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from influence_assets.assets.fitted_pass import layers_in_memory
 from influence_assets.assets.strongest import PAIR, Earlier, earlier_details, shard_of, strongest_pairs, unchanged
 from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
@@ -24,12 +26,12 @@ from influence_assets.storage.artifacts.manifest import ArtifactKey
 
 if TYPE_CHECKING:
     from influence_assets.capture.batches import Sequences
+    from influence_assets.capture.details import Details, Pairs
     from influence_assets.capture.runner import Runner
     from influence_assets.capture.sign_codes import SignCodes
     from influence_assets.corpus.tokenization import Tokenization
-    from influence_assets.layouts.queries import StoredQueries
-    from influence_assets.maths.ekfac import LayerCurvature
     from influence_assets.maths.sketches import Coordinates
+    from influence_assets.models.layers.rule import AttributedLayer
 
 TOLERANCE = 1e-3
 """Relative rounding of sums over layers and tokens in float32."""
@@ -109,18 +111,6 @@ class _Loaded:
         return runner(work.workspace, work.open("language_model"), work.progress, self._measured)
 
     @cached_property
-    def queries(self) -> "StoredQueries":
-        from influence_assets.layouts.queries import StoredQueries
-
-        return StoredQueries(self.work.open("query_gradients"), self.runner, self.curvature)
-
-    @cached_property
-    def curvature(self) -> "dict[str, LayerCurvature]":
-        from influence_assets.layouts.factors import curvature_on
-
-        return curvature_on(self.runner, self.work.open("eigenbases"), self.work.open("curvature"))
-
-    @cached_property
     def tokenization(self) -> "Tokenization":
         from influence_assets.corpus.tokenization import Tokenization
 
@@ -145,26 +135,49 @@ def _chunks(work: Work, pairs: pl.DataFrame) -> list[tuple[slice, pl.DataFrame]]
 
 def _measured(loaded: _Loaded, chunks: list[tuple[slice, pl.DataFrame]]) -> Iterable[Splits]:
     """Yield the splits of the pairs of each chunk; each sequence goes through the model once for all its queries."""
-    from influence_assets.capture.details import Pairs, score_details
+    from influence_assets.capture.details import Pairs
 
     if not chunks:
         return
     sequences = _sequences(loaded.work, pl.concat(pairs for _, pairs in chunks))
-    queries, modules = loaded.queries, [linear.name for linear in loaded.runner.modules]
+    modules = [linear.name for linear in loaded.runner.modules]
+    generation = int(loaded.work.open("query_gradients").manifest.summary["generation_id"])
     for rows, pairs in chunks:
         ids = pairs["sequence_id"].to_numpy()
         own = sequences.take(np.flatnonzero(np.isin(sequences.keys, ids)))
         by_key = np.argsort(own.keys)
         place = by_key[np.searchsorted(own.keys, ids, sorter=by_key)]
-        P = queries.layers(rows, MAIN)
-        for name, p in P.items():
-            loaded.curvature[name].basis.rotate_back(p)  # in place
-        details = score_details(loaded.runner, own, P, queries.N, Pairs(pairs["query"].to_numpy(), place))
-        named = pairs.select("query_id", "sequence_id", pl.lit(queries.generation_id, pl.Int32).alias("generation_id"))
+        details = _details(loaded, rows, own, Pairs(pairs["query"].to_numpy(), place))
+        named = pairs.select("query_id", "sequence_id", pl.lit(generation, pl.Int32).alias("generation_id"))
         yield Splits(
             _layer_rows(details.by_layer, named, modules),
             _token_rows(details.by_token, named, own.take(place), loaded.tokenization),
         )
+
+
+def _details(loaded: _Loaded, rows: slice, sequences: "Sequences", pairs: "Pairs") -> "Details":
+    """Return the split of some queries' pairs, in a pass for each group of layers that fits into memory."""
+    from influence_assets.capture.details import Details, score_details
+    from influence_assets.layouts.factors import curvature_on
+    from influence_assets.layouts.queries import StoredQueries
+    from influence_assets.maths.notation import accumulation_dtype
+
+    work, whole = loaded.work, loaded.runner
+    vectors, itemsize = rows.stop - rows.start + 1, accumulation_dtype(whole.dtype).itemsize
+
+    def bytes_of(layer: "AttributedLayer") -> int:
+        d_out, d_in = layer.output_width, layer.input_width
+        return itemsize * (d_out**2 + d_in**2 + (1 + vectors) * d_out * d_in)
+
+    parts = []
+    for group in layers_in_memory(work, whole, bytes_of, sequences.tokens.shape[1]):
+        runner = replace(whole, modules=group)
+        curvature = curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
+        queries = StoredQueries(work.open("query_gradients"), runner, curvature)
+        P = {name: curvature[name].basis.rotate_back(p) for name, p in queries.layers(rows, MAIN).items()}
+        del curvature
+        parts.append(score_details(runner, sequences, P, queries.N, pairs))
+    return Details(np.concatenate([part.by_layer for part in parts], axis=1), sum(part.by_token for part in parts))
 
 
 def _sequences(work: Work, pairs: pl.DataFrame) -> "Sequences":
@@ -246,7 +259,8 @@ def _sketch_agreement(loaded: _Loaded, earlier: Earlier | None) -> dict[str, Any
     from influence_assets.analysis.agreement import agreement
     from influence_assets.capture.sign_codes import estimate
 
-    queries, store = loaded.queries, loaded.work.workspace.store
+    store = loaded.work.workspace.store
+    query_ids = loaded.work.open("query_gradients").table("queries").select("query_id").collect()["query_id"].to_list()
     questions = _Questions(loaded)
     exact: list[np.ndarray] = []
     estimated: list[np.ndarray] = []
@@ -256,7 +270,7 @@ def _sketch_agreement(loaded: _Loaded, earlier: Earlier | None) -> dict[str, Any
             continue
         ids = store.open(shard.tokens).table("sequences").select("sequence_id")
         keys = ids.head(COMPARED_SEQUENCES - sum(part.shape[1] for part in exact)).collect()["sequence_id"].to_numpy()
-        exact.append(_matrix(store.open(shard.scores).table("influence_scores").collect(), queries.query_ids, keys))
+        exact.append(_matrix(store.open(shard.scores).table("influence_scores").collect(), query_ids, keys))
         estimated += [estimate(factors, codes) for codes in _first_codes(sketches, len(keys))]
     if not exact:
         return None
@@ -272,11 +286,16 @@ class _Questions:
     """
 
     def __init__(self, loaded: _Loaded) -> None:
+        from influence_assets.layouts.factors import StoredEigenvalues
+        from influence_assets.layouts.outer_products import StoredGradients
         from influence_assets.layouts.sketches import KeptCoordinates
+        from influence_assets.maths.notation import accumulation_dtype
 
         work = loaded.work
-        self._loaded = loaded
-        self._kept = KeptCoordinates(loaded.curvature, work.open("curvature"), work.study.sketches.coordinates)
+        self._queries = work.open("query_gradients").manifest.summary
+        self._gradients = StoredGradients(work.open("query_gradients"))
+        self._layers = StoredEigenvalues(work.open("curvature"), accumulation_dtype(loaded.runner.dtype))
+        self._kept = KeptCoordinates(self._layers, work.open("curvature"), work.study.sketches.coordinates)
         self._last: tuple[Coordinates, np.ndarray] | None = None
 
     def of(self, sketches: Artifact) -> np.ndarray | None:
@@ -284,19 +303,24 @@ class _Questions:
 
         None if it is not known which they are; a question marks such sketches, so that a run computes them again.
         """
-        from influence_assets.capture.sketches import query_sketches
         from influence_assets.layouts.sketches import UnknownCoordinatesError
 
-        layers, queries = self._loaded.curvature, self._loaded.queries
         try:
             coordinates = self._kept.of(sketches)
         except UnknownCoordinatesError:
             return None
         if self._last is None or self._last[0] is not coordinates:
-            gradients = (queries.gradients(rows) for rows in queries.chunks())
-            parts = [query_sketches(V, layers, coordinates, queries.N) for V in gradients]
-            self._last = coordinates, np.concatenate(parts)
+            parts = [self._of_layer(name, coordinates) for name in self._layers]
+            self._last = coordinates, np.concatenate(parts, axis=1)
         return self._last[1]
+
+    def _of_layer(self, name: str, coordinates: "Coordinates") -> np.ndarray:
+        """Return one layer's share of the factors; only its gradients are in memory."""
+        from influence_assets.capture.sketches import query_sketches
+
+        layer = self._layers[name]
+        V = self._gradients.of_layer(name, slice(0, int(self._queries["queries"])), layer.Λ)
+        return query_sketches({name: V}, {name: layer}, coordinates, int(self._queries["training_sequences"]))
 
 
 def _first_codes(sketches: Artifact, count: int) -> "Iterable[SignCodes]":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from influence_assets.assets.shared_pass import SHARD_PASS, Joined, PassContext
+from influence_assets.assets.shared_pass import SHARD_PASS, Joined, PassContext, run_pass
 from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
@@ -18,7 +18,8 @@ from influence_assets.storage.artifacts.manifest import Manifest
 from influence_assets.study import Study
 
 if TYPE_CHECKING:
-    from influence_assets.layouts.queries import StoredQueries
+    from influence_assets.capture.participant import Participant
+    from influence_assets.models.layers.rule import AttributedLayer
 
 BYTES_PER_SCORE = 20
 """Bytes of a row of Parquet: the score and the sequence's id do not compress, the query's name does."""
@@ -34,47 +35,99 @@ def _settings(study: Study) -> Mapping[str, Any]:
 
 
 def _compute(work: Work) -> None:
-    from influence_assets.capture.scores import ScoreTotals, score_all
-    from influence_assets.layouts import factors
-    from influence_assets.layouts.model import runner as load_runner
-    from influence_assets.layouts.queries import StoredQueries
-    from influence_assets.layouts.sequences import parts_of, shard_sequences, shared_sequences
+    from influence_assets.layouts.queries import chunks_of
 
-    sequences = shard_sequences(work.open("token_sequences"))
-    shared = shared_sequences(work.open("token_sequences"))
-    runner = load_runner(work.workspace, work.open("language_model"), work.progress, len(sequences))
-    curvature = factors.curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
-    queries = StoredQueries(work.open("query_gradients"), runner, curvature)
-    bases = factors.bases_of(curvature)
-    by_query, parts_by_query = [], []
-    for rows in queries.chunks():
-        totals = ScoreTotals({}, len(sequences), queries.N, runner.device, parts_of(shared))
-        for method in methods_of(work.study):
-            totals.include(method.name, queries.layers(rows, method.name), split=method.name == MAIN)
-        score_all(runner, sequences, totals, bases)
-        work.draft.summarise(rotated=totals.contractions())
-        by_query.append(totals.totals())
-        parts_by_query.append(totals.part_totals(MAIN))
-    scores = {method: np.concatenate([chunk[method] for chunk in by_query]) for method in by_query[0]}
-    _record(work, queries, sequences.keys, scores, shared, np.concatenate(parts_by_query))
+    context = PassContext([work])
+    chunks: list[_Scores] = []
+    for rows in chunks_of(work.open("query_gradients")):
+        context.results.clear()
+        chunks.append(_Scores(work, context, rows))
+        run_pass(context, [chunks[-1]])
+    scores = {method: np.concatenate([chunk.scores[method] for chunk in chunks]) for method in chunks[0].scores}
+    _record(work, context, scores, np.concatenate([chunk.parts for chunk in chunks]))
 
 
-def _record(
-    work: Work,
-    queries: "StoredQueries",
-    keys: np.ndarray,
-    scores: Mapping[str, np.ndarray],
-    shared: pl.DataFrame,
-    parts: np.ndarray,
-) -> None:
-    """Write the scores of each method, [query, sequence], and the main method's of parts, [query, row of shared]."""
-    main = _rows(scores[MAIN], queries, keys)
+class _Scores(Joined):
+    """The scores of some queries of a set; all query sets share one measurement, and so the gradients of parts.
+
+    Args:
+        work: the work of the query set and shard.
+        context: the pass.
+        rows: the queries; None: all.
+    """
+
+    def __init__(self, work: Work, context: PassContext, rows: slice | None = None) -> None:
+        from influence_assets.capture.scores import ScoreTotals
+        from influence_assets.layouts.sequences import parts_of, shared_sequences
+
+        summary = work.open("query_gradients").manifest.summary
+        self._work = work
+        self._context = context
+        self._rows = rows or slice(0, int(summary["queries"]))
+        self._queries: int = self._rows.stop - self._rows.start
+        self._is_whole = rows is None
+        if ASSET.name not in context.results:
+            shared = shared_sequences(work.open("token_sequences"))
+            N, device = int(summary["training_sequences"]), context.runner.device
+            context.results[ASSET.name] = ScoreTotals({}, len(context.sequences), N, device, parts_of(shared))
+        self._totals: ScoreTotals = context.results[ASSET.name]
+        self._names = {method.name: f"{method.name} {work.partition.query_set}" for method in methods_of(work.study)}
+        for method, name in self._names.items():
+            self._totals.include(name, self._queries, split=method == MAIN)
+
+    def bytes_of(self, layer: "AttributedLayer", itemsize: int) -> int:
+        """Return the bytes of P of every method, and of one V while P is made."""
+        vectors = self._queries * (len(self._names) + 1)
+        return vectors * layer.output_width * layer.input_width * itemsize
+
+    def begin(self) -> "Participant":
+        """Load P of the context's layers."""
+        from influence_assets.layouts.queries import StoredQueries
+
+        context = self._context
+        queries = StoredQueries(self._work.open("query_gradients"), context.runner, context.curvatures)
+        for method, name in self._names.items():
+            self._totals.hold(name, queries.layers(self._rows, method))
+        return self._totals
+
+    def end(self) -> None:
+        """Free P."""
+        self._totals.release()
+
+    @property
+    def scores(self) -> dict[str, np.ndarray]:
+        """The scores of each method, float64 [query, sequence]."""
+        of_all = self._totals.totals()
+        return {method: of_all[name] for method, name in self._names.items()}
+
+    @property
+    def parts(self) -> np.ndarray:
+        """The main method's scores of parts, float64 [query, part]."""
+        return self._totals.part_totals(self._names[MAIN])
+
+    def record(self) -> None:
+        """Write the scores, if they are those of all queries."""
+        self._work.draft.summarise(rotated=self._totals.contractions())
+        if self._is_whole:
+            _record(self._work, self._context, self.scores, self.parts)
+
+
+def _record(work: Work, context: PassContext, scores: Mapping[str, np.ndarray], parts: np.ndarray) -> None:
+    """Write the scores of each method, [query, sequence], and the main method's of parts, [query, part]."""
+    from influence_assets.layouts.sequences import shared_sequences
+
+    gradients = work.open("query_gradients")
+    query_ids = gradients.table("queries").select("query_id").collect()["query_id"].to_list()
+    generation = int(gradients.manifest.summary["generation_id"])
+    keys = context.sequences.keys
+    main = _rows(scores[MAIN], query_ids, generation, keys)
     main = main.rename({"score": "influence_nats"}).sort("query_id", "influence_nats", descending=[False, True])
     work.draft.table("influence_scores", main)
-    of_documents = _pairs(parts, queries, shared.select("sequence_id", "document_id"))
+    shared = shared_sequences(work.open("token_sequences")).select("sequence_id", "document_id")
+    of_documents = _pairs(parts, query_ids, generation, shared)
     work.draft.table("part_scores", of_documents.rename({"score": "influence_nats"}))
     baselines = [
-        _rows(values, queries, keys).with_columns(method=pl.lit(method))
+        _rows(values, query_ids, generation, keys).with_columns(method=pl.lit(method))
         for method, values in scores.items()
         if method != MAIN
     ]
@@ -83,53 +136,27 @@ def _record(
     influences = main["influence_nats"]
     work.draft.summarise(
         scores=main.height,
-        queries=len(queries.query_ids),
+        queries=len(query_ids),
         sequences=len(keys),
-        generation_id=queries.generation_id,
+        generation_id=generation,
         largest_nats=influences.max(),
         smallest_nats=influences.min(),
         positive_share=round(int((influences > 0).sum()) / max(1, len(influences)), 4),
     )
 
 
-def _rows(scores: np.ndarray, queries: "StoredQueries", keys: np.ndarray) -> pl.DataFrame:
+def _rows(scores: np.ndarray, query_ids: list[str], generation_id: int, keys: np.ndarray) -> pl.DataFrame:
     """Return a frame with one row for each score in [query, sequence]."""
-    return _pairs(scores, queries, pl.DataFrame({"sequence_id": keys}))
+    return _pairs(scores, query_ids, generation_id, pl.DataFrame({"sequence_id": keys}))
 
 
-def _pairs(scores: np.ndarray, queries: "StoredQueries", scored: pl.DataFrame) -> pl.DataFrame:
+def _pairs(scores: np.ndarray, query_ids: list[str], generation_id: int, scored: pl.DataFrame) -> pl.DataFrame:
     """Return a frame with one row for each score in [query, row of `scored`]."""
-    pairs = pl.DataFrame({"query_id": queries.query_ids}).join(scored, how="cross", maintain_order="left_right")
-    generation = pl.lit(queries.generation_id, pl.Int32).alias("generation_id")
+    pairs = pl.DataFrame({"query_id": query_ids}, schema={"query_id": pl.String}).join(
+        scored, how="cross", maintain_order="left_right"
+    )
+    generation = pl.lit(generation_id, pl.Int32).alias("generation_id")
     return pairs.with_columns(generation, pl.Series("score", scores.reshape(-1)))
-
-
-def _join(work: Work, context: PassContext) -> Joined:
-    """Take part in a pass by one measurement for all query sets, so that gradients of parts are computed once."""
-    from influence_assets.capture.scores import ScoreTotals
-    from influence_assets.layouts.queries import StoredQueries
-    from influence_assets.layouts.sequences import parts_of, shared_sequences
-
-    sequences, runner = context.sequences, context.runner
-    queries = StoredQueries(work.open("query_gradients"), runner, context.curvatures)
-    if ASSET.name not in context.results:
-        shared = shared_sequences(work.open("token_sequences"))
-        context.results[ASSET.name] = (
-            ScoreTotals({}, len(sequences), queries.N, runner.device, parts_of(shared)),
-            shared,
-        )
-    totals, shared = context.results[ASSET.name]
-    names = {method.name: f"{method.name} {work.partition.query_set}" for method in methods_of(work.study)}
-    for method, name in names.items():
-        totals.include(name, queries.layers(queries.all, method), split=method == MAIN)
-
-    def record() -> None:
-        work.draft.summarise(rotated=totals.contractions())
-        of_all = totals.totals()
-        scores = {method: of_all[name] for method, name in names.items()}
-        _record(work, queries, sequences.keys, scores, shared, totals.part_totals(names[MAIN]))
-
-    return Joined(totals, record)
 
 
 def every_sequence_is_scored(artifact: Artifact, open_input: Opener) -> Finding:
@@ -206,7 +233,7 @@ ASSET = AssetDefinition(
     is_published=True,
     measures=Measurement(
         shared_pass=SHARD_PASS,
-        join=_join,
+        join=_Scores,
         operations=_operations,
         held=("query_gradients",),
         held_bytes=_held_bytes,

@@ -1,57 +1,105 @@
-"""The shared pass: everything outstanding of a shard that needs the model, from one pass over its sequences."""
+"""The shared pass: everything outstanding of a shard that needs the model, from one pass over its sequences.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+If what all of it holds does not fit into memory, groups of layers take a pass each.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from influence_assets.assets.fitted_pass import layers_in_memory
 from influence_assets.engine.definition import AssetDefinition, SharedPass, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.layouts import LARGEST_QUERIES_BYTES
+from influence_assets.study import Study
 
 if TYPE_CHECKING:
+    from influence_assets.capture.batches import Sequences
     from influence_assets.capture.participant import Participant
     from influence_assets.capture.runner import Runner
     from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
+    from influence_assets.models.layers.rule import AttributedLayer
 
 PROBES = 4
 """How many of a shard's sequences are used as queries, to compare its sketches with exact scores."""
 
 
-@dataclass(frozen=True)
-class Joined:
-    """An asset's part in a pass.
+class Joined(ABC):
+    """An asset's part in a pass."""
 
-    Args:
-        participant: the measurement that the pass runs.
-        record: writes the results when the pass is over.
-    """
+    @abstractmethod
+    def bytes_of(self, layer: "AttributedLayer", itemsize: int) -> int:
+        """Return the bytes that it holds of a layer beside the curvature; `itemsize` is that of sums."""
 
-    participant: "Participant"
-    record: Callable[[], None]
+    @abstractmethod
+    def begin(self) -> "Participant":
+        """Return the measurement of the context's layers, which the pass runs."""
+
+    def end(self) -> None:  # noqa: B027  # what is added up needs none
+        """Note that the pass over these layers is over."""
+
+    @abstractmethod
+    def record(self) -> None:
+        """Write the results when all layers are measured."""
 
 
 class PassContext:
-    """State that the participants of one pass share, loaded once on first use.
+    """State that the participants of one pass share, loaded on first use.
 
     Args:
         works: the work that the pass does, all for one shard.
+        sequences: the sequences to measure; None: all of the shard.
     """
 
-    def __init__(self, works: Sequence[Work]) -> None:
+    def __init__(self, works: Sequence[Work], sequences: "Sequences | None" = None) -> None:
         from influence_assets.layouts.model import runner
         from influence_assets.layouts.sequences import shard_sequences
 
         first = works[0]
         self._works = works
-        self.sequences = shard_sequences(first.open("token_sequences"))
-        self.runner: Runner = runner(first.workspace, first.open("language_model"), first.progress, len(self.sequences))
+        self.sequences = shard_sequences(first.open("token_sequences")) if sequences is None else sequences
+        self.whole: Runner = runner(first.workspace, first.open("language_model"), self._progress)
+        """The model with all attributed layers."""
+        self.runner = self.whole
+        """The model with the layers that are measured now."""
         self.results: dict[str, Any] = {}
         """Results that participants share with others that read them, by asset."""
+        self._passes = 1
+
+    @property
+    def study(self) -> Study:
+        """The study."""
+        return self._works[0].study
+
+    def _progress(self, done: int, _total: int | None) -> None:
+        self._works[0].progress(done, len(self.sequences) * self._passes)
+
+    def groups(self, joined: "Sequence[Joined]") -> "list[list[AttributedLayer]]":
+        """Return the groups of layers that fit into memory with all that is measured of them."""
+        from influence_assets.maths.notation import accumulation_dtype
+
+        itemsize = accumulation_dtype(self.whole.dtype).itemsize
+
+        def bytes_of(layer: "AttributedLayer") -> int:
+            d_out, d_in = layer.output_width, layer.input_width
+            curvature = (d_out**2 + d_in**2 + d_out * d_in) * itemsize
+            return curvature + sum(each.bytes_of(layer, itemsize) for each in joined)
+
+        groups = layers_in_memory(self._works[0], self.whole, bytes_of, self.sequences.tokens.shape[1])
+        self._passes = len(groups)
+        return groups
+
+    def enter(self, layers: "Sequence[AttributedLayer]") -> None:
+        """Turn to a group of layers, and free what is loaded for others."""
+        for loaded in ("curvatures", "bases"):
+            self.__dict__.pop(loaded, None)
+        self.runner = replace(self.whole, modules=layers)
 
     @cached_property
     def curvatures(self) -> "dict[str, LayerCurvature]":
-        """The generation's curvature."""
+        """The generation's curvature of the layers."""
         from influence_assets.layouts.factors import curvature_on
 
         work = next(work for work in self._works if "curvature" in {key.asset for key in work.inputs})
@@ -59,7 +107,7 @@ class PassContext:
 
     @cached_property
     def bases(self) -> "dict[str, Eigenbasis]":
-        """The generation's eigenbases, on the layers' devices, taken from the curvature if that is loaded anyway."""
+        """The eigenbases, on the layers' devices, taken from the curvature if that is loaded anyway."""
         from influence_assets.layouts.factors import bases_of, bases_on
 
         if any(key.asset == "curvature" for work in self._works for key in work.inputs):
@@ -70,17 +118,24 @@ class PassContext:
 
 def compute(works: Sequence[Work]) -> None:
     """Fill the drafts of several assets for one shard, including assets that are inputs of others among them."""
+    context = PassContext(works)
+    joined = [work.asset.measures.join(work, context) for work in works if work.asset.measures is not None]
+    run_pass(context, joined)
+
+
+def run_pass(context: PassContext, joined: Sequence[Joined]) -> None:
+    """Run a pass over the shard for each group of layers, and record the results."""
     from influence_assets.capture.one_pass import measure
     from influence_assets.layouts.model import label_sampler
 
-    context = PassContext(works)
-    joined: list[Joined] = [
-        work.asset.measures.join(work, context) for work in works if work.asset.measures is not None
-    ]
-    participants = list(dict.fromkeys(each.participant for each in joined))  # some share one
-    bases = context.bases if any(participant.needs_bases for participant in participants) else {}
-    sampler = label_sampler(works[0].study.curvature)
-    measure(context.runner, context.sequences, participants, bases, sampler)
+    sampler = label_sampler(context.study.curvature)
+    for group in context.groups(joined):
+        context.enter(group)
+        participants = list(dict.fromkeys(each.begin() for each in joined))  # some share one
+        bases = context.bases if any(participant.needs_bases for participant in participants) else {}
+        measure(context.runner, context.sequences, participants, bases, sampler)
+        for each in joined:
+            each.end()
     for each in joined:
         each.record()
 

@@ -49,7 +49,7 @@ class FittedCovariances:
     @staticmethod
     def bytes_of(layer: AttributedLayer, dtype: torch.dtype, blocks: int) -> int:
         """Return the bytes that the totals of a layer take, those over all shards and those of one."""
-        return _factor_numbers(layer, blocks) * (SUM_BYTES + dtype.itemsize)
+        return factor_numbers(layer, blocks) * (SUM_BYTES + dtype.itemsize)
 
     def add(self, sequences: Sequences) -> None:
         """Add a shard's sequences."""
@@ -103,7 +103,7 @@ class FittedCorrections:
         """Return the bytes that a layer takes: its basis, its totals over all shards, and A, S and Λ of one."""
         widths = [width for side in (layer.input_width, layer.output_width) for width in block_widths(side, blocks)]
         gradient = layer.input_width * layer.output_width
-        of_shard = sum(width**2 for width in widths) + _factor_numbers(layer, blocks) + gradient
+        of_shard = sum(width**2 for width in widths) + factor_numbers(layer, blocks) + gradient
         return of_shard * dtype.itemsize + gradient * SUM_BYTES
 
     def take_up(self, corrections: CorrectionTotals, drift: np.ndarray, sequences: np.ndarray) -> None:
@@ -124,7 +124,7 @@ class FittedCorrections:
         self._write(draft, self)
 
 
-def _factor_numbers(layer: AttributedLayer, blocks: int) -> int:
+def factor_numbers(layer: AttributedLayer, blocks: int) -> int:
     """Return how many numbers are kept of the totals of A and S."""
     sides = (layer.input_width, layer.output_width)
     return sum(tile_numbers(width) for side in sides for width in block_widths(side, blocks))

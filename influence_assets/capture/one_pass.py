@@ -26,7 +26,7 @@ def measure(
     bases: Mapping[str, Eigenbasis],
     sampler: LabelSampler | None,
 ) -> None:
-    """Run all participants over the sequences, batch after batch, in order.
+    """Run all participants over the sequences, batch after batch.
 
     Args:
         runner: runs the model.
@@ -46,7 +46,8 @@ def measure(
         is_rotated_anyway = any(other.rotates for other in others)
         participant.begin(runner, bases, sequences.tokens.shape[1], is_rotated_anyway=is_rotated_anyway)
     buffers = GradientBuffers()
-    for batch, forward in runner.passes(sequences, by_length=False):
+    by_length = not any(participant.in_order for participant in participants)
+    for batch, forward in runner.passes(sequences, by_length=by_length):
         likelihoods = []
         if fitting and attributing and sampler is None:
             likelihoods.append(forward.backward(_consumer(participants, bases, batch, buffers)))

@@ -17,11 +17,13 @@ class Participant(ABC):
         fits: whether it uses the labels of the curvature, or else the data's own.
         needs_bases: whether it needs the eigenbases.
         rotates: whether it needs gradients in the eigenbases on both sides.
+        in_order: whether it needs the sequences in their order; otherwise those of similar length go together.
     """
 
     fits: ClassVar[bool] = False
     needs_bases: ClassVar[bool] = False
     rotates: ClassVar[bool] = False
+    in_order: ClassVar[bool] = False
 
     def begin(  # noqa: B027  # most have nothing to prepare
         self, runner: Runner, bases: Mapping[str, Eigenbasis], tokens: int, *, is_rotated_anyway: bool

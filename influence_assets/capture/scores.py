@@ -125,25 +125,33 @@ class ScoreTotals(Participant):
         self._parts = None if parts is None else PartTotals(parts, device)
         self._rotated_axes: dict[str, RotatedAxes] = {}
         for name, P in methods.items():
-            self.include(name, P)
+            self.include(name, _count(P))
+            self.hold(name, P)
 
-    def include(self, method: str, P: dict[str, Tensor], *, split: bool = False) -> None:
-        """Score by a method too; to be called before the pass.
+    def include(self, method: str, queries: int, *, split: bool = False) -> None:
+        """Score by a method too; to be called before the pass, and `hold` after it.
 
         Args:
             method: a name that no other has.
-            P: each layer's preconditioned query gradients, as in `methods`.
+            queries: number of queries.
             split: whether its scores are split over parts.
 
         Raises:
             ValueError: scores are to be split, and there are no parts.
         """
-        self._methods[method] = P
-        self._totals[method] = torch.zeros(_count(P), self._sequences, dtype=torch.float64, device=self._device)
+        self._totals[method] = torch.zeros(queries, self._sequences, dtype=torch.float64, device=self._device)
         if split:
             if self._parts is None:
                 raise ValueError("scores cannot be split without parts")
-            self._parts.include(method, _count(P))
+            self._parts.include(method, queries)
+
+    def hold(self, method: str, P: dict[str, Tensor]) -> None:
+        """Hold a method's preconditioned query gradients of the layers of the next pass, as in `methods`."""
+        self._methods[method] = P
+
+    def release(self) -> None:
+        """Free the preconditioned query gradients of the last pass."""
+        self._methods.clear()
 
     def begin(self, runner: Runner, bases: Mapping[str, Eigenbasis], tokens: int, *, is_rotated_anyway: bool) -> None:
         """Rotate each side of the queries back, unless rotating the sequences is cheaper."""
@@ -171,7 +179,7 @@ class ScoreTotals(Participant):
         Returns:
             The sides of each layer that are scored in the eigenbasis.
         """
-        queries, sequences = sum(map(_count, self._methods.values())), next(iter(self._totals.values())).shape[1]
+        queries, sequences = sum(map(len, self._totals.values())), self._sequences
         for layer, basis in bases.items():
             d_out, d_in = len(basis.Q_S), len(basis.Q_A)
             # On each side, either choice costs d² times the number compared.

@@ -14,7 +14,7 @@ from influence_assets.capture.runner import Runner, refuse_not_finite
 from influence_assets.maths.ekfac import LayerCurvature
 from influence_assets.maths.influence import layer_scores
 from influence_assets.maths.notation import device_of_sums, in_float64
-from influence_assets.maths.sketches import Coordinates, layer_sketch, whitened_squared_norms
+from influence_assets.maths.sketches import Coordinates, Damped, layer_sketch, whitened_squared_norms
 from influence_assets.models.layers.rule import AttributedLayer
 
 
@@ -47,6 +47,7 @@ class SketchRows(Participant):
 
     needs_bases = True
     rotates = True
+    in_order = True
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ def sketches(
 
 
 def query_sketches(
-    V: Mapping[str, Tensor], curvature: Mapping[str, LayerCurvature], coordinates: Coordinates, N: int
+    V: Mapping[str, Tensor], curvature: Mapping[str, Damped], coordinates: Coordinates, N: int
 ) -> np.ndarray:
     """Return the queries' factors of the scores that sketches estimate: float32 [query, width], in nats.
 

@@ -63,23 +63,15 @@ def shard_drift(
     return packed(statistics).astype(str(dtype).removeprefix("torch."))
 
 
-def write_shard_drift(
-    draft: Draft,
-    layers: Sequence[AttributedLayer],
-    measured: ShardStatistics,
-    bases: Mapping[str, Eigenbasis],
-    sequences: int,
-) -> None:
+def write_shard_drift(draft: Draft, vectors: Sequence[np.ndarray], sequences: int) -> None:
     """Write the vector of a shard that came after the generation.
 
     Args:
         draft: the shard's artifact.
-        layers: the attributed layers, in the model's order.
-        measured: the shard's totals.
-        bases: the generation's bases.
+        vectors: what `shard_drift` returned for one group of layers after the other, in the model's order.
         sequences: the number of sequences that were measured.
     """
-    draft.array(DRIFT, shard_drift(layers, measured, bases))
+    draft.array(DRIFT, np.concatenate(vectors))
     draft.summarise(fitted=False, measured_sequences=sequences)
 
 

@@ -4,7 +4,8 @@ Totals of A and S are in float64, and only the tiles on and below the diagonal a
 have one array for each block: `layer.block0.Q_A`, `layer.block1.Q_A` etc. instead of `layer.Q_A`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count, takewhile
 
 import numpy as np
@@ -29,11 +30,15 @@ def summarise_layers(draft: Draft, layers: Sequence[AttributedLayer]) -> None:
 
 
 def write_covariances(draft: Draft, layers: Sequence[AttributedLayer], totals: CovarianceTotals) -> None:
-    """Write the totals of A and S of some layers, the tiles on and below the diagonal one after the other."""
+    """Write the totals of A and S of some layers, the tiles on and below the diagonal one after the other.
+
+    They are not compressed: they are read once or twice, and then removed.
+    """
     for layer in layers:
         totals.of(layer)
-        _write(draft, f"{layer.name}.A", totals.A[layer.name].packed())
-        _write(draft, f"{layer.name}.S", totals.S[layer.name].packed())
+        for accumulators, letter in ((totals.A, "A"), (totals.S, "S")):
+            numbers = accumulators[layer.name].packed().cpu().numpy()
+            draft.mappable_array(f"{layer.name}.{letter}", numbers.shape, numbers.dtype).append(numbers)
 
 
 def read_covariances(artifact: Artifact, layers: Sequence[AttributedLayer], blocks: int) -> CovarianceTotals:
@@ -96,17 +101,35 @@ def read_basis(artifact: Artifact, layer: str) -> Eigenbasis:
     )
 
 
-def read_curvature(
-    eigenbases: Artifact, curvature: Artifact, device: str, dtype: torch.dtype
-) -> dict[str, LayerCurvature]:
-    """Return every layer's (G + λI), in the model's order."""
-    damping = dict(curvature.manifest.summary["damping"])
-    return {
-        layer: LayerCurvature(
-            read_basis(eigenbases, layer), _read(curvature, f"{layer}.corrected_eigenvalues"), float(damping[layer])
-        ).to(device, dtype)
-        for layer in layers_of(curvature)
-    }
+@dataclass(frozen=True)
+class LayerEigenvalues:
+    """The corrected eigenvalues of one layer and its damping, without the eigenvectors."""
+
+    Λ: Tensor
+    λ: float
+
+
+class StoredEigenvalues(Mapping[str, LayerEigenvalues]):
+    """The corrected eigenvalues and dampings of all layers, in the model's order, read when they are used.
+
+    Args:
+        curvature: the artifact.
+        dtype: the dtype to return eigenvalues in.
+    """
+
+    def __init__(self, curvature: Artifact, dtype: torch.dtype) -> None:
+        self._curvature = curvature
+        self._dtype = dtype
+
+    def __getitem__(self, layer: str) -> LayerEigenvalues:
+        Λ = _read(self._curvature, f"{layer}.corrected_eigenvalues").to(self._dtype)
+        return LayerEigenvalues(Λ, float(self._curvature.manifest.summary["damping"][layer]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(layers_of(self._curvature))
+
+    def __len__(self) -> int:
+        return len(layers_of(self._curvature))
 
 
 def read_layers(artifact: Artifact, kind: str, device: str, rows: slice) -> dict[str, Tensor]:
@@ -116,13 +139,17 @@ def read_layers(artifact: Artifact, kind: str, device: str, rows: slice) -> dict
 
 
 def curvature_on(runner: Runner, eigenbases: Artifact, curvature: Artifact) -> dict[str, LayerCurvature]:
-    """Return the generation's curvature on the runner's device, in the dtype that is used for sums."""
-    dtype = torch.promote_types(runner.dtype, torch.float32)
-    return read_curvature(eigenbases, curvature, runner.device, dtype)
+    """Return the curvature of the runner's layers on its device, in the dtype that is used for sums."""
+    stored = StoredEigenvalues(curvature, torch.promote_types(runner.dtype, torch.float32))
+    layers = {}
+    for name, basis in bases_on(runner, eigenbases).items():
+        of_layer = stored[name]
+        layers[name] = LayerCurvature(basis, of_layer.Λ.to(runner.device), of_layer.λ)
+    return layers
 
 
 def bases_on(runner: Runner, eigenbases: Artifact) -> dict[str, Eigenbasis]:
-    """Return the generation's eigenbases on the runner's device, in the dtype that is used for sums."""
+    """Return the eigenbases of the runner's layers on its device, in the dtype that is used for sums."""
     dtype = torch.promote_types(runner.dtype, torch.float32)
     return {layer.name: read_basis(eigenbases, layer.name).to(runner.device, dtype) for layer in runner.modules}
 

@@ -5,14 +5,14 @@ energy in a whitened training gradient is Λ/(Λ + λ), so the coordinates with 
 gradient has more of its energy there than a training sequence's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from influence_assets.maths.ekfac import LayerCurvature
 from influence_assets.maths.notation import in_float64
 
 
@@ -37,22 +37,56 @@ class Coordinates:
         return sum(len(indices) for indices in self.kept.values())
 
 
-def strongest_coordinates(layers: dict[str, LayerCurvature], count: int) -> Coordinates:
+@runtime_checkable
+class Damped(Protocol):
+    """What is needed of a layer's curvature: its corrected eigenvalues and its damping."""
+
+    @property
+    def Λ(self) -> Float[Tensor, "d_out d_in"]:  # noqa: N802  # the symbol of the papers
+        """The corrected eigenvalues."""
+
+    @property
+    def λ(self) -> float:
+        """The damping."""
+
+
+def strongest_coordinates(layers: Mapping[str, Damped], count: int) -> Coordinates:
     """Return the `count` coordinates, over all layers, with the largest expected energy Λ/(Λ + λ).
 
-    Of coordinates with the same energy, those that come first in the order of layers and indices are kept.
+    Of coordinates with the same energy, those that come first in the order of layers and indices are kept. The energies
+    of one layer are in memory at a time.
     """
-    energy = {name: in_float64((layer.Λ / (layer.Λ + layer.λ)).flatten()) for name, layer in layers.items()}
-    everywhere = torch.cat(list(energy.values()))
-    count = min(count, len(everywhere))
-    # Which of several equal values `topk` takes differs between processors and releases; the value does not.
-    weakest = torch.topk(everywhere, count).values[-1]
-    above = torch.nonzero(everywhere > weakest).flatten()
-    equal = torch.nonzero(everywhere == weakest).flatten()
-    strongest = torch.cat([above, equal[: count - len(above)]]).sort().values
-    share = float(everywhere[strongest].sum() / everywhere.sum())
-    sizes = {name: len(layer_energy) for name, layer_energy in energy.items()}
-    return Coordinates(split_by_layer(strongest, sizes), share, len(above) + len(equal) == count)
+    candidates, total, size = [], 0.0, 0
+    for layer in layers.values():
+        energy = _energy(layer)
+        # Which of several equal values `topk` takes differs between processors and releases; the values do not.
+        candidates.append(torch.topk(energy, min(count, len(energy))).values.cpu())
+        total += float(energy.sum())
+        size += len(energy)
+    count = min(count, size)
+    weakest = torch.topk(torch.cat(candidates), count).values[-1]
+    above = {name: _where(layer, torch.gt, weakest) for name, layer in layers.items()}
+    equal = {name: _where(layer, torch.eq, weakest) for name, layer in layers.items()}
+    left = count - sum(map(len, above.values()))
+    are_unique = sum(map(len, equal.values())) == left
+    kept, held = {}, 0.0
+    for name, layer in layers.items():
+        first = equal[name][:left]
+        left -= len(first)
+        kept[name] = torch.cat([above[name], first]).sort().values
+        held += float(_energy(layer)[kept[name]].sum())
+    return Coordinates(kept, held / total, are_unique)
+
+
+def _energy(layer: Damped) -> Float[Tensor, " coordinates"]:
+    return in_float64((layer.Λ / (layer.Λ + layer.λ)).flatten())
+
+
+def _where(
+    layer: Damped, compare: Callable[[Tensor, Tensor], Tensor], weakest: Float[Tensor, ""]
+) -> Int[Tensor, " found"]:
+    energy = _energy(layer)
+    return torch.nonzero(compare(energy, weakest.to(energy.device))).flatten().to(layer.Λ.device)
 
 
 def split_by_layer(everywhere: Int[Tensor, " kept"], sizes: Mapping[str, int]) -> dict[str, Int[Tensor, " _"]]:
@@ -70,7 +104,7 @@ def split_by_layer(everywhere: Int[Tensor, " kept"], sizes: Mapping[str, int]) -
 
 
 def layer_sketch(
-    layer: LayerCurvature,
+    layer: Damped,
     rotated: Float[Tensor, "sequence d_out d_in"],
     kept: Int[Tensor, " kept"],
 ) -> Float[Tensor, "sequence kept"]:

@@ -161,7 +161,8 @@ def test_parts_sum_to_the_masked_score_and_those_without_any_loss_after_them_are
     loss[0, half - 1] = 1  # predicted at a position of the first part, so the second has neither loss nor gradient
     own = Sequences(sequences.tokens, sequences.lengths, sequences.keys, loss=loss)
     totals = ScoreTotals({}, len(own), N, "cpu", parts)
-    totals.include("any", factors(runner), split=True)
+    totals.include("any", 3, split=True)
+    totals.hold("any", factors(runner))
     score_all(runner, own, totals, None)
     whole, split = totals.totals()["any"][:, 0], totals.part_totals("any")
     np.testing.assert_allclose(split.sum(1), whole, rtol=1e-9)

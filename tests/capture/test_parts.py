@@ -45,7 +45,8 @@ def factors(runner, queries=3):
 
 def split_scores(runner, sequences, parts, P):
     totals = ScoreTotals({}, len(sequences), N, "cpu", parts)
-    totals.include("any", P, split=True)
+    totals.include("any", len(next(iter(P.values()))), split=True)
+    totals.hold("any", P)
     return score_all(runner, sequences, totals, None)
 
 
@@ -117,7 +118,8 @@ def test_in_the_eigenbases_and_by_several_methods_they_are_the_same(shared, besi
     bases = {name: eigenbasis(total.A, total.S) for name, total in covariances(runner, sequences, None).items()}
     totals = ScoreTotals({"not split": factors(runner)}, len(sequences), N, "cpu", parts)
     for method, P in methods.items():
-        totals.include(method, {n: b.Q_S.T @ P[n] @ b.Q_A for n, b in bases.items()}, split=True)
+        totals.include(method, {"three": 3, "two": 2}[method], split=True)
+        totals.hold(method, {n: b.Q_S.T @ P[n] @ b.Q_A for n, b in bases.items()})
     participants = [totals]
     if beside_sketches:
         layers = {n: LayerCurvature(b, torch.ones(len(b.Q_S), len(b.Q_A)).double(), 0.1) for n, b in bases.items()}

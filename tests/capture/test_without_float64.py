@@ -114,7 +114,8 @@ def test_every_measurement_does_without(runner, sampler):
     assert {gradient.dtype for gradient in found.layers.values()} == {torch.float32}
     parts = Parts(np.array([0, 0, 2, 2]), np.array([0, 4, 0, 3]), np.array([4, 9, 3, 9]))
     totals = ScoreTotals({"whole": of(runner, 2)}, len(sequences), 9, runner.device, parts)
-    totals.include("split", of(runner, 2), split=True)
+    totals.include("split", 2, split=True)
+    totals.hold("split", of(runner, 2))
     score_all(runner, sequences, totals, bases)
     assert totals.totals()["whole"].shape == (2, 6)
     assert totals.part_totals("split").shape == (2, 4)
