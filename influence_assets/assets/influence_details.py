@@ -163,10 +163,11 @@ def _details(loaded: _Loaded, rows: slice, sequences: "Sequences", pairs: "Pairs
     from influence_assets.maths.notation import accumulation_dtype
 
     work, whole = loaded.work, loaded.runner
-    vectors, itemsize = rows.stop - rows.start + 1, accumulation_dtype(whole.dtype).itemsize
+    vectors: int = rows.stop - rows.start + 1
+    itemsize = accumulation_dtype(whole.dtype).itemsize
 
     def bytes_of(layer: "AttributedLayer") -> int:
-        d_out, d_in = layer.output_width, layer.input_width
+        d_out, d_in = int(layer.output_width), int(layer.input_width)
         return itemsize * (d_out**2 + d_in**2 + (1 + vectors) * d_out * d_in)
 
     parts = []
@@ -177,7 +178,8 @@ def _details(loaded: _Loaded, rows: slice, sequences: "Sequences", pairs: "Pairs
         P = {name: curvature[name].basis.rotate_back(p) for name, p in queries.layers(rows, MAIN).items()}
         del curvature
         parts.append(score_details(runner, sequences, P, queries.N, pairs))
-    return Details(np.concatenate([part.by_layer for part in parts], axis=1), sum(part.by_token for part in parts))
+    by_layer = np.concatenate([part.by_layer for part in parts], axis=1)
+    return Details(by_layer, np.sum([part.by_token for part in parts], axis=0))
 
 
 def _sequences(work: Work, pairs: pl.DataFrame) -> "Sequences":

@@ -1,0 +1,69 @@
+"""Where memory is short, groups of layers are measured in passes of their own, with the same results."""
+
+import pytest
+import torch
+
+from influence_assets.capture import layer_groups
+from influence_assets.capture.layer_groups import resident_bytes, room_for_layers
+from influence_assets.errors import InputError
+from influence_assets.models.layers.selection import select_modules
+from tests import cases, studies
+from tests.closeness import assert_same_scores, assert_same_values, values_of
+from tests.studies import COAST, EXTRA, FIRST
+
+PARTITIONS = {
+    "gradient_sketches": {"shard": COAST},
+    "drift_statistics": {"shard": EXTRA},
+    "influence_scores": {"shard": EXTRA, "query_set": FIRST},
+    "influence_details": {"query_set": FIRST},
+    "curvature_drift": {},
+}
+
+
+@pytest.fixture
+def layers():
+    return select_modules(cases.gpt2(), "mlp")
+
+
+def test_groups_are_as_few_as_fit_and_keep_the_order(layers):
+    sizes = dict(zip((layer.name for layer in layers), (3, 4, 2, 5), strict=True))
+    groups = layer_groups.layer_groups(layers, lambda layer: sizes[layer.name], 7)
+    assert [[sizes[layer.name] for layer in group] for group in groups] == [[3, 4], [2, 5]]
+    assert [layer for group in groups for layer in group] == list(layers)
+    assert len(layer_groups.layer_groups(layers, lambda layer: sizes[layer.name], 14)) == 1
+
+
+def test_a_layer_that_does_not_fit_alone_is_refused_with_what_to_do(layers):
+    with pytest.raises(InputError) as raised:
+        layer_groups.layer_groups(layers, lambda _layer: 8 * 10**9, 5 * 10**9)
+    told = str(raised.value)
+    assert "compute.memory_bytes" in told
+    assert f"{layers[0].name} " in told
+    assert "alone takes 8.0 GB to measure, and there are 5.0 GB for it" in told
+    assert "curvature.blocks" in told
+
+
+def test_the_room_is_what_the_study_allows_less_what_is_in_use():
+    here = torch.device("cpu")
+    used = resident_bytes()
+    assert used > 10**7
+    assert room_for_layers(here, used + 10**8, 0) < 2 * 10**8
+    assert room_for_layers(here, used + 10**8, 4 * 10**7) < room_for_layers(here, used + 10**8, 0)
+    assert room_for_layers(here, None, 0) > 10**8
+
+
+def test_every_pass_layer_by_layer_comes_to_the_same(tmp_path, monkeypatch):
+    studies_ = []
+    for name in ("at once", "layer by layer"):
+        study = studies.lay_out(tmp_path / name)
+        studies.compute(study)
+        studies.write_extra(study)
+        studies.compute(study)
+        studies_.append(study)
+        monkeypatch.setattr(layer_groups, "layer_groups", lambda layers, _bytes_of, _room: [[one] for one in layers])
+    once, by_layer = studies_
+    assert_same_scores(studies.scores(by_layer), studies.scores(once))
+    for asset, partition in PARTITIONS.items():
+        one, other = (studies.artifact(study, asset, **partition) for study in (once, by_layer))
+        assert one.key == other.key
+        assert_same_values(values_of(other), values_of(one))
