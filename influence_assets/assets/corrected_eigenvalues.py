@@ -67,14 +67,21 @@ def eigenvalues_are_finite_and_not_negative(artifact: Artifact, _open: Opener) -
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:
     shape = sizes.shape
-    of_sequence = shape.passes() + shape.covariances() + shape.rotated_gradients()
+    of_sequence = len(_groups(sizes)) * shape.passes() + shape.covariances() + shape.rotated_gradients()
     operations = sizes.all_fitted_sequences * of_sequence + sizes.shards * shape.drift()
     return Cost(operations, sizes.gradient_bytes + sizes.shards * sizes.drift_bytes)
 
 
 def _memory(sizes: Any) -> int:
-    of_shard = sizes.factor_totals_bytes * sizes.shape.sums_itemsize / 8 + sizes.gradient_bytes
-    return int(sizes.pass_memory(sizes.factor_bytes + of_shard + 8 * sizes.shape.gradient_numbers))
+    return int(sizes.pass_memory(max(_groups(sizes))))
+
+
+def _groups(sizes: Any) -> list[int]:
+    from influence_assets.capture.fitted_totals import FittedCorrections
+
+    dtype, blocks = sizes.sums_dtype, sizes.study.curvature.blocks
+    groups: list[int] = sizes.layer_groups(lambda layer: FittedCorrections.bytes_of(layer, dtype, blocks))
+    return groups
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:

@@ -50,13 +50,20 @@ def _refuse_nothing(work: Work, figures: Mapping[str, Any]) -> None:
 
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:
-    operations = sizes.all_fitted_sequences * (sizes.shape.passes() + sizes.shape.covariances())
-    return Cost(operations, sizes.factor_totals_bytes)
+    passes = len(_groups(sizes)) * sizes.shape.passes()
+    return Cost(sizes.all_fitted_sequences * (passes + sizes.shape.covariances()), sizes.factor_totals_bytes)
 
 
 def _memory(sizes: Any) -> int:
-    # Totals over all shards are in float64, those of a shard in the dtype of sums.
-    return int(sizes.pass_memory(sizes.factor_totals_bytes * (1 + sizes.shape.sums_itemsize / 8)))
+    return int(sizes.pass_memory(max(_groups(sizes))))
+
+
+def _groups(sizes: Any) -> list[int]:
+    from influence_assets.capture.fitted_totals import FittedCovariances
+
+    dtype, blocks = sizes.sums_dtype, sizes.study.curvature.blocks
+    groups: list[int] = sizes.layer_groups(lambda layer: FittedCovariances.bytes_of(layer, dtype, blocks))
+    return groups
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:

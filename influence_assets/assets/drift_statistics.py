@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from influence_assets.assets.fitted_pass import fitted_settings
-from influence_assets.assets.shared_pass import SHARD_PASS, Joined, PassContext, run_pass
+from influence_assets.assets.shared_pass import SHARD_PASS, Joined, PassContext, run_pass, shared_memory
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
 from influence_assets.engine.partitions import Partition
@@ -15,6 +15,7 @@ from influence_assets.storage.artifacts import Artifact
 if TYPE_CHECKING:
     import numpy as np
 
+    from influence_assets.capture.layer_groups import Sized
     from influence_assets.capture.participant import Participant
     from influence_assets.capture.shard_statistics import ShardStatistics
     from influence_assets.models.layers.rule import AttributedLayer
@@ -65,10 +66,7 @@ class _Drift(Joined):
 
     def bytes_of(self, layer: "AttributedLayer", itemsize: int) -> int:
         """Return the bytes of the layer's A, S and Λ."""
-        from influence_assets.capture.fitted_totals import factor_numbers
-
-        gradient = layer.output_width * layer.input_width
-        return itemsize * (factor_numbers(layer, self._work.study.curvature.blocks) + gradient)
+        return _layer_bytes(layer, itemsize, self._work.study.curvature.blocks)
 
     def begin(self) -> "Participant":
         """Begin the totals of the context's layers."""
@@ -101,9 +99,10 @@ def _operations(sizes: Any, partition: Partition, _names: frozenset[str]) -> flo
     return float(sizes.fitted_sequences(str(partition.shard)) * of_sequence + sizes.shape.drift())
 
 
-def _memory(sizes: Any) -> int:
-    of_shard = sizes.factor_totals_bytes * sizes.shape.sums_itemsize / 8 + sizes.gradient_bytes
-    return int(sizes.pass_memory(sizes.factor_bytes + of_shard, shares_pass=True))
+def _layer_bytes(layer: "Sized", itemsize: int, blocks: int) -> int:
+    from influence_assets.capture.fitted_totals import factor_numbers
+
+    return itemsize * (factor_numbers(layer, blocks) + layer.output_width * layer.input_width)
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
@@ -133,9 +132,10 @@ ASSET = AssetDefinition(
         operations=_operations,
         fits=True,
         joins=_joins,
+        layer_bytes=lambda sizes, layer: _layer_bytes(layer, sizes.shape.sums_itemsize, sizes.study.curvature.blocks),
         needs_pass=lambda sizes, partition: not sizes.was_fitted(str(partition.shard)),
     ),
     runs_model=True,
-    cost=CostModel(partition=_cost, memory=_memory),
+    cost=CostModel(partition=_cost, memory=lambda sizes: shared_memory(sizes, "drift_statistics")),
     shown=_shown,
 )

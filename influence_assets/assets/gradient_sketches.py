@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from influence_assets.assets.shared_pass import PROBES, SHARD_PASS, Joined, PassContext, run_pass
+from influence_assets.assets.shared_pass import PROBES, SHARD_PASS, Joined, PassContext, run_pass, shared_memory
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
 from influence_assets.engine.partitions import Partition
@@ -13,6 +13,7 @@ from influence_assets.engine.shown import Shown
 from influence_assets.storage.artifacts import Artifact
 
 if TYPE_CHECKING:
+    from influence_assets.capture.layer_groups import Sized
     from influence_assets.capture.participant import Participant
     from influence_assets.capture.sketches import WhitenedBatch
     from influence_assets.models.layers.rule import AttributedLayer
@@ -57,7 +58,7 @@ class _Sketches(Joined):
 
     def bytes_of(self, layer: "AttributedLayer", itemsize: int) -> int:
         """Return the bytes of the layer's weights, and of the gradients of the probes."""
-        return (1 + PROBES) * layer.output_width * layer.input_width * itemsize
+        return _layer_bytes(layer, itemsize)
 
     def begin(self) -> "Participant":
         """Compute the probes' gradients of the context's layers."""
@@ -124,9 +125,8 @@ def _operations(sizes: Any, partition: Partition, names: frozenset[str]) -> floa
     return float(own + (0 if are_rotated else sequences * shape.rotated_gradients()))
 
 
-def _memory(sizes: Any) -> int:
-    held = sizes.factor_bytes + (2 + PROBES) * sizes.gradient_bytes
-    return int(sizes.pass_memory(held, shares_pass=True))
+def _layer_bytes(layer: "Sized", itemsize: int) -> int:
+    return (1 + PROBES) * layer.output_width * layer.input_width * itemsize
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
@@ -152,9 +152,14 @@ ASSET = AssetDefinition(
     settings=lambda study: {"dtype": study.model.dtype, "coordinates": study.sketches.coordinates},
     compute=_compute,
     holds_text=True,
-    measures=Measurement(shared_pass=SHARD_PASS, join=_Sketches, operations=_operations),
+    measures=Measurement(
+        shared_pass=SHARD_PASS,
+        join=_Sketches,
+        operations=_operations,
+        layer_bytes=lambda sizes, layer: _layer_bytes(layer, sizes.shape.sums_itemsize),
+    ),
     runs_model=True,
-    cost=CostModel(partition=_cost, memory=_memory),
+    cost=CostModel(partition=_cost, memory=lambda sizes: shared_memory(sizes, "gradient_sketches")),
     shown=_shown,
     hidden=frozenset({"coordinates_hash"}),
 )

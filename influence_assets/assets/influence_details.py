@@ -382,13 +382,21 @@ def _cost(sizes: Any, partition: Partition) -> Cost:
     pairs = count * min(2 * sizes.study.scores.details_per_query, sequences)
     passed = min(pairs, -(-count // _queries_at_once(sizes)) * sequences)
     rows = pairs * (shape.tokens + len(shape.layers))
-    operations = passed * shape.passes() + pairs * shape.gradients() + count * shape.rotations()
+    operations = passed * len(_groups(sizes)) * shape.passes() + pairs * shape.gradients() + count * shape.rotations()
     return Cost(operations, rows * BYTES_A_ROW)
 
 
 def _memory(sizes: Any) -> int:
+    return int(sizes.pass_memory(max(_groups(sizes))))
+
+
+def _groups(sizes: Any) -> list[int]:
     queries = min(max(map(sizes.queries, sizes.query_tokens), default=0), _queries_at_once(sizes))
-    return int(sizes.pass_memory(sizes.factor_bytes + (2 + queries) * sizes.gradient_bytes))
+    itemsize = sizes.shape.sums_itemsize
+    groups: list[int] = sizes.layer_groups(
+        lambda layer: sizes.curvature_bytes(layer) + (queries + 1) * layer.d_out * layer.d_in * itemsize
+    )
+    return groups
 
 
 def _queries_at_once(sizes: Any) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from influence_assets.assets.shared_pass import SHARD_PASS, Joined, PassContext, run_pass
+from influence_assets.assets.shared_pass import SHARD_PASS, Joined, PassContext, run_pass, shared_memory
 from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
@@ -18,6 +18,7 @@ from influence_assets.storage.artifacts.manifest import Manifest
 from influence_assets.study import Study
 
 if TYPE_CHECKING:
+    from influence_assets.capture.layer_groups import Sized
     from influence_assets.capture.participant import Participant
     from influence_assets.models.layers.rule import AttributedLayer
 
@@ -77,8 +78,7 @@ class _Scores(Joined):
 
     def bytes_of(self, layer: "AttributedLayer", itemsize: int) -> int:
         """Return the bytes of P of every method, and of one V while P is made."""
-        vectors = self._queries * (len(self._names) + 1)
-        return vectors * layer.output_width * layer.input_width * itemsize
+        return _layer_bytes(layer, itemsize, self._queries, len(self._names))
 
     def begin(self) -> "Participant":
         """Load P of the context's layers."""
@@ -200,9 +200,15 @@ def _held_bytes(study: Study, manifest: Manifest) -> int:
     return len(methods_of(study)) * int(manifest.summary["gradient_bytes"])
 
 
-def _memory(sizes: Any) -> int:
-    held = sizes.factor_bytes + (1 + sizes.most_scored_queries) * sizes.gradient_bytes  # Λ, and P
-    return int(sizes.pass_memory(held, shares_pass=True))
+def _layer_bytes(layer: "Sized", itemsize: int, queries: int, methods: int) -> int:
+    """Return the bytes of P of every method, and of one V while P is made."""
+    return queries * (methods + 1) * layer.output_width * layer.input_width * itemsize
+
+
+def _layer_bytes_of_all(sizes: Any, layer: "Sized") -> int:
+    """Return the bytes for the queries of the largest set."""
+    queries = sizes.most_scored_queries // sizes.methods
+    return _layer_bytes(layer, sizes.shape.sums_itemsize, queries, sizes.methods)
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
@@ -237,9 +243,10 @@ ASSET = AssetDefinition(
         operations=_operations,
         held=("query_gradients",),
         held_bytes=_held_bytes,
+        layer_bytes=_layer_bytes_of_all,
     ),
     runs_model=True,
-    cost=CostModel(partition=_cost, memory=_memory),
+    cost=CostModel(partition=_cost, memory=lambda sizes: shared_memory(sizes, "influence_scores")),
     checks=EachOf(
         Check(
             "every_sequence_is_scored",

@@ -4,19 +4,20 @@ If what all of it holds does not fit into memory, groups of layers take a pass e
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from influence_assets.assets.fitted_pass import layers_in_memory
-from influence_assets.engine.definition import AssetDefinition, SharedPass, Work
+from influence_assets.engine.definition import AssetDefinition, Measurement, SharedPass, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.layouts import LARGEST_QUERIES_BYTES
 from influence_assets.study import Study
 
 if TYPE_CHECKING:
     from influence_assets.capture.batches import Sequences
+    from influence_assets.capture.operations import LayerShape
     from influence_assets.capture.participant import Participant
     from influence_assets.capture.runner import Runner
     from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
@@ -162,7 +163,30 @@ def operations(sizes: Any, shard: str, members: Sequence[tuple[AssetDefinition, 
     # Sampled labels and those of the training data go back through the model one after the other.
     backwards = 1 if sizes.study.curvature.fisher == "empirical" else fits + attributes
     own = sum(measures.operations(sizes, partition, names) for measures, partition in joined)
-    return float(sequences * sizes.shape.passes(backwards) + own)
+    groups = sizes.layer_groups(_layer_bytes(sizes, [measures for measures, _ in joined]))
+    return float(sequences * len(groups) * sizes.shape.passes(backwards) + own)
+
+
+def shared_memory(sizes: Any, name: str) -> int:
+    """Return the most bytes in use while an asset is computed, with all that its pass computes too.
+
+    Args:
+        sizes: the study's sizes, a `study_sizes.StudySizes`.
+        name: the asset.
+    """
+    graph = sizes.versions.workspace.graph
+    together = [asset for asset in graph.sharing_a_pass_with(graph[name]) if asset.measures is not None]
+    if not sizes.has_generation:  # then no shard comes after it, which is all that those that fit measure
+        together = [asset for asset in together if not asset.measures.fits or asset.name == name]
+    groups = sizes.layer_groups(_layer_bytes(sizes, [asset.measures for asset in together if asset.measures]))
+    return int(sizes.pass_memory(max(groups)))
+
+
+def _layer_bytes(sizes: Any, measures: Sequence[Measurement]) -> "Callable[[LayerShape], int]":
+    """Return a function that returns what a pass holds of a layer: its curvature and what is measured of it."""
+    return lambda layer: (
+        sizes.curvature_bytes(layer) + sum(each.layer_bytes(sizes, layer) for each in dict.fromkeys(measures))
+    )
 
 
 SHARD_PASS = SharedPass(

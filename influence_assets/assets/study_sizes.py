@@ -2,12 +2,12 @@
 
 import resource
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from influence_assets.assets.fitted_pass import share_to_fit
-from influence_assets.assets.shared_pass import PROBES
 from influence_assets.corpus.queries import read_query_set
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.partitions import Partition
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
-    from influence_assets.capture.operations import ModelShape
+    from influence_assets.capture.operations import LayerShape, ModelShape
 
 BYTES_A_TOKEN = 4.0
 """Bytes of English text in a token, until the study's own tokenizer has counted."""
@@ -221,6 +221,13 @@ class StudySizes:
         return self.fitted_share * self.sequences(shard)
 
     @property
+    def sums_dtype(self) -> "torch.dtype":
+        """The dtype of sums."""
+        from influence_assets.maths.notation import accumulation_dtype
+
+        return accumulation_dtype(self.shape.dtype)
+
+    @property
     def factor_bytes(self) -> int:
         """Bytes of A and S of all layers, in the dtype of sums."""
         return self.shape.factor_numbers * self.shape.sums_itemsize
@@ -257,18 +264,56 @@ class StudySizes:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
-    def pass_memory(self, held: float, *, shares_pass: bool = False) -> int:
+    def pass_memory(self, held: float) -> int:
         """Return the most bytes in use while the model runs, in the process or on the device.
 
         Args:
             held: bytes in use in addition to weights and a batch: factors, accumulators, query gradients.
-            shares_pass: whether, once there is a generation, one pass holds what all of its members need.
         """
-        if shares_pass and self.has_generation:
-            held = 2 * self.factor_bytes + (3 + PROBES + self.most_scored_queries) * self.gradient_bytes
-        in_batch = self.batch_sequences * self.shape.sequence_bytes
         process = self.process_bytes if self.device.type == "cpu" else 0
-        return round(self.weight_bytes + in_batch + held + process)
+        return round(self.weight_bytes + self._batch_bytes + held + process)
+
+    def layer_groups(self, bytes_of: "Callable[[LayerShape], int]") -> list[int]:
+        """Return the bytes that each group of layers holds in a pass of its own; one group if all fit into memory.
+
+        Args:
+            bytes_of: returns what is held of a layer.
+
+        Raises:
+            InputError: a layer alone takes more than there is.
+        """
+        from influence_assets.capture.layer_groups import layer_groups
+
+        groups = layer_groups(self.shape.layers, bytes_of, self._room)
+        return [sum(map(bytes_of, group)) for group in groups]
+
+    def curvature_bytes(self, layer: "LayerShape") -> int:
+        """Return the bytes of a layer's eigenvectors and Λ."""
+        return self.shape.sums_itemsize * (sum(width**2 for width in layer.factor_widths) + layer.d_out * layer.d_in)
+
+    @cached_property
+    def _room(self) -> int:
+        """Bytes for what is measured of layers, beside the process, the weights and a batch."""
+        from influence_assets.capture.layer_groups import room_for_layers
+
+        most = self.study.compute.memory_bytes
+        if self.device.type == "cpu" and most is not None:
+            return most - self.pass_memory(0)
+        return room_for_layers(self.device, most, self._batch_bytes) - self.weight_bytes
+
+    @property
+    def room_for_decomposition(self) -> int:
+        """Bytes for the decomposition of a factor, which runs on the processor and needs no model."""
+        import torch
+
+        from influence_assets.capture.layer_groups import room_for_layers
+
+        most = self.study.compute.memory_bytes
+        return room_for_layers(torch.device("cpu"), None, 0) if most is None else most - self.process_bytes
+
+    @property
+    def _batch_bytes(self) -> int:
+        return self.batch_sequences * self.shape.sequence_bytes
 
     def manifest(self, asset: AssetDefinition, partition: Partition) -> Manifest | None:
         """Return the manifest of a partition that is up to date, else None."""

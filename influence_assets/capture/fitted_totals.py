@@ -9,6 +9,7 @@ import torch
 from influence_assets.capture.batches import Sequences
 from influence_assets.capture.correction import CorrectionTotals, correction_pass
 from influence_assets.capture.covariance import CovarianceTotals, covariance_pass
+from influence_assets.capture.layer_groups import Sized
 from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.shard_statistics import ShardStatistics
@@ -47,7 +48,7 @@ class FittedCovariances:
         self._write = write
 
     @staticmethod
-    def bytes_of(layer: AttributedLayer, dtype: torch.dtype, blocks: int) -> int:
+    def bytes_of(layer: Sized, dtype: torch.dtype, blocks: int) -> int:
         """Return the bytes that the totals of a layer take, those over all shards and those of one."""
         return factor_numbers(layer, blocks) * (SUM_BYTES + dtype.itemsize)
 
@@ -99,7 +100,7 @@ class FittedCorrections:
         return self._runner.modules
 
     @staticmethod
-    def bytes_of(layer: AttributedLayer, dtype: torch.dtype, blocks: int) -> int:
+    def bytes_of(layer: Sized, dtype: torch.dtype, blocks: int) -> int:
         """Return the bytes that a layer takes: its basis, its totals over all shards, and A, S and Λ of one."""
         widths = [width for side in (layer.input_width, layer.output_width) for width in block_widths(side, blocks)]
         gradient = layer.input_width * layer.output_width
@@ -124,7 +125,7 @@ class FittedCorrections:
         self._write(draft, self)
 
 
-def factor_numbers(layer: AttributedLayer, blocks: int) -> int:
+def factor_numbers(layer: Sized, blocks: int) -> int:
     """Return how many numbers are kept of the totals of A and S."""
     sides = (layer.input_width, layer.output_width)
     return sum(tile_numbers(width) for side in sides for width in block_widths(side, blocks))

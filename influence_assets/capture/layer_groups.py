@@ -4,12 +4,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 
 from influence_assets.capture.available_memory import available_memory
 from influence_assets.errors import InputError
-from influence_assets.models.layers.rule import AttributedLayer
 
 MEMORY_KEY = "compute.memory_bytes"
 
@@ -45,9 +45,45 @@ def resident_bytes() -> int:
     return pages * _PAGE_BYTES
 
 
-def layer_groups(
-    layers: Sequence[AttributedLayer], bytes_of: Callable[[AttributedLayer], int], room: int
-) -> list[list[AttributedLayer]]:
+class Sized(Protocol):
+    """A layer, or its shape alone."""
+
+    @property
+    def name(self) -> str:
+        """The module's name."""
+
+    @property
+    def output_width(self) -> int:
+        """The width of the output."""
+
+    @property
+    def input_width(self) -> int:
+        """The width of the input, including the bias's column."""
+
+
+Layer = TypeVar("Layer", bound=Sized)
+
+
+def refuse_beyond(room: int, needed: int, what: str) -> None:
+    """Raise if something takes more memory than there is.
+
+    Args:
+        room: the bytes that it may take.
+        needed: the bytes that it takes.
+        what: what takes them, as the beginning of a sentence in lower case.
+
+    Raises:
+        InputError: it takes more.
+    """
+    if needed > room:
+        raise InputError(
+            MEMORY_KEY,
+            f"{what} takes {needed / 1e9:.1f} GB, and there are {max(0, room) / 1e9:.1f} GB for it",
+            "Set curvature.blocks, attribute narrower layers (curvature.modules), or give it more memory.",
+        )
+
+
+def layer_groups(layers: Sequence[Layer], bytes_of: Callable[[Layer], int], room: int) -> list[list[Layer]]:
     """Return runs of layers whose measurements fit into memory together, as few as possible.
 
     Args:
@@ -58,17 +94,11 @@ def layer_groups(
     Raises:
         InputError: one layer alone takes more.
     """
-    groups: list[list[AttributedLayer]] = []
+    groups: list[list[Layer]] = []
     left = 0
     for layer in layers:
         needed = bytes_of(layer)
-        if needed > room:
-            raise InputError(
-                MEMORY_KEY,
-                f"{layer.name} ({layer.output_width:,} × {layer.input_width:,}) alone takes {needed / 1e9:.1f} GB to "
-                f"measure, and there are {max(0, room) / 1e9:.1f} GB for it",
-                "Set curvature.blocks, attribute narrower layers (curvature.modules), or give it more memory.",
-            )
+        refuse_beyond(room, needed, f"measuring {layer.name} ({layer.output_width:,} × {layer.input_width:,}) alone")
         if not groups or needed > left:
             groups.append([])
             left = room

@@ -36,6 +36,16 @@ class LayerShape:
     blocks: int = 1
 
     @property
+    def output_width(self) -> int:
+        """The width of the output, as attributed layers call it."""
+        return self.d_out
+
+    @property
+    def input_width(self) -> int:
+        """The width of the input, as attributed layers call it."""
+        return self.d_in
+
+    @property
     def factor_widths(self) -> list[int]:
         """The widths of the diagonal blocks of A and S."""
         return [width for side in (self.d_in, self.d_out) for width in block_widths(side, self.blocks)]

@@ -133,6 +133,8 @@ class Measurement:
         needs_pass: whether computing a partition takes a pass at all, given a study's sizes.
         held: assets among its inputs that the pass holds in memory.
         held_bytes: the bytes that an artifact of these then takes under a study's settings, by its manifest.
+        layer_bytes: returns the bytes that it holds of a layer during the pass, beside the layer's curvature, given a
+            study's sizes and the layer.
         operations: counts what computing a partition takes beside the pass itself, given a study's sizes
             (`assets.study_sizes.StudySizes`), the partition, and the names of all assets that take part in the pass.
     """
@@ -144,6 +146,7 @@ class Measurement:
     needs_pass: Callable[[Any, Partition], bool] = lambda _sizes, _partition: True
     held: tuple[str, ...] = ()
     held_bytes: Callable[[Study, Manifest], int] = lambda _study, manifest: manifest.bytes
+    layer_bytes: Callable[[Any, Any], int] = lambda _sizes, _layer: 0
     operations: Callable[[Any, Partition, frozenset[str]], float] = lambda _sizes, _partition, _names: 0.0
 
 

@@ -173,6 +173,11 @@ def _eigh_of_block(B: Float[Tensor, "width width"]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(values), torch.from_numpy(vectors)
 
 
+def decomposition_bytes(width: int) -> int:
+    """Return the most bytes that decomposing a factor of this width takes, the factor included."""
+    return 6 * 8 * width**2
+
+
 def damping(Λ: Float[Tensor, "d_out d_in"], scale: float) -> float:
     """λ = scale · mean(Λ) (Grosse et al. 2023, Sec. 3: scale 0.1).
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from influence_assets.capture import layer_groups
 from influence_assets.capture.layer_groups import resident_bytes, room_for_layers
@@ -9,6 +10,7 @@ from influence_assets.errors import InputError
 from influence_assets.models.layers.selection import select_modules
 from tests import cases, studies
 from tests.closeness import assert_same_scores, assert_same_values, values_of
+from tests.commanding import influence
 from tests.studies import COAST, EXTRA, FIRST
 
 PARTITIONS = {
@@ -38,8 +40,8 @@ def test_a_layer_that_does_not_fit_alone_is_refused_with_what_to_do(layers):
         layer_groups.layer_groups(layers, lambda _layer: 8 * 10**9, 5 * 10**9)
     told = str(raised.value)
     assert "compute.memory_bytes" in told
-    assert f"{layers[0].name} " in told
-    assert "alone takes 8.0 GB to measure, and there are 5.0 GB for it" in told
+    assert f"measuring {layers[0].name} " in told
+    assert "alone takes 8.0 GB, and there are 5.0 GB for it" in told
     assert "curvature.blocks" in told
 
 
@@ -67,3 +69,21 @@ def test_every_pass_layer_by_layer_comes_to_the_same(tmp_path, monkeypatch):
         one, other = (studies.artifact(study, asset, **partition) for study in (once, by_layer))
         assert one.key == other.key
         assert_same_values(values_of(other), values_of(one))
+
+
+def test_a_study_that_cannot_fit_is_refused_by_the_plan_before_anything_runs(tmp_path):
+    """Made of a configuration alone: 2 layers that are 4,096 and 14,336 wide."""
+    config = LlamaConfig(
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=2, num_attention_heads=32, vocab_size=1000,
+    )  # fmt: skip
+    wide = {"dtype": "float32"}
+    study = studies.lay_out(tmp_path, model=wide, compute={"device": "cpu", "memory_bytes": 8 * 10**9})
+    config.save_pretrained(tmp_path / "model")
+    ended = influence("plan", "--study", study)
+    assert ended.code == 1
+    assert "compute.memory_bytes: decomposing a factor of model.layers.0.mlp" in ended.error
+    assert "(14,336 wide) takes 9.9 GB" in ended.error
+    assert "curvature.blocks" in ended.error
+    blocks = {"curvature": {"blocks": 4}, "compute": {"device": "cpu", "memory_bytes": 8 * 10**9}}
+    ended = influence("plan", "--study", studies.write_study(tmp_path, model=wide, **blocks))
+    assert ended.code == 0, ended.error
