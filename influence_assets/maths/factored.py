@@ -75,6 +75,17 @@ def scoring_order(P: Factors, tokens: int, sequences: int, *, largest_numbers: i
     return ScoringOrder(forms_gradients, by_matrices if forms_gradients else by_factors)
 
 
+def in_cheapest_form(
+    P: Factors, tokens: int, sequences: int, *, largest_numbers: int | None = None
+) -> Factors | Float[Tensor, "query d_out d_in"]:
+    """Return the queries in the form in which `scores_of_layer` needs the fewest multiplications.
+
+    Arguments as in `scoring_order`.
+    """
+    order = scoring_order(P, tokens, sequences, largest_numbers=largest_numbers)
+    return P.matrices() if order.forms_gradients else P
+
+
 def scores_of_layer(
     P: Factors | Float[Tensor, "query d_out d_in"],
     Ds: Float[Tensor, "sequence token d_out"],
@@ -83,7 +94,7 @@ def scores_of_layer(
 ) -> Float[Tensor, "query sequence"]:
     """−⟨P_q, G_s⟩ / N with G_s = Σ_t Ds_t a_tᵀ, by matrices if P is given in them, else −Σ_t (L Ds_t)·(R a_t) / N.
 
-    `scoring_order` says which is cheaper; `Factors.matrices` makes the one form from the other.
+    `in_cheapest_form` chooses.
     """
     if isinstance(P, Tensor):
         return layer_scores(P, sequence_gradients(Ds, a), N)

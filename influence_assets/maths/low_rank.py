@@ -176,6 +176,16 @@ class LowRankCurvature:
             left = torch.cat([of_rest, within.mT @ U_S.T + D[-1, :-1, None] * (R.mT @ L_rest)], dim=1)
         return Factors(left.to(V.L), right.to(V.R))
 
+    def inner_products(self, queries: SplitTokens, sequences: SplitTokens) -> Float[Tensor, "query sequence"]:
+        """Return ⟨V, (G+λI)⁻¹ G_z⟩ of every query and sequence, from their tokens alone.
+
+        Neither gradients of the size of the weights nor preconditioned ones are formed, and a query is kept as its own
+        tokens: the least memory, and the fewest multiplications for few short queries (`SplitTokens.inner_products`).
+        For scores in single precision it is enough to split the queries in float64 and round them after that: what is
+        left of them is then orthogonal to U, so that rounding errors of sequences in U do not count.
+        """
+        return queries.inner_products(sequences, self.inverse)
+
     def whitened(self, gradients: Float[Tensor, "sequence r_S r_A"]) -> Float[Tensor, "sequence r_S r_A"]:
         """Return (Λ + λ)^−½ ⊙ U_Sᵀ G U_A, the coordinates that sketches can keep.
 

@@ -13,6 +13,9 @@ from torch import Tensor
 from influence_assets.maths.ekfac import sequence_gradients
 from influence_assets.maths.products import product
 
+NUMBERS_AT_ONCE = 2**26
+"""How many products of queries' tokens with sequences' tokens are in memory at once, in each of three matrices."""
+
 ENTRIES_AT_ONCE = 2**20
 """How many entries of a sequence's gradient are in memory at a time where its norm is measured."""
 
@@ -86,6 +89,46 @@ class SplitTokens:
         below = torch.cat([A, rest[:, None]], dim=1)
         # Quadratic forms are not negative, but their rounding can be.
         return torch.cat([torch.cat([within, S[:, :, None]], dim=2), below[:, None]], dim=1).clamp_(min=0)
+
+    def inner_products(
+        self, others: "SplitTokens", D: Float[Tensor, "rows columns"]
+    ) -> Float[Tensor, "query sequence"]:
+        """⟨V_q, D G_s⟩ with a bordered D, of these tokens' gradients V and those of others, both split by one basis.
+
+        With V = Σ_p Ds_p a_pᵀ and G = Σ_t Ds_t a_tᵀ, the part outside of U_S ⊗ U_A is a sum over p and t of products of
+        tokens with one another, of which a pair takes p·T·(d_out + d_in + r_S + r_A + 2), and r_S·r_A more inside.
+        """
+        pairs = len(others.a) * others.a.shape[1] * self.a.shape[1]
+        at_once = max(1, NUMBERS_AT_ONCE // max(1, pairs))
+        parts = [
+            self.take(slice(start, start + at_once))._inner_products(others, D)
+            for start in range(0, len(self.a), at_once)
+        ]
+        return torch.cat(parts) if parts else self.a.new_zeros(0, len(others.a))
+
+    def take(self, rows: slice) -> "SplitTokens":
+        """Return some of the sequences."""
+        return SplitTokens(self.s[rows], self.a[rows], self.s_rest[rows], self.a_rest[rows])
+
+    def to(self, dtype: torch.dtype) -> "SplitTokens":
+        """Return the tokens in another dtype."""
+        return SplitTokens(self.s.to(dtype), self.a.to(dtype), self.s_rest.to(dtype), self.a_rest.to(dtype))
+
+    def _inner_products(self, others: "SplitTokens", D: Tensor) -> Tensor:
+        within = self.gradients().mul_(D[:-1, :-1]).flatten(1)
+        # [query · p, sequence · t]
+        K_S, K_A = _products(self.s_rest, others.s_rest), _products(self.a_rest, others.a_rest)
+        outside = _products(self.s * D[:-1, -1], others.s).mul_(K_A)
+        outside += K_S.mul_(K_A.mul_(D[-1, -1]).add_(_products(self.a * D[-1, :-1], others.a)))
+        by_sequence = outside.view(len(self.a), self.a.shape[1], len(others.a), others.a.shape[1]).sum((1, 3))
+        return product(within, others.gradients().flatten(1).T) + by_sequence
+
+
+def _products(
+    x: Float[Tensor, "query p width"], y: Float[Tensor, "sequence token width"]
+) -> Float[Tensor, "rows columns"]:
+    """Return the inner products of all tokens of one with all of the other."""
+    return product(x.flatten(0, 1), y.flatten(0, 1).T)
 
 
 def _squared_norms(

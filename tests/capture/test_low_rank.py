@@ -63,6 +63,16 @@ def with_masked_loss(sequences):
     return cases.Sequences(sequences.tokens, sequences.lengths, sequences.keys, loss=loss)
 
 
+def test_rank_zero_has_the_mean_of_all_squared_entries():
+    runner, sequences = runner_for(), cases.sequences()
+    G, _ = oracle.gradients(runner.model, runner.modules, sequences, sign=-1)
+    for name, layer in fit(runner, sequences, 0).items():
+        torch.testing.assert_close(layer.Λ, (G[name] ** 2).mean().reshape(1, 1))
+    bases = bases_for(runner, sequences, None, 0)
+    for layer in low_rank_corrections(runner, sequences, bases, None).values():
+        assert (float(layer.A.within.drift()), float(layer.A.outside())) == (0, 1)
+
+
 @pytest.mark.parametrize("architecture", EVERY)
 def test_squared_norms_are_those_of_autograds_gradients(architecture):
     runner, sequences = runner_for(architecture), cases.sequences()

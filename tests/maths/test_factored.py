@@ -5,7 +5,7 @@ import torch
 
 from influence_assets.maths import factored
 from influence_assets.maths.ekfac import sequence_gradients
-from influence_assets.maths.factored import Factors, scores_of_layer, scoring_order
+from influence_assets.maths.factored import Factors, in_cheapest_form, scores_of_layer, scoring_order
 from influence_assets.maths.influence import layer_scores
 
 
@@ -63,3 +63,11 @@ def test_the_order_is_that_of_fewer_multiplications(rank, sequences, forms):
     limited = scoring_order(P, tokens, sequences, largest_numbers=5 * entries - 1)
     assert (limited.forms_gradients, limited.multiplications) == (False, by_factors)
     assert scoring_order(P, tokens, sequences, largest_numbers=5 * entries) == found
+
+
+def test_the_cheapest_form_scores_alike():
+    P, Ds, a = example(rank=6)
+    form = in_cheapest_form(P, Ds.shape[1], len(Ds))
+    assert isinstance(form, torch.Tensor)
+    assert in_cheapest_form(P, Ds.shape[1], len(Ds), largest_numbers=1) is P
+    torch.testing.assert_close(scores_of_layer(form, Ds, a, 40), scores_of_layer(P, Ds, a, 40))

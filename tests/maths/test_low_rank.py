@@ -201,6 +201,20 @@ def test_whitened_inner_products_are_those_of_the_inverse_in_the_subspace(r_S, r
     torch.testing.assert_close(white[0] @ white[1].T, expected)
 
 
+@pytest.mark.parametrize("at_once", [1, 3 * TOKENS * 4, 10**9])
+@pytest.mark.parametrize("rest", ["isotropic", "dropped"])
+@pytest.mark.parametrize(("r_S", "r_A"), RANKS)
+def test_inner_products_of_tokens_are_those_of_preconditioned_gradients(r_S, r_A, rest, at_once, monkeypatch):
+    monkeypatch.setattr(split_tokens, "NUMBERS_AT_ONCE", at_once)
+    curvature = fitted(r_S, r_A, rest)
+    queries, sequences = tokens(3, sequences=5, seed=8), tokens(sequences=4, seed=11)
+    P = curvature.precondition(sequence_gradients(*queries))
+    found = curvature.inner_products(curvature.basis.split(*queries), curvature.basis.split(*sequences))
+    torch.testing.assert_close(found, P.flatten(1) @ sequence_gradients(*sequences).flatten(1).T)
+    no_queries = curvature.basis.split(*tokens(3, sequences=5, seed=8)).take(slice(0, 0))
+    assert curvature.inner_products(no_queries, curvature.basis.split(*sequences)).shape == (0, 4)
+
+
 def test_a_curvature_in_float64_preconditions_queries_in_single_precision():
     """Multiplied in float32, what leaves the strongest direction by rounding would be divided by λ alone."""
     curvature = fitted(2, 3)
@@ -213,6 +227,20 @@ def test_a_curvature_in_float64_preconditions_queries_in_single_precision():
     assert P.dtype == torch.float32
     exact = strong.precondition(V.double())
     torch.testing.assert_close(P.double(), exact, rtol=1e-6, atol=1e-6 * float(exact.abs().max()))
+
+
+def test_queries_that_are_split_in_float64_score_well_in_single_precision():
+    curvature = fitted(2, 3)
+    basis, Λ = curvature.basis, curvature.Λ.clone()
+    Λ[0, 0] = 1e7 * curvature.λ
+    strong = LowRankCurvature(basis, Λ, curvature.λ)
+    Ds, a = basis.U_S[:, 0].expand(2, 1, D_OUT), basis.U_A[:, 0].expand(2, 1, D_IN)  # in the strongest direction
+    expected = strong.inner_products(basis.split(Ds, a), basis.split(Ds, a))
+    torch.testing.assert_close(expected, torch.full((2, 2), 1 / (1e7 + 1) / curvature.λ, dtype=torch.float64))
+    single = strong.to("cpu", torch.float32)
+    sequences = single.basis.split(Ds.float(), a.float())
+    found = single.inner_products(basis.split(Ds, a).to(torch.float32), sequences)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
 
 
 def test_a_layer_without_gradients_is_refused():
