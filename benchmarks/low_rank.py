@@ -2,8 +2,8 @@
 
     python -m benchmarks.low_rank --study demo/study.yaml --ranks 0 8 16 32 64 128
 
-For each rank, scores of all queries and training sequences are compared with those of the study's own EK-FAC:
-  exact      the leading eigenvectors of the study's own bases, with an isotropic rest
+For each rank, scores of all queries and training sequences are compared with those of EK-FAC:
+  exact      the leading eigenvectors of EK-FAC's own bases, with an isotropic rest
   sketched   eigenvectors from sketches, measured in passes of their own (`--passes`), whose CPU seconds are reported
   coarse     exact, but with one mean eigenvalue for each of the three parts of the rest
   dropped    exact, but without the rest, with EK-FAC's damping
@@ -45,6 +45,7 @@ from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.maths.low_rank import LowRankBasis, LowRankCurvature
 from influence_assets.maths.moments import SecondMoment
 from influence_assets.maths.range_finder import leading_eigenvectors
+from influence_assets.methods.ekfac import precondition
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
@@ -54,14 +55,16 @@ BYTES_OF_A_NUMBER = 8
 
 Ranks = Mapping[str, tuple[int, int]]
 """r_S and r_A of each layer."""
-
 Layers = dict[str, LowRankCurvature]
 
 
 class Measured:
-    """A study's sequences, its queries' gradients in the model's coordinates, and its EK-FAC in float64."""
+    """A study's sequences, its queries' gradients in the model's coordinates, and EK-FAC of all of its sequences.
 
-    def __init__(self, study: Study) -> None:
+    The study's own generation may have been fitted on other sequences, before the corpus changed.
+    """
+
+    def __init__(self, study: Study, queries: int) -> None:
         workspace = open_workspace(study)
         versions = Versions(workspace, "published")
 
@@ -75,23 +78,40 @@ class Measured:
         self.fitted = Sequences.joined([fit_sequences(shard, study.curvature) for shard in shards])
         self.sampler = label_sampler(study.curvature)
         self.scale = study.curvature.damping_scale
-        self.runner = load_runner(workspace, opened("language_model", Partition()), lambda *_: None)
-        bases, curvature = opened("eigenbases", Partition()), opened("curvature", Partition())
-        self.ekfac = read_curvature(bases, curvature, self.runner.device, torch.float64)
+        all_shards = Partition()
+        self.runner = load_runner(workspace, opened("language_model", all_shards), lambda *_: None)
+        self.dtype = torch.promote_types(self.runner.dtype, torch.float32)
         stored = StoredQueries(
             opened("query_gradients", Partition(query_set=next(iter(workspace.query_sets)))), self.runner.device
         )
         self.N = stored.N
-        P = {name: values.double() for name, values in stored.layers(stored.all, "ekfac").items()}
-        self.P = {name: self.ekfac[name].basis.rotate_back(values.clone()) for name, values in P.items()}
-        V = unconditioned(P, self.ekfac)
-        self.V = {name: self.ekfac[name].basis.rotate_back(values) for name, values in V.items()}
+        own = read_curvature(opened("eigenbases", all_shards), opened("curvature", all_shards), "cpu", torch.float64)
+        rows = slice(0, min(queries, stored.all.stop))
+        P = {name: values.double() for name, values in stored.layers(rows, "ekfac").items()}
+        self.V = {name: own[name].basis.rotate_back(values) for name, values in unconditioned(P, own).items()}
+        self.seconds: dict[str, float] = {}
+        self.ekfac = self._fit()
+
+    def _fit(self) -> dict[str, LayerCurvature]:
+        with clocked(self.seconds, "covariances"):
+            factors = covariances(self.runner, self.fitted, self.sampler)
+        with clocked(self.seconds, "eigenvectors"):
+            bases = {name: eigenbasis(layer.A, layer.S) for name, layer in factors.items()}
+        placed = {name: basis.to("cpu", self.dtype) for name, basis in bases.items()}
+        with clocked(self.seconds, "corrections"):
+            totals = eigenvalue_corrections(self.runner, self.fitted, placed, self.sampler)
+        Λ = {name: total.mean().double() for name, total in totals.items()}
+        return {name: LayerCurvature(basis, Λ[name], damping(Λ[name], self.scale)) for name, basis in bases.items()}
+
+    def preconditioned(self) -> dict[str, Tensor]:
+        """Return (G+λI)⁻¹ V by EK-FAC, in the model's coordinates."""
+        rotated = {name: x.basis.Q_S.T @ self.V[name] @ x.basis.Q_A for name, x in self.ekfac.items()}
+        P = precondition(rotated, self.ekfac)
+        return {name: layer.basis.rotate_back(P[name]).to(self.dtype) for name, layer in self.ekfac.items()}
 
     def score(self, methods: Mapping[str, dict[str, Tensor]]) -> dict[str, np.ndarray]:
         """Return the scores [query, sequence] by each method, in one pass."""
-        dtype = torch.promote_types(self.runner.dtype, torch.float32)
-        P = {method: {name: values.to(dtype) for name, values in layers.items()} for method, layers in methods.items()}
-        return scores(self.runner, self.sequences, P, self.N)
+        return scores(self.runner, self.sequences, methods, self.N)
 
 
 def exact(layers: Mapping[str, LayerCurvature], ranks: Ranks, scale: float) -> Layers:
@@ -99,10 +119,9 @@ def exact(layers: Mapping[str, LayerCurvature], ranks: Ranks, scale: float) -> L
     found = {}
     for name, layer in layers.items():
         basis, (r_S, r_A) = layer.basis, ranks[name]
-        Q_S, Q_A = (torch.block_diag(*getattr(Q, "blocks", (Q,))) for Q in (basis.Q_S, basis.Q_A))
         order_S, order_A = (values.argsort(descending=True) for values in (basis.eigenvalues_S, basis.eigenvalues_A))
         whole = LowRankBasis(
-            Q_S[:, order_S], Q_A[:, order_A], basis.eigenvalues_S[order_S], basis.eigenvalues_A[order_A],
+            basis.Q_S[:, order_S], basis.Q_A[:, order_A], basis.eigenvalues_S[order_S], basis.eigenvalues_A[order_A],
             float(basis.eigenvalues_S.sum()), float(basis.eigenvalues_A.sum()),
         )  # fmt: skip
         E = layer.Λ[order_S][:, order_A]
@@ -157,21 +176,16 @@ def within(layers: Mapping[str, LayerCurvature], budget: int, rule: Rule) -> Ran
 
 def by_energy(layers: Mapping[str, LayerCurvature], amount: float) -> Ranks:
     """Return ranks that hold this share of each factor's trace."""
-
-    def side(eigenvalues: Tensor) -> int:
-        held = eigenvalues.clamp(min=0).sort(descending=True).values.cumsum(0)
-        return int((held < amount * held[-1]).sum())
-
-    return {name: (side(x.basis.eigenvalues_S), side(x.basis.eigenvalues_A)) for name, x in layers.items()}
+    return _of_sides(layers, lambda e: (e.sort(descending=True).values.cumsum(0) < amount * e.sum()).sum())
 
 
 def by_level(layers: Mapping[str, LayerCurvature], amount: float) -> Ranks:
     """Return ranks of the eigenvalues above (1/amount − 1) times their factor's mean."""
+    return _of_sides(layers, lambda e: (amount * e > (1 - amount) * e.mean()).sum())
 
-    def side(eigenvalues: Tensor) -> int:
-        return int((amount * eigenvalues > (1 - amount) * eigenvalues.mean()).sum())
 
-    return {name: (side(x.basis.eigenvalues_S), side(x.basis.eigenvalues_A)) for name, x in layers.items()}
+def _of_sides(layers: Mapping[str, LayerCurvature], rank: Callable[[Tensor], Tensor]) -> Ranks:
+    return {name: (int(rank(x.basis.eigenvalues_S)), int(rank(x.basis.eigenvalues_A))) for name, x in layers.items()}
 
 
 def inputs(layers: Mapping[str, LayerCurvature], amount: float) -> Ranks:
@@ -210,20 +224,6 @@ def sketched(study: Measured, rank: int) -> tuple[Layers, dict[str, float]]:
     return layers, seconds
 
 
-def ekfac_seconds(study: Measured) -> dict[str, float]:
-    """Return the CPU seconds of the parts of EK-FAC."""
-    seconds: dict[str, float] = {}
-    with clocked(seconds, "covariances"):
-        factors = covariances(study.runner, study.fitted, study.sampler)
-    with clocked(seconds, "eigenvectors"):
-        bases = {name: eigenbasis(layer.A, layer.S) for name, layer in factors.items()}
-    dtype = torch.promote_types(study.runner.dtype, torch.float32)
-    bases = {name: basis.to(study.runner.device, dtype) for name, basis in bases.items()}
-    with clocked(seconds, "corrections"):
-        eigenvalue_corrections(study.runner, study.fitted, bases, study.sampler)
-    return seconds
-
-
 def compared(truth: np.ndarray, found: np.ndarray) -> dict[str, float]:
     """Return the agreement of scores [query, sequence], averaged over queries."""
     ranks = [spearmanr(a, b).statistic for a, b in zip(truth, found, strict=True)]
@@ -241,21 +241,20 @@ def compared(truth: np.ndarray, found: np.ndarray) -> dict[str, float]:
 
 def measured(study: Measured, ranks: list[int], *, passes: bool) -> dict[str, Any]:
     """Measure all variants at every rank."""
-    methods: dict[str, dict[str, Tensor]] = {"ekfac": study.P}
+    methods: dict[str, dict[str, Tensor]] = {"ekfac": study.preconditioned()}
     rows: dict[str, Any] = {}
     full = max(max(len(x.basis.Q_S), len(x.basis.Q_A)) for x in study.ekfac.values())
     for rank in [*ranks, full]:
         uniform = same_rank(study.ekfac, rank)
         kept = numbers(study.ekfac, uniform)
+        row: dict[str, Any] = {"megabytes": round(kept * BYTES_OF_A_NUMBER / 1e6, 3)}
         variants = {"exact": exact(study.ekfac, uniform, study.scale)}
-        variants["coarse"] = {name: coarse(layer) for name, layer in variants["exact"].items()}
-        if rank > 0:
+        if 0 < rank < full:
+            variants["coarse"] = {name: coarse(layer) for name, layer in variants["exact"].items()}
             variants["dropped"] = {name: dropped(layer) for name, layer in variants["exact"].items()}
             variants["dropped_own_damping"] = {
                 name: dropped(layer, own_damping=study.scale) for name, layer in variants["exact"].items()
             }
-        row: dict[str, Any] = {"megabytes": round(kept * BYTES_OF_A_NUMBER / 1e6, 3)}
-        if 0 < rank < full:
             for rule in (by_energy, by_level, inputs):
                 chosen = within(study.ekfac, kept, rule)
                 variants[rule.__name__] = exact(study.ekfac, chosen, study.scale)
@@ -263,7 +262,9 @@ def measured(study: Measured, ranks: list[int], *, passes: bool) -> dict[str, An
         if passes:
             variants["sketched"], row["cpu_seconds"] = sketched(study, rank)
         methods |= {
-            f"{rank} {variant}": {name: layer.precondition(study.V[name]) for name, layer in layers.items()}
+            f"{rank} {variant}": {
+                name: layer.precondition(study.V[name]).to(study.dtype) for name, layer in layers.items()
+            }
             for variant, layers in variants.items()
         }
         rows[str(rank)] = row
@@ -281,13 +282,16 @@ def main() -> None:
     parser.add_argument("--study", type=Path, required=True)
     parser.add_argument("--ranks", type=int, nargs="+", default=[0, 8, 16, 32, 64, 128])
     parser.add_argument("--passes", action="store_true", help="measure sketches too, which takes two passes a rank")
+    parser.add_argument("--queries", type=int, default=15, help="how many queries, whose gradients are kept by method")
     arguments = parser.parse_args()
-    study = Measured(Study.load(arguments.study))
-    result: dict[str, Any] = {"sequences": len(study.sequences), "queries": len(next(iter(study.V.values())))}
-    if arguments.passes:
-        result["ekfac_cpu_seconds"] = ekfac_seconds(study)
-    result["ranks"] = measured(study, arguments.ranks, passes=arguments.passes)
-    print(json.dumps(result, indent=1))
+    study = Measured(Study.load(arguments.study), arguments.queries)
+    found = {
+        "sequences": len(study.sequences),
+        "queries": len(next(iter(study.V.values()))),
+        "ekfac_cpu_seconds": study.seconds,
+        "ranks": measured(study, arguments.ranks, passes=arguments.passes),
+    }
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
