@@ -69,8 +69,11 @@ class BlockDiagonal:
 
 
 def block_widths(width: int, blocks: int) -> list[int]:
-    """Return the widths of contiguous blocks, wider ones first, which differ by at most one; no block is empty."""
-    blocks = min(blocks, width)
+    """Return the widths of contiguous blocks, wider ones first, which differ by at most one.
+
+    No block is empty, unless the width is 0: then there is one.
+    """
+    blocks = max(1, min(blocks, width))
     return [width // blocks + (index < width % blocks) for index in range(blocks)]
 
 

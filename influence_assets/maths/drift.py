@@ -20,8 +20,8 @@ a relative standard error of at most √(2/k) = 8.8 %, whatever M′ is. k produ
 the same size, have Var[Y] up to 8/k · ‖·‖⁴ where M′ is of low rank (17.7 %; figures in docs/log.md), and cost more.
 The bins are (r_a + c_b) mod k with a random r for each row and c for each column: two entries share a bin with
 probability 1/k, which is all that the variance asks of them. The signs are bits of one 64-bit hash for 64 entries.
-Signs and bins depend on the width alone and come from integer arithmetic written out here, never from a library's
-generator: sketches that were made years apart, by other versions or on other devices, must still add up.
+Signs and bins depend on the width alone (`random_words.py`): sketches that were made years apart, by other versions or
+on other devices, must still add up.
 
 If a factor is in diagonal blocks, M′ is zero outside of them, like M and Q; its entries have the same positions, signs
 and bins as in the whole matrix.
@@ -35,6 +35,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from influence_assets.maths.block_diagonal import BlockDiagonal, blocks_of
+from influence_assets.maths.random_words import random_words
 
 SKETCH_WIDTH = 256
 """The length of the sketch of a rotated factor's off-diagonal entries."""
@@ -44,11 +45,6 @@ BINS = 32
 
 _ENTRIES_AT_ONCE = 2**22
 """The number of a wide factor's entries that are processed at a time: 32 MiB in float64."""
-
-_GOLDEN, _FIRST, _SECOND = (
-    constant - 2**64 for constant in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-)
-"""SplitMix64's constants (Steele et al. 2014) as signed words; torch's int64 wraps around."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,11 @@ def rotated_factor(
         M: a total of A or S.
         Q: its frozen eigenvectors in columns, with the same blocks.
     """
-    rotated = Q.T @ M @ Q
+    return factor_statistics(Q.T @ M @ Q)
+
+
+def factor_statistics(rotated: Float[Tensor, "width width"] | BlockDiagonal) -> RotatedFactor:
+    """Return the diagonal and the sketch of a factor that is already rotated, in float64 on the host."""
     return RotatedFactor(rotated.diagonal().to("cpu", torch.float64), _offdiagonal_sketch(blocks_of(rotated)))
 
 
@@ -170,16 +170,4 @@ def _signs(width: int, rows: slice, columns: slice) -> Float[Tensor, "rows colum
 
 def _hash(width: int, stream: int, numbers: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
     """Return a random signed word for each number of one of a width's streams (0: signs, 1: rows, 2: columns)."""
-    return _mixed(_mixed(torch.tensor(4 * width + stream)) + numbers * _GOLDEN)
-
-
-def _mixed(z: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
-    """Return SplitMix64's output function of each word."""
-    z = (z ^ _shifted(z, 30)) * _FIRST
-    z = (z ^ _shifted(z, 27)) * _SECOND
-    return z ^ _shifted(z, 31)
-
-
-def _shifted(z: Int[Tensor, "*n"], bits: int) -> Int[Tensor, "*n"]:
-    """Shift right and fill with zeros; torch's own shift fills with the sign."""
-    return torch.bitwise_and(torch.bitwise_right_shift(z, bits), (1 << (64 - bits)) - 1)
+    return random_words(4 * width + stream, numbers)

@@ -145,14 +145,19 @@ def eigenbasis(A: FactorMoment, S: FactorMoment) -> Eigenbasis:
     Raises:
         ValueError: a factor is not finite.
     """
-    eigenvalues_A, Q_A = _eigh(A.mean())
-    eigenvalues_S, Q_S = _eigh(S.mean())
+    eigenvalues_A, Q_A = eigendecomposition(A.mean())
+    eigenvalues_S, Q_S = eigendecomposition(S.mean())
     return Eigenbasis(Q_S, Q_A, eigenvalues_S, eigenvalues_A)
 
 
-def _eigh(
+def eigendecomposition(
     M: Float[Tensor, "width width"] | BlockDiagonal,
 ) -> tuple[Float[Tensor, " width"], Float[Tensor, "width width"] | BlockDiagonal]:
+    """Return the ascending eigenvalues and the eigenvectors of M, in float64 after symmetrising, block by block.
+
+    Raises:
+        ValueError: M is not finite.
+    """
     eigenvalues, Q = [], []
     for block in blocks_of(M):
         B = in_float64(block)

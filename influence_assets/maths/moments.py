@@ -157,7 +157,7 @@ class GramAccumulator:
 
 def tile_rows(width: int) -> list[tuple[int, int]]:
     """Return the first and last rows of the tiles of a symmetric matrix; a tile has the columns up to its last row."""
-    return [(start, min(start + GRAM_TILE, width)) for start in range(0, width, GRAM_TILE)]
+    return [(start, min(start + GRAM_TILE, width)) for start in range(0, max(1, width), GRAM_TILE)]
 
 
 def tile_numbers(width: int) -> int:

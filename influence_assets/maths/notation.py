@@ -9,6 +9,8 @@
 | Q_A, Q_S | eigenvectors of A and S, in columns, by ascending eigenvalue | as A and S |
 | Λ      | E_sequence[(Q_Sᵀ G Q_A)^∘2], the corrected eigenvalues | [d_out, d_in] |
 | λ      | damping of the layer | scalar |
+| U_A, U_S | leading ones of these, by descending eigenvalue (`low_rank.py`) | [d_in, r_A], [d_out, r_S] |
+| σ      | mean of the eigenvalues outside of U_S ⊗ U_A (`low_rank.py`) | scalar |
 | V      | gradient of f = log p(completion given prompt) | [query, d_out, d_in] |
 | L, R   | rows whose outer products V is the sum of, V = Lᵀ R: Q_Sᵀ Ds_t and Q_Aᵀ a_t | [row, d_out], [row, d_in] |
 | P      | what a method makes of V; EK-FAC: (G+λI)⁻¹ V | [query, d_out, d_in] |

@@ -1,0 +1,226 @@
+"""The leading eigenvectors of A and S from one pass, without forming a d × d matrix.
+
+For the rows x of a pass (a layer's inputs or output gradients) and a fixed random matrix Ω [d, s], s much smaller than
+d, a shard keeps
+
+    Y = Σ x (xᵀ Ω) = M Ω  [d, s],   and the trace Σ ‖x‖²,
+
+which add up over batches, shards and machines as M = Σ x xᵀ itself does. The eigenvectors come from the Nyström
+approximation Y (Ωᵀ Y)⁺ Yᵀ of M, in its stabilised form (Tropp, Yurtsever, Udell & Cevher 2017, arXiv 1706.05736,
+Alg. 3): with a small shift ν, Y_ν = Y + ν Ω, Ωᵀ Y_ν = Cᵀ C, and the singular value decomposition of Y_ν C⁻¹ = U Σ Wᵀ,
+M ≈ U max(Σ² − ν, 0) Uᵀ.
+
+**Ω** is Gaussian, and depends on d, the seed and the column alone: a wider Ω begins with the columns of a narrower one.
+Its entries are representable in single precision, so that passes in either precision sum with the same matrix.
+
+**Columns.** s = 3r + 16. From the middle of the spectrum on, a sketch cannot tell eigenvectors apart, and activations'
+spectra fall slowly (figures in docs/log.md). A symmetric matrix has about d²/2 numbers of its own, so where s is more
+than half of d, the sketch would hold no fewer: then Ω is the identity, Y is M, and the decomposition is exact.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from influence_assets.maths.block_diagonal import blocks_of
+from influence_assets.maths.ekfac import eigendecomposition
+from influence_assets.maths.moments import GramAccumulator, SecondMoment
+from influence_assets.maths.notation import device_of_sums, in_float64
+from influence_assets.maths.random_words import random_words, shifted
+
+OVERSAMPLING = 3, 16
+"""Columns of Ω for each eigenvector that is kept, and for all of them together."""
+
+
+@dataclass(frozen=True)
+class RangeFinder:
+    """What is measured of a factor in order to find its leading eigenvectors.
+
+    Args:
+        width: d, the factor's width.
+        rank: number of eigenvectors to find; no more than `width` are.
+        seed: of Ω.
+    """
+
+    width: int
+    rank: int
+    seed: int = 0
+
+    @property
+    def kept(self) -> int:
+        """The number of eigenvectors that are found."""
+        return min(self.rank, self.width)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the factor itself is summed, because a sketch would not be smaller."""
+        return 2 * self._sketched > self.width
+
+    @property
+    def columns(self) -> int:
+        """The number of columns of Y."""
+        return self.width if self.is_whole else self._sketched
+
+    @property
+    def _sketched(self) -> int:
+        each, more = OVERSAMPLING
+        return each * self.rank + more
+
+    @cached_property
+    def test_matrix(self) -> Float[Tensor, "width columns"]:
+        """Ω: the random matrix, or the identity, in float64 on the host."""
+        if self.is_whole:
+            return torch.eye(self.width, dtype=torch.float64)
+        return gaussian_matrix(self.width, self.columns, self.seed)
+
+
+def gaussian_matrix(width: int, columns: int, seed: int) -> Float[Tensor, "width columns"]:
+    """Return independent standard normal numbers, in float64 but rounded to what float32 can represent.
+
+    By Box & Muller (1958): √(−2 ln u) cos(2π v) of two uniform numbers.
+
+    Args:
+        width: the number of rows.
+        columns: the number of columns; more of them leave the first ones as they are.
+        seed: a signed 64-bit integer.
+    """
+    places = torch.arange(columns)[None, :] * width + torch.arange(width)[:, None]
+    stream = int(random_words(seed, torch.tensor(width)))
+    u, v = (
+        (shifted(random_words(stream, 2 * places + which), 11) + 1).double() * 2.0**-53  # in (0, 1]
+        for which in (0, 1)
+    )
+    return ((-2 * u.log()).sqrt() * (2 * math.pi * v).cos()).float().double()
+
+
+@dataclass(frozen=True)
+class RangeSketch:
+    """Y = M Ω and the trace of M, as totals over tokens."""
+
+    Y: SecondMoment[Tensor]
+    trace: SecondMoment[Tensor]
+
+
+class RangeAccumulator:
+    """Sums Σ x (xᵀ Ω) and Σ ‖x‖² in place over many batches.
+
+    Args:
+        finder: what is measured.
+        dtype: the dtype of the sums; by default that of the first rows. Sums over many shards absorb those of a shard.
+    """
+
+    def __init__(self, finder: RangeFinder, dtype: torch.dtype | None = None) -> None:
+        self._finder = finder
+        self._dtype = dtype
+        self._gram = GramAccumulator(dtype=dtype)
+        self._Ω: Tensor | None = None
+        self._Y: Tensor | None = None
+        self._trace: Tensor | None = None
+        self._count = 0
+
+    def add(self, rows: Float[Tensor, "n width"]) -> None:
+        """Add x (xᵀ Ω) of each row."""
+        if self._trace is None:
+            self._trace = rows.new_zeros((), dtype=self._dtype)
+        self._trace += rows.square().sum()
+        self._count += len(rows)
+        if self._finder.is_whole:
+            self._gram.add(rows)
+            return
+        if self._Ω is None or self._Y is None:
+            self._Ω = self._finder.test_matrix.to(rows)
+            self._Y = torch.zeros_like(self._Ω, dtype=self._dtype)
+        self._Y.addmm_(rows.T, rows @ self._Ω)
+
+    def absorb(self, other: "RangeAccumulator") -> None:
+        """Add the sums of another accumulator of the same finder, as in `GramAccumulator`."""
+        if other._trace is None:
+            return
+        dtype = self._dtype or other._trace.dtype
+        device = device_of_sums(other._trace.device) if dtype == torch.float64 else other._trace.device
+        if self._trace is None:
+            self._trace = torch.zeros((), dtype=dtype, device=device)
+        self._trace += other._trace.to(device)
+        self._count += other._count
+        self._gram.absorb(other._gram)
+        if other._Y is not None:
+            if self._Y is None:
+                self._Y = torch.zeros_like(other._Y, dtype=dtype, device=device)
+            self._Y += other._Y.to(device)
+
+    def clear(self) -> None:
+        """Set all sums to zero, and use their memory again."""
+        self._gram.clear()
+        for total in (self._Y, self._trace):
+            if total is not None:
+                total.zero_()
+        self._count = 0
+
+    def sketch(self) -> RangeSketch:
+        """Return the sketch of everything added so far.
+
+        Raises:
+            ValueError: nothing has been added.
+        """
+        if self._trace is None:
+            raise ValueError("no batch has been added")
+        (Y,) = blocks_of(self._gram.moment().total) if self._Y is None else (self._Y,)
+        return RangeSketch(SecondMoment(Y, self._count), SecondMoment(self._trace, self._count))
+
+
+@dataclass(frozen=True)
+class LeadingEigenvectors:
+    """The leading eigenvectors of a factor, by descending eigenvalue.
+
+    Args:
+        U: orthonormal columns.
+        eigenvalues: of the mean over tokens.
+        trace: the sum of all of the factor's eigenvalues, kept or not.
+    """
+
+    U: Float[Tensor, "width kept"]
+    eigenvalues: Float[Tensor, " kept"]
+    trace: float
+
+    def energy(self) -> float:
+        """Return the share of the trace that the eigenvectors hold, 0 to 1; 1 if the trace is zero."""
+        return float(self.eigenvalues.sum()) / self.trace if self.trace > 0 else 1.0
+
+
+def leading_eigenvectors(sketch: RangeSketch, finder: RangeFinder) -> LeadingEigenvectors:
+    """Return the leading eigenvectors of the factor that was sketched, in float64.
+
+    Raises:
+        ValueError: the sketch is not finite.
+    """
+    Y, trace = in_float64(sketch.Y.mean()), float(sketch.trace.mean())
+    if finder.is_whole:
+        ascending, Q = eigendecomposition(Y)
+        eigenvalues, U = ascending.flip(0), blocks_of(Q)[0].flip(1)
+    else:
+        eigenvalues, U = _nystrom(Y, finder.test_matrix.to(Y))
+    return LeadingEigenvectors(
+        U[:, : finder.kept].contiguous(), eigenvalues[: finder.kept].clamp(min=0).contiguous(), trace
+    )
+
+
+def _nystrom(
+    Y: Float[Tensor, "width columns"], Ω: Float[Tensor, "width columns"]
+) -> tuple[Float[Tensor, " columns"], Float[Tensor, "width columns"]]:
+    """Return the eigenvalues and eigenvectors of the stabilised Nyström approximation, by descending eigenvalue."""
+    if not bool(torch.isfinite(Y).all()):
+        raise ValueError("a covariance is not finite: a loss or an activation of the model overflowed")
+    B = Ω.T @ Y
+    # B is symmetric but for the rounding of the sums in Y, which the shift must exceed; Ωᵀ Ω is about d · I.
+    rounding = (B - B.T).norm() / len(Ω)
+    ν = rounding + torch.finfo(torch.float64).eps * Y.norm()
+    if float(ν) == 0:  # nothing was summed: any orthonormal columns do
+        return Y.new_zeros(Y.shape[1]), torch.linalg.qr(Ω).Q
+    shifted_Y = Y + ν * Ω
+    C = torch.linalg.cholesky((B + B.T) / 2 + ν * (Ω.T @ Ω), upper=True)
+    U, Σ, _ = torch.linalg.svd(torch.linalg.solve_triangular(C, shifted_Y, upper=True, left=False), full_matrices=False)
+    return Σ.square() - ν, U
