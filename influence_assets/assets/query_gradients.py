@@ -91,6 +91,7 @@ def _compute(work: Work) -> None:
         likelihoods += found.log_probabilities.tolist()
         gradients.append(found)
         methods.append(found)
+        del found  # before there are those of the next chunk
     gradients.finish()
     starts = [query.completion_start for query in tokenized]
     work.draft.table(

@@ -46,7 +46,7 @@ def test_of_a_fresh_study_the_sources_steps_are_missing_and_all_else_waits(tmp_p
     assert {state for name, (state, _) in found.items() if name not in missing} == {"waiting"}
     assert found["eigenbases"][1] == "waits for covariances"
     pair = f"influence_scores[{FIRST}|{TRADES}]"
-    assert found[pair][1] == f"waits for token_sequences[{TRADES}], language_model, eigenbases and 1 more"
+    assert found[pair][1] == f"waits for token_sequences[{TRADES}], language_model, eigenbases and 2 more"
 
 
 def test_a_new_file_is_missing(study):
