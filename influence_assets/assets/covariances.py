@@ -28,12 +28,11 @@ def _compute(work: Work) -> None:
         return FittedCovariances(runner, fitted.sampler, blocks, totals, write_covariances)
 
     for totals in fitted.totals(begin, lambda layer: FittedCovariances.bytes_of(layer, fitted.dtype, blocks)):
+        _refuse_nothing(work, fitted.figures())
         totals.save(work.draft)
-    figures = fitted.figures()
-    _refuse_nothing(work, figures)
     summarise_layers(work.draft, layers)
     work.draft.summarise(
-        **figures,
+        **fitted.figures(),
         blocks=blocks,
         attributed_parameters=sum(layer.parameters for layer in layers),
         total_parameters=int(work.open("language_model").manifest.summary["parameters"]),

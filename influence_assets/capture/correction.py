@@ -47,8 +47,7 @@ class CorrectionTotals(Participant):
 
     def of(self, layer: AttributedLayer) -> SecondMoment[Tensor]:
         """Return the total of one layer; of no sequences, it is zero."""
-        if not self.Λ[layer.name].has_begun:
-            self.Λ[layer.name].add(torch.zeros(0, layer.output_width, layer.input_width))
+        self.Λ[layer.name].reserve(layer.output_width, layer.input_width)
         return self.Λ[layer.name].moment()
 
 

@@ -59,9 +59,8 @@ class CovarianceTotals(Participant):
 
     def of(self, layer: AttributedLayer) -> Covariances:
         """Return the totals of one layer; of no sequences, they are zero."""
-        for totals, width in ((self.A, layer.input_width), (self.S, layer.output_width)):
-            if not totals[layer.name].has_begun:
-                totals[layer.name].add(torch.zeros(0, width))
+        self.A[layer.name].reserve(layer.input_width)
+        self.S[layer.name].reserve(layer.output_width)
         return Covariances(self.A[layer.name].moment(), self.S[layer.name].moment())
 
 

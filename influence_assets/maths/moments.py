@@ -68,11 +68,6 @@ class GramAccumulator:
         self._tiles: list[list[Tensor]] = []
         self._count = 0
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether anything was added, be it no rows."""
-        return bool(self._tiles)
-
     def add(self, rows: Float[Tensor, "n width"]) -> None:
         """Add x xᵀ of each row."""
         self._begin(rows.shape[1], rows)
@@ -81,6 +76,10 @@ class GramAccumulator:
             for tile, (start, stop) in zip(tiles, tile_rows(x.shape[1]), strict=True):
                 tile.addmm_(x[:, start:stop].T, x[:, :stop])
         self._count += rows.shape[0]
+
+    def reserve(self, width: int) -> None:
+        """Begin with sums of zero, on the host, if nothing has been added yet."""
+        self._begin(width, torch.zeros(0))
 
     def absorb(self, other: "GramAccumulator") -> None:
         """Add the sums of another accumulator of the same width and blocks.
@@ -187,10 +186,10 @@ class SquareAccumulator:
         self._total: Tensor | None = None
         self._count = 0
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether anything was added, be it no matrices."""
-        return self._total is not None
+    def reserve(self, rows: int, columns: int) -> None:
+        """Begin with sums of zero, on the host, if nothing has been added yet."""
+        if self._total is None:
+            self._total = torch.zeros(rows, columns, dtype=self._dtype)
 
     def add(self, matrices: Float[Tensor, "n rows columns"], count: int | None = None) -> None:
         """Add the squared entries of each matrix.

@@ -23,8 +23,7 @@ def study(standing, tmp_path):
 
 
 def layers_of(study):
-    bases, curvature = studies.artifact(study, "eigenbases"), studies.artifact(study, "curvature")
-    return factors.read_curvature(bases, curvature, "cpu", torch.float64)
+    return dict(factors.StoredEigenvalues(studies.artifact(study, "curvature"), torch.float64))
 
 
 def kept_by(study, shard):

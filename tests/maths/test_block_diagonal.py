@@ -123,7 +123,8 @@ def test_totals_in_float64_lose_nothing_of_many_shards():
 def test_absorbing_nothing_changes_nothing():
     totals = GramAccumulator(2)
     totals.absorb(GramAccumulator(2))
-    assert not totals.has_begun
+    with pytest.raises(ValueError, match="no batch"):
+        totals.moment()
     totals.add(normal(3, 7))
     before = dense(totals.moment().total)
     totals.absorb(GramAccumulator(2))

@@ -123,6 +123,7 @@ REFUSED = [
     ("storage.root", "", "at least 1 character"),
     ("compute.device", "gpu", "cuda"),
     ("compute.batch_sequences", 0, "greater than or equal to 1"),
+    ("compute.memory_bytes", 1000, "greater than or equal to 268435456"),
     ("compute.executor", 2, "valid string"),
     ("automation.enabled", "sometimes", "valid boolean"),
     ("automation.interval_seconds", 0, "greater than or equal to 1"),
