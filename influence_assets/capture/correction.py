@@ -47,8 +47,7 @@ class CorrectionTotals(Participant):
 
     def of(self, layer: AttributedLayer) -> SecondMoment[Tensor]:
         """Return the total of one layer; of no sequences, it is zero."""
-        self.Λ[layer.name].reserve(layer.output_width, layer.input_width)
-        return self.Λ[layer.name].moment()
+        return self.Λ[layer.name].of_shape(layer.output_width, layer.input_width).moment()
 
 
 def eigenvalue_corrections(

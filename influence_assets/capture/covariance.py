@@ -59,9 +59,12 @@ class CovarianceTotals(Participant):
 
     def of(self, layer: AttributedLayer) -> Covariances:
         """Return the totals of one layer; of no sequences, they are zero."""
-        self.A[layer.name].reserve(layer.input_width)
-        self.S[layer.name].reserve(layer.output_width)
-        return Covariances(self.A[layer.name].moment(), self.S[layer.name].moment())
+        A, S = self.accumulators(layer)
+        return Covariances(A.moment(), S.moment())
+
+    def accumulators(self, layer: AttributedLayer) -> tuple[GramAccumulator, GramAccumulator]:
+        """Return the accumulators of A and S of one layer; of no sequences, their sums are zero."""
+        return self.A[layer.name].of_width(layer.input_width), self.S[layer.name].of_width(layer.output_width)
 
 
 def covariances(

@@ -35,9 +35,8 @@ def write_covariances(draft: Draft, layers: Sequence[AttributedLayer], totals: C
     They are not compressed: they are read once or twice, and then removed.
     """
     for layer in layers:
-        totals.of(layer)
-        for accumulators, letter in ((totals.A, "A"), (totals.S, "S")):
-            numbers = accumulators[layer.name].packed().cpu().numpy()
+        for accumulator, letter in zip(totals.accumulators(layer), "AS", strict=True):
+            numbers = accumulator.packed().cpu().numpy()
             draft.mappable_array(f"{layer.name}.{letter}", numbers.shape, numbers.dtype).append(numbers)
 
 

@@ -77,9 +77,13 @@ class GramAccumulator:
                 tile.addmm_(x[:, start:stop].T, x[:, :stop])
         self._count += rows.shape[0]
 
-    def reserve(self, width: int) -> None:
-        """Begin with sums of zero, on the host, if nothing has been added yet."""
-        self._begin(width, torch.zeros(0))
+    def of_width(self, width: int) -> "GramAccumulator":
+        """Return this accumulator, or one with sums of zero if nothing has been added yet."""
+        if self._tiles:
+            return self
+        zero = GramAccumulator(self._blocks, self._dtype)
+        zero.add(torch.zeros(0, width, dtype=self._dtype))
+        return zero
 
     def absorb(self, other: "GramAccumulator") -> None:
         """Add the sums of another accumulator of the same width and blocks.
@@ -186,10 +190,13 @@ class SquareAccumulator:
         self._total: Tensor | None = None
         self._count = 0
 
-    def reserve(self, rows: int, columns: int) -> None:
-        """Begin with sums of zero, on the host, if nothing has been added yet."""
-        if self._total is None:
-            self._total = torch.zeros(rows, columns, dtype=self._dtype)
+    def of_shape(self, rows: int, columns: int) -> "SquareAccumulator":
+        """Return this accumulator, or one with sums of zero if nothing has been added yet."""
+        if self._total is not None:
+            return self
+        zero = SquareAccumulator(self._dtype)
+        zero.add(torch.zeros(0, rows, columns, dtype=self._dtype))
+        return zero
 
     def add(self, matrices: Float[Tensor, "n rows columns"], count: int | None = None) -> None:
         """Add the squared entries of each matrix.
