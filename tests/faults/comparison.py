@@ -28,7 +28,7 @@ OF_THE_RUN = {
     "run_id", "host", "device", "started_at", "seconds", "cpu_seconds", "peak_memory_bytes", "bytes", "loaded_at",
     "has_holes",
 }  # fmt: skip
-FROZEN = ("eigenbases", "curvature")
+FROZEN = ("eigenbases", "corrected_eigenvalues", "curvature")
 OF_EARLIER_GENERATIONS = {"influence_scores", "query_gradients", "influence_catalogue"}
 AT_THE_TOP = {
     ".cache",
@@ -79,7 +79,7 @@ def with_ancestors(keys: Iterable[ArtifactKey], known: Manifests) -> set[Artifac
 def from_scratch(study: Path) -> Path:
     """The study file of a store that holds the frozen parts of the first and nothing else, brought up to date.
 
-    Frozen are the generations that the catalogue holds: their eigenbases and their curvature. Of what those were
+    Frozen are the generations that the catalogue holds: their eigenbases, their Λ and their curvature. Of what those were
     computed from there are only records, so that the lineage is known and everything is computed anew. The
     generations come one after the other, as they did in the first.
     """
