@@ -41,11 +41,13 @@ def _compute(work: Work) -> None:
     from influence_assets.layouts import factors
     from influence_assets.maths.ekfac import eigenbasis
     from influence_assets.maths.notation import accumulation_dtype
+    from influence_assets.models.kernels import use_fastest
 
     covariances = work.open("covariances")
     figures = covariances.manifest.summary
     layers = factors.layers_of(covariances)
     _refuse_too_wide(room_for_layers(torch.device("cpu"), work.study.compute.memory_bytes, 0), figures)
+    use_fastest(work.workspace.kernels_cache, map(tuple, figures["shapes"].values()))
     dtype = accumulation_dtype(getattr(torch, work.study.model.dtype))
     for done, layer in enumerate(layers, start=1):
         totals = factors.read_factors(covariances, layer)

@@ -73,6 +73,11 @@ class Workspace:
         """The file that caches the hashes of weights."""
         return self.store.root / ".cache" / "weights.json"
 
+    @property
+    def kernels_cache(self) -> Path:
+        """The file that caches which libraries are fastest on each machine."""
+        return self.store.root / ".cache" / "kernels.json"
+
     @cached_property
     def _digests(self) -> Digests:
         return Digests(self.store.root / ".cache" / "sources.json")

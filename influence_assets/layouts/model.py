@@ -16,6 +16,7 @@ from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
 from influence_assets.models.adapters import Adaptation
 from influence_assets.models.devices import keep_freed_memory
+from influence_assets.models.kernels import use_fastest
 from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import load_model as load_from_folder
@@ -45,6 +46,8 @@ def runner(workspace: Workspace, language_model: Artifact, progress: Progress, t
         progress(done, total)
 
     modules = attributed_layers(model, workspace.study.curvature.modules)
+    if workspace.device == "cpu":
+        use_fastest(workspace.kernels_cache, [(layer.output_width, layer.input_width) for layer in modules])
     return Runner(model, modules, workspace.study.compute.batch_sequences, count)
 
 

@@ -13,6 +13,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from influence_assets.maths.block_diagonal import BlockDiagonal, block_diagonal, block_widths, blocks_of
+from influence_assets.maths.kernels import chosen
 from influence_assets.maths.moments import FactorMoment
 from influence_assets.maths.notation import in_float64
 from influence_assets.maths.products import columnwise, left_product, product
@@ -170,8 +171,8 @@ def eigendecomposition(
 
 
 def _eigh_of_block(B: Float[Tensor, "width width"]) -> tuple[Tensor, Tensor]:
-    """Decompose with LAPACK's divide and conquer, overwriting B; SciPy's is up to twice as fast as torch's."""
-    if B.device.type != "cpu":
+    """Decompose with LAPACK's divide and conquer, overwriting B; whether SciPy's or torch's, see `kernels.py`."""
+    if B.device.type != "cpu" or chosen().eigenvectors == "torch":
         decomposition = torch.linalg.eigh(B)
         return decomposition.eigenvalues, decomposition.eigenvectors
     values, vectors = eigh(B.numpy().T, driver="evd", overwrite_a=True, check_finite=False)

@@ -2,7 +2,8 @@
 
 torch's own `@` calls MKL for float32. oneDNN, which torch includes too but otherwise uses only for half precision, is
 up to a fifth faster if MKL is not tuned for the processor or the widths are odd, like those of layers with a bias, and
-twice as fast if one side has only a few rows (figures in docs/log.md). Where oneDNN does not apply, `@` is used.
+twice as fast if one side has only a few rows (figures in docs/log.md). For wide layers the machine at hand decides
+(`models/kernels.py`). Where oneDNN does not apply, `@` is used.
 """
 
 from functools import cache
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from influence_assets.maths.block_diagonal import BlockDiagonal
+from influence_assets.maths.kernels import chosen
 
 _ROWS_WORTH_A_COPY = 2048
 """From this many rows on, copying the other matrix into the layout that oneDNN prefers is worthwhile."""
@@ -59,6 +61,7 @@ def _is_for_onednn(x: Tensor, M: Tensor) -> bool:
         type(x) is Tensor  # not a subclass without data, such as a fake tensor
         and x.device.type == M.device.type == "cpu"
         and x.dtype == M.dtype == torch.float32
+        and chosen().products == "onednn"
         and _has_onednn()
         and not (torch.is_grad_enabled() and (x.requires_grad or M.requires_grad))
         and x.numel() > 0

@@ -79,8 +79,8 @@ def with_ancestors(keys: Iterable[ArtifactKey], known: Manifests) -> set[Artifac
 def from_scratch(study: Path) -> Path:
     """The study file of a store that holds the frozen parts of the first and nothing else, brought up to date.
 
-    Frozen are the generations that the catalogue holds: their eigenbases, their Λ and their curvature. Of what those were
-    computed from there are only records, so that the lineage is known and everything is computed anew. The
+    Frozen are the generations that the catalogue holds: their eigenbases, their Λ and their curvature. Of what those
+    were computed from there are only records, so that the lineage is known and everything is computed anew. The
     generations come one after the other, as they did in the first.
     """
     first = workspace(study)
