@@ -206,12 +206,15 @@ def test_what_is_said_of_questions_and_layers_is_the_oracles(standing, truth):
 
 @pytest.mark.slow
 def test_the_curvature_can_be_fitted_on_a_draw(study, truth):
-    studies.write_study(study.parent, curvature={"fit_sequences": 3})
+    studies.write_study(study.parent, curvature={"fit_sequences": 6})
     studies.compute(study)
     (generation,) = studies.ask_sql(study, "select * from generations").to_dicts()
     assert generation["training_sequences"] == len(truth.sequences)
     fitted = studies.ask_sql(study, "select distinct fit_sequences from modules")["fit_sequences"].to_list()
-    assert fitted == [6]
+    drawn = studies.artifact(study, "eigenbases").manifest.summary
+    assert fitted == [drawn["fitted_sequences"]]
+    assert 1 <= drawn["fitted_sequences"] < len(truth.sequences)
+    assert drawn["fitted_share"] == pytest.approx(6 / len(truth.sequences), rel=0.1)
     assert stored(study, truth).shape == (3, len(truth.sequences))
 
 

@@ -228,7 +228,7 @@ def test_what_is_no_id_is_one_paragraph_and_lists_nothing(study, malformed):
 @pytest.mark.slow
 def test_damage_is_found_named_and_mended(study):
     ended = influence("verify", "--study", study)
-    artifacts = len(list(workspace(study).store.manifests()))
+    artifacts = len(list(workspace(study).store.manifests(with_records=True)))
     assert (ended.code, ended.err) == (0, "")
     assert ended.out == f"All {artifacts} artifacts and the catalogue are as they were written.\n"
 

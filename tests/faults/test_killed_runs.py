@@ -62,7 +62,7 @@ def test_a_run_that_is_killed_while_it_loads_leaves_the_catalogue_as_it_was(grou
     assert seen == {"before", "after"}
 
 
-IN_A_DRAFT = ("open", "*/covariances/*/.draft-*", 1)
+IN_A_DRAFT = ("open", "*/token_sequences/*/.draft-*", 1)
 BEFORE_PUBLISHING = ("os.rename", "*/.influence.duckdb.loading", 1)
 
 
@@ -70,7 +70,7 @@ BEFORE_PUBLISHING = ("os.rename", "*/.influence.duckdb.loading", 1)
 def test_the_command_is_killed_and_taken_up(ground, corpus):
     """The real one, with Dagster: a run's record that nobody would end is ended by the next."""
     edit(corpus)
-    for step, left in ((IN_A_DRAFT, "covariances/*/.draft-*"), (BEFORE_PUBLISHING, ".influence.duckdb.loading")):
+    for step, left in ((IN_A_DRAFT, "token_sequences/*/.draft-*"), (BEFORE_PUBLISHING, ".influence.duckdb.loading")):
         killed(influence_process("run", folder=ground.folder, killed_at=step))
         assert list(ground.store.glob(left))
     ended = finished(influence_process("run", folder=ground.folder))

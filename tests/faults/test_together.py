@@ -24,7 +24,7 @@ def test_two_runs_at_once_compute_every_partition_once(ground):
     assert not other.failures
     assert set(one.computed) | set(other.computed) == studies.everything(FILES[:2], QUERY_SETS)
     assert not set(one.computed) & set(other.computed)
-    stored = comparison.workspace(ground.study).store.manifests()
+    stored = comparison.workspace(ground.study).store.manifests(with_records=True)
     found = [(f"{m.asset}[{m.partition}]" if m.partition else m.asset, m.run_id) for m in stored]
     assert sorted(found) == sorted([*((n, "one") for n in one.computed), *((n, "other") for n in other.computed)])
     comparison.assert_equal_catalogues(ground.study, comparison.from_scratch(ground.study))
