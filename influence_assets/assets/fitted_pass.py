@@ -114,17 +114,16 @@ class FittedPass:
             begin: returns the totals of a runner's layers, taken up from a checkpoint or empty.
             bytes_of: returns what the totals of a layer take in memory.
         """
-        groups = layers_in_memory(self._work, self.runner, bytes_of, self._longest())
+        groups = layers_in_memory(self._work, self.runner, bytes_of, self._work.study.sequences.length)
         self._groups = len(groups)
         for group in groups:
             part = None if len(groups) == 1 else ", ".join(layer.name for layer in group)
             resumed = self._work.checkpoints.latest(part)
+            if resumed is not None and resumed.manifest.summary["fitted_share"] != self.share:
+                resumed = None  # another share was drawn of a corpus of another size
             totals = begin(replace(self.runner, modules=group), resumed)
             self._add_shards(totals, resumed, part)
             yield totals
-
-    def _longest(self) -> int:
-        return self._work.study.sequences.length
 
     def _add_shards(self, totals: FittedTotals, resumed: Artifact | None, part: str | None) -> None:
         """Add the shards that are not in the checkpoint, and write checkpoints on the way."""
@@ -149,7 +148,7 @@ class FittedPass:
 
     def _fill(self, draft: Draft, totals: FittedTotals) -> None:
         totals.save(draft)
-        draft.summarise(**self._counts)
+        draft.summarise(**self._counts, fitted_share=self.share)
 
     def figures(self) -> dict[str, Any]:
         """Return what was measured, for the summary: counts, the share of the sequences, and the shards' versions."""

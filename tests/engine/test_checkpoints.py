@@ -105,6 +105,24 @@ def test_a_checkpoint_of_other_shards_is_not_gone_on_from(laid_out, monkeypatch)
     assert studies.compute(laid_out) == []
 
 
+def test_a_checkpoint_of_another_draw_is_not_gone_on_from(laid_out, monkeypatch):
+    """The share that is drawn depends on the size of the whole corpus, of which a checkpoint knows the first shards."""
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(checkpoints, "LARGEST_SHARE", np.inf)
+    studies.write_study(laid_out.parent, curvature={"fit_sequences": 12})
+    with monkeypatch.context() as patched:
+        killed_in_pass(patched, "covariances", 2)
+        with pytest.raises(_KilledError):
+            studies.compute(laid_out)
+    assert len(stored(laid_out, "covariances")) == 1
+    studies.write_jsonl(laid_out.parent / "corpus" / "zebra.jsonl", [{"text": f"Zebra {n} grazes."} for n in range(9)])
+    with monkeypatch.context() as patched:
+        went_through = killed_in_pass(patched, "covariances", None)
+        studies.compute(laid_out)
+    assert len(went_through) == 4
+    assert stored(laid_out, "covariances") == []
+
+
 def test_no_checkpoint_is_written_of_what_takes_seconds(laid_out, monkeypatch):
     saved = []
     monkeypatch.setattr(checkpoints.Checkpoints, "save", lambda *_: saved.append(1))
