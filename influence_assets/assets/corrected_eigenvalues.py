@@ -41,15 +41,16 @@ def _compute(work: Work) -> None:
 
     def save(draft: Draft, totals: FittedCorrections) -> None:
         write_corrections(draft, totals.layers, totals.corrections, torch.float64)
-        draft.array(DRIFT, np.stack(totals.drift))
+        draft.array(DRIFT, totals.drift)
         draft.array(DRIFT_SEQUENCES, np.array(totals.sequences, np.int64))
 
     drift, sequences = [], np.zeros(0, np.int64)
     for totals in fitted.totals(begin, lambda layer: FittedCorrections.bytes_of(layer, fitted.dtype, blocks)):
         write_corrections(work.draft, totals.layers, totals.corrections, fitted.dtype)
-        drift.append(np.stack(totals.drift))
+        drift.append(totals.drift)
         sequences = np.array(totals.sequences, np.int64)
-    work.draft.array(DRIFT, np.concatenate(drift, axis=1))
+        del totals  # before the next group is measured
+    work.draft.array(DRIFT, drift[0] if len(drift) == 1 else np.concatenate(drift, axis=1))
     work.draft.array(DRIFT_SEQUENCES, sequences)
     summarise_layers(work.draft, fitted.runner.modules)
     work.draft.summarise(**fitted.figures(), generation_id=generation["generation_id"])

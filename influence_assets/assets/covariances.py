@@ -1,6 +1,6 @@
 """The asset `covariances`: A and S of every layer, as totals over the shards that a generation is fitted on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from influence_assets.assets.fitted_pass import FittedPass, fitted_settings
@@ -14,6 +14,7 @@ from influence_assets.storage.artifacts import Artifact
 
 if TYPE_CHECKING:
     from influence_assets.capture.runner import Runner
+    from influence_assets.models.layers.rule import AttributedLayer
 
 
 def _compute(work: Work) -> None:
@@ -22,6 +23,7 @@ def _compute(work: Work) -> None:
 
     fitted = FittedPass(work)
     blocks, layers = work.study.curvature.blocks, fitted.runner.modules
+    _refuse_too_wide(work, layers)
 
     def begin(runner: "Runner", resumed: Artifact | None) -> FittedCovariances:
         totals = None if resumed is None else read_covariances(resumed, runner.modules, blocks)
@@ -30,6 +32,7 @@ def _compute(work: Work) -> None:
     for totals in fitted.totals(begin, lambda layer: FittedCovariances.bytes_of(layer, fitted.dtype, blocks)):
         _refuse_nothing(work, fitted.figures())
         totals.save(work.draft)
+        del totals  # before the next group is measured
     summarise_layers(work.draft, layers)
     work.draft.summarise(
         **fitted.figures(),
@@ -43,9 +46,21 @@ def _refuse_nothing(work: Work, figures: Mapping[str, Any]) -> None:
     if not figures["fitted_shards"]:
         problem, remedy = "has no document that is not withdrawn", "Put files with other documents into it."
         raise InputError(work.study.corpus.path, problem, remedy)
+    if not figures["counted_tokens"] and figures["fitted_share"] < 1:
+        raise InputError("curvature.fit_sequences", "so few that none was drawn", "Give more, or null for all.")
     if not figures["counted_tokens"]:
         problem = "holds no token that can be predicted from one before it"
         raise InputError(work.study.corpus.path, problem, "Put files with text into it.")
+
+
+def _refuse_too_wide(work: Work, layers: "Sequence[AttributedLayer]") -> None:
+    """Raise now, and not after hours, if a factor cannot be decomposed in the memory that there is."""
+    import torch
+
+    from influence_assets.capture.layer_groups import refuse_too_wide, room_for_layers
+
+    room = room_for_layers(torch.device("cpu"), work.study.compute.memory_bytes, 0)
+    refuse_too_wide(room, layers, work.study.curvature.blocks)
 
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:

@@ -37,7 +37,6 @@ FIGURES = (
 def _compute(work: Work) -> None:
     import torch
 
-    from influence_assets.capture.layer_groups import room_for_layers
     from influence_assets.layouts import factors
     from influence_assets.maths.ekfac import eigenbasis
     from influence_assets.maths.notation import accumulation_dtype
@@ -46,7 +45,6 @@ def _compute(work: Work) -> None:
     covariances = work.open("covariances")
     figures = covariances.manifest.summary
     layers = factors.layers_of(covariances)
-    _refuse_too_wide(room_for_layers(torch.device("cpu"), work.study.compute.memory_bytes, 0), figures)
     use_fastest(work.workspace.kernels_cache, map(tuple, figures["shapes"].values()))
     dtype = accumulation_dtype(getattr(torch, work.study.model.dtype))
     for done, layer in enumerate(layers, start=1):
@@ -58,17 +56,6 @@ def _compute(work: Work) -> None:
         **{name: figures[name] for name in FIGURES},
         created_at=datetime.now(UTC).isoformat(),
     )
-
-
-def _refuse_too_wide(room: int, figures: Mapping[str, Any]) -> None:
-    """Raise before hours of work if a factor cannot be decomposed in the memory that there is."""
-    from influence_assets.capture.layer_groups import refuse_beyond
-    from influence_assets.maths.block_diagonal import block_widths
-    from influence_assets.maths.ekfac import decomposition_bytes
-
-    for layer, shape in figures["shapes"].items():
-        widest = max(max(block_widths(side, int(figures["blocks"]))) for side in shape)
-        refuse_beyond(room, decomposition_bytes(widest), f"decomposing a factor of {layer} ({widest:,} wide)")
 
 
 def factors_are_positive_semi_definite(artifact: Artifact, _open: Opener) -> Finding:
@@ -101,10 +88,10 @@ def _cost(sizes: Any, _partition: Partition) -> Cost:
 
 
 def _memory(sizes: Any) -> int:
+    from influence_assets.capture.layer_groups import refuse_too_wide
     from influence_assets.maths.ekfac import decomposition_bytes
 
-    shapes = {layer.name: [layer.d_out, layer.d_in] for layer in sizes.shape.layers}
-    _refuse_too_wide(sizes.room_for_decomposition, {"shapes": shapes, "blocks": sizes.study.curvature.blocks})
+    refuse_too_wide(sizes.room_for_decomposition, sizes.shape.layers, sizes.study.curvature.blocks)
     widest = max(width for layer in sizes.shape.layers for width in layer.factor_widths)
     return int(sizes.process_bytes + decomposition_bytes(widest))
 

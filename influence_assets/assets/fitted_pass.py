@@ -117,15 +117,16 @@ class FittedPass:
         groups = layers_in_memory(self._work, self.runner, bytes_of, self._work.study.sequences.length)
         self._groups = len(groups)
         for group in groups:
-            part = None if len(groups) == 1 else ", ".join(layer.name for layer in group)
+            names = "all layers" if len(groups) == 1 else ", ".join(layer.name for layer in group)
+            # Which share is drawn depends on the size of the whole corpus.
+            part = f"{names}, {self.share!r} of the sequences"
             resumed = self._work.checkpoints.latest(part)
-            if resumed is not None and resumed.manifest.summary["fitted_share"] != self.share:
-                resumed = None  # another share was drawn of a corpus of another size
             totals = begin(replace(self.runner, modules=group), resumed)
-            self._add_shards(totals, resumed, part)
+            self._add_shards(totals, resumed, part, is_group=len(groups) > 1)
             yield totals
+            del totals, resumed  # before the next group is loaded
 
-    def _add_shards(self, totals: FittedTotals, resumed: Artifact | None, part: str | None) -> None:
+    def _add_shards(self, totals: FittedTotals, resumed: Artifact | None, part: str, *, is_group: bool) -> None:
         """Add the shards that are not in the checkpoint, and write checkpoints on the way."""
         from influence_assets.layouts.model import fit_sequences
         from influence_assets.layouts.sequences import shard_sequences
@@ -143,12 +144,12 @@ class FittedPass:
             self._counts["training_sequences"] += len(every.with_loss())
             self._counts["training_tokens"] += int(every.lengths.sum())
             is_last = number == len(self._keys)
-            if self._work.checkpoints.is_due if not is_last else part is not None:
+            if is_group if is_last else self._work.checkpoints.is_due:
                 self._work.checkpoints.save(self._others + number, lambda draft: self._fill(draft, totals), part)
 
     def _fill(self, draft: Draft, totals: FittedTotals) -> None:
         totals.save(draft)
-        draft.summarise(**self._counts, fitted_share=self.share)
+        draft.summarise(**self._counts)
 
     def figures(self) -> dict[str, Any]:
         """Return what was measured, for the summary: counts, the share of the sequences, and the shards' versions."""

@@ -38,9 +38,10 @@ def _settings(study: Study) -> Mapping[str, Any]:
 def _compute(work: Work) -> None:
     from influence_assets.layouts.queries import chunks_of
 
-    context = PassContext([work])
+    rows_of_chunks = list(chunks_of(work.open("query_gradients")))
+    context = PassContext([work], turns=len(rows_of_chunks))
     chunks: list[_Scores] = []
-    for rows in chunks_of(work.open("query_gradients")):
+    for rows in rows_of_chunks:
         context.results.clear()
         chunks.append(_Scores(work, context, rows))
         run_pass(context, [chunks[-1]])

@@ -52,9 +52,10 @@ class PassContext:
     Args:
         works: the work that the pass does, all for one shard.
         sequences: the sequences to measure; None: all of the shard.
+        turns: how often they go through the model, but for groups of layers.
     """
 
-    def __init__(self, works: Sequence[Work], sequences: "Sequences | None" = None) -> None:
+    def __init__(self, works: Sequence[Work], sequences: "Sequences | None" = None, *, turns: int = 1) -> None:
         from influence_assets.layouts.model import runner
         from influence_assets.layouts.sequences import shard_sequences
 
@@ -67,7 +68,8 @@ class PassContext:
         """The model with the layers that are measured now."""
         self.results: dict[str, Any] = {}
         """Results that participants share with others that read them, by asset."""
-        self._passes = 1
+        self._turns = turns
+        self._passes = turns
 
     @property
     def study(self) -> Study:
@@ -89,7 +91,7 @@ class PassContext:
             return curvature + sum(each.bytes_of(layer, itemsize) for each in joined)
 
         groups = layers_in_memory(self._works[0], self.whole, bytes_of, self.sequences.tokens.shape[1])
-        self._passes = len(groups)
+        self._passes = self._turns * len(groups)
         return groups
 
     def enter(self, layers: "Sequence[AttributedLayer]") -> None:
@@ -137,6 +139,8 @@ def run_pass(context: PassContext, joined: Sequence[Joined]) -> None:
         measure(context.runner, context.sequences, participants, bases, sampler)
         for each in joined:
             each.end()
+        del participants, bases  # before the next group is loaded
+    context.enter([])
     for each in joined:
         each.record()
 

@@ -1,7 +1,8 @@
 """Totals over many shards, in float64: those of a shard are in the dtype of its passes' sums, and added at its end."""
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -91,7 +92,8 @@ class FittedCorrections:
         self._drift_of = drift_of
         self._write = write
         self.corrections = CorrectionTotals(torch.float64)
-        self.drift: list[np.ndarray] = []
+        self._drift: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the totals
+        self._drift_row: tuple[int, np.dtype[Any]] = 0, np.dtype(np.float32)
         self.sequences: list[int] = []
 
     @property
@@ -110,12 +112,27 @@ class FittedCorrections:
     def take_up(self, corrections: CorrectionTotals, drift: np.ndarray, sequences: np.ndarray) -> None:
         """Go on from what was written before: the totals, and the drift and number of sequences of each shard."""
         self.corrections = corrections
-        self.drift, self.sequences = list(drift), sequences.tolist()
+        for vector in drift:
+            self._append(vector)
+        self.sequences = sequences.tolist()
+
+    @property
+    def drift(self) -> np.ndarray:
+        """Each shard's vector of drift, [shard, numbers], mapped from a file: together they may outweigh the totals."""
+        self._drift.flush()
+        width, dtype = self._drift_row
+        if not self.sequences or not width:
+            return np.zeros((len(self.sequences), width), dtype)
+        return np.memmap(self._drift, dtype, mode="r", shape=(len(self.sequences), width))
+
+    def _append(self, vector: np.ndarray) -> None:
+        self._drift_row = len(vector), vector.dtype
+        self._drift.write(np.ascontiguousarray(vector).tobytes())
 
     def add(self, sequences: Sequences) -> None:
         """Add a shard's sequences."""
         correction_pass(self._runner, sequences, self._bases, self._sampler, self._of_shard)
-        self.drift.append(self._drift_of(self.layers, self._of_shard, self._bases))
+        self._append(self._drift_of(self.layers, self._of_shard, self._bases))
         self.sequences.append(len(sequences))
         self.corrections.absorb(self._of_shard.corrections)
         self._of_shard.clear()

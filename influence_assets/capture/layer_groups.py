@@ -10,6 +10,8 @@ import torch
 
 from influence_assets.capture.available_memory import available_memory
 from influence_assets.errors import InputError
+from influence_assets.maths.block_diagonal import block_widths
+from influence_assets.maths.ekfac import decomposition_bytes
 
 MEMORY_KEY = "compute.memory_bytes"
 
@@ -81,6 +83,22 @@ def refuse_beyond(room: int, needed: int, what: str) -> None:
             f"{what} takes {needed / 1e9:.1f} GB, and there are {max(0, room) / 1e9:.1f} GB for it",
             "Set curvature.blocks, attribute narrower layers (curvature.modules), or give it more memory.",
         )
+
+
+def refuse_too_wide(room: int, layers: Sequence[Sized], blocks: int) -> None:
+    """Raise if a layer has a factor whose eigenvectors cannot be found in this memory.
+
+    Args:
+        room: the bytes that a decomposition may take.
+        layers: the layers.
+        blocks: number of blocks on the diagonal of each factor.
+
+    Raises:
+        InputError: a factor is too wide.
+    """
+    for layer in layers:
+        widest = max(max(block_widths(side, blocks)) for side in (layer.output_width, layer.input_width))
+        refuse_beyond(room, decomposition_bytes(widest), f"decomposing a factor of {layer.name} ({widest:,} wide)")
 
 
 def layer_groups(layers: Sequence[Layer], bytes_of: Callable[[Layer], int], room: int) -> list[list[Layer]]:

@@ -307,7 +307,7 @@ class _Run:
             asset = versions.workspace.graph[name]
             if each.is_new:
                 self._result.computed.append((asset, partition))
-            outcome = Outcome(versions.workspace.store.open(each.key), each.is_new)
+            outcome = Outcome(versions.workspace.store.open_what_is_left(each.key), each.is_new)
             yield Finished(asset, partition, outcome, versions)
 
 

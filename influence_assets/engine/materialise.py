@@ -51,7 +51,7 @@ def materialise(
     # Another process may compute the same partition; the second one to get the lock finds it up to date.
     with store.shared_lock(), store.partition_lock(key):
         if versions.stands(asset, partition):
-            return Outcome(store.open(key) if versions.holds(key) else store.open_record(key), computed=False)
+            return Outcome(store.open_what_is_left(key), computed=False)
         checkpoints = _checkpoints(versions, asset, (key, inputs), run_id)
         with _marking_damage(store), _writing(versions, asset, (key, inputs), run_id) as draft:
             states = partial(_states, versions)
@@ -120,6 +120,7 @@ def reduce_spent(versions: Versions, keys: Sequence[ArtifactKey]) -> None:
         if asset is not None and versions.is_spent(asset) and store.has_content(key):
             with store.partition_lock(key):
                 store.reduce_to_record(key)
+            versions.forget(key)
 
 
 def _computable(versions: Versions, asset: AssetDefinition, partition: Partition) -> KeyAndInputs:
@@ -157,7 +158,7 @@ def _checkpoints(
     return Checkpoints(
         versions.workspace.store,
         *key_and_inputs,
-        lambda inputs, part: versions.key_from(asset, partition, inputs, **({} if part is None else {"part": part})),
+        lambda inputs, part: versions.key_from(asset, partition, inputs, checkpoint=part),
         lambda key, inputs: _writing(versions, asset, (key, tuple(inputs)), run_id),
     )
 

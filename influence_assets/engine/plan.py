@@ -6,6 +6,7 @@ from typing import Literal
 
 import polars as pl
 
+from influence_assets.engine.checkpoints import is_checkpoint
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
@@ -98,7 +99,8 @@ def _state(versions: Versions, asset: AssetDefinition, partition: Partition) -> 
 
 def _last(versions: Versions, asset: AssetDefinition, partition: Partition) -> Manifest | None:
     """Return the manifest of the version of a partition that was computed last."""
-    manifests = versions.workspace.store.manifests(asset.name, partition.key, with_damaged=True)
+    stored = versions.workspace.store.manifests(asset.name, partition.key, with_damaged=True)
+    manifests = (manifest for manifest in stored if not is_checkpoint(manifest))
     return max(manifests, key=lambda manifest: manifest.started_at, default=None)
 
 

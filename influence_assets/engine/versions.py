@@ -138,6 +138,10 @@ class Versions:
             self._held.add(key)
         return key in self._held
 
+    def forget(self, key: ArtifactKey) -> None:
+        """Look again whether an artifact is in the store, because it was removed."""
+        self._held.discard(key)
+
     def inputs(
         self, asset: AssetDefinition, partition: Partition, computed_too: Collection[ArtifactKey] = ()
     ) -> list[ArtifactKey] | None:

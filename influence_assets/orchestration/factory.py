@@ -77,7 +77,8 @@ def _asset(study: Study, asset: AssetDefinition, graph: AssetGraph, partitions: 
         partitions_def=partitions.definition(asset.partitioned_by),
         check_specs=checks.specs(asset, key),
         required_resource_keys={resource_key(study)},
-        op_tags=RUNS_MODEL_TAG if asset.runs_model else None,
+        # What begins a generation by hand measures first what it is made of.
+        op_tags=RUNS_MODEL_TAG if asset.runs_model or asset.begins_generation else None,
     )(configured if asset.begins_generation else plain)
 
 

@@ -55,9 +55,7 @@ class Reporter:
             for standing in state.of("standing"):
                 artifact = ArtifactKey(state.asset.name, standing.partition.key, str(standing.data_version))
                 if reported.get(standing.partition.key or WHOLE) != artifact.data_version:
-                    store = versions.workspace.store
-                    opened = store.open(artifact) if versions.holds(artifact) else store.open_record(artifact)
-                    outcome = Outcome(opened, computed=False)
+                    outcome = Outcome(versions.workspace.store.open_what_is_left(artifact), computed=False)
                     yield from self.finished(Finished(state.asset, standing.partition, outcome, versions))
         yield from self.rolled_up_checks()
 

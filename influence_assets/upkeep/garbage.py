@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from influence_assets.engine.catalogue import published_content
+from influence_assets.engine.checkpoints import is_checkpoint, part_of
 from influence_assets.engine.definition import AssetDefinition
-from influence_assets.engine.generations import remember_last_generation
+from influence_assets.engine.generations import is_generation_requested, remember_last_generation
 from influence_assets.engine.graph import AssetGraph
+from influence_assets.engine.partitions import Partition
 from influence_assets.engine.plan import plan
 from influence_assets.engine.versions import Versions
 from influence_assets.engine.workspace import Workspace
@@ -105,13 +107,13 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False, spare_van
         if not dry_run:
             store.remove_abandoned_drafts()
         manifests = {m.key: m for m in store.manifests(with_records=True, with_damaged=True)}
-        required = _needed_by_study(workspace)
+        required = _needed_by_study(workspace, manifests)
         published = set(loaded_keys(workspace.catalogue))
         needed = _with_ancestors(required | published, manifests)
         unclean = tainted(workspace, manifests, spare_vanished=spare_vanished) - required
         collected.kept_back = sorted(unclean & published, key=str)
         unclean -= published
-        unclean |= _dispensable(workspace, manifests.keys() - required)
+        unclean |= _dispensable(workspace, manifests, required)
         unclean |= {key for key in manifests.keys() - required if store.is_damaged(key)}
         superseded = _superseded(manifests.keys() - needed - unclean, manifests, keep)
         collected.reduced = sorted((key for key in unclean & needed if store.has_content(key)), key=str)
@@ -143,21 +145,48 @@ def _remove(workspace: Workspace, collected: Collected) -> int:
     return freed + sum(store.remove(key) for key in numbered)
 
 
-def _needed_by_study(workspace: Workspace) -> set[ArtifactKey]:
-    """Return what the study needs, stored or not, in the published generation and in one that is being filled."""
+def _needed_by_study(workspace: Workspace, manifests: Manifests) -> set[ArtifactKey]:
+    """Return what the study needs, stored or not, in the published generation and in one that is being filled.
+
+    Among it are the checkpoints that a run would go on from.
+    """
     required = set()
-    for choice in ("published", "newest"):
-        versions = Versions(workspace, choice)
+    looks = [Versions(workspace, "published"), Versions(workspace, "newest")]
+    if is_generation_requested(workspace):
+        looks.append(Versions(workspace, fit_another=True))
+    for versions in looks:
+        required |= _checkpoints(versions, manifests)
         states = [state for state in plan(versions) if not versions.is_spent(state.asset)]
         keys = (versions.key(state.asset, p.partition) for state in states for p in state.partitions)
         required |= {key for key in keys if key is not None}
     return required
 
 
-def _dispensable(workspace: Workspace, keys: Iterable[ArtifactKey]) -> set[ArtifactKey]:
+def _checkpoints(versions: Versions, manifests: Manifests) -> set[ArtifactKey]:
+    """Return the checkpoints from which a partition that is not up to date would be computed."""
+    kept = set()
+    for key, manifest in manifests.items():
+        asset = versions.workspace.graph.get(key.asset)
+        if asset is None or not is_checkpoint(manifest):
+            continue
+        partition = Partition.parse(asset.partitioned_by, key.partition)
+        key_and_inputs = versions.key_and_inputs(asset, partition)
+        if key_and_inputs is None or versions.stands(asset, partition):
+            continue
+        now = versions.key_from(asset, partition, manifest.inputs, checkpoint=part_of(manifest))
+        if now == key and key_and_inputs[1][: len(manifest.inputs)] == manifest.inputs:
+            kept.add(key)
+    return kept
+
+
+def _dispensable(workspace: Workspace, manifests: Manifests, required: Set[ArtifactKey]) -> set[ArtifactKey]:
     """Return those of the artifacts that the study does not need that are not worth keeping as superseded versions."""
-    assets = ((key, workspace.graph.get(key.asset)) for key in keys)
-    return {key for key, asset in assets if asset is not None and asset.needed_until is not None}
+    dispensable = set()
+    for key in manifests.keys() - required:
+        asset = workspace.graph.get(key.asset)
+        if is_checkpoint(manifests[key]) or (asset is not None and asset.needed_until is not None):
+            dispensable.add(key)
+    return dispensable
 
 
 def _with_ancestors(keys: Iterable[ArtifactKey], manifests: Manifests) -> set[ArtifactKey]:

@@ -7,6 +7,8 @@ from influence_assets.assets import asset_graph
 from influence_assets.capture import fitted_totals, layer_groups
 from influence_assets.engine import checkpoints
 from influence_assets.engine.partitions import Partition
+from influence_assets.engine.plan import plan
+from influence_assets.upkeep.garbage import collect
 from tests import studies
 from tests.closeness import assert_same_scores
 from tests.studies import COAST, EXTRA, TRADES
@@ -120,6 +122,41 @@ def test_a_checkpoint_of_another_draw_is_not_gone_on_from(laid_out, monkeypatch)
         went_through = killed_in_pass(patched, "covariances", None)
         studies.compute(laid_out)
     assert len(went_through) == 4
+    assert stored(laid_out, "covariances") == []
+
+
+def test_a_checkpoint_is_not_taken_for_the_result_of_fewer_shards(laid_out, monkeypatch):
+    """Nor does `status` take it for an earlier version, nor `gc` for garbage while a run would go on from it."""
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(checkpoints, "LARGEST_SHARE", np.inf)
+    with monkeypatch.context() as patched:
+        killed_in_pass(patched, "covariances", 2)
+        with pytest.raises(_KilledError):
+            studies.compute(laid_out)
+    versions = studies.versions_of(laid_out)
+    (state,) = next(state for state in plan(versions) if state.asset.name == "covariances").partitions
+    assert (state.state, state.cause) == ("missing", "was never computed")
+    assert collect(versions.workspace, keep=0).removed == []
+    assert len(stored(laid_out, "covariances")) == 1
+    (laid_out.parent / "corpus" / sorted([COAST, TRADES, EXTRA])[2]).unlink()
+    with monkeypatch.context() as patched:
+        went_through = killed_in_pass(patched, "covariances", None)
+        studies.compute(laid_out)
+    assert went_through == [], "both shards are in the checkpoint"
+    assert stored(laid_out, "covariances") == []
+    assert studies.compute(laid_out) == []
+
+
+def test_a_checkpoint_that_no_run_would_go_on_from_is_garbage(laid_out, monkeypatch):
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(checkpoints, "LARGEST_SHARE", np.inf)
+    with monkeypatch.context() as patched:
+        killed_in_pass(patched, "covariances", 2)
+        with pytest.raises(_KilledError):
+            studies.compute(laid_out)
+    (left,) = stored(laid_out, "covariances")
+    studies.write_study(laid_out.parent, curvature={"seed": 1})
+    assert left.key in collect(studies.versions_of(laid_out).workspace, keep=5).removed
     assert stored(laid_out, "covariances") == []
 
 

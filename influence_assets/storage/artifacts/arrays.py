@@ -119,6 +119,8 @@ class RowWriter:
             self._array[self._written_rows : stop] = self._pending[: self._pending_rows]
         self._written_rows = stop
         self._pending_rows = 0
+        if self._written_rows == self._expected_rows:
+            self._pending = None
 
 
 def growing_writer(

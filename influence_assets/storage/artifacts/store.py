@@ -108,12 +108,15 @@ class ArtifactStore:
                 ownership.refuse_foreign(self.backend, place)
             raise
 
-    def open_record(self, key: ArtifactKey) -> Artifact:
-        """Return an artifact of which only the manifest is left; reading anything else of it raises.
+    def open_what_is_left(self, key: ArtifactKey) -> Artifact:
+        """Open an artifact, or one of which only the manifest is left; reading anything else of that raises.
 
         Raises:
-            StorageError: there is no manifest.
+            DamagedError: as for `open`.
+            StorageError: there is not even a manifest.
         """
+        if self.holds(key):
+            return self.open(key)
         manifest = self.manifest(key)
         if manifest is None:
             raise StorageError(f"{key} does not exist")
@@ -186,7 +189,8 @@ class ArtifactStore:
         for number, place in enumerate(all_places, start=1):
             damage_in_place = damage.find_damage(self.backend, place, self.study)
             progress(number, len(all_places))
-            if damage_in_place is not None:
+            # A run beside may have removed a checkpoint, or what is no longer needed, since the places were listed.
+            if damage_in_place is not None and self._is_ours(place):
                 yield damage_in_place
 
     def shared_lock(self) -> AbstractContextManager[None]:
@@ -221,7 +225,9 @@ class ArtifactStore:
             yield
 
     def remove(self, key: ArtifactKey) -> int:
-        """Remove an artifact and its record, and return the number of bytes freed. Hold the exclusive lock.
+        """Remove an artifact and its record, and return the number of bytes freed.
+
+        Hold the exclusive lock, or the lock of its partition for what only those read who hold that lock.
 
         Raises:
             StorageError: the disk reports an error.
@@ -231,7 +237,7 @@ class ArtifactStore:
         return removal.remove_artifact(self.backend, place, self.study, manifest)
 
     def reduce_to_record(self, key: ArtifactKey) -> int:
-        """Remove an artifact except for its record, and return the number of bytes freed. Hold the exclusive lock.
+        """Remove an artifact except for its record, and return the number of bytes freed; locks as for `remove`.
 
         If no copy of the manifest can be read, the record is removed too.
 
