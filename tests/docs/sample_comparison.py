@@ -14,6 +14,7 @@ _MASKS = (
     (re.compile(r"> (?=[\d.]+ (?:ms|s|min|h|d)\b)"), ""),  # a lower limit becomes a time once a stage was measured
     (re.compile(r"[\d.]+(e[+-]\d+)? (?:ms|s|min|h|d)\b"), "<time>"),
     (re.compile(r"[\d.,]+ (?:[kMGT]?B|bytes)\b"), "<size>"),
+    (re.compile(r"[\d.,]+ <figure>"), "<size>"),  # where only the unit stands below the end of a column's head
     (re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{8}(?:[0-9a-f]{24})?\b"), "<hash>"),
 )
 _VOLATILE = re.compile(r"(^|_)(seconds|bytes)$")
