@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from influence_assets.capture.correction import correction_pass
+from influence_assets.capture.one_pass import measure
 from influence_assets.capture.shard_statistics import ShardStatistics
 from influence_assets.layouts import factors, model
 from influence_assets.layouts.sequences import shard_sequences
@@ -16,7 +16,7 @@ def shard_statistics(study: Path, shard: str) -> tuple[dict[str, dict], int]:
     runner = model.runner(workspace, studies.artifact(study, "language_model"), lambda *_: None)
     bases = factors.bases_on(runner, studies.artifact(study, "eigenbases"))
     measured = ShardStatistics(workspace.study.curvature.blocks)
-    correction_pass(runner, sequences, bases, model.label_sampler(workspace.study.curvature), measured)
+    measure(runner, sequences, [measured], bases, model.label_sampler(workspace.study.curvature))
     totals = {}
     for layer in runner.modules:
         covariances = measured.covariances.of(layer)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from influence_assets.capture.batches import Batch, Sequences
-from influence_assets.capture.hooks import Consumer
-from influence_assets.capture.layer_gradient import GradientBuffers, LayerGradient
+from influence_assets.capture.layer_gradient import LayerGradient
 from influence_assets.capture.losses import LabelSampler
+from influence_assets.capture.one_pass import measure
 from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.ekfac import Eigenbasis
@@ -55,32 +55,5 @@ def eigenvalue_corrections(
 ) -> dict[str, SecondMoment[Tensor]]:
     """Return the totals of Λ over the sequences, in the frozen bases; labels as in `covariances`."""
     totals = CorrectionTotals()
-    correction_pass(runner, sequences, runner.placed(bases), sampler, totals)
+    measure(runner, sequences, [totals], bases, sampler)
     return {layer.name: totals.of(layer) for layer in runner.modules}
-
-
-def correction_pass(
-    runner: Runner,
-    sequences: Sequences,
-    bases: Mapping[str, Eigenbasis],
-    sampler: LabelSampler | None,
-    participant: Participant,
-) -> None:
-    """Let a participant measure the sequences, with the labels of the curvature, in a pass of their own.
-
-    Args:
-        runner: runs the model.
-        sequences: the training sequences.
-        bases: the eigenbasis of every layer, on that layer's device.
-        sampler: as in `covariances`.
-        participant: totals that want those labels, such as `CorrectionTotals`.
-    """
-    buffers = GradientBuffers()
-
-    def consumer(batch: Batch) -> Consumer:
-        def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
-            participant.add(batch, LayerGradient(linear.name, a, Ds, bases[linear.name], buffers))
-
-        return consume
-
-    runner.run(sequences, consumer, sampler=sampler)

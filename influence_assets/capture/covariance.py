@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from influence_assets.capture.batches import Batch, Sequences
-from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.layer_gradient import LayerGradient
 from influence_assets.capture.losses import LabelSampler
+from influence_assets.capture.one_pass import measure
 from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.moments import FactorMoment, GramAccumulator
@@ -79,16 +79,5 @@ def covariances(
         blocks: number of blocks on the diagonal of each factor.
     """
     totals = CovarianceTotals(blocks)
-    covariance_pass(runner, sequences, sampler, totals)
+    measure(runner, sequences, [totals], {}, sampler)
     return {layer.name: totals.of(layer) for layer in runner.modules}
-
-
-def covariance_pass(
-    runner: Runner, sequences: Sequences, sampler: LabelSampler | None, totals: CovarianceTotals
-) -> None:
-    """Add the sequences to totals in a pass of their own; arguments as in `covariances`."""
-
-    def consumer(batch: Batch) -> Consumer:
-        return lambda linear, a, Ds: totals.add(batch, LayerGradient(linear.name, a, Ds))
-
-    runner.run(sequences, consumer, sampler=sampler)

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from influence_assets.capture.batches import Sequences
-from influence_assets.capture.correction import CorrectionTotals, correction_pass
-from influence_assets.capture.covariance import CovarianceTotals, covariance_pass
+from influence_assets.capture.correction import CorrectionTotals
+from influence_assets.capture.covariance import CovarianceTotals
 from influence_assets.capture.layer_groups import Sized
 from influence_assets.capture.losses import LabelSampler
+from influence_assets.capture.one_pass import measure
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.shard_statistics import ShardStatistics
 from influence_assets.maths.block_diagonal import block_widths
@@ -55,7 +56,7 @@ class FittedCovariances:
 
     def add(self, sequences: Sequences) -> None:
         """Add a shard's sequences."""
-        covariance_pass(self._runner, sequences, self._sampler, self._of_shard)
+        measure(self._runner, sequences, [self._of_shard], {}, self._sampler)
         self._totals.absorb(self._of_shard)
         self._of_shard.clear()
 
@@ -131,7 +132,7 @@ class FittedCorrections:
 
     def add(self, sequences: Sequences) -> None:
         """Add a shard's sequences."""
-        correction_pass(self._runner, sequences, self._bases, self._sampler, self._of_shard)
+        measure(self._runner, sequences, [self._of_shard], self._bases, self._sampler)
         self._append(self._drift_of(self.layers, self._of_shard, self._bases))
         self.sequences.append(len(sequences))
         self.corrections.absorb(self._of_shard.corrections)

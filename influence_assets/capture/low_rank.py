@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from influence_assets.capture.batches import Batch, Sequences
-from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.layer_gradient import LayerGradient
 from influence_assets.capture.losses import LabelSampler
+from influence_assets.capture.one_pass import measure
 from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.block_diagonal import blocks_of
@@ -148,7 +148,7 @@ def covariance_sketches(
         seed: of Ω.
     """
     totals = CovarianceSketchTotals(runner, rank, seed)
-    _run(runner, sequences, totals, sampler)
+    measure(runner, sequences, [totals], {}, sampler)
     return totals.totals()
 
 
@@ -157,12 +157,5 @@ def low_rank_corrections(
 ) -> dict[str, LowRankCorrection]:
     """Return the totals of squared norms and of drift over the sequences; labels as in `covariance_sketches`."""
     totals = LowRankCorrectionTotals(runner, bases)
-    _run(runner, sequences, totals, sampler)
+    measure(runner, sequences, [totals], {}, sampler)
     return totals.totals()
-
-
-def _run(runner: Runner, sequences: Sequences, totals: Participant, sampler: LabelSampler | None) -> None:
-    def consumer(batch: Batch) -> Consumer:
-        return lambda layer, a, Ds: totals.add(batch, LayerGradient(layer.name, a, Ds))
-
-    runner.run(sequences, consumer, sampler=sampler)

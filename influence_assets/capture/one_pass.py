@@ -28,6 +28,8 @@ def measure(
 ) -> None:
     """Run all participants over the sequences, batch after batch.
 
+    Log-likelihoods are read when all batches are done, because reading a number makes the host wait for the device.
+
     Args:
         runner: runs the model.
         sequences: the training sequences.
@@ -47,8 +49,8 @@ def measure(
         participant.begin(runner, bases, sequences.tokens.shape[1], is_rotated_anyway=is_rotated_anyway)
     buffers = GradientBuffers()
     by_length = not any(participant.in_order for participant in participants)
+    likelihoods: list[Tensor] = []
     for batch, forward in runner.passes(sequences, by_length=by_length):
-        likelihoods = []
         if fitting and attributing and sampler is None:
             likelihoods.append(forward.backward(_consumer(participants, bases, batch, buffers)))
         else:
@@ -57,9 +59,10 @@ def measure(
                 likelihoods.append(forward.backward(consume, sampler=sampler, then=[None] if attributing else []))
             if attributing:
                 likelihoods.append(forward.backward(_consumer(attributing, bases, batch, buffers)))
-        refuse_not_finite(torch.stack(likelihoods).cpu().double().numpy())
         for participant in participants:
             participant.end_batch()
+    if likelihoods:
+        refuse_not_finite(torch.cat(likelihoods).cpu().double().numpy())
 
 
 def _consumer(

@@ -50,7 +50,7 @@ class Checkpoints:
     inputs: Sequence[ArtifactKey]
     key_of: Callable[[Sequence[ArtifactKey], str], ArtifactKey]
     writing: Callable[[ArtifactKey, Sequence[ArtifactKey]], AbstractContextManager[Draft]]
-    _last: float = field(default_factory=time.monotonic)
+    _last: float = field(default_factory=lambda: time.monotonic())
     _seconds_to_write: float = 0.0
 
     def latest(self, part: str) -> Artifact | None:
