@@ -80,9 +80,7 @@ def _memory(sizes: Any) -> int:
 def _groups(sizes: Any) -> list[int]:
     from influence_assets.capture.fitted_totals import FittedCorrections
 
-    dtype, blocks = sizes.sums_dtype, sizes.study.curvature.blocks
-    groups: list[int] = sizes.layer_groups(lambda layer: FittedCorrections.bytes_of(layer, dtype, blocks))
-    return groups
+    return list(sizes.fitted_groups(FittedCorrections.bytes_of))
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:

@@ -75,9 +75,7 @@ def _memory(sizes: Any) -> int:
 def _groups(sizes: Any) -> list[int]:
     from influence_assets.capture.fitted_totals import FittedCovariances
 
-    dtype, blocks = sizes.sums_dtype, sizes.study.curvature.blocks
-    groups: list[int] = sizes.layer_groups(lambda layer: FittedCovariances.bytes_of(layer, dtype, blocks))
-    return groups
+    return list(sizes.fitted_groups(FittedCovariances.bytes_of))
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:

@@ -114,7 +114,10 @@ class FittedPass:
             begin: returns the totals of a runner's layers, taken up from a checkpoint or empty.
             bytes_of: returns what the totals of a layer take in memory.
         """
-        groups = layers_in_memory(self._work, self.runner, bytes_of, self._work.study.sequences.length)
+        from influence_assets.capture.layer_groups import groups_in_memory
+
+        study = self._work.study
+        groups = groups_in_memory(self.runner, bytes_of, study.sequences.length, study.compute.memory_bytes)
         self._groups = len(groups)
         for group in groups:
             names = "all layers" if len(groups) == 1 else ", ".join(layer.name for layer in group)
@@ -158,24 +161,3 @@ class FittedPass:
             "fitted_share": self.share,
             "fitted_shards": {str(key.partition): key.data_version for key in self._keys},
         }
-
-
-def layers_in_memory(
-    work: Work, runner: "Runner", bytes_of: "Callable[[AttributedLayer], int]", tokens: int
-) -> "list[list[AttributedLayer]]":
-    """Return the groups of layers whose measurements fit into memory together.
-
-    Args:
-        work: the work, whose study may limit the memory.
-        runner: the loaded model.
-        bytes_of: returns what a layer's measurement holds.
-        tokens: the length of the longest sequence.
-
-    Raises:
-        InputError: a layer alone takes more.
-    """
-    from influence_assets.capture.layer_groups import layer_groups, room_for_layers
-
-    batch_bytes = runner.batch_bytes(tokens)
-    room = room_for_layers(runner.modules[0].device, work.study.compute.memory_bytes, batch_bytes)
-    return layer_groups(runner.modules, bytes_of, room)

@@ -36,7 +36,7 @@ class _Sketches(Joined):
     """
 
     def __init__(self, work: Work, context: PassContext) -> None:
-        from influence_assets.capture.sign_codes import SignWriter
+        from influence_assets.capture.sign_writer import SignWriter
         from influence_assets.layouts.factors import StoredEigenvalues
         from influence_assets.layouts.sketches import write_coordinates
         from influence_assets.maths.notation import accumulation_dtype

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from influence_assets.assets.fitted_pass import layers_in_memory
 from influence_assets.assets.strongest import PAIR, Earlier, earlier_details, shard_of, strongest_pairs, unchanged
 from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
@@ -158,6 +157,7 @@ def _measured(loaded: _Loaded, chunks: list[tuple[slice, pl.DataFrame]]) -> Iter
 def _details(loaded: _Loaded, rows: slice, sequences: "Sequences", pairs: "Pairs") -> "Details":
     """Return the split of some queries' pairs, in a pass for each group of layers that fits into memory."""
     from influence_assets.capture.details import Details, score_details
+    from influence_assets.capture.layer_groups import groups_in_memory
     from influence_assets.layouts.factors import curvature_on
     from influence_assets.layouts.queries import StoredQueries
     from influence_assets.maths.notation import accumulation_dtype
@@ -171,7 +171,7 @@ def _details(loaded: _Loaded, rows: slice, sequences: "Sequences", pairs: "Pairs
         return itemsize * (d_out**2 + d_in**2 + (1 + vectors) * d_out * d_in)
 
     parts = []
-    for group in layers_in_memory(work, whole, bytes_of, sequences.tokens.shape[1]):
+    for group in groups_in_memory(whole, bytes_of, sequences.tokens.shape[1], work.study.compute.memory_bytes):
         runner = replace(whole, modules=group)
         curvature = curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
         queries = StoredQueries(work.open("query_gradients"), runner, curvature)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from influence_assets.assets.fitted_pass import layers_in_memory
 from influence_assets.engine.definition import AssetDefinition, Measurement, SharedPass, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.layouts import LARGEST_QUERIES_BYTES
@@ -81,6 +80,7 @@ class PassContext:
 
     def groups(self, joined: "Sequence[Joined]") -> "list[list[AttributedLayer]]":
         """Return the groups of layers that fit into memory with all that is measured of them."""
+        from influence_assets.capture.layer_groups import groups_in_memory
         from influence_assets.maths.notation import accumulation_dtype
 
         itemsize = accumulation_dtype(self.whole.dtype).itemsize
@@ -90,7 +90,8 @@ class PassContext:
             curvature = (d_out**2 + d_in**2 + d_out * d_in) * itemsize
             return curvature + sum(each.bytes_of(layer, itemsize) for each in joined)
 
-        groups = layers_in_memory(self._works[0], self.whole, bytes_of, self.sequences.tokens.shape[1])
+        tokens, most = self.sequences.tokens.shape[1], self.study.compute.memory_bytes
+        groups = groups_in_memory(self.whole, bytes_of, tokens, most)
         self._passes = self._turns * len(groups)
         return groups
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
+    from influence_assets.capture.layer_groups import Sized
     from influence_assets.capture.operations import LayerShape, ModelShape
 
 BYTES_A_TOKEN = 4.0
@@ -286,6 +287,11 @@ class StudySizes:
 
         groups = layer_groups(self.shape.layers, bytes_of, self._room)
         return [sum(map(bytes_of, group)) for group in groups]
+
+    def fitted_groups(self, bytes_of: "Callable[[Sized, torch.dtype, int], int]") -> list[int]:
+        """Return the groups of layers, as `layer_groups` does, for totals of `capture.fitted_totals`."""
+        blocks = self.study.curvature.blocks
+        return self.layer_groups(lambda layer: bytes_of(layer, self.sums_dtype, blocks))
 
     def curvature_bytes(self, layer: "LayerShape") -> int:
         """Return the bytes of a layer's eigenvectors and Λ."""

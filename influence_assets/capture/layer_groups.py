@@ -9,9 +9,11 @@ from typing import Protocol, TypeVar
 import torch
 
 from influence_assets.capture.available_memory import available_memory
+from influence_assets.capture.runner import Runner
 from influence_assets.errors import InputError
 from influence_assets.maths.block_diagonal import block_widths
 from influence_assets.maths.ekfac import decomposition_bytes
+from influence_assets.models.layers.rule import AttributedLayer
 
 MEMORY_KEY = "compute.memory_bytes"
 
@@ -123,3 +125,21 @@ def layer_groups(layers: Sequence[Layer], bytes_of: Callable[[Layer], int], room
         groups[-1].append(layer)
         left -= needed
     return groups
+
+
+def groups_in_memory(
+    runner: Runner, bytes_of: Callable[[AttributedLayer], int], tokens: int, memory_bytes: int | None
+) -> list[list[AttributedLayer]]:
+    """Return the groups of a loaded model's layers whose measurements fit into memory together.
+
+    Args:
+        runner: runs the model.
+        bytes_of: returns what a layer's measurement holds.
+        tokens: the length of the longest sequence.
+        memory_bytes: as for `room_for_layers`.
+
+    Raises:
+        InputError: a layer alone takes more.
+    """
+    room = room_for_layers(runner.modules[0].device, memory_bytes, runner.batch_bytes(tokens))
+    return layer_groups(runner.modules, bytes_of, room)
