@@ -5,12 +5,12 @@ energy in a whitened training gradient is Λ/(Λ + λ), so the coordinates with 
 gradient has more of its energy there than a training sequence's.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from influence_assets.maths.notation import in_float64
@@ -65,16 +65,20 @@ def strongest_coordinates(layers: Mapping[str, Damped], count: int) -> Coordinat
         size += len(energy)
     count = min(count, size)
     weakest = torch.topk(torch.cat(candidates), count).values[-1]
-    above = {name: _where(layer, torch.gt, weakest) for name, layer in layers.items()}
-    equal = {name: _where(layer, torch.eq, weakest) for name, layer in layers.items()}
+    above, equal, held = {}, {}, 0.0
+    for name, layer in layers.items():
+        energy = _energy(layer)
+        is_above, is_equal = energy > weakest.to(energy.device), energy == weakest.to(energy.device)
+        above[name], equal[name] = (_indices(found, layer) for found in (is_above, is_equal))
+        held += float(energy[is_above].sum())
     left = count - sum(map(len, above.values()))
     are_unique = sum(map(len, equal.values())) == left
-    kept, held = {}, 0.0
-    for name, layer in layers.items():
+    held += left * float(weakest)
+    kept = {}
+    for name in layers:
         first = equal[name][:left]
         left -= len(first)
         kept[name] = torch.cat([above[name], first]).sort().values
-        held += float(_energy(layer)[kept[name]].sum())
     return Coordinates(kept, held / total, are_unique)
 
 
@@ -82,11 +86,8 @@ def _energy(layer: Damped) -> Float[Tensor, " coordinates"]:
     return in_float64((layer.Λ / (layer.Λ + layer.λ)).flatten())
 
 
-def _where(
-    layer: Damped, compare: Callable[[Tensor, Tensor], Tensor], weakest: Float[Tensor, ""]
-) -> Int[Tensor, " found"]:
-    energy = _energy(layer)
-    return torch.nonzero(compare(energy, weakest.to(energy.device))).flatten().to(layer.Λ.device)
+def _indices(found: Bool[Tensor, " coordinates"], layer: Damped) -> Int[Tensor, " found"]:
+    return torch.nonzero(found).flatten().to(layer.Λ.device)
 
 
 def split_by_layer(everywhere: Int[Tensor, " kept"], sizes: Mapping[str, int]) -> dict[str, Int[Tensor, " _"]]:
