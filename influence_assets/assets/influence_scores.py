@@ -46,7 +46,7 @@ def _compute(work: Work) -> None:
         chunks.append(_Scores(work, context, rows))
         run_pass(context, [chunks[-1]])
     scores = {method: np.concatenate([chunk.scores[method] for chunk in chunks]) for method in chunks[0].scores}
-    _record(work, context, scores, np.concatenate([chunk.parts for chunk in chunks]))
+    _record(work, context, scores, np.concatenate([chunk.parts for chunk in chunks]), chunks[0].shared)
 
 
 class _Scores(Joined):
@@ -71,8 +71,11 @@ class _Scores(Joined):
         if ASSET.name not in context.results:
             shared = shared_sequences(work.open("token_sequences"))
             N, device = int(summary["training_sequences"]), context.runner.device
-            context.results[ASSET.name] = ScoreTotals({}, len(context.sequences), N, device, parts_of(shared))
-        self._totals: ScoreTotals = context.results[ASSET.name]
+            totals = ScoreTotals({}, len(context.sequences), N, device, parts_of(shared))
+            context.results[ASSET.name] = totals, shared
+        self._totals: ScoreTotals
+        self.shared: pl.DataFrame
+        self._totals, self.shared = context.results[ASSET.name]
         self._names = {method.name: f"{method.name} {work.partition.query_set}" for method in methods_of(work.study)}
         for method, name in self._names.items():
             self._totals.include(name, self._queries, split=method == MAIN)
@@ -110,13 +113,13 @@ class _Scores(Joined):
         """Write the scores, if they are those of all queries."""
         self._work.draft.summarise(rotated=self._totals.contractions())
         if self._is_whole:
-            _record(self._work, self._context, self.scores, self.parts)
+            _record(self._work, self._context, self.scores, self.parts, self.shared)
 
 
-def _record(work: Work, context: PassContext, scores: Mapping[str, np.ndarray], parts: np.ndarray) -> None:
+def _record(
+    work: Work, context: PassContext, scores: Mapping[str, np.ndarray], parts: np.ndarray, shared: pl.DataFrame
+) -> None:
     """Write the scores of each method, [query, sequence], and the main method's of parts, [query, part]."""
-    from influence_assets.layouts.sequences import shared_sequences
-
     gradients = work.open("query_gradients")
     query_ids = gradients.table("queries").select("query_id").collect()["query_id"].to_list()
     generation = int(gradients.manifest.summary["generation_id"])
@@ -124,8 +127,7 @@ def _record(work: Work, context: PassContext, scores: Mapping[str, np.ndarray], 
     main = _rows(scores[MAIN], query_ids, generation, keys)
     main = main.rename({"score": "influence_nats"}).sort("query_id", "influence_nats", descending=[False, True])
     work.draft.table("influence_scores", main)
-    shared = shared_sequences(work.open("token_sequences")).select("sequence_id", "document_id")
-    of_documents = _pairs(parts, query_ids, generation, shared)
+    of_documents = _pairs(parts, query_ids, generation, shared.select("sequence_id", "document_id"))
     work.draft.table("part_scores", of_documents.rename({"score": "influence_nats"}))
     baselines = [
         _rows(values, query_ids, generation, keys).with_columns(method=pl.lit(method))
