@@ -91,14 +91,13 @@ def materialise_together(
             locks.enter_context(store.partition_lock(key))
         with _marking_damage(store), ExitStack() as drafts:
             works: list[Work] = []
-            # The exit stack publishes drafts in reverse order, so that each artifact comes after its inputs.
-            for number, member in reversed(list(enumerate(members))):
+            for number, member in enumerate(members):
                 if not versions.holds(member.key_and_inputs[0]):
                     draft = drafts.enter_context(_writing(versions, member.asset, member.key_and_inputs, run_id))
                     states = partial(_states, versions)
                     place = member.asset, workspace, member.partition
                     checkpoints = _checkpoints(versions, member.asset, member.key_and_inputs, run_id)
-                    works.insert(0, Work(*place, *member.key_and_inputs, draft, progress, states, checkpoints))
+                    works.append(Work(*place, *member.key_and_inputs, draft, progress, states, checkpoints))
                     computed[number] = True
             if works:
                 measurement.shared_pass.compute(works)

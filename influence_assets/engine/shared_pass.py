@@ -16,7 +16,7 @@ class Member:
     Args:
         asset: the partition's asset.
         partition: the partition.
-        key_and_inputs: its key and those of its inputs, which may be other members.
+        key_and_inputs: its key and those of its inputs.
     """
 
     asset: AssetDefinition
@@ -39,16 +39,14 @@ def members_of_one_pass(
         return []
     room = asset.measures.shared_pass.largest_held_bytes
     members: list[Member] = []
-    keys: set[ArtifactKey] = set()
     for place in _outstanding(versions, versions.workspace.graph.sharing_a_pass_with(asset), shard):
-        key_and_inputs = versions.key_and_inputs_beside(*place, keys)
+        key_and_inputs = versions.key_and_inputs(*place)
         if key_and_inputs is None:
             continue
         needed = sum(_held_bytes(versions, place[0], key, sizes) for key in key_and_inputs[1])
         if needed <= room:
             room -= needed
             members.append(Member(*place, key_and_inputs))
-            keys.add(key_and_inputs[0])
     return members
 
 

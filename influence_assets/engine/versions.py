@@ -10,7 +10,7 @@ manifest of a frozen artifact lists its inputs, so that it can be computed again
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -90,26 +90,12 @@ class Versions:
             if asset.frozen is not None:
                 key_and_inputs = asset.frozen.key_and_inputs(self, asset, partition)
             else:
-                key_and_inputs = self.key_and_inputs_beside(asset, partition, frozenset())
+                inputs = self.inputs(asset, partition)
+                key_and_inputs = None if inputs is None else (self.key_from(asset, partition, inputs), tuple(inputs))
             if key_and_inputs is None:
                 return None  # not cached: the input may be computed later
             self._keys_and_inputs[place] = key_and_inputs
         return self._keys_and_inputs[place]
-
-    def key_and_inputs_beside(
-        self, asset: AssetDefinition, partition: Partition, computed_too: Collection[ArtifactKey]
-    ) -> KeyAndInputs | None:
-        """Return the key and inputs of a partition that is computed together with others.
-
-        Versions do not depend on results, so the key is known although some inputs have not been computed yet.
-
-        Args:
-            asset: an asset that is not frozen.
-            partition: its partition.
-            computed_too: artifacts that are computed together with it, and so need not be stored yet.
-        """
-        inputs = self.inputs(asset, partition, computed_too)
-        return None if inputs is None else (self.key_from(asset, partition, inputs), tuple(inputs))
 
     def missing_inputs(self, asset: AssetDefinition, partition: Partition) -> list[str]:
         """Return the inputs that are missing or out of date, written as `asset[partition]`."""
@@ -142,20 +128,12 @@ class Versions:
         """Look again whether an artifact is in the store, because it was removed."""
         self._held.discard(key)
 
-    def inputs(
-        self, asset: AssetDefinition, partition: Partition, computed_too: Collection[ArtifactKey] = ()
-    ) -> list[ArtifactKey] | None:
-        """Return the keys of all inputs of a partition; None while one of them is missing.
-
-        Args:
-            asset: the asset.
-            partition: its partition.
-            computed_too: artifacts that need not be stored yet because they are computed together with it.
-        """
+    def inputs(self, asset: AssetDefinition, partition: Partition) -> list[ArtifactKey] | None:
+        """Return the keys of all inputs of a partition; None while one of them is missing."""
         keys = []
         for upstream, place in self.upstream(asset, partition):
             key = self.key(upstream, place)
-            if key is None or not (key in computed_too or self.holds(key)):
+            if key is None or not self.holds(key):
                 return None
             keys.append(key)
         return keys
