@@ -45,13 +45,16 @@ def test_a_layer_that_does_not_fit_alone_is_refused_with_what_to_do(layers):
     assert "curvature.blocks" in told
 
 
-def test_the_room_is_what_the_study_allows_less_what_is_in_use():
+@pytest.mark.parametrize(
+    ("memory_bytes", "room"), [(None, 8 * 10**9), (5 * 10**9, 3 * 10**9), (20 * 10**9, 8 * 10**9), (10**9, -(10**9))]
+)
+def test_the_room_is_what_the_study_allows_less_what_is_in_use(monkeypatch, memory_bytes, room):
     here = torch.device("cpu")
-    used = resident_bytes()
-    assert used > 10**7
-    assert room_for_layers(here, used + 10**8, 0) < 2 * 10**8
-    assert room_for_layers(here, used + 10**8, 4 * 10**7) < room_for_layers(here, used + 10**8, 0)
-    assert room_for_layers(here, None, 0) > 10**8
+    assert resident_bytes() > 10**7
+    monkeypatch.setattr(layer_groups, "resident_bytes", lambda: 2 * 10**9)
+    monkeypatch.setattr(layer_groups, "available_memory", lambda: 8 * 10**9)
+    assert room_for_layers(here, memory_bytes, 0) == room
+    assert room_for_layers(here, memory_bytes, 4 * 10**7) == room - 4 * 10**7
 
 
 def test_every_pass_layer_by_layer_comes_to_the_same(tmp_path, monkeypatch):
