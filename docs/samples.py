@@ -176,7 +176,7 @@ DEMO: tuple[Step, ...] = (
         "demo-sources",
         "select source, avg(influence_nats) as mean_influence_nats, sum(helping_nats) as helping_nats,\n"
         "    sum(hurting_nats) as hurting_nats\nfrom influence_by_source\ngroup by source\n"
-        "order by mean_influence_nats desc",
+        "order by source",
     ),
 )
 ANSWER = """\
