@@ -68,7 +68,10 @@ class MappedArray:
         chunk_shape = (self.rows_per_block, *self.shape[1:])
         expected_bytes = math.prod(chunk_shape) * self.dtype.itemsize
         end = self.shape[0] if stop is None else min(stop, self.shape[0])
-        chunks = math.ceil(end / self.rows_per_block) if expected_bytes else 0
+        if not expected_bytes:  # rows without columns have no file
+            yield MappedBlock(0, np.empty(self.shape, self.dtype))
+            return
+        chunks = math.ceil(end / self.rows_per_block)
         for number in range(start // self.rows_per_block, chunks):
             path = self.folder.joinpath("c", str(number), *("0" for _ in self.shape[1:]))
             problem = _damage_of_chunk(path, expected_bytes, self.chunk_crc32c[number] if self.chunk_crc32c else None)
