@@ -32,19 +32,19 @@ from influence_assets.assets import open_workspace
 from influence_assets.capture.batches import Sequences
 from influence_assets.capture.correction import eigenvalue_corrections
 from influence_assets.capture.covariance import covariances
-from influence_assets.capture.low_rank import covariance_sketches, low_rank_corrections, range_finders
+from influence_assets.capture.low_rank import covariance_sketches, low_rank_corrections
 from influence_assets.capture.scores import scores
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
-from influence_assets.layouts.factors import read_curvature
+from influence_assets.layouts.factors import curvature_on
 from influence_assets.layouts.model import fit_sequences, label_sampler
 from influence_assets.layouts.model import runner as load_runner
-from influence_assets.layouts.queries import StoredQueries, unconditioned
+from influence_assets.layouts.queries import StoredQueries
 from influence_assets.layouts.sequences import shard_sequences
+from influence_assets.maths.curvature_form import CurvatureForm
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.maths.low_rank import LowRankBasis, LowRankCurvature
 from influence_assets.maths.moments import SecondMoment
-from influence_assets.maths.range_finder import leading_eigenvectors
 from influence_assets.methods.ekfac import precondition
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
@@ -75,20 +75,21 @@ class Measured:
 
         shards = [shard_sequences(opened("token_sequences", Partition(shard=shard))) for shard in workspace.shards]
         self.sequences = Sequences.joined(shards)
-        self.fitted = Sequences.joined([fit_sequences(shard, study.curvature) for shard in shards])
+        all_shards = Partition()
+        generation = opened("eigenbases", all_shards)
+        share, seed = float(generation.manifest.summary["fitted_share"]), study.curvature.seed
+        self.fitted = Sequences.joined([fit_sequences(shard, share, seed) for shard in shards])
         self.sampler = label_sampler(study.curvature)
         self.scale = study.curvature.damping_scale
-        all_shards = Partition()
         self.runner = load_runner(workspace, opened("language_model", all_shards), lambda *_: None)
         self.dtype = torch.promote_types(self.runner.dtype, torch.float32)
-        stored = StoredQueries(
-            opened("query_gradients", Partition(query_set=next(iter(workspace.query_sets)))), self.runner.device
-        )
+        own = curvature_on(self.runner, generation, opened("curvature", all_shards))
+        query_set = opened("query_gradients", Partition(query_set=next(iter(workspace.query_sets))))
+        stored = StoredQueries(query_set, self.runner, own)
         self.N = stored.N
-        own = read_curvature(opened("eigenbases", all_shards), opened("curvature", all_shards), "cpu", torch.float64)
         rows = slice(0, min(queries, stored.all.stop))
-        P = {name: values.double() for name, values in stored.layers(rows, "ekfac").items()}
-        self.V = {name: own[name].basis.rotate_back(values) for name, values in unconditioned(P, own).items()}
+        V = {name: values.double() for name, values in stored.gradients(rows).items()}
+        self.V = {name: layer.basis.to("cpu", torch.float64).rotate_back(V[name]) for name, layer in own.items()}
         self.seconds: dict[str, float] = {}
         self.ekfac = self._fit()
 
@@ -207,12 +208,10 @@ def sketched(study: Measured, rank: int) -> tuple[Layers, dict[str, float]]:
     """Return the curvature of low rank as a run would measure it, and the CPU seconds of its parts."""
     seconds: dict[str, float] = {}
     with clocked(seconds, "covariances"):
-        sketches = covariance_sketches(study.runner, study.fitted, study.sampler, rank=rank)
+        form = CurvatureForm(rank=rank)
+        sketches = covariance_sketches(study.runner, study.fitted, study.sampler, form)
     with clocked(seconds, "eigenvectors"):
-        bases = {}
-        for layer in study.runner.modules:
-            both = zip((sketches[layer.name].A, sketches[layer.name].S), range_finders(layer, rank, 0), strict=True)
-            bases[layer.name] = LowRankBasis.of(*(leading_eigenvectors(*pair) for pair in both))
+        bases = {name: layer.basis(form) for name, layer in sketches.items()}
     with clocked(seconds, "corrections"):
         corrections = low_rank_corrections(study.runner, study.fitted, bases, study.sampler)
     layers = {

@@ -26,7 +26,7 @@ from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import scores
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
-from influence_assets.maths.outer_products import OuterProducts, squared_norm, truncated
+from influence_assets.maths.outer_products import OuterProducts, truncated
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import load_model
 
@@ -82,7 +82,7 @@ def _compared(
     """Yield what each rank loses."""
     exact = query_outer_products(runner, queries, {name: layer.basis for name, layer in curvature.items()}).layers
     kept = {
-        rank: {n: [truncated(V, curvature[n].Λ, curvature[n].λ, rank) for V in of] for n, of in exact.items()}
+        rank: {n: [truncated(V, curvature[n], rank) for V in of] for n, of in exact.items()}
         for rank in RANKS
         if rank < queries.tokens.shape[1] - 1
     }
@@ -120,7 +120,7 @@ def _preconditioned(products: Products, curvature: Mapping[str, LayerCurvature])
 def _errors(exact: Products, kept: Products, curvature: Mapping[str, LayerCurvature]) -> np.ndarray:
     """Return √(‖V − V_r‖² / ‖V‖²) of each query."""
     lost, whole = (
-        np.array([[float(squared_norm(V, curvature[n].Λ, curvature[n].λ)) for V in of] for n, of in parts.items()])
+        np.array([[float(curvature[n].squared_norm(V)) for V in of] for n, of in parts.items()])
         for parts in (
             {n: [V.sum() - V_r.sum() for V, V_r in zip(of, kept[n], strict=True)] for n, of in exact.items()},
             {n: [V.sum() for V in of] for n, of in exact.items()},

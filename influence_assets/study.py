@@ -239,6 +239,12 @@ class Curvature(_Section):
         description="The number of diagonal blocks that A and S of each layer are cut into; their widths differ by at "
         "most one column. For wide layers: it divides the memory and time of the factors by about this number.",
     )
+    rank: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="The number of leading eigenvectors of A and of S that are kept of each layer; what lies outside "
+        "of them counts with the mean of the eigenvalues that are left. null keeps all. For wide layers: what the "
+        "curvature takes then grows with a layer's width and not with its square. Not together with `blocks`.",
+    )
     fisher: Literal["true", "empirical"] = Field(
         "true",
         description="`true` samples labels from the model, as the paper does; `empirical` uses those of the data.",
@@ -270,6 +276,12 @@ class Curvature(_Section):
         description="What happens above `drift_threshold`: `propose` warns, and you decide; `automatic` fits a new "
         "generation and computes all scores again in it.",
     )
+
+    @model_validator(mode="after")
+    def _blocks_have_all_eigenvectors(self) -> "Curvature":
+        if self.rank is not None and self.blocks > 1:
+            raise ValueError("`rank` keeps the leading eigenvectors of whole factors; leave `blocks` at 1, or out")
+        return self
 
     @field_validator("fisher", mode="before")
     @classmethod

@@ -66,7 +66,7 @@ def ask(versions: Versions, prompt: str, completion: str, top: int, *, unseen: b
         estimates[shard] = np.concatenate([estimate(question, codes)[0] for codes in read_codes(artifact)])
     trained = trained_documents(model)
     left_out = 0 if unseen or trained is None else _leave_out(versions, estimates, trained)
-    P = {name: gradients.layers[name] / (layer.Λ + layer.λ) for name, layer in layers.items()}
+    P = {name: layer.precondition(gradients.layers[name]) for name, layer in layers.items()}
     P = {name: layer.basis.rotate_back(P[name]) for name, layer in layers.items()}
     scored = _scored_exactly(versions, runner, _ranked(estimates, top), P, N)
     return Answer(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from influence_assets.assets.fitted_pass import FittedPass, fitted_settings
+from influence_assets.assets.fitted_pass import FittedPass, curvature_form, fitted_settings
 from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
@@ -28,11 +28,11 @@ def _compute(work: Work) -> None:
 
     eigenbases = work.open("eigenbases")
     generation = eigenbases.manifest.summary
-    fitted, blocks = FittedPass(work, generation["fitted_share"]), work.study.curvature.blocks
+    fitted, form = FittedPass(work, generation["fitted_share"]), curvature_form(work.study)
 
     def begin(runner: "Runner", resumed: Artifact | None) -> FittedCorrections:
         bases = bases_on(runner, eigenbases)
-        totals = FittedCorrections(runner, fitted.sampler, bases, blocks, shard_drift, save)
+        totals = FittedCorrections(runner, fitted.sampler, bases, form, shard_drift, save)
         if resumed is not None:
             totals.take_up(
                 read_corrections(resumed, runner.modules), resumed.array(DRIFT), resumed.array(DRIFT_SEQUENCES)
@@ -45,7 +45,7 @@ def _compute(work: Work) -> None:
         draft.array(DRIFT_SEQUENCES, np.array(totals.sequences, np.int64))
 
     drift, sequences = [], np.zeros(0, np.int64)
-    for totals in fitted.totals(begin, lambda layer: FittedCorrections.bytes_of(layer, fitted.dtype, blocks)):
+    for totals in fitted.totals(begin, lambda layer: FittedCorrections.bytes_of(layer, fitted.dtype, form)):
         write_corrections(work.draft, totals.layers, totals.corrections, fitted.dtype)
         drift.append(totals.drift)
         sequences = np.array(totals.sequences, np.int64)
@@ -70,7 +70,7 @@ def _cost(sizes: Any, _partition: Partition) -> Cost:
     shape = sizes.shape
     of_sequence = len(_groups(sizes)) * shape.passes() + shape.covariances() + shape.rotated_gradients()
     operations = sizes.all_fitted_sequences * of_sequence + sizes.shards * shape.drift()
-    return Cost(operations, sizes.gradient_bytes + sizes.shards * sizes.drift_bytes)
+    return Cost(operations, sizes.eigenvalue_bytes + sizes.shards * sizes.drift_bytes)
 
 
 def _memory(sizes: Any) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from influence_assets.assets.fitted_pass import FittedPass, fitted_settings
+from influence_assets.assets.fitted_pass import FittedPass, curvature_form, fitted_settings
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.generations import FittedStatistics
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 def _compute(work: Work) -> None:
     from influence_assets.capture.fitted_totals import FittedCovariances
-    from influence_assets.layouts.factors import read_covariances, summarise_layers, write_covariances
+    from influence_assets.layouts.factors import read_covariances, summarise_layers, summarised_form, write_covariances
 
     fitted = FittedPass(work)
-    blocks, layers = work.study.curvature.blocks, fitted.runner.modules
+    form, layers = curvature_form(work.study), fitted.runner.modules
     _refuse_too_wide(work, layers)
 
     def begin(runner: "Runner", resumed: Artifact | None) -> FittedCovariances:
-        totals = None if resumed is None else read_covariances(resumed, runner.modules, blocks)
-        return FittedCovariances(runner, fitted.sampler, blocks, totals, write_covariances)
+        totals = None if resumed is None else read_covariances(resumed, runner.modules, form)
+        return FittedCovariances(runner, fitted.sampler, form, totals, write_covariances)
 
-    for totals in fitted.totals(begin, lambda layer: FittedCovariances.bytes_of(layer, fitted.dtype, blocks)):
+    for totals in fitted.totals(begin, lambda layer: FittedCovariances.bytes_of(layer, fitted.dtype, form)):
         _refuse_nothing(work, fitted.figures())
         totals.save(work.draft)
         del totals  # before the next group is measured
     summarise_layers(work.draft, layers)
     work.draft.summarise(
         **fitted.figures(),
-        blocks=blocks,
+        **summarised_form(form),
         attributed_parameters=sum(layer.parameters for layer in layers),
         total_parameters=int(work.open("language_model").manifest.summary["parameters"]),
     )
@@ -60,7 +60,7 @@ def _refuse_too_wide(work: Work, layers: "Sequence[AttributedLayer]") -> None:
     from influence_assets.capture.layer_groups import refuse_too_wide, room_for_layers
 
     room = room_for_layers(torch.device("cpu"), work.study.compute.memory_bytes, 0)
-    refuse_too_wide(room, layers, work.study.curvature.blocks)
+    refuse_too_wide(room, layers, curvature_form(work.study))
 
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:
@@ -88,9 +88,9 @@ ASSET = AssetDefinition(
     name="covariances",
     group="curvature",
     description=(
-        "Totals of a·aᵀ and Ds·Dsᵀ of every attributed layer over the shards that a generation is fitted on, with "
-        "sampled labels by default. They are added up shard by shard, and are not kept once the generation's "
-        "eigenvectors are known. Positions without a loss are not counted."
+        "Totals of a·aᵀ and Ds·Dsᵀ of every attributed layer, or sketches of them (`curvature.rank`), over the shards "
+        "that a generation is fitted on, with sampled labels by default. They are added up shard by shard, and are not "
+        "kept once the generation's eigenvectors are known. Positions without a loss are not counted."
     ),
     kinds=frozenset({"torch", "zarr"}),
     inputs=("language_model", "token_sequences"),
@@ -102,5 +102,5 @@ ASSET = AssetDefinition(
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
     shown=_shown,
-    hidden=frozenset({"layers", "shapes", "blocks", "fitted_shards"}),
+    hidden=frozenset({"layers", "shapes", "blocks", "seed", "fitted_shards"}),
 )

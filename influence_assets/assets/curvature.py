@@ -17,8 +17,6 @@ from influence_assets.storage.artifacts import Artifact
 
 def _compute(work: Work) -> None:
     from influence_assets.layouts import factors
-    from influence_assets.maths.ekfac import damping
-    from influence_assets.maths.notation import in_float64
     from influence_assets.models.layers.rule import MODULES_KEY
 
     frozen, model, corrected = work.open("eigenbases"), work.open("language_model"), work.open("corrected_eigenvalues")
@@ -27,11 +25,10 @@ def _compute(work: Work) -> None:
     modules: list[dict[str, Any]] = []
     dampings: dict[str, float] = {}
     for layer in factors.layers_of(frozen):
-        total = factors.read_correction(corrected, layer)
-        Λ = total.mean()
-        if bool(Λ.any()):
-            dampings[layer] = damping(in_float64(Λ), study.curvature.damping_scale)
-        work.draft.array(f"{layer}.corrected_eigenvalues", Λ.numpy())
+        found = factors.layer_figures(frozen, corrected, layer)
+        if found.mean > 0:
+            dampings[layer] = study.curvature.damping_scale * found.mean
+        work.draft.array(f"{layer}.corrected_eigenvalues", found.Λ.numpy())
         output_width, input_width = figures["shapes"][layer]
         modules.append(
             {
@@ -40,10 +37,10 @@ def _compute(work: Work) -> None:
                 "input_width": input_width,
                 "output_width": output_width,
                 "parameters": input_width * output_width,
-                "mean_eigenvalue": float(in_float64(Λ).mean()),
+                "mean_eigenvalue": found.mean,
                 "damping": dampings.get(layer),
                 "covariance_tokens": figures["counted_tokens"],
-                "fit_sequences": total.count,
+                "fit_sequences": found.count,
             }
         )
     if not dampings:
@@ -52,7 +49,7 @@ def _compute(work: Work) -> None:
     unreached = sum(dampings.values()) / len(dampings)
     for module in modules:
         module["damping"] = dampings.setdefault(module["module_name"], unreached)
-    described = model.manifest.summary
+    described, rank = model.manifest.summary, factors.form_of(frozen).rank
     generations = {
         "generation_id": generation,
         "weights_hash": described["weights_hash"],
@@ -72,6 +69,7 @@ def _compute(work: Work) -> None:
     work.draft.table("generations", pl.DataFrame([generations]))
     work.draft.summarise(
         layers=factors.layers_of(frozen),
+        **({} if rank is None else {"rank": rank}),
         damping={m["module_name"]: m["damping"] for m in modules},
         generation_id=generation,
         training_sequences=figures["training_sequences"],
@@ -89,7 +87,7 @@ def _shown(artifact: Artifact) -> Mapping[str, Shown]:
 
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:
-    return Cost(0, sizes.gradient_bytes, amount=1)
+    return Cost(0, sizes.eigenvalue_bytes, amount=1)
 
 
 ASSET = AssetDefinition(

@@ -34,10 +34,10 @@ def _compute(work: Work) -> None:
     """Merge the drift of all shards in the order of their names; reads one short vector of each."""
     from influence_assets.layouts.drift import merged_drift
 
-    frozen, curvature = work.open("eigenbases"), work.open("curvature")
+    frozen = work.open("eigenbases")
     shards = work.open_all("drift_statistics")
     fitted = [bool(shard.manifest.summary["fitted"]) for shard in shards]
-    drift = merged_drift(shards, work.open("corrected_eigenvalues"), frozen, curvature, work.progress)
+    drift = merged_drift(shards, work.open("corrected_eigenvalues"), frozen, work.progress)
     if drift is None:  # every document was withdrawn, so no shard is left to compare
         work.draft.table("layer_drift", pl.DataFrame(schema=LAYER_DRIFT_SCHEMA))
         work.draft.table("shard_drift", pl.DataFrame(schema=SHARD_DRIFT_SCHEMA))
@@ -133,7 +133,7 @@ ASSET = AssetDefinition(
         "study's threshold a new generation is due."
     ),
     kinds=frozenset({"torch", "parquet"}),
-    inputs=("drift_statistics", "corrected_eigenvalues", "eigenbases", "curvature"),
+    inputs=("drift_statistics", "corrected_eigenvalues", "eigenbases"),
     reads=("corpus",),
     code_version="2",
     settings=lambda study: {"drift_threshold": study.curvature.drift_threshold},

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from influence_assets.assets.fitted_pass import fitted_settings
+from influence_assets.assets.fitted_pass import curvature_form, fitted_settings
 from influence_assets.assets.shared_pass import SHARD_PASS, Joined, PassContext, run_pass, shared_memory
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
@@ -15,9 +15,10 @@ from influence_assets.storage.artifacts import Artifact
 if TYPE_CHECKING:
     import numpy as np
 
+    from influence_assets.capture.form import AnyStatistics
     from influence_assets.capture.layer_groups import Sized
     from influence_assets.capture.participant import Participant
-    from influence_assets.capture.shard_statistics import ShardStatistics
+    from influence_assets.maths.curvature_form import CurvatureForm
     from influence_assets.models.layers.rule import AttributedLayer
 
 
@@ -61,18 +62,18 @@ class _Drift(Joined):
     def __init__(self, work: Work, context: PassContext) -> None:
         self._work = work
         self._context = context
-        self._measured: ShardStatistics | None = None
+        self._measured: AnyStatistics | None = None
         self._vectors: list[np.ndarray] = []
 
     def bytes_of(self, layer: "AttributedLayer", itemsize: int) -> int:
         """Return the bytes of the layer's A, S and Λ."""
-        return _layer_bytes(layer, itemsize, self._work.study.curvature.blocks)
+        return _layer_bytes(layer, itemsize, curvature_form(self._work.study))
 
     def begin(self) -> "Participant":
         """Begin the totals of the context's layers."""
-        from influence_assets.capture.shard_statistics import ShardStatistics
+        from influence_assets.capture.form import shard_statistics
 
-        self._measured = ShardStatistics(self._work.study.curvature.blocks)
+        self._measured = shard_statistics(curvature_form(self._work.study), self._context.runner, self._context.bases)
         return self._measured
 
     def end(self) -> None:
@@ -99,10 +100,8 @@ def _operations(sizes: Any, partition: Partition, _names: frozenset[str]) -> flo
     return float(sizes.fitted_sequences(str(partition.shard)) * of_sequence + sizes.shape.drift())
 
 
-def _layer_bytes(layer: "Sized", itemsize: int, blocks: int) -> int:
-    from influence_assets.capture.fitted_totals import factor_numbers
-
-    return itemsize * (factor_numbers(layer, blocks) + layer.output_width * layer.input_width)
+def _layer_bytes(layer: "Sized", itemsize: int, form: "CurvatureForm") -> int:
+    return itemsize * form.statistics_numbers(layer.output_width, layer.input_width)
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
@@ -132,7 +131,7 @@ ASSET = AssetDefinition(
         operations=_operations,
         fits=True,
         joins=_joins,
-        layer_bytes=lambda sizes, layer: _layer_bytes(layer, sizes.shape.sums_itemsize, sizes.study.curvature.blocks),
+        layer_bytes=lambda sizes, layer: _layer_bytes(layer, sizes.shape.sums_itemsize, sizes.form),
         needs_pass=lambda sizes, partition: not sizes.was_fitted(str(partition.shard)),
     ),
     runs_model=True,

@@ -38,22 +38,21 @@ def _compute(work: Work) -> None:
     import torch
 
     from influence_assets.layouts import factors
-    from influence_assets.maths.ekfac import eigenbasis
     from influence_assets.maths.notation import accumulation_dtype
     from influence_assets.models.kernels import use_fastest
 
     covariances = work.open("covariances")
     figures = covariances.manifest.summary
-    layers = factors.layers_of(covariances)
+    layers, form = factors.layers_of(covariances), factors.form_of(covariances)
     use_fastest(work.workspace.kernels_cache, map(tuple, figures["shapes"].values()))
     dtype = accumulation_dtype(getattr(torch, work.study.model.dtype))
     for done, layer in enumerate(layers, start=1):
-        totals = factors.read_factors(covariances, layer)
-        factors.write_basis(work.draft, layer, eigenbasis(totals.A, totals.S), dtype)
+        factors.write_basis(work.draft, layer, factors.fitted_basis(covariances, layer), dtype)
         work.progress(done, len(layers))
     work.draft.summarise(
         layers=layers,
         **{name: figures[name] for name in FIGURES},
+        **({} if form.rank is None else factors.summarised_form(form)),
         created_at=datetime.now(UTC).isoformat(),
     )
 
@@ -64,7 +63,7 @@ def factors_are_positive_semi_definite(artifact: Artifact, _open: Opener) -> Fin
     for name in artifact.array_names():
         if name.endswith((".eigenvalues_A", ".eigenvalues_S")):
             eigenvalues = artifact.array(name)
-            relative = eigenvalues.min() / (eigenvalues.max() or 1.0)
+            relative = eigenvalues.min() / (eigenvalues.max() or 1.0) if eigenvalues.size else 0.0
             worst = min(worst, float(np.nan_to_num(relative, nan=-np.inf)))
     return Finding(worst > -TOLERANCE, {"most_negative_relative_eigenvalue": worst})
 
@@ -73,9 +72,9 @@ def bases_are_orthonormal(artifact: Artifact, _open: Opener) -> Finding:
     """Find the largest entry of QᵀQ − I over both bases of every layer."""
     worst, is_orthonormal = 0.0, True
     for name in artifact.array_names():
-        if name.endswith((".Q_A", ".Q_S")):
+        if name.endswith((".Q_A", ".Q_S", ".U_A", ".U_S")):
             Q = artifact.array(name)
-            deviation = float(np.nan_to_num(np.abs(Q.T @ Q - np.eye(len(Q))), nan=np.inf).max())
+            deviation = float(np.nan_to_num(np.abs(Q.T @ Q - np.eye(Q.shape[1])), nan=np.inf).max(initial=0.0))
             is_orthonormal &= deviation < ORTHONORMAL[Q.dtype.name]
             worst = max(worst, deviation)
     return Finding(is_orthonormal, {"largest_deviation": worst})
@@ -83,17 +82,16 @@ def bases_are_orthonormal(artifact: Artifact, _open: Opener) -> Finding:
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:
     shape = sizes.shape
-    vectors = sum(layer.d_out + layer.d_in for layer in shape.layers)
-    return Cost(sum(layer.decomposition() for layer in shape.layers), sizes.factor_bytes + 8 * vectors)
+    values = sum(sum(sizes.form.kept(layer.d_out, layer.d_in)) for layer in shape.layers)
+    return Cost(sum(layer.decomposition() for layer in shape.layers), sizes.basis_bytes + 8 * values)
 
 
 def _memory(sizes: Any) -> int:
     from influence_assets.capture.layer_groups import refuse_too_wide
-    from influence_assets.maths.ekfac import decomposition_bytes
 
-    refuse_too_wide(sizes.room_for_decomposition, sizes.shape.layers, sizes.study.curvature.blocks)
-    widest = max(width for layer in sizes.shape.layers for width in layer.factor_widths)
-    return int(sizes.process_bytes + decomposition_bytes(widest))
+    refuse_too_wide(sizes.room_for_decomposition, sizes.shape.layers, sizes.form)
+    largest = max(sizes.form.decomposition_bytes(layer.d_out, layer.d_in) for layer in sizes.shape.layers)
+    return int(sizes.process_bytes + largest)
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
@@ -108,9 +106,9 @@ ASSET = AssetDefinition(
     name="eigenbases",
     group="curvature",
     description=(
-        "A numbered generation: the eigenvectors of the covariances of every layer, decomposed in float64 and then "
-        "frozen. Shards that come later are scored in it, so that scores stay comparable. Set `new_generation` in "
-        "the launchpad to fit another one."
+        "A numbered generation: the eigenvectors of the covariances of every layer, all or the leading ones, found in "
+        "float64 and then frozen. Shards that come later are scored in it, so that scores stay comparable. Set "
+        "`new_generation` in the launchpad to fit another one."
     ),
     kinds=frozenset({"torch", "zarr"}),
     inputs=("covariances",),
@@ -132,7 +130,7 @@ ASSET = AssetDefinition(
             "No merged A or S has a negative eigenvalue, to rounding.",
             factors_are_positive_semi_definite,
         ),
-        Check("bases_are_orthonormal", "QᵀQ = I for both bases of every layer.", bases_are_orthonormal),
+        Check("bases_are_orthonormal", "QᵀQ = I for both bases of every layer, or UᵀU = I.", bases_are_orthonormal),
     ),
-    hidden=frozenset({"layers", "shapes", "fitted_shards", "identity"}),
+    hidden=frozenset({"layers", "shapes", "seed", "fitted_shards", "identity"}),
 )

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     import torch
 
     from influence_assets.capture.batches import Sequences
+    from influence_assets.capture.layer_groups import Sized
     from influence_assets.capture.losses import LabelSampler
     from influence_assets.capture.runner import Runner
+    from influence_assets.maths.curvature_form import CurvatureForm
     from influence_assets.models.layers.rule import AttributedLayer
 
 LARGEST_FIT = 100_000
@@ -27,7 +29,25 @@ _COUNTS = ("fitted_sequences", "counted_tokens", "training_sequences", "training
 def fitted_settings(study: Study) -> Mapping[str, Any]:
     """Return the settings that affect the statistics that the curvature is fitted on."""
     later = {"damping_scale", "drift_threshold", "new_generation"}
+    if study.curvature.rank is None:
+        later.add("rank")
     return {"dtype": study.model.dtype, **study.curvature.model_dump(mode="json", exclude=later)}
+
+
+def curvature_form(study: Study) -> "CurvatureForm":
+    """Return how much of the factors a study keeps."""
+    from influence_assets.maths.curvature_form import CurvatureForm
+
+    curvature = study.curvature
+    return CurvatureForm(curvature.blocks, curvature.rank, curvature.seed)
+
+
+def curvature_bytes(form: "CurvatureForm", layer: "Sized", itemsize: int) -> int:
+    """Return the bytes in memory of a layer's eigenvectors and Λ; `itemsize` is that of sums."""
+    shape = layer.output_width, layer.input_width
+    if form.rank is not None:  # in float64, see `maths/low_rank.py`
+        itemsize = 8
+    return itemsize * (form.basis_numbers(*shape) + form.eigenvalue_numbers(*shape))
 
 
 def share_to_fit(study: Study, sequences: int) -> float:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from influence_assets.assets.fitted_pass import curvature_form
 from influence_assets.assets.shared_pass import PROBES, SHARD_PASS, Joined, PassContext, run_pass, shared_memory
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Measurement, Work
@@ -37,16 +38,19 @@ class _Sketches(Joined):
 
     def __init__(self, work: Work, context: PassContext) -> None:
         from influence_assets.capture.sign_writer import SignWriter
-        from influence_assets.layouts.factors import StoredEigenvalues
+        from influence_assets.layouts.factors import StoredCurvature
         from influence_assets.layouts.sketches import write_coordinates
         from influence_assets.maths.notation import accumulation_dtype
         from influence_assets.maths.sketches import strongest_coordinates
 
         self._work = work
         self._context = context
-        stored = StoredEigenvalues(work.open("curvature"), accumulation_dtype(context.whole.dtype))
+        stored = StoredCurvature(
+            work.open("eigenbases"), work.open("curvature"), accumulation_dtype(context.whole.dtype)
+        )
         self._coordinates = strongest_coordinates(stored, work.study.sketches.coordinates)
-        sizes = {layer.name: layer.output_width * layer.input_width for layer in context.whole.modules}
+        form = curvature_form(work.study)
+        sizes = {each.name: form.coordinates(each.output_width, each.input_width) for each in context.whole.modules}
         write_coordinates(work.draft, self._coordinates, sizes)
         # A sequence without a loss has no gradient to ask with.
         carrying = np.flatnonzero(context.sequences.counted_tokens() > 0)
@@ -72,7 +76,7 @@ class _Sketches(Joined):
         context, layers = self._context, self._context.curvatures
         quiet = Runner(context.runner.model, context.runner.modules, context.runner.batch_sequences)
         gradients = query_gradients(quiet, context.sequences.take(self._probed), bases_of(layers)).layers
-        kept = {name: self._coordinates.kept[name].to(layer.Λ.device) for name, layer in layers.items()}
+        kept = {name: self._coordinates.kept[name].to(layer.device) for name, layer in layers.items()}
         of_layers = Coordinates(kept, self._coordinates.energy)
         self._questions.append(query_sketches(gradients, layers, of_layers, 1))
         self._exact.append(np.zeros((len(self._probed), 0)))
@@ -112,7 +116,8 @@ class _Sketches(Joined):
 
 
 def _cost(sizes: Any, partition: Partition) -> Cost:
-    coordinates = min(sizes.study.sketches.coordinates, sizes.shape.gradient_numbers)
+    of_layers = sum(sizes.form.coordinates(layer.d_out, layer.d_in) for layer in sizes.shape.layers)
+    coordinates = min(sizes.study.sketches.coordinates, of_layers)
     return Cost(bytes=sizes.sequences(str(partition.shard)) * (coordinates / 8 + 4) + coordinates * BYTES_A_COORDINATE)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from influence_assets.assets.fitted_pass import curvature_bytes, curvature_form
 from influence_assets.assets.strongest import PAIR, Earlier, earlier_details, shard_of, strongest_pairs, unchanged
 from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
@@ -164,11 +165,11 @@ def _details(loaded: _Loaded, rows: slice, sequences: "Sequences", pairs: "Pairs
 
     work, whole = loaded.work, loaded.runner
     vectors: int = rows.stop - rows.start + 1
-    itemsize = accumulation_dtype(whole.dtype).itemsize
+    itemsize, form = accumulation_dtype(whole.dtype).itemsize, curvature_form(work.study)
 
     def bytes_of(layer: "AttributedLayer") -> int:
-        d_out, d_in = int(layer.output_width), int(layer.input_width)
-        return itemsize * (d_out**2 + d_in**2 + (1 + vectors) * d_out * d_in)
+        vector = int(layer.output_width) * int(layer.input_width) * itemsize
+        return curvature_bytes(form, layer, itemsize) + vectors * vector
 
     parts = []
     for group in groups_in_memory(whole, bytes_of, sequences.tokens.shape[1], work.study.compute.memory_bytes):
@@ -288,7 +289,7 @@ class _Questions:
     """
 
     def __init__(self, loaded: _Loaded) -> None:
-        from influence_assets.layouts.factors import StoredEigenvalues
+        from influence_assets.layouts.factors import StoredCurvature
         from influence_assets.layouts.outer_products import StoredGradients
         from influence_assets.layouts.sketches import KeptCoordinates
         from influence_assets.maths.notation import accumulation_dtype
@@ -296,7 +297,8 @@ class _Questions:
         work = loaded.work
         self._queries = work.open("query_gradients").manifest.summary
         self._gradients = StoredGradients(work.open("query_gradients"))
-        self._layers = StoredEigenvalues(work.open("curvature"), accumulation_dtype(loaded.runner.dtype))
+        self._dtype = accumulation_dtype(loaded.runner.dtype)
+        self._layers = StoredCurvature(work.open("eigenbases"), work.open("curvature"), self._dtype)
         self._kept = KeptCoordinates(self._layers, work.open("curvature"), work.study.sketches.coordinates)
         self._last: tuple[Coordinates, np.ndarray] | None = None
 
@@ -321,7 +323,7 @@ class _Questions:
         from influence_assets.capture.sketches import query_sketches
 
         layer = self._layers[name]
-        V = self._gradients.of_layer(name, slice(0, int(self._queries["queries"])), layer.Λ)
+        V = self._gradients.of_layer(name, slice(0, int(self._queries["queries"])), layer.shape, self._dtype)
         return query_sketches({name: V}, {name: layer}, coordinates, int(self._queries["training_sequences"]))
 
 

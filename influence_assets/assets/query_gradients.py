@@ -27,7 +27,7 @@ from influence_assets.study import Study
 if TYPE_CHECKING:
     from influence_assets.capture.gradients import QueryOuterProducts
     from influence_assets.capture.runner import Runner
-    from influence_assets.maths.ekfac import LayerCurvature
+    from influence_assets.maths.curvature import Curvature
 
 ROWS_SHOWN = 10
 
@@ -69,6 +69,7 @@ def _compute(work: Work) -> None:
     from influence_assets.layouts import factors, queries
     from influence_assets.layouts.model import runner as load_runner
     from influence_assets.layouts.outer_products import GradientWriter
+    from influence_assets.maths.notation import accumulation_dtype
 
     file = work.workspace.query_file(str(work.partition.query_set))
     rows = read_query_set(file)
@@ -110,21 +111,24 @@ def _compute(work: Work) -> None:
     work.draft.summarise(
         layers=list(curvature),
         queries=len(rows),
-        gradient_bytes=len(rows) * queries.gradient_bytes(curvature),
+        gradient_bytes=len(rows) * queries.gradient_bytes(curvature, accumulation_dtype(runner.dtype)),
         largest_truncation_error=max(gradients.truncation_errors, default=0.0),
         generation_id=generation["generation_id"],
         training_sequences=generation["training_sequences"],
     )
 
 
-def _held_bytes(study: Study, curvature: "Mapping[str, LayerCurvature]", tokens: int) -> int:
+def _held_bytes(study: Study, curvature: "Mapping[str, Curvature]", tokens: int) -> int:
     """Return the most bytes that a query takes until it is written."""
+    import torch
+
     from influence_assets.layouts.outer_products import outer_product_bytes
     from influence_assets.layouts.queries import gradient_bytes
+    from influence_assets.maths.notation import accumulation_dtype
 
-    shapes = [(len(layer.Λ), layer.Λ.shape[1]) for layer in curvature.values()]
-    itemsize = max(layer.Λ.element_size() for layer in curvature.values())
-    in_full = V_AND_P * gradient_bytes(curvature) if methods_in_full(study) else 0
+    dtype = accumulation_dtype(getattr(torch, study.model.dtype))
+    shapes, itemsize = [layer.shape for layer in curvature.values()], dtype.itemsize
+    in_full = V_AND_P * gradient_bytes(curvature, dtype) if methods_in_full(study) else 0
     return outer_product_bytes(tokens, shapes, itemsize) + in_full
 
 
@@ -138,14 +142,15 @@ class _MethodArrays:
         queries: number of queries.
     """
 
-    def __init__(self, work: Work, runner: "Runner", curvature: "Mapping[str, LayerCurvature]", queries: int) -> None:
+    def __init__(self, work: Work, runner: "Runner", curvature: "Mapping[str, Curvature]", queries: int) -> None:
+        from influence_assets.maths.notation import accumulation_dtype
+
         self._work = work
         self._runner = runner
         self._curvature = curvature
+        dtype = str(accumulation_dtype(runner.dtype)).removeprefix("torch.")
         self._arrays = {
-            (method, name): work.draft.mappable_array(
-                f"{name}.{method.name}", (queries, *layer.Λ.shape), str(layer.Λ.dtype).removeprefix("torch.")
-            )
+            (method, name): work.draft.mappable_array(f"{name}.{method.name}", (queries, *layer.shape), dtype)
             for method in methods_in_full(work.study)
             for name, layer in curvature.items()
         }
@@ -225,7 +230,7 @@ def _memory(sizes: Any) -> int:
     each = outer_product_bytes(longest, _shapes(sizes), sizes.shape.sums_itemsize)
     each += V_AND_P * sizes.gradient_bytes if methods_in_full(sizes.study) else 0
     at_once = min(max(map(sizes.queries, sizes.query_tokens), default=0), max(1, LARGEST_QUERIES_BYTES // max(1, each)))
-    return int(sizes.pass_memory(sizes.factor_bytes + sizes.gradient_bytes + at_once * each))
+    return int(sizes.pass_memory(sum(map(sizes.curvature_bytes, sizes.shape.layers)) + at_once * each))
 
 
 def _shapes(sizes: Any) -> list[tuple[int, int]]:
@@ -249,7 +254,7 @@ ASSET = AssetDefinition(
     name="query_gradients",
     group="queries",
     description=(
-        "∇ log p(completion given prompt) of every query of the set, layer by layer, in the eigenbases: as the outer "
+        "∇ log p(completion given prompt) of every query of the set, layer by layer: as the outer "
         "products of its tokens, those of long queries truncated to a lower rank."
     ),
     kinds=frozenset({"torch", "zarr"}),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from influence_assets.assets.fitted_pass import curvature_bytes, curvature_form
 from influence_assets.engine.definition import AssetDefinition, Measurement, SharedPass, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.layouts import LARGEST_QUERIES_BYTES
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from influence_assets.capture.operations import LayerShape
     from influence_assets.capture.participant import Participant
     from influence_assets.capture.runner import Runner
-    from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
+    from influence_assets.maths.curvature import Basis, Curvature
     from influence_assets.models.layers.rule import AttributedLayer
 
 PROBES = 4
@@ -83,12 +84,10 @@ class PassContext:
         from influence_assets.capture.layer_groups import groups_in_memory
         from influence_assets.maths.notation import accumulation_dtype
 
-        itemsize = accumulation_dtype(self.whole.dtype).itemsize
+        itemsize, form = accumulation_dtype(self.whole.dtype).itemsize, curvature_form(self.study)
 
         def bytes_of(layer: "AttributedLayer") -> int:
-            d_out, d_in = layer.output_width, layer.input_width
-            curvature = (d_out**2 + d_in**2 + d_out * d_in) * itemsize
-            return curvature + sum(each.bytes_of(layer, itemsize) for each in joined)
+            return curvature_bytes(form, layer, itemsize) + sum(each.bytes_of(layer, itemsize) for each in joined)
 
         tokens, most = self.sequences.tokens.shape[1], self.study.compute.memory_bytes
         groups = groups_in_memory(self.whole, bytes_of, tokens, most)
@@ -102,7 +101,7 @@ class PassContext:
         self.runner = replace(self.whole, modules=layers)
 
     @cached_property
-    def curvatures(self) -> "dict[str, LayerCurvature]":
+    def curvatures(self) -> "dict[str, Curvature]":
         """The generation's curvature of the layers."""
         from influence_assets.layouts.factors import curvature_on
 
@@ -110,8 +109,8 @@ class PassContext:
         return curvature_on(self.runner, work.open("eigenbases"), work.open("curvature"))
 
     @cached_property
-    def bases(self) -> "dict[str, Eigenbasis]":
-        """The eigenbases, on the layers' devices, taken from the curvature if that is loaded anyway."""
+    def bases(self) -> "dict[str, Basis]":
+        """The bases, on the layers' devices, taken from the curvature if that is loaded anyway."""
         from influence_assets.layouts.factors import bases_of, bases_on
 
         if any(key.asset == "curvature" for work in self._works for key in work.inputs):
@@ -129,6 +128,7 @@ def compute(works: Sequence[Work]) -> None:
 
 def run_pass(context: PassContext, joined: Sequence[Joined]) -> None:
     """Run a pass over the shard for each group of layers, and record the results."""
+    from influence_assets.capture.layer_groups import release_unused
     from influence_assets.capture.one_pass import measure
     from influence_assets.layouts.model import label_sampler
 
@@ -140,7 +140,8 @@ def run_pass(context: PassContext, joined: Sequence[Joined]) -> None:
         measure(context.runner, context.sequences, participants, bases, sampler)
         for each in joined:
             each.end()
-        del participants, bases  # before the next group is loaded
+        del participants, bases
+        release_unused()  # before the next group is loaded
     context.enter([])
     for each in joined:
         each.record()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from influence_assets.assets.fitted_pass import share_to_fit
+from influence_assets.assets.fitted_pass import curvature_bytes, curvature_form, share_to_fit
 from influence_assets.corpus.queries import read_query_set
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.partitions import Partition
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from influence_assets.capture.layer_groups import Sized
     from influence_assets.capture.operations import LayerShape, ModelShape
+    from influence_assets.maths.curvature_form import CurvatureForm
 
 BYTES_A_TOKEN = 4.0
 """Bytes of English text in a token, until the study's own tokenizer has counted."""
@@ -229,24 +230,33 @@ class StudySizes:
         return accumulation_dtype(self.shape.dtype)
 
     @property
-    def factor_bytes(self) -> int:
-        """Bytes of A and S of all layers, in the dtype of sums."""
-        return self.shape.factor_numbers * self.shape.sums_itemsize
+    def form(self) -> "CurvatureForm":
+        """How much of the factors the study keeps."""
+        return curvature_form(self.study)
+
+    @property
+    def basis_bytes(self) -> int:
+        """Bytes of the eigenvectors of all layers as they are stored; those of low rank are in float64."""
+        itemsize = self.shape.sums_itemsize if self.form.rank is None else 8
+        return itemsize * sum(self.form.basis_numbers(layer.d_out, layer.d_in) for layer in self.shape.layers)
+
+    @property
+    def eigenvalue_bytes(self) -> int:
+        """Bytes of Λ of all layers, in the dtype of sums."""
+        numbers = sum(self.form.eigenvalue_numbers(layer.d_out, layer.d_in) for layer in self.shape.layers)
+        return numbers * self.shape.sums_itemsize
 
     @cached_property
     def factor_totals_bytes(self) -> int:
-        """Bytes of the totals of A and S of all layers in float64, of which about half is kept."""
-        from influence_assets.maths.moments import tile_numbers
-
-        widths = [width for layer in self.shape.layers for width in layer.factor_widths]
-        return 8 * sum(map(tile_numbers, widths))
+        """Bytes of the totals of A and S of all layers, or of their sketches, in float64."""
+        return 8 * sum(self.form.total_numbers(layer.d_out, layer.d_in) for layer in self.shape.layers)
 
     @cached_property
     def drift_bytes(self) -> int:
         """Bytes of a shard's vector of drift."""
         from influence_assets.layouts.drift import vector_sizes
 
-        numbers = sum(sum(vector_sizes(layer.d_out, layer.d_in)) for layer in self.shape.layers)
+        numbers = sum(sum(vector_sizes(layer.d_out, layer.d_in, self.form)) for layer in self.shape.layers)
         return numbers * self.shape.sums_itemsize
 
     @property
@@ -288,14 +298,13 @@ class StudySizes:
         groups = layer_groups(self.shape.layers, bytes_of, self._room)
         return [sum(map(bytes_of, group)) for group in groups]
 
-    def fitted_groups(self, bytes_of: "Callable[[Sized, torch.dtype, int], int]") -> list[int]:
+    def fitted_groups(self, bytes_of: "Callable[[Sized, torch.dtype, CurvatureForm], int]") -> list[int]:
         """Return the groups of layers, as `layer_groups` does, for totals of `capture.fitted_totals`."""
-        blocks = self.study.curvature.blocks
-        return self.layer_groups(lambda layer: bytes_of(layer, self.sums_dtype, blocks))
+        return self.layer_groups(lambda layer: bytes_of(layer, self.sums_dtype, self.form))
 
     def curvature_bytes(self, layer: "LayerShape") -> int:
         """Return the bytes of a layer's eigenvectors and Λ."""
-        return self.shape.sums_itemsize * (sum(width**2 for width in layer.factor_widths) + layer.d_out * layer.d_in)
+        return curvature_bytes(self.form, layer, self.shape.sums_itemsize)
 
     @cached_property
     def _room(self) -> int:
@@ -344,7 +353,7 @@ class StudySizes:
         study = workspace.study
         keeps_adapter = study.model.train is None and study.model.adapter_attribution == "adapter"
         return model_shape(
-            self.config, study.model.dtype, study.curvature.modules, tokens=tokens, blocks=study.curvature.blocks,
+            self.config, study.model.dtype, study.curvature.modules, tokens=tokens, form=self.form,
             trust_remote_code=study.model.trust_remote_code,
             adapter=workspace.model_folders.adapter if keeps_adapter else None,
         )  # fmt: skip

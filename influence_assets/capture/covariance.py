@@ -1,9 +1,11 @@
 """A and S: the second moments of layers' inputs and output gradients, as totals over tokens."""
 
-from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch
+from torch import Tensor
 
 from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.layer_gradient import LayerGradient
@@ -23,48 +25,93 @@ class Covariances:
     S: FactorMoment
 
 
-class CovarianceTotals(Participant):
-    """Totals of a aᵀ and Ds Dsᵀ of every layer over the tokens that carry a loss.
+class Accumulator(Protocol):
+    """Sums over the rows of a factor."""
+
+    def add(self, rows: Tensor) -> None:
+        """Add rows."""
+
+    def absorb(self, other: Self) -> None:
+        """Add the sums of another accumulator."""
+
+    def clear(self) -> None:
+        """Set all sums to zero."""
+
+    def packed(self) -> Tensor:
+        """Return all sums as one vector."""
+
+    def of_width(self, width: int) -> Self:
+        """Return this accumulator, or one with sums of zero if nothing has been added yet."""
+
+
+Sums = TypeVar("Sums", bound=Accumulator)
+
+
+class FactorTotals(Participant, Generic[Sums]):
+    """Totals over the rows of A and S of every layer, the tokens that carry a loss.
 
     A pass goes through all layers, so the totals of all of them are in memory at once, each on its layer's device.
 
     Args:
-        blocks: number of blocks on the diagonal of each factor; entries outside them are not computed.
-        dtype: the dtype of the sums; by default that of the passes' sums.
+        begin: returns an accumulator for a factor of a width.
     """
 
     fits = True
 
-    def __init__(self, blocks: int = 1, dtype: torch.dtype | None = None) -> None:
-        self.A: dict[str, GramAccumulator] = defaultdict(lambda: GramAccumulator(blocks, dtype))
-        self.S: dict[str, GramAccumulator] = defaultdict(lambda: GramAccumulator(blocks, dtype))
+    def __init__(self, begin: Callable[[int], Sums]) -> None:
+        self._begin = begin
+        self.A: dict[str, Sums] = {}
+        self.S: dict[str, Sums] = {}
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:
         """Add one layer's inputs and output gradients of a batch."""
         # Positions without a loss are left out: what the model computes for padding must not count in A.
         positions = batch.positions.to(layer.a.device)
-        self.A[layer.name].add(layer.a.flatten(0, 1)[positions])
-        self.S[layer.name].add(layer.Ds.flatten(0, 1)[positions])
+        for sums, x in ((self.A, layer.a), (self.S, layer.Ds)):
+            self._of(sums, layer.name, x.shape[-1]).add(x.flatten(0, 1)[positions])
 
-    def absorb(self, other: "CovarianceTotals") -> None:
-        """Add the totals of another part of the sequences."""
-        for own, others in ((self.A, other.A), (self.S, other.S)):
-            for name, accumulator in others.items():
-                own[name].absorb(accumulator)
+    def absorb(self, other: "FactorTotals[Sums]", layers: Iterable[AttributedLayer]) -> None:
+        """Add the totals of some layers over another part of the sequences."""
+        for layer in layers:
+            for own, others, width in (
+                (self.A, other.A, layer.input_width),
+                (self.S, other.S, layer.output_width),
+            ):
+                if layer.name in others:
+                    self._of(own, layer.name, width).absorb(others[layer.name])
 
     def clear(self) -> None:
         """Set all totals to zero."""
         for accumulator in (*self.A.values(), *self.S.values()):
             accumulator.clear()
 
+    def accumulators(self, layer: AttributedLayer) -> tuple[Sums, Sums]:
+        """Return the accumulators of A and S of one layer; of no sequences, their sums are zero."""
+        A = self._of(self.A, layer.name, layer.input_width)
+        S = self._of(self.S, layer.name, layer.output_width)
+        return A.of_width(layer.input_width), S.of_width(layer.output_width)
+
+    def _of(self, sums: dict[str, Sums], name: str, width: int) -> Sums:
+        if name not in sums:
+            sums[name] = self._begin(width)
+        return sums[name]
+
+
+class CovarianceTotals(FactorTotals[GramAccumulator]):
+    """Totals of a aᵀ and Ds Dsᵀ.
+
+    Args:
+        blocks: number of blocks on the diagonal of each factor; entries outside them are not computed.
+        dtype: the dtype of the sums; by default that of the passes' sums.
+    """
+
+    def __init__(self, blocks: int = 1, dtype: torch.dtype | None = None) -> None:
+        super().__init__(lambda _width: GramAccumulator(blocks, dtype))
+
     def of(self, layer: AttributedLayer) -> Covariances:
         """Return the totals of one layer; of no sequences, they are zero."""
         A, S = self.accumulators(layer)
         return Covariances(A.moment(), S.moment())
-
-    def accumulators(self, layer: AttributedLayer) -> tuple[GramAccumulator, GramAccumulator]:
-        """Return the accumulators of A and S of one layer; of no sequences, their sums are zero."""
-        return self.A[layer.name].of_width(layer.input_width), self.S[layer.name].of_width(layer.output_width)
 
 
 def covariances(

@@ -9,15 +9,13 @@ import torch
 
 from influence_assets.capture.batches import Sequences
 from influence_assets.capture.correction import CorrectionTotals
-from influence_assets.capture.covariance import CovarianceTotals
+from influence_assets.capture.form import AnyCovarianceTotals, AnyStatistics, covariance_totals, shard_statistics
 from influence_assets.capture.layer_groups import Sized
 from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.one_pass import measure
 from influence_assets.capture.runner import Runner
-from influence_assets.capture.shard_statistics import ShardStatistics
-from influence_assets.maths.block_diagonal import block_widths
-from influence_assets.maths.ekfac import Eigenbasis
-from influence_assets.maths.moments import tile_numbers
+from influence_assets.maths.curvature import Basis
+from influence_assets.maths.curvature_form import CurvatureForm
 from influence_assets.models.layers.rule import AttributedLayer
 
 SUM_BYTES = 8
@@ -30,7 +28,7 @@ class FittedCovariances:
     Args:
         runner: runs the model with the layers to measure.
         sampler: draws the labels.
-        blocks: number of blocks on the diagonal of each factor.
+        form: how much of the factors is kept.
         totals: totals to go on from, in float64; None: none.
         write: writes the totals of some layers into a draft.
     """
@@ -39,25 +37,25 @@ class FittedCovariances:
         self,
         runner: Runner,
         sampler: LabelSampler | None,
-        blocks: int,
-        totals: CovarianceTotals | None,
-        write: Callable[[Any, Sequence[AttributedLayer], CovarianceTotals], None],
+        form: CurvatureForm,
+        totals: AnyCovarianceTotals | None,
+        write: Callable[[Any, Sequence[AttributedLayer], AnyCovarianceTotals], None],
     ) -> None:
         self._runner = runner
         self._sampler = sampler
-        self._totals = totals or CovarianceTotals(blocks, torch.float64)
-        self._of_shard = CovarianceTotals(blocks)
+        self._totals = totals or covariance_totals(form, torch.float64)
+        self._of_shard = covariance_totals(form)
         self._write = write
 
     @staticmethod
-    def bytes_of(layer: Sized, dtype: torch.dtype, blocks: int) -> int:
+    def bytes_of(layer: Sized, dtype: torch.dtype, form: CurvatureForm) -> int:
         """Return the bytes that the totals of a layer take, those over all shards and those of one."""
-        return factor_numbers(layer, blocks) * (SUM_BYTES + dtype.itemsize)
+        return form.total_numbers(layer.output_width, layer.input_width) * (SUM_BYTES + dtype.itemsize)
 
     def add(self, sequences: Sequences) -> None:
         """Add a shard's sequences."""
         measure(self._runner, sequences, [self._of_shard], {}, self._sampler)
-        self._totals.absorb(self._of_shard)
+        self._totals.absorb(self._of_shard, self._runner.modules)
         self._of_shard.clear()
 
     def save(self, draft: Any) -> None:
@@ -72,7 +70,7 @@ class FittedCorrections:
         runner: runs the model with the layers to measure.
         sampler: draws the labels.
         bases: the generation's basis of each layer.
-        blocks: number of blocks on the diagonal of each factor.
+        form: how much of the factors is kept.
         drift_of: returns a shard's vector of drift from its own totals.
         write: writes everything measured so far into a draft.
     """
@@ -81,15 +79,15 @@ class FittedCorrections:
         self,
         runner: Runner,
         sampler: LabelSampler | None,
-        bases: Mapping[str, Eigenbasis],
-        blocks: int,
-        drift_of: Callable[[Sequence[AttributedLayer], ShardStatistics, Mapping[str, Eigenbasis]], np.ndarray],
+        bases: Mapping[str, Basis],
+        form: CurvatureForm,
+        drift_of: Callable[[Sequence[AttributedLayer], AnyStatistics, Mapping[str, Basis]], np.ndarray],
         write: Callable[[Any, "FittedCorrections"], None],
     ) -> None:
         self._runner = runner
         self._sampler = sampler
         self._bases = runner.placed(bases)
-        self._of_shard = ShardStatistics(blocks)
+        self._of_shard = shard_statistics(form, runner, self._bases)
         self._drift_of = drift_of
         self._write = write
         self.corrections = CorrectionTotals(torch.float64)
@@ -103,12 +101,11 @@ class FittedCorrections:
         return self._runner.modules
 
     @staticmethod
-    def bytes_of(layer: Sized, dtype: torch.dtype, blocks: int) -> int:
+    def bytes_of(layer: Sized, dtype: torch.dtype, form: CurvatureForm) -> int:
         """Return the bytes that a layer takes: its basis, its totals over all shards, and A, S and Λ of one."""
-        widths = [width for side in (layer.input_width, layer.output_width) for width in block_widths(side, blocks)]
-        gradient = layer.input_width * layer.output_width
-        of_shard = sum(width**2 for width in widths) + factor_numbers(layer, blocks) + gradient
-        return of_shard * dtype.itemsize + gradient * SUM_BYTES
+        shape = layer.output_width, layer.input_width
+        of_shard = form.basis_numbers(*shape) + form.statistics_numbers(*shape)
+        return of_shard * dtype.itemsize + form.eigenvalue_numbers(*shape) * SUM_BYTES
 
     def take_up(self, corrections: CorrectionTotals, drift: np.ndarray, sequences: np.ndarray) -> None:
         """Go on from what was written before: the totals, and the drift and number of sequences of each shard."""
@@ -141,9 +138,3 @@ class FittedCorrections:
     def save(self, draft: Any) -> None:
         """Write everything measured so far."""
         self._write(draft, self)
-
-
-def factor_numbers(layer: Sized, blocks: int) -> int:
-    """Return how many numbers are kept of the totals of A and S."""
-    sides = (layer.input_width, layer.output_width)
-    return sum(tile_numbers(width) for side in sides for width in block_widths(side, blocks))

@@ -21,13 +21,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import LayerTap
 from influence_assets.capture.runner import Runner
-from influence_assets.maths.ekfac import Eigenbasis
+from influence_assets.maths.curvature import Basis
 from influence_assets.maths.notation import accumulation_dtype
 from influence_assets.models.layers.rule import AttributedLayer, Handle
 
 
 def gauss_newton_products(
-    runner: Runner, shards: Iterable[Sequences], V: Mapping[str, Tensor], bases: Mapping[str, Eigenbasis]
+    runner: Runner, shards: Iterable[Sequences], V: Mapping[str, Tensor], bases: Mapping[str, Basis]
 ) -> dict[str, Tensor]:
     """Return G V for every layer, [vector, d_out, d_in], in the eigenbases as V is.
 
@@ -58,7 +58,7 @@ def gauss_newton_products(
 
 
 def _batch_products(
-    runner: Runner, batch: Batch, vectors: Mapping[str, Tensor], bases: Mapping[str, Eigenbasis]
+    runner: Runner, batch: Batch, vectors: Mapping[str, Tensor], bases: Mapping[str, Basis]
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the sum over a batch, in the eigenbases, for each vector, which is in the model's coordinates."""
     product: dict[str, Tensor] = {}

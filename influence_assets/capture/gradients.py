@@ -10,10 +10,10 @@ from torch import Tensor
 from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.runner import Runner
-from influence_assets.maths.ekfac import Eigenbasis, sequence_gradients
+from influence_assets.maths.curvature import Basis
+from influence_assets.maths.ekfac import sequence_gradients
 from influence_assets.maths.notation import accumulation_dtype
 from influence_assets.maths.outer_products import OuterProducts
-from influence_assets.maths.products import product
 from influence_assets.models.layers.rule import AttributedLayer
 
 
@@ -30,9 +30,7 @@ class QueryGradients:
     log_probabilities: np.ndarray
 
 
-def query_gradients(
-    runner: Runner, queries: Sequences, bases: Mapping[str, Eigenbasis] | None = None
-) -> QueryGradients:
+def query_gradients(runner: Runner, queries: Sequences, bases: Mapping[str, Basis] | None = None) -> QueryGradients:
     """Return the gradient of each completion's log-probability given its prompt.
 
     Args:
@@ -77,8 +75,8 @@ class QueryOuterProducts:
     """∇f of every query, layer by layer, as the outer products of its tokens, and f itself.
 
     Args:
-        layers: for each layer the outer products of each query, in the eigenbases: one for each token at which the
-            gradient of the layer's output is not zero.
+        layers: for each layer the outer products of each query, in the coordinates of its basis: one for each token at
+            which the gradient of the layer's output is not zero.
         log_probabilities: float64 [query]: f, as in `QueryGradients`.
     """
 
@@ -86,7 +84,7 @@ class QueryOuterProducts:
     log_probabilities: np.ndarray
 
 
-def query_outer_products(runner: Runner, queries: Sequences, bases: Mapping[str, Eigenbasis]) -> QueryOuterProducts:
+def query_outer_products(runner: Runner, queries: Sequences, bases: Mapping[str, Basis]) -> QueryOuterProducts:
     """Return the gradients that `query_gradients` returns, before their sums over tokens.
 
     Tokens without a part in a gradient are left out: padding, the last token, in the last layers those of the prompt,
@@ -104,8 +102,8 @@ def query_outer_products(runner: Runner, queries: Sequences, bases: Mapping[str,
         def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
             takes_part = (Ds != 0).any(-1)  # [sequence, token]
             basis, rows = bases[linear.name], takes_part.sum(1).tolist()
-            L = torch.split(product(Ds[takes_part], basis.Q_S).to(runner.device), rows)
-            R = torch.split(product(a[takes_part], basis.Q_A).to(runner.device), rows)
+            L = torch.split(basis.rotated_outputs(Ds[takes_part]).to(runner.device), rows)
+            R = torch.split(basis.rotated_inputs(a[takes_part]).to(runner.device), rows)
             for query, *of_query in zip(batch.rows, L, R, strict=True):
                 layers[linear.name][query] = OuterProducts(*of_query)
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from influence_assets.capture.batches import Parts
-from influence_assets.maths.ekfac import Eigenbasis, sequence_gradients
+from influence_assets.maths.curvature import Basis
+from influence_assets.maths.ekfac import sequence_gradients
 
 
 class RotatedAxes(NamedTuple):
@@ -47,7 +48,7 @@ class LayerGradient:
     """
 
     def __init__(
-        self, name: str, a: Tensor, Ds: Tensor, basis: Eigenbasis | None = None, buffers: GradientBuffers | None = None
+        self, name: str, a: Tensor, Ds: Tensor, basis: Basis | None = None, buffers: GradientBuffers | None = None
     ) -> None:
         self.name = name
         self.a = a
@@ -58,11 +59,12 @@ class LayerGradient:
 
     @property
     def rotated(self) -> Tensor:
-        """Q_Sᵀ G Q_A, [sequence, d_out, d_in]."""
+        """Return Q_Sᵀ G Q_A, or G itself where the basis does not rotate, [sequence, d_out, d_in]."""
         return self.with_sides(RotatedAxes(S=True, A=True))
 
     def with_sides(self, sides: RotatedAxes) -> Tensor:
         """Return G with these sides in the eigenbasis, [sequence, d_out, d_in]."""
+        sides = self._rotatable(sides)
         if sides not in self._computed:
             self._computed[sides] = self._gradients(self.Ds, self.a, sides, self._buffers.of(sides, self.a, self.Ds))
         return self._computed[sides]
@@ -75,6 +77,7 @@ class LayerGradient:
             parts: parts of the batch's sequences, by their rows in the batch.
             buffers: memory for the gradients; the next call overwrites it.
         """
+        sides = self._rotatable(sides)
         longest = int(parts.lengths().max())
         sequences, starts, ends = (
             torch.from_numpy(values).to(self.a.device, non_blocking=True)
@@ -86,6 +89,10 @@ class LayerGradient:
         Ds = self.Ds[sequences[:, None], positions].masked_fill_(outside[..., None], 0)
         a = self.a[sequences[:, None], positions]
         return self._gradients(Ds, a, sides, buffers.of(sides, a, Ds))
+
+    def _rotatable(self, sides: RotatedAxes) -> RotatedAxes:
+        """Return the sides that the basis rotates at all."""
+        return sides if self._basis is None or self._basis.rotates else RotatedAxes(S=False, A=False)
 
     def _gradients(self, Ds: Tensor, a: Tensor, sides: RotatedAxes, out: Tensor | None) -> Tensor:
         if not any(sides):

@@ -1,5 +1,7 @@
 """Groups of layers that are measured in passes of their own, where all at once would take more memory than there is."""
 
+import ctypes
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,8 +13,7 @@ import torch
 from influence_assets.capture.available_memory import available_memory
 from influence_assets.capture.runner import Runner
 from influence_assets.errors import InputError
-from influence_assets.maths.block_diagonal import block_widths
-from influence_assets.maths.ekfac import decomposition_bytes
+from influence_assets.maths.curvature_form import CurvatureForm
 from influence_assets.models.layers.rule import AttributedLayer
 
 MEMORY_KEY = "compute.memory_bytes"
@@ -35,10 +36,21 @@ def room_for_layers(device: torch.device, memory_bytes: int | None, batch_bytes:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(SHARE_OF_DEVICE * (torch.cuda.mem_get_info(device)[0] + unused)) - batch_bytes
+    release_unused()
     available = available_memory()
     if memory_bytes is not None:
         available = min(available, memory_bytes - resident_bytes())
     return available - batch_bytes
+
+
+def release_unused() -> None:
+    """Give back to the system what this process has freed, or could free.
+
+    Tensors of an earlier pass can be in reference cycles, and the C library keeps freed memory for later.
+    """
+    gc.collect()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc has it
+        trim(0)
 
 
 def resident_bytes() -> int:
@@ -83,24 +95,26 @@ def refuse_beyond(room: int, needed: int, what: str) -> None:
         raise InputError(
             MEMORY_KEY,
             f"{what} takes {needed / 1e9:.1f} GB, and there are {max(0, room) / 1e9:.1f} GB for it",
-            "Set curvature.blocks, attribute narrower layers (curvature.modules), or give it more memory.",
+            "Set curvature.rank (such as 64) or curvature.blocks, attribute narrower layers (curvature.modules), or "
+            "give it more memory.",
         )
 
 
-def refuse_too_wide(room: int, layers: Sequence[Sized], blocks: int) -> None:
+def refuse_too_wide(room: int, layers: Sequence[Sized], form: CurvatureForm) -> None:
     """Raise if a layer has a factor whose eigenvectors cannot be found in this memory.
 
     Args:
         room: the bytes that a decomposition may take.
         layers: the layers.
-        blocks: number of blocks on the diagonal of each factor.
+        form: how much of the factors is kept.
 
     Raises:
         InputError: a factor is too wide.
     """
     for layer in layers:
-        widest = max(max(block_widths(side, blocks)) for side in (layer.output_width, layer.input_width))
-        refuse_beyond(room, decomposition_bytes(widest), f"decomposing a factor of {layer.name} ({widest:,} wide)")
+        sides = layer.output_width, layer.input_width
+        widest = max(form.widths(*sides))
+        refuse_beyond(room, form.decomposition_bytes(*sides), f"decomposing a factor of {layer.name} ({widest:,} wide)")
 
 
 def layer_groups(layers: Sequence[Layer], bytes_of: Callable[[Layer], int], room: int) -> list[list[Layer]]:

@@ -7,17 +7,20 @@ import torch
 from torch import Tensor
 
 from influence_assets.capture.batches import Batch, Sequences
+from influence_assets.capture.correction import CorrectionTotals
+from influence_assets.capture.covariance import FactorTotals
 from influence_assets.capture.layer_gradient import LayerGradient
 from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.one_pass import measure
 from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.block_diagonal import blocks_of
+from influence_assets.maths.curvature_form import CurvatureForm
 from influence_assets.maths.low_rank import LowRankBasis
 from influence_assets.maths.low_rank_drift import SubspaceFactor, subspace_factor
-from influence_assets.maths.moments import GramAccumulator, SecondMoment
+from influence_assets.maths.moments import GramAccumulator, SecondMoment, SquareAccumulator
 from influence_assets.maths.notation import accumulation_dtype
-from influence_assets.maths.range_finder import RangeAccumulator, RangeFinder, RangeSketch
+from influence_assets.maths.range_finder import RangeAccumulator, RangeSketch, leading_eigenvectors
 from influence_assets.models.layers.rule import AttributedLayer
 
 
@@ -28,42 +31,31 @@ class CovarianceSketches:
     A: RangeSketch
     S: RangeSketch
 
+    def basis(self, form: CurvatureForm) -> LowRankBasis:
+        """Return the leading eigenvectors, in float64.
 
-def range_finders(layer: AttributedLayer, rank: int, seed: int) -> tuple[RangeFinder, RangeFinder]:
-    """Return what is measured of A and of S of a layer."""
-    return RangeFinder(layer.input_width, rank, seed), RangeFinder(layer.output_width, rank, seed)
+        Raises:
+            ValueError: a sketch is not finite.
+        """
+        A, S = (leading_eigenvectors(sketch, form.finder(len(sketch.Y.total))) for sketch in (self.A, self.S))
+        return LowRankBasis.of(A, S)
 
 
-class CovarianceSketchTotals(Participant):
-    """Totals of a (aᵀ Ω) and Ds (Dsᵀ Ω) of every layer over the tokens that carry a loss.
+class CovarianceSketchTotals(FactorTotals[RangeAccumulator]):
+    """Totals of a (aᵀ Ω) and Ds (Dsᵀ Ω).
 
     Args:
-        runner: runs the model.
-        rank: the number of eigenvectors to find of each factor.
-        seed: of Ω.
+        form: how many eigenvectors are to be found of each factor.
+        dtype: the dtype of the sums; by default that of the passes' sums.
     """
 
-    fits = True
+    def __init__(self, form: CurvatureForm, dtype: torch.dtype | None = None) -> None:
+        super().__init__(lambda width: RangeAccumulator(form.finder(width), dtype))
 
-    def __init__(self, runner: Runner, rank: int, seed: int) -> None:
-        self._layers: dict[str, list[RangeAccumulator]] = {}
-        for layer in runner.modules:
-            finders = range_finders(layer, rank, seed)
-            self._layers[layer.name] = [RangeAccumulator(finder) for finder in finders]
-            for accumulator, finder in zip(self._layers[layer.name], finders, strict=True):
-                none = torch.zeros(0, finder.width, dtype=accumulation_dtype(runner.dtype), device=layer.device)
-                accumulator.add(none)  # so that totals of no sequences are zero
-
-    def add(self, batch: Batch, layer: LayerGradient) -> None:
-        """Add one layer's inputs and output gradients of a batch."""
-        # Positions without a loss are left out: what the model computes for padding must not count in A.
-        positions = batch.positions.to(layer.a.device)
-        for accumulator, x in zip(self._layers[layer.name], (layer.a, layer.Ds), strict=True):
-            accumulator.add(x.flatten(0, 1)[positions])
-
-    def totals(self) -> dict[str, CovarianceSketches]:
-        """Return the totals of each layer, in the model's order; of no sequences, they are zero."""
-        return {name: CovarianceSketches(A.sketch(), S.sketch()) for name, (A, S) in self._layers.items()}
+    def of(self, layer: AttributedLayer) -> CovarianceSketches:
+        """Return the totals of one layer; of no sequences, they are zero."""
+        A, S = self.accumulators(layer)
+        return CovarianceSketches(A.sketch(), S.sketch())
 
 
 @dataclass(frozen=True)
@@ -94,6 +86,19 @@ class _LayerTotals:
         for gram, r in zip(self._grams, (r_A, r_S), strict=True):
             gram.add(basis.U_A.new_zeros(0, r))
 
+    @property
+    def squared_norms(self) -> SecondMoment[Tensor]:
+        """The bordered squared norms."""
+        return SecondMoment(self._norms, self._sequences)
+
+    def clear(self) -> None:
+        """Set all totals to zero."""
+        self._norms.zero_()
+        self._traces.zero_()
+        self._sequences = 0
+        for gram in self._grams:
+            gram.clear()
+
     def add(self, batch: Batch, layer: LayerGradient) -> None:
         split = self._basis.split(layer.Ds, layer.a)
         self._norms += split.squared_norms().sum(0)
@@ -109,11 +114,11 @@ class _LayerTotals:
             subspace_factor(blocks_of(gram.moment().total)[0], trace)
             for gram, trace in zip(self._grams, self._traces, strict=True)
         )
-        return LowRankCorrection(SecondMoment(self._norms, self._sequences), A, S)
+        return LowRankCorrection(self.squared_norms, A, S)
 
 
-class LowRankCorrectionTotals(Participant):
-    """Totals of squared norms over sequences with a token that carries a loss, and of drift over such tokens.
+class LowRankStatistics(Participant):
+    """A shard's squared norms over sequences with a token that carries a loss, and its drift over such tokens.
 
     Args:
         runner: runs the model.
@@ -130,13 +135,26 @@ class LowRankCorrectionTotals(Participant):
         """Add one layer's gradients of a batch; those of sequences without a loss are zero, and are not counted."""
         self._layers[layer.name].add(batch, layer)
 
-    def totals(self) -> dict[str, LowRankCorrection]:
-        """Return the totals of each layer, in the model's order."""
-        return {name: layer.correction() for name, layer in self._layers.items()}
+    def of(self, layer: AttributedLayer) -> LowRankCorrection:
+        """Return the totals of one layer; of no sequences, they are zero."""
+        return self._layers[layer.name].correction()
+
+    @property
+    def corrections(self) -> CorrectionTotals:
+        """The squared norms of all layers, to be absorbed by those of many shards."""
+        totals = CorrectionTotals()
+        for name, layer in self._layers.items():
+            totals.Λ[name] = SquareAccumulator.of(layer.squared_norms)
+        return totals
+
+    def clear(self) -> None:
+        """Set all totals to zero, for the next shard."""
+        for layer in self._layers.values():
+            layer.clear()
 
 
 def covariance_sketches(
-    runner: Runner, sequences: Sequences, sampler: LabelSampler | None, *, rank: int, seed: int = 0
+    runner: Runner, sequences: Sequences, sampler: LabelSampler | None, form: CurvatureForm
 ) -> dict[str, CovarianceSketches]:
     """Return the sketches of A and S over the tokens of the sequences that carry a loss.
 
@@ -144,18 +162,17 @@ def covariance_sketches(
         runner: runs the model.
         sequences: the training sequences.
         sampler: draws the labels; None takes the data's own.
-        rank: the number of eigenvectors to find of each factor.
-        seed: of Ω.
+        form: how many eigenvectors are to be found of each factor.
     """
-    totals = CovarianceSketchTotals(runner, rank, seed)
+    totals = CovarianceSketchTotals(form)
     measure(runner, sequences, [totals], {}, sampler)
-    return totals.totals()
+    return {layer.name: totals.of(layer) for layer in runner.modules}
 
 
 def low_rank_corrections(
     runner: Runner, sequences: Sequences, bases: Mapping[str, LowRankBasis], sampler: LabelSampler | None
 ) -> dict[str, LowRankCorrection]:
     """Return the totals of squared norms and of drift over the sequences; labels as in `covariance_sketches`."""
-    totals = LowRankCorrectionTotals(runner, bases)
+    totals = LowRankStatistics(runner, bases)
     measure(runner, sequences, [totals], {}, sampler)
-    return totals.totals()
+    return {layer.name: totals.of(layer) for layer in runner.modules}

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from influence_assets.capture.batch_size import kept_bytes
 from influence_assets.capture.hooks import LayerTap
 from influence_assets.capture.operations import LayerShape, ModelShape
+from influence_assets.maths.curvature_form import CurvatureForm
 from influence_assets.models.adapters import add_matrices
 from influence_assets.models.dimensions import total_parameters
 from influence_assets.models.layers.rule import AttributedLayer
@@ -43,7 +44,7 @@ def model_shape(  # noqa: PLR0913  # keywords
     modules: str | Sequence[str],
     *,
     tokens: int,
-    blocks: int = 1,
+    form: CurvatureForm = CurvatureForm(),  # noqa: B008  # it is frozen
     trust_remote_code: bool = False,
     adapter: Path | None = None,
 ) -> ModelShape:
@@ -54,7 +55,7 @@ def model_shape(  # noqa: PLR0913  # keywords
         dtype: the precision of the passes.
         modules: `curvature.modules`.
         tokens: number of tokens in a sequence.
-        blocks: `curvature.blocks`.
+        form: how much of A and S is kept.
         trust_remote_code: whether the model's own code may run.
         adapter: the folder of an adapter whose matrices are attributed, or None.
 
@@ -74,7 +75,7 @@ def model_shape(  # noqa: PLR0913  # keywords
         head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         rows, width = head.weight.shape
         return ModelShape(
-            tuple(LayerShape(m.name, m.output_width, m.input_width, blocks) for m in selected),
+            tuple(LayerShape(m.name, m.output_width, m.input_width, form) for m in selected),
             tokens,
             total_parameters(model),
             forward,

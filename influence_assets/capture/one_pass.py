@@ -15,7 +15,7 @@ from influence_assets.capture.layer_gradient import GradientBuffers, LayerGradie
 from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner, refuse_not_finite
-from influence_assets.maths.ekfac import Eigenbasis
+from influence_assets.maths.curvature import Basis
 from influence_assets.models.layers.rule import AttributedLayer
 
 
@@ -23,7 +23,7 @@ def measure(
     runner: Runner,
     sequences: Sequences,
     participants: Sequence[Participant],
-    bases: Mapping[str, Eigenbasis],
+    bases: Mapping[str, Basis],
     sampler: LabelSampler | None,
 ) -> None:
     """Run all participants over the sequences, batch after batch.
@@ -66,7 +66,7 @@ def measure(
 
 
 def _consumer(
-    participants: Sequence[Participant], bases: Mapping[str, Eigenbasis], batch: Batch, buffers: GradientBuffers
+    participants: Sequence[Participant], bases: Mapping[str, Basis], batch: Batch, buffers: GradientBuffers
 ) -> Consumer:
     def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
         layer = LayerGradient(linear.name, a, Ds, bases.get(linear.name), buffers)

@@ -5,18 +5,24 @@ model's own pass is counted as torch runs it (`model_shape.py`), everything else
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from influence_assets.capture.batch_size import layer_bytes
 from influence_assets.maths.block_diagonal import block_widths
+from influence_assets.maths.curvature_form import CurvatureForm
 from influence_assets.maths.ekfac import RotationOrder, rotation_order
 from influence_assets.maths.moments import GRAM_TILE
 from influence_assets.maths.notation import accumulation_dtype
+from influence_assets.maths.split_tokens import norm_order
 
 EIGENDECOMPOSITION = 9
 """Operations for each width³: tridiagonal form 4/3, divide and conquer at most 17/3, back transformation 2."""
+
+
+SINGULAR_VECTORS = 20
+"""Operations for each width · columns² of a sketch: its products, a Cholesky and a QR decomposition, and the SVD."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +33,13 @@ class LayerShape:
         name: the module's name.
         d_out: width of its output.
         d_in: width of its input, including the bias's column.
-        blocks: number of blocks on the diagonals of A and S.
+        form: how much of A and S is kept.
     """
 
     name: str
     d_out: int
     d_in: int
-    blocks: int = 1
+    form: CurvatureForm = field(default_factory=CurvatureForm)
 
     @property
     def output_width(self) -> int:
@@ -48,26 +54,45 @@ class LayerShape:
     @property
     def factor_widths(self) -> list[int]:
         """The widths of the diagonal blocks of A and S."""
-        return [width for side in (self.d_in, self.d_out) for width in block_widths(side, self.blocks)]
+        return self.form.widths(self.d_out, self.d_in)
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """How many eigenvectors are kept of S and of A."""
+        return self.form.kept(self.d_out, self.d_in)
 
     def order(self, tokens: int) -> RotationOrder:
         """Return the order in which the gradient of a sequence is rotated."""
-        return rotation_order(tokens, self.d_out, self.d_in, blocks=self.blocks)
+        return rotation_order(tokens, self.d_out, self.d_in, blocks=self.form.blocks)
 
     def gradient(self, tokens: int) -> int:
         """Count the operations of Σ_t Ds_t a_tᵀ for one sequence."""
         return 2 * tokens * self.d_out * self.d_in
 
     def rotated_gradient(self, tokens: int) -> int:
-        """Count the operations of Q_Sᵀ G Q_A for one sequence, including those of G."""
+        """Count the operations of Q_Sᵀ G Q_A for one sequence, including those of G.
+
+        Of low rank: of what a sequence adds to Λ, which is measured from its tokens.
+        """
+        if self.form.rank is not None:
+            return self._split_tokens(tokens)
         return self.gradient(tokens) + 2 * self.order(tokens).multiplications
+
+    def _split_tokens(self, tokens: int) -> int:
+        (r_S, r_A), (d_out, d_in) = self.kept, (self.d_out, self.d_in)
+        rests = (d_out if r_S < d_out else 0), (d_in if r_A < d_in else 0)
+        coordinates = tokens * (d_out * r_S * (1 + (r_S < d_out)) + d_in * r_A * (1 + (r_A < d_in)))
+        return 2 * (coordinates + tokens * r_S * r_A + norm_order(tokens, rests, (r_S, r_A)).multiplications)
 
     def outer_products(self, rows: float) -> float:
         """Count the operations of rotating this number of tokens one by one, and of the sum of their outer products."""
-        return 2 * rows * (sum(width**2 for width in self.factor_widths) + self.d_out * self.d_in)
+        rotation = 0 if self.form.rank is not None else sum(width**2 for width in self.factor_widths)
+        return 2 * rows * (rotation + self.d_out * self.d_in)
 
     def rotation(self) -> int:
-        """Count the operations of Q_Sᵀ G Q_A for a gradient G that is known."""
+        """Count the operations of Q_Sᵀ G Q_A for a gradient G that is known; of low rank none."""
+        if self.form.rank is not None:
+            return 0
         return 2 * self.order(self.d_out + self.d_in).multiplications
 
     def scored_sides(self, tokens: int, queries: int, sequences: int) -> tuple[bool, bool]:
@@ -80,8 +105,11 @@ class LayerShape:
         return S, A
 
     def rotation_for_scores(self, tokens: int, queries: int, sequences: int) -> int:
-        """Count the operations of all rotations of sequences or queries in a pass for scores only."""
-        S, A = (sum(width**2 for width in block_widths(side, self.blocks)) for side in (self.d_out, self.d_in))
+        """Count the operations of all rotations of sequences or queries in a pass for scores only; of low rank none."""
+        if self.form.rank is not None:
+            return 0
+        blocks = self.form.blocks
+        S, A = (sum(width**2 for width in block_widths(side, blocks)) for side in (self.d_out, self.d_in))
         of_S = min(sequences * min(tokens, self.d_in), queries * self.d_in)
         of_A = min(sequences * min(tokens, self.d_out), queries * self.d_out)
         return 2 * (S * of_S + A * of_A)
@@ -91,15 +119,25 @@ class LayerShape:
         return 2 * queries * self.d_out * self.d_in
 
     def covariances(self, positions: int) -> int:
-        """Count the operations of A and S over these positions: the tiles on and below the diagonal."""
+        """Count the operations of A and S over these positions: the tiles on and below the diagonal, or sketches."""
+        if self.form.rank is not None:
+            finders = [self.form.finder(width) for width in (self.d_in, self.d_out)]
+            return sum(
+                _gram(positions, f.width) if f.is_whole else 4 * positions * f.width * f.columns for f in finders
+            )
         return sum(_gram(positions, width) for width in self.factor_widths)
 
     def decomposition(self) -> int:
         """Count the operations of the eigenvectors of A and S."""
+        if self.form.rank is not None:
+            finders = [self.form.finder(width) for width in (self.d_in, self.d_out)]
+            return sum(SINGULAR_VECTORS * f.width * f.columns**2 for f in finders)
         return EIGENDECOMPOSITION * sum(width**3 for width in self.factor_widths)
 
     def drift(self) -> int:
-        """Count the operations of Qᵀ A Q and Qᵀ S Q."""
+        """Count the operations of Qᵀ A Q and Qᵀ S Q for a shard; of low rank they are measured token by token."""
+        if self.form.rank is not None:
+            return 0
         return 4 * sum(width**3 for width in self.factor_widths)
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 from influence_assets.capture.batches import Batch
 from influence_assets.capture.layer_gradient import LayerGradient
 from influence_assets.capture.runner import Runner
-from influence_assets.maths.ekfac import Eigenbasis
+from influence_assets.maths.curvature import Basis
 
 
 class Participant(ABC):
@@ -26,7 +26,7 @@ class Participant(ABC):
     in_order: ClassVar[bool] = False
 
     def begin(  # noqa: B027  # most have nothing to prepare
-        self, runner: Runner, bases: Mapping[str, Eigenbasis], tokens: int, *, is_rotated_anyway: bool
+        self, runner: Runner, bases: Mapping[str, Basis], tokens: int, *, is_rotated_anyway: bool
     ) -> None:
         """Prepare for a pass.
 

@@ -15,13 +15,13 @@ from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import Consumer, LayerTap
 from influence_assets.capture.losses import Head, LabelSampler, plain_head
 from influence_assets.capture.passes import Pass
-from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
+from influence_assets.maths.curvature import Basis, Curvature
 from influence_assets.models.devices import input_device
 from influence_assets.models.dimensions import length_limits
 from influence_assets.models.frozen_products import frozen_products
 from influence_assets.models.layers.rule import AttributedLayer
 
-Placeable = TypeVar("Placeable", Tensor, Eigenbasis, LayerCurvature)
+Placeable = TypeVar("Placeable", Tensor, Basis, Curvature)
 
 Progress = Callable[[int], None]
 """Called with the number of sequences that a batch has finished."""

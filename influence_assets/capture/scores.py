@@ -17,7 +17,7 @@ from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.layer_gradient import GradientBuffers, LayerGradient, RotatedAxes
 from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner
-from influence_assets.maths.ekfac import Eigenbasis
+from influence_assets.maths.curvature import Basis
 from influence_assets.maths.influence import layer_scores
 from influence_assets.maths.notation import device_of_sums, in_float64
 
@@ -153,7 +153,7 @@ class ScoreTotals(Participant):
         """Free the preconditioned query gradients of the last pass."""
         self._methods.clear()
 
-    def begin(self, runner: Runner, bases: Mapping[str, Eigenbasis], tokens: int, *, is_rotated_anyway: bool) -> None:
+    def begin(self, runner: Runner, bases: Mapping[str, Basis], tokens: int, *, is_rotated_anyway: bool) -> None:
         """Rotate each side of the queries back, unless rotating the sequences is cheaper."""
         self.place(runner)
         self.in_eigenbases(bases, tokens, rotated_anyway=is_rotated_anyway)
@@ -164,7 +164,7 @@ class ScoreTotals(Participant):
             P.update(runner.placed(P))
 
     def in_eigenbases(
-        self, bases: Mapping[str, Eigenbasis], tokens: int, *, rotated_anyway: bool
+        self, bases: Mapping[str, Basis], tokens: int, *, rotated_anyway: bool
     ) -> Mapping[str, RotatedAxes]:
         """Take P as given in the eigenbases, and rotate back each side on which scoring there costs more.
 
@@ -181,11 +181,13 @@ class ScoreTotals(Participant):
         """
         queries, sequences = sum(map(len, self._totals.values())), self._sequences
         for layer, basis in bases.items():
-            d_out, d_in = len(basis.Q_S), len(basis.Q_A)
+            d_out, d_in = basis.shape
             # On each side, either choice costs d² times the number compared.
             S = sequences * min(tokens, d_in) < queries * d_in
             A = sequences * min(tokens, d_out) < queries * d_out
             axes = RotatedAxes(S=True, A=True) if rotated_anyway else RotatedAxes(S, A)
+            if not basis.rotates:
+                axes = RotatedAxes(S=False, A=False)
             self._rotated_axes[layer] = axes
             if not all(axes):
                 for P in self._methods.values():
@@ -233,7 +235,7 @@ def scores(
     sequences: Sequences,
     methods: Mapping[str, dict[str, Tensor]],
     N: int,
-    bases: Mapping[str, Eigenbasis] | None = None,
+    bases: Mapping[str, Basis] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the scores of every sequence for every query, by several methods in one pass.
 
@@ -251,7 +253,7 @@ def scores(
 
 
 def score_all(
-    runner: Runner, sequences: Sequences, totals: ScoreTotals, bases: Mapping[str, Eigenbasis] | None
+    runner: Runner, sequences: Sequences, totals: ScoreTotals, bases: Mapping[str, Basis] | None
 ) -> ScoreTotals:
     """Fill and return the totals in one pass of their own; other arguments as in `scores`."""
     totals.place(runner)
@@ -262,9 +264,7 @@ def score_all(
     return totals
 
 
-def score_pass(
-    runner: Runner, sequences: Sequences, totals: ScoreTotals, bases: Mapping[str, Eigenbasis] | None
-) -> None:
+def score_pass(runner: Runner, sequences: Sequences, totals: ScoreTotals, bases: Mapping[str, Basis] | None) -> None:
     """Add up the scores of every sequence in one pass; arguments as in `scores`."""
     buffers = GradientBuffers()
 

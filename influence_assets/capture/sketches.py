@@ -11,10 +11,10 @@ from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.layer_gradient import GradientBuffers, LayerGradient
 from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner, refuse_not_finite
-from influence_assets.maths.ekfac import LayerCurvature
+from influence_assets.maths.curvature import Curvature
 from influence_assets.maths.influence import layer_scores
 from influence_assets.maths.notation import device_of_sums, in_float64
-from influence_assets.maths.sketches import Coordinates, Damped, layer_sketch, whitened_squared_norms
+from influence_assets.maths.sketches import Coordinates, Whitened
 from influence_assets.models.layers.rule import AttributedLayer
 
 
@@ -40,8 +40,8 @@ class SketchRows(Participant):
         runner: runs the model.
         curvature: the curvature of every layer.
         coordinates: the coordinates to keep.
-        probes: each layer's preconditioned gradients P [probe, d_out, d_in] of a few queries, in the eigenbases, whose
-            exact scores are compared with the sketches' estimates.
+        probes: each layer's preconditioned gradients P [probe, d_out, d_in] of a few queries, in the coordinates of its
+            basis, whose exact scores are compared with the sketches' estimates.
         receive: called with each batch's whitened gradients.
     """
 
@@ -52,7 +52,7 @@ class SketchRows(Participant):
     def __init__(
         self,
         runner: Runner,
-        curvature: Mapping[str, LayerCurvature],
+        curvature: Mapping[str, Curvature],
         coordinates: Coordinates,
         probes: Mapping[str, Tensor],
         receive: Callable[[WhitenedBatch], None],
@@ -61,20 +61,18 @@ class SketchRows(Participant):
         self._order = [linear.name for linear in runner.modules]
         self._device = runner.device
         self._sums_on = device_of_sums(runner.device)
-        self._curvature = runner.placed(curvature)
-        self._kept = runner.placed(coordinates.kept)
         self._probes = runner.placed(probes)
-        self._weights = {name: (layer.Λ + layer.λ).reciprocal() for name, layer in self._curvature.items()}
+        kept = runner.placed(coordinates.kept)
+        self._whitenings = {n: layer.whitening(kept[n]) for n, layer in runner.placed(curvature).items()}
         self._parts: dict[str, Tensor] = {}
         self._squared_norms: list[Tensor] = []
         self._exact: list[Tensor] = []
 
     def add(self, _batch: Batch, layer: LayerGradient) -> None:
         """Add one layer's gradients of a batch."""
-        curvature = self._curvature[layer.name]
-        norms = whitened_squared_norms(layer.rotated, self._weights[layer.name])
+        rows, norms = self._whitenings[layer.name].of_tokens(layer.Ds, layer.a, layer.rotated)
         self._squared_norms.append(in_float64(norms).to(self._sums_on))
-        self._parts[layer.name] = layer_sketch(curvature, layer.rotated, self._kept[layer.name]).to(self._device)
+        self._parts[layer.name] = rows.to(self._device)
         exact = layer_scores(self._probes[layer.name], layer.rotated, 1)
         self._exact.append(in_float64(exact).to(self._sums_on))
 
@@ -90,7 +88,7 @@ class SketchRows(Participant):
 def sketches(
     runner: Runner,
     sequences: Sequences,
-    curvature: Mapping[str, LayerCurvature],
+    curvature: Mapping[str, Curvature],
     coordinates: Coordinates,
     probes: Mapping[str, Tensor],
 ) -> Iterator[WhitenedBatch]:
@@ -121,15 +119,15 @@ def sketches(
 
 
 def query_sketches(
-    V: Mapping[str, Tensor], curvature: Mapping[str, Damped], coordinates: Coordinates, N: int
+    V: Mapping[str, Tensor], curvature: Mapping[str, Whitened], coordinates: Coordinates, N: int
 ) -> np.ndarray:
     """Return the queries' factors of the scores that sketches estimate: float32 [query, width], in nats.
 
     Args:
-        V: each layer's query gradients in the eigenbases.
+        V: each layer's query gradients in the coordinates of its basis.
         curvature: the curvature of every layer.
         coordinates: the kept coordinates.
         N: training sequences of the generation.
     """
-    parts = [layer_sketch(layer, V[name], coordinates.kept[name]) for name, layer in curvature.items()]
+    parts = [layer.whitening(coordinates.kept[n]).of_gradients(V[n]) for n, layer in curvature.items()]
     return (-torch.cat(parts, dim=1) / N).float().cpu().numpy()

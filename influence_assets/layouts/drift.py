@@ -1,17 +1,25 @@
 """The layout of a shard's drift statistics: one short vector, whatever the shard's size."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from influence_assets.capture.covariance import Covariances
-from influence_assets.capture.shard_statistics import ShardStatistics
+from influence_assets.capture.form import AnyStatistics
+from influence_assets.capture.low_rank import LowRankStatistics
 from influence_assets.errors import StorageError
+from influence_assets.layouts.factors import form_of, read_correction
+from influence_assets.maths.curvature import Basis
+from influence_assets.maths.curvature_form import CurvatureForm
 from influence_assets.maths.drift import BINS, RotatedFactor, block_sums, eigenvalue_drift, rotated_factor, sketch_width
 from influence_assets.maths.ekfac import Eigenbasis
+from influence_assets.maths.low_rank_drift import SubspaceFactor
 from influence_assets.maths.moments import SecondMoment
 from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.storage.artifacts import Artifact
@@ -35,13 +43,13 @@ class DriftStatistics:
     """Totals from which one layer's drift is computed, of one shard or several ([shards, ...]); they can be added.
 
     Args:
-        A: the total of the input covariance, rotated into the frozen basis.
-        S: the total of the output gradients' covariance, rotated likewise.
+        A: the total of the input covariance in the frozen basis.
+        S: the total of the output gradients' covariance, likewise.
         Λ: block sums of the total of the corrected eigenvalues, [..., rows, columns].
     """
 
-    A: RotatedFactor
-    S: RotatedFactor
+    A: RotatedFactor | SubspaceFactor
+    S: RotatedFactor | SubspaceFactor
     Λ: Tensor
 
 
@@ -52,15 +60,20 @@ def drift_statistics(totals: Covariances, basis: Eigenbasis, Λ: SecondMoment[Te
 
 
 def shard_drift(
-    layers: Sequence[AttributedLayer], measured: ShardStatistics, bases: Mapping[str, Eigenbasis]
-) -> np.ndarray:
-    """Return a shard's vector, in the dtype of the bases, of what was measured in them."""
-    statistics = {
-        layer.name: drift_statistics(measured.covariances.of(layer), bases[layer.name], measured.corrections.of(layer))
-        for layer in layers
-    }
-    (dtype,) = {basis.Q_A.dtype for basis in bases.values()}
-    return packed(statistics).astype(str(dtype).removeprefix("torch."))
+    layers: Sequence[AttributedLayer], measured: AnyStatistics, bases: Mapping[str, Basis]
+) -> npt.NDArray[np.floating[Any]]:
+    """Return a shard's vector, in the dtype of its sums, of what was measured in these bases."""
+    statistics = {layer.name: _of_layer(layer, measured, bases[layer.name]) for layer in layers}
+    dtypes = {measured.corrections.of(layer).total.dtype for layer in layers}
+    return packed(statistics).astype(str(dtypes.pop()).removeprefix("torch."))
+
+
+def _of_layer(layer: AttributedLayer, measured: AnyStatistics, basis: Basis) -> DriftStatistics:
+    if isinstance(measured, LowRankStatistics):
+        of_layer = measured.of(layer)
+        return DriftStatistics(of_layer.A, of_layer.S, block_sums(of_layer.squared_norms.total))
+    assert isinstance(basis, Eigenbasis)  # noqa: S101  # as statistics of whole factors need
+    return drift_statistics(measured.covariances.of(layer), basis, measured.corrections.of(layer))
 
 
 def write_shard_drift(draft: Draft, vectors: Sequence[np.ndarray], sequences: int) -> None:
@@ -78,42 +91,68 @@ def write_shard_drift(draft: Draft, vectors: Sequence[np.ndarray], sequences: in
 def packed(layers: Mapping[str, DriftStatistics]) -> np.ndarray:
     """Return all layers' statistics as one float64 vector.
 
-    It holds, layer by layer, A's diagonal and sketch, S's diagonal and sketch, and Λ's blocks.
+    It holds, layer by layer, A's diagonal and sketch, and of low rank its trace, the same of S, and Λ's blocks.
     """
     parts = (
         part.flatten()
         for layer in layers.values()
-        for part in (layer.A.diagonal, layer.A.sketch, layer.S.diagonal, layer.S.sketch, layer.Λ)
+        for part in (*_parts_of_factor(layer.A), *_parts_of_factor(layer.S), layer.Λ)
     )
     return np.asarray(torch.cat(list(parts)).numpy())
 
 
-def unpacked(vectors: Tensor, shapes: Shapes) -> dict[str, DriftStatistics]:
+def _parts_of_factor(factor: RotatedFactor | SubspaceFactor) -> tuple[Tensor, ...]:
+    if isinstance(factor, RotatedFactor):
+        return factor.diagonal, factor.sketch
+    return factor.within.diagonal, factor.within.sketch, factor.trace[None]
+
+
+def unpacked(vectors: Tensor, shapes: Shapes, form: CurvatureForm) -> dict[str, DriftStatistics]:
     """Return the statistics that `packed` packed.
 
     Args:
         vectors: float64 [..., numbers]: packed statistics of one shard, several, or the sum of several.
         shapes: the shapes of the packed layers, in their order.
+        form: how much of the factors is kept.
 
     Raises:
         ValueError: the vectors belong to other layers.
     """
-    sizes = [vector_sizes(*shape) for shape in shapes.values()]
+    sizes = [vector_sizes(d_out, d_in, form) for d_out, d_in in shapes.values()]
     parts = iter(torch.split(vectors, [number for layer in sizes for number in layer], dim=-1))
     layers = {}
     for name, (d_out, d_in) in shapes.items():
-        A, S = (RotatedFactor(next(parts), next(parts)) for _ in "AS")
-        Λ = next(parts).reshape(*vectors.shape[:-1], min(BINS, d_out), min(BINS, d_in))
-        layers[name] = DriftStatistics(A, S, Λ)
+        A, S = (_factor(parts, form) for _ in "AS")
+        layers[name] = DriftStatistics(A, S, next(parts).reshape(*vectors.shape[:-1], *_blocks(d_out, d_in, form)))
     return layers
 
 
-def vector_sizes(d_out: int, d_in: int) -> tuple[int, int, int, int, int]:
+def _factor(parts: Iterator[Tensor], form: CurvatureForm) -> RotatedFactor | SubspaceFactor:
+    within = RotatedFactor(next(parts), next(parts))
+    return within if form.rank is None else SubspaceFactor(within, next(parts).squeeze(-1))
+
+
+def _blocks(d_out: int, d_in: int, form: CurvatureForm) -> tuple[int, int]:
+    """Return the numbers of rows and columns of block sums of Λ."""
+    border = form.rank is not None
+    r_S, r_A = form.kept(d_out, d_in)
+    return min(BINS, r_S + border), min(BINS, r_A + border)
+
+
+def vector_sizes(d_out: int, d_in: int, form: CurvatureForm) -> tuple[int, ...]:
     """Return the number of values in each part of a layer's statistics, in the order in which they are packed."""
-    return d_in, sketch_width(d_in), d_out, sketch_width(d_out), min(BINS, d_out) * min(BINS, d_in)
+    r_S, r_A = form.kept(d_out, d_in)
+    trace = () if form.rank is None else (1,)
+    blocks = math.prod(_blocks(d_out, d_in, form))
+    return r_A, sketch_width(r_A), *trace, r_S, sketch_width(r_S), *trace, blocks
 
 
-def layer_drifts(layers: Mapping[str, DriftStatistics], counts: Tensor, q: Mapping[str, Tensor]) -> Tensor:
+def layer_drifts(
+    layers: Mapping[str, DriftStatistics],
+    counts: Tensor,
+    frozen: Mapping[str, DriftStatistics],
+    q: Mapping[str, Tensor],
+) -> Tensor:
     """Return every layer's drift by every measure: float64 [layer, measure, ...].
 
     The drift of Λ is NaN if no sequence was counted.
@@ -121,13 +160,22 @@ def layer_drifts(layers: Mapping[str, DriftStatistics], counts: Tensor, q: Mappi
     Args:
         layers: the statistics of one or several shards.
         counts: float64 [...]: the number of sequences that Λ was summed over.
+        frozen: the statistics of all that the generation was fitted on.
         q: block sums of each layer's E[Λ] in the generation.
     """
     drifts = []
     for name, layer in layers.items():
         p = layer.Λ / counts[..., None, None]
-        drifts.append(torch.stack([layer.A.drift(), layer.S.drift(), eigenvalue_drift(p, q[name])]))
+        A, S = _drift_of(layer.A, frozen[name].A), _drift_of(layer.S, frozen[name].S)
+        drifts.append(torch.stack([A, S, eigenvalue_drift(p, q[name])]))
     return torch.stack(drifts)
+
+
+def _drift_of(factor: RotatedFactor | SubspaceFactor, frozen: RotatedFactor | SubspaceFactor) -> Tensor:
+    if isinstance(factor, RotatedFactor):
+        return factor.drift()
+    assert isinstance(frozen, SubspaceFactor)  # noqa: S101  # one generation has one form
+    return factor.drift_from(frozen)
 
 
 @dataclass(frozen=True)
@@ -147,7 +195,6 @@ def merged_drift(
     shards: Sequence[Artifact],
     generation: Artifact,
     eigenbases: Artifact,
-    curvature: Artifact,
     progress: Callable[[int, int], None],
 ) -> Drift | None:
     """Return the drift of these shards from their generation; None if there are no shards.
@@ -156,30 +203,51 @@ def merged_drift(
         shards: artifacts of `drift_statistics`.
         generation: the generation's corrected eigenvalues, which hold the vectors of the shards that it is fitted on.
         eigenbases: the generation.
-        curvature: the generation's curvature.
         progress: called with the number of shards that are done, and of all shards.
 
     Raises:
         StorageError: a shard's vector belongs to other layers.
     """
     shapes: Shapes = eigenbases.manifest.summary["shapes"]
-    q = {layer: block_sums(torch.from_numpy(curvature.array(f"{layer}.corrected_eigenvalues"))) for layer in shapes}
+    form = form_of(eigenbases)
+    q = {layer: block_sums(read_correction(generation, layer).mean()) for layer in shapes}
+    numbers = sum(sum(vector_sizes(d_out, d_in, form)) for d_out, d_in in shapes.values())
+    frozen = unpacked(_fitted_total(generation, numbers), shapes, form)
     total, count, by_shard = None, 0.0, []
-    for vectors, counts in _statistics(shards, generation, shapes):
-        by_shard.append(layer_drifts(unpacked(vectors, shapes), counts, q))
+    for vectors, counts in _statistics(shards, generation, numbers):
+        by_shard.append(layer_drifts(unpacked(vectors, shapes, form), counts, frozen, q))
         for vector in vectors:  # one by one, so that sums do not depend on how many are read at once
             total = vector.clone() if total is None else total.add_(vector)
         count += float(counts.sum())
         progress(sum(part.shape[-1] for part in by_shard), len(shards))
     if total is None:
         return None
-    by_layer = layer_drifts(unpacked(total, shapes), torch.tensor(count, dtype=torch.float64), q)
+    counted = torch.tensor(count, dtype=torch.float64)
+    by_layer = layer_drifts(unpacked(total, shapes, form), counted, frozen, q)
     return Drift(by_layer.numpy(), torch.cat(by_shard, dim=-1).numpy())
 
 
-def _statistics(shards: Sequence[Artifact], generation: Artifact, shapes: Shapes) -> Iterator[tuple[Tensor, Tensor]]:
+def _fitted_total(generation: Artifact, numbers: int) -> Tensor:
+    """Return the sum of the packed statistics of all shards that a generation was fitted on."""
+    shards = len(generation.manifest.summary["fitted_shards"])
+    total = np.zeros(numbers)
+    for start in range(0, shards, SHARDS_AT_ONCE):
+        vectors = generation.rows(DRIFT, start, min(start + SHARDS_AT_ONCE, shards))
+        _refuse_others(generation, vectors.shape[1:], numbers)
+        total += vectors.sum(0, dtype=np.float64)
+    return torch.from_numpy(total)
+
+
+def _refuse_others(artifact: Artifact, shape: tuple[int, ...], numbers: int) -> None:
+    if shape != (numbers,):
+        raise StorageError(
+            f"{artifact.folder}: its drift holds {shape} numbers, not {numbers}. "
+            f"Delete {artifact.folder} and compute it again: `influence run`."
+        )
+
+
+def _statistics(shards: Sequence[Artifact], generation: Artifact, numbers: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield packed statistics [shards, numbers] and counts [shards] in float64, a few shards at a time."""
-    numbers = sum(sum(vector_sizes(*shape)) for shape in shapes.values())
     row_of = {shard: row for row, shard in enumerate(generation.manifest.summary["fitted_shards"])}
     sequences = generation.array(DRIFT_SEQUENCES)
     for start in range(0, len(shards), SHARDS_AT_ONCE):
@@ -195,10 +263,6 @@ def _statistics(shards: Sequence[Artifact], generation: Artifact, shapes: Shapes
             else:
                 vectors.append(shard.array(DRIFT))
                 counts.append(float(shard.manifest.summary["measured_sequences"]))
-            if vectors[-1].shape != (numbers,):
-                raise StorageError(
-                    f"{shard.folder}: its drift holds {vectors[-1].shape} numbers, not {numbers}. "
-                    f"Delete {shard.folder} and compute it again: `influence run`."
-                )
+            _refuse_others(shard, vectors[-1].shape, numbers)
         stacked = torch.from_numpy(np.stack(vectors).astype(np.float64))
         yield stacked, torch.tensor(counts, dtype=torch.float64)

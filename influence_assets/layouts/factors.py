@@ -1,12 +1,14 @@
 """The layout of factor statistics: one array for each layer and letter, and the counts in the manifest.
 
 Totals of A and S are in float64, and only the tiles on and below the diagonal are kept. Eigenvectors in diagonal blocks
-have one array for each block: `layer.block0.Q_A`, `layer.block1.Q_A` etc. instead of `layer.Q_A`.
+have one array for each block: `layer.block0.Q_A`, `layer.block1.Q_A` etc. instead of `layer.Q_A`. Of low rank there are
+`layer.U_A`, and Y and the trace for the totals of A (`maths/range_finder.py`). Which form it is, is in the manifest.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, takewhile
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +16,17 @@ from torch import Tensor
 
 from influence_assets.capture.correction import CorrectionTotals
 from influence_assets.capture.covariance import Covariances, CovarianceTotals
+from influence_assets.capture.form import AnyCovarianceTotals
+from influence_assets.capture.low_rank import CovarianceSketches, CovarianceSketchTotals
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.block_diagonal import BlockDiagonal, block_diagonal, blocks_of
-from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
+from influence_assets.maths.curvature import Basis, Curvature
+from influence_assets.maths.curvature_form import CurvatureForm
+from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature, LayerEigenvalues, eigenbasis
+from influence_assets.maths.low_rank import LowRankBasis, LowRankCurvature, mean_eigenvalues
 from influence_assets.maths.moments import GramAccumulator, SecondMoment, SquareAccumulator
+from influence_assets.maths.notation import accumulation_dtype, device_of_sums, in_float64
+from influence_assets.maths.range_finder import RangeAccumulator, RangeFinder
 from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.drafts import Draft
@@ -29,8 +38,8 @@ def summarise_layers(draft: Draft, layers: Sequence[AttributedLayer]) -> None:
     draft.summarise(layers=list(shapes), shapes=shapes)
 
 
-def write_covariances(draft: Draft, layers: Sequence[AttributedLayer], totals: CovarianceTotals) -> None:
-    """Write the totals of A and S of some layers, the tiles on and below the diagonal one after the other.
+def write_covariances(draft: Draft, layers: Sequence[AttributedLayer], totals: AnyCovarianceTotals) -> None:
+    """Write the totals of A and S of some layers, or of their sketches, the numbers of a factor one after the other.
 
     They are not compressed: they are read once or twice, and then removed.
     """
@@ -40,25 +49,69 @@ def write_covariances(draft: Draft, layers: Sequence[AttributedLayer], totals: C
             draft.mappable_array(f"{layer.name}.{letter}", numbers.shape, numbers.dtype).append(numbers)
 
 
-def read_covariances(artifact: Artifact, layers: Sequence[AttributedLayer], blocks: int) -> CovarianceTotals:
-    """Return the totals of A and S of some layers, to which further ones can be added."""
-    totals = CovarianceTotals(blocks, torch.float64)
+def read_covariances(artifact: Artifact, layers: Sequence[AttributedLayer], form: CurvatureForm) -> AnyCovarianceTotals:
+    """Return the totals of A and S of some layers, or of their sketches, to which further ones can be added."""
+    if form.rank is not None:
+        return _read_sketches(artifact, layers, form)
+    totals = CovarianceTotals(form.blocks, torch.float64)
     for layer in layers:
         for accumulators, letter, width in ((totals.A, "A", layer.input_width), (totals.S, "S", layer.output_width)):
-            accumulators[layer.name] = _accumulator(artifact, f"{layer.name}.{letter}", width, blocks)
+            accumulators[layer.name] = _accumulator(artifact, f"{layer.name}.{letter}", width, form.blocks)
     return totals
+
+
+def _read_sketches(
+    artifact: Artifact, layers: Sequence[AttributedLayer], form: CurvatureForm
+) -> CovarianceSketchTotals:
+    totals = CovarianceSketchTotals(form, torch.float64)
+    for layer in layers:
+        for accumulators, letter, width in ((totals.A, "A", layer.input_width), (totals.S, "S", layer.output_width)):
+            accumulators[layer.name] = _range_accumulator(artifact, f"{layer.name}.{letter}", form.finder(width))
+    return totals
+
+
+def form_of(artifact: Artifact) -> CurvatureForm:
+    """Return the form of the curvature that an artifact holds statistics of."""
+    figures = artifact.manifest.summary
+    return CurvatureForm(int(figures.get("blocks", 1)), figures.get("rank"), int(figures.get("seed", 0)))
+
+
+def summarised_form(form: CurvatureForm) -> dict[str, Any]:
+    """Return the form of the curvature for the manifest, from which `form_of` reads it."""
+    return {"blocks": form.blocks} if form.rank is None else {"rank": form.rank, "seed": form.seed}
 
 
 def read_factors(artifact: Artifact, layer: str) -> Covariances:
     """Return A and S of one layer, counted over the artifact's tokens."""
-    figures = artifact.manifest.summary
-    (d_out, d_in), blocks = figures["shapes"][layer], int(figures["blocks"])
+    (d_out, d_in), blocks = artifact.manifest.summary["shapes"][layer], form_of(artifact).blocks
     A, S = _accumulator(artifact, f"{layer}.A", d_in, blocks), _accumulator(artifact, f"{layer}.S", d_out, blocks)
     return Covariances(A.moment(), S.moment())
 
 
+def fitted_basis(covariances: Artifact, layer: str) -> Basis:
+    """Return the eigenvectors of the totals of one layer, in float64.
+
+    Raises:
+        ValueError: a factor is not finite.
+    """
+    form = form_of(covariances)
+    if form.rank is None:
+        totals = read_factors(covariances, layer)
+        return eigenbasis(totals.A, totals.S)
+    d_out, d_in = covariances.manifest.summary["shapes"][layer]
+    A, S = (
+        _range_accumulator(covariances, f"{layer}.{letter}", form.finder(width)).sketch()
+        for letter, width in (("A", d_in), ("S", d_out))
+    )
+    return CovarianceSketches(A, S).basis(form)
+
+
 def _accumulator(artifact: Artifact, name: str, width: int, blocks: int) -> GramAccumulator:
     return GramAccumulator.from_packed(_read(artifact, name), width, blocks, _figure(artifact, "counted_tokens"))
+
+
+def _range_accumulator(artifact: Artifact, name: str, finder: RangeFinder) -> RangeAccumulator:
+    return RangeAccumulator.from_packed(_read(artifact, name), finder, _figure(artifact, "counted_tokens"))
 
 
 def write_corrections(
@@ -82,47 +135,88 @@ def read_correction(artifact: Artifact, layer: str) -> SecondMoment[Tensor]:
     return SecondMoment(_read(artifact, f"{layer}.corrected_eigenvalues"), _figure(artifact, "fitted_sequences"))
 
 
-def write_basis(draft: Draft, layer: str, basis: Eigenbasis, dtype: torch.dtype) -> None:
-    """Write the eigenbasis of one layer, its eigenvectors in a dtype: that in which they will be multiplied."""
-    _write_blocks(draft, layer, "Q_S", basis.Q_S.to(dtype))
-    _write_blocks(draft, layer, "Q_A", basis.Q_A.to(dtype))
+def write_basis(draft: Draft, layer: str, basis: Basis, dtype: torch.dtype) -> None:
+    """Write the basis of one layer.
+
+    Args:
+        draft: the artifact that is being written.
+        layer: the layer's name.
+        basis: the basis, in float64.
+        dtype: the dtype of eigenvectors in which gradients are kept: that in which they will be multiplied. Those of
+            low rank stay in float64 (`maths/low_rank.py`).
+    """
+    if isinstance(basis, LowRankBasis):
+        _write(draft, f"{layer}.U_S", basis.U_S)
+        _write(draft, f"{layer}.U_A", basis.U_A)
+        _write(draft, f"{layer}.traces", torch.tensor([basis.trace_S, basis.trace_A], dtype=torch.float64))
+    else:
+        _write_blocks(draft, layer, "Q_S", basis.Q_S.to(dtype))
+        _write_blocks(draft, layer, "Q_A", basis.Q_A.to(dtype))
     _write(draft, f"{layer}.eigenvalues_S", basis.eigenvalues_S)
     _write(draft, f"{layer}.eigenvalues_A", basis.eigenvalues_A)
 
 
-def read_basis(artifact: Artifact, layer: str) -> Eigenbasis:
-    """Return the eigenbasis of one layer."""
-    return Eigenbasis(
-        block_diagonal(_read_blocks(artifact, layer, "Q_S")),
-        block_diagonal(_read_blocks(artifact, layer, "Q_A")),
-        _read(artifact, f"{layer}.eigenvalues_S"),
-        _read(artifact, f"{layer}.eigenvalues_A"),
-    )
+def read_basis(artifact: Artifact, layer: str) -> Basis:
+    """Return the basis of one layer, in the dtypes that are stored."""
+    eigenvalues = _read(artifact, f"{layer}.eigenvalues_S"), _read(artifact, f"{layer}.eigenvalues_A")
+    if form_of(artifact).rank is not None:
+        U_S, U_A = (_read(artifact, f"{layer}.{letter}") for letter in ("U_S", "U_A"))
+        return LowRankBasis(U_S, U_A, *eigenvalues, *_read(artifact, f"{layer}.traces").tolist())
+    Q_S, Q_A = (block_diagonal(_read_blocks(artifact, layer, letter)) for letter in ("Q_S", "Q_A"))
+    return Eigenbasis(Q_S, Q_A, *eigenvalues)
 
 
 @dataclass(frozen=True)
-class LayerEigenvalues:
-    """The corrected eigenvalues of one layer and its damping, without the eigenvectors."""
-
-    Λ: Tensor
-    λ: float
-
-
-class StoredEigenvalues(Mapping[str, LayerEigenvalues]):
-    """The corrected eigenvalues and dampings of all layers, in the model's order, read when they are used.
+class LayerFigures:
+    """What the corrected eigenvalues of one layer say.
 
     Args:
-        curvature: the artifact.
-        dtype: the dtype to return eigenvalues in.
+        Λ: as they are stored.
+        mean: the mean of all d_out·d_in eigenvalues.
+        count: the number of sequences that they are the mean of.
     """
 
-    def __init__(self, curvature: Artifact, dtype: torch.dtype) -> None:
+    Λ: Tensor
+    mean: float
+    count: int
+
+
+def layer_figures(eigenbases: Artifact, corrected: Artifact, layer: str) -> LayerFigures:
+    """Return the means of one layer's corrected eigenvalues, whose totals an artifact holds."""
+    total = read_correction(corrected, layer)
+    if form_of(eigenbases).rank is None:
+        Λ = total.mean()
+        return LayerFigures(Λ, float(in_float64(Λ).mean()), total.count)
+    d_out, d_in = eigenbases.manifest.summary["shapes"][layer]
+    basis = read_basis(eigenbases, layer)
+    assert isinstance(basis, LowRankBasis)  # noqa: S101  # as its form says
+    mean = float(in_float64(total.mean()).sum()) / (d_out * d_in)
+    return LayerFigures(mean_eigenvalues(total, basis), mean, total.count)
+
+
+class StoredCurvature(Mapping[str, LayerEigenvalues | LowRankCurvature]):
+    """What sketches need of the curvature of all layers, in the model's order, read when it is used.
+
+    Of the eigenvectors those of low rank alone are read: otherwise gradients are stored in their coordinates.
+
+    Args:
+        eigenbases: the generation.
+        curvature: its curvature.
+        dtype: the dtype to return eigenvalues in that gradients are divided by.
+    """
+
+    def __init__(self, eigenbases: Artifact, curvature: Artifact, dtype: torch.dtype) -> None:
+        self._eigenbases = eigenbases
         self._curvature = curvature
         self._dtype = dtype
 
-    def __getitem__(self, layer: str) -> LayerEigenvalues:
-        Λ = _read(self._curvature, f"{layer}.corrected_eigenvalues").to(self._dtype)
-        return LayerEigenvalues(Λ, float(self._curvature.manifest.summary["damping"][layer]))
+    def __getitem__(self, layer: str) -> LayerEigenvalues | LowRankCurvature:
+        Λ, λ = _read_damped(self._curvature, layer)
+        if form_of(self._eigenbases).rank is None:
+            return LayerEigenvalues(Λ.to(self._dtype), λ)
+        basis = read_basis(self._eigenbases, layer)
+        assert isinstance(basis, LowRankBasis)  # noqa: S101  # as its form says
+        return LowRankCurvature(basis, Λ.double(), λ)
 
     def __iter__(self) -> Iterator[str]:
         return iter(layers_of(self._curvature))
@@ -131,30 +225,45 @@ class StoredEigenvalues(Mapping[str, LayerEigenvalues]):
         return len(layers_of(self._curvature))
 
 
+def _read_damped(curvature: Artifact, layer: str) -> tuple[Tensor, float]:
+    return _read(curvature, f"{layer}.corrected_eigenvalues"), float(curvature.manifest.summary["damping"][layer])
+
+
 def read_layers(artifact: Artifact, kind: str, device: str, rows: slice) -> dict[str, Tensor]:
     """Return some rows of one array of each layer, such as query gradients."""
     read = {layer: artifact.rows(f"{layer}.{kind}", rows.start, rows.stop) for layer in layers_of(artifact)}
     return {layer: torch.from_numpy(np.ascontiguousarray(values)).to(device) for layer, values in read.items()}
 
 
-def curvature_on(runner: Runner, eigenbases: Artifact, curvature: Artifact) -> dict[str, LayerCurvature]:
-    """Return the curvature of the runner's layers on its device, in the dtype that is used for sums."""
-    stored = StoredEigenvalues(curvature, torch.promote_types(runner.dtype, torch.float32))
-    layers = {}
+def curvature_on(runner: Runner, eigenbases: Artifact, curvature: Artifact) -> dict[str, Curvature]:
+    """Return the curvature of the runner's layers on its device, in the dtype that is used for sums.
+
+    That of low rank is in float64 where the device has it (`maths/low_rank.py`).
+    """
+    layers: dict[str, Curvature] = {}
     for name, basis in bases_on(runner, eigenbases).items():
-        of_layer = stored[name]
-        layers[name] = LayerCurvature(basis, of_layer.Λ.to(runner.device), of_layer.λ)
+        Λ, λ = _read_damped(curvature, name)
+        if isinstance(basis, LowRankBasis):
+            layers[name] = LowRankCurvature(basis, Λ.to(basis.U_S), λ)
+        else:
+            layers[name] = LayerCurvature(basis, Λ.to(runner.device, accumulation_dtype(runner.dtype)), λ)
     return layers
 
 
-def bases_on(runner: Runner, eigenbases: Artifact) -> dict[str, Eigenbasis]:
-    """Return the eigenbases of the runner's layers on its device, in the dtype that is used for sums."""
-    dtype = torch.promote_types(runner.dtype, torch.float32)
-    return {layer.name: read_basis(eigenbases, layer.name).to(runner.device, dtype) for layer in runner.modules}
+def bases_on(runner: Runner, eigenbases: Artifact) -> dict[str, Basis]:
+    """Return the bases of the runner's layers on its device, in dtypes as in `curvature_on`."""
+    bases: dict[str, Basis] = {}
+    for layer in runner.modules:
+        basis = read_basis(eigenbases, layer.name)
+        dtype = accumulation_dtype(runner.dtype)
+        if isinstance(basis, LowRankBasis) and device_of_sums(runner.device) == torch.device(runner.device):
+            dtype = torch.float64
+        bases[layer.name] = basis.to(runner.device, dtype)
+    return bases
 
 
-def bases_of(curvature: Mapping[str, LayerCurvature]) -> dict[str, Eigenbasis]:
-    """Return the eigenbasis of every layer."""
+def bases_of(curvature: Mapping[str, Curvature]) -> dict[str, Basis]:
+    """Return the basis of every layer."""
     return {name: layer.basis for name, layer in curvature.items()}
 
 

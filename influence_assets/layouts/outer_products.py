@@ -15,9 +15,9 @@ from torch import Tensor
 
 from influence_assets.capture.gradients import QueryOuterProducts
 from influence_assets.layouts.factors import layers_of
-from influence_assets.maths.ekfac import LayerCurvature
+from influence_assets.maths.curvature import Curvature
 from influence_assets.maths.notation import in_float64
-from influence_assets.maths.outer_products import OuterProducts, squared_norm, truncated
+from influence_assets.maths.outer_products import OuterProducts, truncated
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.arrays import RowWriter
 from influence_assets.storage.artifacts.drafts import Draft
@@ -91,7 +91,7 @@ class GradientWriter:
         rank: the largest rank of a gradient; None truncates those alone that take more than `LARGEST_QUERY_BYTES`.
     """
 
-    def __init__(self, draft: Draft, curvature: Mapping[str, LayerCurvature], rank: int | None) -> None:
+    def __init__(self, draft: Draft, curvature: Mapping[str, Curvature], rank: int | None) -> None:
         self._draft = draft
         self._curvature = curvature
         self._rank = rank
@@ -116,15 +116,15 @@ class GradientWriter:
             V = products.sum()
             squares.append(in_float64(V).square().sum())
             if highest is not None:
-                whole.append(squared_norm(V, layer.Λ, layer.λ))
+                whole.append(layer.squared_norm(V))
             rows = len(products) if highest is None else min(len(products), highest)
-            if stored_numbers(rows, *layer.Λ.shape) == layer.Λ.numel():
+            if stored_numbers(rows, *layer.shape) == V.numel():
                 self._write(f"{name}.V", V[None])
                 ranks.append(IN_FULL)
                 continue
             if rows < len(products):
-                products = truncated(products, layer.Λ, layer.λ, rows)
-                lost.append(squared_norm(V - products.sum(), layer.Λ, layer.λ))
+                products = truncated(products, layer, rows)
+                lost.append(layer.squared_norm(V - products.sum()))
             self._write(f"{name}.L", products.L)
             self._write(f"{name}.R", products.R)
             ranks.append(rows)
@@ -136,10 +136,9 @@ class GradientWriter:
     def _highest_rank(self, layers: Mapping[str, OuterProducts]) -> int | None:
         if self._rank is not None:
             return self._rank
-        of_layers = [(len(layers[name]), layer.Λ) for name, layer in self._curvature.items()]
-        shapes = [(Λ.shape[0], Λ.shape[1]) for _, Λ in of_layers]
-        itemsize = max((Λ.element_size() for _, Λ in of_layers), default=0)
-        return fitting_rank([count for count, _ in of_layers], shapes, itemsize)
+        shapes = [layer.shape for layer in self._curvature.values()]
+        itemsize = max((products.L.element_size() for products in layers.values()), default=0)
+        return fitting_rank([len(layers[name]) for name in self._curvature], shapes, itemsize)
 
     def _write(self, name: str, rows: Tensor) -> None:
         values = rows.cpu().numpy()
@@ -165,24 +164,24 @@ class StoredGradients:
         self._artifact = artifact
         self._ranks = dict(zip(layers_of(artifact), artifact.array("ranks"), strict=True))
 
-    def of_layer(self, layer: str, rows: slice, like: Tensor) -> Tensor:
-        """Return V of some queries in the eigenbasis of a layer, [query, d_out, d_in].
+    def of_layer(
+        self, layer: str, rows: slice, shape: tuple[int, int], dtype: torch.dtype, device: str | torch.device = "cpu"
+    ) -> Tensor:
+        """Return V of some queries in the coordinates of a layer's basis, [query, d_out, d_in].
 
         Args:
             layer: the layer's name.
             rows: the queries.
-            like: a tensor [d_out, d_in] with the dtype of the result, on its device.
+            shape: d_out and d_in.
+            dtype: the dtype of the result.
+            device: its device.
         """
         ranks = self._ranks[layer]
         is_full, counts = ranks == IN_FULL, np.maximum(ranks, 0)
-        V = like.new_zeros(len(ranks[rows]), *like.shape)
-        for query, full in zip(
-            np.flatnonzero(is_full[rows]), self._read(f"{layer}.V", is_full, rows, like), strict=True
-        ):
+        V = torch.zeros(len(ranks[rows]), *shape, dtype=dtype, device=device)
+        for query, full in zip(np.flatnonzero(is_full[rows]), self._read(f"{layer}.V", is_full, rows, V), strict=True):
             V[query] = full
-        L, R = (
-            torch.split(self._read(f"{layer}.{letter}", counts, rows, like), counts[rows].tolist()) for letter in "LR"
-        )
+        L, R = (torch.split(self._read(f"{layer}.{letter}", counts, rows, V), counts[rows].tolist()) for letter in "LR")
         for query in np.flatnonzero(counts[rows]):
             OuterProducts(L[query], R[query]).sum(out=V[query])
         return V

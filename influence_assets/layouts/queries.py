@@ -1,8 +1,10 @@
 """Queries as the model reads them, and the layout of their gradients."""
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from influence_assets.capture.batches import Sequences
@@ -16,7 +18,8 @@ from influence_assets.layouts.chat import Preparation, chat_template_of
 from influence_assets.layouts.factors import read_layers
 from influence_assets.layouts.outer_products import StoredGradients
 from influence_assets.layouts.tokens import tokenization_of
-from influence_assets.maths.ekfac import LayerCurvature
+from influence_assets.maths.curvature import Curvature
+from influence_assets.maths.notation import accumulation_dtype
 from influence_assets.methods.method import MethodContext
 from influence_assets.methods.registry import attribution_methods
 from influence_assets.storage.artifacts import Artifact
@@ -107,7 +110,7 @@ class StoredQueries:
         curvature: the curvature of every layer, on the same device.
     """
 
-    def __init__(self, artifact: Artifact, runner: Runner, curvature: Mapping[str, LayerCurvature]) -> None:
+    def __init__(self, artifact: Artifact, runner: Runner, curvature: Mapping[str, Curvature]) -> None:
         summary = artifact.manifest.summary
         self._artifact = artifact
         self._runner = runner
@@ -123,7 +126,7 @@ class StoredQueries:
         return slice(0, len(self.query_ids))
 
     def layers(self, rows: slice, method: str) -> dict[str, Tensor]:
-        """Return a method's P for some queries, by layer: [query, d_out, d_in] in the layer's eigenbasis.
+        """Return a method's P for some queries, by layer: [query, d_out, d_in] in the coordinates of its basis.
 
         Only one layer's V is in memory beside P.
         """
@@ -134,12 +137,16 @@ class StoredQueries:
         for name, layer in self._curvature.items():
             curvature = {name: layer} if of_method.needs_curvature else {}
             context = MethodContext(self._runner, {name: layer.basis}, curvature)
-            P |= of_method.prepare({name: self._gradients.of_layer(name, rows, layer.Λ)}, context)
+            P |= of_method.prepare({name: self._of_layer(name, layer, rows)}, context)
         return P
 
     def gradients(self, rows: slice) -> dict[str, Tensor]:
-        """Return V of some queries, by layer: [query, d_out, d_in] in the layer's eigenbasis."""
-        return {name: self._gradients.of_layer(name, rows, layer.Λ) for name, layer in self._curvature.items()}
+        """Return V of some queries, by layer: [query, d_out, d_in] in the coordinates of its basis."""
+        return {name: self._of_layer(name, layer, rows) for name, layer in self._curvature.items()}
+
+    def _of_layer(self, name: str, layer: Curvature, rows: slice) -> Tensor:
+        dtype = accumulation_dtype(self._runner.dtype)
+        return self._gradients.of_layer(name, rows, layer.shape, dtype, self._runner.device)
 
     def chunks(self) -> Iterator[slice]:
         """Yield slices of the queries, as `chunks_of` does."""
@@ -152,6 +159,6 @@ def chunks_of(artifact: Artifact) -> Iterator[slice]:
     return chunks(queries, max(1, of_all // max(1, queries)))
 
 
-def gradient_bytes(curvature: Mapping[str, LayerCurvature]) -> int:
-    """Return the bytes of one query's gradient over all layers in memory."""
-    return sum(layer.Λ.numel() * layer.Λ.element_size() for layer in curvature.values())
+def gradient_bytes(curvature: Mapping[str, Curvature], dtype: torch.dtype) -> int:
+    """Return the bytes of one query's gradient over all layers in memory, in a dtype."""
+    return dtype.itemsize * sum(math.prod(layer.shape) for layer in curvature.values())

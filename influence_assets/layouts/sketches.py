@@ -13,7 +13,7 @@ import torch
 
 from influence_assets.capture.sign_codes import SignCodes
 from influence_assets.errors import DamagedError
-from influence_assets.maths.sketches import Coordinates, Damped, split_by_layer, strongest_coordinates
+from influence_assets.maths.sketches import Coordinates, Whitened, split_by_layer, strongest_coordinates
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.drafts import Draft
 
@@ -28,13 +28,13 @@ def read_codes(sketches: Artifact) -> Iterator[SignCodes]:
 
 
 def write_coordinates(draft: Draft, coordinates: Coordinates, sizes: Mapping[str, int]) -> None:
-    """Write which coordinates the draft's sketches keep; `sizes` are the lengths of the layers' flattened gradients."""
+    """Write which coordinates the draft's sketches keep; `sizes` are how many coordinates each layer has."""
     everywhere, start = [], 0
     for name, size in sizes.items():
         everywhere.append(coordinates.kept[name].cpu().numpy().astype(np.int64) + start)
         start += size
     gaps = np.diff(np.concatenate(everywhere), prepend=0)
-    gaps = gaps.astype(np.uint32 if gaps.max() < 2**32 else np.uint64)
+    gaps = gaps.astype(np.uint32 if gaps.max(initial=0) < 2**32 else np.uint64)
     draft.array(_GAPS, gaps)
     draft.summarise(**{_HASH: hashlib.sha256(gaps.astype("<u8").tobytes()).hexdigest()})
 
@@ -52,7 +52,7 @@ class KeptCoordinates:
         count: how many coordinates the study keeps.
     """
 
-    def __init__(self, layers: Mapping[str, Damped], curvature: Artifact, count: int) -> None:
+    def __init__(self, layers: Mapping[str, Whitened], curvature: Artifact, count: int) -> None:
         self._layers = layers
         self._curvature = curvature
         self._count = count
@@ -70,7 +70,7 @@ class KeptCoordinates:
             return self._of_old(sketches)
         if stored not in self._read:
             everywhere = torch.from_numpy(np.cumsum(sketches.array(_GAPS).astype(np.int64)))
-            places = {name: (layer.Λ.numel(), layer.Λ.device) for name, layer in self._layers.items()}
+            places = {name: (layer.coordinates, layer.device) for name, layer in self._layers.items()}
             kept = split_by_layer(everywhere, {name: size for name, (size, _) in places.items()})
             placed = {name: indices.to(places[name][1]) for name, indices in kept.items()}
             self._read[stored] = Coordinates(placed, float(sketches.manifest.summary["expected_energy"]))

@@ -5,10 +5,12 @@ The letters are those of `notation.py`.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.linalg import eigh
 from torch import Tensor
 
@@ -16,7 +18,9 @@ from influence_assets.maths.block_diagonal import BlockDiagonal, block_diagonal,
 from influence_assets.maths.kernels import chosen
 from influence_assets.maths.moments import FactorMoment
 from influence_assets.maths.notation import in_float64
+from influence_assets.maths.outer_products import DiagonalScale
 from influence_assets.maths.products import columnwise, left_product, product
+from influence_assets.maths.sketches import Energies
 
 TOKENS_WORTH_ONE_BY_ONE = 256
 """Sequences of at least this many tokens are multiplied one by one on a CPU, a fifth faster than torch's bmm."""
@@ -82,10 +86,26 @@ class Eigenbasis:
     eigenvalues_S: Float[Tensor, " d_out"]
     eigenvalues_A: Float[Tensor, " d_in"]
 
+    rotates: ClassVar[bool] = True
+    """Whether gradients are kept in other coordinates than the model's."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """d_out and d_in."""
+        return len(self.Q_S), len(self.Q_A)
+
     @property
     def blocks(self) -> int:
         """The number of blocks on the diagonal of the factors; a narrower factor has fewer."""
         return max(len(blocks_of(Q)) for Q in (self.Q_S, self.Q_A))
+
+    def rotated_outputs(self, Ds: Float[Tensor, "*batch d_out"]) -> Float[Tensor, "*batch d_out"]:
+        """Q_Sᵀ Ds of each token."""
+        return product(Ds, self.Q_S)
+
+    def rotated_inputs(self, a: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """Q_Aᵀ a of each token."""
+        return product(a, self.Q_A)
 
     def rotate_back(
         self, G: Float[Tensor, "*batch d_out d_in"], *, S: bool = True, A: bool = True
@@ -179,11 +199,6 @@ def _eigh_of_block(B: Float[Tensor, "width width"]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(values), torch.from_numpy(vectors)
 
 
-def decomposition_bytes(width: int) -> int:
-    """Return the most bytes that decomposing a factor of this width takes, the factor included."""
-    return 6 * 8 * width**2
-
-
 def damping(Λ: Float[Tensor, "d_out d_in"], scale: float) -> float:
     """λ = scale · mean(Λ) (Grosse et al. 2023, Sec. 3: scale 0.1).
 
@@ -196,8 +211,103 @@ def damping(Λ: Float[Tensor, "d_out d_in"], scale: float) -> float:
     return scale * mean
 
 
+class DampedDiagonal:
+    """(G + λI) of one layer in the eigenbasis, where it is the diagonal Λ + λ."""
+
+    Λ: Float[Tensor, "d_out d_in"]
+    λ: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """d_out and d_in."""
+        return self.Λ.shape[0], self.Λ.shape[1]
+
+    def precondition(self, V: Float[Tensor, "query d_out d_in"]) -> Float[Tensor, "query d_out d_in"]:
+        """Return (G+λI)⁻¹ V, both in the eigenbasis, in the memory of V."""
+        return V.div_(self.Λ + self.λ)
+
+    def squared_norm(self, V: Float[Tensor, "d_out d_in"]) -> Float[Tensor, ""]:
+        """Return ‖V‖² in the norm of the damped inverse, Vᵀ (G+λI)⁻¹ V = Σ_ij V_ij² / (Λ_ij + λ), in float64."""
+        return (in_float64(V).square() / (in_float64(self.Λ) + self.λ)).sum()
+
+    def scales(self) -> tuple[DiagonalScale, DiagonalScale]:
+        """Return numbers for the rows and for the columns of V whose products are about (Λ + λ)^−½."""
+        weights = 1 / (in_float64(self.Λ) + self.λ)
+        return DiagonalScale(weights.mean(1).sqrt()), DiagonalScale(weights.mean(0).sqrt())
+
+    def energies(self) -> Energies:
+        """Return Λ/(Λ + λ)."""
+        return Energies(in_float64((self.Λ / (self.Λ + self.λ)).flatten()), 0.0)
+
+    def whitening(self, kept: Int[Tensor, " kept"]) -> "DiagonalWhitening":
+        """Return what whitens gradients at these coordinates of the flattened [d_out·d_in] gradient."""
+        return DiagonalWhitening(self.Λ, self.λ, kept)
+
+    @property
+    def coordinates(self) -> int:
+        """How many coordinates a sketch can keep."""
+        return self.Λ.numel()
+
+    @property
+    def device(self) -> torch.device:
+        """The device of Λ."""
+        return self.Λ.device
+
+
 @dataclass(frozen=True)
-class LayerCurvature:
+class DiagonalWhitening:
+    """(Λ + λ)^−½ ⊙ V at a few coordinates; only these are computed.
+
+    Args:
+        Λ: the corrected eigenvalues.
+        λ: the damping.
+        kept: indices into the flattened gradient.
+    """
+
+    Λ: Float[Tensor, "d_out d_in"]
+    λ: float
+    kept: Int[Tensor, " kept"]
+
+    @cached_property
+    def _scale(self) -> Float[Tensor, " kept"]:
+        return (self.Λ.flatten()[self.kept] + self.λ).rsqrt()
+
+    @cached_property
+    def _weights(self) -> Float[Tensor, " entries"]:
+        return (self.Λ + self.λ).reciprocal().flatten()
+
+    def of_gradients(self, V: Float[Tensor, "query d_out d_in"]) -> Float[Tensor, "query kept"]:
+        """Return the whitened gradients, which are given in the eigenbasis."""
+        return V.flatten(1)[:, self.kept] * self._scale
+
+    def of_tokens(
+        self,
+        _Ds: Float[Tensor, "sequence token d_out"],
+        _a: Float[Tensor, "sequence token d_in"],
+        G: Float[Tensor, "sequence d_out d_in"],
+    ) -> tuple[Float[Tensor, "sequence kept"], Float[Tensor, " sequence"]]:
+        """Return the whitened gradients of sequences, and ‖(Λ + λ)^−½ ⊙ G‖² over all coordinates.
+
+        Args:
+            _Ds: gradients at the layer's outputs; they are not used.
+            _a: the layer's inputs; they are not used.
+            G: their gradients, in the eigenbasis.
+        """
+        # One gradient at a time: its squares stay in the processor's cache.
+        norms = torch.stack([torch.dot(g.square().flatten(), self._weights) for g in G])
+        return self.of_gradients(G), norms
+
+
+@dataclass(frozen=True)
+class LayerEigenvalues(DampedDiagonal):
+    """The corrected eigenvalues of one layer and its damping, without the eigenvectors."""
+
+    Λ: Float[Tensor, "d_out d_in"]
+    λ: float
+
+
+@dataclass(frozen=True)
+class LayerCurvature(DampedDiagonal):
     """(G + λI) of one layer, ready to be inverted: its eigenbasis, its corrected eigenvalues and its damping."""
 
     basis: Eigenbasis

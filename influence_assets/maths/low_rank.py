@@ -20,21 +20,27 @@ that leave U with it. So queries are best preconditioned with a curvature in flo
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from influence_assets.maths.ekfac import damping
+from influence_assets.maths.ekfac import damping, sequence_gradients
 from influence_assets.maths.factored import Factors
 from influence_assets.maths.moments import SecondMoment
+from influence_assets.maths.notation import in_float64
 from influence_assets.maths.products import product
 from influence_assets.maths.range_finder import LeadingEigenvectors
+from influence_assets.maths.sketches import Energies
 from influence_assets.maths.split_tokens import SplitTokens, split
 
 Rest = Literal["isotropic", "dropped"]
 """What becomes of the space outside of U_S ⊗ U_A: it has the means that are left, or preconditioned vectors lack it."""
+
+ROWS_AT_ONCE = 512
+"""How many rows of a gradient are copied at a time to be preconditioned."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +59,25 @@ class LowRankBasis:
         """Return the basis of a layer with these eigenvectors."""
         return cls(S.U, A.U, S.eigenvalues, A.eigenvalues, S.trace, A.trace)
 
+    rotates: ClassVar[bool] = False
+    """U does not span the space, so gradients are kept in the model's coordinates."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """d_out and d_in."""
+        return len(self.U_S), len(self.U_A)
+
     @property
     def multiplicities(self) -> Float[Tensor, "rows columns"]:
         """How many eigenvalues of the whole curvature each entry of a bordered matrix stands for."""
-        sides = []
-        for U in (self.U_S, self.U_A):
-            side = U.new_ones(U.shape[1] + 1)
-            side[-1] = len(U) - U.shape[1]
-            sides.append(side)
-        return torch.outer(*sides)
+        return torch.outer(*self.side_multiplicities)
+
+    @property
+    def side_multiplicities(self) -> tuple[Float[Tensor, " rows"], Float[Tensor, " columns"]]:
+        """How many directions of S, and of A, each row and each column of a bordered matrix stands for."""
+        of_S, of_A = (U.new_ones(U.shape[1] + 1) for U in (self.U_S, self.U_A))
+        of_S[-1], of_A[-1] = (len(U) - U.shape[1] for U in (self.U_S, self.U_A))
+        return of_S, of_A
 
     def truncated(self, r_S: int, r_A: int) -> "LowRankBasis":
         """Return the basis with no more than these numbers of eigenvectors."""
@@ -81,6 +97,36 @@ class LowRankBasis:
             for x, U in ((Ds, self.U_S), (a, self.U_A))
         )
         return SplitTokens(s, a_within, s_rest, a_rest)
+
+    def rotated_outputs(self, Ds: Float[Tensor, "*batch d_out"]) -> Float[Tensor, "*batch d_out"]:
+        """Return Ds: gradients are kept in the model's coordinates."""
+        return Ds
+
+    def rotated_inputs(self, a: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """Return a: gradients are kept in the model's coordinates."""
+        return a
+
+    def rotate_back(
+        self,
+        G: Float[Tensor, "*batch d_out d_in"],
+        *,
+        S: bool = True,  # noqa: ARG002  # as that of `Eigenbasis`
+        A: bool = True,  # noqa: ARG002
+    ) -> Float[Tensor, "*batch d_out d_in"]:
+        """Return G: it is in the model's coordinates."""
+        return G
+
+    def rotated_sequence_gradients(
+        self,
+        Ds: Float[Tensor, "sequence token d_out"],
+        a: Float[Tensor, "sequence token d_in"],
+        *,
+        S: bool = True,  # noqa: ARG002  # as that of `Eigenbasis`
+        A: bool = True,  # noqa: ARG002
+        out: Float[Tensor, "sequence d_out d_in"] | None = None,
+    ) -> Float[Tensor, "sequence d_out d_in"]:
+        """Σ_t Ds_t a_tᵀ, in the model's coordinates, in which gradients are kept."""
+        return sequence_gradients(Ds, a, out=out)
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "LowRankBasis":
         """Return the basis on another device, and in another dtype if given; eigenvectors are laid out one by one."""
@@ -139,22 +185,54 @@ class LowRankCurvature:
     def precondition(self, V: Float[Tensor, "query d_out d_in"]) -> Float[Tensor, "query d_out d_in"]:
         """Return (G+λI)⁻¹ V, in the model's coordinates like V.
 
-        It is V/(σ+λ) plus a matrix of rank at most r_S + r_A. Computed in the dtype of the curvature, one query at a
-        time, because two copies of all may not fit.
+        It is V/(σ+λ) plus a matrix of rank at most r_S + r_A. Computed in the dtype of the curvature, a few rows of one
+        query at a time, because a copy in that dtype may not fit.
         """
         P = torch.empty_like(V)
-        for index, v in enumerate(V):
-            P[index] = self._preconditioned(v.to(self.Λ))
+        for v, p in zip(V, P, strict=True):
+            self._preconditioned(v, p)
         return P
 
-    def _preconditioned(self, v: Float[Tensor, "d_out d_in"]) -> Float[Tensor, "d_out d_in"]:
+    def squared_norm(self, V: Float[Tensor, "d_out d_in"]) -> Float[Tensor, ""]:
+        """Return ‖V‖² in the norm of the damped inverse, Vᵀ (G+λI)⁻¹ V, in float64."""
+        v = in_float64(V)
+        return (v * self._preconditioned(v, torch.empty_like(v))).sum()
+
+    def scales(self) -> tuple["SubspaceScale", "SubspaceScale"]:
+        """Return scales S and A of which S V A is about (G+λI)^−½ V: the inverse's means over rows and over columns."""
+        D, (of_rows, of_columns) = self.inverse, self.basis.side_multiplicities
+        rows, columns = D @ of_columns / of_columns.sum(), of_rows @ D / of_rows.sum()
+        return SubspaceScale(self.basis.U_S, rows.sqrt()), SubspaceScale(self.basis.U_A, columns.sqrt())
+
+    def energies(self) -> Energies:
+        """Return Λ/(Λ + λ) inside of U_S ⊗ U_A, and its sum outside."""
+        whole = in_float64(self.Λ / (self.Λ + self.λ) * self.basis.multiplicities)
+        within = whole[:-1, :-1].flatten()
+        return Energies(within, max(0.0, float(whole.sum() - within.sum())))
+
+    def whitening(self, kept: Int[Tensor, " kept"]) -> "LowRankWhitening":
+        """Return what whitens gradients at these coordinates of the flattened [r_S·r_A] U_Sᵀ G U_A."""
+        return LowRankWhitening(self, kept)
+
+    def _preconditioned(
+        self, v: Float[Tensor, "d_out d_in"], out: Float[Tensor, "d_out d_in"]
+    ) -> Float[Tensor, "d_out d_in"]:
+        """Write (G+λI)⁻¹ v to other memory, a few rows at a time, and return it."""
         U_S, U_A, D = self.basis.U_S, self.basis.U_A, self.inverse
         σ = D[-1, -1]
-        rows, columns = U_S.T @ v, v @ U_A
+        rows, columns = U_S.new_zeros(U_S.shape[1], v.shape[1]), U_A.new_zeros(len(v), U_A.shape[1])
+        parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, len(v), ROWS_AT_ONCE)]
+        for part in parts:
+            some = v[part].to(self.Λ)
+            rows.addmm_(U_S[part].T, some)
+            columns[part] = some @ U_A
         C = rows @ U_A
         rows_rest, columns_rest = rows - C @ U_A.T, columns - U_S @ C
         of_S = (D[:-1, :-1] * C) @ U_A.T + D[:-1, -1:] * rows_rest - σ * rows
-        return σ * v + U_S @ of_S + ((D[-1, :-1] - σ) * columns_rest) @ U_A.T
+        of_A = (D[-1, :-1] - σ) * columns_rest
+        for part in parts:
+            out[part] = (σ * v[part].to(self.Λ)).addmm_(U_S[part], of_S).addmm_(of_A[part], U_A.T)
+        return out
 
     def precondition_factors(self, V: Factors) -> Factors:
         """Return (G+λI)⁻¹ V in factors, of rank at most that of V + min(r_S, r_A).
@@ -186,14 +264,6 @@ class LowRankCurvature:
         """
         return queries.inner_products(sequences, self.inverse)
 
-    def whitened(self, gradients: Float[Tensor, "sequence r_S r_A"]) -> Float[Tensor, "sequence r_S r_A"]:
-        """Return (Λ + λ)^−½ ⊙ U_Sᵀ G U_A, the coordinates that sketches can keep.
-
-        Args:
-            gradients: U_Sᵀ G U_A, as `SplitTokens.gradients` returns it; queries are sequences of tokens too.
-        """
-        return gradients * self.inverse[:-1, :-1].sqrt()
-
     def whitened_squared_norms(
         self, squared_norms: Float[Tensor, "sequence rows columns"]
     ) -> Float[Tensor, " sequence"]:
@@ -207,3 +277,90 @@ class LowRankCurvature:
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "LowRankCurvature":
         """Return the curvature on another device, and in another dtype if one is given."""
         return LowRankCurvature(self.basis.to(device, dtype), self.Λ.to(device=device, dtype=dtype), self.λ, self.rest)
+
+    @property
+    def coordinates(self) -> int:
+        """How many coordinates a sketch can keep."""
+        return self.Λ[:-1, :-1].numel()
+
+    @property
+    def device(self) -> torch.device:
+        """The device of Λ."""
+        return self.Λ.device
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """d_out and d_in."""
+        return self.basis.shape
+
+
+@dataclass(frozen=True)
+class SubspaceScale:
+    """A positive number for each kept eigenvector, and one for the rest of the space.
+
+    Args:
+        U: the eigenvectors.
+        numbers: those of the eigenvectors, then that of the rest; 0 where there is no rest.
+    """
+
+    U: Float[Tensor, "width r"]
+    numbers: Float[Tensor, " r_and_rest"]
+
+    def apply(self, rows: Float[Tensor, "row width"]) -> Float[Tensor, "row width"]:
+        """Return the rows multiplied by it."""
+        return self._times(rows, self.numbers)
+
+    def undo(self, rows: Float[Tensor, "row width"]) -> Float[Tensor, "row width"]:
+        """Return the rows multiplied by its inverse, of the rest as well where that is not 0."""
+        return self._times(rows, torch.where(self.numbers > 0, 1 / self.numbers, 0))
+
+    def _times(self, rows: Tensor, numbers: Tensor) -> Tensor:
+        within, rest = split(rows.to(self.U), self.U)
+        return rest * numbers[-1] + product(within * numbers[:-1], self.U.T)
+
+
+@dataclass(frozen=True)
+class LowRankWhitening:
+    """(Λ + λ)^−½ ⊙ U_Sᵀ G U_A at a few coordinates.
+
+    Args:
+        curvature: the layer's curvature.
+        kept: indices into the flattened [r_S·r_A].
+    """
+
+    curvature: LowRankCurvature
+    kept: Int[Tensor, " kept"]
+
+    @cached_property
+    def _scale(self) -> Float[Tensor, " kept"]:
+        return self.curvature.inverse[:-1, :-1].flatten()[self.kept].sqrt()
+
+    @cached_property
+    def _rounded(self) -> LowRankBasis:
+        """The basis in single precision, which is enough where nothing is multiplied by Λ/λ."""
+        basis = self.curvature.basis
+        return basis.to(basis.U_S.device, torch.float32)
+
+    def of_gradients(self, V: Float[Tensor, "query d_out d_in"]) -> Float[Tensor, "query kept"]:
+        """Return the whitened gradients, which are given in the model's coordinates."""
+        basis = self.curvature.basis
+        within = torch.stack([basis.U_S.T @ product(v.to(basis.U_A), basis.U_A) for v in V]) if len(V) else V
+        return within.flatten(1)[:, self.kept] * self._scale
+
+    def of_tokens(
+        self,
+        Ds: Float[Tensor, "sequence token d_out"],
+        a: Float[Tensor, "sequence token d_in"],
+        _G: Float[Tensor, "sequence d_out d_in"],
+    ) -> tuple[Float[Tensor, "sequence kept"], Float[Tensor, " sequence"]]:
+        """Return the whitened gradients of sequences, and vec(G)ᵀ (G+λI)⁻¹ vec(G) over the whole space.
+
+        Args:
+            Ds: gradients at the layer's outputs.
+            a: the layer's inputs.
+            _G: the sequences' gradients; they are not used.
+        """
+        basis = self._rounded if a.dtype == torch.float32 else self.curvature.basis
+        tokens = basis.split(Ds, a)
+        norms = self.curvature.whitened_squared_norms(tokens.squared_norms())
+        return tokens.gradients().flatten(1)[:, self.kept] * self._scale, norms

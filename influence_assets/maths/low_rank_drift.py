@@ -27,6 +27,15 @@ class SubspaceFactor:
     within: RotatedFactor
     trace: Float[Tensor, "*shards"]
 
+    def drift_from(self, frozen: "SubspaceFactor") -> Float[Tensor, "*shards"]:
+        """Return the drift from a generation: inside of the subspace, or into or out of it, whichever is larger.
+
+        Args:
+            frozen: the totals that the generation was fitted on.
+        """
+        moved = (self.outside() - frozen.outside()).abs()
+        return torch.maximum(self.within.drift(), torch.where(self.trace > 0, moved, 0.0))
+
     def outside(self) -> Float[Tensor, "*shards"]:
         """Return the share of energy outside of the subspace, 1 − tr(Uᵀ M U) / tr(M); 0 if there is none at all.
 

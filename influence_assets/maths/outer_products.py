@@ -13,6 +13,7 @@ The letters are those of `notation.py`.
 """
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -36,7 +37,41 @@ class OuterProducts:
         return torch.mm(self.L.T, self.R, out=out)
 
 
-def truncated(V: OuterProducts, Λ: Float[Tensor, "d_out d_in"], λ: float, rank: int) -> OuterProducts:
+@runtime_checkable
+class Scale(Protocol):
+    """A symmetric matrix on one side of V, which can be undone."""
+
+    def apply(self, rows: Float[Tensor, "row width"]) -> Float[Tensor, "row width"]:
+        """Return the rows multiplied by it."""
+
+    def undo(self, rows: Float[Tensor, "row width"]) -> Float[Tensor, "row width"]:
+        """Return the rows multiplied by its inverse."""
+
+
+@dataclass(frozen=True)
+class DiagonalScale:
+    """A positive number for each coordinate."""
+
+    numbers: Float[Tensor, " width"]
+
+    def apply(self, rows: Float[Tensor, "row width"]) -> Float[Tensor, "row width"]:
+        """Return the rows multiplied by it."""
+        return rows * self.numbers
+
+    def undo(self, rows: Float[Tensor, "row width"]) -> Float[Tensor, "row width"]:
+        """Return the rows multiplied by its inverse."""
+        return rows / self.numbers
+
+
+@runtime_checkable
+class Scaled(Protocol):
+    """What is needed of a layer's curvature in order to truncate gradients."""
+
+    def scales(self) -> tuple[Scale, Scale]:
+        """Return scales S and A such that S V A is about (G+λI)^−½ V."""
+
+
+def truncated(V: OuterProducts, curvature: Scaled, rank: int) -> OuterProducts:
     """Return V as at most `rank` outer products, nearest to it in a norm like that of the damped inverse.
 
     The matrix that is decomposed has at most as many rows and columns as V has outer products: with the QR
@@ -45,21 +80,14 @@ def truncated(V: OuterProducts, Λ: Float[Tensor, "d_out d_in"], λ: float, rank
 
     Args:
         V: the gradient.
-        Λ: the layer's corrected eigenvalues.
-        λ: its damping.
+        curvature: the layer's curvature.
         rank: the largest number of outer products.
     """
-    weights = 1 / (in_float64(Λ) + λ)
-    rows, columns = weights.mean(1).sqrt(), weights.mean(0).sqrt()
-    Q_L, C_L = torch.linalg.qr((in_float64(V.L) * rows).T)
-    Q_R, C_R = torch.linalg.qr((in_float64(V.R) * columns).T)
+    S, A = curvature.scales()
+    Q_L, C_L = torch.linalg.qr(S.apply(in_float64(V.L)).T)
+    Q_R, C_R = torch.linalg.qr(A.apply(in_float64(V.R)).T)
     U, singular_values, WT = torch.linalg.svd(C_L @ C_R.T, full_matrices=False)
     scales = singular_values[:rank].sqrt()
-    L = (Q_L @ U[:, :rank] * scales).T / rows
-    R = (Q_R @ WT[:rank].T * scales).T / columns
+    L = S.undo((Q_L @ U[:, :rank] * scales).T)
+    R = A.undo((Q_R @ WT[:rank].T * scales).T)
     return OuterProducts(L.to(V.L), R.to(V.R))
-
-
-def squared_norm(V: Float[Tensor, "d_out d_in"], Λ: Float[Tensor, "d_out d_in"], λ: float) -> Float[Tensor, ""]:
-    """Return ‖V‖² in the norm of the damped inverse, Vᵀ (G+λI)⁻¹ V = Σ_ij V_ij² / (Λ_ij + λ), in float64."""
-    return (in_float64(V).square() / (in_float64(Λ) + λ)).sum()

@@ -20,7 +20,7 @@ than half of d, the sketch would hold no fewer: then Ω is the identity, Y is M,
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from influence_assets.maths.block_diagonal import blocks_of
 from influence_assets.maths.ekfac import eigendecomposition
-from influence_assets.maths.moments import GramAccumulator, SecondMoment
+from influence_assets.maths.moments import GramAccumulator, SecondMoment, tile_numbers
 from influence_assets.maths.notation import device_of_sums, in_float64
 from influence_assets.maths.random_words import random_words, shifted
 
@@ -66,16 +66,33 @@ class RangeFinder:
         return self.width if self.is_whole else self._sketched
 
     @property
+    def numbers(self) -> int:
+        """How many numbers a shard sums: those of Y, or of the factor's tiles, and the trace."""
+        return 1 + (tile_numbers(self.width) if self.is_whole else self.width * self.columns)
+
+    @property
+    def decomposition_bytes(self) -> int:
+        """The most bytes that finding the eigenvectors takes, the sums included."""
+        return 6 * 8 * self.width * self.columns
+
+    @property
     def _sketched(self) -> int:
         each, more = OVERSAMPLING
         return each * self.rank + more
 
-    @cached_property
-    def test_matrix(self) -> Float[Tensor, "width columns"]:
-        """Ω: the random matrix, or the identity, in float64 on the host."""
+    def test_matrix(self, like: Tensor) -> Float[Tensor, "width columns"]:
+        """Return Ω, the random matrix or the identity, in the dtype and on the device of another tensor."""
         if self.is_whole:
-            return torch.eye(self.width, dtype=torch.float64)
-        return gaussian_matrix(self.width, self.columns, self.seed)
+            return torch.eye(self.width, dtype=like.dtype, device=like.device)
+        return _placed_gaussian_matrix(self.width, self.columns, self.seed, like.dtype, like.device)
+
+
+@lru_cache(maxsize=8)
+def _placed_gaussian_matrix(
+    width: int, columns: int, seed: int, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "width columns"]:
+    """Return a matrix that all layers with factors of one width share."""
+    return gaussian_matrix(width, columns, seed).to(device, dtype)
 
 
 def gaussian_matrix(width: int, columns: int, seed: int) -> Float[Tensor, "width columns"]:
@@ -117,7 +134,6 @@ class RangeAccumulator:
         self._finder = finder
         self._dtype = dtype
         self._gram = GramAccumulator(dtype=dtype)
-        self._Ω: Tensor | None = None
         self._Y: Tensor | None = None
         self._trace: Tensor | None = None
         self._count = 0
@@ -131,10 +147,10 @@ class RangeAccumulator:
         if self._finder.is_whole:
             self._gram.add(rows)
             return
-        if self._Ω is None or self._Y is None:
-            self._Ω = self._finder.test_matrix.to(rows)
-            self._Y = torch.zeros_like(self._Ω, dtype=self._dtype)
-        self._Y.addmm_(rows.T, rows @ self._Ω)
+        Ω = self._finder.test_matrix(rows)
+        if self._Y is None:
+            self._Y = torch.zeros_like(Ω, dtype=self._dtype)
+        self._Y.addmm_(rows.T, rows @ Ω)
 
     def absorb(self, other: "RangeAccumulator") -> None:
         """Add the sums of another accumulator of the same finder, as in `GramAccumulator`."""
@@ -159,6 +175,42 @@ class RangeAccumulator:
             if total is not None:
                 total.zero_()
         self._count = 0
+
+    def of_width(self, width: int) -> "RangeAccumulator":
+        """Return this accumulator, or one with sums of zero if nothing has been added yet."""
+        if self._trace is not None:
+            return self
+        zero = RangeAccumulator(self._finder, self._dtype)
+        zero.add(torch.zeros(0, width, dtype=self._dtype))
+        return zero
+
+    def packed(self) -> Float[Tensor, " numbers"]:
+        """Return all sums as one vector, from which `from_packed` restores the accumulator.
+
+        Raises:
+            ValueError: nothing has been added.
+        """
+        if self._trace is None:
+            raise ValueError("no batch has been added")
+        sums = self._gram.packed() if self._Y is None else self._Y.flatten()
+        return torch.cat([self._trace[None], sums])
+
+    @classmethod
+    def from_packed(cls, vector: Float[Tensor, " numbers"], finder: RangeFinder, count: int) -> "RangeAccumulator":
+        """Return the accumulator whose sums `packed` returned, in the memory of the vector.
+
+        Raises:
+            ValueError: the vector is not that of such an accumulator.
+        """
+        if len(vector) != finder.numbers:
+            raise ValueError(f"{len(vector)} numbers are not the {finder.numbers} of a factor of width {finder.width}")
+        accumulator = cls(finder, vector.dtype)
+        accumulator._trace, accumulator._count = vector[0], count
+        if finder.is_whole:
+            accumulator._gram = GramAccumulator.from_packed(vector[1:], finder.width, 1, count)
+        else:
+            accumulator._Y = vector[1:].view(finder.width, finder.columns)
+        return accumulator
 
     def sketch(self) -> RangeSketch:
         """Return the sketch of everything added so far.
@@ -202,7 +254,7 @@ def leading_eigenvectors(sketch: RangeSketch, finder: RangeFinder) -> LeadingEig
         ascending, Q = eigendecomposition(Y)
         eigenvalues, U = ascending.flip(0), blocks_of(Q)[0].flip(1)
     else:
-        eigenvalues, U = _nystrom(Y, finder.test_matrix.to(Y))
+        eigenvalues, U = _nystrom(Y, finder.test_matrix(Y))
     return LeadingEigenvectors(
         U[:, : finder.kept].contiguous(), eigenvalues[: finder.kept].clamp(min=0).contiguous(), trace
     )

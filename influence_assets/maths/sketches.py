@@ -13,15 +13,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from influence_assets.maths.notation import in_float64
-
 
 @dataclass(frozen=True)
 class Coordinates:
     """The coordinates of each layer's whitened gradient that a sketch keeps.
 
     Args:
-        kept: for each layer, indices into its flattened [d_out·d_in] gradient, ascending.
+        kept: for each layer, indices into its flattened gradient, [d_out·d_in] or of low rank [r_S·r_A], ascending.
         energy: share of the expected energy of a whitened training gradient that they hold, 0 to 1.
         are_unique: whether no other coordinate has as much expected energy as the weakest of them, so that whoever
             draws as many from the same curvature draws these.
@@ -37,20 +35,61 @@ class Coordinates:
         return sum(len(indices) for indices in self.kept.values())
 
 
+@dataclass(frozen=True)
+class Energies:
+    """The expected energy of a layer's whitened training gradients.
+
+    Args:
+        coordinates: Λ/(Λ + λ) of each coordinate that a sketch can keep, in float64.
+        others: that of all others together.
+    """
+
+    coordinates: Float[Tensor, " coordinates"]
+    others: float
+
+
 @runtime_checkable
-class Damped(Protocol):
-    """What is needed of a layer's curvature: its corrected eigenvalues and its damping."""
+class Whitening(Protocol):
+    """Whitens gradients of one layer at a few coordinates."""
+
+    def of_gradients(self, V: Float[Tensor, "query d_out d_in"]) -> Float[Tensor, "query kept"]:
+        """Return whitened gradients."""
+
+    def of_tokens(
+        self,
+        Ds: Float[Tensor, "sequence token d_out"],
+        a: Float[Tensor, "sequence token d_in"],
+        G: Float[Tensor, "sequence d_out d_in"],
+    ) -> tuple[Float[Tensor, "sequence kept"], Float[Tensor, " sequence"]]:
+        """Return the whitened gradients of sequences, and their squared norms over all coordinates.
+
+        Args:
+            Ds: gradients at the layer's outputs.
+            a: the layer's inputs.
+            G: the sequences' gradients, in the coordinates that the curvature's V is given in.
+        """
+
+
+@runtime_checkable
+class Whitened(Protocol):
+    """What is needed of a layer's curvature in order to sketch."""
 
     @property
-    def Λ(self) -> Float[Tensor, "d_out d_in"]:  # noqa: N802  # the symbol of the papers
-        """The corrected eigenvalues."""
+    def coordinates(self) -> int:
+        """How many coordinates a sketch can keep."""
 
     @property
-    def λ(self) -> float:
-        """The damping."""
+    def device(self) -> torch.device:
+        """Its device."""
+
+    def energies(self) -> Energies:
+        """Return the expected energies."""
+
+    def whitening(self, kept: Int[Tensor, " kept"]) -> Whitening:
+        """Return what whitens gradients at these coordinates."""
 
 
-def strongest_coordinates(layers: Mapping[str, Damped], count: int) -> Coordinates:
+def strongest_coordinates(layers: Mapping[str, Whitened], count: int) -> Coordinates:
     """Return the `count` coordinates, over all layers, with the largest expected energy Λ/(Λ + λ).
 
     Of coordinates with the same energy, those that come first in the order of layers and indices are kept. The energies
@@ -58,16 +97,19 @@ def strongest_coordinates(layers: Mapping[str, Damped], count: int) -> Coordinat
     """
     candidates, total, size = [], 0.0, 0
     for layer in layers.values():
-        energy = _energy(layer)
+        energies = layer.energies()
+        energy = energies.coordinates
         # Which of several equal values `topk` takes differs between processors and releases; the values do not.
         candidates.append(torch.topk(energy, min(count, len(energy))).values.cpu())
-        total += float(energy.sum())
+        total += float(energy.sum()) + energies.others
         size += len(energy)
     count = min(count, size)
+    if not count:
+        return Coordinates({name: torch.zeros(0, dtype=torch.long, device=x.device) for name, x in layers.items()}, 0.0)
     weakest = torch.topk(torch.cat(candidates), count).values[-1]
     above, equal, held = {}, {}, 0.0
     for name, layer in layers.items():
-        energy = _energy(layer)
+        energy = layer.energies().coordinates
         is_above, is_equal = energy > weakest.to(energy.device), energy == weakest.to(energy.device)
         above[name], equal[name] = (_indices(found, layer) for found in (is_above, is_equal))
         held += float(energy[is_above].sum())
@@ -82,12 +124,8 @@ def strongest_coordinates(layers: Mapping[str, Damped], count: int) -> Coordinat
     return Coordinates(kept, held / total, are_unique)
 
 
-def _energy(layer: Damped) -> Float[Tensor, " coordinates"]:
-    return in_float64((layer.Λ / (layer.Λ + layer.λ)).flatten())
-
-
-def _indices(found: Bool[Tensor, " coordinates"], layer: Damped) -> Int[Tensor, " found"]:
-    return torch.nonzero(found).flatten().to(layer.Λ.device)
+def _indices(found: Bool[Tensor, " coordinates"], layer: Whitened) -> Int[Tensor, " found"]:
+    return torch.nonzero(found).flatten().to(layer.device)
 
 
 def split_by_layer(everywhere: Int[Tensor, " kept"], sizes: Mapping[str, int]) -> dict[str, Int[Tensor, " _"]]:
@@ -102,27 +140,3 @@ def split_by_layer(everywhere: Int[Tensor, " kept"], sizes: Mapping[str, int]) -
         kept[name] = everywhere[(everywhere >= start) & (everywhere < start + size)] - start
         start += size
     return kept
-
-
-def layer_sketch(
-    layer: Damped,
-    rotated: Float[Tensor, "sequence d_out d_in"],
-    kept: Int[Tensor, " kept"],
-) -> Float[Tensor, "sequence kept"]:
-    """Return the kept coordinates of the whitened gradients; only these are computed."""
-    scale = (layer.Λ.flatten()[kept] + layer.λ).rsqrt()
-    return rotated.flatten(1)[:, kept] * scale
-
-
-def whitened_squared_norms(
-    rotated: Float[Tensor, "sequence d_out d_in"], weights: Float[Tensor, "d_out d_in"]
-) -> Float[Tensor, " sequence"]:
-    """‖(Λ + λ)^−½ ⊙ Q_Sᵀ G Q_A‖² of each gradient over all its coordinates.
-
-    Args:
-        rotated: Q_Sᵀ G Q_A.
-        weights: 1/(Λ + λ).
-    """
-    flat = weights.flatten()
-    # One gradient at a time: its squares stay in the processor's cache.
-    return torch.stack([torch.dot(G.square().flatten(), flat) for G in rotated])

@@ -8,17 +8,17 @@ from influence_assets.methods.method import AttributionMethod, MethodContext
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from influence_assets.maths.ekfac import LayerCurvature
+    from influence_assets.maths.curvature import Curvature
 
 
-def precondition(V: "Mapping[str, Tensor]", curvature: "Mapping[str, LayerCurvature]") -> "dict[str, Tensor]":
-    """Apply the damped inverse in every layer, in place; in the eigenbases it is a division.
+def precondition(V: "Mapping[str, Tensor]", curvature: "Mapping[str, Curvature]") -> "dict[str, Tensor]":
+    """Apply the damped inverse in every layer; in the eigenbases it is a division.
 
     Args:
-        V: gradients of every layer, [query, d_out, d_in], in the eigenbases; they are overwritten.
+        V: gradients of every layer, [query, d_out, d_in], in the coordinates of its basis; they are overwritten.
         curvature: the curvature of every layer.
     """
-    return {name: V[name].div_(layer.Λ + layer.λ) for name, layer in curvature.items()}
+    return {name: layer.precondition(V[name]) for name, layer in curvature.items()}
 
 
 def _prepare(V: "Mapping[str, Tensor]", context: MethodContext) -> "dict[str, Tensor]":

@@ -10,8 +10,9 @@ V is stored for every query, as the outer products that it is the sum of; those 
 lower rank (`maths/outer_products.py`). Methods that are `layer_by_layer` make P of what is stored whenever scores are
 computed. Others make P once, before V is truncated, and P is stored in full.
 
-V and P are in the layers' eigenbases, Q_Sᵀ V Q_A, where curvature is diagonal. Rotating both sides leaves inner
-products as they are, so the scorer may rotate whichever takes less.
+V and P are in the layers' eigenbases, Q_Sᵀ V Q_A, where curvature is diagonal, and with curvature of low rank in the
+model's own coordinates (`maths/curvature.py`). Rotating both sides leaves inner products as they are, so the scorer may
+rotate whichever takes less.
 
 A method is a module's attribute METHOD, found by `influence_assets.extensions`. Studies are checked against the names
 of the methods before anything else, so modules of methods import what is slow to import, such as torch, only where they
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from influence_assets.capture.batches import Sequences
     from influence_assets.capture.runner import Runner
-    from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
+    from influence_assets.maths.curvature import Basis, Curvature
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,14 @@ class MethodContext:
 
     Args:
         runner: the model with its attributed layers.
-        bases: the eigenbasis of every layer, which V and P are given in.
+        bases: the basis of every layer, in whose coordinates V and P are given.
         curvature: of every layer; empty unless the method `needs_curvature`.
         training: the training sequences; none unless the method `reads_training`.
     """
 
     runner: "Runner"
-    bases: "Mapping[str, Eigenbasis]"
-    curvature: "Mapping[str, LayerCurvature]" = field(default_factory=dict)
+    bases: "Mapping[str, Basis]"
+    curvature: "Mapping[str, Curvature]" = field(default_factory=dict)
     training: TrainingSequences = TrainingSequences()
 
     def gauss_newton(self, V: "Mapping[str, Tensor]", shards: "Iterable[Sequences]") -> "dict[str, Tensor]":
@@ -98,7 +99,7 @@ class MethodContext:
 
 
 Prepare = Callable[["Mapping[str, Tensor]", MethodContext], "dict[str, Tensor]"]
-"""Makes P of every layer from V of every layer, both [query, d_out, d_in] in the eigenbases."""
+"""Makes P of every layer from V of every layer, both [query, d_out, d_in] in the coordinates of the bases."""
 
 
 @dataclass(frozen=True, kw_only=True)

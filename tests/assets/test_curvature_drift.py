@@ -8,6 +8,7 @@ import torch
 from influence_assets.assets import asset_graph
 from influence_assets.errors import StorageError
 from influence_assets.layouts import drift
+from influence_assets.maths.curvature_form import CurvatureForm
 from tests import studies
 from tests.shard_statistics import shard_statistics
 from tests.studies import COAST, EXTRA, TRADES
@@ -162,7 +163,7 @@ def test_statistics_of_other_layers_are_refused(study):
 def test_what_was_packed_is_unpacked(standing):
     shapes = studies.artifact(standing, "eigenbases").manifest.summary["shapes"]
     vector = torch.from_numpy(studies.artifact(standing, "corrected_eigenvalues").array("drift")[0])
-    layers = drift.unpacked(vector, shapes)
+    layers = drift.unpacked(vector, shapes, CurvatureForm())
     assert list(layers) == LAYERS
     np.testing.assert_array_equal(drift.packed(layers), vector.numpy())
     for layer, found in layers.items():
@@ -171,4 +172,4 @@ def test_what_was_packed_is_unpacked(standing):
         expected = np.diag(Q.T @ S @ Q)
         np.testing.assert_allclose(found.S.diagonal.numpy(), expected, rtol=0, atol=1e-9 * expected.max())
     with pytest.raises(RuntimeError):
-        drift.unpacked(vector[:-1], shapes)
+        drift.unpacked(vector[:-1], shapes, CurvatureForm())

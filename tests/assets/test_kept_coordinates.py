@@ -23,7 +23,11 @@ def study(standing, tmp_path):
 
 
 def layers_of(study):
-    return dict(factors.StoredEigenvalues(studies.artifact(study, "curvature"), torch.float64))
+    return dict(
+        factors.StoredCurvature(
+            studies.artifact(study, "eigenbases"), studies.artifact(study, "curvature"), torch.float64
+        )
+    )
 
 
 def kept_by(study, shard):

@@ -10,17 +10,17 @@ from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.low_rank import (
     CovarianceSketchTotals,
-    LowRankCorrectionTotals,
+    LowRankStatistics,
     covariance_sketches,
     low_rank_corrections,
-    range_finders,
 )
 from influence_assets.capture.one_pass import measure
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import scores
+from influence_assets.maths.curvature_form import CurvatureForm
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
-from influence_assets.maths.low_rank import LowRankBasis, LowRankCurvature
-from influence_assets.maths.range_finder import gaussian_matrix, leading_eigenvectors
+from influence_assets.maths.low_rank import LowRankCurvature
+from influence_assets.maths.range_finder import gaussian_matrix
 from influence_assets.models.layers.selection import select_modules
 from tests import cases
 from tests.eigenbases import preconditioned
@@ -38,11 +38,9 @@ def runner_for(architecture="gpt2", modules="linear", batch_sequences=4, **shape
 
 def bases_for(runner, sequences, sampler, rank):
     found = {}
-    sketches = covariance_sketches(runner, sequences, sampler, rank=rank)
+    sketches = covariance_sketches(runner, sequences, sampler, CurvatureForm(rank=rank))
     for layer in runner.modules:
-        both = sketches[layer.name].A, sketches[layer.name].S
-        A, S = (leading_eigenvectors(*pair) for pair in zip(both, range_finders(layer, rank, 0), strict=True))
-        found[layer.name] = LowRankBasis.of(A, S)
+        found[layer.name] = sketches[layer.name].basis(CurvatureForm(rank=rank))
     return found
 
 
@@ -103,11 +101,12 @@ def test_full_rank_scores_are_those_of_ekfac(sampler):
 
 def test_sketches_of_wide_layers_are_the_covariances_times_the_random_matrix():
     runner, sequences = runner_for(modules="mlp", width=40), cases.sequences()
-    found = covariance_sketches(runner, sequences, LabelSampler(3), rank=1, seed=9)
+    found = covariance_sketches(runner, sequences, LabelSampler(3), CurvatureForm(rank=1, seed=9))
     whole = covariances(runner, sequences, LabelSampler(3))
     widths = []
     for layer in runner.modules:
-        for finder, letter in zip(range_finders(layer, 1, 9), "AS", strict=True):
+        for width, letter in ((layer.input_width, "A"), (layer.output_width, "S")):
+            finder = CurvatureForm(rank=1, seed=9).finder(width)
             sketch, moment = getattr(found[layer.name], letter), getattr(whole[layer.name], letter)
             assert not finder.is_whole
             expected = moment.total @ gaussian_matrix(finder.width, finder.columns, 9)
@@ -130,10 +129,10 @@ def test_batch_size_order_shards_and_padding_change_nothing(sampler):
         sequences.keys,
         loss=sequences.loss,
     )
-    together = covariance_sketches(whole, sequences, sampler, rank=2)
-    apart = covariance_sketches(single, repadded.take(order), sampler, rank=2)
+    together = covariance_sketches(whole, sequences, sampler, CurvatureForm(rank=2))
+    apart = covariance_sketches(single, repadded.take(order), sampler, CurvatureForm(rank=2))
     halves = [
-        covariance_sketches(whole, sequences.take(np.arange(7)[rows]), sampler, rank=2)
+        covariance_sketches(whole, sequences.take(np.arange(7)[rows]), sampler, CurvatureForm(rank=2))
         for rows in (slice(0, 3), slice(3, 7))
     ]
     for name, layer in together.items():
@@ -183,20 +182,20 @@ def test_drift_counts_only_positions_with_a_loss():
 def test_one_pass_measures_what_the_separate_ones_do(sampler):
     runner, sequences = runner_for(batch_sequences=3), cases.sequences(7)
     bases = bases_for(runner, sequences, sampler, 2)
-    sketches, corrections = CovarianceSketchTotals(runner, 2, 0), LowRankCorrectionTotals(runner, bases)
+    sketches, corrections = CovarianceSketchTotals(CurvatureForm(rank=2)), LowRankStatistics(runner, bases)
     measure(runner, sequences, [sketches, corrections], {}, sampler)
-    alone = covariance_sketches(runner, sequences, sampler, rank=2)
+    alone = covariance_sketches(runner, sequences, sampler, CurvatureForm(rank=2))
     alone_too = low_rank_corrections(runner, sequences, bases, sampler)
-    for name, layer in sketches.totals().items():
-        torch.testing.assert_close(layer.S.Y.total, alone[name].S.Y.total)
-    for name, correction in corrections.totals().items():
-        torch.testing.assert_close(correction.squared_norms.total, alone_too[name].squared_norms.total)
+    for layer in runner.modules:
+        torch.testing.assert_close(sketches.of(layer).S.Y.total, alone[layer.name].S.Y.total)
+        found = corrections.of(layer).squared_norms.total
+        torch.testing.assert_close(found, alone_too[layer.name].squared_norms.total)
 
 
 def test_no_sequences_have_totals_of_zero():
     runner, nothing = runner_for(), cases.sequences().take(np.arange(0))
     bases = bases_for(runner, cases.sequences(), None, 2)
-    for layer in covariance_sketches(runner, nothing, None, rank=2).values():
+    for layer in covariance_sketches(runner, nothing, None, CurvatureForm(rank=2)).values():
         assert layer.A.Y.count == layer.S.Y.count == float(layer.A.Y.total.abs().sum()) == 0
     for layer in low_rank_corrections(runner, nothing, bases, None).values():
         assert layer.squared_norms.count == float(layer.squared_norms.total.sum()) == float(layer.A.outside()) == 0

@@ -17,6 +17,7 @@ from influence_assets.capture.operations import LayerShape, contraction_orders
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import ScoreTotals, scores
 from influence_assets.capture.sketches import SketchRows
+from influence_assets.maths.curvature_form import CurvatureForm
 from influence_assets.maths.ekfac import LayerCurvature, eigenbasis
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.methods.ekfac import precondition
@@ -40,7 +41,9 @@ class Counted:
         fuse_activations(self.model)  # as a loaded model's are
         self.runner = Runner(self.model, select_modules(self.model, modules), 2)
         self.sequences = cases.sequences(SEQUENCES, ragged=False)
-        self.shape = model_shape(self.model.config, "float64", modules, tokens=cases.CONTEXT, blocks=blocks)
+        self.shape = model_shape(
+            self.model.config, "float64", modules, tokens=cases.CONTEXT, form=CurvatureForm(blocks)
+        )
 
     def of(self, function, *given):
         _ = self.runner.head  # trying it out is no part of a measurement

@@ -26,7 +26,7 @@ from influence_assets.errors import InputError
 from influence_assets.maths import notation
 from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
 from influence_assets.maths.notation import device_of_sums, in_float64
-from influence_assets.maths.outer_products import OuterProducts, squared_norm, truncated
+from influence_assets.maths.outer_products import OuterProducts, truncated
 from influence_assets.maths.sketches import Coordinates
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import load_model
@@ -122,9 +122,9 @@ def test_every_measurement_does_without(runner, sampler):
     assert score_details(runner, sequences, of(runner, 2), 9, Pairs.every(2, 6)).by_layer.shape == (12, 14)
     for layer in curvature.values():
         V = OuterProducts(*(torch.ones(4, width, device=DEVICE) for width in layer.Λ.shape))
-        kept = truncated(V, layer.Λ, layer.λ, 1)
+        kept = truncated(V, layer, 1)
         assert kept.sum().device.type == DEVICE
-        assert squared_norm(V.sum() - kept.sum(), layer.Λ, layer.λ).device.type == "cpu"
+        assert layer.squared_norm(V.sum() - kept.sum()).device.type == "cpu"
     kept = Coordinates({name: torch.arange(3) for name in curvature}, 1.0)
     for batch in sketches(runner, sequences, curvature, kept, of(runner, 2)):
         assert batch.rows.shape[1] == 3 * 14

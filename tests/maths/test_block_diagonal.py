@@ -14,7 +14,6 @@ from influence_assets.maths.ekfac import (
     sequence_gradients,
 )
 from influence_assets.maths.moments import GramAccumulator, SecondMoment
-from influence_assets.maths.sketches import layer_sketch
 from tests.eigenbases import mean_squares, preconditioned, rotated
 
 
@@ -169,7 +168,7 @@ def test_eigenvalues_and_the_inverse_are_those_of_the_dense_curvature(layer):
     V = normal(6, 5, 7, seed=3)
     damped = Q @ torch.diag(Λ) @ Q.T + 0.1 * Λ.mean() * torch.eye(35)
     torch.testing.assert_close(preconditioned(layer, V).flatten(1), torch.linalg.solve(damped, V.flatten(1).T).T)
-    white = [layer_sketch(layer, rotated(layer.basis, x), torch.arange(35)) for x in (V, G.view(9, 5, 7))]
+    white = [layer.whitening(torch.arange(35)).of_gradients(rotated(layer.basis, x)) for x in (V, G.view(9, 5, 7))]
     torch.testing.assert_close(white[0] @ white[1].T, preconditioned(layer, V).flatten(1) @ G.T)
 
 

@@ -20,7 +20,6 @@ from influence_assets.maths.ekfac import (
 )
 from influence_assets.maths.influence import layer_scores
 from influence_assets.maths.moments import SecondMoment, SquareAccumulator
-from influence_assets.maths.sketches import layer_sketch
 from influence_assets.models.layers.selection import select_modules
 from tests import cases
 from tests.eigenbases import mean_squares, preconditioned, rotated, whole
@@ -58,7 +57,7 @@ def test_inverse_solves_the_dense_damped_system(layer):
 
 def test_whitened_inner_products_are_those_of_the_inverse(layer):
     V, G = normal(2, 3, 4, seed=3), normal(5, 3, 4, seed=4)
-    white = [layer_sketch(layer, rotated(layer.basis, x), torch.arange(12)) for x in (V, G)]
+    white = [layer.whitening(torch.arange(12)).of_gradients(rotated(layer.basis, x)) for x in (V, G)]
     torch.testing.assert_close(white[0] @ white[1].T, preconditioned(layer, V).flatten(1) @ G.flatten(1).T)
 
 

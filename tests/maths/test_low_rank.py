@@ -10,6 +10,7 @@ from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature, damping, se
 from influence_assets.maths.factored import Factors
 from influence_assets.maths.low_rank import LowRankBasis, LowRankCurvature, mean_eigenvalues
 from influence_assets.maths.moments import SecondMoment
+from influence_assets.maths.outer_products import OuterProducts, truncated
 from influence_assets.maths.split_tokens import norm_order
 from tests.eigenbases import preconditioned
 
@@ -198,8 +199,44 @@ def test_whitened_inner_products_are_those_of_the_inverse_in_the_subspace(r_S, r
     (Ds, a), (Ds_q, a_q) = tokens(sequences=4, seed=8), tokens(sequences=2, seed=11)
     dropped = LowRankCurvature(curvature.basis, curvature.Λ, curvature.λ, "dropped")
     expected = dropped.precondition(sequence_gradients(Ds_q, a_q)).flatten(1) @ sequence_gradients(Ds, a).flatten(1).T
-    white = [curvature.whitened(curvature.basis.split(*x).gradients()).flatten(1) for x in ((Ds_q, a_q), (Ds, a))]
-    torch.testing.assert_close(white[0] @ white[1].T, expected)
+    whitening = curvature.whitening(torch.arange(r_S * r_A))
+    V, G = sequence_gradients(Ds_q, a_q), sequence_gradients(Ds, a)
+    rows, norms = whitening.of_tokens(Ds, a, G)
+    torch.testing.assert_close(whitening.of_gradients(V) @ rows.T, expected)
+    torch.testing.assert_close(whitening.of_gradients(G), rows)
+    torch.testing.assert_close(norms, torch.stack([curvature.squared_norm(g) for g in G]))
+
+
+@pytest.mark.parametrize(("r_S", "r_A"), RANKS)
+def test_energies_are_those_of_the_dense_curvature(r_S, r_A):
+    curvature = fitted(r_S, r_A)
+    eigenvalues = torch.linalg.eigvalsh(dense_curvature(r_S, r_A))
+    found = curvature.energies()
+    assert len(found.coordinates) == curvature.coordinates == r_S * r_A
+    total = float((eigenvalues / (eigenvalues + curvature.λ)).sum())
+    assert float(found.coordinates.sum()) + found.others == pytest.approx(total)
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize(("r_S", "r_A"), RANKS)
+def test_truncation_loses_no_more_in_the_norm_of_the_inverse_than_without_weights(r_S, r_A, rank):
+    lost, plain = 0.0, 0.0
+    for seed in range(20):
+        curvature, (Ds, a) = fitted(r_S, r_A), tokens(6, sequences=1, seed=seed + 20)
+        V = OuterProducts(Ds[0], a[0])
+        kept = truncated(V, curvature, rank)
+        assert len(kept) == rank
+        lost += float(curvature.squared_norm(V.sum() - kept.sum()))
+        U, values, WT = torch.linalg.svd(V.sum(), full_matrices=False)
+        plain += float(curvature.squared_norm(V.sum() - U[:, :rank] * values[:rank] @ WT[:rank]))
+    assert lost <= plain * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("r_S", "r_A"), RANKS)
+def test_truncation_to_the_rank_of_a_gradient_loses_nothing(r_S, r_A):
+    curvature, (Ds, a) = fitted(r_S, r_A), tokens(3, sequences=1, seed=5)
+    V = OuterProducts(Ds[0], a[0])
+    torch.testing.assert_close(truncated(V, curvature, 3).sum(), V.sum())
 
 
 @pytest.mark.parametrize("at_once", [1, 3 * TOKENS * 4, 10**9])

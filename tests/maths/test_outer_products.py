@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature
-from influence_assets.maths.outer_products import OuterProducts, squared_norm, truncated
+from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature, LayerEigenvalues
+from influence_assets.maths.outer_products import OuterProducts, truncated
 
 D_OUT, D_IN, λ = 7, 5, 0.3
 
@@ -38,10 +38,10 @@ def test_they_are_the_sum_over_rows():
 def test_where_the_weights_are_a_product_nothing_of_that_rank_is_nearer(rows, rank):
     """The error is what the singular values beyond the rank make of the scaled V, which is the least (Eckart-Young)."""
     V, Λ = made(rows), spectrum(separable=True)
-    kept = truncated(V, Λ, λ, rank)
+    kept = truncated(V, LayerEigenvalues(Λ, λ), rank)
     assert len(kept) == min(rank, rows)
     values = torch.linalg.svdvals(V.sum() / (Λ + λ).sqrt())
-    torch.testing.assert_close(squared_norm(V.sum() - kept.sum(), Λ, λ), values[rank:].square().sum())
+    torch.testing.assert_close(LayerEigenvalues(Λ, λ).squared_norm(V.sum() - kept.sum()), values[rank:].square().sum())
 
 
 def test_other_weights_are_approximated_and_beat_none():
@@ -49,10 +49,11 @@ def test_other_weights_are_approximated_and_beat_none():
     errors = []
     for seed in range(20):
         V, Λ = made(40, seed=seed, d_out=24, d_in=16), spectrum(seed=seed + 100, d_out=24, d_in=16)
-        plain = truncated(V, torch.zeros_like(Λ), λ, 5)
+        plain = truncated(V, LayerEigenvalues(torch.zeros_like(Λ), λ), 5)
         U, values, W = torch.linalg.svd(V.sum(), full_matrices=False)
         torch.testing.assert_close(plain.sum(), U[:, :5] * values[:5] @ W[:5])
-        errors.append([float(squared_norm(V.sum() - kept.sum(), Λ, λ)) for kept in (truncated(V, Λ, λ, 5), plain)])
+        layer = LayerEigenvalues(Λ, λ)
+        errors.append([float(layer.squared_norm(V.sum() - kept.sum())) for kept in (truncated(V, layer, 5), plain)])
     ours, without = torch.tensor(errors).T
     assert bool((ours < without).all())
 
@@ -60,7 +61,7 @@ def test_other_weights_are_approximated_and_beat_none():
 @pytest.mark.parametrize(("rows", "rank"), [(3, 3), (3, 9), (40, 5), (40, 40), (1, 1)])
 def test_a_rank_that_v_has_is_exact(rows, rank):
     V, Λ = made(rows), spectrum()
-    kept = truncated(V, Λ, λ, rank)
+    kept = truncated(V, LayerEigenvalues(Λ, λ), rank)
     torch.testing.assert_close(kept.sum(), V.sum(), rtol=1e-10, atol=1e-12)
     assert len(kept) <= min(rows, D_OUT, D_IN)
 
@@ -68,9 +69,10 @@ def test_a_rank_that_v_has_is_exact(rows, rank):
 def test_the_result_has_the_dtype_of_v():
     V = made(6)
     single = OuterProducts(V.L.float(), V.R.float())
-    kept = truncated(single, spectrum().float(), λ, 2)
+    kept = truncated(single, LayerEigenvalues(spectrum().float(), λ), 2)
     assert kept.L.dtype == kept.R.dtype == torch.float32
-    torch.testing.assert_close(kept.sum(), truncated(V, spectrum(), λ, 2).sum().float(), rtol=1e-3, atol=1e-4)
+    expected = truncated(V, LayerEigenvalues(spectrum(), λ), 2).sum().float()
+    torch.testing.assert_close(kept.sum(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_the_norm_is_that_of_the_dense_damped_inverse():
@@ -80,4 +82,4 @@ def test_the_norm_is_that_of_the_dense_damped_inverse():
     Q = torch.kron(Q_S, Q_A)
     G = Q @ torch.diag(Λ.flatten()) @ Q.T + λ * torch.eye(len(Q), dtype=torch.float64)
     v = layer.basis.rotate_back(V.clone()).flatten()
-    torch.testing.assert_close(squared_norm(V, Λ, λ), v @ torch.linalg.solve(G, v))
+    torch.testing.assert_close(LayerEigenvalues(Λ, λ).squared_norm(V), v @ torch.linalg.solve(G, v))

@@ -111,6 +111,7 @@ REFUSED = [
     ("curvature.damping_scale", math.nan, "finite"),
     ("curvature.damping_scale", math.inf, "finite"),
     ("curvature.blocks", 0, "greater than or equal to 1"),
+    ("curvature.rank", -1, "greater than or equal to 0"),
     ("curvature.drift_threshold", 0, "greater than 0"),
     ("curvature.drift_threshold", math.inf, "finite"),
     ("curvature.new_generation", "always", "'propose' or 'automatic'"),
@@ -418,3 +419,10 @@ def every_field(model):
             yield from every_field(section)
         else:
             yield model, field
+
+
+def test_blocks_and_a_rank_exclude_one_another(tmp_path):
+    both = smallest() | {"curvature": {"blocks": 2, "rank": 8}}
+    with pytest.raises(InputError, match="leave `blocks` at 1"):
+        Study.load(written(tmp_path, both))
+    assert Study.load(written(tmp_path, with_value("curvature.rank", 8))).curvature.rank == 8

@@ -15,7 +15,10 @@ def draw(artifact: Artifact) -> bytes:
     from influence_assets.report.charts import png
 
     damping: dict[str, float] = artifact.manifest.summary["damping"]
-    return png(chart({layer: artifact.array(f"{layer}.corrected_eigenvalues") for layer in damping}, damping))
+    Λ = {layer: artifact.array(f"{layer}.corrected_eigenvalues") for layer in damping}
+    if "rank" in artifact.manifest.summary:  # the last row and column are means outside of the kept eigenvectors
+        Λ = {layer: values[:-1, :-1] if values.size > 1 else values for layer, values in Λ.items()}
+    return png(chart(Λ, damping))
 
 
 def chart(eigenvalues: Mapping[str, np.ndarray], damping: Mapping[str, float]) -> Any:

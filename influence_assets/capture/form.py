@@ -1,0 +1,41 @@
+"""The measurements for each form of curvature: of whole factors and their blocks, or of low rank."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from influence_assets.capture.covariance import CovarianceTotals, FactorTotals
+from influence_assets.capture.low_rank import CovarianceSketchTotals, LowRankStatistics
+from influence_assets.capture.runner import Runner
+from influence_assets.capture.shard_statistics import ShardStatistics
+from influence_assets.maths.curvature import Basis
+from influence_assets.maths.curvature_form import CurvatureForm
+from influence_assets.maths.low_rank import LowRankBasis
+
+AnyCovarianceTotals = FactorTotals[Any]
+
+AnyStatistics = ShardStatistics | LowRankStatistics
+
+
+def covariance_totals(form: CurvatureForm, dtype: torch.dtype | None = None) -> AnyCovarianceTotals:
+    """Return totals of what the eigenvectors are found from.
+
+    Args:
+        form: how much of the factors is kept.
+        dtype: the dtype of the sums; by default that of the passes' sums.
+    """
+    return CovarianceTotals(form.blocks, dtype) if form.rank is None else CovarianceSketchTotals(form, dtype)
+
+
+def shard_statistics(form: CurvatureForm, runner: Runner, bases: Mapping[str, Basis]) -> AnyStatistics:
+    """Return what is measured of a shard in the bases of a generation.
+
+    Args:
+        form: how much of the factors is kept.
+        runner: runs the model.
+        bases: the basis of every layer.
+    """
+    if form.rank is None:
+        return ShardStatistics(form.blocks)
+    return LowRankStatistics(runner, {n: basis for n, basis in bases.items() if isinstance(basis, LowRankBasis)})
