@@ -262,7 +262,7 @@ def measured(study: Measured, ranks: list[int], *, passes: bool) -> dict[str, An
             variants["sketched"], row["cpu_seconds"] = sketched(study, rank)
         methods |= {
             f"{rank} {variant}": {
-                name: layer.precondition(study.V[name]).to(study.dtype) for name, layer in layers.items()
+                name: layer.precondition(study.V[name].clone()).to(study.dtype) for name, layer in layers.items()
             }
             for variant, layers in variants.items()
         }

@@ -243,7 +243,8 @@ class Curvature(_Section):
         None,
         description="The number of leading eigenvectors of A and of S that are kept of each layer; what lies outside "
         "of them counts with the mean of the eigenvalues that are left. null keeps all. For wide layers: what the "
-        "curvature takes then grows with a layer's width and not with its square. Not together with `blocks`.",
+        "curvature takes then grows with a layer's width and not with its square. Sketches keep no more coordinates "
+        "than rank² of each layer. Not together with `blocks`.",
     )
     fisher: Literal["true", "empirical"] = Field(
         "true",
@@ -261,15 +262,18 @@ class Curvature(_Section):
         description="The damping λ of a layer, as a multiple of the mean of its corrected eigenvalues.",
     )
     seed: int = Field(
-        0, ge=0, le=LARGEST_SEED, description="Seed of the sampled labels and of the draw of `fit_sequences`."
+        0,
+        ge=0,
+        le=LARGEST_SEED,
+        description="Seed of the sampled labels, of the draw of `fit_sequences` and of what `rank` is found with.",
     )
     drift_threshold: float = Field(
         0.2,
         gt=0,
         allow_inf_nan=False,
         description="How far a layer's statistics over all shards may move from the frozen generation before a new one "
-        "is due: the share of A's or S's energy that is off the diagonal in the frozen basis, or the relative change "
-        "of Λ.",
+        "is due: the share of A's or S's energy that is off the diagonal in the frozen basis, or with `rank` has moved "
+        "into or out of it, or the relative change of Λ.",
     )
     new_generation: Literal["propose", "automatic"] = Field(
         "propose",

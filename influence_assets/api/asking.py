@@ -17,7 +17,7 @@ from influence_assets.capture.sign_codes import estimate
 from influence_assets.capture.sketches import query_sketches
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
-from influence_assets.errors import StorageError
+from influence_assets.errors import InputError, StorageError
 from influence_assets.layouts import factors
 from influence_assets.layouts.model import runner as load_runner
 from influence_assets.layouts.queries import as_sequences, tokenize
@@ -42,7 +42,8 @@ def ask(versions: Versions, prompt: str, completion: str, top: int, *, unseen: b
 
     Raises:
         StorageError: the curvature or all sketches are missing or out of date.
-        InputError: the completion is empty, or the question has more tokens than the model's context.
+        InputError: the completion is empty, the question has more tokens than the model's context, or the study
+            keeps no eigenvectors to sketch by.
     """
     workspace = versions.workspace
     model, bases, curvature = (stored(versions, name) for name in ("language_model", "eigenbases", "curvature"))
@@ -55,6 +56,8 @@ def ask(versions: Versions, prompt: str, completion: str, top: int, *, unseen: b
     sketched = _sketches(versions, kept)
     if not sketched:
         raise StorageError("No shard is sketched yet. Bring everything up to date with `influence run`.")
+    if workspace.study.curvature.rank == 0:
+        raise InputError("curvature.rank", "0, with which sketches keep nothing to search by", "Set a higher one.")
     # One for each set of coordinates: all shards of a generation keep the same, unless it was computed again.
     questions: dict[int, np.ndarray] = {}
     estimates: dict[str, np.ndarray] = {}

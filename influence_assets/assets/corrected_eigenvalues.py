@@ -68,7 +68,7 @@ def eigenvalues_are_finite_and_not_negative(artifact: Artifact, _open: Opener) -
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:
     shape = sizes.shape
-    of_sequence = len(_groups(sizes)) * shape.passes() + shape.covariances() + shape.rotated_gradients()
+    of_sequence = len(_groups(sizes)) * shape.passes() + shape.statistics()
     operations = sizes.all_fitted_sequences * of_sequence + sizes.shards * shape.drift()
     return Cost(operations, sizes.eigenvalue_bytes + sizes.shards * sizes.drift_bytes)
 

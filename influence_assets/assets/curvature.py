@@ -16,7 +16,10 @@ from influence_assets.storage.artifacts import Artifact
 
 
 def _compute(work: Work) -> None:
+    import torch
+
     from influence_assets.layouts import factors
+    from influence_assets.maths.ekfac import damping
     from influence_assets.models.layers.rule import MODULES_KEY
 
     frozen, model, corrected = work.open("eigenbases"), work.open("language_model"), work.open("corrected_eigenvalues")
@@ -26,8 +29,8 @@ def _compute(work: Work) -> None:
     dampings: dict[str, float] = {}
     for layer in factors.layers_of(frozen):
         found = factors.layer_figures(frozen, corrected, layer)
-        if found.mean > 0:
-            dampings[layer] = study.curvature.damping_scale * found.mean
+        if found.mean:
+            dampings[layer] = damping(torch.tensor([[found.mean]], dtype=torch.float64), study.curvature.damping_scale)
         work.draft.array(f"{layer}.corrected_eigenvalues", found.Λ.numpy())
         output_width, input_width = figures["shapes"][layer]
         modules.append(

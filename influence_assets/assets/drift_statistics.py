@@ -96,12 +96,14 @@ def _cost(sizes: Any, partition: Partition) -> Cost:
 
 
 def _operations(sizes: Any, partition: Partition, _names: frozenset[str]) -> float:
-    of_sequence = sizes.shape.covariances() + sizes.shape.rotated_gradients()
-    return float(sizes.fitted_sequences(str(partition.shard)) * of_sequence + sizes.shape.drift())
+    sequences = sizes.fitted_sequences(str(partition.shard))
+    return float(sequences * sizes.shape.statistics() + sizes.shape.drift())
 
 
 def _layer_bytes(layer: "Sized", itemsize: int, form: "CurvatureForm") -> int:
-    return itemsize * form.statistics_numbers(layer.output_width, layer.input_width)
+    shape = layer.output_width, layer.input_width
+    basis = 0 if form.rank is None else form.basis_numbers(*shape)  # another one in the dtype of sums
+    return itemsize * (form.statistics_numbers(*shape) + basis)
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:

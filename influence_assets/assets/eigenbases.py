@@ -37,10 +37,12 @@ FIGURES = (
 def _compute(work: Work) -> None:
     import torch
 
+    from influence_assets.capture.layer_groups import release_unused
     from influence_assets.layouts import factors
     from influence_assets.maths.notation import accumulation_dtype
     from influence_assets.models.kernels import use_fastest
 
+    release_unused()  # the memory of the totals
     covariances = work.open("covariances")
     figures = covariances.manifest.summary
     layers, form = factors.layers_of(covariances), factors.form_of(covariances)
@@ -91,7 +93,7 @@ def _memory(sizes: Any) -> int:
 
     refuse_too_wide(sizes.room_for_decomposition, sizes.shape.layers, sizes.form)
     largest = max(sizes.form.decomposition_bytes(layer.d_out, layer.d_in) for layer in sizes.shape.layers)
-    return int(sizes.process_bytes + largest)
+    return int(sizes.process_bytes + sizes.loaded_bytes + largest)
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:

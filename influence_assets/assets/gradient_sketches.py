@@ -1,6 +1,7 @@
 """The asset `gradient_sketches`: a few bytes of each training gradient, from which new queries are answered."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from influence_assets.capture.layer_groups import Sized
     from influence_assets.capture.participant import Participant
     from influence_assets.capture.sketches import WhitenedBatch
+    from influence_assets.maths.curvature_form import CurvatureForm
     from influence_assets.models.layers.rule import AttributedLayer
 
 BYTES_A_COORDINATE = 1.2
@@ -39,16 +41,14 @@ class _Sketches(Joined):
     def __init__(self, work: Work, context: PassContext) -> None:
         from influence_assets.capture.sign_writer import SignWriter
         from influence_assets.layouts.factors import StoredCurvature
-        from influence_assets.layouts.sketches import write_coordinates
+        from influence_assets.layouts.sketches import drawn_coordinates, write_coordinates
         from influence_assets.maths.notation import accumulation_dtype
-        from influence_assets.maths.sketches import strongest_coordinates
 
         self._work = work
         self._context = context
-        stored = StoredCurvature(
-            work.open("eigenbases"), work.open("curvature"), accumulation_dtype(context.whole.dtype)
-        )
-        self._coordinates = strongest_coordinates(stored, work.study.sketches.coordinates)
+        curvature, dtype = work.open("curvature"), accumulation_dtype(context.whole.dtype)
+        stored = StoredCurvature(work.open("eigenbases"), curvature, dtype)
+        self._coordinates = drawn_coordinates(stored, curvature, dtype, work.study.sketches.coordinates)
         form = curvature_form(work.study)
         sizes = {each.name: form.coordinates(each.output_width, each.input_width) for each in context.whole.modules}
         write_coordinates(work.draft, self._coordinates, sizes)
@@ -62,19 +62,18 @@ class _Sketches(Joined):
 
     def bytes_of(self, layer: "AttributedLayer", itemsize: int) -> int:
         """Return the bytes of the layer's weights, and of the gradients of the probes."""
-        return _layer_bytes(layer, itemsize)
+        return _layer_bytes(layer, itemsize, curvature_form(self._work.study))
 
     def begin(self) -> "Participant":
         """Compute the probes' gradients of the context's layers."""
         from influence_assets.capture.gradients import query_gradients
-        from influence_assets.capture.runner import Runner
         from influence_assets.capture.sketches import SketchRows, query_sketches
         from influence_assets.layouts.factors import bases_of
         from influence_assets.maths.sketches import Coordinates
         from influence_assets.methods.ekfac import precondition
 
         context, layers = self._context, self._context.curvatures
-        quiet = Runner(context.runner.model, context.runner.modules, context.runner.batch_sequences)
+        quiet = replace(context.runner, progress=lambda _count: None)
         gradients = query_gradients(quiet, context.sequences.take(self._probed), bases_of(layers)).layers
         kept = {name: self._coordinates.kept[name].to(layer.device) for name, layer in layers.items()}
         of_layers = Coordinates(kept, self._coordinates.energy)
@@ -127,11 +126,13 @@ def _operations(sizes: Any, partition: Partition, names: frozenset[str]) -> floa
     own = probes * (shape.passes() + shape.rotated_gradients()) + sequences * shape.contractions(probes)
     # Of labels from the training data the corrected eigenvalues have rotated the same gradients.
     are_rotated = "corrected_eigenvalues" in names and sizes.study.curvature.fisher == "empirical"
-    return float(own + (0 if are_rotated else sequences * shape.rotated_gradients()))
+    return float(own + (0 if are_rotated else sequences * shape.sketched_gradients()))
 
 
-def _layer_bytes(layer: "Sized", itemsize: int) -> int:
-    return (1 + PROBES) * layer.output_width * layer.input_width * itemsize
+def _layer_bytes(layer: "Sized", itemsize: int, form: "CurvatureForm") -> int:
+    shape = layer.output_width, layer.input_width
+    weights = 0 if form.rank is None else form.basis_numbers(*shape)  # another basis in the dtype of sums
+    return ((PROBES + (form.rank is None)) * layer.output_width * layer.input_width + weights) * itemsize
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
@@ -161,7 +162,7 @@ ASSET = AssetDefinition(
         shared_pass=SHARD_PASS,
         join=_Sketches,
         operations=_operations,
-        layer_bytes=lambda sizes, layer: _layer_bytes(layer, sizes.shape.sums_itemsize),
+        layer_bytes=lambda sizes, layer: _layer_bytes(layer, sizes.shape.sums_itemsize, sizes.form),
     ),
     runs_model=True,
     cost=CostModel(partition=_cost, memory=lambda sizes: shared_memory(sizes, "gradient_sketches")),

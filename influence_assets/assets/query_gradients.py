@@ -5,6 +5,7 @@ one layer after the other make P of it when scores are computed; P of the others
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -168,14 +169,13 @@ class _MethodArrays:
                 self._arrays[method, name].append(P.cpu().numpy())
 
     def _context(self, method: AttributionMethod) -> MethodContext:
-        from influence_assets.capture.runner import Runner
         from influence_assets.layouts.factors import bases_of
         from influence_assets.layouts.sequences import shard_sequences
 
         shards = self._work.open_all("token_sequences") if method.reads_training else []
         runner = self._runner
         return MethodContext(
-            Runner(runner.model, runner.modules, runner.batch_sequences),  # its passes must not count as progress
+            replace(runner, progress=lambda _count: None),  # its passes must not count as progress
             bases_of(self._curvature),
             self._curvature if method.needs_curvature else {},
             TrainingSequences([partial(shard_sequences, shard) for shard in shards]),

@@ -133,7 +133,8 @@ def run_pass(context: PassContext, joined: Sequence[Joined]) -> None:
     from influence_assets.layouts.model import label_sampler
 
     sampler = label_sampler(context.study.curvature)
-    for group in context.groups(joined):
+    groups = context.groups(joined)
+    for group in groups:
         context.enter(group)
         participants = list(dict.fromkeys(each.begin() for each in joined))  # some share one
         bases = context.bases if any(participant.needs_bases for participant in participants) else {}
@@ -141,7 +142,8 @@ def run_pass(context: PassContext, joined: Sequence[Joined]) -> None:
         for each in joined:
             each.end()
         del participants, bases
-        release_unused()  # before the next group is loaded
+        if group is not groups[-1] or context.study.compute.memory_bytes is not None:
+            release_unused()  # before the next group or shard is loaded
     context.enter([])
     for each in joined:
         each.record()

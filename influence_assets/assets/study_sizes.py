@@ -146,7 +146,9 @@ class StudySizes:
 
         setting = self.versions.workspace.study.compute.batch_sequences
         size = (
-            largest_batch(self.device, self.shape.sequence_bytes, self.shape.tokens) if setting == "auto" else setting
+            largest_batch(self.device, self.shape.sequence_bytes, self.shape.tokens, self.study.compute.memory_bytes)
+            if setting == "auto"
+            else setting
         )
         return min(size, max(map(self.sequences, self.versions.workspace.shards), default=1))
 
@@ -270,6 +272,11 @@ class StudySizes:
         return self.shape.parameters * self.shape.dtype.itemsize
 
     @property
+    def loaded_bytes(self) -> int:
+        """Bytes of the model in the process's own memory, where it stays loaded between stages."""
+        return self.weight_bytes if self.device.type == "cpu" else 0
+
+    @property
     def process_bytes(self) -> int:
         """Resident memory of this process, which has loaded only libraries so far."""
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -318,13 +325,14 @@ class StudySizes:
 
     @property
     def room_for_decomposition(self) -> int:
-        """Bytes for the decomposition of a factor, which runs on the processor and needs no model."""
+        """Bytes for the decomposition of a factor, which runs on the processor, beside the model that stays loaded."""
         import torch
 
         from influence_assets.capture.layer_groups import room_for_layers
 
         most = self.study.compute.memory_bytes
-        return room_for_layers(torch.device("cpu"), None, 0) if most is None else most - self.process_bytes
+        room = room_for_layers(torch.device("cpu"), None, 0) if most is None else most - self.process_bytes
+        return room - self.loaded_bytes
 
     @property
     def _batch_bytes(self) -> int:

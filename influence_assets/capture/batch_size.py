@@ -45,7 +45,13 @@ _measured: WeakKeyDictionary[PreTrainedModel, dict[tuple[object, ...], int]] = W
 _fitting: WeakKeyDictionary[PreTrainedModel, dict[tuple[int, int], int]] = WeakKeyDictionary()
 
 
-def batch_size(model: PreTrainedModel, head: Head | None, modules: Sequence[AttributedLayer], tokens: int) -> int:
+def batch_size(
+    model: PreTrainedModel,
+    head: Head | None,
+    modules: Sequence[AttributedLayer],
+    tokens: int,
+    memory_bytes: int | None = None,
+) -> int:
     """Return how many sequences of this length go through the model at once.
 
     Args:
@@ -53,29 +59,31 @@ def batch_size(model: PreTrainedModel, head: Head | None, modules: Sequence[Attr
         head: the model's head as the passes use it, see `plain_head`.
         modules: the attributed layers.
         tokens: length of the longest sequence.
+        memory_bytes: the most that this process may take, on a processor; None: what there is.
     """
     devices = {linear.device for linear in modules} | {input_device(model)}
     needed = sequence_bytes(model, head, modules, tokens)
     # A model that is spread over devices is treated as if each of them held all of it.
-    size = min(largest_batch(device, needed, tokens) for device in devices)
+    size = min(largest_batch(device, needed, tokens, memory_bytes) for device in devices)
     return size if devices == {torch.device("cpu")} else _fitting_size(model, head, modules, tokens, size)
 
 
-def largest_batch(device: torch.device, bytes_of_sequence: int, tokens: int) -> int:
+def largest_batch(device: torch.device, bytes_of_sequence: int, tokens: int, memory_bytes: int | None = None) -> int:
     """Return how many sequences of this many tokens and bytes fit into the budget, up to a useful maximum."""
     most = MOST_SEQUENCES_OF_DEVICE
     if device.type == "cpu":
         enough = max(1, ENOUGH_TOKENS_OF_CPU // max(1, tokens))
         most = min(max(enough, ENOUGH_BYTES_OF_CPU // bytes_of_sequence), 2 * enough, MOST_SEQUENCES_OF_CPU)
-    return max(1, min(most, memory_budget(device) // bytes_of_sequence))
+    return max(1, min(most, memory_budget(device, memory_bytes) // bytes_of_sequence))
 
 
-def memory_budget(device: torch.device) -> int:
-    """Return the bytes that a batch may take on a device."""
+def memory_budget(device: torch.device, memory_bytes: int | None = None) -> int:
+    """Return the bytes that a batch may take on a device; on a processor, of a process that may take `memory_bytes`."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(SHARE_OF_DEVICE * (torch.cuda.mem_get_info(device)[0] + unused))
-    return min(LARGEST_BUDGET_OF_CPU, int(SHARE_OF_CPU * available_memory()))
+    there_is = available_memory()
+    return min(LARGEST_BUDGET_OF_CPU, int(SHARE_OF_CPU * min(there_is, memory_bytes or there_is)))
 
 
 def sequence_bytes(model: PreTrainedModel, head: Head | None, modules: Sequence[AttributedLayer], tokens: int) -> int:

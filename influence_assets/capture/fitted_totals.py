@@ -86,8 +86,9 @@ class FittedCorrections:
     ) -> None:
         self._runner = runner
         self._sampler = sampler
-        self._bases = runner.placed(bases)
-        self._of_shard = shard_statistics(form, runner, self._bases)
+        self._of_shard = shard_statistics(form, runner, bases)
+        # Statistics of low rank keep the bases themselves, in the dtype of sums.
+        self._bases = runner.placed(bases) if form.rank is None else {}
         self._drift_of = drift_of
         self._write = write
         self.corrections = CorrectionTotals(torch.float64)

@@ -35,7 +35,13 @@ def shard_statistics(form: CurvatureForm, runner: Runner, bases: Mapping[str, Ba
         form: how much of the factors is kept.
         runner: runs the model.
         bases: the basis of every layer.
+
+    Raises:
+        ValueError: the bases are of another form.
     """
     if form.rank is None:
         return ShardStatistics(form.blocks)
-    return LowRankStatistics(runner, {n: basis for n, basis in bases.items() if isinstance(basis, LowRankBasis)})
+    of_low_rank = {name: basis for name, basis in bases.items() if isinstance(basis, LowRankBasis)}
+    if len(of_low_rank) < len(bases):
+        raise ValueError("the generation's bases are of another form than the study asks for")
+    return LowRankStatistics(runner, of_low_rank)

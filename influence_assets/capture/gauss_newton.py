@@ -29,7 +29,7 @@ from influence_assets.models.layers.rule import AttributedLayer, Handle
 def gauss_newton_products(
     runner: Runner, shards: Iterable[Sequences], V: Mapping[str, Tensor], bases: Mapping[str, Basis]
 ) -> dict[str, Tensor]:
-    """Return G V for every layer, [vector, d_out, d_in], in the eigenbases as V is.
+    """Return G V for every layer, [vector, d_out, d_in], in the coordinates of the bases as V is.
 
     Every sequence goes forward and backward once for each vector.
 
@@ -37,7 +37,7 @@ def gauss_newton_products(
         runner: runs the model.
         shards: the sequences that G is the mean over.
         V: the vectors, for every layer.
-        bases: the eigenbases of every layer.
+        bases: the basis of every layer.
 
     Raises:
         ValueError: there are no sequences.
@@ -60,7 +60,7 @@ def gauss_newton_products(
 def _batch_products(
     runner: Runner, batch: Batch, vectors: Mapping[str, Tensor], bases: Mapping[str, Basis]
 ) -> Iterator[dict[str, Tensor]]:
-    """Yield the sum over a batch, in the eigenbases, for each vector, which is in the model's coordinates."""
+    """Yield the sum over a batch for each vector: the vector in the model's coordinates, the sum in the bases'."""
     product: dict[str, Tensor] = {}
 
     def consume(layer: AttributedLayer, a: Tensor, Ds: Tensor) -> None:

@@ -2,10 +2,8 @@
 
 import ctypes
 import gc
-import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 import torch
@@ -15,10 +13,10 @@ from influence_assets.capture.runner import Runner
 from influence_assets.errors import InputError
 from influence_assets.maths.curvature_form import CurvatureForm
 from influence_assets.models.layers.rule import AttributedLayer
+from influence_assets.storage.artifacts.peak_memory import resident_bytes
 
 MEMORY_KEY = "compute.memory_bytes"
 
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 SHARE_OF_DEVICE = 3 / 4
 """The share of a device's free memory that measurements may take; the rest is for batches and fragments."""
@@ -36,7 +34,6 @@ def room_for_layers(device: torch.device, memory_bytes: int | None, batch_bytes:
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(SHARE_OF_DEVICE * (torch.cuda.mem_get_info(device)[0] + unused)) - batch_bytes
-    release_unused()
     available = available_memory()
     if memory_bytes is not None:
         available = min(available, memory_bytes - resident_bytes())
@@ -51,14 +48,6 @@ def release_unused() -> None:
     gc.collect()
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc has it
         trim(0)
-
-
-def resident_bytes() -> int:
-    """Return the memory that this process takes now; 0 where the system does not say."""
-    if sys.platform != "linux":
-        return 0
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * _PAGE_BYTES
 
 
 class Sized(Protocol):
@@ -95,8 +84,8 @@ def refuse_beyond(room: int, needed: int, what: str) -> None:
         raise InputError(
             MEMORY_KEY,
             f"{what} takes {needed / 1e9:.1f} GB, and there are {max(0, room) / 1e9:.1f} GB for it",
-            "Set curvature.rank (such as 64) or curvature.blocks, attribute narrower layers (curvature.modules), or "
-            "give it more memory.",
+            "Set curvature.rank (64, or less than now) or curvature.blocks, attribute narrower layers "
+            "(curvature.modules), or give it more memory.",
         )
 
 
@@ -155,5 +144,9 @@ def groups_in_memory(
     Raises:
         InputError: a layer alone takes more.
     """
-    room = room_for_layers(runner.modules[0].device, memory_bytes, runner.batch_bytes(tokens))
+    device, batch_bytes = runner.modules[0].device, runner.batch_bytes(tokens)
+    room = room_for_layers(device, memory_bytes, batch_bytes)
+    if sum(map(bytes_of, runner.modules)) > room:
+        release_unused()  # which takes a moment, so only where it matters
+        room = room_for_layers(device, memory_bytes, batch_bytes)
     return layer_groups(runner.modules, bytes_of, room)

@@ -70,15 +70,21 @@ class LayerShape:
         return 2 * tokens * self.d_out * self.d_in
 
     def rotated_gradient(self, tokens: int) -> int:
-        """Count the operations of Q_Sᵀ G Q_A for one sequence, including those of G.
-
-        Of low rank: of what a sequence adds to Λ, which is measured from its tokens.
-        """
+        """Count the operations of Q_Sᵀ G Q_A for one sequence, including those of G; of low rank those of G alone."""
         if self.form.rank is not None:
-            return self._split_tokens(tokens)
+            return self.gradient(tokens)
         return self.gradient(tokens) + 2 * self.order(tokens).multiplications
 
-    def _split_tokens(self, tokens: int) -> int:
+    def statistics(self, tokens: int) -> int:
+        """Count the operations of what a sequence adds to a shard's statistics in a basis: Λ, A and S."""
+        if self.form.rank is None:
+            return self.covariances(tokens - 1) + self.rotated_gradient(tokens)
+        return self.split_tokens(tokens) + sum(_gram(tokens - 1, r) for r in self.kept)
+
+    def split_tokens(self, tokens: int) -> int:
+        """Count the operations of a sequence's gradient in and outside of U, and of its norms; 0 if not of low rank."""
+        if self.form.rank is None:
+            return 0
         (r_S, r_A), (d_out, d_in) = self.kept, (self.d_out, self.d_in)
         rests = (d_out if r_S < d_out else 0), (d_in if r_A < d_in else 0)
         coordinates = tokens * (d_out * r_S * (1 + (r_S < d_out)) + d_in * r_A * (1 + (r_A < d_in)))
@@ -131,7 +137,10 @@ class LayerShape:
         """Count the operations of the eigenvectors of A and S."""
         if self.form.rank is not None:
             finders = [self.form.finder(width) for width in (self.d_in, self.d_out)]
-            return sum(SINGULAR_VECTORS * f.width * f.columns**2 for f in finders)
+            return sum(
+                EIGENDECOMPOSITION * f.width**3 if f.is_whole else SINGULAR_VECTORS * f.width * f.columns**2
+                for f in finders
+            )
         return EIGENDECOMPOSITION * sum(width**3 for width in self.factor_widths)
 
     def drift(self) -> int:
@@ -204,12 +213,20 @@ class ModelShape:
         """Count the operations of a shard's drift, Qᵀ A Q and Qᵀ S Q for every layer."""
         return sum(layer.drift() for layer in self.layers)
 
+    def statistics(self) -> int:
+        """Count the operations of what a sequence adds to a shard's statistics in a basis: Λ, A and S."""
+        return sum(layer.statistics(self.tokens) for layer in self.layers)
+
+    def sketched_gradients(self) -> int:
+        """Count the operations of a sequence's gradients in the coordinates that sketches keep, and of their norms."""
+        return self.rotated_gradients() + sum(layer.split_tokens(self.tokens) for layer in self.layers)
+
     def gradients(self) -> int:
         """Count the operations of G for every layer."""
         return sum(layer.gradient(self.tokens) for layer in self.layers)
 
     def rotated_gradients(self) -> int:
-        """Count the operations of Q_Sᵀ G Q_A for every layer."""
+        """Count the operations of Q_Sᵀ G Q_A for every layer, of low rank of G."""
         return sum(layer.rotated_gradient(self.tokens) for layer in self.layers)
 
     def outer_products(self, rows: float) -> float:
@@ -238,13 +255,8 @@ class ModelShape:
         return sum(rotations) + sequences * (self.gradients() + self.contractions(queries))
 
     @property
-    def factor_numbers(self) -> int:
-        """How many numbers A and S of all layers have; Q_A and Q_S have as many."""
-        return sum(width**2 for layer in self.layers for width in layer.factor_widths)
-
-    @property
     def gradient_numbers(self) -> int:
-        """How many numbers a gradient of all attributed layers has; Λ has as many."""
+        """How many numbers a gradient of all attributed layers has."""
         return sum(layer.d_out * layer.d_in for layer in self.layers)
 
 

@@ -36,12 +36,14 @@ class Runner:
         modules: the attributed layers.
         batch_sequences: number of sequences in one pass; `auto` takes as many as fit into memory.
         progress: called after every batch.
+        memory_bytes: the most that this process may take, on a processor; None: what there is.
     """
 
     model: PreTrainedModel
     modules: Sequence[AttributedLayer]
     batch_sequences: int | Literal["auto"] = "auto"
     progress: Progress = lambda _count: None
+    memory_bytes: int | None = None
 
     @property
     def device(self) -> str:
@@ -66,13 +68,13 @@ class Runner:
         """Return how many of these sequences go through the model at once."""
         if self.batch_sequences != "auto":
             return self.batch_sequences
-        return batch_size(self.model, self.head, self.modules, int(sequences.lengths.max(initial=1)))
+        return batch_size(self.model, self.head, self.modules, int(sequences.lengths.max(initial=1)), self.memory_bytes)
 
     def batch_bytes(self, tokens: int) -> int:
         """Return the most bytes that a batch of sequences of this length takes during a pass."""
         size = self.batch_sequences
         if size == "auto":
-            size = batch_size(self.model, self.head, self.modules, tokens)
+            size = batch_size(self.model, self.head, self.modules, tokens, self.memory_bytes)
         return size * sequence_bytes(self.model, self.head, self.modules, tokens)
 
     def batches(self, sequences: Sequences, *, by_length: bool = False) -> Iterator[Batch]:

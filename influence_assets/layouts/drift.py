@@ -62,16 +62,21 @@ def drift_statistics(totals: Covariances, basis: Eigenbasis, Λ: SecondMoment[Te
 def shard_drift(
     layers: Sequence[AttributedLayer], measured: AnyStatistics, bases: Mapping[str, Basis]
 ) -> npt.NDArray[np.floating[Any]]:
-    """Return a shard's vector, in the dtype of its sums, of what was measured in these bases."""
-    statistics = {layer.name: _of_layer(layer, measured, bases[layer.name]) for layer in layers}
-    dtypes = {measured.corrections.of(layer).total.dtype for layer in layers}
+    """Return a shard's vector, in the dtype of its sums, of what was measured in these bases.
+
+    Statistics of low rank know their bases, and none need be given.
+    """
+    corrections = measured.corrections
+    statistics = {layer.name: _of_layer(layer, measured, bases) for layer in layers}
+    dtypes = {corrections.of(layer).total.dtype for layer in layers}
     return packed(statistics).astype(str(dtypes.pop()).removeprefix("torch."))
 
 
-def _of_layer(layer: AttributedLayer, measured: AnyStatistics, basis: Basis) -> DriftStatistics:
+def _of_layer(layer: AttributedLayer, measured: AnyStatistics, bases: Mapping[str, Basis]) -> DriftStatistics:
     if isinstance(measured, LowRankStatistics):
         of_layer = measured.of(layer)
         return DriftStatistics(of_layer.A, of_layer.S, block_sums(of_layer.squared_norms.total))
+    basis = bases[layer.name]
     assert isinstance(basis, Eigenbasis)  # noqa: S101  # as statistics of whole factors need
     return drift_statistics(measured.covariances.of(layer), basis, measured.corrections.of(layer))
 
@@ -212,7 +217,9 @@ def merged_drift(
     form = form_of(eigenbases)
     q = {layer: block_sums(read_correction(generation, layer).mean()) for layer in shapes}
     numbers = sum(sum(vector_sizes(d_out, d_in, form)) for d_out, d_in in shapes.values())
-    frozen = unpacked(_fitted_total(generation, numbers), shapes, form)
+    # Nothing of what whole eigenvectors were fitted on has drifted from them.
+    fitted = torch.zeros(numbers, dtype=torch.float64) if form.rank is None else _fitted_total(generation, numbers)
+    frozen = unpacked(fitted, shapes, form)
     total, count, by_shard = None, 0.0, []
     for vectors, counts in _statistics(shards, generation, numbers):
         by_shard.append(layer_drifts(unpacked(vectors, shapes, form), counts, frozen, q))

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from influence_assets.capture.correction import CorrectionTotals
-from influence_assets.capture.covariance import Covariances, CovarianceTotals
-from influence_assets.capture.form import AnyCovarianceTotals
-from influence_assets.capture.low_rank import CovarianceSketches, CovarianceSketchTotals
+from influence_assets.capture.covariance import Covariances
+from influence_assets.capture.form import AnyCovarianceTotals, covariance_totals
+from influence_assets.capture.low_rank import CovarianceSketches
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.block_diagonal import BlockDiagonal, block_diagonal, blocks_of
 from influence_assets.maths.curvature import Basis, Curvature
@@ -26,7 +26,7 @@ from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature, LayerEigenv
 from influence_assets.maths.low_rank import LowRankBasis, LowRankCurvature, mean_eigenvalues
 from influence_assets.maths.moments import GramAccumulator, SecondMoment, SquareAccumulator
 from influence_assets.maths.notation import accumulation_dtype, device_of_sums, in_float64
-from influence_assets.maths.range_finder import RangeAccumulator, RangeFinder
+from influence_assets.maths.range_finder import RangeAccumulator
 from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.drafts import Draft
@@ -51,22 +51,10 @@ def write_covariances(draft: Draft, layers: Sequence[AttributedLayer], totals: A
 
 def read_covariances(artifact: Artifact, layers: Sequence[AttributedLayer], form: CurvatureForm) -> AnyCovarianceTotals:
     """Return the totals of A and S of some layers, or of their sketches, to which further ones can be added."""
-    if form.rank is not None:
-        return _read_sketches(artifact, layers, form)
-    totals = CovarianceTotals(form.blocks, torch.float64)
+    totals = covariance_totals(form, torch.float64)
     for layer in layers:
-        for accumulators, letter, width in ((totals.A, "A", layer.input_width), (totals.S, "S", layer.output_width)):
-            accumulators[layer.name] = _accumulator(artifact, f"{layer.name}.{letter}", width, form.blocks)
-    return totals
-
-
-def _read_sketches(
-    artifact: Artifact, layers: Sequence[AttributedLayer], form: CurvatureForm
-) -> CovarianceSketchTotals:
-    totals = CovarianceSketchTotals(form, torch.float64)
-    for layer in layers:
-        for accumulators, letter, width in ((totals.A, "A", layer.input_width), (totals.S, "S", layer.output_width)):
-            accumulators[layer.name] = _range_accumulator(artifact, f"{layer.name}.{letter}", form.finder(width))
+        for sums, letter, width in ((totals.A, "A", layer.input_width), (totals.S, "S", layer.output_width)):
+            sums[layer.name] = _accumulator(artifact, f"{layer.name}.{letter}", width, form)
     return totals
 
 
@@ -83,8 +71,7 @@ def summarised_form(form: CurvatureForm) -> dict[str, Any]:
 
 def read_factors(artifact: Artifact, layer: str) -> Covariances:
     """Return A and S of one layer, counted over the artifact's tokens."""
-    (d_out, d_in), blocks = artifact.manifest.summary["shapes"][layer], form_of(artifact).blocks
-    A, S = _accumulator(artifact, f"{layer}.A", d_in, blocks), _accumulator(artifact, f"{layer}.S", d_out, blocks)
+    A, S = _accumulators(artifact, layer)
     return Covariances(A.moment(), S.moment())
 
 
@@ -94,24 +81,23 @@ def fitted_basis(covariances: Artifact, layer: str) -> Basis:
     Raises:
         ValueError: a factor is not finite.
     """
-    form = form_of(covariances)
+    form, (A, S) = form_of(covariances), _accumulators(covariances, layer)
     if form.rank is None:
-        totals = read_factors(covariances, layer)
-        return eigenbasis(totals.A, totals.S)
-    d_out, d_in = covariances.manifest.summary["shapes"][layer]
-    A, S = (
-        _range_accumulator(covariances, f"{layer}.{letter}", form.finder(width)).sketch()
-        for letter, width in (("A", d_in), ("S", d_out))
-    )
-    return CovarianceSketches(A, S).basis(form)
+        return eigenbasis(A.moment(), S.moment())
+    return CovarianceSketches(A.sketch(), S.sketch()).basis(form)
 
 
-def _accumulator(artifact: Artifact, name: str, width: int, blocks: int) -> GramAccumulator:
-    return GramAccumulator.from_packed(_read(artifact, name), width, blocks, _figure(artifact, "counted_tokens"))
+def _accumulators(artifact: Artifact, layer: str) -> tuple[Any, Any]:
+    d_out, d_in = artifact.manifest.summary["shapes"][layer]
+    form = form_of(artifact)
+    return _accumulator(artifact, f"{layer}.A", d_in, form), _accumulator(artifact, f"{layer}.S", d_out, form)
 
 
-def _range_accumulator(artifact: Artifact, name: str, finder: RangeFinder) -> RangeAccumulator:
-    return RangeAccumulator.from_packed(_read(artifact, name), finder, _figure(artifact, "counted_tokens"))
+def _accumulator(artifact: Artifact, name: str, width: int, form: CurvatureForm) -> Any:
+    vector, count = _read(artifact, name), _figure(artifact, "counted_tokens")
+    if form.rank is None:
+        return GramAccumulator.from_packed(vector, width, form.blocks, count)
+    return RangeAccumulator.from_packed(vector, form.finder(width), count)
 
 
 def write_corrections(

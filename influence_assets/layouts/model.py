@@ -9,6 +9,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from influence_assets.capture.batches import Sequences
+from influence_assets.capture.layer_groups import release_unused
 from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.rehearsal import rehearse
 from influence_assets.capture.runner import Runner
@@ -36,6 +37,10 @@ def runner(workspace: Workspace, language_model: Artifact, progress: Progress, t
         progress: called with the number of sequences that are done, and `total`.
         total: the number of all sequences, if known.
     """
+    compute = workspace.study.compute
+    keep_freed_memory(is_limited=compute.memory_bytes is not None)
+    if compute.memory_bytes is not None:
+        release_unused()  # of the work before
     folder = model_folder(workspace, language_model)
     model = load_model(workspace, folder, str(language_model.manifest.summary["weights_hash"]))
     done = 0
@@ -48,7 +53,7 @@ def runner(workspace: Workspace, language_model: Artifact, progress: Progress, t
     modules = attributed_layers(model, workspace.study.curvature.modules)
     if workspace.device == "cpu":
         use_fastest(workspace.kernels_cache, [(layer.output_width, layer.input_width) for layer in modules])
-    return Runner(model, modules, workspace.study.compute.batch_sequences, count)
+    return Runner(model, modules, compute.batch_sequences, count, compute.memory_bytes)
 
 
 def attributed_layers(model: PreTrainedModel, modules: str | Sequence[str]) -> Sequence[AttributedLayer]:
@@ -112,7 +117,6 @@ def _load_model(
     model: LanguageModel,
     adaptation: Adaptation | None,
 ) -> PreTrainedModel:
-    keep_freed_memory()
     return load_from_folder(
         folder,
         dtype=model.dtype,

@@ -6,7 +6,7 @@ again, or another processor, may find others to be the strongest.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -25,6 +25,28 @@ def read_codes(sketches: Artifact) -> Iterator[SignCodes]:
     scales = sketches.array("scales")
     for block in sketches.mapped("signs").blocks():
         yield SignCodes(block.rows, scales[block.start : block.stop])
+
+
+_drawn: dict[Hashable, Coordinates] = {}
+"""The coordinates that were drawn last, by the curvature that they were drawn from."""
+
+
+def drawn_coordinates(
+    layers: Mapping[str, Whitened], curvature: Artifact, dtype: torch.dtype, count: int
+) -> Coordinates:
+    """Return the strongest coordinates; those of one curvature are drawn once for all shards of a process.
+
+    Args:
+        layers: the generation's curvature.
+        curvature: its artifact.
+        dtype: the dtype that energies are computed in.
+        count: how many coordinates are kept.
+    """
+    drawn_from = curvature.folder, curvature.manifest.started_at, dtype, count
+    if drawn_from not in _drawn:
+        _drawn.clear()
+        _drawn[drawn_from] = strongest_coordinates(layers, count)
+    return _drawn[drawn_from]
 
 
 def write_coordinates(draft: Draft, coordinates: Coordinates, sizes: Mapping[str, int]) -> None:

@@ -183,15 +183,14 @@ class LowRankCurvature:
         return D
 
     def precondition(self, V: Float[Tensor, "query d_out d_in"]) -> Float[Tensor, "query d_out d_in"]:
-        """Return (G+λI)⁻¹ V, in the model's coordinates like V.
+        """Return (G+λI)⁻¹ V, in the model's coordinates like V and in its memory.
 
         It is V/(σ+λ) plus a matrix of rank at most r_S + r_A. Computed in the dtype of the curvature, a few rows of one
         query at a time, because a copy in that dtype may not fit.
         """
-        P = torch.empty_like(V)
-        for v, p in zip(V, P, strict=True):
-            self._preconditioned(v, p)
-        return P
+        for v in V:
+            self._preconditioned(v, v)
+        return V
 
     def squared_norm(self, V: Float[Tensor, "d_out d_in"]) -> Float[Tensor, ""]:
         """Return ‖V‖² in the norm of the damped inverse, Vᵀ (G+λI)⁻¹ V, in float64."""
@@ -202,7 +201,10 @@ class LowRankCurvature:
         """Return scales S and A of which S V A is about (G+λI)^−½ V: the inverse's means over rows and over columns."""
         D, (of_rows, of_columns) = self.inverse, self.basis.side_multiplicities
         rows, columns = D @ of_columns / of_columns.sum(), of_rows @ D / of_rows.sum()
-        return SubspaceScale(self.basis.U_S, rows.sqrt()), SubspaceScale(self.basis.U_A, columns.sqrt())
+        return (
+            SubspaceScale(in_float64(self.basis.U_S), in_float64(rows).sqrt()),
+            SubspaceScale(in_float64(self.basis.U_A), in_float64(columns).sqrt()),
+        )
 
     def energies(self) -> Energies:
         """Return Λ/(Λ + λ) inside of U_S ⊗ U_A, and its sum outside."""
@@ -217,7 +219,7 @@ class LowRankCurvature:
     def _preconditioned(
         self, v: Float[Tensor, "d_out d_in"], out: Float[Tensor, "d_out d_in"]
     ) -> Float[Tensor, "d_out d_in"]:
-        """Write (G+λI)⁻¹ v to other memory, a few rows at a time, and return it."""
+        """Write (G+λI)⁻¹ v to other memory or to that of v, a few rows at a time, and return it."""
         U_S, U_A, D = self.basis.U_S, self.basis.U_A, self.inverse
         σ = D[-1, -1]
         rows, columns = U_S.new_zeros(U_S.shape[1], v.shape[1]), U_A.new_zeros(len(v), U_A.shape[1])
@@ -296,7 +298,7 @@ class LowRankCurvature:
 
 @dataclass(frozen=True)
 class SubspaceScale:
-    """A positive number for each kept eigenvector, and one for the rest of the space.
+    """A positive number for each kept eigenvector, and one for the rest of the space, in float64.
 
     Args:
         U: the eigenvectors.
@@ -362,5 +364,6 @@ class LowRankWhitening:
         """
         basis = self._rounded if a.dtype == torch.float32 else self.curvature.basis
         tokens = basis.split(Ds, a)
-        norms = self.curvature.whitened_squared_norms(tokens.squared_norms())
-        return tokens.gradients().flatten(1)[:, self.kept] * self._scale, norms
+        within = tokens.gradients()
+        norms = self.curvature.whitened_squared_norms(tokens.squared_norms(within))
+        return within.flatten(1)[:, self.kept] * self._scale, norms

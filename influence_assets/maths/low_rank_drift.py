@@ -30,11 +30,17 @@ class SubspaceFactor:
     def drift_from(self, frozen: "SubspaceFactor") -> Float[Tensor, "*shards"]:
         """Return the drift from a generation: inside of the subspace, or into or out of it, whichever is larger.
 
+        Inside it is the change of what is off the diagonal of Uᵀ M U, relative to all of it; traces are scaled to 1.
+
         Args:
             frozen: the totals that the generation was fitted on.
         """
-        moved = (self.outside() - frozen.outside()).abs()
-        return torch.maximum(self.within.drift(), torch.where(self.trace > 0, moved, 0.0))
+        sketch, diagonal = (x / self.trace[..., None] for x in (self.within.sketch, self.within.diagonal))
+        # A sketch's eigenvectors are not quite those of what it is of, so that there was something off the diagonal.
+        off = (sketch - frozen.within.sketch / frozen.trace).square().sum(-1)
+        inside = off / (diagonal.square().sum(-1) + sketch.square().sum(-1))
+        outside = (self.outside() - frozen.outside()).abs()
+        return torch.where(self.trace > 0, torch.maximum(inside.nan_to_num(), outside), 0.0)
 
     def outside(self) -> Float[Tensor, "*shards"]:
         """Return the share of energy outside of the subspace, 1 − tr(Uᵀ M U) / tr(M); 0 if there is none at all.

@@ -19,6 +19,8 @@
 In (G+λI), and wherever it is applied to a vector, G is the Gauss-Newton Hessian, as Grosse et al. write it; everywhere
 else it is a sequence's gradient.
 
+Where a few eigenvectors alone are kept (`low_rank.py`), V, P, L and R are in the model's own coordinates.
+
 A and S may be kept as diagonal blocks (`block_diagonal.py`); Q_A and Q_S then have the same blocks, each with its own
 ascending eigenvalues.
 

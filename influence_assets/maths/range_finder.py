@@ -35,6 +35,9 @@ from influence_assets.maths.random_words import random_words, shifted
 OVERSAMPLING = 3, 16
 """Columns of Ω for each eigenvector that is kept, and for all of them together."""
 
+_LARGEST_RAISES = 20
+"""How many times the shift is raised tenfold."""
+
 
 @dataclass(frozen=True)
 class RangeFinder:
@@ -73,7 +76,7 @@ class RangeFinder:
     @property
     def decomposition_bytes(self) -> int:
         """The most bytes that finding the eigenvectors takes, the sums included."""
-        return 6 * 8 * self.width * self.columns
+        return 8 * 8 * self.width * self.columns
 
     @property
     def _sketched(self) -> int:
@@ -87,7 +90,7 @@ class RangeFinder:
         return _placed_gaussian_matrix(self.width, self.columns, self.seed, like.dtype, like.device)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _placed_gaussian_matrix(
     width: int, columns: int, seed: int, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "width columns"]:
@@ -156,17 +159,17 @@ class RangeAccumulator:
         """Add the sums of another accumulator of the same finder, as in `GramAccumulator`."""
         if other._trace is None:
             return
-        dtype = self._dtype or other._trace.dtype
-        device = device_of_sums(other._trace.device) if dtype == torch.float64 else other._trace.device
         if self._trace is None:
+            dtype = self._dtype or other._trace.dtype
+            device = device_of_sums(other._trace.device) if dtype == torch.float64 else other._trace.device
             self._trace = torch.zeros((), dtype=dtype, device=device)
-        self._trace += other._trace.to(device)
+        self._trace += other._trace.to(self._trace.device)
         self._count += other._count
         self._gram.absorb(other._gram)
         if other._Y is not None:
             if self._Y is None:
-                self._Y = torch.zeros_like(other._Y, dtype=dtype, device=device)
-            self._Y += other._Y.to(device)
+                self._Y = torch.zeros_like(other._Y, dtype=self._trace.dtype, device=self._trace.device)
+            self._Y += other._Y.to(self._Y.device)
 
     def clear(self) -> None:
         """Set all sums to zero, and use their memory again."""
@@ -255,9 +258,7 @@ def leading_eigenvectors(sketch: RangeSketch, finder: RangeFinder) -> LeadingEig
         eigenvalues, U = ascending.flip(0), blocks_of(Q)[0].flip(1)
     else:
         eigenvalues, U = _nystrom(Y, finder.test_matrix(Y))
-    return LeadingEigenvectors(
-        U[:, : finder.kept].contiguous(), eigenvalues[: finder.kept].clamp(min=0).contiguous(), trace
-    )
+    return LeadingEigenvectors(U[:, : finder.kept].contiguous(), eigenvalues[: finder.kept].contiguous(), trace)
 
 
 def _nystrom(
@@ -272,7 +273,19 @@ def _nystrom(
     ν = rounding + torch.finfo(torch.float64).eps * Y.norm()
     if float(ν) == 0:  # nothing was summed: any orthonormal columns do
         return Y.new_zeros(Y.shape[1]), torch.linalg.qr(Ω).Q
+    C, ν = _factorised((B + B.T) / 2, Ω.T @ Ω, ν)
     shifted_Y = Y + ν * Ω
-    C = torch.linalg.cholesky((B + B.T) / 2 + ν * (Ω.T @ Ω), upper=True)
     U, Σ, _ = torch.linalg.svd(torch.linalg.solve_triangular(C, shifted_Y, upper=True, left=False), full_matrices=False)
     return Σ.square() - ν, U
+
+
+def _factorised(
+    B: Float[Tensor, "columns columns"], ΩΩ: Float[Tensor, "columns columns"], ν: Float[Tensor, ""]
+) -> tuple[Float[Tensor, "columns columns"], Float[Tensor, ""]]:
+    """Return C with Cᵀ C = B + ν Ωᵀ Ω, and ν, which is raised until there is one."""
+    for _ in range(_LARGEST_RAISES):
+        C, failed = torch.linalg.cholesky_ex(B + ν * ΩΩ, upper=True)
+        if not int(failed):
+            return C, ν
+        ν = 10 * ν
+    raise ValueError("a covariance is not positive semi-definite: its sums have lost all precision")

@@ -69,14 +69,19 @@ class SplitTokens:
         """U_Sᵀ G U_A = Σ_t (U_Sᵀ Ds_t)(U_Aᵀ a_t)ᵀ; no gradient of the size of the weights is formed."""
         return sequence_gradients(self.s, self.a)
 
-    def squared_norms(self) -> Float[Tensor, "sequence rows columns"]:
+    def squared_norms(
+        self, gradients: Float[Tensor, "sequence r_S r_A"] | None = None
+    ) -> Float[Tensor, "sequence rows columns"]:
         """Return the bordered squared norms of each gradient's parts; they sum to ‖G‖².
 
         Row i of U_Sᵀ G (I − U_A U_Aᵀ) is Σ_t s_ti a_tᵀ, so its squared norm is s_iᵀ K_A s_i with K_A = a aᵀ [T, T] of
         the rest of a; the squared norm of rest ⊗ rest is Σ K_S ∘ K_A. For long sequences of narrow layers the gradient
         itself is cheaper, a few rows at a time (`norm_order`).
+
+        Args:
+            gradients: what `gradients` returns, if it is known.
         """
-        within = self.gradients().square()
+        within = (self.gradients() if gradients is None else gradients).square()
         rests, kept = (self.s_rest.shape[2], self.a_rest.shape[2]), (self.s.shape[2], self.a.shape[2])
         if norm_order(self.a.shape[1], rests, kept).by_grams:
             K_S, K_A = (torch.bmm(x, x.mT) for x in (self.s_rest, self.a_rest))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def precondition(V: "Mapping[str, Tensor]", curvature: "Mapping[str, Curvature]") -> "dict[str, Tensor]":
-    """Apply the damped inverse in every layer; in the eigenbases it is a division.
+    """Apply the damped inverse in every layer; where all eigenvectors are kept it is a division.
 
     Args:
         V: gradients of every layer, [query, d_out, d_in], in the coordinates of its basis; they are overwritten.

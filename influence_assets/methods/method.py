@@ -81,7 +81,7 @@ class MethodContext:
     training: TrainingSequences = TrainingSequences()
 
     def gauss_newton(self, V: "Mapping[str, Tensor]", shards: "Iterable[Sequences]") -> "dict[str, Tensor]":
-        """Return G V of every layer, [vector, d_out, d_in], in the eigenbases like V; V is not modified.
+        """Return G V of every layer, [vector, d_out, d_in], in the bases' coordinates like V; V is not modified.
 
         G is the exact Gauss-Newton Hessian of all layers together, the mean over sequences, which EK-FAC approximates.
         Each vector costs one forward and one backward pass of every sequence. `influence plan` does not count them.

@@ -37,7 +37,7 @@ comment on column materializations.seconds is 'How long the work took, in second
 comment on column materializations.cpu_seconds is
 'Processor time of the work over all its threads, in seconds; null where it was not measured.';
 comment on column materializations.peak_memory_bytes is
-'Largest resident memory of the process until the end of the work, in bytes.';
+'Largest resident memory of the process during the work, in bytes.';
 comment on column materializations.bytes is 'Size of its files together, in bytes.';
 comment on column materializations.rows is 'Rows of all its tables together.';
 comment on column materializations.settings is 'The settings of the study that affect it, as a JSON object.';

@@ -57,10 +57,11 @@ def test_the_room_is_what_the_study_allows_less_what_is_in_use(monkeypatch, memo
     assert room_for_layers(here, memory_bytes, 4 * 10**7) == room - 4 * 10**7
 
 
-def test_every_pass_layer_by_layer_comes_to_the_same(tmp_path, monkeypatch):
+@pytest.mark.parametrize("rank", [None, pytest.param(3, marks=pytest.mark.slow)])
+def test_every_pass_layer_by_layer_comes_to_the_same(rank, tmp_path, monkeypatch):
     studies_ = []
     for name in ("at once", "layer by layer"):
-        study = studies.lay_out(tmp_path / name)
+        study = studies.lay_out(tmp_path / name, curvature={"rank": rank})
         studies.compute(study)
         studies.write_extra(study)
         studies.compute(study)
@@ -86,7 +87,9 @@ def test_a_study_that_cannot_fit_is_refused_by_the_plan_before_anything_runs(tmp
     assert ended.code == 1
     assert "compute.memory_bytes: decomposing a factor of model.layers.0.mlp" in ended.error
     assert "(14,336 wide) takes 9.9 GB" in ended.error
+    assert "curvature.rank" in ended.error
     assert "curvature.blocks" in ended.error
-    blocks = {"curvature": {"blocks": 4}, "compute": {"device": "cpu", "memory_bytes": 8 * 10**9}}
-    ended = influence("plan", "--study", studies.write_study(tmp_path, model=wide, **blocks))
-    assert ended.code == 0, ended.error
+    for setting in ({"blocks": 4}, {"rank": 64}):
+        smaller = {"curvature": setting, "compute": {"device": "cpu", "memory_bytes": 8 * 10**9}}
+        ended = influence("plan", "--study", studies.write_study(tmp_path, model=wide, **smaller))
+        assert ended.code == 0, ended.error

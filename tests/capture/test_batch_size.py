@@ -83,7 +83,7 @@ def test_as_many_sequences_as_the_budget_holds(monkeypatch):
         5 * one - 1: 4,
         10**15: measured.MOST_SEQUENCES_OF_CPU,
     }.items():
-        monkeypatch.setattr(measured, "memory_budget", lambda _device, budget=budget: budget)
+        monkeypatch.setattr(measured, "memory_budget", lambda *_, budget=budget: budget)
         assert measured.batch_size(model, head, selected, 12) == size
 
 
@@ -144,3 +144,9 @@ def test_the_memory_that_is_available_is_less_than_there_is():
     available = measured.available_memory()
     assert 2**20 < available < 2**50
     assert measured.memory_budget(torch.device("cpu")) <= min(2**30, available)
+
+
+def test_a_limited_process_has_smaller_batches():
+    here = torch.device("cpu")
+    assert measured.memory_budget(here, 8 * 10**8) == min(10**8, measured.memory_budget(here))
+    assert measured.memory_budget(here, 10**15) == measured.memory_budget(here)

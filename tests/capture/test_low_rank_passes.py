@@ -94,7 +94,7 @@ def test_full_rank_scores_are_those_of_ekfac(sampler):
     V = query_gradients(runner, queries).layers
     ekfac = {name: LayerCurvature(bases[name], Λ[name], damping(Λ[name], 0.1)) for name in bases}
     exact = {name: preconditioned(layer, V[name].clone()) for name, layer in ekfac.items()}
-    found = {name: layer.precondition(V[name]) for name, layer in fit(runner, sequences, 1000, sampler).items()}
+    found = {name: layer.precondition(V[name].clone()) for name, layer in fit(runner, sequences, 1000, sampler).items()}
     expected, actual = (scores(runner, sequences, {"m": P}, N)["m"] for P in (exact, found))
     np.testing.assert_allclose(actual, expected, rtol=1e-8, atol=1e-10 * np.abs(expected).max())
 

@@ -11,14 +11,17 @@ from influence_assets.capture.correction import CorrectionTotals, eigenvalue_cor
 from influence_assets.capture.covariance import CovarianceTotals, covariances
 from influence_assets.capture.gradients import query_gradients, query_outer_products
 from influence_assets.capture.losses import LabelSampler, plain_head
+from influence_assets.capture.low_rank import covariance_sketches, low_rank_corrections
 from influence_assets.capture.model_shape import model_shape
 from influence_assets.capture.one_pass import measure
 from influence_assets.capture.operations import LayerShape, contraction_orders
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import ScoreTotals, scores
 from influence_assets.capture.sketches import SketchRows
+from influence_assets.maths import range_finder
 from influence_assets.maths.curvature_form import CurvatureForm
 from influence_assets.maths.ekfac import LayerCurvature, eigenbasis
+from influence_assets.maths.low_rank import LowRankCurvature
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.methods.ekfac import precondition
 from influence_assets.models.layers.selection import select_modules
@@ -36,14 +39,13 @@ FAST = ("gpt2", "mlp"), ("llama", "linear")
 class Counted:
     """A tiny model, what torch counts of its measurements, and its shape."""
 
-    def __init__(self, architecture, modules, *, blocks=1):
+    def __init__(self, architecture, modules, form=None):
         self.model = cases.ARCHITECTURES[architecture]()
         fuse_activations(self.model)  # as a loaded model's are
         self.runner = Runner(self.model, select_modules(self.model, modules), 2)
         self.sequences = cases.sequences(SEQUENCES, ragged=False)
-        self.shape = model_shape(
-            self.model.config, "float64", modules, tokens=cases.CONTEXT, form=CurvatureForm(blocks)
-        )
+        form = form or CurvatureForm()
+        self.shape = model_shape(self.model.config, "float64", modules, tokens=cases.CONTEXT, form=form)
 
     def of(self, function, *given):
         _ = self.runner.head  # trying it out is no part of a measurement
@@ -155,11 +157,39 @@ def test_each_side_is_rotated_where_it_has_fewer_rows(sequences, sides):
 
 
 def test_factors_in_blocks():
-    counted = Counted("gpt2", "linear", blocks=2)
+    counted = Counted("gpt2", "linear", CurvatureForm(blocks=2))
     in_blocks = partial(covariances, blocks=2)
     real, _ = counted.of(in_blocks, counted.runner, counted.sequences, LabelSampler(0))
     shape = counted.shape
     assert real == pytest.approx(SEQUENCES * (shape.passes() + shape.covariances()), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("rank", [1, 4, 40])
+def test_curvature_of_low_rank(rank, monkeypatch):
+    """Of layers 9 to 33 wide: sketched on both sides, sketched on one, and whole."""
+    monkeypatch.setattr(range_finder, "OVERSAMPLING", (1, 2))
+    form = CurvatureForm(rank=rank)
+    counted = Counted("gpt2", "mlp", form)
+    shape, sampler = counted.shape, LabelSampler(0)
+    real, sketches = counted.of(covariance_sketches, counted.runner, counted.sequences, sampler, form)
+    assert real == pytest.approx(SEQUENCES * (shape.passes() + shape.covariances()), rel=TOLERANCE)
+    bases = {name: layer.basis(form) for name, layer in sketches.items()}
+    real, found = counted.of(low_rank_corrections, counted.runner, counted.sequences, bases, sampler)
+    assert real == pytest.approx(SEQUENCES * (shape.passes() + shape.statistics()), rel=0.02)
+    layers = {n: LowRankCurvature.fitted(bases[n], each.squared_norms, 0.1) for n, each in found.items()}
+    kept = strongest_coordinates(layers, 16)
+    few = counted.sequences.take(np.arange(QUERIES))
+    V = query_gradients(counted.runner, few, bases).layers
+
+    def sketched():
+        rows = SketchRows(counted.runner, layers, kept, V, lambda _batch: None)
+        measure(counted.runner, counted.sequences, [rows], bases, None)
+
+    real, _ = counted.of(sketched)
+    each = shape.passes() + shape.sketched_gradients() + shape.contractions(QUERIES)
+    assert real == pytest.approx(SEQUENCES * each, rel=0.02)
+    real, _ = counted.of(scores, counted.runner, counted.sequences, {"ekfac": V}, 1, bases)
+    assert real == pytest.approx(SEQUENCES * shape.passes() + shape.scores(QUERIES, SEQUENCES), rel=TOLERANCE)
 
 
 def test_the_orders_are_told_in_words():

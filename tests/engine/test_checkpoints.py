@@ -10,6 +10,7 @@ from influence_assets.capture import fitted_totals, layer_groups
 from influence_assets.engine import checkpoints
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.plan import plan
+from influence_assets.maths import range_finder
 from influence_assets.storage.artifacts.manifest import ArtifactKey
 from influence_assets.upkeep.garbage import collect
 from tests import studies
@@ -28,17 +29,23 @@ class _KilledError(BaseException):
 
 
 @pytest.fixture
-def laid_out(tmp_path):
+def curvature():
+    """The study's settings of curvature."""
+    return {}
+
+
+@pytest.fixture
+def laid_out(tmp_path, curvature):
     """A study of three shards, of which nothing is computed."""
-    study = studies.lay_out(tmp_path)
+    study = studies.lay_out(tmp_path, curvature=curvature)
     studies.write_extra(study)
     return study
 
 
 @pytest.fixture
-def scores(tmp_path):
+def scores(tmp_path, curvature):
     """The scores of the same study, computed at one go."""
-    study = studies.lay_out(tmp_path / "at one go")
+    study = studies.lay_out(tmp_path / "at one go", curvature=curvature)
     studies.write_extra(study)
     studies.compute(study)
     return studies.scores(study)
@@ -89,7 +96,14 @@ def assert_nothing_is_left(study):
     assert studies.compute(study) == []
 
 
-@pytest.mark.usefixtures("after_each_shard")
+@pytest.fixture
+def sketched(monkeypatch):
+    """Factors of these narrow layers are sketched, as those of wide ones are."""
+    monkeypatch.setattr(range_finder, "OVERSAMPLING", (1, 2))
+
+
+@pytest.mark.usefixtures("after_each_shard", "sketched")
+@pytest.mark.parametrize("curvature", [{}, pytest.param({"rank": 3}, marks=pytest.mark.slow)], ids=["whole", "low"])
 @pytest.mark.parametrize("asset", TOTALS)
 def test_a_killed_fit_goes_on_with_the_next_shard_and_comes_to_the_same(laid_out, scores, fit, asset):
     fit(laid_out, asset, dies_at=2)

@@ -42,7 +42,8 @@ def plan(study: StudyOption = HERE) -> None:
     if (words := surroundings(sizes.versions)) is not None:
         console.print(escape(visible(words)), soft_wrap=True, highlight=False)
     console.print(_table(stages))
-    console.print(_orders(sizes))
+    if sizes.form.rank is None:  # otherwise nothing is rotated
+        console.print(_orders(sizes))
     for note in _notes(stages, sizes):
         console.print(note, soft_wrap=True, highlight=False)
 

@@ -2,9 +2,7 @@
 
 import json
 import re
-import resource
 import socket
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -24,6 +22,7 @@ from influence_assets.storage.artifacts import arrays
 from influence_assets.storage.artifacts.file_checks import record_and_sync
 from influence_assets.storage.artifacts.manifest import ArrayRecord, ArtifactKey, Manifest, library_versions, sealed
 from influence_assets.storage.artifacts.names import ARRAYS, MANIFEST
+from influence_assets.storage.artifacts.peak_memory import PeakMemory
 from influence_assets.storage.disk_errors import writing
 
 _PLAIN_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -41,6 +40,7 @@ class Draft:
         self._started_at = datetime.now(UTC)
         self._started = time.monotonic()
         self._cpu_started = time.process_time()
+        self._peak_memory = PeakMemory()
         self._artifacts_sharing = 1
         self._arrays: dict[str, ArrayRecord] = {}
         self._writers: dict[str, arrays.RowWriter] = {}
@@ -186,7 +186,7 @@ class Draft:
             started_at=self._started_at,
             seconds=(time.monotonic() - self._started) / self._artifacts_sharing,
             cpu_seconds=(time.process_time() - self._cpu_started) / self._artifacts_sharing,
-            peak_memory_bytes=_peak_memory_bytes(),
+            peak_memory_bytes=self._peak_memory.bytes(),
             bytes=sum(record.bytes for record in records.values()),
             rows=self._rows,
             arrays=self._arrays,
@@ -247,9 +247,3 @@ def _as_json(value: object) -> object:
     if isinstance(value, Path | datetime):
         return str(value)
     raise TypeError(f"{value!r} cannot be written into a manifest's summary")
-
-
-def _peak_memory_bytes() -> int:
-    """Return the largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB on Linux, in bytes on macOS
-    return peak if sys.platform == "darwin" else peak * 1024

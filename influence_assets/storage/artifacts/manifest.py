@@ -113,7 +113,7 @@ class Manifest(_Frozen):
         started_at: when the work began, UTC.
         seconds: how long the work took.
         cpu_seconds: processor time that all threads of the writing process spent on it.
-        peak_memory_bytes: largest resident memory of the writing process until the artifact was complete.
+        peak_memory_bytes: largest resident memory of the writing process while it worked on the artifact.
         bytes: total size of all files except the manifest.
         rows: number of rows of each table.
         arrays: descriptions of the arrays by name.
