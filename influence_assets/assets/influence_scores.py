@@ -81,7 +81,7 @@ class _Scores(Joined):
             self._totals.include(name, self._queries, split=method == MAIN)
 
     def bytes_of(self, layer: "AttributedLayer", itemsize: int) -> int:
-        """Return the bytes of P of every method, and of one V while P is made."""
+        """Return the bytes of P of every method, which is made of V one layer after the other."""
         return _layer_bytes(layer, itemsize, self._queries, len(self._names))
 
     def begin(self) -> "Participant":
@@ -204,8 +204,8 @@ def _held_bytes(study: Study, manifest: Manifest) -> int:
 
 
 def _layer_bytes(layer: "Sized", itemsize: int, queries: int, methods: int) -> int:
-    """Return the bytes of P of every method, and of one V while P is made."""
-    return queries * (methods + 1) * layer.output_width * layer.input_width * itemsize
+    """Return the bytes of P of every method; V of a layer is there while P of it is made, mostly in its memory."""
+    return queries * methods * layer.output_width * layer.input_width * itemsize
 
 
 def _layer_bytes_of_all(sizes: Any, layer: "Sized") -> int:
