@@ -23,7 +23,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from influence_assets.assets import open_workspace
+from influence_assets.assets import asset_graph, open_workspace
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.plan import plan
@@ -154,6 +154,13 @@ def catalogue_load(study: Study) -> dict[str, object]:
     }
 
 
+def bytes_by_asset(study: Study) -> dict[str, int]:
+    """The bytes that the store holds of each asset."""
+    store = open_workspace(study).store
+    held = {asset.name: sum(manifest.bytes for manifest in store.manifests(asset.name)) for asset in asset_graph()}
+    return {asset: held_bytes for asset, held_bytes in held.items() if held_bytes}
+
+
 def main() -> None:
     """Measure everything once."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -164,6 +171,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--length", type=int, default=16)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--bytes-only", action="store_true", help="end after the first run")
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -175,7 +183,9 @@ def main() -> None:
     run_once(folder / "warm", asked)  # imports, and what libraries do once
     with measured("first run") as first:
         first["computed"] = len(run(study).result.computed)
-    print(json.dumps(catalogue_load(study)))
+    print(json.dumps(catalogue_load(study) | {"bytes": bytes_by_asset(study)}), flush=True)
+    if asked.bytes_only:
+        return
     with measured("plan, everything stands") as found:
         found["outstanding"] = sum(len(state.outstanding) for state in plan(Versions(open_workspace(study))))
     with measured("second run") as found:
