@@ -128,7 +128,7 @@ class LowRankStatistics(Participant):
     fits = True
 
     def __init__(self, runner: Runner, bases: Mapping[str, LowRankBasis]) -> None:
-        dtype = accumulation_dtype(runner.dtype)
+        self.dtype = dtype = accumulation_dtype(runner.dtype)
         self._layers = {layer.name: _LayerTotals(bases[layer.name].to(layer.device, dtype)) for layer in runner.modules}
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:

@@ -62,14 +62,19 @@ def drift_statistics(totals: Covariances, basis: Eigenbasis, Λ: SecondMoment[Te
 def shard_drift(
     layers: Sequence[AttributedLayer], measured: AnyStatistics, bases: Mapping[str, Basis]
 ) -> npt.NDArray[np.floating[Any]]:
-    """Return a shard's vector, in the dtype of its sums, of what was measured in these bases.
+    """Return a shard's vector, in the dtype of the passes' sums, of what was measured in these bases.
 
     Statistics of low rank know their bases, and none need be given.
     """
-    corrections = measured.corrections
     statistics = {layer.name: _of_layer(layer, measured, bases) for layer in layers}
-    dtypes = {corrections.of(layer).total.dtype for layer in layers}
-    return packed(statistics).astype(str(dtypes.pop()).removeprefix("torch."))
+    dtype = measured.dtype if isinstance(measured, LowRankStatistics) else _dtype_of(bases)
+    return packed(statistics).astype(str(dtype).removeprefix("torch."))
+
+
+def _dtype_of(bases: Mapping[str, Basis]) -> torch.dtype:
+    """Return that of the eigenvectors; sums over a shard without sequences have none of their own."""
+    (dtype,) = {basis.Q_A.dtype for basis in bases.values() if isinstance(basis, Eigenbasis)}
+    return dtype
 
 
 def _of_layer(layer: AttributedLayer, measured: AnyStatistics, bases: Mapping[str, Basis]) -> DriftStatistics:

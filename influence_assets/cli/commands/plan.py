@@ -50,16 +50,27 @@ def plan(study: StudyOption = HERE) -> None:
 
 def _table(stages: list["Estimate"]) -> Table:
     """Return every stage with its estimates, beside what was measured when its existing artifacts were computed."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("stage", "outstanding"):
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))  # one space, so that figures are never cut off
+    for name in (
+        "stage",
+        "outstanding",
+        "operations",
+        "time",
+        "memory",
+        "bytes",
+        "│",
+        "took",
+        "CPU",
+        "memory",
+        "bytes",
+    ):
         table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
-    for name in ("operations", "time", "memory", "bytes", "│ took", "CPU", "memory", "bytes"):
-        table.add_column(name, justify="right", no_wrap=True)
     for stage in stages:
         table.add_row(
             stage.asset.name,
             f"{stage.outstanding:,} of {stage.partitions:,}",
             *_estimated(stage),
+            "│",
             *_measured(stage),
         )
     return table
@@ -80,8 +91,8 @@ def _estimated(stage: "Estimate") -> tuple[str, str, str, str]:
 def _measured(stage: "Estimate") -> tuple[str, str, str, str]:
     cost = stage.measured
     if cost is None:
-        return ("│", "", "", "")
-    return (f"│ {duration(cost.seconds)}", duration(cost.cpu_seconds), size(cost.peak_memory_bytes), size(cost.bytes))
+        return ("", "", "", "")
+    return (duration(cost.seconds), duration(cost.cpu_seconds), size(cost.peak_memory_bytes), size(cost.bytes))
 
 
 def _orders(sizes: "StudySizes") -> Table:
