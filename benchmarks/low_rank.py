@@ -102,7 +102,10 @@ class Measured:
         with clocked(self.seconds, "corrections"):
             totals = eigenvalue_corrections(self.runner, self.fitted, placed, self.sampler)
         Λ = {name: total.mean().double() for name, total in totals.items()}
-        return {name: LayerCurvature(basis, Λ[name], damping(Λ[name], self.scale)) for name, basis in bases.items()}
+        return {
+            name: LayerCurvature(basis, Λ[name], damping(float(Λ[name].mean()), self.scale))
+            for name, basis in bases.items()
+        }
 
     def preconditioned(self) -> dict[str, Tensor]:
         """Return (G+λI)⁻¹ V by EK-FAC, in the model's coordinates."""
@@ -144,7 +147,7 @@ def coarse(layer: LowRankCurvature) -> LowRankCurvature:
 
 def dropped(layer: LowRankCurvature, *, own_damping: float | None = None) -> LowRankCurvature:
     """Return the curvature without the rest, with its own λ if a scale is given."""
-    λ = layer.λ if own_damping is None else damping(layer.Λ[:-1, :-1], own_damping)
+    λ = layer.λ if own_damping is None else damping(float(layer.Λ[:-1, :-1].mean()), own_damping)
     return replace(layer, λ=λ, rest="dropped")
 
 

@@ -32,7 +32,7 @@ from influence_assets.capture.sketches import SketchRows, sketches
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.methods.ekfac import precondition
-from influence_assets.models.devices import keep_freed_memory
+from influence_assets.models.freed_memory import keep_freed_memory
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import load_model
 
@@ -45,7 +45,7 @@ def passes(runner: Runner, shard: Sequences, queries: Sequences) -> dict[str, Ca
     dtype = torch.promote_types(runner.dtype, torch.float32)
     bases = {name: eigenbasis(c.A, c.S).to(runner.device, dtype) for name, c in factors.items()}
     Λ = {name: found.mean() for name, found in eigenvalue_corrections(runner, shard, bases, SAMPLER).items()}
-    layers = {name: LayerCurvature(bases[name], Λ[name], damping(Λ[name], 0.1)) for name in bases}
+    layers = {name: LayerCurvature(bases[name], Λ[name], damping(float(Λ[name].mean()), 0.1)) for name in bases}
     P = precondition(query_gradients(runner, queries, bases).layers, layers)
     probes = {name: layer[:4] for name, layer in P.items()}
     kept = strongest_coordinates(layers, 131_072)

@@ -25,7 +25,7 @@ from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature, damping, ei
 from influence_assets.maths.moments import SecondMoment
 from influence_assets.maths.sketches import Coordinates, strongest_coordinates
 from influence_assets.methods.ekfac import precondition
-from influence_assets.models.devices import keep_freed_memory
+from influence_assets.models.freed_memory import keep_freed_memory
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import load_model
 from influence_assets.study import Dtype
@@ -172,7 +172,10 @@ class Ours:
         place = store / "corrected_eigenvalues"
         count, bases = int(read(place, "count")), self._bases(store)
         means = {name: self._read(place, name).div_(count) for name in bases}
-        return {name: LayerCurvature(basis, means[name], damping(means[name], 0.1)) for name, basis in bases.items()}
+        return {
+            name: LayerCurvature(basis, means[name], damping(float(means[name].mean()), 0.1))
+            for name, basis in bases.items()
+        }
 
     def _read(self, folder: Path, name: str) -> Tensor:
         return read(folder, name).to(self.job.device)

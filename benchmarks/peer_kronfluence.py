@@ -21,7 +21,7 @@ from benchmarks import inputs
 from benchmarks.cases import Job
 from benchmarks.measuring import Clock, bytes_of
 from influence_assets.capture.batches import IGNORED, Sequences
-from influence_assets.models.devices import keep_freed_memory
+from influence_assets.models.freed_memory import keep_freed_memory
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import load_model
 

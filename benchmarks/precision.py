@@ -29,7 +29,7 @@ from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import scores
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.methods.ekfac import precondition
-from influence_assets.models.devices import keep_freed_memory
+from influence_assets.models.freed_memory import keep_freed_memory
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.models.loading import load_model
 from influence_assets.study import Dtype
@@ -109,7 +109,8 @@ def scored(place: Path, size: Size, precision: str, device: str) -> np.ndarray:
     del factors
     corrected = {name: moment.mean() for name, moment in eigenvalue_corrections(runner, train, bases, None).items()}
     layers = {
-        name: LayerCurvature(basis, corrected[name], damping(corrected[name], 0.1)) for name, basis in bases.items()
+        name: LayerCurvature(basis, corrected[name], damping(float(corrected[name].mean()), 0.1))
+        for name, basis in bases.items()
     }
     P = precondition(query_gradients(runner, queries, bases).layers, layers)
     return scores(runner, train, {"ekfac": P}, len(train), bases)["ekfac"]

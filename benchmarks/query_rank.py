@@ -73,7 +73,7 @@ def _fitted(runner: Runner, training: Sequences) -> dict[str, LayerCurvature]:
     bases = {name: basis.to(runner.device, torch.float32) for name, basis in bases.items()}
     corrections = eigenvalue_corrections(runner, training, bases, sampler)
     Λ = {name: moment.mean().to(runner.device, torch.float32) for name, moment in corrections.items()}
-    return {name: LayerCurvature(bases[name], Λ[name], damping(Λ[name], 0.1)) for name in bases}
+    return {name: LayerCurvature(bases[name], Λ[name], damping(float(Λ[name].mean()), 0.1)) for name in bases}
 
 
 def _compared(

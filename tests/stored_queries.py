@@ -20,7 +20,7 @@ def fitted(runner, sequences, blocks=1):
     factors = covariances(runner, sequences, None, blocks=blocks)
     bases = {name: eigenbasis(c.A, c.S) for name, c in factors.items()}
     Λ = {name: m.mean() for name, m in eigenvalue_corrections(runner, sequences, bases, None).items()}
-    return {n: LayerCurvature(bases[n], Λ[n], damping(Λ[n], 0.1) if Λ[n].any() else 0.1) for n in bases}
+    return {n: LayerCurvature(bases[n], Λ[n], damping(float(Λ[n].mean()), 0.1) if Λ[n].any() else 0.1) for n in bases}
 
 
 def write(folder, runner, chunks, curvature, rank=None):

@@ -46,6 +46,8 @@ def ask(versions: Versions, prompt: str, completion: str, top: int, *, unseen: b
             keeps no eigenvectors to sketch by.
     """
     workspace = versions.workspace
+    if workspace.study.curvature.rank == 0:
+        raise InputError("curvature.rank", "is 0, so that sketches keep nothing to search by", "Set a higher one.")
     model, bases, curvature = (stored(versions, name) for name in ("language_model", "eigenbases", "curvature"))
     (asked,) = tokenize(model, workspace, [prompt], [completion], ["the question"])
     runner = load_runner(workspace, model, lambda _done, _total: None)
@@ -56,8 +58,6 @@ def ask(versions: Versions, prompt: str, completion: str, top: int, *, unseen: b
     sketched = _sketches(versions, kept)
     if not sketched:
         raise StorageError("No shard is sketched yet. Bring everything up to date with `influence run`.")
-    if workspace.study.curvature.rank == 0:
-        raise InputError("curvature.rank", "0, with which sketches keep nothing to search by", "Set a higher one.")
     # One for each set of coordinates: all shards of a generation keep the same, unless it was computed again.
     questions: dict[int, np.ndarray] = {}
     estimates: dict[str, np.ndarray] = {}

@@ -16,8 +16,6 @@ from influence_assets.storage.artifacts import Artifact
 
 
 def _compute(work: Work) -> None:
-    import torch
-
     from influence_assets.layouts import factors
     from influence_assets.maths.ekfac import damping
     from influence_assets.models.layers.rule import MODULES_KEY
@@ -30,7 +28,7 @@ def _compute(work: Work) -> None:
     for layer in factors.layers_of(frozen):
         found = factors.layer_figures(frozen, corrected, layer)
         if found.mean:
-            dampings[layer] = damping(torch.tensor([[found.mean]], dtype=torch.float64), study.curvature.damping_scale)
+            dampings[layer] = damping(found.mean, study.curvature.damping_scale)
         work.draft.array(f"{layer}.corrected_eigenvalues", found.Λ.numpy())
         output_width, input_width = figures["shapes"][layer]
         modules.append(

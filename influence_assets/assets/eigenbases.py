@@ -37,9 +37,9 @@ FIGURES = (
 def _compute(work: Work) -> None:
     import torch
 
-    from influence_assets.capture.layer_groups import release_unused
     from influence_assets.layouts import factors
     from influence_assets.maths.notation import accumulation_dtype
+    from influence_assets.models.freed_memory import release_unused
     from influence_assets.models.kernels import use_fastest
 
     release_unused()  # the memory of the totals

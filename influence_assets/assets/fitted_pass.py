@@ -136,8 +136,7 @@ class FittedPass:
         """
         from influence_assets.capture.layer_groups import groups_in_memory
 
-        study = self._work.study
-        groups = groups_in_memory(self.runner, bytes_of, study.sequences.length, study.compute.memory_bytes)
+        groups = groups_in_memory(self.runner, bytes_of, self._work.study.sequences.length)
         self._groups = len(groups)
         for group in groups:
             names = "all layers" if len(groups) == 1 else ", ".join(layer.name for layer in group)
@@ -151,7 +150,6 @@ class FittedPass:
 
     def _add_shards(self, totals: FittedTotals, resumed: Artifact | None, part: str, *, is_group: bool) -> None:
         """Add the shards that are not in the checkpoint, and write checkpoints on the way."""
-        from influence_assets.capture.layer_groups import release_unused
         from influence_assets.layouts.model import fit_sequences
         from influence_assets.layouts.sequences import shard_sequences
 
@@ -160,8 +158,6 @@ class FittedPass:
         self._counts = {name: int(earlier.get(name, 0)) for name in _COUNTS}
         self._passed += self._counts["fitted_sequences"]
         for number, key in enumerate(self._keys[done:], start=done + 1):
-            if self._work.study.compute.memory_bytes is not None:
-                release_unused()
             every = shard_sequences(self._work.workspace.store.open(key))
             sequences = fit_sequences(every, self.share, self._work.study.curvature.seed)
             totals.add(sequences)

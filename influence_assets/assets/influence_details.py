@@ -172,7 +172,7 @@ def _details(loaded: _Loaded, rows: slice, sequences: "Sequences", pairs: "Pairs
         return curvature_bytes(form, layer, itemsize) + vectors * vector
 
     parts = []
-    for group in groups_in_memory(whole, bytes_of, sequences.tokens.shape[1], work.study.compute.memory_bytes):
+    for group in groups_in_memory(whole, bytes_of, sequences.tokens.shape[1]):
         runner = replace(whole, modules=group)
         curvature = curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
         queries = StoredQueries(work.open("query_gradients"), runner, curvature)

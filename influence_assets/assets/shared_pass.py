@@ -89,8 +89,7 @@ class PassContext:
         def bytes_of(layer: "AttributedLayer") -> int:
             return curvature_bytes(form, layer, itemsize) + sum(each.bytes_of(layer, itemsize) for each in joined)
 
-        tokens, most = self.sequences.tokens.shape[1], self.study.compute.memory_bytes
-        groups = groups_in_memory(self.whole, bytes_of, tokens, most)
+        groups = groups_in_memory(self.whole, bytes_of, self.sequences.tokens.shape[1])
         self._passes = self._turns * len(groups)
         return groups
 
@@ -128,9 +127,9 @@ def compute(works: Sequence[Work]) -> None:
 
 def run_pass(context: PassContext, joined: Sequence[Joined]) -> None:
     """Run a pass over the shard for each group of layers, and record the results."""
-    from influence_assets.capture.layer_groups import release_unused
     from influence_assets.capture.one_pass import measure
     from influence_assets.layouts.model import label_sampler
+    from influence_assets.models.freed_memory import release_unused
 
     sampler = label_sampler(context.study.curvature)
     groups = context.groups(joined)
@@ -142,8 +141,8 @@ def run_pass(context: PassContext, joined: Sequence[Joined]) -> None:
         for each in joined:
             each.end()
         del participants, bases
-        if group is not groups[-1] or context.study.compute.memory_bytes is not None:
-            release_unused()  # before the next group or shard is loaded
+        if group is not groups[-1]:
+            release_unused()  # before the next group is loaded
     context.enter([])
     for each in joined:
         each.record()

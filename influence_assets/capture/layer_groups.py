@@ -1,8 +1,5 @@
 """Groups of layers that are measured in passes of their own, where all at once would take more memory than there is."""
 
-import ctypes
-import gc
-import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -12,6 +9,7 @@ from influence_assets.capture.available_memory import available_memory
 from influence_assets.capture.runner import Runner
 from influence_assets.errors import InputError
 from influence_assets.maths.curvature_form import CurvatureForm
+from influence_assets.models.freed_memory import release_unused
 from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.storage.artifacts.peak_memory import resident_bytes
 
@@ -38,16 +36,6 @@ def room_for_layers(device: torch.device, memory_bytes: int | None, batch_bytes:
     if memory_bytes is not None:
         available = min(available, memory_bytes - resident_bytes())
     return available - batch_bytes
-
-
-def release_unused() -> None:
-    """Give back to the system what this process has freed, or could free.
-
-    Tensors of an earlier pass can be in reference cycles, and the C library keeps freed memory for later.
-    """
-    gc.collect()
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc has it
-        trim(0)
 
 
 class Sized(Protocol):
@@ -131,7 +119,7 @@ def layer_groups(layers: Sequence[Layer], bytes_of: Callable[[Layer], int], room
 
 
 def groups_in_memory(
-    runner: Runner, bytes_of: Callable[[AttributedLayer], int], tokens: int, memory_bytes: int | None
+    runner: Runner, bytes_of: Callable[[AttributedLayer], int], tokens: int
 ) -> list[list[AttributedLayer]]:
     """Return the groups of a loaded model's layers whose measurements fit into memory together.
 
@@ -139,14 +127,13 @@ def groups_in_memory(
         runner: runs the model.
         bytes_of: returns what a layer's measurement holds.
         tokens: the length of the longest sequence.
-        memory_bytes: as for `room_for_layers`.
 
     Raises:
         InputError: a layer alone takes more.
     """
     device, batch_bytes = runner.modules[0].device, runner.batch_bytes(tokens)
-    room = room_for_layers(device, memory_bytes, batch_bytes)
+    room = room_for_layers(device, runner.memory_bytes, batch_bytes)
     if sum(map(bytes_of, runner.modules)) > room:
         release_unused()  # which takes a moment, so only where it matters
-        room = room_for_layers(device, memory_bytes, batch_bytes)
+        room = room_for_layers(device, runner.memory_bytes, batch_bytes)
     return layer_groups(runner.modules, bytes_of, room)

@@ -16,6 +16,7 @@ from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner, refuse_not_finite
 from influence_assets.maths.curvature import Basis
+from influence_assets.models.freed_memory import release_unused
 from influence_assets.models.layers.rule import AttributedLayer
 
 
@@ -40,6 +41,8 @@ def measure(
     Raises:
         FloatingPointError: a log-likelihood is not finite.
     """
+    if runner.memory_bytes is not None:
+        release_unused()  # of the shard before
     bases = runner.placed(bases)
     fitting = [participant for participant in participants if participant.fits]
     attributing = [participant for participant in participants if not participant.fits]

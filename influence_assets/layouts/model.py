@@ -9,14 +9,13 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from influence_assets.capture.batches import Sequences
-from influence_assets.capture.layer_groups import release_unused
 from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.rehearsal import rehearse
 from influence_assets.capture.runner import Runner
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
 from influence_assets.models.adapters import Adaptation
-from influence_assets.models.devices import keep_freed_memory
+from influence_assets.models.freed_memory import keep_freed_memory, release_unused
 from influence_assets.models.kernels import use_fastest
 from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.models.layers.selection import select_modules

@@ -199,13 +199,16 @@ def _eigh_of_block(B: Float[Tensor, "width width"]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(values), torch.from_numpy(vectors)
 
 
-def damping(Λ: Float[Tensor, "d_out d_in"], scale: float) -> float:
+def damping(mean: float, scale: float) -> float:
     """λ = scale · mean(Λ) (Grosse et al. 2023, Sec. 3: scale 0.1).
+
+    Args:
+        mean: the mean of a layer's corrected eigenvalues.
+        scale: the multiple.
 
     Raises:
         ValueError: Λ is all zero, so that any multiple of its mean is zero too.
     """
-    mean = float(Λ.mean())
     if not mean > 0:
         raise ValueError("a layer's corrected eigenvalues are all zero: it never affects the loss")
     return scale * mean

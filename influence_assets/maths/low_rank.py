@@ -171,7 +171,7 @@ class LowRankCurvature:
             ValueError: all eigenvalues are zero.
         """
         eigenvalues = len(basis.U_S) * len(basis.U_A)
-        λ = damping((squared_norms.mean().sum() / eigenvalues).reshape(1, 1), scale)
+        λ = damping(float(squared_norms.mean().sum()) / eigenvalues, scale)
         return cls(basis, mean_eigenvalues(squared_norms, basis), λ, rest)
 
     @property

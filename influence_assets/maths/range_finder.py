@@ -35,7 +35,7 @@ from influence_assets.maths.random_words import random_words, shifted
 OVERSAMPLING = 3, 16
 """Columns of Ω for each eigenvector that is kept, and for all of them together."""
 
-_LARGEST_RAISES = 20
+_MOST_RAISES = 20
 """How many times the shift is raised tenfold."""
 
 
@@ -283,7 +283,7 @@ def _factorised(
     B: Float[Tensor, "columns columns"], ΩΩ: Float[Tensor, "columns columns"], ν: Float[Tensor, ""]
 ) -> tuple[Float[Tensor, "columns columns"], Float[Tensor, ""]]:
     """Return C with Cᵀ C = B + ν Ωᵀ Ω, and ν, which is raised until there is one."""
-    for _ in range(_LARGEST_RAISES):
+    for _ in range(_MOST_RAISES):
         C, failed = torch.linalg.cholesky_ex(B + ν * ΩΩ, upper=True)
         if not int(failed):
             return C, ν

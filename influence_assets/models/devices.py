@@ -1,8 +1,6 @@
-"""The devices that a model computes on, their speed, and the use of freed memory."""
+"""The devices that a model computes on, and their speed."""
 
-import ctypes
 import math
-import platform
 import time
 
 import torch
@@ -11,9 +9,6 @@ from transformers import PreTrainedModel
 from influence_assets.errors import InputError
 from influence_assets.models.dimensions import input_embedding
 from influence_assets.study import Dtype
-
-# glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 SECONDS_OF_A_RATE = 0.2
 """The longest that a measurement of the rate takes, unless a single product takes longer."""
@@ -35,24 +30,6 @@ def resolve_device(device: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def keep_freed_memory(*, is_limited: bool = False) -> None:
-    """Let this process keep the memory of freed tensors instead of returning it to the system.
-
-    Otherwise glibc returns a pass's large tensors every time, and getting them back page by page takes about a fifth of
-    a small model's training step. But what is kept lies in pieces between tensors that live on: where memory is
-    limited, it is returned. Without glibc, nothing happens. The setting affects the whole process, so make it only in
-    processes that compute.
-
-    Args:
-        is_limited: whether the study limits the memory of the process.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_THRESHOLD, (1 if is_limited else 32) * 2**20)
-    libc.mallopt(_M_TRIM_THRESHOLD, (64 if is_limited else 512) * 2**20)
 
 
 def input_device(model: PreTrainedModel) -> torch.device:

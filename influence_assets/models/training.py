@@ -26,7 +26,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from influence_assets.errors import InputError
-from influence_assets.models.devices import keep_freed_memory
+from influence_assets.models.freed_memory import keep_freed_memory
 from influence_assets.study import Training
 
 END_OF_TEXT = "<|endoftext|>"

@@ -92,7 +92,7 @@ def test_full_rank_scores_are_those_of_ekfac(sampler):
     bases = {name: eigenbasis(layer.A, layer.S) for name, layer in factors.items()}
     Λ = {name: m.mean() for name, m in eigenvalue_corrections(runner, sequences, bases, sampler).items()}
     V = query_gradients(runner, queries).layers
-    ekfac = {name: LayerCurvature(bases[name], Λ[name], damping(Λ[name], 0.1)) for name in bases}
+    ekfac = {name: LayerCurvature(bases[name], Λ[name], damping(float(Λ[name].mean()), 0.1)) for name in bases}
     exact = {name: preconditioned(layer, V[name].clone()) for name, layer in ekfac.items()}
     found = {name: layer.precondition(V[name].clone()) for name, layer in fit(runner, sequences, 1000, sampler).items()}
     expected, actual = (scores(runner, sequences, {"m": P}, N)["m"] for P in (exact, found))

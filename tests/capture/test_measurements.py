@@ -37,7 +37,7 @@ def fit(runner, sequences, sampler=None, blocks=1):
     factors = covariances(runner, sequences, sampler, blocks=blocks)
     bases = {name: eigenbasis(c.A, c.S) for name, c in factors.items()}
     Λ = {name: m.mean() for name, m in eigenvalue_corrections(runner, sequences, bases, sampler).items()}
-    return {name: LayerCurvature(bases[name], Λ[name], damping(Λ[name], 0.1)) for name in bases}
+    return {name: LayerCurvature(bases[name], Λ[name], damping(float(Λ[name].mean()), 0.1)) for name in bases}
 
 
 @pytest.mark.parametrize("modules", ["mlp", "linear"])

@@ -71,7 +71,7 @@ def test_a_method_with_products_of_the_hessian_solves_the_dense_system(monkeypat
     shards = [cases.sequences(5, seed=1), cases.sequences(3, seed=2)]
     bases = {name: eigenbasis(c.A, c.S) for name, c in covariances(runner, shards[0], None).items()}
     Λ = {name: m.mean() for name, m in eigenvalue_corrections(runner, shards[0], bases, None).items()}
-    curvature = {name: LayerCurvature(bases[name], Λ[name], damping(Λ[name], 0.1)) for name in bases}
+    curvature = {name: LayerCurvature(bases[name], Λ[name], damping(float(Λ[name].mean()), 0.1)) for name in bases}
     context = MethodContext(runner, bases, curvature, TrainingSequences([lambda s=s: s for s in shards]))
     V = query_gradients(runner, queries, bases).layers
     P = attribution_methods()["conjugate_gradient"].prepare(V, context)

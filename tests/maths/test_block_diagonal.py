@@ -47,7 +47,7 @@ def layer():
     a, Ds = normal(9, 4, 7, seed=1), normal(9, 4, 5, seed=2)
     basis = eigenbasis(gram(a.flatten(0, 1), 3), gram(Ds.flatten(0, 1), 3))
     Λ = mean_squares(basis.rotated_sequence_gradients(Ds, a))
-    return LayerCurvature(basis, Λ, damping(Λ, 0.1))
+    return LayerCurvature(basis, Λ, damping(float(Λ.mean()), 0.1))
 
 
 def test_widths_differ_by_at_most_one_and_none_is_empty():

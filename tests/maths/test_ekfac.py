@@ -46,7 +46,7 @@ def layer() -> LayerCurvature:
     everywhere = torch.ones(9, 5, dtype=torch.bool)
     basis = eigenbasis(second_moment(a, everywhere), second_moment(Ds, everywhere))
     Λ = mean_squares(rotated(basis, sequence_gradients(Ds, a)))
-    return LayerCurvature(basis, Λ, damping(Λ, 0.1))
+    return LayerCurvature(basis, Λ, damping(float(Λ.mean()), 0.1))
 
 
 def test_inverse_solves_the_dense_damped_system(layer):
@@ -212,6 +212,6 @@ def test_nothing_to_average_or_to_damp_is_an_error():
     with pytest.raises(ZeroDivisionError):
         SecondMoment(torch.zeros(2, 2), 0).mean()
     with pytest.raises(ValueError, match="all zero"):
-        damping(torch.zeros(2, 2), 0.1)
+        damping(float(torch.zeros(2, 2).mean()), 0.1)
     with pytest.raises(ValueError, match="not finite"):
         eigenbasis(SecondMoment(torch.full((2, 2), torch.nan), 1), SecondMoment(torch.eye(2), 1))

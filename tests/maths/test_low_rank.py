@@ -129,7 +129,7 @@ def test_full_rank_gives_ekfac_back():
     Q_S, Q_A = whole_bases()
     Λ = torch.stack([(Q_S.T @ G @ Q_A) ** 2 for G in sequence_gradients(*tokens())]).mean(0)
     basis = Eigenbasis(Q_S, Q_A, torch.ones(D_OUT, dtype=torch.float64), torch.ones(D_IN, dtype=torch.float64))
-    ekfac = LayerCurvature(basis, Λ, damping(Λ, 0.1))
+    ekfac = LayerCurvature(basis, Λ, damping(float(Λ.mean()), 0.1))
     curvature, V = fitted(D_OUT, D_IN), normal(6, D_OUT, D_IN, seed=5)
     assert curvature.λ == pytest.approx(ekfac.λ, rel=1e-12)
     torch.testing.assert_close(

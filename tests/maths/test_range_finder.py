@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from influence_assets.maths import range_finder
 from influence_assets.maths.range_finder import (
     RangeAccumulator,
     RangeFinder,
@@ -200,3 +201,15 @@ def test_what_overflowed_is_refused():
             leading_eigenvectors(sketched(torch.full((3, width), math.inf), finder), finder)
     with pytest.raises(ValueError, match="no batch"):
         RangeAccumulator(RangeFinder(9, 4)).sketch()
+
+
+def test_the_shift_is_raised_until_what_rounding_made_indefinite_can_be_factorised():
+    """An eigenvalue of −10⁻³ that a first shift of 10⁻⁶ does not lift above 0."""
+    Q = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)).Q
+    B = Q @ torch.diag(torch.tensor([5.0, 3.0, 1.0, 0.5, 0.0, -1e-3], dtype=torch.float64)) @ Q.T
+    eye = torch.eye(6, dtype=torch.float64)
+    C, ν = range_finder._factorised(B, eye, torch.tensor(1e-6, dtype=torch.float64))
+    assert 1e-3 <= float(ν) <= 1.01e-2
+    torch.testing.assert_close(C.T @ C, B + ν * eye)
+    with pytest.raises(ValueError, match="lost all precision"):
+        range_finder._factorised(-eye, eye, torch.tensor(1e-30, dtype=torch.float64))

@@ -19,7 +19,7 @@ def test_it_solves_the_dense_system_of_each_layer():
     runner, training = Runner(model, select_modules(model, "mlp"), 4), cases.sequences(5)
     bases = {name: eigenbasis(c.A, c.S) for name, c in covariances(runner, training, None).items()}
     Λ = {name: m.mean() for name, m in eigenvalue_corrections(runner, training, bases, None).items()}
-    curvature = {name: LayerCurvature(bases[name], Λ[name], damping(Λ[name], 0.1)) for name in bases}
+    curvature = {name: LayerCurvature(bases[name], Λ[name], damping(float(Λ[name].mean()), 0.1)) for name in bases}
     V = query_gradients(runner, queries, bases).layers
     P = attribution_methods()["ekfac"].prepare(V, MethodContext(runner, bases, curvature))
     f, _ = oracle.gradients(model, runner.modules, queries, sign=+1)

@@ -18,8 +18,9 @@ from transformers import (
 )
 
 from influence_assets.errors import InputError
-from influence_assets.models.devices import keep_freed_memory, resolve_device
+from influence_assets.models.devices import resolve_device
 from influence_assets.models.dimensions import context_length
+from influence_assets.models.freed_memory import keep_freed_memory
 from influence_assets.models.loading import load_model
 from influence_assets.models.tokenizers import export_tokenizer
 
@@ -230,11 +231,11 @@ def test_keeping_freed_memory_needs_glibc(monkeypatch):
         def mallopt(parameter, value):
             asked.append((parameter, value))
 
-    monkeypatch.setattr("influence_assets.models.devices.ctypes.CDLL", lambda _: Libc)
-    monkeypatch.setattr("influence_assets.models.devices.platform.libc_ver", lambda: ("", ""))
+    monkeypatch.setattr("influence_assets.models.freed_memory.ctypes.CDLL", lambda _: Libc)
+    monkeypatch.setattr("influence_assets.models.freed_memory.platform.libc_ver", lambda: ("", ""))
     keep_freed_memory()
     assert asked == []
-    monkeypatch.setattr("influence_assets.models.devices.platform.libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr("influence_assets.models.freed_memory.platform.libc_ver", lambda: ("glibc", "2.36"))
     keep_freed_memory()
     assert dict(asked) == {-3: 2**25, -1: 2**29}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
 

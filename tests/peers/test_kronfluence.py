@@ -107,7 +107,7 @@ def our_scores(model, train, queries):
     bases = {name: eigenbasis(c.A, c.S) for name, c in factors.items()}
     corrected = eigenvalue_corrections(runner, train, bases, None)
     layers = {
-        name: LayerCurvature(bases[name], corrected[name].mean(), damping(corrected[name].mean(), 0.1))
+        name: LayerCurvature(bases[name], corrected[name].mean(), damping(float(corrected[name].mean().mean()), 0.1))
         for name in bases
     }
     P = precondition(query_gradients(runner, queries, bases).layers, layers)

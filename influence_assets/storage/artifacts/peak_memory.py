@@ -6,6 +6,7 @@ then while somebody wants to know.
 
 import os
 import threading
+import time
 import weakref
 from functools import lru_cache
 
@@ -66,7 +67,7 @@ class _Sampler:
             for peak in watched:
                 peak.note(resident)
             del watched  # else they would never cease to exist
-            threading.Event().wait(SECONDS_BETWEEN)
+            time.sleep(SECONDS_BETWEEN)
 
 
 @lru_cache(maxsize=1)
