@@ -60,7 +60,7 @@ def main() -> None:
             run_id = ask(address, RUNS)["runsOrError"]["results"][0]["runId"]
             groups = {node["groupName"] for node in ask(address, GROUPS)["assetNodes"]}
             expanded = ",".join(f"global@global:{group}" for group in sorted(groups))
-            graph = Page(f"{address}/asset-groups?expanded={expanded}", "ui-graph", (1900, 1150), "influence_details")
+            graph = Page(f"{address}/asset-groups?expanded={expanded}", "ui-graph", (1900, 1900), "influence_details")
             asset = Page(f"{address}/assets/example/curvature", "ui-spectra", (1300, 1000), "spectra", press=(PLOT,))
             run = Page(f"{address}/runs/{run_id}", "ui-run", (1600, 1000), "RUN_SUCCESS", press=(MAXIMISED, SUCCEEDED))
             for page in (run, asset, graph):
