@@ -90,9 +90,11 @@ def test_queries_and_scores(counted):
     real, products = counted.of(query_outer_products, counted.runner, questions, bases)
     rows = sum(len(V) * (layer.d_out**2 + layer.d_in**2) for layer in shape.layers for V in products.layers[layer.name])
     assert real == pytest.approx(QUERIES * shape.passes() + 2 * rows, rel=TOLERANCE)
-    every_token = sum(layer.outer_products(cases.CONTEXT - 1) for layer in shape.layers)
     real, _ = counted.of(lambda: [V.sum() for of_layer in products.layers.values() for V in of_layer])
-    assert 2 * rows + real == pytest.approx(QUERIES * every_token, rel=TOLERANCE)
+    of_rows = sum(layer.outer_products(len(V)) for layer in shape.layers for V in products.layers[layer.name])
+    assert 2 * rows + real == pytest.approx(of_rows, rel=TOLERANCE)
+    # The gradients of the first token's query and key are zero, but for rounding, which not every processor does alike.
+    assert {len(V) for of_layer in products.layers.values() for V in of_layer} <= {cases.CONTEXT - 2, cases.CONTEXT - 1}
     real, P = counted.of(precondition, found.layers, layers)
     assert real == 0, "in the eigenbases a division"
     for methods in ({"ekfac": P}, {"ekfac": P, "other": P}):
