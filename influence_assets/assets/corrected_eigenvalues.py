@@ -74,10 +74,10 @@ def _cost(sizes: Any, _partition: Partition) -> Cost:
 
 
 def _memory(sizes: Any) -> int:
-    return int(sizes.pass_memory(max(_groups(sizes))))
+    return int(sizes.pass_memory(max(group.bytes for group in _groups(sizes))))
 
 
-def _groups(sizes: Any) -> list[int]:
+def _groups(sizes: Any) -> list[Any]:
     from influence_assets.capture.fitted_totals import FittedCorrections
 
     return list(sizes.fitted_groups(FittedCorrections.bytes_of))

@@ -69,10 +69,10 @@ def _cost(sizes: Any, _partition: Partition) -> Cost:
 
 
 def _memory(sizes: Any) -> int:
-    return int(sizes.pass_memory(max(_groups(sizes))))
+    return int(sizes.pass_memory(max(group.bytes for group in _groups(sizes))))
 
 
-def _groups(sizes: Any) -> list[int]:
+def _groups(sizes: Any) -> list[Any]:
     from influence_assets.capture.fitted_totals import FittedCovariances
 
     return list(sizes.fitted_groups(FittedCovariances.bytes_of))

@@ -134,16 +134,16 @@ class FittedPass:
             begin: returns the totals of a runner's layers, taken up from a checkpoint or empty.
             bytes_of: returns what the totals of a layer take in memory.
         """
-        from influence_assets.capture.layer_groups import groups_in_memory
+        from influence_assets.capture.layer_groups import Demand, groups_in_memory
 
-        groups = groups_in_memory(self.runner, bytes_of, self._work.study.sequences.length)
+        groups = groups_in_memory(self.runner, Demand(bytes_of), self._work.study.sequences.length)
         self._groups = len(groups)
         for group in groups:
-            names = "all layers" if len(groups) == 1 else ", ".join(layer.name for layer in group)
+            names = "all layers" if len(groups) == 1 else ", ".join(layer.name for layer in group.layers)
             # Which share is drawn depends on the size of the whole corpus.
             part = f"{names}, {self.share!r} of the sequences"
             resumed = self._work.checkpoints.latest(part)
-            totals = begin(replace(self.runner, modules=group), resumed)
+            totals = begin(replace(self.runner, modules=group.layers), resumed)
             self._add_shards(totals, resumed, part, is_group=len(groups) > 1)
             yield totals
             del totals, resumed  # before the next group is loaded

@@ -15,10 +15,14 @@ from influence_assets.engine.shown import Shown
 from influence_assets.storage.artifacts import Artifact
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from influence_assets.capture.layer_groups import Sized
+    from influence_assets.capture.layer_vectors import Vectors
     from influence_assets.capture.participant import Participant
     from influence_assets.capture.sketches import WhitenedBatch
     from influence_assets.maths.curvature_form import CurvatureForm
+    from influence_assets.maths.outer_products import GradientParts
     from influence_assets.models.layers.rule import AttributedLayer
 
 BYTES_A_COORDINATE = 1.2
@@ -61,26 +65,52 @@ class _Sketches(Joined):
         self._exact: list[np.ndarray] = []
 
     def bytes_of(self, layer: "AttributedLayer", itemsize: int) -> int:
-        """Return the bytes of the layer's weights, and of the gradients of the probes."""
+        """Return the bytes that whitening takes."""
         return _layer_bytes(layer, itemsize, curvature_form(self._work.study))
+
+    def vectors(self) -> "list[Vectors]":
+        """Return P of the probes."""
+        return _vectors(int(self._context.sequences.lengths.max(initial=1)))
 
     def begin(self) -> "Participant":
         """Compute the probes' gradients of the context's layers."""
-        from influence_assets.capture.gradients import query_gradients
+        from influence_assets.capture.layer_vectors import LayerVectors
         from influence_assets.capture.sketches import SketchRows, query_sketches
-        from influence_assets.layouts.factors import bases_of
         from influence_assets.maths.sketches import Coordinates
-        from influence_assets.methods.ekfac import precondition
 
         context, layers = self._context, self._context.curvatures
-        quiet = replace(context.runner, progress=lambda _count: None)
-        gradients = query_gradients(quiet, context.sequences.take(self._probed), bases_of(layers)).layers
         kept = {name: self._coordinates.kept[name].to(layer.device) for name, layer in layers.items()}
         of_layers = Coordinates(kept, self._coordinates.energy)
-        self._questions.append(query_sketches(gradients, layers, of_layers, 1))
+        probes = self._probes()
+        questions = [
+            query_sketches({name: probes[name].sums()}, {name: layer}, of_layers, 1) for name, layer in layers.items()
+        ]
+        self._questions.append(np.concatenate(questions, axis=1))
         self._exact.append(np.zeros((len(self._probed), 0)))
         self._signs.begin(of_layers.width)
-        return SketchRows(context.runner, layers, of_layers, precondition(gradients, layers), self._add)
+
+        def precondition(name: str) -> "Tensor":
+            stays = name in context.held
+            return layers[name].precondition((probes.pop(name) if stays else probes[name]).sums())
+
+        P = LayerVectors(context.runner.modules, precondition, context.held)
+        return SketchRows(context.runner, layers, of_layers, P, self._add)
+
+    def _probes(self) -> "dict[str, GradientParts]":
+        """Return what the probes' gradients of the context's layers are the sum of."""
+        from influence_assets.capture.gradients import gradients_in_parts
+        from influence_assets.layouts.factors import bases_of
+        from influence_assets.maths.notation import accumulation_dtype
+        from influence_assets.maths.outer_products import GradientParts
+
+        context, probed = self._context, self._context.sequences.take(self._probed)
+        quiet = replace(context.runner, progress=lambda _count: None)
+        parts = gradients_in_parts(quiet, probed, bases_of(context.curvatures))
+        dtype = accumulation_dtype(quiet.dtype)
+        return {
+            layer.name: GradientParts.of(parts[layer.name], (layer.output_width, layer.input_width), dtype)
+            for layer in quiet.modules
+        }
 
     def _add(self, batch: "WhitenedBatch") -> None:
         self._signs.add(batch.rows, batch.squared_norms)
@@ -130,9 +160,16 @@ def _operations(sizes: Any, partition: Partition, names: frozenset[str]) -> floa
 
 
 def _layer_bytes(layer: "Sized", itemsize: int, form: "CurvatureForm") -> int:
-    shape = layer.output_width, layer.input_width
-    weights = 0 if form.rank is None else form.basis_numbers(*shape)  # another basis in the dtype of sums
-    return ((PROBES + (form.rank is None)) * layer.output_width * layer.input_width + weights) * itemsize
+    if form.rank is None:
+        return 0
+    # Another basis in the dtype of sums.
+    return form.basis_numbers(layer.output_width, layer.input_width) * itemsize
+
+
+def _vectors(tokens: int) -> "list[Vectors]":
+    from influence_assets.capture.layer_vectors import Vectors
+
+    return [Vectors(PROBES, tokens)]
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
@@ -163,6 +200,7 @@ ASSET = AssetDefinition(
         join=_Sketches,
         operations=_operations,
         layer_bytes=lambda sizes, layer: _layer_bytes(layer, sizes.shape.sums_itemsize, sizes.form),
+        vectors=lambda sizes: _vectors(sizes.shape.tokens),
     ),
     runs_model=True,
     cost=CostModel(partition=_cost, memory=lambda sizes: shared_memory(sizes, "gradient_sketches")),

@@ -25,8 +25,11 @@ from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.manifest import ArtifactKey
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from influence_assets.capture.batches import Sequences
     from influence_assets.capture.details import Details, Pairs
+    from influence_assets.capture.layer_groups import Demand, Sized
     from influence_assets.capture.runner import Runner
     from influence_assets.capture.sign_codes import SignCodes
     from influence_assets.corpus.tokenization import Tokenization
@@ -158,29 +161,36 @@ def _measured(loaded: _Loaded, chunks: list[tuple[slice, pl.DataFrame]]) -> Iter
 def _details(loaded: _Loaded, rows: slice, sequences: "Sequences", pairs: "Pairs") -> "Details":
     """Return the split of some queries' pairs, in a pass for each group of layers that fits into memory."""
     from influence_assets.capture.details import Details, score_details
-    from influence_assets.capture.layer_groups import groups_in_memory
-    from influence_assets.layouts.factors import curvature_on
-    from influence_assets.layouts.queries import StoredQueries
-    from influence_assets.maths.notation import accumulation_dtype
+    from influence_assets.capture.layer_groups import Demand, groups_in_memory, itemsize_of
 
-    work, whole = loaded.work, loaded.runner
-    vectors: int = rows.stop - rows.start + 1
-    itemsize, form = accumulation_dtype(whole.dtype).itemsize, curvature_form(work.study)
-
-    def bytes_of(layer: "AttributedLayer") -> int:
-        vector = int(layer.output_width) * int(layer.input_width) * itemsize
-        return curvature_bytes(form, layer, itemsize) + vectors * vector
-
+    whole = loaded.runner
+    queries: int = rows.stop - rows.start
+    itemsize, form = itemsize_of(whole), curvature_form(loaded.work.study)
+    spare = max(curvature_bytes(form, layer, itemsize) + _vector_bytes(layer, 1, itemsize) for layer in whole.modules)
+    demand = Demand[Any](lambda layer: _vector_bytes(layer, queries, itemsize), spare=spare)
+    N = int(loaded.work.open("query_gradients").manifest.summary["training_sequences"])
     parts = []
-    for group in groups_in_memory(whole, bytes_of, sequences.tokens.shape[1]):
-        runner = replace(whole, modules=group)
-        curvature = curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
-        queries = StoredQueries(work.open("query_gradients"), runner, curvature)
-        P = {name: curvature[name].basis.rotate_back(p) for name, p in queries.layers(rows, MAIN).items()}
-        del curvature
-        parts.append(score_details(runner, sequences, P, queries.N, pairs))
+    for group in groups_in_memory(whole, demand, sequences.tokens.shape[1]):
+        runner = replace(whole, modules=group.layers)
+        P = {layer.name: _P_of(loaded, layer, rows) for layer in group.layers}
+        parts.append(score_details(runner, sequences, P, N, pairs))
     by_layer = np.concatenate([part.by_layer for part in parts], axis=1)
     return Details(by_layer, np.sum([part.by_token for part in parts], axis=0))
+
+
+def _vector_bytes(layer: "Sized", queries: int, itemsize: int) -> int:
+    return queries * layer.output_width * layer.input_width * itemsize
+
+
+def _P_of(loaded: _Loaded, layer: "AttributedLayer", rows: slice) -> "Tensor":  # noqa: N802  # the letter of P
+    """Return some queries' P of one layer in the model's coordinates, so that only its curvature is in memory."""
+    from influence_assets.layouts.factors import curvature_on
+    from influence_assets.layouts.queries import StoredQueries
+
+    work, runner = loaded.work, replace(loaded.runner, modules=[layer])
+    curvature = curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
+    P = StoredQueries(work.open("query_gradients"), runner, curvature).layers(rows, MAIN)
+    return curvature[layer.name].basis.to(layer.device).rotate_back(P[layer.name])
 
 
 def _sequences(work: Work, pairs: pl.DataFrame) -> "Sequences":
@@ -389,16 +399,23 @@ def _cost(sizes: Any, partition: Partition) -> Cost:
 
 
 def _memory(sizes: Any) -> int:
-    return int(sizes.pass_memory(max(_groups(sizes))))
+    spare = _demand(sizes).spare
+    return int(sizes.pass_memory(spare + max(group.bytes for group in _groups(sizes))))
 
 
-def _groups(sizes: Any) -> list[int]:
+def _groups(sizes: Any) -> list[Any]:
+    groups: list[Any] = sizes.layer_groups(_demand(sizes))
+    return groups
+
+
+def _demand(sizes: Any) -> "Demand[Any]":
+    from influence_assets.capture.layer_groups import Demand
+
     queries = min(max(map(sizes.queries, sizes.query_tokens), default=0), _queries_at_once(sizes))
     itemsize = sizes.shape.sums_itemsize
-    groups: list[int] = sizes.layer_groups(
-        lambda layer: sizes.curvature_bytes(layer) + (queries + 1) * layer.d_out * layer.d_in * itemsize
-    )
-    return groups
+    layers = sizes.shape.layers
+    spare = max(sizes.curvature_bytes(layer) + _vector_bytes(layer, 1, itemsize) for layer in layers)
+    return Demand(lambda layer: _vector_bytes(layer, queries, itemsize), spare=spare)
 
 
 def _queries_at_once(sizes: Any) -> int:

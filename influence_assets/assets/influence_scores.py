@@ -1,5 +1,6 @@
 """The asset `influence_scores`: one EK-FAC score for each query of a set and each sequence of a shard."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,10 @@ from influence_assets.storage.artifacts.manifest import Manifest
 from influence_assets.study import Study
 
 if TYPE_CHECKING:
-    from influence_assets.capture.layer_groups import Sized
+    from influence_assets.capture.layer_vectors import Vectors
     from influence_assets.capture.participant import Participant
+    from influence_assets.layouts.queries import StoredQueries
+    from influence_assets.maths.curvature import Curvature
     from influence_assets.models.layers.rule import AttributedLayer
 
 BYTES_PER_SCORE = 20
@@ -80,19 +83,26 @@ class _Scores(Joined):
         for method, name in self._names.items():
             self._totals.include(name, self._queries, split=method == MAIN)
 
-    def bytes_of(self, layer: "AttributedLayer", itemsize: int) -> int:
-        """Return the bytes of P of every method, which is made of V one layer after the other."""
-        return _layer_bytes(layer, itemsize, self._queries, len(self._names))
+    def bytes_of(self, _layer: "AttributedLayer", _itemsize: int) -> int:
+        """Return the bytes beside those of P: none."""
+        return 0
+
+    def vectors(self) -> "list[Vectors]":
+        """Return P of every method."""
+        queries = self._stored({})
+        return [queries.vectors(self._rows, method) for method in self._names]
 
     def begin(self) -> "Participant":
         """Load P of the context's layers."""
+        queries = self._stored(self._context.curvatures)
+        for method, name in self._names.items():
+            self._totals.hold(name, queries.layers(self._rows, method, self._context.held))
+        return self._totals
+
+    def _stored(self, curvature: "Mapping[str, Curvature]") -> "StoredQueries":
         from influence_assets.layouts.queries import StoredQueries
 
-        context = self._context
-        queries = StoredQueries(self._work.open("query_gradients"), context.runner, context.curvatures)
-        for method, name in self._names.items():
-            self._totals.hold(name, queries.layers(self._rows, method))
-        return self._totals
+        return StoredQueries(self._work.open("query_gradients"), self._context.runner, curvature)
 
     def end(self) -> None:
         """Free P."""
@@ -203,15 +213,12 @@ def _held_bytes(study: Study, manifest: Manifest) -> int:
     return len(methods_of(study)) * int(manifest.summary["gradient_bytes"])
 
 
-def _layer_bytes(layer: "Sized", itemsize: int, queries: int, methods: int) -> int:
-    """Return the bytes of P of every method; V of a layer is there while P of it is made, mostly in its memory."""
-    return queries * methods * layer.output_width * layer.input_width * itemsize
+def _vectors(sizes: Any) -> "list[Vectors]":
+    """Return P of every method for the queries of the largest set."""
+    from influence_assets.capture.layer_vectors import Vectors
 
-
-def _layer_bytes_of_all(sizes: Any, layer: "Sized") -> int:
-    """Return the bytes for the queries of the largest set."""
-    queries = sizes.most_scored_queries // sizes.methods
-    return _layer_bytes(layer, sizes.shape.sums_itemsize, queries, sizes.methods)
+    queries, tokens = sizes.most_scored_queries // sizes.methods, sizes.query_shape.tokens
+    return [Vectors(queries, tokens if method.layer_by_layer else math.inf) for method in methods_of(sizes.study)]
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
@@ -246,7 +253,7 @@ ASSET = AssetDefinition(
         operations=_operations,
         held=("query_gradients",),
         held_bytes=_held_bytes,
-        layer_bytes=_layer_bytes_of_all,
+        vectors=_vectors,
     ),
     runs_model=True,
     cost=CostModel(partition=_cost, memory=lambda sizes: shared_memory(sizes, "influence_scores")),

@@ -4,7 +4,7 @@ If what all of it holds does not fit into memory, groups of layers take a pass e
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from influence_assets.study import Study
 
 if TYPE_CHECKING:
     from influence_assets.capture.batches import Sequences
+    from influence_assets.capture.layer_groups import Demand, LayerGroup
+    from influence_assets.capture.layer_vectors import Vectors
     from influence_assets.capture.operations import LayerShape
     from influence_assets.capture.participant import Participant
     from influence_assets.capture.runner import Runner
@@ -32,7 +34,11 @@ class Joined(ABC):
 
     @abstractmethod
     def bytes_of(self, layer: "AttributedLayer", itemsize: int) -> int:
-        """Return the bytes that it holds of a layer beside the curvature; `itemsize` is that of sums."""
+        """Return the bytes that it holds of a layer beside curvature and vectors; `itemsize` is that of sums."""
+
+    def vectors(self) -> "Sequence[Vectors]":
+        """Return the vectors that it multiplies the sequences' gradients by."""
+        return ()
 
     @abstractmethod
     def begin(self) -> "Participant":
@@ -66,6 +72,8 @@ class PassContext:
         """The model with all attributed layers."""
         self.runner = self.whole
         """The model with the layers that are measured now."""
+        self.held: frozenset[str] = frozenset()
+        """Those of them whose vectors stay in memory."""
         self.results: dict[str, Any] = {}
         """Results that participants share with others that read them, by asset."""
         self._turns = turns
@@ -79,25 +87,26 @@ class PassContext:
     def _progress(self, done: int, _total: int | None) -> None:
         self._works[0].progress(done, len(self.sequences) * self._passes)
 
-    def groups(self, joined: "Sequence[Joined]") -> "list[list[AttributedLayer]]":
+    def groups(self, joined: "Sequence[Joined]") -> "list[LayerGroup[AttributedLayer]]":
         """Return the groups of layers that fit into memory with all that is measured of them."""
-        from influence_assets.capture.layer_groups import groups_in_memory
-        from influence_assets.maths.notation import accumulation_dtype
+        from influence_assets.capture.layer_groups import Demand, groups_in_memory, itemsize_of
 
-        itemsize, form = accumulation_dtype(self.whole.dtype).itemsize, curvature_form(self.study)
+        itemsize, form = itemsize_of(self.whole), curvature_form(self.study)
 
         def bytes_of(layer: "AttributedLayer") -> int:
             return curvature_bytes(form, layer, itemsize) + sum(each.bytes_of(layer, itemsize) for each in joined)
 
-        groups = groups_in_memory(self.whole, bytes_of, self.sequences.tokens.shape[1])
+        demand = Demand(bytes_of, [each for one in joined for each in one.vectors()], itemsize)
+        groups = groups_in_memory(self.whole, demand, self.sequences.tokens.shape[1])
         self._passes = self._turns * len(groups)
         return groups
 
-    def enter(self, layers: "Sequence[AttributedLayer]") -> None:
-        """Turn to a group of layers, and free what is loaded for others."""
+    def enter(self, layers: "Sequence[AttributedLayer]", held: frozenset[str]) -> None:
+        """Turn to a group of layers, and free what is loaded for others; arguments as in `LayerGroup`."""
         for loaded in ("curvatures", "bases"):
             self.__dict__.pop(loaded, None)
         self.runner = replace(self.whole, modules=layers)
+        self.held = held
 
     @cached_property
     def curvatures(self) -> "dict[str, Curvature]":
@@ -134,7 +143,7 @@ def run_pass(context: PassContext, joined: Sequence[Joined]) -> None:
     sampler = label_sampler(context.study.curvature)
     groups = context.groups(joined)
     for group in groups:
-        context.enter(group)
+        context.enter(group.layers, group.held)
         participants = list(dict.fromkeys(each.begin() for each in joined))  # some share one
         bases = context.bases if any(participant.needs_bases for participant in participants) else {}
         measure(context.runner, context.sequences, participants, bases, sampler)
@@ -143,7 +152,7 @@ def run_pass(context: PassContext, joined: Sequence[Joined]) -> None:
         del participants, bases
         if group is not groups[-1]:
             release_unused()  # before the next group is loaded
-    context.enter([])
+    context.enter([], frozenset())
     for each in joined:
         each.record()
 
@@ -170,8 +179,17 @@ def operations(sizes: Any, shard: str, members: Sequence[tuple[AssetDefinition, 
     # Sampled labels and those of the training data go back through the model one after the other.
     backwards = 1 if sizes.study.curvature.fisher == "empirical" else fits + attributes
     own = sum(measures.operations(sizes, partition, names) for measures, partition in joined)
-    groups = sizes.layer_groups(_layer_bytes(sizes, [measures for measures, _ in joined]))
-    return float(sequences * len(groups) * sizes.shape.passes(backwards) + own)
+    demand = _demand(sizes, [measures for measures, _ in joined])
+    groups: list[LayerGroup[LayerShape]] = sizes.layer_groups(demand)
+    batches = -(-sequences // sizes.batch_sequences)
+    making = batches * sum(
+        each.operations(layer.d_out, layer.d_in)
+        for group in groups
+        for layer in group.layers
+        if layer.name not in group.held
+        for each in demand.vectors
+    )
+    return float(sequences * len(groups) * sizes.shape.passes(backwards) + making + own)
 
 
 def shared_memory(sizes: Any, name: str) -> int:
@@ -185,15 +203,20 @@ def shared_memory(sizes: Any, name: str) -> int:
     together = [asset for asset in graph.sharing_a_pass_with(graph[name]) if asset.measures is not None]
     if not sizes.has_generation:  # then no shard comes after it, which is all that those that fit measure
         together = [asset for asset in together if not asset.measures.fits or asset.name == name]
-    groups = sizes.layer_groups(_layer_bytes(sizes, [asset.measures for asset in together if asset.measures]))
-    return int(sizes.pass_memory(max(groups)))
+    groups = sizes.layer_groups(_demand(sizes, [asset.measures for asset in together if asset.measures]))
+    return int(sizes.pass_memory(max(group.bytes for group in groups)))
 
 
-def _layer_bytes(sizes: Any, measures: Sequence[Measurement]) -> "Callable[[LayerShape], int]":
-    """Return a function that returns what a pass holds of a layer: its curvature and what is measured of it."""
-    return lambda layer: (
-        sizes.curvature_bytes(layer) + sum(each.layer_bytes(sizes, layer) for each in dict.fromkeys(measures))
-    )
+def _demand(sizes: Any, measures: Sequence[Measurement]) -> "Demand[LayerShape]":
+    """Return what a pass holds of a layer: its curvature and what is measured of it."""
+    from influence_assets.capture.layer_groups import Demand
+
+    once = list(dict.fromkeys(measures))
+
+    def bytes_of(layer: "LayerShape") -> int:
+        return int(sizes.curvature_bytes(layer) + sum(each.layer_bytes(sizes, layer) for each in once))
+
+    return Demand(bytes_of, [each for one in once for each in one.vectors(sizes)], sizes.shape.sums_itemsize)
 
 
 SHARD_PASS = SharedPass(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
-    from influence_assets.capture.layer_groups import Sized
+    from influence_assets.capture.layer_groups import Demand, LayerGroup, Sized
     from influence_assets.capture.operations import LayerShape, ModelShape
     from influence_assets.maths.curvature_form import CurvatureForm
 
@@ -291,23 +291,26 @@ class StudySizes:
         process = self.process_bytes if self.device.type == "cpu" else 0
         return round(self.weight_bytes + self._batch_bytes + held + process)
 
-    def layer_groups(self, bytes_of: "Callable[[LayerShape], int]") -> list[int]:
-        """Return the bytes that each group of layers holds in a pass of its own; one group if all fit into memory.
+    def layer_groups(self, demand: "Demand[LayerShape]") -> "list[LayerGroup[LayerShape]]":
+        """Return the groups of layers that take a pass of their own each; one group if all fit into memory.
 
         Args:
-            bytes_of: returns what is held of a layer.
+            demand: what a pass holds of each layer.
 
         Raises:
             InputError: a layer alone takes more than there is.
         """
-        from influence_assets.capture.layer_groups import layer_groups
+        from influence_assets.capture.layer_groups import groups_within
 
-        groups = layer_groups(self.shape.layers, bytes_of, self._room)
-        return [sum(map(bytes_of, group)) for group in groups]
+        return groups_within(self.shape.layers, demand, self._room)
 
-    def fitted_groups(self, bytes_of: "Callable[[Sized, torch.dtype, CurvatureForm], int]") -> list[int]:
+    def fitted_groups(
+        self, bytes_of: "Callable[[Sized, torch.dtype, CurvatureForm], int]"
+    ) -> "list[LayerGroup[LayerShape]]":
         """Return the groups of layers, as `layer_groups` does, for totals of `capture.fitted_totals`."""
-        return self.layer_groups(lambda layer: bytes_of(layer, self.sums_dtype, self.form))
+        from influence_assets.capture.layer_groups import Demand
+
+        return self.layer_groups(Demand(lambda layer: bytes_of(layer, self.sums_dtype, self.form)))
 
     def curvature_bytes(self, layer: "LayerShape") -> int:
         """Return the bytes of a layer's eigenvectors and Λ."""

@@ -1,7 +1,8 @@
 """Gradients of queries' log-probabilities, layer by layer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from influence_assets.maths.ekfac import sequence_gradients
 from influence_assets.maths.notation import accumulation_dtype
 from influence_assets.maths.outer_products import OuterProducts
 from influence_assets.models.layers.rule import AttributedLayer
+
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,33 @@ def query_outer_products(runner: Runner, queries: Sequences, bases: Mapping[str,
         queries: the queries, with the starts of their completions.
         bases: the eigenbases of every layer.
     """
-    layers: dict[str, list[OuterProducts | None]] = {m.name: [None] * len(queries) for m in runner.modules}
+    layers, likelihoods = _outer_products(runner, queries, bases, lambda products: products)
+    return QueryOuterProducts(layers, likelihoods)
+
+
+def gradients_in_parts(
+    runner: Runner, sequences: Sequences, bases: Mapping[str, Basis]
+) -> dict[str, list[OuterProducts | Tensor]]:
+    """Return each layer's gradients of log-likelihoods, as outer products, or summed where that has fewer numbers.
+
+    Args:
+        runner: runs the model.
+        sequences: the sequences.
+        bases: the eigenbases of every layer.
+    """
+
+    def smaller(products: OuterProducts) -> OuterProducts | Tensor:
+        d_out, d_in = products.L.shape[1], products.R.shape[1]
+        return products if len(products) * (d_out + d_in) < d_out * d_in else products.sum()
+
+    return _outer_products(runner, sequences, bases, smaller)[0]
+
+
+def _outer_products(
+    runner: Runner, queries: Sequences, bases: Mapping[str, Basis], keep: Callable[[OuterProducts], Kept]
+) -> tuple[dict[str, list[Kept]], np.ndarray]:
+    """Return what is kept of each layer's outer products of each query, and log-likelihoods."""
+    layers: dict[str, list[Kept | None]] = {m.name: [None] * len(queries) for m in runner.modules}
     bases = runner.placed(bases)
 
     def consumer(batch: Batch) -> Consumer:
@@ -105,9 +134,9 @@ def query_outer_products(runner: Runner, queries: Sequences, bases: Mapping[str,
             L = torch.split(basis.rotated_outputs(Ds[takes_part]).to(runner.device), rows)
             R = torch.split(basis.rotated_inputs(a[takes_part]).to(runner.device), rows)
             for query, *of_query in zip(batch.rows, L, R, strict=True):
-                layers[linear.name][query] = OuterProducts(*of_query)
+                layers[linear.name][query] = keep(OuterProducts(*of_query))
 
         return consume
 
     likelihoods = runner.run(queries, consumer, sign=+1.0)
-    return QueryOuterProducts({n: [V for V in each if V is not None] for n, each in layers.items()}, likelihoods)
+    return {n: [V for V in each if V is not None] for n, each in layers.items()}, likelihoods

@@ -1,14 +1,17 @@
 """Groups of layers that are measured in passes of their own, where all at once would take more memory than there is."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 
 from influence_assets.capture.available_memory import available_memory
+from influence_assets.capture.layer_vectors import Vectors
 from influence_assets.capture.runner import Runner
 from influence_assets.errors import InputError
 from influence_assets.maths.curvature_form import CurvatureForm
+from influence_assets.maths.notation import accumulation_dtype
 from influence_assets.models.freed_memory import release_unused
 from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.storage.artifacts.peak_memory import resident_bytes
@@ -118,14 +121,89 @@ def layer_groups(layers: Sequence[Layer], bytes_of: Callable[[Layer], int], room
     return groups
 
 
-def groups_in_memory(
-    runner: Runner, bytes_of: Callable[[AttributedLayer], int], tokens: int
-) -> list[list[AttributedLayer]]:
+@dataclass(frozen=True)
+class LayerGroup(Generic[Layer]):
+    """Layers that are measured in one pass.
+
+    Args:
+        layers: the layers.
+        held: those whose vectors stay in memory; those of others are made whenever they are used.
+        bytes: what the pass holds.
+    """
+
+    layers: list[Layer]
+    held: frozenset[str]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Demand(Generic[Layer]):
+    """What a pass holds of each layer.
+
+    Args:
+        bytes_of: returns the bytes of a layer's measurement beside vectors.
+        vectors: the vectors that its gradients are multiplied by.
+        itemsize: bytes of a number of these.
+        spare: bytes that are in use while the group is loaded, and free when it is measured.
+    """
+
+    bytes_of: Callable[[Layer], int]
+    vectors: Sequence[Vectors] = ()
+    itemsize: int = 4
+    spare: int = 0
+
+    def least(self, layer: Layer) -> int:
+        """Return the bytes of a layer if its vectors are made when they are used."""
+        shape = layer.output_width, layer.input_width
+        return self.bytes_of(layer) + self.itemsize * sum(each.stored_numbers(*shape) for each in self.vectors)
+
+    def vector_bytes(self, layer: Layer) -> int:
+        """Return the bytes of a layer's vectors."""
+        return self.itemsize * sum(each.numbers(layer.output_width, layer.input_width) for each in self.vectors)
+
+    def most(self, layer: Layer) -> int:
+        """Return the bytes of a layer if its vectors stay in memory, in which case nothing else of them does."""
+        return self.bytes_of(layer) + self.vector_bytes(layer)
+
+
+def groups_within(layers: Sequence[Layer], demand: Demand[Layer], room: int) -> list[LayerGroup[Layer]]:
+    """Return as few groups of layers as fit into memory; as many layers' vectors as fit as well stay there.
+
+    Args:
+        layers: the attributed layers, in the model's order.
+        demand: what a pass holds of each.
+        room: the bytes that a group may hold.
+
+    Raises:
+        InputError: one layer alone takes more.
+    """
+    room -= demand.spare
+    whole = sum(map(demand.most, layers))
+    if whole <= room and len(groups := layer_groups(layers, demand.most, room)) == 1:
+        return [LayerGroup(groups[0], frozenset(layer.name for layer in layers), whole)]
+    # Those of one layer at a time are made.
+    made = max(map(demand.vector_bytes, layers), default=0)
+    return [_holding(group, demand, room, made) for group in layer_groups(layers, demand.least, max(0, room - made))]
+
+
+def _holding(layers: list[Layer], demand: Demand[Layer], room: int, made: int) -> LayerGroup[Layer]:
+    """Return a group in which as many layers' vectors as fit stay in memory, from the first layer on."""
+    taken = sum(map(demand.least, layers)) + made
+    held = set()
+    for layer in layers:
+        more = demand.most(layer) - demand.least(layer)
+        if taken + more <= room:
+            held.add(layer.name)
+            taken += more
+    return LayerGroup(layers, frozenset(held), taken)
+
+
+def groups_in_memory(runner: Runner, demand: Demand[AttributedLayer], tokens: int) -> list[LayerGroup[AttributedLayer]]:
     """Return the groups of a loaded model's layers whose measurements fit into memory together.
 
     Args:
         runner: runs the model.
-        bytes_of: returns what a layer's measurement holds.
+        demand: what a pass holds of each layer.
         tokens: the length of the longest sequence.
 
     Raises:
@@ -133,7 +211,12 @@ def groups_in_memory(
     """
     device, batch_bytes = runner.modules[0].device, runner.batch_bytes(tokens)
     room = room_for_layers(device, runner.memory_bytes, batch_bytes)
-    if sum(map(bytes_of, runner.modules)) > room:
+    if sum(map(demand.most, runner.modules)) + demand.spare > room:
         release_unused()  # which takes a moment, so only where it matters
         room = room_for_layers(device, runner.memory_bytes, batch_bytes)
-    return layer_groups(runner.modules, bytes_of, room)
+    return groups_within(runner.modules, demand, room)
+
+
+def itemsize_of(runner: Runner) -> int:
+    """Return the bytes of a number in the dtype of sums."""
+    return accumulation_dtype(runner.dtype).itemsize

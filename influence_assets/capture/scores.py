@@ -15,6 +15,7 @@ from torch import Tensor
 from influence_assets.capture.batches import Batch, Parts, Sequences
 from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.layer_gradient import GradientBuffers, LayerGradient, RotatedAxes
+from influence_assets.capture.layer_vectors import holds, placed
 from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.curvature import Basis
@@ -50,7 +51,7 @@ class PartTotals:
         self._totals[method] = torch.zeros(queries, len(self._computed), dtype=torch.float64, device=self._device)
 
     def add(
-        self, batch: Batch, layer: LayerGradient, axes: RotatedAxes, methods: Mapping[str, dict[str, Tensor]], N: int
+        self, batch: Batch, layer: LayerGradient, axes: RotatedAxes, methods: Mapping[str, Mapping[str, Tensor]], N: int
     ) -> None:
         """Add one layer's share of the scores of a batch; `methods` and N as in `ScoreTotals`."""
         for parts, columns in self._chunks_of(batch):
@@ -99,8 +100,8 @@ class ScoreTotals(Participant):
     """Totals of −⟨P, G⟩ / N over layers, for every query of several methods and every sequence.
 
     Args:
-        methods: for each method, each layer's preconditioned query gradients P [query, d_out, d_in]. They are rotated
-            in place, because two copies would not fit, so callers must not use them again. No two share a tensor.
+        methods: for each method, each layer's preconditioned query gradients P [query, d_out, d_in]. What is held is
+            rotated in place, because two copies would not fit, so callers must not use it again. No two share a tensor.
         sequences: number of sequences that will be scored.
         N: training sequences of the generation.
         device: the device of the passes.
@@ -111,13 +112,13 @@ class ScoreTotals(Participant):
 
     def __init__(
         self,
-        methods: Mapping[str, dict[str, Tensor]],
+        methods: Mapping[str, Mapping[str, Tensor]],
         sequences: int,
         N: int,
         device: str,
         parts: Parts | None = None,
     ) -> None:
-        self._methods: dict[str, dict[str, Tensor]] = {}
+        self._methods: dict[str, Mapping[str, Tensor]] = {}
         self._sequences = sequences
         self._N = N
         self._device = device_of_sums(device)
@@ -145,7 +146,7 @@ class ScoreTotals(Participant):
                 raise ValueError("scores cannot be split without parts")
             self._parts.include(method, queries)
 
-    def hold(self, method: str, P: dict[str, Tensor]) -> None:
+    def hold(self, method: str, P: Mapping[str, Tensor]) -> None:
         """Hold a method's preconditioned query gradients of the layers of the next pass, as in `methods`."""
         self._methods[method] = P
 
@@ -160,8 +161,8 @@ class ScoreTotals(Participant):
 
     def place(self, runner: Runner) -> None:
         """Move P of each layer to that layer's device."""
-        for P in self._methods.values():
-            P.update(runner.placed(P))
+        for method in list(self._methods):
+            self._methods[method] = placed(self._methods[method], runner.modules)
 
     def in_eigenbases(
         self, bases: Mapping[str, Basis], tokens: int, *, rotated_anyway: bool
@@ -169,7 +170,7 @@ class ScoreTotals(Participant):
         """Take P as given in the eigenbases, and rotate back each side on which scoring there costs more.
 
         Inner products are the same in both coordinates. In the eigenbasis each sequence's tokens have to be rotated, in
-        the model's coordinates each query's gradient.
+        the model's coordinates each query's gradient, which does not pay where P is made anew for each batch.
 
         Args:
             bases: the eigenbasis of every layer.
@@ -185,13 +186,14 @@ class ScoreTotals(Participant):
             # On each side, either choice costs d² times the number compared.
             S = sequences * min(tokens, d_in) < queries * d_in
             A = sequences * min(tokens, d_out) < queries * d_out
-            axes = RotatedAxes(S=True, A=True) if rotated_anyway else RotatedAxes(S, A)
+            is_held = all(holds(P, layer) for P in self._methods.values())
+            axes = RotatedAxes(S=True, A=True) if rotated_anyway or not is_held else RotatedAxes(S, A)
             if not basis.rotates:
                 axes = RotatedAxes(S=False, A=False)
             self._rotated_axes[layer] = axes
-            if not all(axes):
+            if is_held and not all(axes):
                 for P in self._methods.values():
-                    basis.rotate_back(P[layer], S=not S, A=not A)
+                    basis.rotate_back(P[layer], S=not axes.S, A=not axes.A)
         return self._rotated_axes
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.layer_gradient import GradientBuffers, LayerGradient
+from influence_assets.capture.layer_vectors import placed
 from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner, refuse_not_finite
 from influence_assets.maths.curvature import Curvature
@@ -61,7 +62,7 @@ class SketchRows(Participant):
         self._order = [linear.name for linear in runner.modules]
         self._device = runner.device
         self._sums_on = device_of_sums(runner.device)
-        self._probes = runner.placed(probes)
+        self._probes = placed(probes, runner.modules)
         kept = runner.placed(coordinates.kept)
         self._whitenings = {n: layer.whitening(kept[n]) for n, layer in runner.placed(curvature).items()}
         self._parts: dict[str, Tensor] = {}

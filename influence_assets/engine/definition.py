@@ -133,8 +133,9 @@ class Measurement:
         needs_pass: whether computing a partition takes a pass at all, given a study's sizes.
         held: assets among its inputs that the pass holds in memory.
         held_bytes: the bytes that an artifact of these then takes under a study's settings, by its manifest.
-        layer_bytes: returns the bytes that it holds of a layer during the pass, beside the layer's curvature, given a
-            study's sizes and the layer.
+        layer_bytes: returns the bytes that it holds of a layer during the pass, beside the layer's curvature and
+            vectors, given a study's sizes and the layer.
+        vectors: returns the vectors that it multiplies each layer's gradients by, given a study's sizes.
         operations: counts what computing a partition takes beside the pass itself, given a study's sizes
             (`assets.study_sizes.StudySizes`), the partition, and the names of all assets that take part in the pass.
     """
@@ -147,6 +148,7 @@ class Measurement:
     held: tuple[str, ...] = ()
     held_bytes: Callable[[Study, Manifest], int] = lambda _study, manifest: manifest.bytes
     layer_bytes: Callable[[Any, Any], int] = lambda _sizes, _layer: 0
+    vectors: Callable[[Any], Sequence[Any]] = lambda _sizes: ()
     operations: Callable[[Any, Partition, frozenset[str]], float] = lambda _sizes, _partition, _names: 0.0
 
 

@@ -215,10 +215,10 @@ def _read_damped(curvature: Artifact, layer: str) -> tuple[Tensor, float]:
     return _read(curvature, f"{layer}.corrected_eigenvalues"), float(curvature.manifest.summary["damping"][layer])
 
 
-def read_layers(artifact: Artifact, kind: str, device: str, rows: slice) -> dict[str, Tensor]:
-    """Return some rows of one array of each layer, such as query gradients."""
-    read = {layer: artifact.rows(f"{layer}.{kind}", rows.start, rows.stop) for layer in layers_of(artifact)}
-    return {layer: torch.from_numpy(np.ascontiguousarray(values)).to(device) for layer, values in read.items()}
+def read_layer(artifact: Artifact, layer: str, kind: str, device: str, rows: slice) -> Tensor:
+    """Return some rows of one array of a layer, such as query gradients."""
+    values = np.ascontiguousarray(artifact.rows(f"{layer}.{kind}", rows.start, rows.stop))
+    return torch.from_numpy(values).to(device)
 
 
 def curvature_on(runner: Runner, eigenbases: Artifact, curvature: Artifact) -> dict[str, Curvature]:

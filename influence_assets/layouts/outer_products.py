@@ -17,7 +17,7 @@ from influence_assets.capture.gradients import QueryOuterProducts
 from influence_assets.layouts.factors import layers_of
 from influence_assets.maths.curvature import Curvature
 from influence_assets.maths.notation import in_float64
-from influence_assets.maths.outer_products import OuterProducts, truncated
+from influence_assets.maths.outer_products import GradientParts, OuterProducts, truncated
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.arrays import RowWriter
 from influence_assets.storage.artifacts.drafts import Draft
@@ -176,15 +176,30 @@ class StoredGradients:
             dtype: the dtype of the result.
             device: its device.
         """
+        return self.parts_of_layer(layer, rows, shape, dtype, device).sums()
+
+    def parts_of_layer(
+        self, layer: str, rows: slice, shape: tuple[int, int], dtype: torch.dtype, device: str | torch.device = "cpu"
+    ) -> GradientParts:
+        """Return what V of some queries is the sum of, in memory; arguments as in `of_layer`."""
         ranks = self._ranks[layer]
+        like = torch.zeros(0, *shape, dtype=dtype, device=device)
         is_full, counts = ranks == IN_FULL, np.maximum(ranks, 0)
-        V = torch.zeros(len(ranks[rows]), *shape, dtype=dtype, device=device)
-        for query, full in zip(np.flatnonzero(is_full[rows]), self._read(f"{layer}.V", is_full, rows, V), strict=True):
-            V[query] = full
-        L, R = (torch.split(self._read(f"{layer}.{letter}", counts, rows, V), counts[rows].tolist()) for letter in "LR")
-        for query in np.flatnonzero(counts[rows]):
-            OuterProducts(L[query], R[query]).sum(out=V[query])
-        return V
+        whole = zip(np.flatnonzero(is_full[rows]), self._read(f"{layer}.V", is_full, rows, like), strict=True)
+        parts: dict[int, Tensor | OuterProducts] = {int(query): V for query, V in whole}
+        L, R = (
+            torch.split(self._read(f"{layer}.{letter}", counts, rows, like), counts[rows].tolist()) for letter in "LR"
+        )
+        for query in np.flatnonzero(counts[rows]).tolist():
+            parts[query] = OuterProducts(L[query], R[query])
+        return GradientParts(len(ranks[rows]), parts, like)
+
+    def outer_products(self, rows: slice) -> float:
+        """Return the most outer products that V of some queries has in a layer, on average over the queries."""
+        ranks = np.stack(list(self._ranks.values()))[:, rows].astype(float)
+        means = np.where(ranks == IN_FULL, np.inf, ranks).mean(axis=1) if ranks.size else np.zeros(1)
+        finite = means[np.isfinite(means)]
+        return float(finite.max()) if finite.size else math.inf
 
     def _read(self, name: str, counts: np.ndarray, rows: slice, like: Tensor) -> Tensor:
         """Return the rows of some queries in an array that has `counts` [query] rows of each query."""

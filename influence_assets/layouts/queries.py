@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from influence_assets.capture.batches import Sequences
+from influence_assets.capture.layer_vectors import LayerVectors, Vectors
 from influence_assets.capture.runner import Runner
 from influence_assets.corpus.forms import Conversation, read_form
 from influence_assets.corpus.queries import TokenizedQuery, fitting, tokenize_query
@@ -15,11 +16,12 @@ from influence_assets.corpus.special_tokens import SpecialTokenCounter
 from influence_assets.engine.workspace import Workspace
 from influence_assets.layouts import LARGEST_QUERIES_BYTES
 from influence_assets.layouts.chat import Preparation, chat_template_of
-from influence_assets.layouts.factors import read_layers
+from influence_assets.layouts.factors import read_layer
 from influence_assets.layouts.outer_products import StoredGradients
 from influence_assets.layouts.tokens import tokenization_of
 from influence_assets.maths.curvature import Curvature
 from influence_assets.maths.notation import accumulation_dtype
+from influence_assets.maths.outer_products import GradientParts
 from influence_assets.methods.method import MethodContext
 from influence_assets.methods.registry import attribution_methods
 from influence_assets.storage.artifacts import Artifact
@@ -116,6 +118,7 @@ class StoredQueries:
         self._runner = runner
         self._curvature = curvature
         self._gradients = StoredGradients(artifact)
+        self._kept: dict[tuple[str, int, int], GradientParts] = {}
         self.query_ids = list(artifact.table("queries").select("query_id").collect()["query_id"])
         self.N = int(summary["training_sequences"])
         self.generation_id = int(summary["generation_id"])
@@ -125,20 +128,42 @@ class StoredQueries:
         """All of the set's queries."""
         return slice(0, len(self.query_ids))
 
-    def layers(self, rows: slice, method: str) -> dict[str, Tensor]:
+    def layers(self, rows: slice, method: str, held: frozenset[str] | None = None) -> LayerVectors:
         """Return a method's P for some queries, by layer: [query, d_out, d_in] in the coordinates of its basis.
 
         Only one layer's V is in memory beside P.
+
+        Args:
+            rows: the queries.
+            method: the method.
+            held: the layers whose P stays in memory, while that of others is made whenever it is used; None: all.
         """
         of_method = attribution_methods()[method]
-        if not of_method.layer_by_layer:
-            return read_layers(self._artifact, method, self._runner.device, rows)
-        P: dict[str, Tensor] = {}
-        for name, layer in self._curvature.items():
+
+        def make(name: str) -> Tensor:
+            layer = self._curvature[name]
+            if not of_method.layer_by_layer:
+                return read_layer(self._artifact, name, method, self._runner.device, rows)
             curvature = {name: layer} if of_method.needs_curvature else {}
             context = MethodContext(self._runner, {name: layer.basis}, curvature)
-            P |= of_method.prepare({name: self._of_layer(name, layer, rows)}, context)
-        return P
+            V = self._of_layer(name, layer, rows) if held is None or name in held else self._parts(name, rows).sums()
+            return of_method.prepare({name: V}, context)[name]
+
+        layers = [layer for layer in self._runner.modules if layer.name in self._curvature]
+        return LayerVectors(layers, make, held)
+
+    def vectors(self, rows: slice, method: str) -> Vectors:
+        """Return what a method's P of some queries is made of."""
+        is_made = attribution_methods()[method].layer_by_layer
+        return Vectors(rows.stop - rows.start, self._gradients.outer_products(rows) if is_made else math.inf)
+
+    def _parts(self, name: str, rows: slice) -> GradientParts:
+        """Return what V of a layer is the sum of, which all methods share, and which stays in memory."""
+        key = name, rows.start, rows.stop
+        if key not in self._kept:
+            dtype, shape = accumulation_dtype(self._runner.dtype), self._curvature[name].shape
+            self._kept[key] = self._gradients.parts_of_layer(name, rows, shape, dtype, self._runner.device)
+        return self._kept[key]
 
     def gradients(self, rows: slice) -> dict[str, Tensor]:
         """Return V of some queries, by layer: [query, d_out, d_in] in the coordinates of its basis."""

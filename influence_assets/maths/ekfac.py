@@ -275,10 +275,6 @@ class DiagonalWhitening:
     def _scale(self) -> Float[Tensor, " kept"]:
         return (self.Λ.flatten()[self.kept] + self.λ).rsqrt()
 
-    @cached_property
-    def _weights(self) -> Float[Tensor, " entries"]:
-        return (self.Λ + self.λ).reciprocal().flatten()
-
     def of_gradients(self, V: Float[Tensor, "query d_out d_in"]) -> Float[Tensor, "query kept"]:
         """Return the whitened gradients, which are given in the eigenbasis."""
         return V.flatten(1)[:, self.kept] * self._scale
@@ -297,7 +293,8 @@ class DiagonalWhitening:
             G: their gradients, in the eigenbasis.
         """
         # One gradient at a time: its squares stay in the processor's cache.
-        norms = torch.stack([torch.dot(g.square().flatten(), self._weights) for g in G])
+        weights = (self.Λ + self.λ).reciprocal_().flatten()  # not kept: they are as large as Λ
+        norms = torch.stack([torch.dot(g.square().flatten(), weights) for g in G])
         return self.of_gradients(G), norms
 
 

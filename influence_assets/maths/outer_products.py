@@ -12,6 +12,7 @@ weights' means over columns and over rows in their place, and the error is state
 The letters are those of `notation.py`.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -35,6 +36,38 @@ class OuterProducts:
     def sum(self, *, out: Float[Tensor, "d_out d_in"] | None = None) -> Float[Tensor, "d_out d_in"]:
         """Return V, written to memory that is given."""
         return torch.mm(self.L.T, self.R, out=out)
+
+
+@dataclass(frozen=True)
+class GradientParts:
+    """What V of several queries is the sum of, for one layer.
+
+    Args:
+        queries: how many queries there are.
+        parts: the outer products of each query, or V itself; V of others is zero.
+        like: a tensor [0, d_out, d_in] of the dtype and on the device of V.
+    """
+
+    queries: int
+    parts: Mapping[int, Tensor | OuterProducts]
+    like: Tensor
+
+    @classmethod
+    def of(cls, parts: Sequence[Tensor | OuterProducts], shape: tuple[int, int], dtype: torch.dtype) -> "GradientParts":
+        """Return the parts of every query; on the processor if there are none."""
+        first = parts[0] if parts else torch.zeros(0)
+        device = first.L.device if isinstance(first, OuterProducts) else first.device
+        return cls(len(parts), dict(enumerate(parts)), torch.zeros(0, *shape, dtype=dtype, device=device))
+
+    def sums(self) -> Float[Tensor, "query d_out d_in"]:
+        """Return V in memory of its own."""
+        V = self.like.new_zeros(self.queries, *self.like.shape[1:])
+        for query, part in self.parts.items():
+            if isinstance(part, OuterProducts):
+                part.sum(out=V[query])
+            else:
+                V[query] = part
+        return V
 
 
 @runtime_checkable

@@ -1,11 +1,14 @@
 """Where memory is short, groups of layers are measured in passes of their own, with the same results."""
 
+import math
+
 import pytest
 import torch
 from transformers import LlamaConfig
 
 from influence_assets.capture import layer_groups
-from influence_assets.capture.layer_groups import resident_bytes, room_for_layers
+from influence_assets.capture.layer_groups import Demand, LayerGroup, groups_within, resident_bytes, room_for_layers
+from influence_assets.capture.layer_vectors import Vectors
 from influence_assets.errors import InputError
 from influence_assets.models.layers.selection import select_modules
 from tests import cases, studies
@@ -57,8 +60,39 @@ def test_the_room_is_what_the_study_allows_less_what_is_in_use(monkeypatch, memo
     assert room_for_layers(here, memory_bytes, 4 * 10**7) == room - 4 * 10**7
 
 
+def test_vectors_stay_in_memory_as_far_as_there_is_room_before_there_are_more_passes(layers):
+    """A layer takes 100 bytes beside two vectors of 8 × 33 or 32 × 9 numbers, each made of one outer product."""
+    demand = Demand(lambda _layer: 100, [Vectors(2, 1)], 4)
+    least, most, made = (list(map(of, layers)) for of in (demand.least, demand.most, demand.vector_bytes))
+    assert all(low < high for low, high in zip(least, most, strict=True))
+
+    def held(room):
+        groups = groups_within(layers, demand, room)
+        assert all(group.bytes <= room for group in groups)
+        assert [layer for group in groups for layer in group.layers] == list(layers)
+        return [len(group.held) for group in groups]
+
+    assert held(sum(most)) == [len(layers)], "all of them, and none is made when it is used"
+    barely = sum(least) + max(made)
+    assert held(barely) == [0], "one layer's at a time"
+    assert held(barely + most[0] - least[0]) == [1]
+    assert len(held(barely - 1)) == 2
+    assert groups_within(layers, Demand(demand.bytes_of, [Vectors(2, 1)], 4, spare=50), barely + 50)[0].bytes == barely
+    with pytest.raises(InputError, match="alone takes"):
+        groups_within(layers, demand, min(least) + max(made) - 1)
+
+
+def test_vectors_that_are_stored_in_full_always_stay(layers):
+    demand = Demand(lambda _layer: 0, [Vectors(3, math.inf)], 8)
+    assert list(map(demand.least, layers)) == list(map(demand.most, layers))
+    assert Vectors(3, math.inf).operations(8, 9) == Vectors(3, 1000).operations(8, 9) == 0
+    assert Vectors(3, 2).operations(8, 9) == 2 * 2 * 3 * 8 * 9
+
+
 @pytest.mark.parametrize("rank", [None, pytest.param(3, marks=pytest.mark.slow)])
-def test_every_pass_layer_by_layer_comes_to_the_same(rank, tmp_path, monkeypatch):
+def test_layer_by_layer_and_with_vectors_made_when_they_are_used_every_pass_comes_to_the_same(
+    rank, tmp_path, monkeypatch
+):
     studies_ = []
     for name in ("at once", "layer by layer"):
         study = studies.lay_out(tmp_path / name, curvature={"rank": rank})
@@ -66,7 +100,11 @@ def test_every_pass_layer_by_layer_comes_to_the_same(rank, tmp_path, monkeypatch
         studies.write_extra(study)
         studies.compute(study)
         studies_.append(study)
-        monkeypatch.setattr(layer_groups, "layer_groups", lambda layers, _bytes_of, _room: [[one] for one in layers])
+        monkeypatch.setattr(
+            layer_groups,
+            "groups_within",
+            lambda layers, _demand, _room: [LayerGroup([one], frozenset(), 0) for one in layers],
+        )
     once, by_layer = studies_
     assert_same_scores(studies.scores(by_layer), studies.scores(once))
     for asset, partition in PARTITIONS.items():

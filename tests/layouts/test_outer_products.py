@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from influence_assets.capture.gradients import query_gradients, query_outer_products
+from influence_assets.capture.gradients import gradients_in_parts, query_gradients, query_outer_products
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import scores
 from influence_assets.layouts import outer_products
 from influence_assets.layouts.outer_products import IN_FULL, fitting_rank, stored_bytes
 from influence_assets.layouts.queries import StoredQueries
+from influence_assets.maths.outer_products import GradientParts, OuterProducts
 from influence_assets.methods.ekfac import precondition
 from influence_assets.models.layers.selection import select_modules
 from tests import cases, stored_queries
@@ -63,6 +64,41 @@ def test_scores_from_what_is_stored_are_those_of_gradients_in_full(name, blocks,
         expected_scores = scores(runner, sequences, {"m": P}, found.N, bases_of(curvature))["m"]
         largest = np.abs(expected_scores).max(axis=1, keepdims=True)
         np.testing.assert_allclose(found_scores / largest, expected_scores / largest, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", slow_but("gpt2", "mixtral", of=MODELS))
+def test_scores_are_the_same_if_vectors_of_some_layers_are_made_when_they_are_used(name, tmp_path):
+    runner, sequences, queries = runner_of(name), cases.sequences(), ragged_queries()
+    curvature = fitted(runner, sequences)
+    found, bases = stored(tmp_path, runner, queries, curvature), bases_of(curvature)
+    expected = {m: found.layers(found.all, m) for m in ("gradient_dot", "ekfac")}
+    expected = scores(runner, sequences, expected, found.N, bases)
+    for held in (frozenset(), frozenset(list(curvature)[::2])):
+        P = {m: found.layers(found.all, m, held) for m in expected}
+        assert {layer for layer in curvature if P["ekfac"].holds(layer)} == held
+        assert list(P["ekfac"]) == [layer.name for layer in runner.modules]
+        for method, of_method in scores(runner, sequences, P, found.N, bases).items():
+            largest = np.abs(expected[method]).max(axis=1, keepdims=True)
+            np.testing.assert_allclose(of_method / largest, expected[method] / largest, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", slow_but("gpt2", "mixtral", of=MODELS))
+def test_gradients_in_parts_sum_to_those_in_full_and_have_as_few_numbers(name):
+    runner, queries = runner_of(name), ragged_queries()
+    bases = bases_of(fitted(runner, cases.sequences()))
+    whole, every = query_gradients(runner, queries, bases).layers, gradients_in_parts(runner, queries, bases)
+    forms = set()
+    for layer in runner.modules:
+        d_out, d_in = layer.output_width, layer.input_width
+        parts = every[layer.name]
+        for part in parts:
+            numbers = part.numel() if isinstance(part, torch.Tensor) else len(part) * (d_out + d_in)
+            assert numbers <= d_out * d_in
+            forms.add(type(part))
+        found = GradientParts.of(parts, (d_out, d_in), whole[layer.name].dtype).sums()
+        torch.testing.assert_close(found, whole[layer.name], rtol=1e-9, atol=1e-12)
+    assert forms == {torch.Tensor, OuterProducts}
+    assert GradientParts.of([], (3, 4), torch.float64).sums().shape == (0, 3, 4)
 
 
 @pytest.mark.parametrize("name", slow_but("gpt2", "mixtral", of=MODELS))
