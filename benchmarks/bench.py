@@ -3,6 +3,7 @@
     python -m benchmarks.bench                                     # small and medium on the CPU: what `make bench` runs
     python -m benchmarks.bench --sizes tiny --out /tmp/tiny        # seconds, to try the harness
     python -m benchmarks.bench --sizes gpt2 --device cuda          # GPT-2 124M, 4,656 sequences of 512 tokens
+    python -m benchmarks.bench --subjects ours --against ../other --out /tmp/against  # beside another commit's checkout
 
 Each stage of each subject runs in a process of its own, subjects interleaved over the repetitions; setting up and one
 small batch to warm up are not measured. Writes results.json, a list of rows, which `benchmarks.report` reads.
@@ -15,30 +16,50 @@ import platform
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import QUERIES, SIZES, Job, Size
+from benchmarks import against
+from benchmarks.cases import EARLIER, QUERIES, SIZES, Job, Size
 from benchmarks.processes import ROOT, JobError, Processes
 from benchmarks.rows import Key, Measured, Row
 
 
 def main(given: list[str] | None = None) -> None:
     """Measure the sizes asked for."""
-    asked = arguments().parse_args(given)
+    asked = parsed(given)
     out: Path = asked.out
     out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
+    compared: list[Row] = []
     for name in asked.sizes:
         size = sized(SIZES[name], asked)
         with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
             measured = measure(Path(folder), size, asked)
             rows += measured.rows()
+            compared += against.compared(measured)
         for subject, reason in measured.skipped.items():
             print(f"{name}: {subject} was skipped: {reason}")
         kept = [] if asked.fresh else others(out / "results.json", {row_name(row) for row in rows})
         (out / "results.json").write_text(json.dumps(kept + rows, indent=1) + "\n")
+        if asked.against:
+            found = {"earlier_commit": against.commit_of(asked.against), "stages": compared}
+            (out / "against.json").write_text(json.dumps(found, indent=1) + "\n")
+    if asked.against:
+        print(against.table(compared))
+
+
+def parsed(given: list[str] | None) -> argparse.Namespace:
+    """The command line, if its options go together."""
+    parser = arguments()
+    asked = parser.parse_args(given)
+    if asked.against and "ours" not in asked.subjects:
+        parser.error("--against compares with ours, which is not among --subjects")
+    if asked.against and not (asked.against / "benchmarks" / "run_job.py").is_file():
+        parser.error(f"{asked.against} is no checkout of this project")
+    return asked
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -59,6 +80,12 @@ def arguments() -> argparse.ArgumentParser:
         "--model", default="", help="folder of a model in place of one built here; needs its vocabulary"
     )
     parser.add_argument("--bergson-python", default="", help="interpreter of a virtual environment with bergson 2.5.1")
+    parser.add_argument(
+        "--against",
+        type=lambda folder: Path(folder).resolve(),
+        metavar="CHECKOUT",
+        help="of another commit: its stages are measured in turn with ours and compared",
+    )
     parser.add_argument("--folder", help="where temporary files go")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
     parser.add_argument("--no-variants", action="store_true", help="only what stands in the table")
@@ -78,23 +105,26 @@ def sized(size: Size, asked: argparse.Namespace) -> Size:
 def measure(folder: Path, size: Size, asked: argparse.Namespace) -> Measured:
     """All jobs of a size, in turn."""
     common = {"device": asked.device, "dtype": asked.dtype, "threads": asked.threads, "tf32": asked.tf32}
-    processes = Processes(device=asked.device, threads=asked.threads, bergson_python=asked.bergson_python)
-    processes.run(Job(str(folder), size, "inputs", "", **common), asked.corpus, asked.model)
-    shared = shared_fields(asked) | processes.run(Job(str(folder), size, "rate", "", **common))
-    measured = Measured(folder, size, shared)
-    for repetition, key in jobs(size, asked):
-        if key.subject in measured.skipped:
-            continue
-        job = Job(str(folder), size, key.subject, key.stage, variant=key.variant, query_batch=key.query_batch, **common)
-        began = time.monotonic()
-        try:
-            found = processes.run(job)
-        except JobError as error:
-            measured.skipped[key.subject] = str(error)
-            print(f"{size.name} {key.stage} {key.subject}: {error}", flush=True)
-            continue
-        measured.runs.setdefault(key, {})[repetition] = found
-        tell(size, key, repetition, found, time.monotonic() - began)
+    processes = Processes(
+        device=asked.device, threads=asked.threads, bergson_python=asked.bergson_python, against=asked.against
+    )
+    with closing(processes):
+        processes.run(Job(str(folder), size, "inputs", "", **common), asked.corpus, asked.model)
+        shared = shared_fields(asked) | processes.run(Job(str(folder), size, "rate", "", **common))
+        measured = Measured(folder, size, shared)
+        for repetition, key in jobs(size, asked):
+            if key.subject in measured.skipped:
+                continue
+            job = Job(str(folder), size, **asdict(key), **common)
+            began = time.monotonic()
+            try:
+                found = processes.run(job)
+            except JobError as error:
+                measured.skipped[key.subject] = str(error)
+                print(f"{size.name} {key.stage} {key.subject}: {error}", flush=True)
+                continue
+            measured.runs.setdefault(key, {})[repetition] = found
+            tell(size, key, repetition, found, time.monotonic() - began)
     return measured
 
 
@@ -105,10 +135,27 @@ def jobs(size: Size, asked: argparse.Namespace) -> Iterator[tuple[int, Key]]:
         if repetition < size.repetitions and "training_step" in asked.subjects:
             yield repetition, Key("training_step", "training_step")
         for stage in stages:
-            if repetition < size.repetitions_of(stage):
-                keys = [key for key in keys_of(size, stage, repetition) if wanted(key, asked)]
-                for key in reversed(keys) if repetition % 2 else keys:
+            keys = [key for key in keys_of(size, stage, repetition) if wanted(key, asked)]
+            if asked.against:
+                keys = list(with_earlier(keys))
+            for key in reversed(keys) if repetition % 2 else keys:
+                if repetition < repetitions_of(size, key, asked):
                     yield repetition, key
+
+
+def with_earlier(keys: list[Key]) -> Iterator[Key]:
+    """After each job of ours the same of the other commit, but for variants."""
+    for key in keys:
+        yield key
+        if key.subject == "ours" and not key.variant:
+            yield against.earlier_of(key)
+
+
+def repetitions_of(size: Size, key: Key, asked: argparse.Namespace) -> int:
+    """How often a job is measured: of two commits every stage, because one ratio alone has no interval."""
+    if asked.against and key.subject in {"ours", EARLIER}:
+        return max(size.repetitions, size.repetitions_of_long)
+    return size.repetitions_of(key.stage)
 
 
 def wanted(key: Key, asked: argparse.Namespace) -> bool:

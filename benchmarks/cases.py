@@ -1,7 +1,7 @@
 """What is measured: the sizes, the stages, and one job, which is one stage of one subject in a process of its own."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +19,9 @@ STAGES = (
 
 QUERIES = 32
 """Of the stages that have queries, but for scores_512."""
+
+EARLIER = "earlier"
+"""The subject that is another commit of this project."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class Job:
     Args:
         folder: of the size: inputs, and what earlier stages stored.
         size: of SIZES, perhaps with other numbers of sequences.
-        subject: ours, kronfluence, bergson or training_step.
+        subject: ours, kronfluence, bergson, training_step or earlier.
         stage: of STAGES, or training_step.
         device, dtype, threads: where and how.
         variant: what is done otherwise than in the row that is compared: labels are `sampled`, kronfluence has ours'
@@ -165,6 +168,15 @@ class Job:
         """Where the stage's scores [query, sequence] are left for comparison."""
         suffix = f".{self.query_batch}" if self.query_batch else ""
         return self.store / f"{self.stage}{suffix}.npy"
+
+    def of_earlier(self) -> Self:
+        """As another commit is told to run it: it is `ours` there, in a folder of its own with the same inputs."""
+        folder = Path(self.folder) / EARLIER
+        folder.mkdir(exist_ok=True)
+        inputs = folder / self.inputs.name
+        if not inputs.is_symlink():
+            inputs.symlink_to(Path("..") / self.inputs.name)
+        return replace(self, folder=str(folder), subject="ours")
 
     def to_json(self) -> str:
         """For the process's command line."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks import agreement, operations
 from benchmarks.agreement import THRESHOLD, Agreement
-from benchmarks.cases import Job, Size
+from benchmarks.cases import EARLIER, Job, Size
 
 Row = dict[str, Any]
 Runs = dict[int, dict[str, Any]]
@@ -49,8 +49,8 @@ class Measured:
         return "wall_seconds" if self.shared["device"].startswith("cuda") else "cpu_seconds"
 
     def rows(self) -> list[Row]:
-        """One for each job."""
-        return [self._row(key, runs) for key, runs in self.runs.items()]
+        """One for each job, but for those of another commit."""
+        return [self._row(key, runs) for key, runs in self.runs.items() if key.subject != EARLIER]
 
     def _row(self, key: Key, runs: Runs) -> Row:
         sequences = self.size.sequences_of(key.stage)
