@@ -16,6 +16,7 @@ from influence_assets.capture.one_pass import measure
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.curvature import Basis
 from influence_assets.maths.curvature_form import CurvatureForm
+from influence_assets.maths.notation import device_of_sums
 from influence_assets.models.layers.rule import AttributedLayer
 
 SUM_BYTES = 8
@@ -86,12 +87,14 @@ class FittedCorrections:
     ) -> None:
         self._runner = runner
         self._sampler = sampler
-        self._of_shard = shard_statistics(form, runner, bases)
         # Statistics of low rank keep the bases themselves, in the dtype of sums.
         self._bases = runner.placed(bases) if form.rank is None else {}
         self._drift_of = drift_of
         self._write = write
         self.corrections = CorrectionTotals(torch.float64)
+        # Where there is float64, batches are added to the totals over all shards, and a shard has none of its own.
+        running = all(device_of_sums(layer.device) == layer.device for layer in runner.modules)
+        self._of_shard = shard_statistics(form, runner, bases, self.corrections if running else None)
         self._drift: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the totals
         self._drift_row: tuple[int, np.dtype[Any]] = 0, np.dtype(np.float32)
         self.sequences: list[int] = []
@@ -103,14 +106,16 @@ class FittedCorrections:
 
     @staticmethod
     def bytes_of(layer: Sized, dtype: torch.dtype, form: CurvatureForm) -> int:
-        """Return the bytes that a layer takes: its basis, its totals over all shards, and A, S and Λ of one."""
+        """Return the bytes that a layer takes: its basis, its total of Λ over all shards, and A and S of one."""
         shape = layer.output_width, layer.input_width
-        of_shard = form.basis_numbers(*shape) + form.statistics_numbers(*shape)
-        return of_shard * dtype.itemsize + form.eigenvalue_numbers(*shape) * SUM_BYTES
+        of_shard = form.total_numbers(*shape) if form.rank is None else form.statistics_numbers(*shape)
+        numbers = form.basis_numbers(*shape) + of_shard
+        return numbers * dtype.itemsize + form.eigenvalue_numbers(*shape) * SUM_BYTES
 
     def take_up(self, corrections: CorrectionTotals, drift: np.ndarray, sequences: np.ndarray) -> None:
         """Go on from what was written before: the totals, and the drift and number of sequences of each shard."""
-        self.corrections = corrections
+        self.corrections.Λ.update(corrections.Λ)
+        self._of_shard.clear(self.layers)
         for vector in drift:
             self._append(vector)
         self.sequences = sequences.tolist()
@@ -133,8 +138,9 @@ class FittedCorrections:
         measure(self._runner, sequences, [self._of_shard], self._bases, self._sampler)
         self._append(self._drift_of(self.layers, self._of_shard, self._bases))
         self.sequences.append(len(sequences))
-        self.corrections.absorb(self._of_shard.corrections)
-        self._of_shard.clear()
+        if self._of_shard.corrections is not self.corrections:
+            self.corrections.absorb(self._of_shard.corrections)
+        self._of_shard.clear(self.layers)
 
     def save(self, draft: Any) -> None:
         """Write everything measured so far."""

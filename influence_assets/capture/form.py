@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from influence_assets.capture.correction import CorrectionTotals
 from influence_assets.capture.covariance import CovarianceTotals, FactorTotals
 from influence_assets.capture.low_rank import CovarianceSketchTotals, LowRankStatistics
 from influence_assets.capture.runner import Runner
@@ -28,19 +29,22 @@ def covariance_totals(form: CurvatureForm, dtype: torch.dtype | None = None) -> 
     return CovarianceTotals(form.blocks, dtype) if form.rank is None else CovarianceSketchTotals(form, dtype)
 
 
-def shard_statistics(form: CurvatureForm, runner: Runner, bases: Mapping[str, Basis]) -> AnyStatistics:
+def shard_statistics(
+    form: CurvatureForm, runner: Runner, bases: Mapping[str, Basis], running: CorrectionTotals | None = None
+) -> AnyStatistics:
     """Return what is measured of a shard in the bases of a generation.
 
     Args:
         form: how much of the factors is kept.
         runner: runs the model.
         bases: the basis of every layer.
+        running: totals of Λ over earlier shards to add to, if whole factors are kept; see `ShardStatistics`.
 
     Raises:
         ValueError: the bases are of another form.
     """
     if form.rank is None:
-        return ShardStatistics(form.blocks)
+        return ShardStatistics(form.blocks, running)
     of_low_rank = {name: basis for name, basis in bases.items() if isinstance(basis, LowRankBasis)}
     if len(of_low_rank) < len(bases):
         raise ValueError("the generation's bases are of another form than the study asks for")

@@ -166,6 +166,11 @@ class Demand(Generic[Layer]):
         return self.bytes_of(layer) + self.vector_bytes(layer)
 
 
+SHARE_FOR_PIECES = 1 / 8
+"""A share of the room that vectors leave, because what batches free lies in pieces between what stays. Whatever else is
+held has to fit, and takes its part of the share rather than another pass."""
+
+
 def groups_within(layers: Sequence[Layer], demand: Demand[Layer], room: int) -> list[LayerGroup[Layer]]:
     """Return as few groups of layers as fit into memory; as many layers' vectors as fit as well stay there.
 
@@ -189,6 +194,7 @@ def groups_within(layers: Sequence[Layer], demand: Demand[Layer], room: int) -> 
 def _holding(layers: list[Layer], demand: Demand[Layer], room: int, made: int) -> LayerGroup[Layer]:
     """Return a group in which as many layers' vectors as fit stay in memory, from the first layer on."""
     taken = sum(map(demand.least, layers)) + made
+    room -= int(SHARE_FOR_PIECES * room)
     held = set()
     for layer in layers:
         more = demand.most(layer) - demand.least(layer)

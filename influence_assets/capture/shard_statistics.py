@@ -1,10 +1,16 @@
 """A shard's own A, S and Λ in one pass: what says how far the shard is from the basis that it is measured in."""
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
 from influence_assets.capture.batches import Batch
 from influence_assets.capture.correction import CorrectionTotals
 from influence_assets.capture.covariance import CovarianceTotals
 from influence_assets.capture.layer_gradient import LayerGradient
 from influence_assets.capture.participant import Participant
+from influence_assets.maths.drift import block_sums
+from influence_assets.models.layers.rule import AttributedLayer
 
 
 class ShardStatistics(Participant):
@@ -12,22 +18,35 @@ class ShardStatistics(Participant):
 
     Args:
         blocks: number of blocks on the diagonal of each factor.
+        running: totals of Λ over earlier shards, in float64, to which this shard's are added; what the shard adds is
+            then known in blocks alone, which takes no memory. None: totals of the shard's own.
     """
 
     fits = True
     needs_bases = True
     rotates = True
 
-    def __init__(self, blocks: int = 1) -> None:
+    def __init__(self, blocks: int = 1, running: CorrectionTotals | None = None) -> None:
         self.covariances = CovarianceTotals(blocks)
-        self.corrections = CorrectionTotals()
+        self.corrections = CorrectionTotals() if running is None else running
+        self.is_running = running is not None
+        self._earlier: dict[str, Tensor] = {}
+        """Block sums of the running totals before the shard."""
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:
         """Add one layer's gradients of a batch."""
         self.covariances.add(batch, layer)
         self.corrections.add(batch, layer)
 
-    def clear(self) -> None:
-        """Set all totals to zero, for the next shard."""
+    def eigenvalue_blocks(self, layer: AttributedLayer) -> Tensor:
+        """Return the block sums of a layer's Λ over the shard, in float64."""
+        blocks = block_sums(self.corrections.of(layer).total)
+        return blocks - self._earlier[layer.name] if layer.name in self._earlier else blocks
+
+    def clear(self, layers: Sequence[AttributedLayer]) -> None:
+        """Begin the next shard; running totals stay."""
         self.covariances.clear()
-        self.corrections.clear()
+        if self.is_running:
+            self._earlier = {layer.name: block_sums(self.corrections.of(layer).total) for layer in layers}
+        else:
+            self.corrections.clear()

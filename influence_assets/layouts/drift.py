@@ -20,7 +20,6 @@ from influence_assets.maths.curvature_form import CurvatureForm
 from influence_assets.maths.drift import BINS, RotatedFactor, block_sums, eigenvalue_drift, rotated_factor, sketch_width
 from influence_assets.maths.ekfac import Eigenbasis
 from influence_assets.maths.low_rank_drift import SubspaceFactor
-from influence_assets.maths.moments import SecondMoment
 from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.drafts import Draft
@@ -53,10 +52,13 @@ class DriftStatistics:
     Λ: Tensor
 
 
-def drift_statistics(totals: Covariances, basis: Eigenbasis, Λ: SecondMoment[Tensor]) -> DriftStatistics:
-    """Return one layer's statistics of a shard; the rotation runs on the basis's device and in its dtype."""
+def drift_statistics(totals: Covariances, basis: Eigenbasis, Λ: Tensor) -> DriftStatistics:
+    """Return one layer's statistics of a shard, given block sums of Λ.
+
+    The rotation runs on the basis's device and in its dtype.
+    """
     A, S = (moment.total.to(basis.Q_A.device, basis.Q_A.dtype) for moment in (totals.A, totals.S))
-    return DriftStatistics(rotated_factor(A, basis.Q_A), rotated_factor(S, basis.Q_S), block_sums(Λ.total))
+    return DriftStatistics(rotated_factor(A, basis.Q_A), rotated_factor(S, basis.Q_S), Λ)
 
 
 def shard_drift(
@@ -83,7 +85,7 @@ def _of_layer(layer: AttributedLayer, measured: AnyStatistics, bases: Mapping[st
         return DriftStatistics(of_layer.A, of_layer.S, block_sums(of_layer.squared_norms.total))
     basis = bases[layer.name]
     assert isinstance(basis, Eigenbasis)  # noqa: S101  # as statistics of whole factors need
-    return drift_statistics(measured.covariances.of(layer), basis, measured.corrections.of(layer))
+    return drift_statistics(measured.covariances.of(layer), basis, measured.eigenvalue_blocks(layer))
 
 
 def write_shard_drift(draft: Draft, vectors: Sequence[np.ndarray], sequences: int) -> None:

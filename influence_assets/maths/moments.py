@@ -207,8 +207,14 @@ class SquareAccumulator:
         """
         if self._total is None:
             self._total = matrices.new_zeros(matrices.shape[1:], dtype=self._dtype)
-        for X in matrices:  # reads each once, and allocates no array of squares
-            self._total.addcmul_(X, X)
+        if self._total.dtype == matrices.dtype:
+            for X in matrices:  # reads each once, and allocates no array of squares
+                self._total.addcmul_(X, X)
+        elif len(matrices):
+            squares = matrices[0].square()
+            for X in matrices[1:]:
+                squares.addcmul_(X, X)
+            self._total += squares
         self._count += len(matrices) if count is None else count
 
     def absorb(self, other: "SquareAccumulator") -> None:
