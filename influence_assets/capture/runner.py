@@ -18,8 +18,10 @@ from influence_assets.capture.passes import Pass
 from influence_assets.maths.curvature import Basis, Curvature
 from influence_assets.models.devices import input_device
 from influence_assets.models.dimensions import length_limits
+from influence_assets.models.freed_memory import release_freed
 from influence_assets.models.frozen_products import frozen_products
 from influence_assets.models.layers.rule import AttributedLayer
+from influence_assets.storage.artifacts.peak_memory import resident_bytes
 
 Placeable = TypeVar("Placeable", Tensor, Basis, Curvature)
 
@@ -95,10 +97,19 @@ class Runner:
                 yield batch if part is sequences else replace(batch, rows=rows[batch.rows])
 
     def passes(self, sequences: Sequences, *, by_length: bool = True) -> Iterator[tuple[Batch, Pass]]:
-        """Yield each batch of the sequences after its forward pass; the caller runs the backward passes."""
+        """Yield each batch of the sequences after its forward pass; the caller runs the backward passes.
+
+        Where memory is limited, what batches free goes back to the system as soon as the next one could exceed the
+        limit. Otherwise it lies in pieces between what stays.
+        """
+        most = None
+        if self.memory_bytes is not None and self.device == "cpu":
+            most = self.memory_bytes - self.batch_bytes(int(sequences.lengths.max(initial=1)))
         for batch in self.batches(sequences, by_length=by_length):
             with LayerTap(self.modules) as tap, frozen_products(self.model):
                 yield batch, Pass(self.model, self.head, tap, batch)
+            if most is not None and resident_bytes() > most:
+                release_freed()
             self.progress(len(batch))
 
     def run(

@@ -32,5 +32,10 @@ def release_unused() -> None:
     Tensors of an earlier pass can be in reference cycles, and glibc keeps freed memory for later.
     """
     gc.collect()
+    release_freed()
+
+
+def release_freed() -> None:
+    """Give back to the system what this process has freed, which takes far less time than a batch."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

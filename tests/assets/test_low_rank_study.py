@@ -133,7 +133,7 @@ def test_a_new_shard_alone_is_computed_and_its_drift_is_that_of_dense_matrices(l
 @pytest.mark.parametrize(
     ("architecture", "dtype", "tolerance"),
     [
-        ("gpt2", "float32", 1e-4),
+        pytest.param("gpt2", "float32", 1e-4, marks=pytest.mark.slow),
         pytest.param("gpt2", "bfloat16", 0.1, marks=pytest.mark.slow),
         pytest.param("mixtral", "float64", 1e-9, marks=pytest.mark.slow),
     ],

@@ -50,6 +50,7 @@ def gradients(study, query_set=studies.FIRST):
     return studies.artifact(study, "query_gradients", query_set=query_set)
 
 
+@pytest.mark.slow
 def test_another_method_made_of_v_alone_leaves_the_gradients_as_they_are(study):
     studies.write_study(study.parent, scores={"baselines": []})
     studies.compute(study)

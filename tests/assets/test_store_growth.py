@@ -26,6 +26,7 @@ def study(tmp_path):
     return studies.lay_out(tmp_path)
 
 
+@pytest.mark.slow
 def test_it_is_the_same_for_two_shards_and_for_six(study, tmp_path):
     studies.compute(study)
     factors, drift = numbers_kept(study)

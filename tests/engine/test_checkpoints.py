@@ -114,6 +114,7 @@ def test_a_killed_fit_goes_on_with_the_next_shard_and_comes_to_the_same(laid_out
     assert_nothing_is_left(laid_out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asset", TOTALS)
 def test_layer_by_layer_a_fit_comes_to_the_same_even_if_it_is_killed(laid_out, scores, fit, monkeypatch, asset):
     monkeypatch.setattr(layer_groups, "layer_groups", lambda layers, _bytes_of, _room: [[layer] for layer in layers])
