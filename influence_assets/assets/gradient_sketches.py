@@ -98,6 +98,8 @@ class _Sketches(Joined):
 
     def _probes(self) -> "dict[str, GradientParts]":
         """Return what the probes' gradients of the context's layers are the sum of."""
+        import torch
+
         from influence_assets.capture.gradients import gradients_in_parts
         from influence_assets.layouts.factors import bases_of
         from influence_assets.maths.notation import accumulation_dtype
@@ -106,9 +108,9 @@ class _Sketches(Joined):
         context, probed = self._context, self._context.sequences.take(self._probed)
         quiet = replace(context.runner, progress=lambda _count: None)
         parts = gradients_in_parts(quiet, probed, bases_of(context.curvatures))
-        dtype = accumulation_dtype(quiet.dtype)
+        none = torch.zeros(0, dtype=accumulation_dtype(quiet.dtype), device=quiet.device)
         return {
-            layer.name: GradientParts.of(parts[layer.name], (layer.output_width, layer.input_width), dtype)
+            layer.name: GradientParts.of(parts[layer.name], none.new_zeros(0, layer.output_width, layer.input_width))
             for layer in quiet.modules
         }
 

@@ -15,10 +15,13 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.plan import plan, state_rows
 from influence_assets.engine.shared_pass import Member
 from influence_assets.engine.versions import Versions
+from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import DamagedError, StorageError
+from influence_assets.models.freed_memory import release_unused
 from influence_assets.storage.artifacts import Artifact, ArtifactStore
 from influence_assets.storage.artifacts.drafts import Draft
 from influence_assets.storage.artifacts.manifest import ArtifactKey
+from influence_assets.storage.artifacts.peak_memory import resident_bytes
 
 MISSING_NAMED = 5
 
@@ -53,6 +56,7 @@ def materialise(
         if versions.stands(asset, partition):
             return Outcome(store.open_what_is_left(key), computed=False)
         checkpoints = _checkpoints(versions, asset, (key, inputs), run_id)
+        _release_unused(workspace)
         with _marking_damage(store), _writing(versions, asset, (key, inputs), run_id) as draft:
             states = partial(_states, versions)
             asset.compute(Work(asset, workspace, partition, key, inputs, draft, progress, states, checkpoints))
@@ -89,6 +93,7 @@ def materialise_together(
     with store.shared_lock(), ExitStack() as locks:
         for key in sorted((member.key_and_inputs[0] for member in members), key=str):  # one order: no deadlock
             locks.enter_context(store.partition_lock(key))
+        _release_unused(workspace)
         with _marking_damage(store), ExitStack() as drafts:
             works: list[Work] = []
             for number, member in enumerate(members):
@@ -120,6 +125,13 @@ def reduce_spent(versions: Versions, keys: Sequence[ArtifactKey]) -> None:
             with store.partition_lock(key):
                 store.reduce_to_record(key)
             versions.forget(key)
+
+
+def _release_unused(workspace: Workspace) -> None:
+    """Give back what earlier work has freed, where it could be in the way and would count as this work's memory."""
+    limit = workspace.study.compute.memory_bytes
+    if limit is not None and resident_bytes() > limit / 2:
+        release_unused()
 
 
 def _computable(versions: Versions, asset: AssetDefinition, partition: Partition) -> KeyAndInputs:

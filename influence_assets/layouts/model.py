@@ -15,7 +15,7 @@ from influence_assets.capture.runner import Runner
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
 from influence_assets.models.adapters import Adaptation
-from influence_assets.models.freed_memory import keep_freed_memory, release_unused
+from influence_assets.models.freed_memory import keep_freed_memory
 from influence_assets.models.kernels import use_fastest
 from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.models.layers.selection import select_modules
@@ -38,8 +38,6 @@ def runner(workspace: Workspace, language_model: Artifact, progress: Progress, t
     """
     compute = workspace.study.compute
     keep_freed_memory(is_limited=compute.memory_bytes is not None)
-    if compute.memory_bytes is not None:
-        release_unused()  # of the work before
     folder = model_folder(workspace, language_model)
     model = load_model(workspace, folder, str(language_model.manifest.summary["weights_hash"]))
     done = 0

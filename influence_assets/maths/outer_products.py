@@ -53,11 +53,9 @@ class GradientParts:
     like: Tensor
 
     @classmethod
-    def of(cls, parts: Sequence[Tensor | OuterProducts], shape: tuple[int, int], dtype: torch.dtype) -> "GradientParts":
-        """Return the parts of every query; on the processor if there are none."""
-        first = parts[0] if parts else torch.zeros(0)
-        device = first.L.device if isinstance(first, OuterProducts) else first.device
-        return cls(len(parts), dict(enumerate(parts)), torch.zeros(0, *shape, dtype=dtype, device=device))
+    def of(cls, parts: Sequence[Tensor | OuterProducts], like: Tensor) -> "GradientParts":
+        """Return the parts of every query; `like` as in the class."""
+        return cls(len(parts), dict(enumerate(parts)), like)
 
     def sums(self) -> Float[Tensor, "query d_out d_in"]:
         """Return V in memory of its own."""
