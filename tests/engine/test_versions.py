@@ -84,7 +84,7 @@ def test_another_tokenizer_under_the_same_path_changes_every_version_downstream(
 def test_another_damping_leaves_the_statistics_alone_and_can_be_taken_back(study):
     before, scores = studies.data_versions(study), studies.scores(study)
     studies.write_study(study.parent, curvature={"damping_scale": 0.5})
-    statistics = ["covariances", "eigenbases", "corrected_eigenvalues", "drift_statistics"]
+    statistics = ["covariances", "eigenbases", "corrected_eigenvalues", "drift_statistics", "curvature_drift"]
     kept = ["documents", "language_model", "token_sequences", *statistics]
     assert set(studies.compute(study)) == studies.everything(but=kept)
     assert studies.scores(study) != scores
