@@ -3,8 +3,8 @@
 -- it is read: filter by query_id.
 -- grain: (query_id)
 
--- Scores are read twice by their own name, not through one CTE: DuckDB would first keep all rows of that, and only then
--- filter by query_id.
+-- Scores are read twice, and written in two ways, because DuckDB would keep all rows of what is the same, before it
+-- filters by query_id.
 create view query_noise as
 with spread as (
     select
@@ -39,15 +39,14 @@ select
         when any_value(levels.sigma_nats) is not null
             then count(*) filter (
                 where
-                isfinite(current_scores.influence_nats)
-                and current_scores.influence_nats > levels.threshold_nats
+                isfinite(influence_scores.influence_nats)
+                and influence_scores.influence_nats > levels.threshold_nats
             )
     end as sequences_above
 from levels
-inner join current_scores
-    on
-        levels.query_id = current_scores.query_id
-        and levels.generation_id = current_scores.generation_id
+inner join queries on levels.query_id = queries.query_id
+inner join influence_scores
+    on queries.query_key = influence_scores.query_key and levels.generation_id = influence_scores.generation_id
 group by levels.query_id, levels.generation_id;
 
 comment on view query_noise is
