@@ -43,7 +43,7 @@ def print_answer(answer: "Answer", sort: str, console: Console, *, full: bool) -
         console.print(noise, soft_wrap=True, highlight=False)
     if any(passage.influence_nats < 0 for passage in answer.passages):
         console.print(
-            "[yellow]![/] Negative scores are poor evidence: judged by retraining they foretold next to nothing.",
+            "[yellow]![/] Negative scores are poor evidence: judged by retraining, they predicted almost nothing.",
             soft_wrap=True,
         )
     if any(map(answer.is_beyond, answer.passages)):

@@ -1,5 +1,5 @@
 -- For researchers: which passages spoke against this completion? Those that lower its probability most. Negative scores
--- are poor evidence: judged by retraining they foretold next to nothing.
+-- are poor evidence: judged by retraining, they predicted almost nothing.
 -- $query_id: the query, from the table queries
 -- $count: how many rows
 -- grain: (rank_lowest)

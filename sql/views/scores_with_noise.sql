@@ -21,7 +21,7 @@ comment on column scores_with_noise.query_id is 'The query; see queries.';
 comment on column scores_with_noise.sequence_id is 'The training sequence; see sequences.';
 comment on column scores_with_noise.generation_id is 'The current generation; see generations.';
 comment on column scores_with_noise.influence_nats is
-'First-order change of the completion''s log-probability, in nats, if this sequence were added once more to the N training sequences of its generation; positive helps. Negative scores are poor evidence: judged by retraining they foretold next to nothing.';
+'First-order change of the completion''s log-probability, in nats, if this sequence were added once more to the N training sequences of its generation; positive helps. Negative scores are poor evidence: judged by retraining, they predicted almost nothing.';
 comment on column scores_with_noise.calibrated_nats is
 'The score with its noise shrunk, in nats: S² / (S + 10 sigma), and 0 where S is not positive; calibrated() takes another factor than 10. Null where the noise is not known.';
 comment on column scores_with_noise.sigma_nats is

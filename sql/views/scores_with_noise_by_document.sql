@@ -22,7 +22,7 @@ comment on column scores_with_noise_by_document.sequence_id is 'The training seq
 comment on column scores_with_noise_by_document.document_key is 'The document; see documents.document_key.';
 comment on column scores_with_noise_by_document.generation_id is 'The current generation; see generations.';
 comment on column scores_with_noise_by_document.influence_nats is
-'The part of the sequence''s score, in nats, that enters through the document''s tokens; positive helps. Through attention, the loss of a later document in the sequence reaches tokens of an earlier one and is counted there. Negative scores are poor evidence: judged by retraining they foretold next to nothing.';
+'The part of the sequence''s score, in nats, that enters through the document''s tokens; positive helps. Through attention, the loss of a later document in the sequence reaches tokens of an earlier one and is counted there. Negative scores are poor evidence: judged by retraining, they predicted almost nothing.';
 comment on column scores_with_noise_by_document.calibrated_nats is
 'The score with its noise shrunk, in nats: S² / (S + 10 sigma), and 0 where S is not positive; calibrated() takes another factor than 10. Null where the noise is not known.';
 comment on column scores_with_noise_by_document.sigma_nats is
