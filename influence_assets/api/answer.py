@@ -74,8 +74,8 @@ class Answer:
         agreement: the mean Pearson correlation of sketches with exact scores, measured when they were computed, if
             known.
         cautions: sentences about the study that a reader of the scores should know.
-        noise: the noise of the scores of all training sequences, or of their estimates if the answer is estimated; None
-            if the catalogue is of an earlier release.
+        noise: the noise, in nats, of the scores of all training sequences, also of those that are left out; of their
+            estimates if the answer is estimated; None if the catalogue is of an earlier release.
         is_estimated: whether the scores of other passages than those that are returned are only estimated.
     """
 
