@@ -23,7 +23,7 @@ comment on column scores_with_noise.generation_id is 'The current generation; se
 comment on column scores_with_noise.influence_nats is
 'First-order change of the completion''s log-probability, in nats, if this sequence were added once more to the N training sequences of its generation; positive helps. Negative scores are poor evidence: judged by retraining, they predicted almost nothing.';
 comment on column scores_with_noise.calibrated_nats is
-'The score with its noise shrunk, in nats: S² / (S + 10 sigma), and 0 where S is not positive; calibrated() takes another factor than 10. Null where the noise is not known.';
+'The score with its noise shrunk, in nats: S² / (S + c · sigma) with the default c of calibrated(), and 0 where S is not positive. Null where the noise is not known.';
 comment on column scores_with_noise.sigma_nats is
 'Standard deviation of the query''s noise, in nats; see query_noise. Null where it is not known.';
 comment on column scores_with_noise.is_above_noise is

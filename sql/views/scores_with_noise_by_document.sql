@@ -24,7 +24,7 @@ comment on column scores_with_noise_by_document.generation_id is 'The current ge
 comment on column scores_with_noise_by_document.influence_nats is
 'The part of the sequence''s score, in nats, that enters through the document''s tokens; positive helps. Through attention, the loss of a later document in the sequence reaches tokens of an earlier one and is counted there. Negative scores are poor evidence: judged by retraining, they predicted almost nothing.';
 comment on column scores_with_noise_by_document.calibrated_nats is
-'The score with its noise shrunk, in nats: S² / (S + 10 sigma), and 0 where S is not positive; calibrated() takes another factor than 10. Null where the noise is not known.';
+'The score with its noise shrunk, in nats: S² / (S + c · sigma) with the default c of calibrated(), and 0 where S is not positive. Null where the noise is not known.';
 comment on column scores_with_noise_by_document.sigma_nats is
 'Standard deviation of the query''s noise, in nats; see query_noise_by_document. Null where it is not known.';
 comment on column scores_with_noise_by_document.is_above_noise is
