@@ -41,6 +41,10 @@ MEASURES = {
     "20 documents of one query": "from influence_by_document where query_id = $query "
     "order by influence_nats desc limit 20",
     "sources of one query": "from influence_by_source where query_id = $query",
+    "noise of one query": "from query_noise where query_id = $query",
+    "noise of each query": "from query_noise",
+    "noise of one query's documents": "from query_noise_by_document where query_id = $query",
+    "strongest 20 of one query with their noise": "from strongest_with_noise($query, 20)",
     "lineage of one score": "from score_lineage where query_id = $query and sequence_id = $sequence",
 }
 

@@ -65,8 +65,11 @@ def _grain(statement: Statement) -> str:
 
 
 def _macros(macros: list[Statement]) -> str:
+    """Those that return a table, and those that return a number, which have no rows."""
     return "\n".join(
-        f"- {_first_in_code(statement.purpose)} One row for each {_grain(statement)}." for statement in macros
+        f"- {_first_in_code(statement.purpose)}"
+        + ("" if statement.grain.startswith("none") else f" One row for each {_grain(statement)}.")
+        for statement in macros
     )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from influence_assets.analysis.noise import Noise
+
 
 @dataclass(frozen=True, eq=False)
 class TokenSplit:
@@ -28,7 +30,8 @@ class Passage:
     """A training sequence in an answer.
 
     Args:
-        influence_nats: its score.
+        influence_nats: its score, a first-order estimate.
+        calibrated_nats: the score with its noise shrunk; None if the noise of exact scores is not known.
         shard_id: the shard that it is in.
         sequence_index: its number in the shard, from 0.
         sequence_id: its id in SQL.
@@ -42,6 +45,7 @@ class Passage:
     """
 
     influence_nats: float
+    calibrated_nats: float | None
     shard_id: str
     sequence_index: int
     sequence_id: int
@@ -70,6 +74,9 @@ class Answer:
         agreement: the mean Pearson correlation of sketches with exact scores, measured when they were computed, if
             known.
         cautions: sentences about the study that a reader of the scores should know.
+        noise: the noise, in nats, of the scores of all training sequences, also of those that are left out; of their
+            estimates if the answer is estimated; None if the catalogue is of an earlier release.
+        is_estimated: whether the scores of other passages than those that are returned are only estimated.
     """
 
     prompt: str
@@ -82,6 +89,8 @@ class Answer:
     unsketched_shards: list[str] = field(default_factory=list)
     agreement: float | None = None
     cautions: list[str] = field(default_factory=list)
+    noise: Noise | None = None
+    is_estimated: bool = False
 
     @property
     def remaining_nats(self) -> float:
@@ -91,6 +100,12 @@ class Answer:
     def is_beyond(self, passage: Passage) -> bool:
         """Return whether a score is more than can be gained, so that it only ranks passages."""
         return passage.influence_nats > self.remaining_nats
+
+    def is_above_noise(self, passage: Passage) -> bool | None:
+        """Return whether a score stands above the noise; None if the noise is not known."""
+        if self.noise is None or self.noise.threshold is None:
+            return None
+        return passage.influence_nats > self.noise.threshold
 
 
 def document_name(document: Mapping[str, Any]) -> str:

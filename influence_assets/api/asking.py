@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from torch import Tensor
 
+from influence_assets.analysis.noise import noise_of
 from influence_assets.api.answer import Answer
 from influence_assets.api.cautions import cautions
 from influence_assets.api.passages import Scored, passages, stored, trained_documents
@@ -67,6 +68,7 @@ def ask(versions: Versions, prompt: str, completion: str, top: int, *, unseen: b
             questions[id(coordinates)] = query_sketches(gradients.layers, layers, coordinates, N)
         question = questions[id(coordinates)]
         estimates[shard] = np.concatenate([estimate(question, codes)[0] for codes in read_codes(artifact)])
+    noise = noise_of(np.concatenate(list(estimates.values())).astype(np.float64))
     trained = trained_documents(model)
     left_out = 0 if unseen or trained is None else _leave_out(versions, estimates, trained)
     P = {name: layer.precondition(gradients.layers[name]) for name, layer in layers.items()}
@@ -83,6 +85,8 @@ def ask(versions: Versions, prompt: str, completion: str, top: int, *, unseen: b
         [shard for shard in workspace.shards if shard not in sketched],
         _agreement(list(sketched.values())),
         cautions(workspace.catalogue),
+        noise,
+        is_estimated=True,
     )
 
 

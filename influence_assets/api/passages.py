@@ -30,6 +30,7 @@ class Scored:
         influence_nats: the score.
         by_token: float64 [token], the score's split, if it is known.
         by_document: its documents' parts by document_id, if they are known without the split.
+        calibrated_nats: the score with its noise shrunk, if the noise is known.
     """
 
     shard_id: str
@@ -37,6 +38,7 @@ class Scored:
     influence_nats: float
     by_token: NDArray[np.float64] | None = None
     by_document: Mapping[str, float] | None = None
+    calibrated_nats: float | None = None
 
 
 def passages(versions: Versions, scored: list[Scored], trained: frozenset[str] | None) -> list[Passage]:
@@ -103,8 +105,8 @@ class _Shard:
         documents.sort(key=lambda document: -(document["influence_nats"] or 0.0))
         seen = None if trained is None else all(document["trained_on"] for document in documents)
         return Passage(
-            scored.influence_nats, scored.shard_id, scored.sequence_index, int(row["sequence_id"]), str(row["text"]),
-            *_rest_of_words(spans), documents, seen, split,
+            scored.influence_nats, scored.calibrated_nats, scored.shard_id, scored.sequence_index,
+            int(row["sequence_id"]), str(row["text"]), *_rest_of_words(spans), documents, seen, split,
         )  # fmt: skip
 
     def _split(self, index: int, spans: list[dict[str, Any]], by_token: NDArray[np.float64]) -> TokenSplit:

@@ -1,14 +1,18 @@
 """Answers a stored question from the catalogue, which has its exact scores."""
 
 from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from influence_assets.analysis.noise import Noise
 from influence_assets.api.answer import Answer
 from influence_assets.api.cautions import cautions
 from influence_assets.api.passages import Scored, passages, stored, trained_documents
 from influence_assets.engine.versions import Versions
+from influence_assets.errors import InputError
 from influence_assets.storage.catalogue import query, refuse_unknown
 
 _STRONGEST = """
@@ -29,6 +33,12 @@ _PARTS = """
     from current_scores_by_document
     inner join documents using (document_key)
     where query_id = $query_id and list_contains($sequences, sequence_id)
+"""
+_NOISE = """
+    select sequences, median_nats, sigma_nats, threshold_nats, sequences_above,
+        [calibrated(score, sigma_nats) for score in $scores::double[]] as calibrated_nats
+    from query_noise
+    where query_id = $query_id
 """
 _QUESTION = """
     select prompt, completion, log_probability_nats, completion_tokens,
@@ -61,6 +71,7 @@ def strongest(versions: Versions, query_id: str, top: int, *, unseen: bool = Fal
     parts: defaultdict[int, dict[str, float]] = defaultdict(dict)
     for sequence, document, part in query(path, _PARTS, chosen).iter_rows():
         parts[sequence][document] = part
+    noise, calibrated = _noise(path, query_id, rows["influence_nats"].to_list())
     scored = [
         Scored(
             row["shard_id"],
@@ -68,8 +79,9 @@ def strongest(versions: Versions, query_id: str, top: int, *, unseen: bool = Fal
             row["influence_nats"],
             by_token=_split(splits.get(row["sequence_id"])),
             by_document=parts[row["sequence_id"]],
+            calibrated_nats=calibrated_nats,
         )
-        for row in rows.iter_rows(named=True)
+        for row, calibrated_nats in zip(rows.iter_rows(named=True), calibrated, strict=True)
     ]
     return Answer(
         question["prompt"],
@@ -80,7 +92,20 @@ def strongest(versions: Versions, query_id: str, top: int, *, unseen: bool = Fal
         question["sequences"],
         0 if unseen else question["unseen"],
         cautions=cautions(path),
+        noise=noise,
     )
+
+
+def _noise(path: Path, query_id: str, scores: list[float]) -> tuple[Noise | None, Sequence[float | None]]:
+    """Return a query's noise, and scores of the query with their noise shrunk."""
+    try:
+        rows = query(path, _NOISE, {"query_id": query_id, "scores": scores}).rows()
+    except InputError:  # the catalogue is of an earlier release
+        rows = []
+    if not rows:
+        return None, [None] * len(scores)
+    *figures, calibrated = rows[0]
+    return Noise(*figures), calibrated
 
 
 def _split(by_token: list[float] | pl.Series | None) -> np.ndarray | None:

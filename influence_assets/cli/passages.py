@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
+from influence_assets.analysis.noise import FEWEST_SCORES
 from influence_assets.cli.figures import counted
 from influence_assets.escaping import visible
 from influence_assets.report.excerpt import excerpt, words_of
@@ -38,6 +39,13 @@ def print_answer(answer: "Answer", sort: str, console: Console, *, full: bool) -
         console.print(_panel(answer, passage, rank, full=full))
     if answer.left_out:
         console.print(f"{counted(answer.left_out, 'later document')} left out, --unseen shows them.", highlight=False)
+    if (noise := _noise(answer)) is not None:
+        console.print(noise, soft_wrap=True, highlight=False)
+    if any(passage.influence_nats < 0 for passage in answer.passages):
+        console.print(
+            "[yellow]![/] Negative scores are poor evidence: judged by retraining, they predicted almost nothing.",
+            soft_wrap=True,
+        )
     if any(map(answer.is_beyond, answer.passages)):
         console.print(
             f"[yellow]![/] The completion can gain {answer.remaining_nats:.3g} nats at most. Scores are first-order "
@@ -51,11 +59,26 @@ def print_answer(answer: "Answer", sort: str, console: Console, *, full: bool) -
         console.print(f"[yellow]Not compared, because they have no sketches yet:[/] {shards}")
 
 
+def _noise(answer: "Answer") -> str | None:
+    """Return what the noise of the scores says about those that are shown."""
+    noise = answer.noise
+    if noise is None:
+        return None
+    scores = counted(noise.scores, "estimate" if answer.is_estimated else "score")
+    if noise.threshold is None:
+        return f"Noise: not known from {scores}, fewer than {FEWEST_SCORES}; passages that rank low can be chance."
+    return (
+        f"Noise: {noise.above:,} of {scores} {'stands' if noise.above == 1 else 'stand'} above it, over "
+        f"{noise.threshold:.3g} nats; smaller ones can be chance."
+    )
+
+
 def _panel(answer: "Answer", passage: "Passage", rank: int, *, full: bool) -> Panel:
     several = len(passage.documents) > 1
     documents = " + ".join(_document(document, with_part=several) for document in passage.documents)
     beyond = " !" if answer.is_beyond(passage) else ""
-    title = f"{rank}. {passage.influence_nats:+.3g} nats{beyond} · {documents}"
+    within = " (within the noise)" if answer.is_above_noise(passage) is False else ""
+    title = f"{rank}. {passage.influence_nats:+.3g} nats{beyond}{within} · {documents}"
     place = f"{visible(passage.shard_id)} · sequence {passage.sequence_index}"
     return Panel(_body(passage, full=full), title=Text(title), subtitle=Text(place), title_align="left")
 

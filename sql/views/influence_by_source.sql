@@ -19,5 +19,6 @@ comment on column influence_by_source.source is
 'The documents'' source, or their shard where the corpus names no source.';
 comment on column influence_by_source.influence_nats is 'Sum of the documents'' influences, in nats; positive helps.';
 comment on column influence_by_source.helping_nats is 'Sum of those that are positive, in nats.';
-comment on column influence_by_source.hurting_nats is 'Sum of those that are negative, in nats.';
+comment on column influence_by_source.hurting_nats is
+'Sum of those that are negative, in nats. They are poor evidence: judged by retraining, they predicted almost nothing.';
 comment on column influence_by_source.documents is 'Documents of the source with a score.';

@@ -46,7 +46,7 @@ comment on column top_influences.prompt is 'The query''s prompt.';
 comment on column top_influences.completion is 'The query''s completion.';
 comment on column top_influences.rank is '1 is the sequence that raises the completion''s probability most.';
 comment on column top_influences.rank_lowest is
-'1 is the sequence that lowers the completion''s probability most, or raises it least.';
+'1 is the sequence that lowers the completion''s probability most, or raises it least. Negative scores are poor evidence: judged by retraining, they predicted almost nothing.';
 comment on column top_influences.influence_nats is
 'First-order change of the completion''s log-probability, in nats, if this sequence were added once more to the N training sequences of its generation; positive helps.';
 comment on column top_influences.exceeds_what_remains is

@@ -15,6 +15,10 @@ TABLES = sorted(statements("schema"))
 MACROS = {
     "strongest": "strongest(query, n, unseen)",
     "strongest_of_each": "strongest_of_each(n, unseen)",
+    "strongest_with_noise": "strongest_with_noise(query, n, unseen)",
+    "calibrated": "calibrated(score, sigma, c)",
+    "noise_sigma": "noise_sigma(score)",
+    "noise_threshold": "noise_threshold(median, sigma, scores)",
     "dependents_of_document": "dependents_of_document(document)",
     "ancestry_of": "ancestry_of(materialization)",
 }

@@ -60,10 +60,11 @@ def show_retrieval(catalogue: Path, console: Console) -> None:
 
     ranked = ranked_passages(catalogue)
     influences = ranked.filter(pl.col("method") == "ekfac", pl.col("rank") <= PASSAGES_SHOWN)
-    questions = _questions(catalogue)
+    questions, noises = _questions(catalogue), _noises(catalogue)
     for (query_id,), passages in influences.group_by(["query_id"], maintain_order=True):
         prompt, completion, article = questions[str(query_id)]
-        console.print(f"\n[dim]{escape(prompt)}[/][bold]{escape(completion)}[/]  (article: {escape(article)})")
+        heading = f"\n[dim]{escape(prompt)}[/][bold]{escape(completion)}[/]  (article: {escape(article)}"
+        console.print(f"{heading}; {noises[str(query_id)]})")
         for row in passages.iter_rows(named=True):
             mark = "[green]✓[/]" if set(row["titles"]) & set(row["articles"]) else " "
             text = " ".join(visible(row["text"]).split())[:CHARACTERS_SHOWN]
@@ -87,6 +88,17 @@ def _questions(catalogue: Path) -> dict[str, tuple[str, str, str]]:
 
     rows = query(catalogue, QUESTIONS).to_dicts()
     return {row["query_id"]: (row["prompt"], row["completion"], row["article"]) for row in rows}
+
+
+def _noises(catalogue: Path) -> dict[str, str]:
+    """Return how many passages stand above each question's noise, by its query_id."""
+    from influence_assets.storage.catalogue import query
+
+    rows = query(catalogue, "select query_id, sequences, sequences_above, threshold_nats from query_noise").rows()
+    return {
+        query_id: "noise not known" if above is None else f"{above:,} of {n:,} above the noise of {threshold:.2g} nats"
+        for query_id, n, above, threshold in rows
+    }
 
 
 COMMAND = Command(name="demo", function=demo, rank=130)
