@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from influence_assets.capture.form import AnyStatistics
-    from influence_assets.capture.layer_groups import Sized
+    from influence_assets.capture.layer_vectors import Sized
     from influence_assets.capture.participant import Participant
     from influence_assets.maths.curvature_form import CurvatureForm
     from influence_assets.models.layers.rule import AttributedLayer

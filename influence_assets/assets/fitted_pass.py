@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from influence_assets.capture.batches import Sequences
-    from influence_assets.capture.layer_groups import Sized
+    from influence_assets.capture.layer_vectors import Sized
     from influence_assets.capture.losses import LabelSampler
     from influence_assets.capture.runner import Runner
     from influence_assets.maths.curvature_form import CurvatureForm

@@ -17,8 +17,7 @@ from influence_assets.storage.artifacts import Artifact
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from influence_assets.capture.layer_groups import Sized
-    from influence_assets.capture.layer_vectors import Vectors
+    from influence_assets.capture.layer_vectors import Sized, Vectors
     from influence_assets.capture.participant import Participant
     from influence_assets.capture.sketches import WhitenedBatch
     from influence_assets.maths.curvature_form import CurvatureForm
@@ -89,9 +88,9 @@ class _Sketches(Joined):
         self._exact.append(np.zeros((len(self._probed), 0)))
         self._signs.begin(of_layers.width)
 
-        def precondition(name: str) -> "Tensor":
-            stays = name in context.held
-            return layers[name].precondition((probes.pop(name) if stays else probes[name]).sums())
+        def precondition(name: str, out: "Tensor | None") -> "Tensor":
+            parts = probes.pop(name) if name in context.held else probes[name]
+            return layers[name].precondition(parts.sums(out))
 
         P = LayerVectors(context.runner.modules, precondition, context.held)
         return SketchRows(context.runner, layers, of_layers, P, self._add)

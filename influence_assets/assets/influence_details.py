@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from influence_assets.capture.batches import Sequences
     from influence_assets.capture.details import Details, Pairs
-    from influence_assets.capture.layer_groups import Demand, Sized
+    from influence_assets.capture.layer_groups import Demand
+    from influence_assets.capture.layer_vectors import Sized
     from influence_assets.capture.runner import Runner
     from influence_assets.capture.sign_codes import SignCodes
     from influence_assets.corpus.tokenization import Tokenization
@@ -166,7 +167,9 @@ def _details(loaded: _Loaded, rows: slice, sequences: "Sequences", pairs: "Pairs
     whole = loaded.runner
     queries: int = rows.stop - rows.start
     itemsize, form = itemsize_of(whole), curvature_form(loaded.work.study)
-    spare = max(curvature_bytes(form, layer, itemsize) + _vector_bytes(layer, 1, itemsize) for layer in whole.modules)
+    spare = max(
+        curvature_bytes(form, layer, itemsize) + _vector_bytes(layer, queries, itemsize) for layer in whole.modules
+    )
     demand = Demand[Any](lambda layer: _vector_bytes(layer, queries, itemsize), spare=spare)
     N = int(loaded.work.open("query_gradients").manifest.summary["training_sequences"])
     parts = []
@@ -414,7 +417,7 @@ def _demand(sizes: Any) -> "Demand[Any]":
     queries = min(max(map(sizes.queries, sizes.query_tokens), default=0), _queries_at_once(sizes))
     itemsize = sizes.shape.sums_itemsize
     layers = sizes.shape.layers
-    spare = max(sizes.curvature_bytes(layer) + _vector_bytes(layer, 1, itemsize) for layer in layers)
+    spare = max(sizes.curvature_bytes(layer) + _vector_bytes(layer, queries, itemsize) for layer in layers)
     return Demand(lambda layer: _vector_bytes(layer, queries, itemsize), spare=spare)
 
 

@@ -216,9 +216,13 @@ def _held_bytes(study: Study, manifest: Manifest) -> int:
 def _vectors(sizes: Any) -> "list[Vectors]":
     """Return P of every method for the queries of the largest set."""
     from influence_assets.capture.layer_vectors import Vectors
+    from influence_assets.layouts.outer_products import fitting_rank
 
-    queries, tokens = sizes.most_scored_queries // sizes.methods, sizes.query_shape.tokens
-    return [Vectors(queries, tokens if method.layer_by_layer else math.inf) for method in methods_of(sizes.study)]
+    queries, tokens = sizes.most_scored_queries // sizes.methods, sizes.query_shape.tokens - 1
+    shapes = [(layer.d_out, layer.d_in) for layer in sizes.shape.layers]
+    rank = sizes.study.queries.rank or fitting_rank([tokens] * len(shapes), shapes, sizes.shape.sums_itemsize)
+    stored = tokens if rank is None else min(tokens, rank)
+    return [Vectors(queries, stored if method.layer_by_layer else math.inf) for method in methods_of(sizes.study)]
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:

@@ -96,8 +96,10 @@ class PassContext:
         def bytes_of(layer: "AttributedLayer") -> int:
             return curvature_bytes(form, layer, itemsize) + sum(each.bytes_of(layer, itemsize) for each in joined)
 
-        demand = Demand(bytes_of, [each for one in joined for each in one.vectors()], itemsize)
-        groups = groups_in_memory(self.whole, demand, self.sequences.tokens.shape[1])
+        tokens = self.sequences.tokens.shape[1]
+        vectors = [each for one in joined for each in one.vectors()]
+        demand = Demand(bytes_of, vectors, itemsize, batch_tokens=self.whole.batch_tokens(tokens))
+        groups = groups_in_memory(self.whole, demand, tokens)
         self._passes = self._turns * len(groups)
         return groups
 
@@ -183,7 +185,7 @@ def operations(sizes: Any, shard: str, members: Sequence[tuple[AssetDefinition, 
     groups: list[LayerGroup[LayerShape]] = sizes.layer_groups(demand)
     batches = -(-sequences // sizes.batch_sequences)
     making = batches * sum(
-        each.operations(layer.d_out, layer.d_in)
+        each.operations(layer)
         for group in groups
         for layer in group.layers
         if layer.name not in group.held
@@ -216,7 +218,9 @@ def _demand(sizes: Any, measures: Sequence[Measurement]) -> "Demand[LayerShape]"
     def bytes_of(layer: "LayerShape") -> int:
         return int(sizes.curvature_bytes(layer) + sum(each.layer_bytes(sizes, layer) for each in once))
 
-    return Demand(bytes_of, [each for one in once for each in one.vectors(sizes)], sizes.shape.sums_itemsize)
+    vectors = [each for one in once for each in one.vectors(sizes)]
+    batch_tokens = sizes.batch_sequences * sizes.shape.tokens
+    return Demand(bytes_of, vectors, sizes.shape.sums_itemsize, batch_tokens=batch_tokens)
 
 
 SHARD_PASS = SharedPass(

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
-    from influence_assets.capture.layer_groups import Demand, LayerGroup, Sized
+    from influence_assets.capture.layer_groups import Demand, LayerGroup
+    from influence_assets.capture.layer_vectors import Sized
     from influence_assets.capture.operations import LayerShape, ModelShape
     from influence_assets.maths.curvature_form import CurvatureForm
 

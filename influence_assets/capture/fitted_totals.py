@@ -10,12 +10,13 @@ import torch
 from influence_assets.capture.batches import Sequences
 from influence_assets.capture.correction import CorrectionTotals
 from influence_assets.capture.form import AnyCovarianceTotals, AnyStatistics, covariance_totals, shard_statistics
-from influence_assets.capture.layer_groups import Sized
+from influence_assets.capture.layer_vectors import Sized
 from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.one_pass import measure
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.curvature import Basis
 from influence_assets.maths.curvature_form import CurvatureForm
+from influence_assets.maths.moments import SecondMoment, SquareAccumulator
 from influence_assets.maths.notation import device_of_sums
 from influence_assets.models.layers.rule import AttributedLayer
 
@@ -114,7 +115,10 @@ class FittedCorrections:
 
     def take_up(self, corrections: CorrectionTotals, drift: np.ndarray, sequences: np.ndarray) -> None:
         """Go on from what was written before: the totals, and the drift and number of sequences of each shard."""
-        self.corrections.Λ.update(corrections.Λ)
+        for layer in self.layers:
+            total, device = corrections.of(layer), device_of_sums(layer.device)
+            placed = SecondMoment(total.total.to(device), total.count)
+            self.corrections.Λ[layer.name] = SquareAccumulator.of(placed)
         self._of_shard.clear(self.layers)
         for vector in drift:
             self._append(vector)

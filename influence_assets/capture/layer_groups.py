@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
 from influence_assets.capture.available_memory import available_memory
-from influence_assets.capture.layer_vectors import Vectors
+from influence_assets.capture.layer_vectors import Sized, Vectors
 from influence_assets.capture.runner import Runner
 from influence_assets.errors import InputError
 from influence_assets.maths.curvature_form import CurvatureForm
@@ -39,22 +39,6 @@ def room_for_layers(device: torch.device, memory_bytes: int | None, batch_bytes:
     if memory_bytes is not None:
         available = min(available, memory_bytes - resident_bytes())
     return available - batch_bytes
-
-
-class Sized(Protocol):
-    """A layer, or its shape alone."""
-
-    @property
-    def name(self) -> str:
-        """The module's name."""
-
-    @property
-    def output_width(self) -> int:
-        """The width of the output."""
-
-    @property
-    def input_width(self) -> int:
-        """The width of the input, including the bias's column."""
 
 
 Layer = TypeVar("Layer", bound=Sized)
@@ -145,25 +129,32 @@ class Demand(Generic[Layer]):
         vectors: the vectors that its gradients are multiplied by.
         itemsize: bytes of a number of these.
         spare: bytes that are in use while the group is loaded, and free when it is measured.
+        batch_tokens: tokens of a batch, for which vectors would be made.
     """
 
     bytes_of: Callable[[Layer], int]
     vectors: Sequence[Vectors] = ()
     itemsize: int = 4
     spare: int = 0
+    batch_tokens: int = 0
 
     def least(self, layer: Layer) -> int:
         """Return the bytes of a layer if its vectors are made when they are used."""
-        shape = layer.output_width, layer.input_width
-        return self.bytes_of(layer) + self.itemsize * sum(each.stored_numbers(*shape) for each in self.vectors)
-
-    def vector_bytes(self, layer: Layer) -> int:
-        """Return the bytes of a layer's vectors."""
-        return self.itemsize * sum(each.numbers(layer.output_width, layer.input_width) for each in self.vectors)
+        return self.bytes_of(layer) + self.itemsize * sum(each.stored_numbers(layer) for each in self.vectors)
 
     def most(self, layer: Layer) -> int:
         """Return the bytes of a layer if its vectors stay in memory, in which case nothing else of them does."""
-        return self.bytes_of(layer) + self.vector_bytes(layer)
+        return self.bytes_of(layer) + self.itemsize * sum(each.numbers(layer) for each in self.vectors)
+
+    def made_bytes(self, layer: Layer) -> int:
+        """Return the bytes of those of a layer's vectors that can be made when they are used."""
+        return self.itemsize * sum(each.numbers(layer) for each in self.vectors if each.are_made(layer))
+
+    def passes_to_make(self, layers: Sequence[Layer]) -> float:
+        """Return how many passes of a batch through the layers take as long as making all of their vectors once."""
+        # A pass multiplies by every weight twice, forward and backward.
+        of_pass = 4.0 * self.batch_tokens * sum(layer.output_width * layer.input_width for layer in layers)
+        return sum(each.operations(layer) for layer in layers for each in self.vectors) / max(1.0, of_pass)
 
 
 SHARE_FOR_PIECES = 1 / 8
@@ -172,7 +163,9 @@ held has to fit, and takes its part of the share rather than another pass."""
 
 
 def groups_within(layers: Sequence[Layer], demand: Demand[Layer], room: int) -> list[LayerGroup[Layer]]:
-    """Return as few groups of layers as fit into memory; as many layers' vectors as fit as well stay there.
+    """Return groups of layers that fit into memory, as few as possible if that does not take longer than more passes.
+
+    With fewer groups, not all vectors stay in memory: those of as many layers as fit do, from the first one on.
 
     Args:
         layers: the attributed layers, in the model's order.
@@ -183,12 +176,28 @@ def groups_within(layers: Sequence[Layer], demand: Demand[Layer], room: int) -> 
         InputError: one layer alone takes more.
     """
     room -= demand.spare
-    whole = sum(map(demand.most, layers))
-    if whole <= room and len(groups := layer_groups(layers, demand.most, room)) == 1:
-        return [LayerGroup(groups[0], frozenset(layer.name for layer in layers), whole)]
-    # Those of one layer at a time are made.
-    made = max(map(demand.vector_bytes, layers), default=0)
-    return [_holding(group, demand, room, made) for group in layer_groups(layers, demand.least, max(0, room - made))]
+    # Of vectors that are made, those of one layer of each shape are there at a time.
+    of_shapes = {(layer.output_width, layer.input_width): demand.made_bytes(layer) for layer in layers}
+    made = sum(of_shapes.values())
+    try:
+        holding = [
+            LayerGroup(group, frozenset(layer.name for layer in group), sum(map(demand.most, group)))
+            for group in layer_groups(layers, demand.most, room)
+        ]
+    except InputError:
+        if not made:
+            raise
+        holding = []
+    if len(holding) == 1 or not made:
+        return holding
+    try:
+        making = [_holding(group, demand, room, made) for group in layer_groups(layers, demand.least, room - made)]
+    except InputError:
+        if not holding:
+            raise
+        return holding
+    saved = len(holding) - len(making)
+    return making if not holding or saved > demand.passes_to_make(layers) else holding
 
 
 def _holding(layers: list[Layer], demand: Demand[Layer], room: int, made: int) -> LayerGroup[Layer]:
@@ -198,7 +207,7 @@ def _holding(layers: list[Layer], demand: Demand[Layer], room: int, made: int) -
     held = set()
     for layer in layers:
         more = demand.most(layer) - demand.least(layer)
-        if taken + more <= room:
+        if more == 0 or taken + more <= room:
             held.add(layer.name)
             taken += more
     return LayerGroup(layers, frozenset(held), taken)

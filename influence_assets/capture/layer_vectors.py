@@ -5,44 +5,75 @@ memory is short, P of a layer is made of them anew for each batch, which takes f
 for each group of layers whose P would fit.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
 from influence_assets.models.layers.rule import AttributedLayer
 
 
-class Vectors(NamedTuple):
+class Sized(Protocol):
+    """A layer, or its shape alone."""
+
+    @property
+    def name(self) -> str:
+        """The module's name."""
+
+    @property
+    def output_width(self) -> int:
+        """The width of the output."""
+
+    @property
+    def input_width(self) -> int:
+        """The width of the input, including the bias's column."""
+
+
+@dataclass(frozen=True)
+class Vectors:
     """How many vectors a measurement multiplies each layer's gradients by, and what they are made of.
 
     Args:
         number: how many there are.
-        outer_products: the outer products that each is made of; infinitely many if it is stored in full.
+        outer_products: how many each is made of on average, in every layer or by layer; infinitely many if they are
+            stored in full.
     """
 
     number: int
-    outer_products: float
+    outer_products: float | Mapping[str, float]
 
-    def numbers(self, d_out: int, d_in: int) -> int:
+    def numbers(self, layer: Sized) -> int:
         """Return how many numbers the vectors of a layer have."""
-        return self.number * d_out * d_in
+        return self.number * layer.output_width * layer.input_width
 
-    def stored_numbers(self, d_out: int, d_in: int) -> int:
+    def stored_numbers(self, layer: Sized) -> int:
         """Return how many numbers they are made of, which stay in memory."""
-        return int(self.number * min(self.outer_products * (d_out + d_in), d_out * d_in))
+        of_outer_products = self._outer_products(layer) * (layer.output_width + layer.input_width)
+        return math.ceil(self.number * min(of_outer_products, layer.output_width * layer.input_width))
 
-    def operations(self, d_out: int, d_in: int) -> float:
+    def are_made(self, layer: Sized) -> bool:
+        """Return whether they are more than what they are made of."""
+        return self.stored_numbers(layer) < self.numbers(layer)
+
+    def operations(self, layer: Sized) -> float:
         """Count the operations of making the vectors of a layer once."""
-        if self.stored_numbers(d_out, d_in) == self.numbers(d_out, d_in):
-            return 0.0
-        return 2.0 * self.outer_products * self.numbers(d_out, d_in)
+        return 2.0 * self._outer_products(layer) * self.numbers(layer) if self.are_made(layer) else 0.0
+
+    def _outer_products(self, layer: Sized) -> float:
+        return self.outer_products[layer.name] if isinstance(self.outer_products, Mapping) else self.outer_products
+
+
+Make = Callable[[str, Tensor | None], Tensor]
+"""Makes the vectors of a layer, given its name and memory of their shape to write them to, or none."""
 
 
 class LayerVectors(Mapping[str, Tensor]):
     """Vectors of every layer, [vector, d_out, d_in]: those of some stay in memory, others are made when they are used.
 
-    Measurements take one layer after the other, so the vectors that were made last stay until another layer's are.
+    Measurements take one layer after the other, so the vectors that were made last stay until another layer's are. They
+    are made in the memory of earlier ones: new memory, page by page, would take longer than the products.
 
     Args:
         layers: the layers, in the model's order.
@@ -50,13 +81,12 @@ class LayerVectors(Mapping[str, Tensor]):
         held: the layers whose vectors stay; None: all.
     """
 
-    def __init__(
-        self, layers: Sequence[AttributedLayer], make: Callable[[str], Tensor], held: frozenset[str] | None = None
-    ) -> None:
-        self._devices = {layer.name: layer.device for layer in layers}
+    def __init__(self, layers: Sequence[AttributedLayer], make: Make, held: frozenset[str] | None = None) -> None:
+        self._layers = {layer.name: layer for layer in layers}
         self._make = make
-        self._held = {name: self._made(name) for name in self._devices if held is None or name in held}
-        self._last: tuple[str, Tensor] | None = None
+        self._held = {name: self._made(name, None) for name in self._layers if held is None or name in held}
+        self._memory: dict[tuple[int, int], Tensor] = {}
+        self._last = ""
 
     def holds(self, layer: str) -> bool:
         """Return whether a layer's vectors stay in memory."""
@@ -65,19 +95,20 @@ class LayerVectors(Mapping[str, Tensor]):
     def __getitem__(self, layer: str) -> Tensor:
         if layer in self._held:
             return self._held[layer]
-        if self._last is None or self._last[0] != layer:
-            self._last = None  # before the next are made
-            self._last = layer, self._made(layer)
-        return self._last[1]
+        shape = self._layers[layer].output_width, self._layers[layer].input_width
+        if self._last != layer:
+            self._memory[shape] = self._made(layer, self._memory.get(shape))
+            self._last = layer
+        return self._memory[shape]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._devices)
+        return iter(self._layers)
 
     def __len__(self) -> int:
-        return len(self._devices)
+        return len(self._layers)
 
-    def _made(self, layer: str) -> Tensor:
-        return self._make(layer).to(self._devices[layer])
+    def _made(self, layer: str, out: Tensor | None) -> Tensor:
+        return self._make(layer, out).to(self._layers[layer].device)
 
 
 def placed(P: Mapping[str, Tensor], layers: Sequence[AttributedLayer]) -> Mapping[str, Tensor]:

@@ -68,16 +68,20 @@ class Runner:
 
     def batch_size(self, sequences: Sequences) -> int:
         """Return how many of these sequences go through the model at once."""
-        if self.batch_sequences != "auto":
-            return self.batch_sequences
-        return batch_size(self.model, self.head, self.modules, int(sequences.lengths.max(initial=1)), self.memory_bytes)
+        return self._sequences_of(int(sequences.lengths.max(initial=1)))
 
     def batch_bytes(self, tokens: int) -> int:
         """Return the most bytes that a batch of sequences of this length takes during a pass."""
-        size = self.batch_sequences
-        if size == "auto":
-            size = batch_size(self.model, self.head, self.modules, tokens, self.memory_bytes)
-        return size * sequence_bytes(self.model, self.head, self.modules, tokens)
+        return self._sequences_of(tokens) * sequence_bytes(self.model, self.head, self.modules, tokens)
+
+    def batch_tokens(self, tokens: int) -> int:
+        """Return the tokens of a batch of sequences of this length."""
+        return self._sequences_of(tokens) * tokens
+
+    def _sequences_of(self, tokens: int) -> int:
+        if self.batch_sequences != "auto":
+            return self.batch_sequences
+        return batch_size(self.model, self.head, self.modules, tokens, self.memory_bytes)
 
     def batches(self, sequences: Sequences, *, by_length: bool = False) -> Iterator[Batch]:
         """Yield the batches of the sequences, on the model's device.

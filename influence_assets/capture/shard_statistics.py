@@ -32,6 +32,8 @@ class ShardStatistics(Participant):
         self.is_running = running is not None
         self._earlier: dict[str, Tensor] = {}
         """Block sums of the running totals before the shard."""
+        self._now: dict[str, Tensor] = {}
+        """Those after it, as far as they have been asked for."""
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:
         """Add one layer's gradients of a batch."""
@@ -40,13 +42,15 @@ class ShardStatistics(Participant):
 
     def eigenvalue_blocks(self, layer: AttributedLayer) -> Tensor:
         """Return the block sums of a layer's Λ over the shard, in float64."""
-        blocks = block_sums(self.corrections.of(layer).total)
+        self._now[layer.name] = blocks = block_sums(self.corrections.of(layer).total)
         return blocks - self._earlier[layer.name] if layer.name in self._earlier else blocks
 
     def clear(self, layers: Sequence[AttributedLayer]) -> None:
         """Begin the next shard; running totals stay."""
         self.covariances.clear()
         if self.is_running:
-            self._earlier = {layer.name: block_sums(self.corrections.of(layer).total) for layer in layers}
+            unknown = {layer.name: layer for layer in layers if layer.name not in self._now}
+            sums = {name: block_sums(self.corrections.of(layer).total) for name, layer in unknown.items()}
+            self._earlier, self._now = self._now | sums, {}
         else:
             self.corrections.clear()

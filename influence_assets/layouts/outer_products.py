@@ -194,12 +194,21 @@ class StoredGradients:
             parts[query] = OuterProducts(L[query], R[query])
         return GradientParts(len(ranks[rows]), parts, like)
 
-    def outer_products(self, rows: slice) -> float:
-        """Return the most outer products that V of some queries has in a layer, on average over the queries."""
-        ranks = np.stack(list(self._ranks.values()))[:, rows].astype(float)
-        means = np.where(ranks == IN_FULL, np.inf, ranks).mean(axis=1) if ranks.size else np.zeros(1)
-        finite = means[np.isfinite(means)]
-        return float(finite.max()) if finite.size else math.inf
+    def outer_products(self, rows: slice, shapes: Mapping[str, tuple[int, int]]) -> dict[str, float]:
+        """Return how many outer products V of some queries has, on average, by layer.
+
+        V that is stored in full counts as that many which have as many numbers.
+
+        Args:
+            rows: the queries.
+            shapes: d_out and d_in of each layer.
+        """
+        means = {}
+        for name, (d_out, d_in) in shapes.items():
+            ranks = self._ranks[name][rows]
+            counts = np.where(ranks == IN_FULL, d_out * d_in / (d_out + d_in), ranks)
+            means[name] = float(counts.mean()) if counts.size else 0.0
+        return means
 
     def _read(self, name: str, counts: np.ndarray, rows: slice, like: Tensor) -> Tensor:
         """Return the rows of some queries in an array that has `counts` [query] rows of each query."""

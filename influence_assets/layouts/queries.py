@@ -136,17 +136,21 @@ class StoredQueries:
         Args:
             rows: the queries.
             method: the method.
-            held: the layers whose P stays in memory, while that of others is made whenever it is used; None: all.
+            held: the layers whose P stays in memory, while that of others is made whenever it is used; None: all. P
+                that is stored in full always stays.
         """
         of_method = attribution_methods()[method]
+        if not of_method.layer_by_layer:
+            held = None
 
-        def make(name: str) -> Tensor:
+        def make(name: str, out: Tensor | None) -> Tensor:
             layer = self._curvature[name]
             if not of_method.layer_by_layer:
                 return read_layer(self._artifact, name, method, self._runner.device, rows)
             curvature = {name: layer} if of_method.needs_curvature else {}
             context = MethodContext(self._runner, {name: layer.basis}, curvature)
-            V = self._of_layer(name, layer, rows) if held is None or name in held else self._parts(name, rows).sums()
+            stays = held is None or name in held
+            V = self._of_layer(name, layer, rows) if stays else self._parts(name, rows).sums(out)
             return of_method.prepare({name: V}, context)[name]
 
         layers = [layer for layer in self._runner.modules if layer.name in self._curvature]
@@ -154,8 +158,11 @@ class StoredQueries:
 
     def vectors(self, rows: slice, method: str) -> Vectors:
         """Return what a method's P of some queries is made of."""
-        is_made = attribution_methods()[method].layer_by_layer
-        return Vectors(rows.stop - rows.start, self._gradients.outer_products(rows) if is_made else math.inf)
+        count = rows.stop - rows.start
+        if not attribution_methods()[method].layer_by_layer:
+            return Vectors(count, math.inf)
+        shapes = {layer.name: (layer.output_width, layer.input_width) for layer in self._runner.modules}
+        return Vectors(count, self._gradients.outer_products(rows, shapes))
 
     def _parts(self, name: str, rows: slice) -> GradientParts:
         """Return what V of a layer is the sum of, which all methods share, and which stays in memory."""

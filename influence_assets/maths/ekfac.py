@@ -292,10 +292,10 @@ class DiagonalWhitening:
             _a: the layer's inputs; they are not used.
             G: their gradients, in the eigenbasis.
         """
-        # One gradient at a time: its squares stay in the processor's cache.
         weights = (self.Λ + self.λ).reciprocal_().flatten()  # not kept: they are as large as Λ
-        norms = torch.stack([torch.dot(g.square().flatten(), weights) for g in G])
-        return self.of_gradients(G), norms
+        squares = torch.empty_like(weights)  # of one gradient at a time, so that they stay in the processor's cache
+        norms = [torch.dot(torch.mul(g, g, out=squares), weights) for g in G.flatten(1)]
+        return self.of_gradients(G), torch.stack(norms)
 
 
 @dataclass(frozen=True)

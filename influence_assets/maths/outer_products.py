@@ -57,12 +57,17 @@ class GradientParts:
         """Return the parts of every query; `like` as in the class."""
         return cls(len(parts), dict(enumerate(parts)), like)
 
-    def sums(self) -> Float[Tensor, "query d_out d_in"]:
-        """Return V in memory of its own."""
-        V = self.like.new_zeros(self.queries, *self.like.shape[1:])
-        for query, part in self.parts.items():
+    def sums(self, out: Float[Tensor, "query d_out d_in"] | None = None) -> Float[Tensor, "query d_out d_in"]:
+        """Return V, in memory of its own or in that of `out`, if this is of the dtype and on the device of V."""
+        if out is None or (out.dtype, out.device) != (self.like.dtype, self.like.device):
+            out = self.like.new_empty(self.queries, *self.like.shape[1:])
+        V = out
+        for query in range(self.queries):
+            part = self.parts.get(query)
             if isinstance(part, OuterProducts):
                 part.sum(out=V[query])
+            elif part is None:
+                V[query] = 0
             else:
                 V[query] = part
         return V

@@ -34,7 +34,8 @@ select
     queries.completion,
     passages.influence_nats,
     spread.sigma_nats,
-    passages.influence_nats
+    isfinite(passages.influence_nats)
+    and passages.influence_nats
     > noise_threshold(spread.median_nats, spread.sigma_nats, spread.sequences) as is_above_noise,
     passages.text,
     passages.shard_id,

@@ -27,5 +27,5 @@ comment on column scores_with_noise.calibrated_nats is
 comment on column scores_with_noise.sigma_nats is
 'Standard deviation of the query''s noise, in nats; see query_noise. Null where it is not known.';
 comment on column scores_with_noise.is_above_noise is
-'Whether the score stands above the noise: it exceeds query_noise.threshold_nats. Null where the noise is not known.';
+'Whether the score stands above the noise: it exceeds query_noise.threshold_nats. Null where the noise is not known, unless the score is not finite.';
 comment on column scores_with_noise.materialization_id is 'The materialization of the score; see materializations.';

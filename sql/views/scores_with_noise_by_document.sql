@@ -28,6 +28,6 @@ comment on column scores_with_noise_by_document.calibrated_nats is
 comment on column scores_with_noise_by_document.sigma_nats is
 'Standard deviation of the query''s noise, in nats; see query_noise_by_document. Null where it is not known.';
 comment on column scores_with_noise_by_document.is_above_noise is
-'Whether the score stands above the noise: it exceeds query_noise_by_document.threshold_nats. Null where the noise is not known.';
+'Whether the score stands above the noise: it exceeds query_noise_by_document.threshold_nats. Null where the noise is not known, unless the score is not finite.';
 comment on column scores_with_noise_by_document.materialization_id is
 'The materialization of the score; see materializations.';

@@ -1,6 +1,7 @@
 """Where memory is short, groups of layers are measured in passes of their own, with the same results."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,10 +61,11 @@ def test_the_room_is_what_the_study_allows_less_what_is_in_use(monkeypatch, memo
     assert room_for_layers(here, memory_bytes, 4 * 10**7) == room - 4 * 10**7
 
 
-def test_vectors_stay_in_memory_as_far_as_there_is_room_before_there_are_more_passes(layers):
+def test_vectors_stay_in_memory_as_far_as_there_is_room_before_there_are_more_passes():
     """A layer takes 100 bytes beside two vectors of 8 × 33 or 32 × 9 numbers, each made of one outer product."""
-    demand = Demand(lambda _layer: 100, [Vectors(2, 1)], 4)
-    least, most, made = (list(map(of, layers)) for of in (demand.least, demand.most, demand.vector_bytes))
+    layers = select_modules(cases.gpt2(layers=6), "mlp")
+    demand = Demand(lambda _layer: 100, [Vectors(2, 1)], batch_tokens=1000)
+    least, most, made = (list(map(of, layers)) for of in (demand.least, demand.most, demand.made_bytes))
     assert all(low < high for low, high in zip(least, most, strict=True))
 
     def held(room):
@@ -73,21 +75,36 @@ def test_vectors_stay_in_memory_as_far_as_there_is_room_before_there_are_more_pa
         return [len(group.held) for group in groups]
 
     assert held(sum(most)) == [len(layers)], "all of them, and none is made when it is used"
-    barely = sum(least) + max(made)
-    assert held(barely) == [0], "one layer's at a time"
+    barely = sum(least) + sum(set(made))
+    assert held(barely) == [0], "of one layer of each shape at a time"
     assert held(barely + (most[0] - least[0]) // 2) == [0], "some room stays for pieces"
     assert held(8 * (barely + most[0] - least[0]) // 7 + 1) == [1]
-    assert len(held(barely - 1)) == 2
-    assert groups_within(layers, Demand(demand.bytes_of, [Vectors(2, 1)], 4, spare=50), barely + 50)[0].bytes == barely
+    assert groups_within(layers, replace(demand, spare=50), barely + 50)[0].bytes == barely
+    assert groups_within(layers, replace(demand, batch_tokens=0), barely)[0].held, (
+        "making them takes longer than passes"
+    )
+    assert sum(held(max(most))) == len(layers), "there is no room to make any, but for those of each layer by itself"
     with pytest.raises(InputError, match="alone takes"):
-        groups_within(layers, demand, min(least) + max(made) - 1)
+        groups_within(layers, demand, min(most) - 1)
 
 
 def test_vectors_that_are_stored_in_full_always_stay(layers):
-    demand = Demand(lambda _layer: 0, [Vectors(3, math.inf)], 8)
-    assert list(map(demand.least, layers)) == list(map(demand.most, layers))
-    assert Vectors(3, math.inf).operations(8, 9) == Vectors(3, 1000).operations(8, 9) == 0
-    assert Vectors(3, 2).operations(8, 9) == 2 * 2 * 3 * 8 * 9
+    """A run with them never takes more memory or passes than if none could be made."""
+    in_full = Demand(lambda _layer: 0, [Vectors(3, math.inf)], 8, batch_tokens=1000)
+    assert list(map(in_full.least, layers)) == list(map(in_full.most, layers))
+    alone = max(map(in_full.most, layers))
+    for room in (alone, 2 * alone, 3 * alone):
+        groups = groups_within(layers, in_full, room)
+        assert len(groups) == len(layer_groups.layer_groups(layers, in_full.most, room))
+        assert all(len(group.held) == len(group.layers) for group in groups)
+    with pytest.raises(InputError, match="alone takes"):
+        groups_within(layers, in_full, alone - 1)
+    both = replace(in_full, vectors=[Vectors(3, {layer.name: (1, math.inf)[n % 2] for n, layer in enumerate(layers)})])
+    (group,) = groups_within(layers, both, sum(map(both.least, layers)) + sum(map(both.made_bytes, layers[:1])))
+    assert group.held == {layer.name for layer in layers[1::2]}
+    assert Vectors(3, math.inf).operations(layers[0]) == Vectors(3, 1000).operations(layers[0]) == 0
+    numbers = layers[0].output_width * layers[0].input_width
+    assert Vectors(3, 2).operations(layers[0]) == 2 * 2 * 3 * numbers
 
 
 @pytest.mark.parametrize("rank", [None, pytest.param(3, marks=pytest.mark.slow)])
