@@ -21,6 +21,7 @@ from influence_assets.study import Study
 if TYPE_CHECKING:
     from influence_assets.capture.layer_vectors import Vectors
     from influence_assets.capture.participant import Participant
+    from influence_assets.capture.runner import Runner
     from influence_assets.layouts.queries import StoredQueries
     from influence_assets.maths.curvature import Curvature
     from influence_assets.models.layers.rule import AttributedLayer
@@ -89,20 +90,20 @@ class _Scores(Joined):
 
     def vectors(self) -> "list[Vectors]":
         """Return P of every method."""
-        queries = self._stored({})
+        queries = self._stored(self._context.whole, {})
         return [queries.vectors(self._rows, method) for method in self._names]
 
     def begin(self) -> "Participant":
         """Load P of the context's layers."""
-        queries = self._stored(self._context.curvatures)
+        queries = self._stored(self._context.runner, self._context.curvatures)
         for method, name in self._names.items():
             self._totals.hold(name, queries.layers(self._rows, method, self._context.held))
         return self._totals
 
-    def _stored(self, curvature: "Mapping[str, Curvature]") -> "StoredQueries":
+    def _stored(self, runner: "Runner", curvature: "Mapping[str, Curvature]") -> "StoredQueries":
         from influence_assets.layouts.queries import StoredQueries
 
-        return StoredQueries(self._work.open("query_gradients"), self._context.runner, curvature)
+        return StoredQueries(self._work.open("query_gradients"), runner, curvature)
 
     def end(self) -> None:
         """Free P."""
