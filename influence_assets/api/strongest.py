@@ -12,7 +12,6 @@ from influence_assets.api.answer import Answer
 from influence_assets.api.cautions import cautions
 from influence_assets.api.passages import Scored, passages, stored, trained_documents
 from influence_assets.engine.versions import Versions
-from influence_assets.errors import InputError
 from influence_assets.storage.catalogue import query, refuse_unknown
 
 _STRONGEST = """
@@ -98,10 +97,9 @@ def strongest(versions: Versions, query_id: str, top: int, *, unseen: bool = Fal
 
 def _noise(path: Path, query_id: str, scores: list[float]) -> tuple[Noise | None, Sequence[float | None]]:
     """Return a query's noise, and scores of the query with their noise shrunk."""
-    try:
-        rows = query(path, _NOISE, {"query_id": query_id, "scores": scores}).rows()
-    except InputError:  # the catalogue is of an earlier release
-        rows = []
+    # The catalogue may be of an earlier release.
+    is_there = query(path, "select 1 from duckdb_views() where view_name = 'query_noise'").height > 0
+    rows = query(path, _NOISE, {"query_id": query_id, "scores": scores}).rows() if is_there else []
     if not rows:
         return None, [None] * len(scores)
     *figures, calibrated = rows[0]

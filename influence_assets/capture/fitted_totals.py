@@ -119,7 +119,7 @@ class FittedCorrections:
             total, device = corrections.of(layer), device_of_sums(layer.device)
             placed = SecondMoment(total.total.to(device), total.count)
             self.corrections.Λ[layer.name] = SquareAccumulator.of(placed)
-        self._of_shard.clear(self.layers)
+        self._of_shard.clear()
         for vector in drift:
             self._append(vector)
         self.sequences = sequences.tolist()
@@ -144,7 +144,7 @@ class FittedCorrections:
         self.sequences.append(len(sequences))
         if self._of_shard.corrections is not self.corrections:
             self.corrections.absorb(self._of_shard.corrections)
-        self._of_shard.clear(self.layers)
+        self._of_shard.clear()
 
     def save(self, draft: Any) -> None:
         """Write everything measured so far."""

@@ -1,8 +1,8 @@
-"""Vectors that gradients are multiplied by, of which all layers' do not have to be in memory at once.
+"""Vectors that gradients are multiplied by, which do not have to be in memory for all layers at once.
 
 A query's P has as many numbers as the attributed weights, while the outer products that it is made of are few. Where
-memory is short, P of a layer is made of them anew for each batch, which takes far less than another pass of the model
-for each group of layers whose P would fit.
+memory is short, P of a layer is made of them anew for each batch, if that takes less than another pass of the model for
+each group of layers whose P would fit (`layer_groups.py`).
 """
 
 import math

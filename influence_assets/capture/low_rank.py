@@ -1,6 +1,6 @@
 """Curvature of low rank: sketches of A and S, and the squared norms of sequence gradients in and outside of U."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -147,7 +147,7 @@ class LowRankStatistics(Participant):
             totals.Λ[name] = SquareAccumulator.of(layer.squared_norms)
         return totals
 
-    def clear(self, _layers: Sequence[AttributedLayer] = ()) -> None:
+    def clear(self) -> None:
         """Set all totals to zero, for the next shard."""
         for layer in self._layers.values():
             layer.clear()

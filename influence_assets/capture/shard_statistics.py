@@ -1,7 +1,5 @@
 """A shard's own A, S and Λ in one pass: what says how far the shard is from the basis that it is measured in."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from influence_assets.capture.batches import Batch
@@ -45,12 +43,12 @@ class ShardStatistics(Participant):
         self._now[layer.name] = blocks = block_sums(self.corrections.of(layer).total)
         return blocks - self._earlier[layer.name] if layer.name in self._earlier else blocks
 
-    def clear(self, layers: Sequence[AttributedLayer]) -> None:
+    def clear(self) -> None:
         """Begin the next shard; running totals stay."""
         self.covariances.clear()
         if self.is_running:
-            unknown = {layer.name: layer for layer in layers if layer.name not in self._now}
-            sums = {name: block_sums(self.corrections.of(layer).total) for name, layer in unknown.items()}
+            unknown = self.corrections.Λ.keys() - self._now.keys()
+            sums = {name: block_sums(self.corrections.Λ[name].moment().total) for name in unknown}
             self._earlier, self._now = self._now | sums, {}
         else:
             self.corrections.clear()

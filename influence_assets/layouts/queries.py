@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -119,9 +120,13 @@ class StoredQueries:
         self._curvature = curvature
         self._gradients = StoredGradients(artifact)
         self._kept: dict[tuple[str, int, int], GradientParts] = {}
-        self.query_ids = list(artifact.table("queries").select("query_id").collect()["query_id"])
         self.N = int(summary["training_sequences"])
         self.generation_id = int(summary["generation_id"])
+
+    @cached_property
+    def query_ids(self) -> list[str]:
+        """The ids of the set's queries."""
+        return list(self._artifact.table("queries").select("query_id").collect()["query_id"])
 
     @property
     def all(self) -> slice:
