@@ -13,7 +13,7 @@ from tests import studies
 
 
 @pytest.mark.parametrize(
-    ("length", "noise"), [(16, "noise not known"), (8, r"\d of \d\d above the noise of [\d.e-]+ nats")]
+    ("length", "noise"), [(16, "noise not known"), (8, r"\d of \d\d above the noise, [\d.e-]+ nats")]
 )
 def test_each_question_has_its_noise_beside_its_passages(tmp_path, length, noise):
     study = studies.lay_out(tmp_path, sequences={"length": length})

@@ -96,7 +96,7 @@ def _noises(catalogue: Path) -> dict[str, str]:
 
     rows = query(catalogue, "select query_id, sequences, sequences_above, threshold_nats from query_noise").rows()
     return {
-        query_id: "noise not known" if above is None else f"{above:,} of {n:,} above the noise of {threshold:.2g} nats"
+        query_id: "noise not known" if above is None else f"{above:,} of {n:,} above the noise, {threshold:.2g} nats"
         for query_id, n, above, threshold in rows
     }
 
