@@ -16,7 +16,13 @@ from influence_assets.cli.app import build_app
 from influence_assets.cli.study_template import reference
 from influence_assets.storage.catalogue.statements import Statement, statements
 
-PARTITIONS = {"none": "–", "shard": "shard", "query_set": "query set", "pair": "query set × shard"}
+PARTITIONS = {
+    "none": "–",
+    "shard": "shard",
+    "query_set": "query set",
+    "pair": "query set × shard",
+    "listed": "as it lists them",
+}
 
 
 def main() -> None:

@@ -340,6 +340,57 @@ class Sketches(_Section):
     )
 
 
+class Evaluation(_Section):
+    """The models that are trained again on parts of the corpus, by which scores are judged. Only on request."""
+
+    subsets: int = Field(
+        64,
+        ge=2,
+        description="How many random subsets of the corpus models are trained on again. More can be added later; those "
+        "that are trained stay valid.",
+    )
+    seeds: int = Field(
+        2,
+        ge=1,
+        description="Models of each subset, which differ in their initial weights and the order of sequences. From two "
+        "on, it is known how far retraining agrees with itself, which no score can surpass.",
+    )
+    share: float = Field(
+        0.5, gt=0, lt=1, allow_inf_nan=False, description="The share of the units that is in each subset."
+    )
+    by: str = Field(
+        "sequence",
+        min_length=1,
+        description="The units that are drawn: `sequence`, `document`, or the name of a column of the corpus, such as "
+        "source, whose rows with the same value stay together. The loss of what is left out is masked; sequences are "
+        "packed as before.",
+    )
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of the draw of the subsets.")
+    removal_queries: int = Field(
+        5,
+        ge=1,
+        description="For how many queries, drawn by `seed`, models are trained without the sequences that each method "
+        "scores highest.",
+    )
+    removal_share: float = Field(
+        0.01, gt=0, lt=1, allow_inf_nan=False, description="The share of all sequences that such a model lacks."
+    )
+    random_removals: int = Field(
+        10, ge=2, description="Models that lack as many sequences at random, with which these are compared."
+    )
+    keep_weights: bool = Field(
+        default=False,
+        description="Keep the weights of the trained models, so that further questions can be asked of them later "
+        "without training. Otherwise only the log-probabilities of all queries are kept.",
+    )
+
+    def retrainings(self) -> list[str]:
+        """Return the partition keys of the retrained models, such as subset-0007.seed-1, subset after subset."""
+        return [
+            f"subset-{subset:04}.seed-{seed}" for subset in range(self.subsets) for seed in range(1, self.seeds + 1)
+        ]
+
+
 class Storage(_Section):
     """Where everything that is computed is stored."""
 
@@ -410,6 +461,7 @@ class Study(_Section):
     curvature: Curvature = Curvature()
     scores: Scores = Scores()
     sketches: Sketches = Sketches()
+    evaluation: Evaluation = Evaluation()
     storage: Storage = Storage()
     compute: Compute = Compute()
     automation: Automation = Automation()

@@ -7,7 +7,7 @@ import contextlib
 import gzip
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,13 @@ def versions_of(study: Path, choice: Choice = "newest", *, fit_another: bool = F
     return Versions(open_workspace(Study.load(study)), choice, fit_another=fit_another)
 
 
-def compute(study: Path, *, new_generation: bool = False, until: str | None = None) -> list[str]:
+def compute(
+    study: Path,
+    *,
+    new_generation: bool = False,
+    until: str | None = None,
+    requested: Mapping[str, Collection[Partition]] | None = None,
+) -> list[str]:
     """Bring everything up to date as the command does, and return what was computed, in order, as `asset[partition]`.
 
     What a partition fails with is raised.
@@ -192,11 +198,11 @@ def compute(study: Path, *, new_generation: bool = False, until: str | None = No
         study: the study file.
         new_generation: fit another generation.
         until: the last step to be computed, instead of all: the run ends as if it had been killed after it.
+        requested: partitions of what is computed on request only.
     """
     result = Result()
-    events = bring_up_to_date(
-        versions_of(study, "published"), _Until(until), result, run_id="test", new_generation=new_generation
-    )
+    versions = Versions(open_workspace(Study.load(study), requested), "published")
+    events = bring_up_to_date(versions, _Until(until), result, run_id="test", new_generation=new_generation)
     with contextlib.closing(events), contextlib.suppress(_EnoughError):
         for event in events:
             if isinstance(event, Failure):
@@ -235,7 +241,7 @@ def everything(
     shards, query_sets = list(shards), list(query_sets)
     named = set()
     for step in asset_graph():
-        if step.name in set(but):
+        if step.name in set(but) or step.on_request:
             continue
         if step.partitioned_by == "none":
             named.add(step.name)
@@ -327,3 +333,8 @@ def rewrite(
             draft.table(name, frame)
         draft.summarise(**good.manifest.summary)
     return store.open(good.key)
+
+
+def tokenizer_of(language_model: Artifact) -> Tokenizer:
+    """The tokenizer that a model's artifact holds."""
+    return Tokenizer.from_file(str(language_model.path("tokenizer") / "tokenizer.json"))

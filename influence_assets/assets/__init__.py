@@ -4,18 +4,20 @@ A file holds everything that is particular to its asset: its definition, its com
 the UI shows.
 """
 
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.graph import AssetGraph
+from influence_assets.engine.partitions import Partition
 from influence_assets.engine.workspace import Workspace
 from influence_assets.extensions import discover, extension_folders, own_parts
 from influence_assets.methods.registry import methods_of
 from influence_assets.storage.catalogue.statements import use_folders
 from influence_assets.study import Study
 
-GROUPS = ("corpus", "model", "curvature", "queries", "attribution")
+GROUPS = ("corpus", "model", "curvature", "queries", "attribution", "evaluation")
 """Groups in reading order; those of extensions follow, and the catalogue comes last."""
 
 
@@ -32,15 +34,19 @@ def asset_graph() -> AssetGraph:
     return graph
 
 
-def open_workspace(study: Study) -> Workspace:
+def open_workspace(study: Study, requested: Mapping[str, Collection[Partition]] | None = None) -> Workspace:
     """Return a new view of a study's files and its store.
+
+    Args:
+        study: the study.
+        requested: the partitions that are wanted of assets that are computed on request only, by the asset's name.
 
     Raises:
         InputError: the store cannot be written, or belongs to another study; or the study names an unknown method.
         StorageError: the store was written by another version.
     """
     methods_of(study)  # raises now if the study names an unknown method
-    return Workspace(study, asset_graph)
+    return Workspace(study, asset_graph, requested)
 
 
 def open_without_extensions(study: Study) -> Workspace:

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -31,8 +31,21 @@ PARTITIONS_SHOWN = 4
 """How many computed partitions of each asset are named."""
 
 
-def run_study(study: Study, console: Console, *, new_generation: bool = False) -> bool:
-    """Compute what is outstanding and print what was done; return whether all is complete and every check passed."""
+def run_study(
+    study: Study,
+    console: Console,
+    *,
+    new_generation: bool = False,
+    requested: Mapping[str, Collection[Partition]] | None = None,
+) -> bool:
+    """Compute what is outstanding and print what was done; return whether all is complete and every check passed.
+
+    Args:
+        study: the study.
+        console: where to print.
+        new_generation: whether to fit another generation of curvature.
+        requested: the partitions that are wanted of assets that are computed on request only, by the asset's name.
+    """
     import dagster as dg
 
     warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -44,7 +57,7 @@ def run_study(study: Study, console: Console, *, new_generation: bool = False) -
     started = time.monotonic()
     refuse_damaged_history(dagster_home(study))
     with damage_named(dagster_home(study)), open_instance(study) as instance, _Display(console) as display:
-        session = Session(study, display)
+        session = Session(study, display, requested or {})
         mended_marker = session.published.workspace.store.mended_marker
         troubles = session.published.workspace.withdrawn.repair()
         vanished = session.published.workspace.vanished

@@ -179,6 +179,7 @@ class AssetDefinition:
         description: what a person reads about it.
         kinds: the libraries and formats that the UI shows.
         partitioned_by: what its partitions are.
+        listed: the names of its partitions under a study's settings, if it lists them itself.
         inputs: the assets that it reads.
         reads: what it reads outside the store.
         uses: whether, under a study's settings, it reads one of `inputs` or `reads`, given by name.
@@ -192,6 +193,8 @@ class AssetDefinition:
         is_current: returns whether an artifact that is held is still valid; None: it always is.
         needed_until: an asset; once that is up to date, artifacts of this one are no longer needed, and are reduced to
             their manifests.
+        on_request: whether it is computed only when somebody asks for it: runs that bring a study up to date leave it
+            out, and its readers read what there is of it.
         begins_generation: whether it can be computed again on request, as another generation.
         reports_drift: whether its summary says that a new generation is due (`exceeds`).
         holds_text: whether it holds text, tokens or scores of single sequences, so that it goes with a withdrawn
@@ -217,6 +220,7 @@ class AssetDefinition:
     description: str
     kinds: frozenset[str] = frozenset()
     partitioned_by: Partitioning = "none"
+    listed: Callable[[Study], Sequence[str]] = lambda _study: ()
     inputs: tuple[str, ...] = ()
     reads: tuple[Source, ...] = ()
     uses: Callable[[Study, str], bool] = lambda _study, _name: True
@@ -228,6 +232,7 @@ class AssetDefinition:
     identity: tuple[str, Callable[[Manifest], Any]] | None = None
     is_current: Callable[["Workspace", Manifest], bool] | None = None
     needed_until: str | None = None
+    on_request: bool = False
     begins_generation: bool = False
     reports_drift: bool = False
     holds_text: bool = False

@@ -65,9 +65,11 @@ class AssetState:
 
 
 def plan(versions: Versions) -> Iterator[AssetState]:
-    """Yield the state of every asset, in the graph's order."""
+    """Yield the state of every asset, in the graph's order; of those on request, of which there is or is to be some."""
     for asset in versions.workspace.graph:
-        yield AssetState(asset, [_state(versions, asset, partition) for partition in versions.partitions(asset)])
+        partitions = versions.partitions(asset)
+        if partitions or not asset.on_request:
+            yield AssetState(asset, [_state(versions, asset, partition) for partition in partitions])
 
 
 def state_rows(states: Sequence[AssetState]) -> pl.DataFrame:

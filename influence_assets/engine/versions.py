@@ -59,7 +59,19 @@ class Versions:
         self._identities: dict[ArtifactKey, Any] = {}
 
     def partitions(self, asset: AssetDefinition) -> list[Partition]:
-        """Return all partitions of an asset, given the source files that exist."""
+        """Return the partitions of an asset that the study has, given the source files that exist.
+
+        Of an asset that is computed on request only, these are the requested ones and those that are up to date.
+        """
+        partitions = self._all_partitions(asset)
+        if not asset.on_request:
+            return partitions
+        requested = self.workspace.requested.get(asset.name, ())
+        return [p for p in partitions if p in requested or ((key := self.key(asset, p)) and self.holds(key))]
+
+    def _all_partitions(self, asset: AssetDefinition) -> list[Partition]:
+        if asset.partitioned_by == "listed":
+            return [Partition(name=name) for name in asset.listed(self.workspace.study)]
         shards, query_sets = self.workspace.shards, self.workspace.query_sets
         if asset.partitioned_by == "shard":
             return [Partition(shard=shard) for shard in shards]
@@ -271,6 +283,8 @@ class Versions:
 
     def _partitions_read(self, partition: Partition, upstream: AssetDefinition) -> list[Partition]:
         """Return the partitions of an upstream asset that a partition reads: those with the same shard or query set."""
+        if upstream.on_request:
+            return self.partitions(upstream)
         if upstream.partitioned_by == "none":
             return [Partition()]
         if upstream.partitioned_by == "shard" and partition.shard is not None:

@@ -1,6 +1,6 @@
 """A study with its graph of assets and its store, and cached facts about its files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from influence_assets.corpus.slices import Shard, has_vanished, list_shards
 from influence_assets.corpus.sources import SourceFile, list_query_files
 from influence_assets.corpus.withdrawn import Withdrawal
 from influence_assets.engine.graph import AssetGraph
+from influence_assets.engine.partitions import Partition
 from influence_assets.engine.store_list import StoreList
 from influence_assets.engine.tombstones import VANISHED, Tombstones
 from influence_assets.engine.withdrawals import Withdrawn
@@ -53,11 +54,18 @@ class Workspace:
     Args:
         study: the study.
         load_graph: returns the assets; a function that other processes can import, so that they can compute too.
+        requested: the partitions that are wanted of assets that are computed on request only, by the asset's name.
     """
 
-    def __init__(self, study: Study, load_graph: Callable[[], AssetGraph]) -> None:
+    def __init__(
+        self,
+        study: Study,
+        load_graph: Callable[[], AssetGraph],
+        requested: Mapping[str, Collection[Partition]] | None = None,
+    ) -> None:
         self.study = study
         self.load_graph = load_graph
+        self.requested = requested or {}
         self.graph = load_graph()
         self.store = ArtifactStore.open_or_create(study.storage.root, study.name)
         self._is_folder = cache(is_folder_at)
@@ -66,7 +74,7 @@ class Workspace:
 
     def again(self) -> "Workspace":
         """Return a fresh look at the study's files and its store."""
-        return Workspace(self.study, self.load_graph)
+        return Workspace(self.study, self.load_graph, self.requested)
 
     @property
     def weights_cache(self) -> Path:

@@ -1,6 +1,6 @@
 """The job that brings a study up to date: one run, one process, one op for each stage."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import dagster as dg
@@ -34,14 +34,20 @@ class Request(dg.Config):
     new_generation: bool = False
 
 
-def build_bring_up_job(study: Study, resources: Mapping[str, dg.ResourceDefinition] | None = None) -> dg.JobDefinition:
+def build_bring_up_job(
+    study: Study,
+    resources: Mapping[str, dg.ResourceDefinition] | None = None,
+    requested: Collection[str] = (),
+) -> dg.JobDefinition:
     """Return the job of a study.
 
     Args:
         study: the study to bring up to date.
         resources: the study's session, if the job is not part of a code location that has it.
+        requested: the assets, of those that are computed on request only, that are to have a stage.
     """
-    *stages, last = [(asset.name, _stage(study, asset)) for asset in asset_graph()]
+    due = [asset for asset in asset_graph() if not asset.on_request or asset.name in requested]
+    *stages, last = [(asset.name, _stage(study, asset)) for asset in due]
     new_generation = _new_generation(study)
     look, report = _plan(study), _report(study)
 
@@ -66,7 +72,8 @@ def _new_generation(study: Study) -> dg.GraphDefinition:
     """Return the stages that fill a new generation; they are skipped if there is none."""
     assets = asset_graph().assets
     first = next((place for place, asset in enumerate(assets) if asset.begins_generation), 0)
-    stages = [(asset.name, _stage(study, asset, is_new_generation=True)) for asset in assets[first:]]
+    due = [asset for asset in assets[first:] if not asset.on_request]
+    stages = [(asset.name, _stage(study, asset, is_new_generation=True)) for asset in due]
 
     @dg.graph(
         name=f"{study.name}_{NEW_GENERATION}",
@@ -197,7 +204,7 @@ def execute(study: Study, instance: dg.DagsterInstance, session: Session, *, new
     # Without a code location, because resolving the whole graph of assets takes longer than many runs.
     resources = {resource_key(study): dg.ResourceDefinition.hardcoded_resource(session)}
     try:
-        succeeded = execute_here(build_bring_up_job(study, resources), instance, config, LOCATION)
+        succeeded = execute_here(build_bring_up_job(study, resources, session.requested), instance, config, LOCATION)
     finally:
         session.close()
     if session.error is not None:

@@ -74,7 +74,7 @@ def _asset(study: Study, asset: AssetDefinition, graph: AssetGraph, partitions: 
         code_version=code_version(asset, study),
         owners=list(study.automation.owners),
         metadata=_code_references(asset),
-        partitions_def=partitions.definition(asset.partitioned_by),
+        partitions_def=partitions.definition(asset.partitioned_by, asset.listed(study)),
         check_specs=checks.specs(asset, key),
         required_resource_keys={resource_key(study)},
         # What begins a generation by hand measures first what it is made of.

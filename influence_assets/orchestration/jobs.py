@@ -1,6 +1,7 @@
 """Jobs that materialise a study's assets in the usual way: the user chooses the assets and partitions.
 
-A Dagster job can only have assets with the same kind of partitions, so there is one job for each kind. The job that
+A Dagster job can only have assets with the same partitions, so there is one job for each kind of them, and one for each
+asset that lists its own. The job that
 brings everything up to date knows the order and what is due; these jobs compute only what is chosen.
 """
 
@@ -25,19 +26,24 @@ KINDS: Mapping[Partitioning, tuple[str, str]] = {
 
 def asset_job_name(study: Study, partitioning: Partitioning) -> str:
     """Return the name of the job of all assets with partitions of a kind."""
-    return f"{study.name}_materialize_{KINDS[partitioning][0]}"
+    return _name(study, KINDS[partitioning][0])
+
+
+def _name(study: Study, what: str) -> str:
+    return f"{study.name}_materialize_{what}"
 
 
 def build_asset_jobs(study: Study) -> list[UnresolvedAssetJobDefinition]:
-    """Return one job for each kind of partition that assets of the study have."""
-    assets: dict[Partitioning, list[dg.AssetKey]] = {}
+    """Return one job for each kind of partition that assets of the study have, and each asset that lists its own."""
+    jobs: dict[tuple[str, str], list[dg.AssetKey]] = {}
     for asset in asset_graph():
-        assets.setdefault(asset.partitioned_by, []).append(asset_key(study, asset.name))
+        name, described = KINDS.get(asset.partitioned_by, (asset.name, f"of {asset.name}"))
+        jobs.setdefault((_name(study, name), described), []).append(asset_key(study, asset.name))
     return [
         dg.define_asset_job(
-            asset_job_name(study, partitioning),
+            name,
             dg.AssetSelection.assets(*keys),
-            description=f"Materialise some or all assets {KINDS[partitioning][1]}. Their inputs must be up to date.",
+            description=f"Materialise some or all assets {described}. Their inputs must be up to date.",
         )
-        for partitioning, keys in assets.items()
+        for (name, described), keys in jobs.items()
     ]

@@ -1,5 +1,6 @@
-"""Dynamic partitions: one for each source file, one for each query file, and their pairs for scores."""
+"""Partitions: one for each source file, one for each query file, their pairs for scores, and those that assets list."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -24,17 +25,25 @@ class Partitions:
         query_set = dg.DynamicPartitionsDefinition(name=f"{study.name}_query_sets")
         return cls(shard, query_set, dg.MultiPartitionsDefinition({"shard": shard, "query_set": query_set}))
 
-    def definition(self, partitioning: Partitioning) -> dg.PartitionsDefinition[str] | None:
-        """Return Dagster's definition of a kind of partition."""
+    def definition(self, partitioning: Partitioning, listed: Sequence[str] = ()) -> dg.PartitionsDefinition[str] | None:
+        """Return Dagster's definition of a kind of partition.
+
+        Args:
+            partitioning: the kind.
+            listed: the names of the partitions, if the asset lists them.
+        """
+        if partitioning == "listed":
+            return dg.StaticPartitionsDefinition(listed)
         return {"none": None, "shard": self.shard, "query_set": self.query_set, "pair": self.pair}[partitioning]
 
     def mapping(self, upstream: Partitioning, downstream: Partitioning) -> dg.PartitionMapping | None:
         """Return how an asset reads another: the same shard or query set if both have one, else all partitions."""
         if upstream == "none":
             return None
-        if upstream == downstream:
+        if upstream == downstream != "listed":
             return dg.IdentityPartitionMapping()
-        if downstream == "none" or {upstream, downstream} == {"shard", "query_set"}:
+        kinds = {upstream, downstream}
+        if downstream == "none" or "listed" in kinds or kinds == {"shard", "query_set"}:
             return dg.AllPartitionMapping()
         single = upstream if downstream == "pair" else downstream
         return dg.MultiToSingleDimensionPartitionMapping(partition_dimension_name=single)

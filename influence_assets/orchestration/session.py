@@ -1,7 +1,7 @@
 """The state that the ops and assets of one run share: the study's versions, the work in progress, and its watcher."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ class Session:
     Args:
         study: the study that the run computes.
         listener: a watcher that follows the run's progress; without one, progress goes to the run's log.
+        requested: the partitions that are wanted of assets that are computed on request only, by the asset's name.
         result: what the run has done so far.
         recheck: what became of the checks that are outstanding, once the run has ended.
         error: the error that ended the run early.
@@ -38,6 +39,7 @@ class Session:
 
     study: Study
     listener: Watcher | None = None
+    requested: Mapping[str, Collection[Partition]] = field(default_factory=dict)
     result: Result = field(default_factory=Result)
     recheck: Recheck = field(default_factory=Recheck)
     error: BaseException | None = None
@@ -46,12 +48,12 @@ class Session:
     @cached_property
     def versions(self) -> Versions:
         """The versions that the study needs of each partition, in the newest generation."""
-        return Versions(open_workspace(self.study))
+        return Versions(open_workspace(self.study, self.requested))
 
     @cached_property
     def published(self) -> Versions:
         """The versions that the study needs of each partition, in the generation that readers see."""
-        return Versions(open_workspace(self.study), "published")
+        return Versions(open_workspace(self.study, self.requested), "published")
 
     @property
     def checks_failed(self) -> list[str]:
