@@ -6,10 +6,10 @@ The manual repeats itself, so every article that contains the question's sentenc
 from dataclasses import dataclass
 from pathlib import Path
 
-import bm25s  # type: ignore[import-untyped]
 import numpy as np
 import polars as pl
 
+from influence_assets.analysis.word_overlap import bm25_scores
 from influence_assets.storage.catalogue import query
 
 METHODS = ("ekfac", "gradient_dot", "bm25")
@@ -109,14 +109,8 @@ def led_by_true_articles(catalogue: Path) -> int:
 
 def _bm25(questions: pl.DataFrame, passages: pl.DataFrame) -> pl.DataFrame:
     """Return the BM25 scores of every passage for every question, which is its prompt and completion."""
-    retriever = bm25s.BM25()
-    words = bm25s.tokenize(list(passages["text"]), stopwords=[], return_ids=False, show_progress=False)
-    retriever.index(words, show_progress=False)
-    searched = bm25s.tokenize(
-        [f"{row['prompt']}{row['completion']}" for row in questions.to_dicts()],
-        stopwords=[], return_ids=False, show_progress=False,
-    )  # fmt: skip
-    scores = np.stack([retriever.get_scores(tokens) for tokens in searched]).astype(np.float64)
+    texts = [f"{row['prompt']}{row['completion']}" for row in questions.to_dicts()]
+    scores = bm25_scores(list(passages["text"]), texts)
     return pl.DataFrame(
         {
             "method": ["bm25"] * scores.size,
