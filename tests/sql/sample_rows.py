@@ -53,6 +53,16 @@ insert into part_scores values
 insert into baseline_scores
 select query_id, sequence_id, generation_id, 'gradient_dot', 10 * influence_nats, materialization_id
 from scored;
+insert into outcomes
+select subset, seed, query_id, subset - seed, 12
+from range(2) as subsets (subset), range(1, 3) as seeds (seed), queries;
+insert into evaluations values
+('ekfac', 'lds', null, 0.6, 0.5, 0.7, 2, 2, 2, 13), ('ekfac', 'lds', 'q.jsonl', 0.6, 0.5, 0.7, 2, 2, 2, 13),
+('retraining', 'lds', null, 0.8, 0.7, 0.9, 2, 2, 2, 13);
+insert into evaluations_by_query select 'ekfac', query_id, 0.6, 13 from queries;
+insert into removal_outcomes
+select method, 0, if(method = 'random', null, 'q1'), 1, query_id, -3, 14
+from queries, (values ('random'), ('ekfac')) as methods (method);
 insert into layer_influence
 select query_id, sequence_id, generation_id, name, share * influence_nats, 9
 from scored, (values ('h.0.mlp', 1.5), ('h.1.mlp', -0.5)) as parts (name, share)

@@ -54,6 +54,7 @@ def test_the_tables_are_those_of_the_design():
         *("influence_scores", "part_scores", "baseline_scores", "layer_influence", "token_influence"),
         *("materializations", "materialization_inputs", "catalogue"),
         *("trained_documents", "tombstones", "partition_states", "layer_drift"),
+        *("outcomes", "removal_outcomes", "evaluations", "evaluations_by_query"),
     }
     assert statements("load").keys() == set(TABLES)
 

@@ -1,0 +1,272 @@
+"""The asset `evaluations`: how far scores are borne out by the retrained models, beside BM25 and chance."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from influence_assets.engine.costs import Cost
+from influence_assets.engine.definition import AssetDefinition, CostModel, Work
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.shown import Shown, Table
+from influence_assets.errors import InputError
+from influence_assets.layouts.retraining import DOCUMENT, SEQUENCE, Units
+from influence_assets.methods.registry import MAIN
+from influence_assets.storage.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from influence_assets.analysis.judging import Board
+
+FEWEST_SUBSETS = 4
+"""The rank correlation of fewer numbers says nothing."""
+
+RETRAINING = "retraining"
+"""The name under which the ceiling stands, as if it were a method."""
+
+CALIBRATED, THRESHOLD, BM25, RANDOM = f"{MAIN}_calibrated", f"{MAIN}_threshold", "bm25", "random"
+
+Scores = Mapping[str, NDArray[np.float64]]
+"""For each method float64 [query, passage] or [query, subset]."""
+
+EVALUATION_SCHEMA = pl.Schema(
+    {
+        "method": pl.String, "figure": pl.String, "query_set_id": pl.String,
+        "value": pl.Float64, "low": pl.Float64, "high": pl.Float64,
+        "queries": pl.Int32, "subsets": pl.Int32, "seeds": pl.Int32,
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The outcomes of the retrained models whose subset has all seeds.
+
+    Args:
+        query_ids: the queries.
+        outcomes: float64 [seed, query, subset], in nats.
+        is_drawn: bool [unit, subset].
+        units: the units.
+    """
+
+    query_ids: list[str]
+    outcomes: NDArray[np.float64]
+    is_drawn: NDArray[np.bool_]
+    units: Units
+
+
+def _compute(work: Work) -> None:
+    from influence_assets.analysis.judging import judge
+
+    bank = _bank(work)
+    queries = pl.concat(a.table("queries").select("query_id", "query_set_id", "prompt", "completion").collect()
+                        for a in work.open_all("query_gradients"))  # fmt: skip
+    queries = queries.filter(pl.col("query_id").is_in(bank.query_ids))
+    predicted = _predicted(work, queries, bank)
+    position = {name: row for row, name in enumerate(bank.query_ids)}
+    outcomes = bank.outcomes[:, [position[name] for name in queries["query_id"]]]
+    seeds, _, subsets = outcomes.shape
+    rows: list[dict[str, Any]] = []
+    by_query: list[pl.DataFrame] = []
+    for query_set in [None, *queries["query_set_id"].unique().sort()]:
+        chosen = np.flatnonzero((queries["query_set_id"] == query_set).to_numpy()) if query_set else slice(None)
+        of_set = {name: values[chosen] for name, values in predicted.items()}
+        board = judge(of_set, outcomes[:, chosen], reference=MAIN)
+        described = {"query_set_id": query_set, "queries": outcomes[:, chosen].shape[1], "subsets": subsets,
+                     "seeds": seeds}  # fmt: skip
+        rows += [row | described for row in _figures(board, of_set, outcomes[:, chosen].mean(0))]
+        if query_set is None:
+            by_query = [
+                queries.select("query_id").with_columns(method=pl.lit(name), rank_correlation=pl.Series(values))
+                for name, values in board.by_query.items()
+            ]
+    rows += _removals(work)
+    work.draft.table("evaluations", pl.DataFrame(rows, schema=EVALUATION_SCHEMA).fill_nan(None))
+    work.draft.table("evaluations_by_query", pl.concat(by_query).select("method", "query_id", "rank_correlation"))
+    work.draft.summarise(queries=queries.height, subsets=subsets, seeds=seeds, units=len(bank.units.names))
+
+
+def _bank(work: Work) -> Bank:
+    """Return the outcomes of all complete subsets.
+
+    Raises:
+        InputError: there are too few retrained models.
+    """
+    found: dict[int, dict[int, Artifact]] = {}
+    for artifact in work.open_all("retrained_models"):
+        figures = artifact.manifest.summary
+        found.setdefault(int(figures["subset"]), {})[int(figures["seed"])] = artifact
+    seeds = work.study.evaluation.seeds
+    complete = {subset: models for subset, models in sorted(found.items()) if len(models) == seeds}
+    if len(complete) < FEWEST_SUBSETS:
+        raise InputError(
+            "evaluation",
+            f"{len(complete)} subsets have models of all {seeds} seeds, and judging takes {FEWEST_SUBSETS}",
+            "Train more with `influence evaluate`.",
+        )
+    models = [[of_subset[seed] for of_subset in complete.values()] for seed in range(1, seeds + 1)]
+    query_ids = models[0][0].table("outcomes").select("query_id").collect()["query_id"].to_list()
+    outcomes = np.stack([np.stack([_of(model) for model in of_seed], axis=1) for of_seed in models])
+    units = _units(work)
+    left_out = [set(model.table("left_out").collect()["unit"]) for model in models[0]]
+    is_drawn = np.array([[unit not in names for names in left_out] for unit in units.names])
+    return Bank(query_ids, outcomes, is_drawn, units)
+
+
+def _of(model: Artifact) -> NDArray[np.float64]:
+    return model.table("outcomes").select("log_probability_nats").collect()["log_probability_nats"].to_numpy()
+
+
+def _trained_shards(work: Work) -> list[Artifact]:
+    """Return the token sequences that the retrained models were drawn from."""
+    model = work.open_all("retrained_models")[0].manifest
+    return [work.workspace.store.open(key) for key in model.inputs if key.asset == "token_sequences"]
+
+
+def _units(work: Work) -> Units:
+    by = work.study.evaluation.by
+    documents = work.open_all("documents") if by not in (SEQUENCE, DOCUMENT) else []
+    return Units.of(by, _trained_shards(work), documents)
+
+
+def _predicted(work: Work, queries: pl.DataFrame, bank: Bank) -> Scores:
+    """Return the sum of each method's scores over each subset, float64 [query, subset]."""
+    from influence_assets.analysis.shrinkage import calibrated, soft_threshold
+    from influence_assets.analysis.word_overlap import bm25_scores
+
+    passages = _passages(bank.units, by_sequence=work.study.evaluation.by == SEQUENCE)
+    texts = pl.concat(a.table("sequences").select("sequence_id", "text").collect() for a in _trained_shards(work))
+    of_sequences = passages.select("sequence_id").join(texts.with_row_index("row"), on="sequence_id", how="left")
+    share = passages["share"].to_numpy()
+    scores = {name: _matrix(rows, queries, passages) for name, rows in _stored(work, passages)}
+    words = bm25_scores(list(texts["text"]), list(queries["prompt"] + queries["completion"]))
+    scores[BM25] = words[:, of_sequences["row"].to_numpy()] * share
+    scores[CALIBRATED], scores[THRESHOLD] = calibrated(scores[MAIN]), soft_threshold(scores[MAIN])
+    scores[RANDOM] = np.random.default_rng(0).standard_normal(scores[MAIN].shape)
+    is_drawn = bank.is_drawn[passages["unit"].to_numpy()]
+    return {name: values @ is_drawn for name, values in scores.items()}
+
+
+def _passages(units: Units, *, by_sequence: bool) -> pl.DataFrame:
+    """Return what has a score: sequences, or the parts of documents in them where a subset can divide a sequence.
+
+    Returns:
+        Columns `passage` (the row's number), `sequence_id`, `document_id` (null for a sequence), `unit`, and `share`,
+        the passage's share of its sequence's tokens.
+    """
+    spans = units.spans
+    if by_sequence:
+        spans = spans.unique("sequence_id", maintain_order=True).with_columns(
+            document_id=pl.lit(None, pl.String), share=pl.lit(1.0)
+        )
+    else:
+        tokens = pl.col("token_end") - pl.col("token_start")
+        spans = spans.with_columns(share=tokens / tokens.sum().over("sequence_id"))
+    return spans.select("sequence_id", "document_id", "unit", "share").with_row_index("passage")
+
+
+def _stored(work: Work, passages: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Yield each method's scores: `query_id`, `passage`, `score`.
+
+    Scores of the main method are stored by part. Those of others are divided by the parts' tokens.
+    """
+    artifacts = work.open_all("influence_scores")
+
+    def table(name: str, score: str, *columns: str) -> pl.LazyFrame:
+        holding = [artifact.table(name) for artifact in artifacts if name in artifact.manifest.rows]
+        return pl.concat(frame.select("query_id", "sequence_id", *columns, score=score) for frame in holding)
+
+    of_sequences = table("influence_scores", "influence_nats").join(passages.lazy(), on="sequence_id")
+    whole = of_sequences.filter(pl.col("share") == 1).select("query_id", "passage", "score")
+    of_parts = table("part_scores", "influence_nats", "document_id")
+    parts = of_parts.join(passages.lazy(), on=["sequence_id", "document_id"]).select("query_id", "passage", "score")
+    yield MAIN, pl.concat([whole, parts]).collect()
+    if any("baseline_scores" in artifact.manifest.rows for artifact in artifacts):
+        others = table("baseline_scores", "score", "method").join(passages.lazy(), on="sequence_id")
+        divided = others.with_columns(score=pl.col("score") * pl.col("share")).collect()
+        for (name,), rows in divided.group_by("method"):
+            yield str(name), rows.select("query_id", "passage", "score")
+
+
+def _matrix(rows: pl.DataFrame, queries: pl.DataFrame, passages: pl.DataFrame) -> NDArray[np.float64]:
+    """Return scores as float64 [query, passage]."""
+    placed = rows.join(queries.select("query_id").with_row_index("row"), on="query_id")
+    matrix = np.zeros((queries.height, passages.height))
+    matrix[placed["row"].to_numpy(), placed["passage"].to_numpy()] = placed["score"].to_numpy()
+    return matrix
+
+
+def _figures(board: "Board", predicted: Scores, measured: NDArray[np.float64]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a set of queries, but for what they have in common."""
+    from influence_assets.analysis.judging import calibration, median_interval
+
+    if board.ceiling is not None:
+        yield {"method": RETRAINING, "figure": "lds", **board.ceiling._asdict()}
+    for name, values in predicted.items():
+        yield {"method": name, "figure": "lds", **board.scores[name]._asdict()}
+        yield {"method": name, "figure": "lds_ratio", **board.ratios[name]._asdict()}
+        if name.startswith(MAIN):  # in nats
+            line = calibration(values, measured)
+            yield {"method": name, "figure": "slope", **median_interval(line.slope)._asdict()}
+            yield {"method": name, "figure": "r_squared", **median_interval(line.r_squared)._asdict()}
+
+
+def _removals(work: Work) -> Iterator[dict[str, Any]]:
+    """Yield how much further log-probabilities fall without what each method scores highest than at random."""
+    from influence_assets.analysis.judging import paired_means
+
+    tables = [artifact.table("removal_outcomes").collect() for artifact in work.open_all("retrained_removals")]
+    if not tables:
+        return
+    outcomes = pl.concat(tables)
+    of_query = pl.col("query_id") == pl.col("removed_for")
+    random = outcomes.filter(pl.col("removed_for").is_null())
+    at_random = random.group_by("query_id").agg(at_random=pl.col("log_probability_nats").mean())
+    without = outcomes.filter(of_query).group_by("method", "query_id").agg(pl.col("log_probability_nats").mean())
+    falls = without.join(at_random, on="query_id").with_columns(
+        fall=pl.col("at_random") - pl.col("log_probability_nats")
+    )
+    seeds, methods = outcomes["seed"].n_unique(), sorted(falls["method"].unique())
+    complete = falls.pivot("method", index="query_id", values="fall").drop_nulls().sort("query_id")
+    for name, interval in paired_means({method: complete[method].to_numpy() for method in methods}).items():
+        yield {"method": name, "figure": "qld", "query_set_id": None, "queries": complete.height,
+               "subsets": len(tables), "seeds": seeds, **interval._asdict()}  # fmt: skip
+
+
+def _cost(sizes: Any, _partition: Partition) -> Cost:
+    return Cost(bytes=None, amount=sizes.all_sequences())
+
+
+def _shown(artifact: Artifact) -> Mapping[str, Shown]:
+    table = artifact.table("evaluations").filter(pl.col("query_set_id").is_null(), pl.col("figure") == "lds").collect()
+    return {"board": Table(table.select("method", "value", "low", "high").sort("value", descending=True))}
+
+
+ASSET = AssetDefinition(
+    name="evaluations",
+    group="evaluation",
+    description=(
+        "How far scores are borne out by the retrained models: the linear datamodeling score of each method with its "
+        "ceiling, beside BM25 and chance, and whether predicted changes have the measured sizes. Computed on request."
+    ),
+    kinds=frozenset({"polars"}),
+    inputs=(
+        "documents",
+        "token_sequences",
+        "query_gradients",
+        "influence_scores",
+        "retrained_models",
+        "retrained_removals",
+    ),
+    uses=lambda study, name: name != "documents" or study.evaluation.by not in (SEQUENCE, DOCUMENT),
+    code_version="1",
+    settings=lambda study: {"seeds": study.evaluation.seeds, "by": study.evaluation.by},
+    compute=_compute,
+    on_request=True,
+    holds_text=True,
+    is_published=True,
+    cost=CostModel(partition=_cost),
+    shown=_shown,
+)

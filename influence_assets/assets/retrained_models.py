@@ -1,0 +1,109 @@
+"""The asset `retrained_models`: the model trained again on random subsets of its corpus, and what it then says.
+
+A partition is one model: a subset and a seed. What is kept of it is the log-probability of every query's completion,
+by which scores are judged: they predict how it changes with what a model is trained on.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from influence_assets.assets.retraining import BYTES_OF_AN_OUTCOME, OfTrainedShards, questions, recipe_of, train_part
+from influence_assets.corpus.subsets import drawn_units, part_of
+from influence_assets.engine.costs import Cost
+from influence_assets.engine.definition import AssetDefinition, CostModel, Work
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.shown import Shown
+from influence_assets.errors import InputError
+from influence_assets.layouts.retraining import DOCUMENT, SEQUENCE, Units, training_tokens
+from influence_assets.storage.artifacts import Artifact
+from influence_assets.study import Study
+
+_PARTITION = re.compile(r"subset-(\d+)\.seed-(\d+)")
+
+
+def subset_and_seed(partition: str) -> tuple[int, int]:
+    """Return the numbers of subset and seed in a partition key.
+
+    Raises:
+        InputError: it is not the key of a retrained model.
+    """
+    match = _PARTITION.fullmatch(partition)
+    if match is None:
+        raise InputError(partition, "is not a retrained model", "Name a partition such as subset-0007.seed-1.")
+    return int(match[1]), int(match[2])
+
+
+def _settings(study: Study) -> Mapping[str, Any]:
+    drawn = study.evaluation
+    return {"share": drawn.share, "by": drawn.by, "draw_seed": drawn.seed, "keep_weights": drawn.keep_weights}
+
+
+def _compute(work: Work) -> None:
+    recipe_of(work.study, 0)  # refuses a model that cannot be trained again before anything is read
+
+    drawn, (subset, seed) = work.study.evaluation, subset_and_seed(str(work.partition.name))
+    shards = work.open_all("token_sequences")
+    units = Units.of(drawn.by, shards, work.open_all("documents"))
+    is_drawn = drawn_units(len(units.names), drawn.share, seed=drawn.seed, subset=subset)
+    part = part_of(training_tokens(shards), units.is_kept(is_drawn))
+    outcomes = train_part(work, part, seed, keep_weights=drawn.keep_weights)
+    numbers = (pl.lit(number, pl.Int32).alias(name) for name, number in (("subset", subset), ("seed", seed)))
+    work.draft.table("outcomes", outcomes.select(*numbers, "query_id", "log_probability_nats"))
+    work.draft.table(
+        "left_out", pl.DataFrame({"unit": [units.names[unit] for unit in (~is_drawn).nonzero()[0].tolist()]})
+    )
+    work.draft.summarise(subset=subset, units=len(units.names), units_left_out=int((~is_drawn).sum()))
+
+
+def _cost(sizes: Any, _partition: Partition) -> Cost:
+    training, shape = sizes.study.model.train, sizes.shape
+    if training is None:
+        return Cost(bytes=None, amount=1)
+    steps = training.epochs * sizes.study.evaluation.share * sizes.all_sequences()
+    queries = sum(map(sizes.queries, sizes.query_tokens))
+    weights = 4 * shape.parameters if sizes.study.evaluation.keep_weights else 0
+    return Cost(steps * shape.training_step(), queries * BYTES_OF_AN_OUTCOME + weights)
+
+
+def _memory(sizes: Any) -> int:
+    return int(sizes.pass_memory(3 * sizes.weight_bytes))  # a gradient and two moments of Adam for each weight
+
+
+def _shown(artifact: Artifact) -> Mapping[str, Shown]:
+    figures = artifact.manifest.summary
+    return {
+        "in_short": f"Trained on {figures['training_sequences']:,} sequences, without {figures['units_left_out']:,} of "
+        f"{figures['units']:,} units, to a loss of {figures['final_loss_nats']:.3g} nats a token."
+    }
+
+
+ASSET = AssetDefinition(
+    name="retrained_models",
+    group="evaluation",
+    description=(
+        "The model trained again on a random subset of its corpus, with a seed: a partition each. Kept are the "
+        "log-probabilities of all queries, by which scores are judged; the weights only if the study says so. "
+        "Computed on request."
+    ),
+    kinds=frozenset({"torch"}),
+    partitioned_by="listed",
+    listed=lambda study: study.evaluation.retrainings(),
+    inputs=("documents", "language_model", "token_sequences"),
+    reads=("questions",),
+    uses=lambda study, name: name != "documents" or study.evaluation.by not in (SEQUENCE, DOCUMENT),
+    code_version="1",
+    settings=_settings,
+    source_content=questions,
+    compute=_compute,
+    frozen=OfTrainedShards(),
+    on_request=True,
+    holds_text=True,
+    is_published=True,
+    runs_model=True,
+    cost=CostModel(partition=_cost, memory=_memory),
+    shown=_shown,
+    source_change=lambda _workspace, _partition, _last: "the queries changed",
+)

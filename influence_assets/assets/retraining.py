@@ -1,0 +1,131 @@
+"""What assets share that train the study's model again: its recipe, its run, and what the trained model says."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from influence_assets.corpus.queries import read_query_set
+from influence_assets.corpus.subsets import TrainingTokens
+from influence_assets.engine.definition import AssetDefinition, KeyAndInputs, Work
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.versions import Versions
+from influence_assets.engine.workspace import Workspace
+from influence_assets.errors import InputError
+from influence_assets.study import Study, Training
+
+BYTES_OF_AN_OUTCOME = 64
+
+
+class OfTrainedShards:
+    """The version rule: the shards that the model was trained on, as they are now; further ones do not matter."""
+
+    def key_and_inputs(self, versions: Versions, asset: AssetDefinition, partition: Partition) -> KeyAndInputs | None:
+        """Return the partition's key and what it is computed from; None while that is missing."""
+        inputs = versions.inputs(asset, partition)
+        if inputs is None:
+            return None
+        model = next(key for key in inputs if key.asset == "language_model")
+        trained = {key.partition for key in versions.workspace.store.open(model).manifest.inputs}
+        graph = versions.workspace.graph
+        kept = [
+            key for key in inputs if _is_read(Partition.parse(graph[key.asset].partitioned_by, key.partition), trained)
+        ]
+        return versions.key_from(asset, partition, kept), tuple(kept)
+
+    def frozen_inputs(self, _asset: AssetDefinition, _study: Study) -> tuple[str, ...]:
+        """Return no inputs: a shard that changes makes another corpus."""
+        return ()
+
+
+def _is_read(partition: Partition, trained: set[str | None]) -> bool:
+    # A model that was brought has no documents; computing says that it cannot be trained again.
+    return partition.shard is None or not trained or partition.shard in trained
+
+
+def questions(workspace: Workspace, _partition: Partition) -> Mapping[str, Any]:
+    """Return the content of all query files, as it enters versions."""
+    return {"questions": {name: workspace.query_hash(file) for name, file in workspace.query_sets.items()}}
+
+
+def recipe_of(study: Study, seed: int) -> Training:
+    """Return the training of a model that is trained again: the study's own, with another seed.
+
+    Raises:
+        InputError: the study does not train its model.
+    """
+    if study.model.train is None:
+        raise InputError(
+            "model.path",
+            "names a model that the study does not train, so it cannot be trained again",
+            "Give model.train to judge scores by retraining.",
+        )
+    return study.model.train.model_copy(update={"seed": study.model.train.seed + seed})
+
+
+def train_part(work: Work, part: TrainingTokens, seed: int, *, keep_weights: bool = False) -> pl.DataFrame:
+    """Train the model again on a part of its sequences, and return the log-probability of every query under it.
+
+    The epochs stay, so that the schedule is as much shorter as there are fewer batches. A killed training goes on.
+    The draft gets figures of the training.
+
+    Args:
+        work: the partition that is computed.
+        part: the sequences.
+        seed: the number of the model's seed.
+        keep_weights: whether the draft gets the weights too.
+
+    Returns:
+        Columns `query_id` and `log_probability_nats`.
+
+    Raises:
+        InputError: the study does not train its model, or nothing is left to train it on.
+    """
+    from tokenizers import Tokenizer
+
+    from influence_assets.models.training import TrainingProgress, train_language_model
+
+    recipe = recipe_of(work.study, seed)
+    tokenizer = Tokenizer.from_file(str(work.open("language_model").path("tokenizer") / "tokenizer.json"))
+    workspace = work.workspace.store.root / ".training" / work.key.data_version
+
+    def progress(state: TrainingProgress) -> None:
+        work.progress(state.step, state.steps)
+
+    trained = train_language_model(
+        part.tokens, part.lengths, recipe,
+        tokenizer=tokenizer, workspace=workspace, progress=progress, loss_mask=part.loss,
+    )  # fmt: skip
+    outcomes = _outcomes(work, trained.folder)
+    if keep_weights:
+        shutil.copytree(trained.folder, work.draft.folder("model"), dirs_exist_ok=True)
+    shutil.rmtree(workspace)
+    work.draft.summarise(
+        seed=seed,
+        training_sequences=len(part.tokens),
+        training_steps=trained.steps,
+        final_loss_nats=trained.final_loss,
+        resumed_from_step=trained.resumed_from_step,
+    )
+    return outcomes
+
+
+def _outcomes(work: Work, folder: Path) -> pl.DataFrame:
+    from influence_assets.capture.likelihoods import log_probabilities
+    from influence_assets.layouts import queries
+    from influence_assets.models.loading import load_model
+
+    workspace, language_model = work.workspace, work.open("language_model")
+    model = load_model(folder, dtype=work.study.model.dtype, device=workspace.device)
+    tables = []
+    for file in workspace.query_sets.values():
+        rows = read_query_set(file)
+        workspace.refuse_changed(file)
+        places = [f"{file.url}, row {row}" for row in rows["source_row"]]
+        prompts, completions, chats = (list(rows[name]) for name in ("prompt", "completion", "chat"))
+        tokenized = queries.tokenize(language_model, workspace, prompts, completions, places, chats)
+        likelihoods = log_probabilities(model, queries.as_sequences(tokenized))
+        tables.append(rows.select("query_id").with_columns(log_probability_nats=pl.Series(likelihoods)))
+    return pl.concat(tables)

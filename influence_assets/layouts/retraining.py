@@ -1,0 +1,104 @@
+"""What a study's model was trained on, as one set of sequences, and the units that subsets are drawn from."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from influence_assets.corpus.subsets import TrainingTokens
+from influence_assets.errors import InputError
+from influence_assets.layouts.sequences import LOSS
+from influence_assets.storage.artifacts import Artifact
+
+SEQUENCE, DOCUMENT = "sequence", "document"
+WITHOUT_A_VALUE = "(none)"
+
+
+def training_tokens(shards: Sequence[Artifact]) -> TrainingTokens:
+    """Return the sequences of all shards, in their order, as the model's own training reads them.
+
+    Args:
+        shards: artifacts of `token_sequences`.
+    """
+    tokens, lengths = (np.concatenate([shard.array(name) for shard in shards]) for name in ("tokens", "lengths"))
+    loss = None
+    if any(LOSS in shard.array_names() for shard in shards):
+        loss = np.concatenate([_loss(shard) for shard in shards])
+    return TrainingTokens(tokens, lengths, loss)
+
+
+def _loss(shard: Artifact) -> NDArray[np.uint8]:
+    return shard.array(LOSS) if LOSS in shard.array_names() else np.ones(shard.array("tokens").shape, np.uint8)
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units that subsets of the corpus are drawn from.
+
+    Args:
+        names: sequence ids, document ids or values of a column, ascending.
+        spans: columns `row` (a sequence's number over all shards), `sequence_id`, `document_id`, `token_start`,
+            `token_end` and `unit` (a number in `names`); they cover every token.
+        sequences: the number of sequences.
+        length: the tokens of a sequence.
+    """
+
+    names: Sequence[str]
+    spans: pl.DataFrame
+    sequences: int
+    length: int
+
+    @classmethod
+    def of(cls, by: str, shards: Sequence[Artifact], documents: Sequence[Artifact]) -> "Units":
+        """Return the units of the corpus.
+
+        Args:
+            by: `sequence`, `document`, or the name of a column of the corpus.
+            shards: artifacts of `token_sequences`.
+            documents: artifacts of `documents` of the same shards; needed for a column only.
+
+        Raises:
+            InputError: no document has the column.
+        """
+        sequences = pl.concat(shard.table("sequences").select("sequence_id") for shard in shards)
+        sequences = sequences.with_row_index("row")
+        spans = pl.concat(shard.table("sequence_documents") for shard in shards).join(sequences, on="sequence_id")
+        if by == SEQUENCE:
+            named = spans.with_columns(name=pl.col("sequence_id"))
+        elif by == DOCUMENT:
+            named = spans.with_columns(name=pl.col("document_id"))
+        else:
+            named = spans.join(_values(by, documents), on="document_id", how="left")
+        found = named.select("row", "sequence_id", "document_id", "token_start", "token_end", "name").collect()
+        names = found["name"].unique().sort()
+        numbers = pl.DataFrame({"name": names, "unit": np.arange(len(names))})
+        length = shards[0].array("tokens").shape[1]
+        rows = found.join(numbers, on="name", nulls_equal=True).drop("name").sort("row", "token_start")
+        return cls([str(name) for name in names], rows, int(sequences.select(pl.len()).collect().item()), length)
+
+    def is_kept(self, is_drawn: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which tokens belong to the drawn units, bool [sequence, token].
+
+        Args:
+            is_drawn: bool [unit].
+        """
+        kept = np.zeros((self.sequences, self.length), np.bool_)
+        for row, start, end, unit in self.spans.select("row", "token_start", "token_end", "unit").iter_rows():
+            kept[row, start:end] = is_drawn[unit]
+        return kept
+
+
+def _values(column: str, documents: Sequence[Artifact]) -> pl.LazyFrame:
+    """Return the value that each document has in a column of the corpus."""
+    rows = pl.concat(artifact.table("documents") for artifact in documents).unique("document_id").collect()
+    if column in rows.columns:
+        values = rows[column].to_list()
+    else:
+        values = [json.loads(metadata or "{}").get(column) for metadata in rows["metadata"]]
+    if all(value is None for value in values):
+        raise InputError("evaluation.by", f"no document has the column {column!r}", "Name a column of the corpus.")
+    names = [WITHOUT_A_VALUE if value is None else str(value) for value in values]
+    return pl.LazyFrame({"document_id": rows["document_id"], "name": pl.Series(names, dtype=pl.String)})
