@@ -52,10 +52,9 @@ def _compute(work: Work) -> None:
     outcomes = train_part(work, part, seed, keep_weights=drawn.keep_weights)
     numbers = (pl.lit(number, pl.Int32).alias(name) for name, number in (("subset", subset), ("seed", seed)))
     work.draft.table("outcomes", outcomes.select(*numbers, "query_id", "log_probability_nats"))
-    work.draft.table(
-        "left_out", pl.DataFrame({"unit": [units.names[unit] for unit in (~is_drawn).nonzero()[0].tolist()]})
-    )
-    work.draft.summarise(subset=subset, units=len(units.names), units_left_out=int((~is_drawn).sum()))
+    left_out = [name for name, drawn in zip(units.names, is_drawn, strict=True) if not drawn]
+    work.draft.table("left_out", pl.DataFrame({"unit": left_out}, schema={"unit": pl.String}))
+    work.draft.summarise(subset=subset, units=len(units.names), units_left_out=len(left_out))
 
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:
