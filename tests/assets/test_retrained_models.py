@@ -139,6 +139,7 @@ def test_the_board_is_that_of_the_tables(judged):
     assert methods == {"ekfac", "ekfac_calibrated", "ekfac_threshold", "gradient_dot", "bm25", "random", "retraining"}
 
 
+@pytest.mark.slow
 def test_a_file_more_leaves_the_models_and_a_changed_one_does_not(judged, tmp_path):
     study = studies.copied(judged, tmp_path / "copy")
     studies.write_extra(study)
@@ -151,6 +152,7 @@ def test_a_file_more_leaves_the_models_and_a_changed_one_does_not(judged, tmp_pa
     assert query(studies.versions_of(study).workspace.catalogue, sql).item() == 0
 
 
+@pytest.mark.slow
 def test_further_subsets_add_partitions(judged, tmp_path):
     study = studies.copied(judged, tmp_path / "copy")
     studies.write_study(
@@ -163,6 +165,7 @@ def test_further_subsets_add_partitions(judged, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_too_few_models_judge_nothing(tmp_path):
     study = laid_out(tmp_path, {"subsets": 3, "seeds": 1})
     studies.compute(study)
@@ -170,6 +173,7 @@ def test_too_few_models_judge_nothing(tmp_path):
         studies.compute(study, requested=requested(study))
 
 
+@pytest.mark.slow
 def test_a_model_that_was_brought_cannot_be_trained_again(tmp_path):
     study = studies.lay_out(tmp_path, evaluation=DRAWN)
     studies.compute(study)
@@ -219,6 +223,7 @@ def removed(judged, tmp_path_factory):
     return study
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ekfac", "gradient_dot", "bm25"])
 def test_what_a_method_scores_highest_is_removed(removed, method):
     catalogue = studies.versions_of(removed).workspace.catalogue
@@ -242,6 +247,7 @@ def test_what_a_method_scores_highest_is_removed(removed, method):
         assert min(scores[key] for key in taken) >= max(left)
 
 
+@pytest.mark.slow
 def test_random_removals_differ_and_are_as_many(removed):
     taken = [
         frozenset(
@@ -254,6 +260,7 @@ def test_random_removals_differ_and_are_as_many(removed):
     assert taken[0] != taken[1]
 
 
+@pytest.mark.slow
 def test_the_fall_is_that_of_the_tables(removed):
     catalogue = studies.versions_of(removed).workspace.catalogue
     rows = query(catalogue, "select * from removal_outcomes")
@@ -269,6 +276,7 @@ def test_the_fall_is_that_of_the_tables(removed):
     assert found == pytest.approx(np.mean(falls))
 
 
+@pytest.mark.slow
 def test_a_forgotten_document_takes_the_models_that_were_trained_on_its_corpus(removed, tmp_path):
     """No artifact of a model that saw it is left, whatever its subset."""
     study = studies.copied(removed, tmp_path / "copy")

@@ -38,6 +38,7 @@ def test_it_shows_its_plan_trains_and_prints_the_board(study):
     assert influence("run", "--study", study).out.startswith("Nothing to do")
 
 
+@pytest.mark.slow
 def test_a_budget_that_no_model_fits_into_trains_none_and_says_what_is_left(study):
     finished = influence("evaluate", "--budget", "0s", "--study", study)
     assert "4 models are left for another call" in finished.out
@@ -64,6 +65,7 @@ def test_what_fits_into_a_budget_is_taken_in_order():
     assert due.fitting(2) == {}
 
 
+@pytest.mark.slow
 def test_a_model_that_was_brought_is_refused_before_anything_is_trained(tmp_path):
     study = studies.lay_out(tmp_path)
     finished = influence("evaluate", "--study", study)
