@@ -84,6 +84,7 @@ def _compute(work: Work) -> None:
             ]
     rows += _removals(work)
     work.draft.table("evaluations", pl.DataFrame(rows, schema=EVALUATION_SCHEMA).fill_nan(None))
+    work.draft.table("predictions", _predictions(queries, predicted[MAIN], outcomes.mean(0)))
     work.draft.table("evaluations_by_query", pl.concat(by_query).select("method", "query_id", "rank_correlation"))
     work.draft.summarise(queries=queries.height, subsets=subsets, seeds=seeds, units=len(bank.units.names))
 
@@ -211,6 +212,16 @@ def _figures(board: "Board", predicted: Scores, measured: NDArray[np.float64]) -
             line = calibration(values, measured)
             yield {"method": name, "figure": "slope", **median_interval(line.slope)._asdict()}
             yield {"method": name, "figure": "r_squared", **median_interval(line.r_squared)._asdict()}
+
+
+def _predictions(queries: pl.DataFrame, predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> pl.DataFrame:
+    """Return the changes of each query from its mean over all subsets, predicted and measured, a row for each subset."""
+    changes = {
+        name: (values - values.mean(axis=1, keepdims=True)).reshape(-1)
+        for name, values in (("predicted_nats", predicted), ("measured_nats", measured))
+    }
+    named = queries.select("query_id", "query_set_id")[np.repeat(np.arange(queries.height), predicted.shape[1])]
+    return named.with_columns(**{name: pl.Series(values) for name, values in changes.items()})
 
 
 def _removals(work: Work) -> Iterator[dict[str, Any]]:

@@ -7,12 +7,14 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from influence_assets.analysis.word_overlap import bm25_scores
+from influence_assets.assets import asset_graph
 from influence_assets.assets.retrained_removals import removals
 from influence_assets.corpus.subsets import drawn_units, part_of
 from influence_assets.engine.partitions import Partition
 from influence_assets.errors import InputError
 from influence_assets.layouts.retraining import Units, training_tokens
 from influence_assets.models.training import train_language_model
+from influence_assets.report.page import everything_shown
 from influence_assets.storage.catalogue import query
 from influence_assets.study import Study
 from tests import studies
@@ -96,6 +98,17 @@ def test_the_outcome_is_the_log_probability_under_a_model_trained_on_the_subset(
         expected = sum(float(log_p[at - 1, ids[at]]) for at in range(start, len(ids)))
         assert outcomes[row["query_id"]] == pytest.approx(expected, abs=1e-4)
     assert set(outcomes) == set(queries["query_id"])
+
+
+def test_its_pictures_are_drawn(judged):
+    shown = everything_shown(asset_graph()["evaluations"], opened(judged, "evaluations"))
+    for name in ("fidelity", "calibration"):
+        assert shown[name].png.startswith(b"\x89PNG")
+    predictions = opened(judged, "evaluations").table("predictions").collect()
+    assert predictions.height == 3 * 5
+    changes = pl.col("predicted_nats", "measured_nats")
+    means = predictions.group_by("query_id").agg(changes.mean())
+    assert means.select(changes.abs().max()).row(0) == pytest.approx((0, 0), abs=1e-9)
 
 
 def test_a_subset_is_that_share_of_the_sequences_and_both_seeds_share_it(judged):
