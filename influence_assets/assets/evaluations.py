@@ -215,7 +215,7 @@ def _figures(board: "Board", predicted: Scores, measured: NDArray[np.float64]) -
 
 
 def _predictions(queries: pl.DataFrame, predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> pl.DataFrame:
-    """Return the changes of each query from its mean over all subsets, predicted and measured, a row for each subset."""
+    """Return the changes of each query from its mean over all subsets, predicted and measured, one row a subset."""
     changes = {
         name: (values - values.mean(axis=1, keepdims=True)).reshape(-1)
         for name, values in (("predicted_nats", predicted), ("measured_nats", measured))

@@ -98,6 +98,33 @@ def _opened(path: Path) -> int:
 
 
 def _create(path: Path, flags: int) -> int:
+    """Create the lock file with its content in one step, and return its descriptor.
+
+    It is written under a temporary name: a process that is killed between creating and writing a file would leave an
+    empty one, which nobody knows to be a lock.
+
+    Raises:
+        FileExistsError: it exists by now.
+    """
+    from influence_assets.durable.temporary import temporary_beside  # which tells by these locks who is alive
+
+    temporary = temporary_beside(path)
+    try:
+        descriptor = _created(temporary, flags)
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            os.close(descriptor)
+            raise
+        except OSError:  # a file system without hard links
+            os.close(descriptor)
+            return _created(path, flags)
+        return descriptor
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _created(path: Path, flags: int) -> int:
     descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         os.write(descriptor, _CONTENT)

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from influence_assets.durable.locks import locked
+from influence_assets.durable.locks import is_lock, locked
+from influence_assets.durable.temporary import is_temporary_name, remove_abandoned_beside
 from influence_assets.errors import StorageError
 from influence_assets.storage.artifacts import locks, names
 from influence_assets.storage.artifacts.manifest import ArtifactKey
@@ -235,3 +236,43 @@ def test_a_lock_that_cannot_be_made_says_so(store, monkeypatch):
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(StorageError, match=r"a lock cannot be written \(Read-only file system\)"), store.shared_lock():
         pass
+
+
+@pytest.mark.parametrize("call", ["open", "write", "link", "unlink"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_process_that_dies_while_it_makes_a_lock_leaves_nothing_unknown(tmp_path, call, when):
+    """Whatever is there is a lock or a temporary file, so that it goes when nobody needs it; and others can lock."""
+    path = tmp_path / "partition" / ".claim"
+    path.parent.mkdir()
+    original = getattr(os, call)
+
+    def dying(*arguments, **options):
+        if when == "after":
+            original(*arguments, **options)
+        os._exit(9)
+
+    child = os.fork()
+    if not child:
+        setattr(os, call, dying)
+        try:
+            with locked(path):
+                pass
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert all(is_lock(entry) or is_temporary_name(entry.name) for entry in path.parent.iterdir())
+    with locked(path):
+        assert is_lock(path)
+    remove_abandoned_beside(path)
+    assert [entry.name for entry in path.parent.iterdir()] == [".claim"]
+
+
+def test_a_lock_is_made_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with locked(tmp_path / ".claim"):
+        assert is_lock(tmp_path / ".claim")
+        assert is_locked(tmp_path / ".claim")
+    assert [entry.name for entry in tmp_path.iterdir()] == [".claim"]
