@@ -26,6 +26,7 @@ HELD_OUT = (
     "collections", "concurrent", "ctypes", "email", "html", "importlib", "json", "multiprocessing", "sqlite3",
     "tkinter", "wsgiref", "xml",
 )  # fmt: skip
+LONGEST, LETTERS = 220, 0.85
 PROMPT_WORDS, COMPLETION_WORDS = (12, 20), (5, 10)
 
 
@@ -59,10 +60,16 @@ def _questions(kind: str, texts: Sequence[str], must_not_contain: str) -> Iterat
             chosen = words[first : first + before + after]
             start, cut, end = chosen[0].start(), chosen[before - 1].end(), chosen[-1].end()
             prompt, completion = texts[number][start:cut], texts[number][cut:end]
-            if completion in written or completion in must_not_contain or len(prompt) + len(completion) > 300:
+            if completion in written or completion in must_not_contain or not _is_prose(prompt + completion):
                 continue
             written.add(completion)
             yield {"query_id": f"{kind}-{len(written):03}", "prompt": prompt, "completion": completion, "kind": kind}
+
+
+def _is_prose(text: str) -> bool:
+    """Return whether a text is short and mostly words, so that it surely has fewer tokens than the model's context."""
+    words = sum(character.isalpha() or character.isspace() for character in text)
+    return len(text) <= LONGEST and words >= LETTERS * len(text)
 
 
 if __name__ == "__main__":

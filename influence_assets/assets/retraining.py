@@ -2,9 +2,9 @@
 
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from influence_assets.corpus.queries import read_query_set
@@ -15,6 +15,9 @@ from influence_assets.engine.versions import Versions
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
 from influence_assets.study import Study, Training
+
+if TYPE_CHECKING:
+    from influence_assets.capture.batches import Sequences
 
 BYTES_OF_AN_OUTCOME = 64
 
@@ -81,13 +84,16 @@ def train_part(work: Work, part: TrainingTokens, seed: int, *, keep_weights: boo
         Columns `query_id` and `log_probability_nats`.
 
     Raises:
-        InputError: the study does not train its model, or nothing is left to train it on.
+        InputError: the study does not train its model, nothing is left to train it on, or a query cannot be read.
     """
     from tokenizers import Tokenizer
 
+    from influence_assets.capture.likelihoods import log_probabilities
+    from influence_assets.models.loading import load_model
     from influence_assets.models.training import TrainingProgress, train_language_model
 
     recipe = recipe_of(work.study, seed)
+    asked = _questions(work)  # a question that cannot be read must not be found after hours of training
     tokenizer = Tokenizer.from_file(str(work.open("language_model").path("tokenizer") / "tokenizer.json"))
     workspace = work.workspace.store.root / ".training" / work.key.data_version
 
@@ -98,7 +104,14 @@ def train_part(work: Work, part: TrainingTokens, seed: int, *, keep_weights: boo
         part.tokens, part.lengths, recipe,
         tokenizer=tokenizer, workspace=workspace, progress=progress, loss_mask=part.loss,
     )  # fmt: skip
-    outcomes = _outcomes(work, trained.folder)
+    model = load_model(trained.folder, dtype=work.study.model.dtype, device=work.workspace.device)
+    likelihoods = [log_probabilities(model, sequences) for _, sequences in asked]
+    outcomes = pl.DataFrame(
+        {
+            "query_id": pl.concat(ids for ids, _ in asked),
+            "log_probability_nats": np.concatenate(likelihoods),
+        }
+    )
     if keep_weights:
         shutil.copytree(trained.folder, work.draft.folder("model"), dirs_exist_ok=True)
     shutil.rmtree(workspace)
@@ -112,20 +125,20 @@ def train_part(work: Work, part: TrainingTokens, seed: int, *, keep_weights: boo
     return outcomes
 
 
-def _outcomes(work: Work, folder: Path) -> pl.DataFrame:
-    from influence_assets.capture.likelihoods import log_probabilities
-    from influence_assets.layouts import queries
-    from influence_assets.models.loading import load_model
+def _questions(work: Work) -> "list[tuple[pl.Series, Sequences]]":
+    """Return the ids and tokens of all queries, query set by query set.
 
-    workspace, language_model = work.workspace, work.open("language_model")
-    model = load_model(folder, dtype=work.study.model.dtype, device=workspace.device)
-    tables = []
+    Raises:
+        InputError: a query cannot be read, or is too long for the model.
+    """
+    from influence_assets.layouts import queries
+
+    workspace, language_model, asked = work.workspace, work.open("language_model"), []
     for file in workspace.query_sets.values():
         rows = read_query_set(file)
         workspace.refuse_changed(file)
         places = [f"{file.url}, row {row}" for row in rows["source_row"]]
         prompts, completions, chats = (list(rows[name]) for name in ("prompt", "completion", "chat"))
         tokenized = queries.tokenize(language_model, workspace, prompts, completions, places, chats)
-        likelihoods = log_probabilities(model, queries.as_sequences(tokenized))
-        tables.append(rows.select("query_id").with_columns(log_probability_nats=pl.Series(likelihoods)))
-    return pl.concat(tables)
+        asked.append((rows["query_id"], queries.as_sequences(tokenized)))
+    return asked

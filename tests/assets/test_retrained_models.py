@@ -186,6 +186,14 @@ def test_too_few_models_judge_nothing(tmp_path):
         studies.compute(study, requested=requested(study))
 
 
+def test_a_query_that_is_too_long_is_refused_before_training(judged, tmp_path):
+    study = studies.copied(judged, tmp_path / "copy")
+    studies.write_jsonl(study.parent / "queries" / "long.jsonl", [{"prompt": "lamp " * 40, "completion": " x"}])
+    with pytest.raises(InputError, match="more than the model's context"):
+        studies.compute(study, requested={"retrained_models": requested(study, 1)["retrained_models"]})
+    assert not (study.parent / "store" / ".training").exists()
+
+
 @pytest.mark.slow
 def test_a_model_that_was_brought_cannot_be_trained_again(tmp_path):
     study = studies.lay_out(tmp_path, evaluation=DRAWN)
