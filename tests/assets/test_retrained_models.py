@@ -191,7 +191,7 @@ def test_a_query_that_is_too_long_is_refused_before_training(judged, tmp_path):
     studies.write_jsonl(study.parent / "queries" / "long.jsonl", [{"prompt": "lamp " * 40, "completion": " x"}])
     with pytest.raises(InputError, match="more than the model's context"):
         studies.compute(study, requested={"retrained_models": requested(study, 1)["retrained_models"]})
-    assert not (study.parent / "store" / ".training").exists()
+    assert list((study.parent / "store" / ".training").iterdir()) == []
 
 
 @pytest.mark.slow
