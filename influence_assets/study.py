@@ -534,9 +534,7 @@ class Study(_Section):
             "model.path": self.model.path if self.model.path and _exists(self.model.path, Path()) else None,
             "model.adapter": self.model.adapter,
             **{
-                f"model.members.{place}": path
-                for place, path in enumerate(self.model.members)
-                if _exists(path, Path())
+                f"model.members.{place}": path for place, path in enumerate(self.model.members) if _exists(path, Path())
             },
         }
         extensions = {f"extensions.{number}": folder for number, folder in enumerate(self.extensions)}

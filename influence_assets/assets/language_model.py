@@ -32,7 +32,12 @@ def _settings(study: Study) -> Mapping[str, Any]:
     length = {"length": study.sequences.length}
     if train is None:
         return length
-    return {"train": train.model_dump(exclude={"members"}), **length, **packing_settings(study), **token_settings(study, study.corpus)}
+    return {
+        "train": train.model_dump(exclude={"members"}),
+        **length,
+        **packing_settings(study),
+        **token_settings(study, study.corpus),
+    }
 
 
 def _uses(study: Study, name: str) -> bool:

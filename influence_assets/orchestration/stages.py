@@ -145,7 +145,9 @@ class Stages:
             sentences.append(f"{_partitions(waiting)} left out: something that they need failed.")
         figures = {"computed": computed, "computed_by_other_stages": sum(by_others.values()), "failed": failed}
         by_member = self._by_member() if stage == MEMBERS else {}
-        return {"outcome": " ".join(sentences) or "Nothing was due."} | {n: c for n, c in figures.items() if c} | by_member
+        return (
+            {"outcome": " ".join(sentences) or "Nothing was due."} | {n: c for n, c in figures.items() if c} | by_member
+        )
 
     def conclude(self, context: dg.OpExecutionContext) -> Iterator[Report]:
         """Do the remaining work, and repeat the checks that are outstanding.
@@ -177,7 +179,9 @@ class Stages:
     def _by_member(self) -> dict[str, str]:
         """Return what was computed of each further member of the ensemble, by asset."""
         return {
-            f"member_{number}": ", ".join(f"{name} {count:,}" for name, count in Counter(a.name for a, _ in places).items())
+            f"member_{number}": ", ".join(
+                f"{name} {count:,}" for name, count in Counter(a.name for a, _ in places).items()
+            )
             for number, places in self._session.result.of_members.items()
         }
 
