@@ -85,7 +85,7 @@ def _compute(work: Work) -> None:
         # They decide nothing but which of two tokenizers is stored that are equal as far as is known.
         texts=_first_texts(work.workspace) if work.study.model.train is None else (),
     )
-    content = {"weights_hash": weights, "tokenizer_hash": tokenizer_hash(tokenizer / "tokenizer.json")}
+    content: dict[str, Any] = {"weights_hash": weights, "tokenizer_hash": tokenizer_hash(tokenizer / "tokenizer.json")}
     content |= {"tokens_around": exported.corrected} if exported.corrected else {}
     _refuse_as_member(work, content)
     work.draft.summarise(

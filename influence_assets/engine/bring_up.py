@@ -162,8 +162,8 @@ def bring_up_to_date(
 
     The generation that readers see comes first, so that new shards reach them soon. A newer generation comes second:
     one that an earlier run began, or one that this run begins, on request or because the statistics drifted and the
-    study says `automatic`. If a partition fails, only what depends on it is skipped. Further members of an ensemble come
-    last, once the study's own model is complete.
+    study says `automatic`. If a partition fails, only what depends on it is skipped. Further members of an ensemble
+    come last, once the study's own model is complete.
 
     Args:
         versions: the versions of the published generation, from a workspace that nothing has been read from yet.

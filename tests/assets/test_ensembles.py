@@ -1,4 +1,4 @@
-"""Ensembles: members are what studies with other models would compute, cost what is new, and go with their documents."""
+"""Ensembles: members score as studies with their models would, cost what is new, and go with their documents."""
 
 import contextlib
 import hashlib

@@ -118,7 +118,10 @@ def test_intervals_cover_what_is_expected_over_seeds(catalogue):
     for repetition in range(REPETITIONS):
         influences = ridge_influences(rng, seeds=MEMBERS + 2_000)
         expectations.append(influences[MEMBERS:].mean())
-        rows = [[repetition, generation, float(score)] for generation, score in zip((2, 11, 12, 13), influences)]
+        rows = [
+            [repetition, generation, float(score)]
+            for generation, score in zip((2, 11, 12, 13), influences[:MEMBERS], strict=True)
+        ]
         catalogue.executemany("insert into influence_scores values (hash('q1'), $1, $2, $3, 6)", rows)
     found = rows_of(catalogue, "from ensemble_scores order by sequence_id")
     assert [row["members"] for row in found] == [MEMBERS] * REPETITIONS
