@@ -3,10 +3,15 @@
 import contextlib
 import hashlib
 import shutil
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
+from influence_assets.api import strongest
+from influence_assets.api.answer import OverMembers
 from influence_assets.assets import open_workspace
+from influence_assets.cli.passages import print_answer
 from influence_assets.engine.bring_up import Failure, Result, bring_up_to_date
 from influence_assets.errors import InputError
 from influence_assets.storage.catalogue import run_checks
@@ -157,6 +162,22 @@ def test_the_mean_is_that_of_what_is_stored(trained):
     for query, sequence, members, mean in found:
         scores = [scores[query, sequence] for scores in by_member]
         assert (members, mean) == (3, pytest.approx(sum(scores) / 3, rel=1e-12))
+
+
+def test_an_answer_has_the_interval_over_members(trained):
+    answer = strongest(studies.versions_of(trained, "published"), "lamp", 3)
+    sql = (
+        "select sequence_id, members, influence_nats, low_nats, high_nats from ensemble_scores where query_id = 'lamp'"
+    )
+    figures = {sequence: OverMembers(*rest) for sequence, *rest in rows(trained, sql)}
+    assert [passage.over_members for passage in answer.passages] == [figures[p.sequence_id] for p in answer.passages]
+    console = Console(file=StringIO(), width=200)
+    print_answer(answer, "scored", console, full=False)
+    over = answer.passages[0].over_members
+    assert (
+        f"3 models {over.influence_nats:+.3g} ({over.low_nats:+.3g} to {over.high_nats:+.3g})"
+        in console.file.getvalue()
+    )
 
 
 def test_what_stands_is_whole(study):

@@ -1,5 +1,7 @@
 """Means and intervals over an ensemble's members, against scipy, and how often they hold what they should."""
 
+import re
+
 import numpy as np
 import pytest
 from sample_rows import ENSEMBLE, build, rows_of
@@ -90,6 +92,24 @@ def test_equal_scores_are_certain_unless_they_are_zero(catalogue):
     catalogue.execute("update influence_scores set influence_nats = sequence_id - 3").complete()
     rows = rows_of(catalogue, "from ensemble_scores order by sequence_id")
     assert [(row["low_nats"], row["high_nats"], row["is_certain"]) for row in rows] == [(-2, -2, True), (0, 0, False)]
+
+
+@pytest.mark.parametrize("view", ["ensemble_scores", "ensemble_by_document"])
+def test_one_query_is_read_from_its_own_blocks(catalogue, view):
+    """A block has 122,880 rows; each model has more of each query."""
+    catalogue.execute(ENSEMBLE).complete()
+    catalogue.execute(
+        "create temp table names as select 'question-' || range as name from range(6);"
+        "insert into queries by name select * exclude (name) replace (name as query_id, hash(name) as query_key)"
+        " from names, (from queries limit 1);"
+        "delete from influence_scores; insert into influence_scores"
+        " select hash(name), i, generation_id, i, 6 from names, generations, range(130_000) each (i) order by all"
+    ).complete()
+    plan = catalogue.execute(f"explain analyze from {view} where query_id = 'question-3'").fetchall()[0][1]
+    blocks = [tuple(map(int, found)) for found in re.findall(r"Row Groups Scanned: (\d+) / (\d+)", plan)]
+    of_scores = [(read, there) for read, there in blocks if there > 6]
+    assert of_scores
+    assert all(3 * read <= there for read, there in of_scores)
 
 
 def ridge_influences(rng, seeds):
