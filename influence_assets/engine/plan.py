@@ -65,8 +65,10 @@ class AssetState:
 
 
 def plan(versions: Versions) -> Iterator[AssetState]:
-    """Yield the state of every asset, in the graph's order."""
+    """Yield the state of every asset, in the graph's order; of an ensemble's member, only of its own."""
     for asset in versions.workspace.graph:
+        if versions.of(asset) is not versions:
+            continue
         yield AssetState(asset, [_state(versions, asset, partition) for partition in versions.partitions(asset)])
 
 

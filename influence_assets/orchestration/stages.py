@@ -207,7 +207,7 @@ class Stages:
         in_generation, place = stage
         if stage == MEMBERS:
             members = self._session.published.members
-            places = [(each, asset) for each in members for asset in each.workspace.graph]
+            places = [(each, asset) for each in members for asset in each.workspace.graph if each.of(asset) is each]
         else:
             versions = self._session.versions if in_generation else self._session.published
             places = [(versions, versions.workspace.graph.assets[place])]
