@@ -180,7 +180,9 @@ def _computed(result: Result) -> Table:
     """Return how many partitions of each asset were computed or up to date already, and name the first computed."""
     table = Table("asset", "computed", "up to date", "partitions computed", box=None, pad_edge=False)
     for asset in asset_graph():
-        keys = [partition.key or "" for computed, partition in result.computed if computed.name == asset.name]
+        # With an ensemble, the catalogue is loaded twice: before its further members and after.
+        places = dict.fromkeys(partition for computed, partition in result.computed if computed.name == asset.name)
+        keys = [partition.key or "" for partition in places]
         shown = ", ".join(keys[:PARTITIONS_SHOWN]) + (" …" if len(keys) > PARTITIONS_SHOWN else "")
         if keys or result.were_up_to_date(asset):
             table.add_row(asset.name, str(len(keys)), str(result.were_up_to_date(asset)), escape(shown))

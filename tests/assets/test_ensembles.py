@@ -145,6 +145,7 @@ def test_a_members_scores_are_those_of_a_study_with_its_seed(trained, tmp_path, 
         assert set(by_key(trained, sql).values()).isdisjoint(by_key(alone, sql).values())
 
 
+@pytest.mark.slow
 def test_the_first_member_is_as_it_would_be_alone(trained, tmp_path):
     alone = lay_out(tmp_path)
     run(alone)
@@ -199,6 +200,7 @@ def test_a_new_shard_costs_each_member_its_pairs(study):
     assert_whole(study)
 
 
+@pytest.mark.slow
 def test_a_changed_shard_costs_each_member_its_pairs(study):
     kept = studies.sequences_of(study, COAST)
     before = {row for row in rows(study, SCORES, 2) if row[1] in kept}
@@ -256,6 +258,7 @@ def test_more_members_cost_themselves_and_fewer_cost_nothing(study):
     assert_whole(study)
 
 
+@pytest.mark.slow
 def test_a_later_member_is_trained_and_fitted_on_what_the_first_was(tmp_path, trained):
     study = lay_out(tmp_path)
     run(study)
@@ -269,6 +272,7 @@ def test_a_later_member_is_trained_and_fitted_on_what_the_first_was(tmp_path, tr
     assert_whole(study)
 
 
+@pytest.mark.slow
 def test_members_follow_a_new_generation(study):
     studies.write_extra(study)
     run(study)
@@ -301,6 +305,7 @@ def test_nothing_of_a_withdrawn_document_stays(study):
     assert_whole(study)
 
 
+@pytest.mark.slow
 def test_damage_of_a_member_is_mended(study):
     member = studies.versions_of(study).members[0]
     scores = member.workspace.graph["influence_scores"]
@@ -320,6 +325,7 @@ def brought(standing, tmp_path):
     return study
 
 
+@pytest.mark.slow
 def test_members_that_are_brought(brought, tmp_path_factory):
     assert run(brought) == {0: {"influence_catalogue"}, 1: of_member(), 2: of_member()}
     alone = studies.lay_out(tmp_path_factory.mktemp("alone"))
@@ -348,6 +354,7 @@ def test_a_member_with_another_tokenizer_is_refused(brought):
     assert studies.scores(brought)
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_studys_model_is_refused(brought):
     shutil.rmtree(brought.parent / "model_1")
     studies.write_model(brought.parent / "model_1", seed=0)

@@ -46,6 +46,7 @@ def test_members_have_one_stage_that_says_what_it_computed(ensemble):
     assert ensemble.command().computed == []
 
 
+@pytest.mark.slow
 def test_a_failing_member_fails_the_run_and_nothing_else(ensemble):
     folder = ensemble.path.parent / "model_1"
     studies.write_model(folder, seed=0)
@@ -59,6 +60,7 @@ def test_a_failing_member_fails_the_run_and_nothing_else(ensemble):
     assert "1 partition failed. 10 partitions left out: something that they need failed." in found["outcome"]
 
 
+@pytest.mark.slow
 def test_the_sensor_asks_for_a_run_when_a_member_changes(ensemble):
     further = {"members": ["model_1", "model_2"]}
     studies.write_study(ensemble.path.parent, model=further, automation={"enabled": True})
