@@ -8,7 +8,16 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from influence_assets.errors import InputError
 from influence_assets.extensions import add_folders
@@ -33,6 +42,9 @@ OWNER = r"^(team:[A-Za-z0-9_-]+|[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,})$
 
 LARGEST_SEED = 2**63 - 1
 """The largest seed; random generators take keys of 64 bits."""
+
+SEEDS_APART = 1_000_003
+"""The distance between the seeds of an ensemble's members, which leaves those just above `seed` to other models."""
 
 
 def _checked_path(path: str) -> str:
@@ -136,6 +148,13 @@ class Training(_Section):
     seed: int = Field(
         0, ge=0, le=LARGEST_SEED, description="Seed of the initial weights and of the order of sequences."
     )
+    members: int = Field(
+        1,
+        ge=1,
+        description="The number of models in the study's ensemble: this one and others that differ from it in their "
+        "seed alone. Their scores are averaged in the views `ensemble_scores` and `ensemble_by_document`, with an "
+        "interval from their spread. Each takes as long as the first; four are a good number.",
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -170,6 +189,12 @@ class LanguageModel(_Section):
     train: Training | None = Field(
         None, description="Train a small GPT-2 on the corpus instead. It is trained once; new shards do not retrain it."
     )
+    members: tuple[_Path, ...] = Field(
+        (),
+        description="Further models in an ensemble with the one in `path`, such as the same model trained with other "
+        "seeds, each like `path`: a folder, a Hugging Face id, or an adapter. They have the tokenizer of `path`. See "
+        "`train.members`.",
+    )
     dtype: Dtype = Field(
         "float32",
         description="Precision of the model's passes: float32, bfloat16 (sums use float32) or float64 (for checks).",
@@ -190,6 +215,10 @@ class LanguageModel(_Section):
             raise ValueError("give exactly one of `path` and `train`")
         if self.train is not None and self.adapter is not None:
             raise ValueError("`adapter` belongs to the model in `path`; leave it out of a study that trains its own")
+        if self.train is not None and self.members:
+            raise ValueError("`members` belongs to the model in `path`; give the number of members in `train.members`")
+        if len({self.path, *self.members}) <= len(self.members):
+            raise ValueError("`members` names a model twice, or the one in `path`; a copy adds nothing to an ensemble")
         return self
 
 
@@ -472,6 +501,32 @@ class Study(_Section):
         "like those of the package (`methods/nearest.py`). Their code is executed, so name only folders that you "
         "trust. No version depends on this key. Commands are read from `INFLUENCE_EXTENSIONS` instead.",
     )
+    _first: "Study | None" = PrivateAttr(None)
+    _number: int = PrivateAttr(0)
+
+    @property
+    def first(self) -> "Study | None":
+        """The study that a member of its ensemble belongs to; None for that study itself."""
+        return self._first
+
+    @property
+    def number(self) -> int:
+        """The number of a member in its ensemble: 0 for the study's own model, then 1, 2, ...."""
+        return self._number
+
+    @property
+    def members(self) -> "tuple[Study, ...]":
+        """The studies of the ensemble's further members: this one with another model, and nothing else to compare."""
+        if self.first is not None:
+            return ()
+        models = _further_models(self.model)
+        return tuple(self._with_model(model, number) for number, model in enumerate(models, start=1))
+
+    def _with_model(self, model: LanguageModel, number: int) -> "Study":
+        scores = self.scores.model_copy(update={"baselines": ()})
+        member = self.model_copy(update={"model": model, "scores": scores})
+        member._first, member._number = self, number
+        return member
 
     @model_validator(mode="before")
     @classmethod
@@ -530,6 +585,9 @@ class Study(_Section):
             "queries.path": self.queries.path,
             "model.path": self.model.path if self.model.path and _exists(self.model.path, Path()) else None,
             "model.adapter": self.model.adapter,
+            **{
+                f"model.members.{place}": path for place, path in enumerate(self.model.members) if _exists(path, Path())
+            },
         }
         extensions = {f"extensions.{number}": folder for number, folder in enumerate(self.extensions)}
         refuse_overlaps(self.storage.root, sources, {"corpus.withdrawn": self.corpus.withdrawn, **extensions})
@@ -541,6 +599,8 @@ class Study(_Section):
             model = model.model_copy(update={"path": _absolute(model.path, folder)})
         if model.adapter is not None:
             model = model.model_copy(update={"adapter": _absolute(model.adapter, folder)})
+        members = (_absolute(path, folder) if _exists(path, folder) else path for path in model.members)
+        model = model.model_copy(update={"members": tuple(members)})
         corpus = {"path": _absolute(self.corpus.path, folder)}
         if self.corpus.withdrawn is not None:
             corpus["withdrawn"] = _absolute(self.corpus.withdrawn, folder)
@@ -553,6 +613,17 @@ class Study(_Section):
                 "extensions": tuple(_absolute(extension, folder) for extension in self.extensions),
             }
         )
+
+
+def _further_models(model: LanguageModel) -> list[LanguageModel]:
+    """Return the models of an ensemble's further members."""
+    if model.train is None:
+        alone = {"members": (), "revision": None, "adapter": None}
+        return [model.model_copy(update={"path": path, **alone}) for path in model.members]
+    train = model.train
+    seeds = [(train.seed + SEEDS_APART * number) % (LARGEST_SEED + 1) for number in range(1, train.members)]
+    trained = [train.model_copy(update={"seed": seed, "members": 1}) for seed in seeds]
+    return [model.model_copy(update={"train": each}) for each in trained]
 
 
 def _absolute(path: str, folder: Path) -> str:

@@ -25,6 +25,23 @@ class TokenSplit:
     influence_nats: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class OverMembers:
+    """A passage's score over the members of the study's ensemble.
+
+    Args:
+        members: the number of models, the study's own among them.
+        influence_nats: the mean of their scores.
+        low_nats: the lower end of its 95 % interval over seeds.
+        high_nats: the upper end of that interval.
+    """
+
+    members: int
+    influence_nats: float
+    low_nats: float
+    high_nats: float
+
+
 @dataclass(frozen=True, eq=False)
 class Passage:
     """A training sequence in an answer.
@@ -42,6 +59,7 @@ class Passage:
             part of the score, or None if it is not known) of each document in it; the one with the largest part first.
         trained_on: whether the study's own model was trained on all of them; None if it is not known.
         tokens: the score's split, if it is known.
+        over_members: its score over the members of the ensemble, if there is one and all of them have scored it.
     """
 
     influence_nats: float
@@ -55,6 +73,7 @@ class Passage:
     documents: list[dict[str, Any]]
     trained_on: bool | None
     tokens: TokenSplit | None
+    over_members: OverMembers | None = None
 
 
 @dataclass(frozen=True, eq=False)

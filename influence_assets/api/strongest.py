@@ -1,14 +1,15 @@
 """Answers a stored question from the catalogue, which has its exact scores."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from influence_assets.analysis.noise import Noise
-from influence_assets.api.answer import Answer
+from influence_assets.api.answer import Answer, OverMembers
 from influence_assets.api.cautions import cautions
 from influence_assets.api.passages import Scored, passages, stored, trained_documents
 from influence_assets.engine.versions import Versions
@@ -38,6 +39,11 @@ _NOISE = """
         [calibrated(score, sigma_nats) for score in $scores::double[]] as calibrated_nats
     from query_noise
     where query_id = $query_id
+"""
+_OVER_MEMBERS = """
+    select sequence_id, members, influence_nats, low_nats, high_nats
+    from ensemble_scores
+    where query_id = $query_id and list_contains($sequences, sequence_id)
 """
 _QUESTION = """
     select prompt, completion, log_probability_nats, completion_tokens,
@@ -82,12 +88,14 @@ def strongest(versions: Versions, query_id: str, top: int, *, unseen: bool = Fal
         )
         for row, calibrated_nats in zip(rows.iter_rows(named=True), calibrated, strict=True)
     ]
+    found = passages(versions, scored, trained_documents(stored(versions, "language_model")))
+    over_members = _over_members(path, chosen)
     return Answer(
         question["prompt"],
         question["completion"],
         question["log_probability_nats"],
         question["completion_tokens"],
-        passages(versions, scored, trained_documents(stored(versions, "language_model"))),
+        [replace(passage, over_members=over_members.get(passage.sequence_id)) for passage in found],
         question["sequences"],
         0 if unseen else question["unseen"],
         cautions=cautions(path),
@@ -95,10 +103,21 @@ def strongest(versions: Versions, query_id: str, top: int, *, unseen: bool = Fal
     )
 
 
+def _over_members(path: Path, chosen: Mapping[str, object]) -> dict[int, OverMembers]:
+    """Return the scores of some sequences over the members of the ensemble, by sequence; empty without an ensemble."""
+    if not _has_view(path, "ensemble_scores"):
+        return {}
+    return {sequence: OverMembers(*figures) for sequence, *figures in query(path, _OVER_MEMBERS, chosen).iter_rows()}
+
+
+def _has_view(path: Path, name: str) -> bool:
+    """Return whether the catalogue has a view; it may be of an earlier release."""
+    return query(path, "select 1 from duckdb_views() where view_name = $name", {"name": name}).height > 0
+
+
 def _noise(path: Path, query_id: str, scores: list[float]) -> tuple[Noise | None, Sequence[float | None]]:
     """Return a query's noise, and scores of the query with their noise shrunk."""
-    # The catalogue may be of an earlier release.
-    is_there = query(path, "select 1 from duckdb_views() where view_name = 'query_noise'").height > 0
+    is_there = _has_view(path, "query_noise")
     rows = query(path, _NOISE, {"query_id": query_id, "scores": scores}).rows() if is_there else []
     if not rows:
         return None, [None] * len(scores)

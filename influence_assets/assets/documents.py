@@ -120,6 +120,7 @@ ASSET = AssetDefinition(
     document_ids=_document_ids,
     document_count=lambda manifest: int(manifest.summary.get("documents", 1)),
     is_published=True,
+    is_shared_by_members=True,
     cost=CostModel(partition=_cost),
     shown=_shown,
     hidden=frozenset({"withdrawn", "skipped"}),

@@ -24,7 +24,7 @@ GRAINS = "every_grain_holds"
 
 
 class _OfAGeneration:
-    """The version rule: everything of the current generation, and what still exists of the one before it."""
+    """The version rule: everything of the current generation, and what exists of the one before it and of members."""
 
     def key_and_inputs(self, versions: Versions, asset: AssetDefinition, partition: Partition) -> KeyAndInputs | None:
         """Return the key and inputs of the load for the study as it is now."""
@@ -32,6 +32,7 @@ class _OfAGeneration:
         if inputs is None:
             return None
         inputs += self._previous(versions)
+        inputs += dict.fromkeys(key for member in versions.members for key in self._scored(member))
         tombstones = versions.workspace.tombstones.select("shard_id", "document_id", "reason").rows()
         return versions.key_from(asset, partition, inputs, tombstones=tombstones), tuple(inputs)
 
@@ -43,12 +44,15 @@ class _OfAGeneration:
         """Return the previous generation's curvature, and its scores of sequences and queries that have not changed."""
         if (generation := versions.previous_generation) is None:
             return []
+        return self._scored(Versions(versions.workspace, pinned=generation))
+
+    def _scored(self, versions: Versions) -> list[ArtifactKey]:
+        """Return a generation's curvature and those of its scores that are stored."""
         graph = versions.workspace.graph
-        earlier, scores = Versions(versions.workspace, pinned=generation), graph["influence_scores"]
-        curvature = earlier.key(graph["curvature"], Partition())
-        keys = [earlier.key(scores, partition) for partition in earlier.partitions(scores)]
-        held = [key for key in keys if key is not None and earlier.holds(key)]
-        return [] if curvature is None or not earlier.holds(curvature) else [curvature, *held]
+        scores, curvature = graph["influence_scores"], versions.key(graph["curvature"], Partition())
+        keys = [versions.key(scores, partition) for partition in versions.partitions(scores)]
+        held = [key for key in keys if key is not None and versions.holds(key)]
+        return [] if curvature is None or not versions.holds(curvature) else [curvature, *held]
 
 
 def _compute(work: Work) -> None:

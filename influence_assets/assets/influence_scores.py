@@ -252,6 +252,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     holds_text=True,
     is_published=True,
+    is_of_members=True,
     measures=Measurement(
         shared_pass=SHARD_PASS,
         join=_Scores,

@@ -32,7 +32,12 @@ def _settings(study: Study) -> Mapping[str, Any]:
     length = {"length": study.sequences.length}
     if train is None:
         return length
-    return {"train": train.model_dump(), **length, **packing_settings(study), **token_settings(study, study.corpus)}
+    return {
+        "train": train.model_dump(exclude={"members"}),
+        **length,
+        **packing_settings(study),
+        **token_settings(study, study.corpus),
+    }
 
 
 def _uses(study: Study, name: str) -> bool:
@@ -80,15 +85,16 @@ def _compute(work: Work) -> None:
         # They decide nothing but which of two tokenizers is stored that are equal as far as is known.
         texts=_first_texts(work.workspace) if work.study.model.train is None else (),
     )
+    content: dict[str, Any] = {"weights_hash": weights, "tokenizer_hash": tokenizer_hash(tokenizer / "tokenizer.json")}
+    content |= {"tokens_around": exported.corrected} if exported.corrected else {}
+    _refuse_as_member(work, content)
     work.draft.summarise(
-        weights_hash=weights,
-        tokenizer_hash=tokenizer_hash(tokenizer / "tokenizer.json"),
+        **content,
         architecture=type(model).__name__,
         parameters=sum(p.numel() for p in model.parameters()),
         context_tokens=context,
         vocabulary=rows,
         **({"notes": list(exported.notes)} if exported.notes else {}),
-        **({"tokens_around": exported.corrected} if exported.corrected else {}),
         **origin,
     )
 
@@ -106,9 +112,30 @@ def _first_texts(workspace: Workspace) -> Iterator[str]:
     return islice(texts(), TEXTS_COMPARED)
 
 
+def _refuse_as_member(work: Work, content: Mapping[str, Any]) -> None:
+    """Raise if a model cannot be a member of the study's ensemble.
+
+    Raises:
+        InputError: it has another tokenizer than the first member, or the same weights as another.
+    """
+    if work.study.first is None:
+        return
+    path = str(work.study.model.path)
+    weights, *tokenizer = _content(work.open("language_model").manifest.summary)
+    own_weights, *own_tokenizer = _content(content)
+    if own_tokenizer != tokenizer:
+        problem = "has another tokenizer than the study's own model, so that it would be scored on other sequences"
+        raise InputError(path, problem, "Name models with the same tokenizer in `model.members`.")
+    if own_weights == weights:
+        raise InputError(path, "has the weights of the study's own model, which adds nothing", "Name another model.")
+
+
 def _identity(manifest: Manifest) -> list[Any]:
     """Return what determines tokens and scores; what surrounds a text only if earlier releases had it otherwise."""
-    summary = manifest.summary
+    return _content(manifest.summary)
+
+
+def _content(summary: Mapping[str, Any]) -> list[Any]:
     return [summary["weights_hash"], summary["tokenizer_hash"], *summary.get("tokens_around", ())]
 
 
@@ -137,6 +164,7 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
     """Train the study's own model into the draft, continuing where an interrupted run stopped."""
     import numpy as np
     import polars as pl
+    from tokenizers import Tokenizer
 
     from influence_assets.corpus.packing import pack
     from influence_assets.corpus.tokenization import Tokenization
@@ -152,7 +180,10 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
     shards = work.open_all("documents")
     texts = (text for shard in shards for batch in stored_documents(shard) for text in batch["text"])
     has_chats = any(_has_chats(shard) for shard in shards)
-    tokenizer = train_tokenizer(texts, training.vocabulary, CHATML_TOKENS if has_chats else ())
+    if work.study.first is None:
+        tokenizer = train_tokenizer(texts, training.vocabulary, CHATML_TOKENS if has_chats else ())
+    else:  # the first member's, because all are scored on the same sequences
+        tokenizer = Tokenizer.from_file(str(work.open("language_model").path("model") / "tokenizer.json"))
     separator = tokenizer.token_to_id("<|endoftext|>")
     tokenization = Tokenization.of(tokenizer, separator, tokenizer.get_vocab_size())
     tokenization = as_studied(tokenization, work.study, work.study.corpus.special_tokens)

@@ -123,6 +123,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     holds_text=True,
     is_published=True,
+    is_shared_by_members=True,
     cost=CostModel(partition=_cost),
     shown=_shown,
     checks=EachOf(

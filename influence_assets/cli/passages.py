@@ -80,6 +80,8 @@ def _panel(answer: "Answer", passage: "Passage", rank: int, *, full: bool) -> Pa
     within = " (within the noise)" if answer.is_above_noise(passage) is False else ""
     title = f"{rank}. {passage.influence_nats:+.3g} nats{beyond}{within} · {documents}"
     place = f"{visible(passage.shard_id)} · sequence {passage.sequence_index}"
+    if (over := passage.over_members) is not None:
+        place += f" · {over.members} models {over.influence_nats:+.3g} ({over.low_nats:+.3g} to {over.high_nats:+.3g})"
     return Panel(_body(passage, full=full), title=Text(title), subtitle=Text(place), title_align="left")
 
 

@@ -91,6 +91,18 @@ def run_study(
     return not result.failures and not result.left_out and not session.recheck.failed
 
 
+def _print_members(result: Result, console: Console) -> None:
+    """Print what was computed of the further members of the ensemble."""
+    for number, states in result.member_states.items():
+        computed = len(result.of_members.get(number, ()))
+        standing = sum(len(state.of("standing")) for state in states)
+        console.print(
+            f"Member {number} of the ensemble: {counted(computed, 'partition')} computed, "
+            f"{max(0, standing - computed):,} up to date before.",
+            highlight=False,
+        )
+
+
 def _print_result(result: Result, seconds: float, console: Console, *, may_rest: bool) -> None:
     """Print what was recomputed after damage, and what was computed.
 
@@ -107,10 +119,12 @@ def _print_result(result: Result, seconds: float, console: Console, *, may_rest:
     if result.computed:
         console.print(_computed(result))
         console.print(f"Computed {counted(len(result.computed), 'partition')} in {seconds:.1f} s.")
+        _print_members(result, console)
         if not result.left_out:
             console.print("Look at them with `influence strongest`, `influence sql` or `influence ui`.")
     elif not result.left_out and may_rest:
-        standing = sum(len(state.of("standing")) for state in result.states)
+        every = [*result.states, *(state for states in result.member_states.values() for state in states)]
+        standing = sum(len(state.of("standing")) for state in every)
         console.print(f"[green]Nothing to do[/]: all {standing} partitions are up to date.")
 
 
@@ -145,6 +159,7 @@ class _Display:
             transient=True,
         )
         self._task = self._bars.add_task("", total=None)
+        self._member = 0
 
     def __enter__(self) -> "_Display":
         if self._console.is_terminal:
@@ -155,25 +170,32 @@ class _Display:
         if self._console.is_terminal:
             self._bars.stop()
 
+    def turns_to(self, member: int) -> None:
+        self._member = member
+
     def begins(self, asset: AssetDefinition, partition: Partition, outstanding: int) -> None:
-        label = escape(_label(asset, partition))
+        label = escape(_label(asset, partition, self._member))
         self._bars.reset(self._task, description=f"{label} · {outstanding} to go", total=None)
         if not self._console.is_terminal:
             self._console.print(label)
 
     def progress(self, asset: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
-        self._bars.update(self._task, description=escape(_label(asset, partition)), completed=done, total=total)
+        label = escape(_label(asset, partition, self._member))
+        self._bars.update(self._task, description=label, completed=done, total=total)
 
 
-def _label(asset: AssetDefinition, partition: Partition) -> str:
-    return f"{asset.name} [{partition.key}]" if partition.key else asset.name
+def _label(asset: AssetDefinition, partition: Partition, member: int) -> str:
+    label = f"{asset.name} [{partition.key}]" if partition.key else asset.name
+    return f"{label} of member {member}" if member else label
 
 
 def _computed(result: Result) -> Table:
     """Return how many partitions of each asset were computed or up to date already, and name the first computed."""
     table = Table("asset", "computed", "up to date", "partitions computed", box=None, pad_edge=False)
     for asset in asset_graph():
-        keys = [partition.key or "" for computed, partition in result.computed if computed.name == asset.name]
+        # With an ensemble, the catalogue is loaded twice: before its further members and after.
+        places = dict.fromkeys(partition for computed, partition in result.computed if computed.name == asset.name)
+        keys = [partition.key or "" for partition in places]
         shown = ", ".join(keys[:PARTITIONS_SHOWN]) + (" …" if len(keys) > PARTITIONS_SHOWN else "")
         if keys or result.were_up_to_date(asset):
             table.add_row(asset.name, str(len(keys)), str(result.were_up_to_date(asset)), escape(shown))
@@ -183,7 +205,7 @@ def _computed(result: Result) -> Table:
 def _print_failure(failure: Failure, console: Console) -> None:
     """Print which partition failed and why, with a traceback unless it is an error that the user can correct."""
     error = failure.error
-    label = _label(failure.asset, failure.partition)
+    label = _label(failure.asset, failure.partition, failure.member)
     message = visible(str(error)) or type(error).__name__  # it may quote what was read
     console.print(f"[bold red]Failed[/] {escape(label)}: {escape(message)}", soft_wrap=True)
     if not isinstance(error, InputError | StorageError):

@@ -33,6 +33,9 @@ class Watcher(Protocol):
     def progress(self, asset: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
         """Report how much of a partition is done."""
 
+    def turns_to(self, member: int) -> None:
+        """Report that what begins from now on is of this member of the ensemble; called only if there are several."""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -59,11 +62,13 @@ class Failure:
         asset: the partition's asset.
         partition: the partition.
         error: the exception.
+        member: the member of the ensemble that it is of; 0 is the study's own model.
     """
 
     asset: AssetDefinition
     partition: Partition
     error: Exception
+    member: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,12 @@ class StageBegun:
     Args:
         asset: the asset.
         choice: the generation that is worked on: the published one or the newest.
+        member: the member of the ensemble that is worked on; 0 is the study's own model.
     """
 
     asset: AssetDefinition
     choice: Choice
+    member: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,27 +116,37 @@ class Result:
     """What a run did.
 
     Args:
-        computed: partitions that were computed, in order.
+        computed: partitions that were computed, in order; not those of an ensemble's further members.
+        of_members: partitions of an ensemble's further members that were computed, in order, by the member's number.
         failures: partitions that failed; what depends on them is unchanged.
         failed_passes: passes for several partitions that failed; the partitions were then tried one by one.
         repaired: artifacts that were found damaged during the run and were computed again.
         states: the state of every partition afterwards.
+        member_states: the state of every partition of an ensemble's further members, by the member's number.
         versions: the versions that these states refer to.
         drift: the summary of the generation's drift if it exceeds the study's threshold.
     """
 
     computed: list[Place] = field(default_factory=list)
+    of_members: dict[int, list[Place]] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     failed_passes: list[PassFailed] = field(default_factory=list)
     repaired: list[str] = field(default_factory=list)
     states: list[AssetState] = field(default_factory=list)
+    member_states: dict[int, list[AssetState]] = field(default_factory=dict)
     versions: Versions | None = None
     drift: dict[str, object] | None = None
 
     @property
     def left_out(self) -> list[str]:
         """The names of the assets that are not complete."""
-        return [state.asset.name for state in self.states if state.outstanding]
+        of_members = [
+            f"{state.asset.name} of member {number}"
+            for number, states in self.member_states.items()
+            for state in states
+            if state.outstanding
+        ]
+        return [*(state.asset.name for state in self.states if state.outstanding), *of_members]
 
     def were_up_to_date(self, asset: AssetDefinition) -> int:
         """Return how many partitions of an asset were up to date before the run."""
@@ -145,7 +162,8 @@ def bring_up_to_date(
 
     The generation that readers see comes first, so that new shards reach them soon. A newer generation comes second:
     one that an earlier run began, or one that this run begins, on request or because the statistics drifted and the
-    study says `automatic`. If a partition fails, only what depends on it is skipped.
+    study says `automatic`. If a partition fails, only what depends on it is skipped. Further members of an ensemble
+    come last, once the study's own model is complete.
 
     Args:
         versions: the versions of the published generation, from a workspace that nothing has been read from yet.
@@ -171,9 +189,12 @@ def bring_up_to_date(
         if is_generation_due(run.versions) and not result.failures:
             yield from run.begin_generation()
             yield from run.complete(run.look("newest"))
+        if not result.failures:
+            yield from run.complete_members()
         result.drift = drift(run.versions)
         result.versions = run.versions
         result.states = list(plan(run.versions))
+        result.member_states = {member.number: list(plan(member)) for member in run.versions.members}
         if result.left_out:
             with suppress(StorageError):  # its cause, such as a full disk, is already among the failures
                 record_states(run.versions.workspace.catalogue, state_rows(result.states))
@@ -193,12 +214,13 @@ class _Run:
 
     def complete(self, versions: Versions) -> Iterator[Event]:
         """Compute what is outstanding; start over whenever an artifact that is read is found damaged."""
+        of_others = [failure for failure in self._result.failures if failure.member != versions.number]
         for _ in range(ATTEMPTS):
             self.versions = versions
-            self._result.failures.clear()
+            self._result.failures[:] = of_others
             try:
                 for asset in versions.workspace.graph:
-                    yield StageBegun(asset, versions.choice)
+                    yield StageBegun(asset, versions.choice, versions.number)
                     yield from self._complete_in_shared_passes(asset)
                     yield from self._complete_asset(asset)
             except DamagedError as error:
@@ -209,6 +231,19 @@ class _Run:
             else:
                 self._reduce_spent()
                 return
+
+    def complete_members(self) -> Iterator[Event]:
+        """Complete the ensemble's further members, one after the other, and publish what is new of them."""
+        readers = self.look("published")
+        if not readers.members:
+            return
+        for member in readers.members:
+            self._watcher.turns_to(member.number)
+            yield from self.complete(member)
+        self._watcher.turns_to(readers.number)
+        self.versions = readers
+        if any(self._result.of_members.values()):
+            yield from self.complete(self.look("published"))
 
     def _reduce_spent(self) -> None:
         """Reduce what is no longer needed, if a run was killed before it could; what fails is left to `gc`."""
@@ -233,8 +268,12 @@ class _Run:
             yield from self._compute(another, [((generation, Partition()),)])
 
     def _complete_asset(self, asset: AssetDefinition) -> Iterator[Event]:
-        versions = self.versions
-        failed = {failure.partition for failure in self._result.failures if failure.asset.name == asset.name}
+        versions = self.versions.of(asset)
+        failed = {
+            failure.partition
+            for failure in self._result.failures
+            if failure.asset.name == asset.name and failure.member == versions.number
+        }
         outstanding = [
             partition
             for partition in versions.partitions(asset)
@@ -299,14 +338,15 @@ class _Run:
             self._result.failed_passes.append(PassFailed(places, error))
             yield self._result.failed_passes[-1]
         else:
-            self._result.failures.append(Failure(*places[0], error))
+            self._result.failures.append(Failure(*places[0], error, versions.number))
             yield self._result.failures[-1]
 
     def _finished(self, versions: Versions, task: Task, computed: Sequence[Computed]) -> Iterator[Finished]:
         for (name, partition), each in zip(task.places, computed, strict=True):
             asset = versions.workspace.graph[name]
             if each.is_new:
-                self._result.computed.append((asset, partition))
+                of_members = self._result.of_members.setdefault(versions.number, []) if versions.number else None
+                (self._result.computed if of_members is None else of_members).append((asset, partition))
             outcome = Outcome(versions.workspace.store.open_what_is_left(each.key), each.is_new)
             yield Finished(asset, partition, outcome, versions)
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 import polars as pl
 
+from influence_assets.engine.generations import NumberedGeneration
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.plan import plan, state_rows
 from influence_assets.engine.tombstones import Tombstones
@@ -32,7 +33,8 @@ def load(
     Tombstones(workspace.store.backend).store(workspace.tombstones)
     content = _content(workspace, key, inputs, states)
     change = load_catalogue(workspace.catalogue, content, workspace.store)
-    return change, _newest_generation(workspace, inputs)
+    assert content.current_generation is not None  # noqa: S101  # there is no load without one
+    return change, content.current_generation
 
 
 def rebuild_catalogue(versions: Versions) -> CatalogueChange:
@@ -65,10 +67,12 @@ def published_content(
     Raises:
         StorageError: there is no catalogue.
     """
-    current = query(workspace.catalogue, "select generation_id from generations where is_current")["generation_id"]
+    generations = query(workspace.catalogue, "from generations").to_dicts()
     return CatalogueContent(
         study=workspace.study.name,
-        current_generation=current.item() if len(current) else None,
+        current_generation=next((row["generation_id"] for row in generations if row["is_current"]), None),
+        # A file that an earlier release wrote has none.
+        members={row["generation_id"]: row["member"] for row in generations if row.get("member")},
         artifacts=[key for key in loaded_keys(workspace.catalogue) if key not in leaving_out],
         tombstones=Tombstones(workspace.store.backend).stored() if tombstones is None else tombstones,
         states=query(workspace.catalogue, "from partition_states"),
@@ -86,9 +90,12 @@ def _content(
         *(pl.when(is_own).then(pl.lit(value)).otherwise(name).alias(name) for name, value in own.items()),
         pl.when(is_own).then(None).otherwise("cause").alias("cause"),
     )
+    generations = _generations(workspace, inputs)
     return CatalogueContent(
         study=workspace.study.name,
-        current_generation=_newest_generation(workspace, inputs),
+        # The newest; the previous one may be loaded too.
+        current_generation=max(generation for generation, member in generations.items() if not member),
+        members={generation: member for generation, member in generations.items() if member},
         artifacts=inputs,
         tombstones=workspace.tombstones,
         states=states,
@@ -96,8 +103,22 @@ def _content(
     )
 
 
-def _newest_generation(workspace: Workspace, inputs: Sequence[ArtifactKey]) -> int:
-    """Return the number of the newest generation; the previous one may be loaded too."""
+def _generations(workspace: Workspace, inputs: Sequence[ArtifactKey]) -> dict[int, int]:
+    """Return the numbers of the generations to load, each with the number of the ensemble's member that it is of."""
     end = workspace.graph.generation_end
-    ends = (workspace.store.open(key).manifest for key in inputs if end is not None and key.asset == end.name)
-    return max(int(manifest.summary["generation_id"]) for manifest in ends)
+    ends = [workspace.store.open(key).manifest for key in inputs if end is not None and key.asset == end.name]
+    models = _models_of_members(workspace)
+    return {
+        int(manifest.summary["generation_id"]): next((models[key] for key in manifest.inputs if key in models), 0)
+        for manifest in ends
+    }
+
+
+def _models_of_members(workspace: Workspace) -> dict[ArtifactKey, int]:
+    """Return the model of each further member of the ensemble, with the member's number."""
+    graph = workspace.graph
+    rule = None if graph.generation is None else graph.generation.frozen
+    if not isinstance(rule, NumberedGeneration):
+        return {}
+    keys = {member.key(graph[rule.model], Partition()): member.number for member in Versions(workspace).members}
+    return {key: number for key, number in keys.items() if key is not None}

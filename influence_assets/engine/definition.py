@@ -203,6 +203,9 @@ class AssetDefinition:
         document_count: how many documents an artifact holds, by its manifest: of the same asset.
         is_published: whether its tables are loaded into the catalogue.
         is_catalogue: whether it is the catalogue itself, so that it is the last of every run.
+        is_of_members: whether each member of an ensemble has it, and what it is computed from, in a version of its own.
+        is_shared_by_members: whether the members of an ensemble have it in the first one's version, because it depends
+            on what all of them have in common, such as the tokenizer.
         measures: what it wants of a shared pass; None: it is computed alone.
         runs_model: whether it runs the model: one such computation at a time uses a device.
         cost: what it will cost.
@@ -240,6 +243,8 @@ class AssetDefinition:
     document_count: Callable[[Manifest], int] = lambda _manifest: 1
     is_published: bool = False
     is_catalogue: bool = False
+    is_of_members: bool = False
+    is_shared_by_members: bool = False
     measures: Measurement | None = None
     runs_model: bool = False
     cost: CostModel = CostModel(partition=_no_cost)

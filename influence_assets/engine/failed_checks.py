@@ -39,18 +39,21 @@ class FailedCheck:
         partition: its partition.
         name: the check, as a statement of what should hold.
         folder: the artifact's folder.
+        member: the member of the ensemble that it is of; 0 is the study's own model.
     """
 
     asset: AssetDefinition
     partition: Partition
     name: str
     folder: Path
+    member: int = 0
 
     @property
     def label(self) -> str:
         """The artifact and the check, for people."""
         place = f"[{self.partition.key}]" if self.partition.key else ""
-        return f"{self.asset.name}{place}: {self.name}"
+        of_member = f" of member {self.member}" if self.member else ""
+        return f"{self.asset.name}{place}{of_member}: {self.name}"
 
     @property
     def remedy(self) -> str:
@@ -71,7 +74,7 @@ class Recheck:
     """What became of the checks that were outstanding.
 
     Args:
-        repeated: the findings of each artifact whose checks were repeated.
+        repeated: the findings of each artifact whose checks were repeated, but for an ensemble's further members.
         failed: the checks that do not hold now.
         mended: what was wrong and was put right, in a sentence each.
     """
@@ -144,9 +147,9 @@ def outstanding(versions: Versions) -> list[FailedCheck]:
     """Return the checks that failed when they were last run, of artifacts that the study needs; runs none of them."""
     workspace = versions.workspace
     return [
-        FailedCheck(asset, partition, name, workspace.store.place(key))
+        FailedCheck(place.asset, place.partition, name, workspace.store.place(key), place.versions.number)
         for key, names in (_List(workspace.store.backend).read() or {}).items()
-        for asset, partition in _place_of(versions, key)
+        for place in _place_of(versions, key)
         for name in names
     ]
 
@@ -166,17 +169,11 @@ def repeat_outstanding(versions: Versions) -> Recheck:
         places = _all_places(versions) if listed is None else [p for key in listed for p in _place_of(versions, key)]
         catalogue = workspace.graph.catalogue
         if _rebuilt_if_changed(versions, recheck) and catalogue is not None:
-            places = [*(place for place in places if place[0] is not catalogue), (catalogue, Partition())]
-        for asset, partition in places:
-            _repeat(versions, asset, partition, recheck)
+            own = _Place(versions, catalogue, Partition())
+            places = [*(place for place in places if place.asset is not catalogue), own]
+        failing = {key: names for place in places for key, names in _repeat(place, recheck).items() if names}
         if listed is None:  # only now that all were looked at: a run that ends before leaves them to the next
-            failed_checks.begin(
-                {
-                    key: failing
-                    for asset, partition, findings in recheck.repeated
-                    if (failing := _failing(findings)) and (key := versions.key(asset, partition)) is not None
-                }
-            )
+            failed_checks.begin(failing)
         failed_checks.forget(lambda key: not workspace.store.holds(key))
     recheck.failed = outstanding(versions)
     return recheck
@@ -193,11 +190,24 @@ def begin_list(workspace: Workspace) -> None:
         failed_checks.begin({})
 
 
-def _repeat(versions: Versions, asset: AssetDefinition, partition: Partition, recheck: Recheck) -> None:
-    """Repeat the checks of one artifact; if it is the catalogue and a check fails, build it again, but only once."""
+@dataclass(frozen=True)
+class _Place:
+    """A partition, with the versions of the member of the ensemble that it is of."""
+
+    versions: Versions
+    asset: AssetDefinition
+    partition: Partition
+
+
+def _repeat(place: _Place, recheck: Recheck) -> dict[ArtifactKey, list[str]]:
+    """Repeat the checks of one artifact, and return the names of those that fail, by the artifact.
+
+    If it is the catalogue and a check fails, build it again, but only once.
+    """
+    versions, asset, partition = place.versions, place.asset, place.partition
     key = versions.key(asset, partition)
     if key is None:
-        return
+        return {}
     workspace = versions.workspace
     try:
         artifact = workspace.store.open(key)
@@ -211,7 +221,9 @@ def _repeat(versions: Versions, asset: AssetDefinition, partition: Partition, re
     except DamagedError as error:
         workspace.store.mark_damaged(error.folder, error.files, error.problem)
         raise
-    recheck.repeated.append((asset, partition, findings))
+    if not versions.number:
+        recheck.repeated.append((asset, partition, findings))
+    return {key: _failing(findings)}
 
 
 def _rebuilt_if_changed(versions: Versions, recheck: Recheck) -> bool:
@@ -227,25 +239,29 @@ def _rebuilt_if_changed(versions: Versions, recheck: Recheck) -> bool:
     return True
 
 
-def _all_places(versions: Versions) -> list[tuple[AssetDefinition, Partition]]:
-    return [
-        (asset, partition)
-        for asset in versions.workspace.graph
+def _all_places(versions: Versions) -> list[_Place]:
+    places = {
+        key: _Place(each, asset, partition)
+        for each in (*versions.members, versions)  # what members share is the study's own
+        for asset in each.workspace.graph
         if asset.checks.descriptions()
-        for partition in versions.partitions(asset)
-        if (key := versions.key(asset, partition)) is not None and versions.holds(key)
-    ]
+        for partition in each.partitions(asset)
+        if (key := each.key(asset, partition)) is not None and each.holds(key)
+    }
+    return list(places.values())
 
 
-def _place_of(versions: Versions, key: ArtifactKey) -> Iterator[tuple[AssetDefinition, Partition]]:
+def _place_of(versions: Versions, key: ArtifactKey) -> Iterator[_Place]:
     """Yield the partition whose current version an artifact is, if it is one."""
-    asset = versions.workspace.graph.get(key.asset)
-    if asset is None:
-        return
-    with suppress(StorageError):
-        partition = Partition.parse(asset.partitioned_by, key.partition)
-        if partition in versions.partitions(asset) and versions.key(asset, partition) == key and versions.holds(key):
-            yield asset, partition
+    for each in (versions, *versions.members):
+        asset = each.workspace.graph.get(key.asset)
+        if asset is None:
+            continue
+        with suppress(StorageError):
+            partition = Partition.parse(asset.partitioned_by, key.partition)
+            if partition in each.partitions(asset) and each.key(asset, partition) == key and each.holds(key):
+                yield _Place(each, asset, partition)
+                return
 
 
 def _failing(findings: Findings) -> list[str]:

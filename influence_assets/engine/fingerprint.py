@@ -56,6 +56,7 @@ def fingerprint(workspace: Workspace) -> str:
             for partition in versions.partitions(asset)
         ],
         schema_version(),
+        [member.model_file_hashes for member in workspace.members if member.study.model.train is None],
     ]
     return _digest(parts)
 

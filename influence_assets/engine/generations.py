@@ -42,18 +42,35 @@ class Generation:
 
 @dataclass(frozen=True)
 class FrozenBySettings:
-    """The rule of an asset whose version depends on its settings alone, not on later changes of its inputs."""
+    """The rule of an asset whose version depends on its settings alone, not on later changes of its inputs.
+
+    A member of an ensemble has it computed from what the first member's was computed from, as long as that is stored,
+    and from the first member's own artifact.
+    """
 
     def key_and_inputs(
         self, versions: "Versions", asset: "AssetDefinition", partition: Partition
     ) -> "KeyAndInputs | None":
         """Return the artifact's key and the inputs that it was computed from, or the current ones if it is new."""
-        key = versions.key_from(asset, partition, ())
+        first, described = versions.first, {}
+        beside = None if first is None else first.key(asset, partition)
+        if first is not None:
+            if beside is None or not first.holds(beside):
+                return None
+            described["beside"] = beside.data_version if asset.identity is None else first.identity_of(beside)
+        key = versions.key_from(asset, partition, (), **described)
         manifest = versions.workspace.store.manifest(key)
         if manifest is not None and (versions.holds(key) or all(map(versions.holds, manifest.inputs))):
             return key, manifest.inputs
-        inputs = versions.inputs(asset, partition)
-        return None if inputs is None else (key, tuple(inputs))
+        inputs = None if beside is None else self._inputs_beside(versions, beside)
+        inputs = versions.inputs(asset, partition) if inputs is None else inputs
+        return None if inputs is None else (key, (*inputs, *([] if beside is None else [beside])))
+
+    def _inputs_beside(self, versions: "Versions", beside: ArtifactKey) -> list[ArtifactKey] | None:
+        """Return what the first member's artifact was computed from; None if that is no longer stored."""
+        manifest = versions.workspace.store.manifest(beside)
+        is_stored = manifest is not None and all(map(versions.holds, manifest.inputs))
+        return list(manifest.inputs) if manifest is not None and is_stored else None
 
     def frozen_inputs(self, asset: "AssetDefinition", study: Study) -> tuple[str, ...]:
         """Return all inputs."""
@@ -81,6 +98,8 @@ class NumberedGeneration:
         generation = None if versions.fit_another else versions.generation
         if generation is not None:
             return generation.key, generation.inputs
+        if versions.first is not None and versions.first.generation is None:
+            return None  # a member's generation goes with one of the study's own model
         inputs = versions.inputs(asset, partition)
         if inputs is None:
             return None
@@ -118,7 +137,7 @@ class FittedStatistics:
         generation = None if self.precedes and versions.fit_another else versions.generation
         if generation is not None:
             return self.of_generation(versions, asset, generation)
-        inputs = versions.inputs(asset, partition) if self.precedes else None
+        inputs = self._inputs_to_fit(versions, asset, partition) if self.precedes else None
         if inputs is None:
             return None
         inputs.sort(key=lambda key: (key.asset == self.fitted_on, key.partition or ""))
@@ -129,6 +148,30 @@ class FittedStatistics:
         self, versions: "Versions", asset: "AssetDefinition", generation: Generation
     ) -> "KeyAndInputs | None":
         """Return the artifact of a generation and its inputs; None while an input is missing."""
+        inputs = self._inputs_in(versions, asset, generation)
+        if inputs is None:
+            return None
+        precedes = (key for key in generation.inputs if key.asset == asset.name)
+        return next(precedes, None) or versions.key_from(asset, Partition(), inputs), tuple(inputs)
+
+    def _inputs_to_fit(
+        self, versions: "Versions", asset: "AssetDefinition", partition: Partition
+    ) -> list[ArtifactKey] | None:
+        """Return what another generation would be measured on: the present shards.
+
+        For a member of an ensemble, they are those of the generation that its own goes with, if they are still stored.
+        """
+        if versions.first is None:
+            return versions.inputs(asset, partition)
+        if (beside := versions.first.generation) is None:
+            return None
+        inputs = self._inputs_in(versions, asset, beside)
+        return inputs if inputs and all(map(versions.holds, inputs)) else versions.inputs(asset, partition)
+
+    def _inputs_in(
+        self, versions: "Versions", asset: "AssetDefinition", generation: Generation
+    ) -> list[ArtifactKey] | None:
+        """Return what an asset is measured on in a generation; None while an input is missing."""
         inputs: list[ArtifactKey] = []
         for name in asset.inputs_of(versions.workspace.study):
             if name == self.fitted_on:
@@ -138,8 +181,7 @@ class FittedStatistics:
                 inputs.append(key)
             else:
                 return None
-        precedes = (key for key in generation.inputs if key.asset == asset.name)
-        return next(precedes, None) or versions.key_from(asset, Partition(), inputs), tuple(inputs)
+        return inputs
 
     def frozen_inputs(self, _asset: "AssetDefinition", _study: Study) -> tuple[str, ...]:
         """Return the sequences, which may change and become more."""

@@ -22,6 +22,7 @@ class AssetGraph:
 
     def __init__(self, assets: Iterable[AssetDefinition], groups: Sequence[str] = ()) -> None:
         definitions = list(assets)
+        self._groups = groups
         published = tuple(asset.name for asset in definitions if asset.is_published)
         gathering = {asset.name for asset in definitions if asset.inputs == ALL_PUBLISHED}
         resolved = [replace(asset, inputs=published) if asset.name in gathering else asset for asset in definitions]
@@ -73,6 +74,14 @@ class AssetGraph:
     def holding_text(self) -> frozenset[str]:
         """The names of the assets that hold text, tokens or scores of single sequences."""
         return frozenset(asset.name for asset in self if asset.holds_text)
+
+    @cached_property
+    def of_members(self) -> "AssetGraph":
+        """The part of the graph that each member of an ensemble has."""
+        wanted = {asset.name for asset in self if asset.is_of_members}
+        for asset in reversed(self.assets):  # after all that read it
+            wanted |= set(asset.inputs) if asset.name in wanted else set()
+        return AssetGraph((asset for asset in self if asset.name in wanted), self._groups)
 
     def sharing_a_pass_with(self, asset: AssetDefinition) -> list[AssetDefinition]:
         """Return the assets that can share a pass with this one, itself included, in the graph's order."""

@@ -14,7 +14,7 @@ from influence_assets.engine.generations import NumberedGeneration
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.plan import plan, state_rows
 from influence_assets.engine.shared_pass import Member
-from influence_assets.engine.versions import Versions
+from influence_assets.engine.versions import MEMBER, Versions
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import DamagedError, StorageError
 from influence_assets.models.freed_memory import release_unused
@@ -60,7 +60,7 @@ def materialise(
         with _marking_damage(store), _writing(versions, asset, (key, inputs), run_id) as draft:
             states = partial(_states, versions)
             asset.compute(Work(asset, workspace, partition, key, inputs, draft, progress, states, checkpoints))
-            draft.summarise(**_generation_summary(versions, asset, key))
+            draft.summarise(**_generation_summary(versions, asset, key), **_member_summary(versions))
             if store.holds(key):  # an artifact that is no longer valid: only damaged ones can be replaced
                 store.mark_damaged(store.place(key), [], "is no longer valid")
         checkpoints.clear()
@@ -107,6 +107,7 @@ def materialise_together(
             if works:
                 measurement.shared_pass.compute(works)
             for work in works:
+                work.draft.summarise(**_member_summary(versions))
                 work.draft.shares_its_cost_with(len(works) - 1)
         keys = (member.key_and_inputs[0] for member in members)
         return [Outcome(store.open(key), computed=new) for key, new in zip(keys, computed, strict=True)]
@@ -186,6 +187,11 @@ def _marking_damage(store: ArtifactStore) -> Iterator[None]:
 
 def _states(versions: Versions) -> pl.DataFrame:
     return state_rows(list(plan(versions)))
+
+
+def _member_summary(versions: Versions) -> Mapping[str, Any]:
+    """Return the number of a member of an ensemble; empty for the study's own model."""
+    return {MEMBER: versions.number} if versions.number else {}
 
 
 def _generation_summary(versions: Versions, asset: AssetDefinition, key: ArtifactKey) -> Mapping[str, Any]:

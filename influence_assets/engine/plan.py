@@ -9,7 +9,7 @@ import polars as pl
 from influence_assets.engine.checkpoints import is_checkpoint
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.partitions import Partition
-from influence_assets.engine.versions import Versions
+from influence_assets.engine.versions import MEMBER, Versions
 from influence_assets.storage.artifacts.manifest import Manifest
 
 State = Literal["standing", "missing", "stale", "waiting"]
@@ -65,8 +65,13 @@ class AssetState:
 
 
 def plan(versions: Versions) -> Iterator[AssetState]:
-    """Yield the state of every asset, in the graph's order; of those on request, of which there is or is to be some."""
+    """Yield the state of every asset, in the graph's order; of an ensemble's member, only of its own.
+
+    Assets that are computed on request only are left out while there is and is to be nothing of them.
+    """
     for asset in versions.workspace.graph:
+        if versions.of(asset) is not versions:
+            continue
         partitions = versions.partitions(asset)
         if partitions or not asset.on_request:
             yield AssetState(asset, [_state(versions, asset, partition) for partition in partitions])
@@ -91,7 +96,8 @@ def _state(versions: Versions, asset: AssetDefinition, partition: Partition) -> 
     standing = None if last is None else last.data_version
     if key_and_inputs is None:
         missing = versions.missing_inputs(asset, partition)
-        return PartitionState(asset, partition, "waiting", None, standing, f"waits for {_few(missing)}")
+        waits_for = _few(missing) or "the study's own model"
+        return PartitionState(asset, partition, "waiting", None, standing, f"waits for {waits_for}")
     version = key_and_inputs[0].data_version
     if last is None:
         return PartitionState(asset, partition, "missing", version, None, "was never computed")
@@ -100,9 +106,11 @@ def _state(versions: Versions, asset: AssetDefinition, partition: Partition) -> 
 
 
 def _last(versions: Versions, asset: AssetDefinition, partition: Partition) -> Manifest | None:
-    """Return the manifest of the version of a partition that was computed last."""
-    stored = versions.workspace.store.manifests(asset.name, partition.key, with_damaged=True)
-    manifests = (manifest for manifest in stored if not is_checkpoint(manifest))
+    """Return the manifest of the version of a partition that was computed last for the same member of the ensemble."""
+    workspace = versions.workspace
+    stored = workspace.store.manifests(asset.name, partition.key, with_damaged=True)
+    own = (manifest for manifest in stored if manifest.summary.get(MEMBER, 0) == versions.of(asset).number)
+    manifests = (manifest for manifest in own if not is_checkpoint(manifest))
     return max(manifests, key=lambda manifest: manifest.started_at, default=None)
 
 

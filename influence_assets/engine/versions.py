@@ -27,6 +27,9 @@ from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import StorageError
 from influence_assets.storage.artifacts.manifest import ArtifactKey
 
+MEMBER = "member"
+"""The entry of a manifest's summary with the number of the member of an ensemble that it was computed for, unless 0."""
+
 Choice = Literal["newest", "published"]
 """Which generation to use: the newest, or the newest published one, which readers see until the newest is complete."""
 
@@ -39,6 +42,7 @@ class Versions:
         choice: which generation to use.
         fit_another: whether another generation is to be fitted although there is one.
         pinned: a generation to use regardless of `choice`.
+        first: of a member of an ensemble, the versions of the study's own model, if they are at hand.
     """
 
     def __init__(
@@ -48,15 +52,37 @@ class Versions:
         *,
         fit_another: bool = False,
         pinned: Generation | None = None,
+        first: "Versions | None" = None,
     ) -> None:
         self.workspace = workspace
         self.choice = choice
         self.fit_another = fit_another
         self._generation = pinned
+        self._first = first
         self._keys_and_inputs: dict[tuple[str, Partition], KeyAndInputs] = {}
         self._held: set[ArtifactKey] = set()
         self._settings: dict[str, dict[str, Any]] = {}
         self._identities: dict[ArtifactKey, Any] = {}
+
+    @cached_property
+    def first(self) -> "Versions | None":
+        """Of a member of an ensemble, the versions of the study's own model; None if these are those versions."""
+        workspace = self.workspace.first
+        return self._first or (None if workspace is None else Versions(workspace, self.choice))
+
+    @cached_property
+    def members(self) -> "tuple[Versions, ...]":
+        """The versions of the ensemble's further members."""
+        return tuple(Versions(member, self.choice, first=self) for member in self.workspace.members)
+
+    @property
+    def number(self) -> int:
+        """The member's number: 0 for the study's own model, then 1, 2, ...."""
+        return self.workspace.study.number
+
+    def of(self, asset: AssetDefinition) -> "Versions":
+        """Return the versions that an asset's partitions are in: those of the first member if all of them share it."""
+        return self.first if asset.is_shared_by_members and self.first is not None else self
 
     def partitions(self, asset: AssetDefinition) -> list[Partition]:
         """Return the partitions of an asset that the study has, given the source files that exist.
@@ -67,7 +93,12 @@ class Versions:
         if not asset.on_request:
             return partitions
         requested = self.workspace.requested.get(asset.name, ())
-        return [p for p in partitions if p in requested or ((key := self.key(asset, p)) and self.holds(key))]
+        return [partition for partition in partitions if partition in requested or self._is_held(asset, partition)]
+
+    def _is_held(self, asset: AssetDefinition, partition: Partition) -> bool:
+        # Its version, which may depend on thousands of inputs, is asked for only if there is any.
+        has_any = self.workspace.store.has_any(asset.name, partition.key)
+        return has_any and (key := self.key(asset, partition)) is not None and self.holds(key)
 
     def _all_partitions(self, asset: AssetDefinition) -> list[Partition]:
         if asset.partitioned_by == "listed":
@@ -97,6 +128,8 @@ class Versions:
 
     def key_and_inputs(self, asset: AssetDefinition, partition: Partition) -> KeyAndInputs | None:
         """Return the partition's key and its inputs; None while an input is missing."""
+        if (owner := self.of(asset)) is not self:
+            return owner.key_and_inputs(asset, partition)
         place = (asset.name, partition)
         if place not in self._keys_and_inputs:
             if asset.frozen is not None:
@@ -214,8 +247,10 @@ class Versions:
     def identity(self) -> str:
         """A hash of what comparable generations have in common: model, sequences, settings and code.
 
+        A member's is that of one generation of the study's own model, so that both are fitted anew together.
+
         Raises:
-            StorageError: the language model is missing.
+            StorageError: the language model is missing, or the generation that a member's goes with.
         """
         graph, rule = self.workspace.graph, self._generation_rule
         assert rule is not None  # noqa: S101  # only read if the graph has generations
@@ -223,7 +258,11 @@ class Versions:
         model = self.key(graph[rule.model], Partition())
         if model is None:
             raise StorageError(f"{rule.model} is missing. Bring everything up to date with `influence run`.")
-        return _digest([model.data_version, self.identity_of(model), parts])
+        if self.first is None:
+            return _digest([model.data_version, self.identity_of(model), parts])
+        if (beside := self.first.generation) is None:
+            raise StorageError("The study's own model has no generation. Bring it up to date with `influence run`.")
+        return _digest([model.data_version, self.identity_of(model), parts, beside.key.data_version])
 
     @property
     def _generation_rule(self) -> NumberedGeneration | None:
@@ -235,7 +274,7 @@ class Versions:
     def _usable_generations(self) -> list[Generation]:
         """The generations of this identity that are complete or can be completed, the newest first."""
         rule = self._generation_rule
-        if rule is None:
+        if rule is None or (self.first is not None and self.first.generation is None):
             return []
         model = self.key(self.workspace.graph[rule.model], Partition())
         if model is None or not self.holds(model):

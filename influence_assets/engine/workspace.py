@@ -37,6 +37,9 @@ _QUERIES = {
     "generations": "select generation_id from generations",
 }
 
+_SEEN_ONCE = ("listed", "withdrawn", "skipped", "shards", "query_sets")
+"""What a workspace has seen of the files that the members of an ensemble see too."""
+
 _File = TypeVar("_File", Shard, SourceFile)
 
 
@@ -66,7 +69,7 @@ class Workspace:
         self.study = study
         self.load_graph = load_graph
         self.requested = requested or {}
-        self.graph = load_graph()
+        self.graph = load_graph() if study.first is None else load_graph().of_members
         self.store = ArtifactStore.open_or_create(study.storage.root, study.name)
         self._is_folder = cache(is_folder_at)
         self._query_hashes: dict[str, str] = {}
@@ -74,7 +77,22 @@ class Workspace:
 
     def again(self) -> "Workspace":
         """Return a fresh look at the study's files and its store."""
+        if self.first is not None:
+            return self.first.again().members[self.study.number - 1]
         return Workspace(self.study, self.load_graph, self.requested)
+
+    @cached_property
+    def first(self) -> "Workspace | None":
+        """The workspace of the study that a member of its ensemble belongs to; None for that study itself."""
+        return None if self.study.first is None else Workspace(self.study.first, self.load_graph)
+
+    @cached_property
+    def members(self) -> "tuple[Workspace, ...]":
+        """The workspaces of the ensemble's further members, which see the same files."""
+        members = tuple(Workspace(study, self.load_graph) for study in self.study.members)
+        for member in members:
+            vars(member).update({name: getattr(self, name) for name in _SEEN_ONCE}, first=self)
+        return members
 
     @property
     def weights_cache(self) -> Path:
@@ -260,7 +278,10 @@ class Workspace:
         """The local folders of the model of `model.path`, and of its adapter."""
         from influence_assets.models.weights import resolve_model_folders
 
-        return resolve_model_folders(self.study.model, self.store.root / ".cache")
+        caches = self.store.root / ".cache"
+        if self.study.first is not None:
+            caches /= f"member_{self.study.number}"
+        return resolve_model_folders(self.study.model, caches)
 
     @property
     def model_folder(self) -> Path:

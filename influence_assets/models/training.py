@@ -298,7 +298,12 @@ def _fingerprint(
     loss: NDArray[np.uint8] | None,
 ) -> str:
     """Return a hash of everything that determines the weights."""
-    settings = {"training": training.model_dump(), "shape": sequences.shape, "vocabulary": vocabulary, "code": 1}
+    settings = {
+        "training": training.model_dump(exclude={"members"}),
+        "shape": sequences.shape,
+        "vocabulary": vocabulary,
+        "code": 1,
+    }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(np.ascontiguousarray(sequences, dtype="<i4").tobytes())
     digest.update(np.ascontiguousarray(lengths, dtype="<i4").tobytes())

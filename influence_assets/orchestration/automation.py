@@ -83,7 +83,8 @@ def _requests(
     if attempts >= ATTEMPTS:
         return [], context.cursor, f"{ATTEMPTS} runs of these files died. Look at the last one, then run by hand."
     versions = Versions(workspace)
-    if not any(state.outstanding for state in plan(versions)) and not is_generation_due(versions):
+    states = (state for each in (versions, *versions.members) for state in plan(each))
+    if not any(state.outstanding for state in states) and not is_generation_due(versions):
         keep(instance, key, current)
         return [], context.cursor, "Everything is up to date."
     cursor = json.dumps({"fingerprint": current, "attempts": attempts + 1})

@@ -16,7 +16,7 @@ from influence_assets.orchestration.private_api import execute_here
 from influence_assets.orchestration.run_events import Report, Reporter, told_again
 from influence_assets.orchestration.runs import end_dead_runs, job_name
 from influence_assets.orchestration.session import Session, resource_key
-from influence_assets.orchestration.stages import NEW_GENERATION, Stages, position
+from influence_assets.orchestration.stages import MEMBERS, NEW_GENERATION, Stages, position
 from influence_assets.study import Study
 
 PLAN, REPORT = "plan", "report"
@@ -48,8 +48,8 @@ def build_bring_up_job(
     """
     due = [asset for asset in asset_graph() if not asset.on_request or asset.name in requested]
     *stages, last = [(asset.name, _stage(study, asset)) for asset in due]
-    new_generation = _new_generation(study)
-    look, report = _plan(study), _report(study)
+    new_generation, look = _new_generation(study), _plan(study)
+    members, report = _members(study) if study.members else None, _report(study)
 
     @dg.job(
         name=job_name(study),
@@ -63,7 +63,8 @@ def build_bring_up_job(
         for name, stage in stages:
             done = stage.alias(name)(done)
         ended = last[1].alias(last[0])(done)
-        report.alias(REPORT)([ended.done, new_generation.alias(NEW_GENERATION)(getattr(ended, NEW_GENERATION))])
+        ends = [ended.done, new_generation.alias(NEW_GENERATION)(getattr(ended, NEW_GENERATION))]
+        report.alias(REPORT)(ends if members is None else members.alias("members")(ends))
 
     return bring_up
 
@@ -123,6 +124,21 @@ def _stage(study: Study, asset: AssetDefinition, *, is_new_generation: bool = Fa
     return _op(study, name, asset.description, ins=AFTER, out=DONE_AND_DUE if ends_a_round else DONE)(compute)
 
 
+def _members(study: Study) -> dg.OpDefinition:
+    """Return the op of an ensemble's further members, one for all of them; it runs after what else is due."""
+
+    def compute(context: dg.OpExecutionContext) -> Iterator[Event]:
+        session = _session(context, study)
+        with _ending(session):
+            yield from _begin(session, context)
+            yield from session.begun.advance(context, MEMBERS)
+            figures = session.begun.outcome(context, MEMBERS)
+        yield dg.Output(None, "done", metadata=figures)
+
+    description = "Brings the further members of the ensemble up to date, and publishes their scores beside the others."
+    return _op(study, "members", description, ins=AFTER, out=DONE)(compute)
+
+
 def _report(study: Study) -> dg.OpDefinition:
     def report(context: dg.OpExecutionContext) -> Iterator[Event]:
         session = _session(context, study)
@@ -131,7 +147,11 @@ def _report(study: Study) -> dg.OpDefinition:
             yield from session.begun.conclude(context)
         result = session.result
         if result.failures:
-            names = ", ".join(f"{failure.asset.name} {failure.partition.key or ''}" for failure in result.failures)
+            names = ", ".join(
+                f"{failure.asset.name} {failure.partition.key or ''}"
+                + (f" of member {failure.member}" if failure.member else "")
+                for failure in result.failures
+            )
             raise dg.Failure(f"Not computed: {names}. Earlier results are unchanged. Left out: {result.left_out}.")
         if session.checks_failed:
             raise dg.Failure(f"Checks fail: {', '.join(session.checks_failed)}. The next run repeats them.")
@@ -187,7 +207,8 @@ def execute(study: Study, instance: dg.DagsterInstance, session: Session, *, new
     end_dead_runs(study, instance)
     versions = session.published
     session.result.states = list(plan(versions))
-    outstanding = any(state.outstanding for state in session.result.states) or versions.has_newer_generation
+    session.result.member_states = {member.number: list(plan(member)) for member in versions.members}
+    outstanding = session.result.left_out or versions.has_newer_generation
     session.result.drift = drift(versions)
     if not new_generation and not outstanding and not is_generation_due(versions):
         reporter = Reporter(study, instance)

@@ -60,10 +60,16 @@ class Reporter:
         yield from self.rolled_up_checks()
 
     def finished(self, event: Finished) -> Iterator[Report]:
-        """Report a materialized partition, and those of its checks that fail."""
+        """Report a materialized partition, and those of its checks that fail.
+
+        Of an ensemble's further members, the checks are run, but nothing is reported: to Dagster, whose partitions are
+        those of the study's own model, their artifacts would be other versions of the same.
+        """
         asset, partition, outcome, versions = event.asset, event.partition, event.outcome, event.versions
         # Before Dagster learns of the artifact: what a killed run has not reported, the next run checks.
         found = list(checks.results(asset, versions.workspace, outcome.artifact))
+        if versions.number:
+            return
         yield materialization(self._study, asset, partition, outcome, versions, self._instance)
         yield from self._evaluations(asset, partition, found)
 

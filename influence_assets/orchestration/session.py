@@ -88,16 +88,22 @@ class _LogWatcher:
     def __init__(self, context: dg.OpExecutionContext | dg.AssetExecutionContext) -> None:
         self._context = context
         self._last_line = time.monotonic()
+        self._of_member = ""
+
+    def turns_to(self, member: int) -> None:
+        self._of_member = f" of member {member}" if member else ""
 
     def begins(self, asset: AssetDefinition, partition: Partition, outstanding: int) -> None:
-        name = f"{asset.name}[{partition.key}]" if partition.key else asset.name
-        self._context.log.info(f"{name} begins; {outstanding:,} are outstanding")
+        self._context.log.info(f"{self._name(asset, partition)} begins; {outstanding:,} are outstanding")
 
     def progress(self, asset: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
         if time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            name = f"{asset.name}[{partition.key}]" if partition.key else asset.name
+            name = self._name(asset, partition)
             self._context.log.info(f"{name}: {done:,} of {total:,}" if total else f"{name}: {done:,}")
+
+    def _name(self, asset: AssetDefinition, partition: Partition) -> str:
+        return (f"{asset.name}[{partition.key}]" if partition.key else asset.name) + self._of_member
 
 
 def resource_key(study: Study) -> str:

@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 NEW_GENERATION = "new_generation"
 """The name of the stages that fill a generation of curvature that readers do not see yet."""
 
-Position = tuple[bool, int]
+Position = tuple[int, int]
 """The position of a stage in a run: whether it belongs to the new generation, and its asset's index in the graph."""
+
+MEMBERS: Position = (2, 0)
+"""The position of the one stage of an ensemble's further members, which come after both generations."""
 
 
 def position(asset: AssetDefinition, *, is_new_generation: bool) -> Position:
@@ -39,7 +42,7 @@ def position(asset: AssetDefinition, *, is_new_generation: bool) -> Position:
 
 def end() -> Position:
     """Return the position after every stage."""
-    return True, len(asset_graph().assets)
+    return MEMBERS[0] + 1, 0
 
 
 class Stages:
@@ -80,7 +83,7 @@ class Stages:
     @property
     def has_reached_new_generation(self) -> bool:
         """Whether stages of the new generation are due."""
-        return not self._is_finished and self._reached[0]
+        return not self._is_finished and self._is_new_generation
 
     def begins(self, asset: AssetDefinition, partition: Partition, outstanding: int) -> None:
         """Tell the current op's watcher that a partition begins."""
@@ -89,6 +92,10 @@ class Stages:
     def progress(self, asset: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
         """Tell the current op's watcher how far a partition is."""
         self._watcher.progress(asset, partition, done, total)
+
+    def turns_to(self, member: int) -> None:
+        """Tell the current op's watcher which member of the ensemble comes next."""
+        self._watcher.turns_to(member)
 
     def news(self) -> Iterator[Report]:
         """Report what changed since the last run, before anything is computed."""
@@ -103,9 +110,10 @@ class Stages:
             if event is None:
                 self._is_finished = True
             elif isinstance(event, StageBegun):
-                self._reached = position(event.asset, is_new_generation=event.choice == "newest")
+                is_new = event.choice == "newest"
+                self._reached = MEMBERS if event.member else position(event.asset, is_new_generation=is_new)
             elif isinstance(event, Failure):
-                self._failed[self._position(event.asset)] += 1
+                self._failed[self._position(event.asset, event.member)] += 1
                 context.log.error(f"{_name(event)} failed: {event.error}")
             elif isinstance(event, PassFailed):
                 context.log.warning(str(event))
@@ -136,7 +144,10 @@ class Stages:
         if waiting > 0:
             sentences.append(f"{_partitions(waiting)} left out: something that they need failed.")
         figures = {"computed": computed, "computed_by_other_stages": sum(by_others.values()), "failed": failed}
-        return {"outcome": " ".join(sentences) or "Nothing was due."} | {n: c for n, c in figures.items() if c}
+        by_member = self._by_member() if stage == MEMBERS else {}
+        return (
+            {"outcome": " ".join(sentences) or "Nothing was due."} | {n: c for n, c in figures.items() if c} | by_member
+        )
 
     def conclude(self, context: dg.OpExecutionContext) -> Iterator[Report]:
         """Do the remaining work, and repeat the checks that are outstanding.
@@ -157,13 +168,26 @@ class Stages:
         """Stop the work, and release the store's locks."""
         self._events.close()
 
-    def _position(self, asset: AssetDefinition) -> Position:
-        """Return the stage of an asset in the generation that is being filled."""
-        return position(asset, is_new_generation=self._reached[0])
+    @property
+    def _is_new_generation(self) -> bool:
+        return self._reached[0] == 1
+
+    def _position(self, asset: AssetDefinition, member: int) -> Position:
+        """Return the stage of a member's asset, in the generation that is being filled."""
+        return MEMBERS if member else position(asset, is_new_generation=self._is_new_generation)
+
+    def _by_member(self) -> dict[str, str]:
+        """Return what was computed of each further member of the ensemble, by asset."""
+        return {
+            f"member_{number}": ", ".join(
+                f"{name} {count:,}" for name, count in Counter(a.name for a, _ in places).items()
+            )
+            for number, places in self._session.result.of_members.items()
+        }
 
     def _finished(self, context: dg.OpExecutionContext, event: Finished) -> Iterator[Report]:
         if event.outcome.computed:
-            self._computed[self._position(event.asset), str(context.op_handle)] += 1
+            self._computed[self._position(event.asset, event.versions.number), str(context.op_handle)] += 1
         yield from self._reporter.finished(event)
         self._tell_collector(context, event)
 
@@ -180,18 +204,23 @@ class Stages:
             self._collector = None
 
     def _waiting(self, stage: Position) -> int:
-        is_new_generation, place = stage
-        versions = self._session.versions if is_new_generation else self._session.published
-        asset = versions.workspace.graph.assets[place]
-        return sum(not versions.stands(asset, partition) for partition in versions.partitions(asset))
+        in_generation, place = stage
+        if stage == MEMBERS:
+            members = self._session.published.members
+            places = [(each, asset) for each in members for asset in each.workspace.graph if each.of(asset) is each]
+        else:
+            versions = self._session.versions if in_generation else self._session.published
+            places = [(versions, versions.workspace.graph.assets[place])]
+        return sum(not each.stands(asset, partition) for each, asset in places for partition in each.partitions(asset))
 
 
 def _name(event: Failure) -> str:
-    return f"{event.asset.name}[{event.partition.key}]" if event.partition.key else event.asset.name
+    name = f"{event.asset.name}[{event.partition.key}]" if event.partition.key else event.asset.name
+    return f"{name} of member {event.member}" if event.member else name
 
 
 def _asset_name(stage: Position) -> str:
-    return asset_graph().assets[stage[1]].name
+    return "members" if stage == MEMBERS else asset_graph().assets[stage[1]].name
 
 
 def _partitions(count: int) -> str:

@@ -152,6 +152,7 @@ def _needed_by_study(workspace: Workspace, manifests: Manifests) -> set[Artifact
     """
     required = set()
     looks = [Versions(workspace, "published"), Versions(workspace, "newest")]
+    looks += [member for versions in looks for member in versions.members]
     if is_generation_requested(workspace):
         looks.append(Versions(workspace, fit_another=True))
     for versions in looks:

@@ -25,6 +25,7 @@ select
     written.total_parameters,
     written.created_at,
     false as is_current,
+    0 as member,
     new_files.materialization_id
 from written
 inner join new_files on written.loaded_from = new_files.path

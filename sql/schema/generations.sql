@@ -15,6 +15,7 @@ create table generations (
     total_parameters bigint not null,
     created_at timestamptz not null,
     is_current boolean not null,
+    member integer not null,
     materialization_id bigint not null
 );
 
@@ -36,5 +37,7 @@ comment on column generations.attributed_parameters is 'Parameters of the layers
 comment on column generations.total_parameters is 'All parameters of the model.';
 comment on column generations.created_at is 'When the curvature was finished.';
 comment on column generations.is_current is 'Whether the views show this generation; true of one row.';
+comment on column generations.member is
+'The member of the study''s ensemble that it was fitted to: 0 is the study''s own model, then 1, 2, ....';
 comment on column generations.materialization_id is
 'The materialization that this row came from; see materializations.';

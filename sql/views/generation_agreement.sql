@@ -1,8 +1,14 @@
--- How far two generations agree on a query's scores, over the sequences that both have scored.
+-- How far two generations of the study's own model agree on a query's scores, over the sequences that both have scored.
 -- Ranks of equal scores are averaged.
 -- grain: (query_id, generation_id, other_generation_id)
 create view generation_agreement as
-with compared as (
+with own as (
+    select generation_id
+    from generations
+    where member = 0
+),
+
+compared as (
     select
         queries.query_id,
         later.sequence_id,
@@ -17,6 +23,8 @@ with compared as (
             later.query_key = earlier.query_key
             and later.sequence_id = earlier.sequence_id
             and later.generation_id > earlier.generation_id
+    inner join own as own_later on later.generation_id = own_later.generation_id
+    inner join own as own_earlier on earlier.generation_id = own_earlier.generation_id
     where isfinite(later.influence_nats) and isfinite(earlier.influence_nats)
 ),
 
@@ -74,7 +82,7 @@ select
 from measured;
 
 comment on view generation_agreement is
-'How far two generations agree on a query''s scores, over the sequences that both have scored. Ranks of equal scores are averaged. grain: (query_id, generation_id, other_generation_id)';
+'How far two generations of the study''s own model agree on a query''s scores, over the sequences that both have scored. Ranks of equal scores are averaged. grain: (query_id, generation_id, other_generation_id)';
 comment on column generation_agreement.query_id is 'The query; see queries.';
 comment on column generation_agreement.generation_id is 'The later generation; see generations.';
 comment on column generation_agreement.other_generation_id is 'The earlier generation; see generations.';

@@ -14,7 +14,7 @@ select
     range as generation_id, 'w' || range as weights_hash, 'm' as model_path, 't' as tokenizer_hash,
     'float32' as dtype, 'true' as fisher, 0.1 as damping_scale, 8 as sequence_length_tokens,
     3 as training_sequences, 20 as training_tokens, 5 as attributed_parameters, 9 as total_parameters,
-    now() as created_at, range = 2 as is_current, 10 as materialization_id
+    now() as created_at, range = 2 as is_current, 0 as member, 10 as materialization_id
 from range(1, 3);
 insert into modules
 select generation_id, name, 4, 2, 8, 0.5, 0.05, 20, 3, 10
@@ -104,6 +104,21 @@ insert into partition_states values
 insert into layer_drift values
 (2, 'h.0.mlp', 'A', 0.2, 0.1, 2, 1, 10), (2, 'h.0.mlp', 'S', 0.05, 0.1, 2, 1, 10),
 (2, 'h.1.mlp', 'eigenvalues', 0.3, null, 2, 1, 10);
+"""
+
+# The first query's scores by two further members of an ensemble: of sequence 2, the second one has none yet.
+ENSEMBLE = """
+insert into generations
+select generations.* replace (10 + number as generation_id, number as member, false as is_current)
+from generations, (values (1), (2)) as further (number)
+where generations.is_current;
+insert into influence_scores values
+(hash('q1'), 1, 11, 5.0, 6), (hash('q1'), 1, 12, 4.5, 6),
+(hash('q1'), 2, 11, 1.0, 6),
+(hash('q1'), 3, 11, -3.0, 6), (hash('q1'), 3, 12, 2.0, 6);
+insert into part_scores values
+(hash('q1'), 1, hash('d1'), 11, 4.0, 6), (hash('q1'), 1, hash('d2'), 11, 1.0, 6),
+(hash('q1'), 1, hash('d1'), 12, 5.0, 6), (hash('q1'), 1, hash('d2'), 12, -0.5, 6);
 """
 
 

@@ -72,6 +72,10 @@ DAMAGE = {
         ("update layer_influence set influence_nats = 'inf' where query_id = 'q2'", 2),
         ("update token_influence set influence_nats = 'nan' where query_id = 'q2'", 2),
     ],
+    "one_generation_of_each_member": [
+        ("update generations set member = 1", 1),
+        ("update generations set member = generation_id; insert into generations from generations limit 1", 1),
+    ],
     "one_current_generation": [
         ("update generations set is_current = true", 1),
         ("update generations set is_current = false", 1),

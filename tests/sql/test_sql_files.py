@@ -5,7 +5,7 @@ import shutil
 
 import duckdb
 import pytest
-from sample_rows import build
+from sample_rows import ENSEMBLE, build
 
 from influence_assets.errors import InputError
 from influence_assets.storage.catalogue import statements as module
@@ -17,6 +17,7 @@ MACROS = {
     "strongest_of_each": "strongest_of_each(n, unseen)",
     "strongest_with_noise": "strongest_with_noise(query, n, unseen)",
     "calibrated": "calibrated(score, sigma, c)",
+    "critical_t": "critical_t(degrees)",
     "noise_sigma": "noise_sigma(score)",
     "noise_threshold": "noise_threshold(median, sigma, scores)",
     "dependents_of_document": "dependents_of_document(document)",
@@ -119,6 +120,8 @@ def test_the_grain_is_unique_in_the_sample_and_of_real_columns(catalogue, name):
         {"n": name},
     ).fetchall()
     assert f"grain: ({grain})" in comment
+    if name.startswith("ensemble_"):
+        catalogue.execute(ENSEMBLE).complete()
     rows, distinct = catalogue.execute(f"select count(*), count(distinct ({grain})) from {name}").fetchall()[0]
     assert rows == distinct > 0
 

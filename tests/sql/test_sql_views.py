@@ -5,7 +5,7 @@ import random
 import re
 
 import pytest
-from sample_rows import build, rows_of
+from sample_rows import ENSEMBLE, build, rows_of
 from scipy import stats
 
 from influence_assets.storage.catalogue.statements import statements
@@ -379,6 +379,12 @@ class TestCookbook:
             (None, None, 1.0),
             ("MIT", "Bob", -1.5),
         ]
+
+    def test_documents_whose_sign_holds_over_members(self, catalogue):
+        catalogue.execute(ENSEMBLE).complete()
+        documents = ask(catalogue, "certain_documents", query_id="q1", count=5)
+        assert [(row["document_id"], row["influence_nats"]) for row in documents] == [("d1", 4.5)]
+        assert 0 < documents[0]["low_nats"] < 4.5 < documents[0]["high_nats"]
 
     def test_sources_of_a_query_set(self, catalogue):
         sources = ask(catalogue, "sources_by_query_set", query_set_id="q.jsonl")

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pickle
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from influence_assets.cli.example import EXAMPLE, write_example
 from influence_assets.cli.study_template import commented, reference
 from influence_assets.errors import InputError
 from influence_assets.extensions import extension_folders
-from influence_assets.study import Study
+from influence_assets.study import LARGEST_SEED, SEEDS_APART, Study
 
 SECTIONS = [
     "name", "corpus", "model", "queries", "sequences", "curvature", "scores", "sketches", "storage", "compute",
@@ -84,6 +85,8 @@ REFUSED = [
     ("model.train.learning_rate", 0, "greater than 0"),
     ("model.train.learning_rate", math.inf, "finite"),
     ("model.train.seed", -1, "greater than or equal to 0"),
+    ("model.train.members", 0, "greater than or equal to 1"),
+    ("model.members", "folder", "valid list"),
     ("queries.path", "", "at least 1 character"),
     ("queries.special_tokens", True, "'text' or 'parse'"),
     ("sequences.length", 1, "greater than or equal to 2"),
@@ -221,6 +224,47 @@ def test_a_model_is_either_brought_or_trained(tmp_path, model):
         Study.load(written(tmp_path, smallest() | {"model": model}))
 
 
+def test_members_of_a_trained_ensemble_differ_in_their_seed_alone(tmp_path):
+    described = with_value("model.train", {"seed": LARGEST_SEED - SEEDS_APART, "members": 4})
+    described["scores"] = {"baselines": ["gradient_dot"]}
+    study = Study.load(written(tmp_path, described))
+    seeds = [member.model.train.seed for member in study.members]
+    assert seeds == [LARGEST_SEED, SEEDS_APART - 1, 2 * SEEDS_APART - 1]
+    for number, member in enumerate(study.members, start=1):
+        assert (member.number, member.first, member.members) == (number, study, ())
+        train = study.model.train.model_copy(update={"seed": seeds[number - 1], "members": 1})
+        model = study.model.model_copy(update={"train": train})
+        scores = study.scores.model_copy(update={"baselines": ()})
+        assert member.model_dump() == study.model_copy(update={"model": model, "scores": scores}).model_dump()
+        sent = pickle.loads(pickle.dumps(member))  # as to another process
+        assert (sent, sent.number, sent.first) == (member, number, study)
+    assert (study.number, study.first) == (0, None)
+
+
+def test_members_that_are_brought_have_paths_of_their_own(tmp_path):
+    (tmp_path / "other").mkdir()
+    described = with_value("model", {"path": "m", "revision": "main", "members": ["other", "ada/lovelace"]})
+    study = Study.load(written(tmp_path, described))
+    assert [member.model.path for member in study.members] == [str(tmp_path / "other"), "ada/lovelace"]
+    assert [member.model.revision for member in study.members] == [None, None]
+    described["storage"] = {"root": "other/store"}
+    with pytest.raises(InputError, match=r"model\.members\.0"):
+        Study.load(written(tmp_path, described))
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        ({"train": {}, "members": ["m"]}, "belongs to the model in `path`"),
+        ({"path": "m", "members": ["m"]}, "names a model twice"),
+        ({"path": "m", "members": ["n", "n"]}, "names a model twice"),
+    ],
+)
+def test_ensembles_that_cannot_be(tmp_path, model, problem):
+    with pytest.raises(InputError, match=problem):
+        Study.load(written(tmp_path, smallest() | {"model": model}))
+
+
 def test_heads_divide_the_width(tmp_path):
     with pytest.raises(InputError, match=r"`model.train` = .*width 30 is not a multiple of heads 4"):
         Study.load(written(tmp_path, with_value("model.train", {"width": 30})))
@@ -302,6 +346,7 @@ PATHS = [
     "model.adapter",
     "queries.path",
     "storage.root",
+    "model.members.0",
     "extensions.0",
 ]
 
@@ -331,7 +376,7 @@ def test_every_path_is_tried():
     assert documented - {"compute.executor"} <= {key.removesuffix(".0") for key in PATHS}
 
 
-@pytest.mark.parametrize("key", PATHS[:-1])
+@pytest.mark.parametrize("key", PATHS[:-2])
 @pytest.mark.parametrize("path", ["n" * 300, "loop/x"])
 def test_a_path_that_cannot_be_examined_waits_for_who_reads_it(tmp_path, key, path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")

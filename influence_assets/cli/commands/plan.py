@@ -46,6 +46,9 @@ def plan(study: StudyOption = HERE) -> None:
         console.print(_orders(sizes))
     for note in _notes(stages, sizes):
         console.print(note, soft_wrap=True, highlight=False)
+    for member in sizes.versions.members:
+        note = _member(member.number, estimates(StudySizes(member)))
+        console.print(note, soft_wrap=True, highlight=False)
 
 
 def _table(stages: list["Estimate"]) -> Table:
@@ -108,6 +111,19 @@ def _orders(sizes: "StudySizes") -> Table:
     for (d_out, d_in), (rotated, scored) in contraction_orders(shape, queries, mean_sequences).items():
         table.add_row(str(shapes.count((d_out, d_in))), f"{d_out:,} × {d_in:,}", rotated, scored)
     return table
+
+
+def _member(number: int, stages: list["Estimate"]) -> str:
+    """Return what a further member of the ensemble will take in all, beside the figures of the study's own model."""
+    outstanding = [stage for stage in stages if stage.outstanding]
+    partitions = sum(stage.partitions for stage in stages)
+    counts = f"{sum(stage.outstanding for stage in outstanding):,} of {partitions:,} partitions outstanding"
+    if not outstanding:
+        return f"Member {number} of the ensemble: {counts}."
+    known = [stage.seconds for stage in outstanding if stage.seconds is not None]
+    floor = "" if all(stage.is_calibrated for stage in outstanding if stage.seconds is not None) else "> "
+    operations = scaled(sum(stage.operations for stage in outstanding))
+    return f"Member {number} of the ensemble: {counts}, {operations} operations, {floor}{duration(sum(known))}."
 
 
 def _sequences(sizes: "StudySizes") -> str:

@@ -49,6 +49,9 @@ def status(study: StudyOption = HERE) -> None:
     console.print(_assets(states))
     if any(state.of("stale", "missing") for state in states):
         console.print(_causes(states))
+    members = {member.number: list(plan(member)) for member in versions.members}
+    for number, of_member in members.items():
+        console.print(_member(number, of_member), highlight=False, soft_wrap=True)
     console.print(_generations(versions))
     if (measured := drift(versions)) is not None:
         console.print(drift_proposal(measured), soft_wrap=True)
@@ -67,7 +70,8 @@ def status(study: StudyOption = HERE) -> None:
     is_changed = workspace.catalogue.exists() and not is_as_published(workspace.catalogue)
     if is_changed:
         console.print("[yellow]The catalogue is not as it was published[/]: `influence run` builds it again.")
-    if any(state.outstanding for state in states):
+    every = [*states, *(state for of_member in members.values() for state in of_member)]
+    if any(state.outstanding for state in every):
         record_states(workspace.catalogue, state_rows(states))
         console.print("Bring it up to date with `influence run`.")
     elif not (failed or is_changed):
@@ -108,6 +112,15 @@ def _assets(states: Sequence["AssetState"]) -> Table:
         counts = (str(len(state.of(kind))) for kind in ("standing", "missing", "stale", "waiting"))
         table.add_row(state.asset.name, *counts, escape(shown))
     return table
+
+
+def _member(number: int, states: Sequence["AssetState"]) -> str:
+    """Return how much of a further member of the ensemble is up to date, and what is not."""
+    standing = sum(len(state.of("standing")) for state in states)
+    partitions = sum(len(state.partitions) for state in states)
+    left = [f"{state.asset.name} {len(state.outstanding):,}" for state in states if state.outstanding]
+    outstanding = f"; outstanding: {', '.join(left)}" if left else ""
+    return f"Member {number} of the ensemble: {standing:,} of {partitions:,} partitions are up to date{outstanding}."
 
 
 def _causes(states: Sequence["AssetState"]) -> Table:

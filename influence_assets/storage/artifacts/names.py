@@ -22,9 +22,14 @@ def partition_name(partition: str | None) -> str:
     return "all" if partition is None else safe_name(partition)
 
 
+def folder_of(asset: str, partition: str | None) -> str:
+    """Return the folder of a partition, whether it exists or not."""
+    return f"{safe_name(asset)}/{partition_name(partition)}"
+
+
 def place_of(key: ArtifactKey) -> str:
     """Return the folder of an artifact, whether it exists or not."""
-    return f"{safe_name(key.asset)}/{partition_name(key.partition)}/{safe_name(key.data_version)}"
+    return f"{folder_of(key.asset, key.partition)}/{safe_name(key.data_version)}"
 
 
 def parent_of(name: str) -> str:

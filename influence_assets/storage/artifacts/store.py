@@ -72,6 +72,10 @@ class ArtifactStore:
         """The folder of what must be on this machine: the catalogue, caches and drafts (see `Backend`)."""
         return self.backend.local_root
 
+    def has_any(self, asset: str, partition: str | None) -> bool:
+        """Return whether there has been an artifact of a partition, whatever its version and whatever is left of it."""
+        return self.backend.is_folder(names.folder_of(asset, partition))
+
     def place(self, key: ArtifactKey) -> Path:
         """Return the folder on this machine that holds an artifact's files, or will hold them once they are read."""
         return self.root / names.place_of(key)

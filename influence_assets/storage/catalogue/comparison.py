@@ -21,7 +21,7 @@ from influence_assets.storage.catalogue.statements import schema_version, statem
 COMPUTED_AFTER_LOADING = {
     "documents": ("trained_on",),
     "sequences": ("trained_on",),
-    "generations": ("is_current",),
+    "generations": ("is_current", "member"),
     "materializations": ("holds_text", "is_loaded"),
 }
 """Columns whose values do not come from the artifact that a row came from."""
@@ -105,7 +105,9 @@ def _differences_of_content(path: Path) -> Iterator[Difference]:
     tombstones, states = query(path, "from tombstones"), query(path, "from partition_states")
     study = query(path, "select study from catalogue").item()
     keys = loaded_keys(path)
-    content = CatalogueContent(study, current[0] if len(current) == 1 else None, keys, tombstones)
+    members = dict(query(path, "select generation_id, member from generations where member > 0").rows())
+    current_generation = current[0] if len(current) == 1 else None
+    content = CatalogueContent(study, current_generation, keys, tombstones, members=members)
     if content.version != standing.content_version:
         yield Difference("catalogue", None, len(keys), len(keys))
     if digest(states, STATES) != standing.states_version:

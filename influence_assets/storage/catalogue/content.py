@@ -35,6 +35,7 @@ class CatalogueContent:
         tombstones: rows of the table of that name.
         states: rows of `partition_states`.
         holding_text: the assets whose artifacts hold text, tokens or scores of single sequences.
+        members: the generations of the ensemble's further models, each with the model's number, from 1.
     """
 
     study: str
@@ -43,6 +44,7 @@ class CatalogueContent:
     tombstones: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TOMBSTONES))
     states: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=STATES))
     holding_text: frozenset[str] = frozenset()
+    members: Mapping[int, int] = field(default_factory=dict)
 
     @cached_property
     def version(self) -> str:
@@ -50,7 +52,8 @@ class CatalogueContent:
         numbers = sorted({key.materialization_id for key in self.artifacts})
         # A tombstone's date does not count: two catalogues that differ only in dates have the same content.
         tombstones = digest(self.tombstones, pl.Schema({name: TOMBSTONES[name] for name in _HASHED}))
-        parts = [self.study, schema_version(), self.current_generation, numbers, tombstones]
+        members = sorted(self.members.items())
+        parts = [self.study, schema_version(), self.current_generation, numbers, tombstones, members]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     @cached_property

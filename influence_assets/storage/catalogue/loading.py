@@ -162,6 +162,7 @@ def _bring_to(
     _replace(connection, "tombstones", as_rows(content.tombstones, TOMBSTONES))
     _replace(connection, "partition_states", as_rows(content.states, STATES))
     _change(connection, "mark_current_generation", current=content.current_generation)
+    _change(connection, "mark_members", generations=list(content.members), members=list(content.members.values()))
     _change(connection, "mark_trained_documents")
     _change(connection, "mark_trained_sequences")
     _describe(connection, content, has_new_holes=bool(removed))
