@@ -291,7 +291,7 @@ class Curvature(_Section):
     def _blocks_have_all_eigenvectors(self) -> "Curvature":
         if self.rank is not None and self.blocks > 1:
             raise ValueError("`rank` keeps the leading eigenvectors of whole factors; leave `blocks` at 1, or out")
-        if self.rank is not None and "embedding" in self.modules:
+        if self.rank is not None and isinstance(self.modules, str) and "embedding" in self.modules:
             raise ValueError("`rank` has no form for an embedding; leave out `embedding` in `modules`, or `rank`")
         return self
 

@@ -13,6 +13,7 @@ from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.one_pass import measure
 from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner
+from influence_assets.maths.ekfac import Eigenbasis, eigenbasis, one_sided_eigenbasis
 from influence_assets.maths.moments import FactorMoment, GramAccumulator
 from influence_assets.models.layers.rule import AttributedLayer
 
@@ -26,6 +27,14 @@ class Covariances:
 
     A: FactorMoment
     S: FactorMoment | None
+
+    def basis(self, d_out: int) -> Eigenbasis:
+        """Return the eigenvectors, in float64, of a layer of this width of the output.
+
+        Raises:
+            ValueError: a factor is not finite.
+        """
+        return one_sided_eigenbasis(self.A, d_out) if self.S is None else eigenbasis(self.A, self.S)
 
 
 class Accumulator(Protocol):

@@ -22,7 +22,7 @@ from influence_assets.capture.runner import Runner
 from influence_assets.maths.block_diagonal import BlockDiagonal, block_diagonal, blocks_of
 from influence_assets.maths.curvature import Basis, Curvature
 from influence_assets.maths.curvature_form import CurvatureForm
-from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature, LayerEigenvalues, eigenbasis, one_sided_eigenbasis
+from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature, LayerEigenvalues
 from influence_assets.maths.identity import Identity
 from influence_assets.maths.low_rank import LowRankBasis, LowRankCurvature, mean_eigenvalues
 from influence_assets.maths.moments import GramAccumulator, SecondMoment, SquareAccumulator
@@ -110,11 +110,10 @@ def fitted_basis(covariances: Artifact, layer: str) -> Basis:
     Raises:
         ValueError: a factor is not finite.
     """
-    form, (A, S) = form_of(covariances), _accumulators(covariances, layer)
-    if S is None:
-        return one_sided_eigenbasis(A.moment(), covariances.manifest.summary["shapes"][layer][0])
+    form = form_of(covariances)
     if form.rank is None:
-        return eigenbasis(A.moment(), S.moment())
+        return read_factors(covariances, layer).basis(covariances.manifest.summary["shapes"][layer][0])
+    A, S = _accumulators(covariances, layer)
     return CovarianceSketches(A.sketch(), S.sketch()).basis(form)
 
 

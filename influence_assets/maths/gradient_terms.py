@@ -29,7 +29,7 @@ _ROWS_AT_ONCE_ON_DEVICE = 2**27
 they stay in its cache; a GPU needs large products."""
 
 TERMS_A_TOKEN = 3
-"""The vectors that a token has in an embedding: one where it is looked up, two where it predicts."""
+"""The most vectors that a token has in an embedding: one where it is looked up, two where it predicts."""
 
 IGNORED = -100
 """The label of a position that carries no loss (torch's own convention)."""

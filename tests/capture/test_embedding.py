@@ -19,7 +19,7 @@ from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import ScoreTotals, score_all, scores
 from influence_assets.capture.sketches import SketchRows, query_sketches, sketches
 from influence_assets.maths import gradient_terms
-from influence_assets.maths.ekfac import LayerCurvature, damping, one_sided_eigenbasis
+from influence_assets.maths.ekfac import LayerCurvature, damping
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.models.layers.selection import select_modules
 from tests import cases
@@ -95,7 +95,7 @@ def sampled(runner, sequences, seed):
 def fit(runner, sequences, sampler=None):
     """The curvature of the words' layers."""
     factors = covariances(runner, sequences, sampler)
-    bases = {m.name: one_sided_eigenbasis(factors[m.name].A, m.output_width) for m in runner.modules}
+    bases = {m.name: factors[m.name].basis(m.output_width) for m in runner.modules}
     Λ = {name: m.mean() for name, m in eigenvalue_corrections(runner, sequences, bases, sampler).items()}
     return {name: LayerCurvature(bases[name], Λ[name], damping(float(Λ[name].mean()), 0.1)) for name in bases}
 
