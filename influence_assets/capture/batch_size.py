@@ -20,8 +20,9 @@ from influence_assets.capture.hooks import Consumer, LayerTap
 from influence_assets.capture.layer_vectors import Sized
 from influence_assets.capture.losses import Head
 from influence_assets.capture.passes import Pass
-from influence_assets.maths.gradient_terms import ROWS_AT_ONCE, TERMS_A_TOKEN, GradientTerms, RowTerms
+from influence_assets.maths.gradient_terms import GradientTerms
 from influence_assets.maths.notation import accumulation_dtype
+from influence_assets.maths.row_terms import ROWS_AT_ONCE, TERMS_A_TOKEN, RowTerms
 from influence_assets.models.devices import input_device
 from influence_assets.models.layers.rule import AttributedLayer
 

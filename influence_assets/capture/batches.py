@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from influence_assets.maths.gradient_terms import IGNORED
+from influence_assets.maths.row_terms import IGNORED
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from influence_assets.capture.batches import Batch
-from influence_assets.maths.gradient_terms import IGNORED
 from influence_assets.maths.notation import accumulation_dtype, device_of_sums, in_float64
 from influence_assets.maths.products import product
+from influence_assets.maths.row_terms import IGNORED
 from influence_assets.models.devices import input_device
 from influence_assets.models.layers.rule import AttributedLayer
 

@@ -16,8 +16,8 @@ from influence_assets.capture.losses import (
     log_likelihoods,
     sampled_labels,
 )
-from influence_assets.maths.gradient_terms import RowTerms
 from influence_assets.maths.notation import accumulation_dtype
+from influence_assets.maths.row_terms import RowTerms
 
 
 class Pass:

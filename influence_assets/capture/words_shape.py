@@ -4,7 +4,7 @@ from influence_assets.capture.layer_vectors import Sized
 from influence_assets.capture.operations import LayerShape, gram
 from influence_assets.maths.curvature_form import CurvatureForm
 from influence_assets.maths.ekfac import RotationOrder
-from influence_assets.maths.gradient_terms import TERMS_A_TOKEN
+from influence_assets.maths.row_terms import TERMS_A_TOKEN
 
 LOOKED_UP = 1024
 """About how many words a batch has; what is looked up has gradients in their rows alone."""

@@ -18,7 +18,7 @@ from influence_assets.capture.rehearsal import rehearse
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import ScoreTotals, score_all, scores
 from influence_assets.capture.sketches import SketchRows, query_sketches, sketches
-from influence_assets.maths import gradient_terms
+from influence_assets.maths import row_terms
 from influence_assets.maths.ekfac import LayerCurvature, damping
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.models.layers.selection import select_modules
@@ -46,7 +46,7 @@ KINDS = ("gpt2", "llama", "gemma2")
 def rows_at_once(request, monkeypatch):
     """Of 17 words, 3 or fewer rows of gradients are made at a time."""
     if request.param != "at once":
-        monkeypatch.setattr(gradient_terms, "ROWS_AT_ONCE", 100)
+        monkeypatch.setattr(row_terms, "ROWS_AT_ONCE", 100)
 
 
 def runner_for(architecture, modules="mlp+embedding", batch=4):

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 
-from influence_assets.maths.gradient_terms import GradientTerms, RowTerms
+from influence_assets.maths.gradient_terms import GradientTerms
 from influence_assets.maths.notation import in_float64
+from influence_assets.maths.row_terms import RowTerms
 from influence_assets.maths.rows import OutputSide
-from influence_assets.models.layers.rule import LOGITS, AttributedLayer, Handle, LayerRule, Observe, computes_like
+from influence_assets.models.layers.likeness import computes_like
+from influence_assets.models.layers.rule import LOGITS, AttributedLayer, Handle, LayerRule, Observe
 
 TOKENS = "tokens"
 """The place where the matrix is looked up."""
