@@ -78,7 +78,8 @@ class Pass:
     def _compute_losses(self, head: Head, samplers: Sequence[LabelSampler | None]) -> None:
         if self._tap.needs_logits and self._probabilities is None:
             words, dtype = head.weight.shape[0], accumulation_dtype(head.weight.dtype)
-            self._probabilities = head.weight.new_zeros(*self._output.shape[:2], words, dtype=dtype)
+            self._probabilities = head.weight.new_empty(*self._output.shape[:2], words, dtype=dtype)
+            self._probabilities[~self._batch.is_counted.to(head.weight.device)] = 0  # the others are written
         losses = chunked_losses(self._output, head, self._batch, samplers, self._probabilities)
         self._losses = dict(zip(samplers, losses, strict=True))
 

@@ -210,6 +210,26 @@ def test_curvature_is_that_of_autograds_gradients(architecture, sampler):
             torch.testing.assert_close(fitted[name].Λ, (G @ Q).square().mean(0), rtol=1e-6, atol=1e-10)
 
 
+@pytest.mark.parametrize("architecture", KINDS)
+def test_shards_add_up_and_have_the_scores_of_the_whole(architecture):
+    runner, sequences, sampler = runner_for(architecture, "embedding", 3), cases.sequences(7), LabelSampler(11)
+    order = np.array([3, 1, 6, 0, 2, 5, 4])
+    shards = [sequences.take(order[:3]), sequences.take(order[3:])]
+    bases = {name: layer.basis for name, layer in fit(runner, sequences, sampler).items()}
+    whole, parts = ([covariances(runner, some, sampler) for some in each] for each in ([sequences], shards))
+    Λ, of_shards = (
+        [eigenvalue_corrections(runner, some, bases, sampler) for some in each] for each in ([sequences], shards)
+    )
+    P = {m.name: torch.randn(2, m.output_width, m.input_width, dtype=torch.float64) for m in runner.modules}
+    for name in P:
+        torch.testing.assert_close(sum(part[name].A.total for part in parts), whole[0][name].A.total)
+        assert sum(part[name].A.count for part in parts) == whole[0][name].A.count == 7
+        torch.testing.assert_close(sum(part[name].total for part in of_shards), Λ[0][name].total)
+        assert sum(part[name].count for part in of_shards) == 7
+    found = np.concatenate([scores(runner, shard, {"m": P}, N)["m"] for shard in shards], axis=1)
+    np.testing.assert_allclose(found, scores(runner, sequences, {"m": P}, N)["m"][:, order], rtol=1e-9, atol=1e-14)
+
+
 @pytest.mark.parametrize("sampler", [None, LabelSampler(11)], ids=["empirical", "true"])
 @pytest.mark.parametrize("architecture", KINDS)
 def test_one_pass_measures_what_the_separate_ones_do(architecture, sampler):
