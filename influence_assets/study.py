@@ -257,10 +257,16 @@ class Sequences(_Section):
 class Curvature(_Section):
     """The EK-FAC approximation of the Gauss-Newton Hessian (Grosse et al. 2023)."""
 
-    modules: Literal["mlp", "linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+    modules: (
+        Literal["mlp", "linear", "mlp+embedding", "linear+embedding", "embedding"]
+        | Annotated[tuple[str, ...], Field(min_length=1)]
+    ) = Field(
         "mlp",
-        description="The linear layers that are attributed: `mlp` (the paper's choice), `linear` (attention too), "
-        "or a list of glob patterns for module names, such as ['*.mlp.*', '*.attn.c_proj'].",
+        description="The layers that are attributed: `mlp` (the paper's choice), `linear` (attention too), either with "
+        "`+embedding`, `embedding` alone, or a list of glob patterns for module names, such as ['*.mlp.*', "
+        "'*.attn.c_proj']. `embedding` is the matrix in which the model looks its tokens up, and with which it "
+        "predicts them: one layer if both are the same, else two. A pattern can name the former, such as "
+        "'transformer.wte'.",
     )
     blocks: int = Field(
         1,
@@ -314,6 +320,8 @@ class Curvature(_Section):
     def _blocks_have_all_eigenvectors(self) -> "Curvature":
         if self.rank is not None and self.blocks > 1:
             raise ValueError("`rank` keeps the leading eigenvectors of whole factors; leave `blocks` at 1, or out")
+        if self.rank is not None and isinstance(self.modules, str) and "embedding" in self.modules:
+            raise ValueError("`rank` has no form for an embedding; leave out `embedding` in `modules`, or `rank`")
         return self
 
     @field_validator("fisher", mode="before")

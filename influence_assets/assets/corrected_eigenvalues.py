@@ -110,5 +110,5 @@ ASSET = AssetDefinition(
             eigenvalues_are_finite_and_not_negative,
         )
     ),
-    hidden=frozenset({"layers", "shapes", "fitted_shards"}),
+    hidden=frozenset({"layers", "layers_without_S", "shapes", "fitted_shards"}),
 )

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 def _compute(work: Work) -> None:
     from influence_assets.capture.fitted_totals import FittedCovariances
+    from influence_assets.capture.form import refuse_rank_of_words
     from influence_assets.layouts.factors import read_covariances, summarise_layers, summarised_form, write_covariances
 
     fitted = FittedPass(work)
     form, layers = curvature_form(work.study), fitted.runner.modules
+    refuse_rank_of_words(layers, form)
     _refuse_too_wide(work, layers)
 
     def begin(runner: "Runner", resumed: Artifact | None) -> FittedCovariances:
@@ -102,5 +104,5 @@ ASSET = AssetDefinition(
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
     shown=_shown,
-    hidden=frozenset({"layers", "shapes", "blocks", "seed", "fitted_shards"}),
+    hidden=frozenset({"layers", "layers_without_S", "shapes", "blocks", "seed", "fitted_shards"}),
 )

@@ -101,7 +101,7 @@ def _operations(sizes: Any, partition: Partition, _names: frozenset[str]) -> flo
 
 
 def _layer_bytes(layer: "Sized", itemsize: int, form: "CurvatureForm") -> int:
-    shape = layer.output_width, layer.input_width
+    shape, form = (layer.output_width, layer.input_width), form.of_layer(layer.outputs)
     basis = 0 if form.rank is None else form.basis_numbers(*shape)  # another one in the dtype of sums
     return itemsize * (form.statistics_numbers(*shape) + basis)
 

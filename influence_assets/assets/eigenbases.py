@@ -46,7 +46,7 @@ def _compute(work: Work) -> None:
     covariances = work.open("covariances")
     figures = covariances.manifest.summary
     layers, form = factors.layers_of(covariances), factors.form_of(covariances)
-    use_fastest(work.workspace.kernels_cache, map(tuple, figures["shapes"].values()))
+    use_fastest(work.workspace.kernels_cache, factors.factor_shapes(covariances))
     dtype = accumulation_dtype(getattr(torch, work.study.model.dtype))
     for done, layer in enumerate(layers, start=1):
         factors.write_basis(work.draft, layer, factors.fitted_basis(covariances, layer), dtype)
@@ -55,6 +55,7 @@ def _compute(work: Work) -> None:
         layers=layers,
         **{name: figures[name] for name in FIGURES},
         **({} if form.rank is None else factors.summarised_form(form)),
+        **factors.summarised_without_S(figures.get(factors.WITHOUT_S, [])),
         created_at=datetime.now(UTC).isoformat(),
     )
 
@@ -84,7 +85,7 @@ def bases_are_orthonormal(artifact: Artifact, _open: Opener) -> Finding:
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:
     shape = sizes.shape
-    values = sum(sum(sizes.form.kept(layer.d_out, layer.d_in)) for layer in shape.layers)
+    values = sum(sum(layer.kept) for layer in shape.layers)
     return Cost(sum(layer.decomposition() for layer in shape.layers), sizes.basis_bytes + 8 * values)
 
 
@@ -92,7 +93,7 @@ def _memory(sizes: Any) -> int:
     from influence_assets.capture.layer_groups import refuse_too_wide
 
     refuse_too_wide(sizes.room_for_decomposition, sizes.shape.layers, sizes.form)
-    largest = max(sizes.form.decomposition_bytes(layer.d_out, layer.d_in) for layer in sizes.shape.layers)
+    largest = max(layer.form.decomposition_bytes(layer.d_out, layer.d_in) for layer in sizes.shape.layers)
     return int(sizes.process_bytes + sizes.loaded_bytes + largest)
 
 
@@ -134,5 +135,5 @@ ASSET = AssetDefinition(
         ),
         Check("bases_are_orthonormal", "QᵀQ = I for both bases of every layer, or UᵀU = I.", bases_are_orthonormal),
     ),
-    hidden=frozenset({"layers", "shapes", "seed", "fitted_shards", "identity"}),
+    hidden=frozenset({"layers", "layers_without_S", "shapes", "seed", "fitted_shards", "identity"}),
 )

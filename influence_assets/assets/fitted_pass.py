@@ -44,7 +44,7 @@ def curvature_form(study: Study) -> "CurvatureForm":
 
 def curvature_bytes(form: "CurvatureForm", layer: "Sized", itemsize: int) -> int:
     """Return the bytes in memory of a layer's eigenvectors and Λ; `itemsize` is that of sums."""
-    shape = layer.output_width, layer.input_width
+    shape, form = (layer.output_width, layer.input_width), form.of_layer(layer.outputs)
     if form.rank is not None:  # in float64, see `maths/low_rank.py`
         itemsize = 8
     return itemsize * (form.basis_numbers(*shape) + form.eigenvalue_numbers(*shape))

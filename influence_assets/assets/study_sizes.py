@@ -241,25 +241,25 @@ class StudySizes:
     def basis_bytes(self) -> int:
         """Bytes of the eigenvectors of all layers as they are stored; those of low rank are in float64."""
         itemsize = self.shape.sums_itemsize if self.form.rank is None else 8
-        return itemsize * sum(self.form.basis_numbers(layer.d_out, layer.d_in) for layer in self.shape.layers)
+        return itemsize * sum(layer.form.basis_numbers(layer.d_out, layer.d_in) for layer in self.shape.layers)
 
     @property
     def eigenvalue_bytes(self) -> int:
         """Bytes of Λ of all layers, in the dtype of sums."""
-        numbers = sum(self.form.eigenvalue_numbers(layer.d_out, layer.d_in) for layer in self.shape.layers)
+        numbers = sum(layer.form.eigenvalue_numbers(layer.d_out, layer.d_in) for layer in self.shape.layers)
         return numbers * self.shape.sums_itemsize
 
     @cached_property
     def factor_totals_bytes(self) -> int:
         """Bytes of the totals of A and S of all layers, or of their sketches, in float64."""
-        return 8 * sum(self.form.total_numbers(layer.d_out, layer.d_in) for layer in self.shape.layers)
+        return 8 * sum(layer.form.total_numbers(layer.d_out, layer.d_in) for layer in self.shape.layers)
 
     @cached_property
     def drift_bytes(self) -> int:
         """Bytes of a shard's vector of drift."""
         from influence_assets.layouts.drift import vector_sizes
 
-        numbers = sum(sum(vector_sizes(layer.d_out, layer.d_in, self.form)) for layer in self.shape.layers)
+        numbers = sum(sum(vector_sizes(layer.d_out, layer.d_in, layer.form)) for layer in self.shape.layers)
         return numbers * self.shape.sums_itemsize
 
     @property

@@ -17,10 +17,12 @@ from transformers import PreTrainedModel
 from influence_assets.capture.available_memory import available_memory
 from influence_assets.capture.batches import Sequences
 from influence_assets.capture.hooks import Consumer, LayerTap
+from influence_assets.capture.layer_vectors import Sized
 from influence_assets.capture.losses import Head
 from influence_assets.capture.passes import Pass
-from influence_assets.maths.ekfac import sequence_gradients
+from influence_assets.maths.gradient_terms import GradientTerms
 from influence_assets.maths.notation import accumulation_dtype
+from influence_assets.maths.row_terms import ROWS_AT_ONCE, TERMS_A_TOKEN, RowTerms
 from influence_assets.models.devices import input_device
 from influence_assets.models.layers.rule import AttributedLayer
 
@@ -92,13 +94,19 @@ def sequence_bytes(model: PreTrainedModel, head: Head | None, modules: Sequence[
     key = (tokens, *(linear.name for linear in modules))
     if key not in measured:
         dtype = accumulation_dtype(model.dtype)
-        layers = (layer_bytes(linear.output_width, linear.input_width, tokens, dtype) for linear in modules)
+        layers = (layer_bytes(layer, tokens, dtype) for layer in modules)
         measured[key] = kept_bytes(model, modules, tokens, has_plain_head=head is not None) + max(layers)
     return measured[key]
 
 
-def layer_bytes(d_out: int, d_in: int, tokens: int, dtype: torch.dtype) -> int:
-    """Return the bytes of a layer's input, output gradient and gradient for one sequence, and of all three rotated."""
+def layer_bytes(layer: Sized, tokens: int, dtype: torch.dtype) -> int:
+    """Return the bytes of a layer's input, output gradient and gradient for one sequence, and of all three rotated.
+
+    Of a row for each word, gradients are made some at a time; that of the logits counts with what a pass keeps.
+    """
+    d_out, d_in = layer.output_width, layer.input_width
+    if layer.outputs != "factor":
+        return (2 * TERMS_A_TOKEN * tokens * d_in + 2 * min(ROWS_AT_ONCE, d_out * d_in)) * dtype.itemsize
     return 2 * (tokens * (d_in + d_out) + d_out * d_in) * dtype.itemsize
 
 
@@ -120,8 +128,26 @@ def kept_bytes(model: PreTrainedModel, modules: Sequence[AttributedLayer], token
         else:
             output = model(input_ids=ids, use_cache=False).logits
         with tap.consuming(lambda *_: None):
+            logits = _bring_no_logits(model, tap, output) if has_plain_head else 0
             output.backward(torch.zeros_like(output))
-    return saved.bytes + tap.input_bytes
+    return saved.bytes + tap.input_bytes + logits
+
+
+def _bring_no_logits(model: PreTrainedModel, tap: LayerTap, hidden: Tensor) -> int:
+    """Bring the logits that the tap needs, without memory for them; return what they take."""
+    if not tap.needs_logits:
+        return 0
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    words = int(head.weight.shape[0])
+    bring_empty_logits(tap, hidden, words)
+    return hidden.shape[0] * hidden.shape[1] * (words + hidden.shape[2]) * accumulation_dtype(hidden.dtype).itemsize
+
+
+def bring_empty_logits(tap: LayerTap, hidden: Tensor, words: int) -> None:
+    """Bring logits of no value, for a pass that is only measured; nothing if none are needed."""
+    if tap.needs_logits:
+        p = hidden.new_zeros(1).expand(*hidden.shape[:2], words)
+        tap.bring_logits(RowTerms.spoken(p, hidden.detach()))
 
 
 def _fitting_size(
@@ -139,9 +165,9 @@ def _fitting_size(
 def _fits(
     model: PreTrainedModel, head: Head | None, modules: Sequence[AttributedLayer], shape: tuple[int, int]
 ) -> bool:
-    def consume(_linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
-        G = sequence_gradients(Ds, a)
-        torch.empty_like(G)  # stands for the rotated gradients
+    def consume(_linear: AttributedLayer, terms: GradientTerms) -> None:
+        for rows in terms.row_blocks():
+            torch.empty_like(terms.gradients(rows=rows))  # stands for the rotated gradients
 
     try:
         _pass(model, head, modules, shape, consume)

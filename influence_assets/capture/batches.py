@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-IGNORED = -100
-"""The label of a position that carries no loss (torch's own convention)."""
+from influence_assets.maths.row_terms import IGNORED
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class CorrectionTotals(Participant):
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:
         """Add one layer's gradients of a batch; those of sequences without a loss are zero, and are not counted."""
-        self.Λ[layer.name].add(layer.rotated, batch.counted_sequences)
+        self.Λ[layer.name].add(layer.rotated, layer.counted_sequences(batch), layer.rows)
 
     def absorb(self, other: "CorrectionTotals") -> None:
         """Add the totals of another part of the sequences."""

@@ -13,23 +13,35 @@ from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.one_pass import measure
 from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner
+from influence_assets.maths.ekfac import Eigenbasis, eigenbasis, one_sided_eigenbasis
 from influence_assets.maths.moments import FactorMoment, GramAccumulator
 from influence_assets.models.layers.rule import AttributedLayer
 
 
 @dataclass(frozen=True)
 class Covariances:
-    """A and S of one layer, as totals over tokens."""
+    """A and S of one layer, as totals over tokens.
+
+    A layer with a row for each word has no S, and its A is Σ Gᵀ G over sequences.
+    """
 
     A: FactorMoment
-    S: FactorMoment
+    S: FactorMoment | None
+
+    def basis(self, d_out: int) -> Eigenbasis:
+        """Return the eigenvectors, in float64, of a layer of this width of the output.
+
+        Raises:
+            ValueError: a factor is not finite.
+        """
+        return one_sided_eigenbasis(self.A, d_out) if self.S is None else eigenbasis(self.A, self.S)
 
 
 class Accumulator(Protocol):
     """Sums over the rows of a factor."""
 
-    def add(self, rows: Tensor) -> None:
-        """Add rows."""
+    def add(self, rows: Tensor, count: int | None = None) -> None:
+        """Add rows, which count as one each if nothing else is given."""
 
     def absorb(self, other: Self) -> None:
         """Add the sums of another accumulator."""
@@ -65,10 +77,10 @@ class FactorTotals(Participant, Generic[Sums]):
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:
         """Add one layer's inputs and output gradients of a batch."""
-        # Positions without a loss are left out: what the model computes for padding must not count in A.
-        positions = batch.positions.to(layer.a.device)
-        for sums, x in ((self.A, layer.a), (self.S, layer.Ds)):
-            self._of(sums, layer.name, x.shape[-1]).add(x.flatten(0, 1)[positions])
+        rows = layer.factor_rows(batch)
+        self._of(self.A, layer.name, rows.A.shape[1]).add(rows.A, rows.counted)
+        if rows.S is not None:
+            self._of(self.S, layer.name, rows.S.shape[1]).add(rows.S, rows.counted)
 
     def absorb(self, other: "FactorTotals[Sums]", layers: Iterable[AttributedLayer]) -> None:
         """Add the totals of some layers over another part of the sequences."""
@@ -85,11 +97,12 @@ class FactorTotals(Participant, Generic[Sums]):
         for accumulator in (*self.A.values(), *self.S.values()):
             accumulator.clear()
 
-    def accumulators(self, layer: AttributedLayer) -> tuple[Sums, Sums]:
+    def accumulators(self, layer: AttributedLayer) -> tuple[Sums, Sums | None]:
         """Return the accumulators of A and S of one layer; of no sequences, their sums are zero."""
-        A = self._of(self.A, layer.name, layer.input_width)
-        S = self._of(self.S, layer.name, layer.output_width)
-        return A.of_width(layer.input_width), S.of_width(layer.output_width)
+        A = self._of(self.A, layer.name, layer.input_width).of_width(layer.input_width)
+        if layer.outputs != "factor":
+            return A, None
+        return A, self._of(self.S, layer.name, layer.output_width).of_width(layer.output_width)
 
     def _of(self, sums: dict[str, Sums], name: str, width: int) -> Sums:
         if name not in sums:
@@ -111,7 +124,7 @@ class CovarianceTotals(FactorTotals[GramAccumulator]):
     def of(self, layer: AttributedLayer) -> Covariances:
         """Return the totals of one layer; of no sequences, they are zero."""
         A, S = self.accumulators(layer)
-        return Covariances(A.moment(), S.moment())
+        return Covariances(A.moment(), None if S is None else S.moment())
 
 
 def covariances(

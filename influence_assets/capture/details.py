@@ -11,7 +11,7 @@ from torch import Tensor
 from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.runner import Runner
-from influence_assets.maths.influence import token_scores
+from influence_assets.maths.gradient_terms import GradientTerms
 from influence_assets.models.layers.rule import AttributedLayer
 
 
@@ -69,11 +69,11 @@ def score_details(runner: Runner, sequences: Sequences, P: Mapping[str, Tensor],
     def consumer(batch: Batch) -> Consumer:
         own, place = _pairs_of(pairs, batch)
 
-        def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
+        def consume(linear: AttributedLayer, terms: GradientTerms) -> None:
             if not len(own):
                 return
             of_pairs = [
-                token_scores(P[linear.name][query], Ds[row], a[row], N)
+                terms.token_scores(P[linear.name][query], row, N)
                 for query, row in zip(pairs.queries[own].tolist(), place.tolist(), strict=True)
             ]
             parts = torch.stack(of_pairs).cpu().double().numpy()

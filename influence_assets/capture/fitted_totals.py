@@ -52,7 +52,8 @@ class FittedCovariances:
     @staticmethod
     def bytes_of(layer: Sized, dtype: torch.dtype, form: CurvatureForm) -> int:
         """Return the bytes that the totals of a layer take, those over all shards and those of one."""
-        return form.total_numbers(layer.output_width, layer.input_width) * (SUM_BYTES + dtype.itemsize)
+        numbers = form.of_layer(layer.outputs).total_numbers(layer.output_width, layer.input_width)
+        return numbers * (SUM_BYTES + dtype.itemsize)
 
     def add(self, sequences: Sequences) -> None:
         """Add a shard's sequences."""
@@ -108,7 +109,7 @@ class FittedCorrections:
     @staticmethod
     def bytes_of(layer: Sized, dtype: torch.dtype, form: CurvatureForm) -> int:
         """Return the bytes that a layer takes: its basis, its total of Λ over all shards, and A and S of one."""
-        shape = layer.output_width, layer.input_width
+        shape, form = (layer.output_width, layer.input_width), form.of_layer(layer.outputs)
         of_shard = form.total_numbers(*shape) if form.rank is None else form.statistics_numbers(*shape)
         numbers = form.basis_numbers(*shape) + of_shard
         return numbers * dtype.itemsize + form.eigenvalue_numbers(*shape) * SUM_BYTES

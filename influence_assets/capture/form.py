@@ -1,6 +1,6 @@
 """The measurements for each form of curvature: of whole factors and their blocks, or of low rank."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,13 +10,30 @@ from influence_assets.capture.covariance import CovarianceTotals, FactorTotals
 from influence_assets.capture.low_rank import CovarianceSketchTotals, LowRankStatistics
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.shard_statistics import ShardStatistics
+from influence_assets.errors import InputError
 from influence_assets.maths.curvature import Basis
 from influence_assets.maths.curvature_form import CurvatureForm
 from influence_assets.maths.low_rank import LowRankBasis
+from influence_assets.models.layers.rule import MODULES_KEY, AttributedLayer
 
 AnyCovarianceTotals = FactorTotals[Any]
 
 AnyStatistics = ShardStatistics | LowRankStatistics
+
+
+def refuse_rank_of_words(layers: Sequence[AttributedLayer], form: CurvatureForm) -> None:
+    """Raise if an embedding is attributed, and its curvature is to be of low rank.
+
+    Raises:
+        InputError: it is.
+    """
+    words = [layer.name for layer in layers if layer.outputs != "factor"]
+    if words and form.rank is not None:
+        raise InputError(
+            "curvature.rank",
+            f"there is no form of low rank for the embedding {words[0]}",
+            f"Leave it out of {MODULES_KEY}, or leave out the rank.",
+        )
 
 
 def covariance_totals(form: CurvatureForm, dtype: torch.dtype | None = None) -> AnyCovarianceTotals:

@@ -22,6 +22,7 @@ from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import LayerTap
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.curvature import Basis
+from influence_assets.maths.gradient_terms import GradientTerms
 from influence_assets.maths.notation import accumulation_dtype
 from influence_assets.models.layers.rule import AttributedLayer, Handle
 
@@ -63,9 +64,8 @@ def _batch_products(
     """Yield the sum over a batch for each vector: the vector in the model's coordinates, the sum in the bases'."""
     product: dict[str, Tensor] = {}
 
-    def consume(layer: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
-        rows = (side.flatten(0, 1)[None] for side in (Ds, a))  # all tokens as if they were one sequence
-        product[layer.name] = bases[layer.name].rotated_sequence_gradients(*rows)[0]
+    def consume(layer: AttributedLayer, terms: GradientTerms) -> None:
+        product[layer.name] = terms.joined().gradients(bases[layer.name])[0]
 
     last = len(next(iter(vectors.values()))) - 1
     with LayerTap(runner.modules) as tap:
@@ -82,7 +82,11 @@ def _moved_logits(runner: Runner, batch: Batch, V: Mapping[str, Tensor]) -> Tens
     """Return J V, the change of the logits when the layers' matrices move along V."""
     # Fused attention kernels do not support forward-mode differentiation.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), forward_ad.dual_level():
-        moves = [_move(layer, V[layer.name], batch) for layer in runner.modules]
+        moves = [
+            _move(layer, side, V[layer.name], batch)
+            for layer in runner.modules
+            for side in layer.rule.sides(layer.module)
+        ]
         try:
             logits = runner.model(input_ids=batch.tokens, use_cache=False).logits
         finally:
@@ -92,8 +96,8 @@ def _moved_logits(runner: Runner, batch: Batch, V: Mapping[str, Tensor]) -> Tens
         return tangent
 
 
-def _move(layer: AttributedLayer, V: Tensor, batch: Batch) -> Handle:
-    """Add V a to the tangent of the layer's output, laid out as the layer rule lays out Ds."""
+def _move(layer: AttributedLayer, side: str, V: Tensor, batch: Batch) -> Handle:
+    """Add V a to the tangent of the layer's output on a side, laid out as the layer rule lays out Ds."""
     rule, module, shape = layer.rule, layer.module, (batch.tokens.shape[0], batch.tokens.shape[1])
 
     def output_gradients(gradient: Tensor) -> Tensor:
@@ -104,12 +108,12 @@ def _move(layer: AttributedLayer, V: Tensor, batch: Batch) -> Handle:
     def see(x: Tensor, output: Tensor) -> Tensor:
         laid_out = rule.by_sequence(module, _unpacked(x).primal, shape)
         assert laid_out is not None  # noqa: S101  # the tap has refused such layers
-        a = rule.inputs(module, laid_out)
+        change = rule.output_change(module, side, laid_out, V)
         adjoint = torch.func.vjp(output_gradients, torch.zeros_like(_unpacked(output).primal))[1]
-        (tangent,) = adjoint((a @ V.T.to(a.dtype)).to(output.dtype))
+        (tangent,) = adjoint(change.to(output.dtype))
         return output.add_(forward_ad.make_dual(torch.zeros_like(tangent), tangent))  # type: ignore[no-untyped-call]
 
-    return rule.attach(module, see)
+    return rule.attach_side(module, side, see)
 
 
 def _curved(logits: Tensor, moved: Tensor, batch: Batch) -> Tensor:

@@ -12,7 +12,7 @@ from influence_assets.capture.batches import Batch, Sequences
 from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.curvature import Basis
-from influence_assets.maths.ekfac import sequence_gradients
+from influence_assets.maths.gradient_terms import GradientTerms
 from influence_assets.maths.notation import accumulation_dtype
 from influence_assets.maths.outer_products import OuterProducts
 from influence_assets.models.layers.rule import AttributedLayer
@@ -54,16 +54,13 @@ def query_gradients(runner: Runner, queries: Sequences, bases: Mapping[str, Basi
         first, last = int(batch.rows[0]), int(batch.rows[-1])
         rows_are_consecutive = bool((np.diff(batch.rows) == 1).all())
 
-        def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
+        def consume(linear: AttributedLayer, terms: GradientTerms) -> None:
             if linear.name not in layers:
                 shape = len(queries), linear.output_width, linear.input_width
-                layers[linear.name] = a.new_empty(shape, device=runner.device)
+                layers[linear.name] = terms.a.new_empty(shape, device=runner.device)
             whole = layers[linear.name]
-            out = whole[first : last + 1] if rows_are_consecutive and whole.device == a.device else None
-            if bases is None:
-                gradients = sequence_gradients(Ds, a, out=out)
-            else:
-                gradients = bases[linear.name].rotated_sequence_gradients(Ds, a, out=out)
+            out = whole[first : last + 1] if rows_are_consecutive and whole.device == terms.a.device else None
+            gradients = terms.gradients(None if bases is None else bases[linear.name], out=out)
             if out is None:
                 whole.index_copy_(0, rows, gradients.to(runner.device))
 
@@ -128,13 +125,9 @@ def _outer_products(
     bases = runner.placed(bases)
 
     def consumer(batch: Batch) -> Consumer:
-        def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
-            takes_part = (Ds != 0).any(-1)  # [sequence, token]
-            basis, rows = bases[linear.name], takes_part.sum(1).tolist()
-            L = torch.split(basis.rotated_outputs(Ds[takes_part]).to(runner.device), rows)
-            R = torch.split(basis.rotated_inputs(a[takes_part]).to(runner.device), rows)
-            for query, *of_query in zip(batch.rows, L, R, strict=True):
-                layers[linear.name][query] = keep(OuterProducts(*of_query))
+        def consume(linear: AttributedLayer, terms: GradientTerms) -> None:
+            for query, products in zip(batch.rows, terms.outer_products(bases[linear.name]), strict=True):
+                layers[linear.name][query] = keep(products.to(runner.device))
 
         return consume
 

@@ -14,18 +14,20 @@ import torch
 from torch import Tensor
 
 from influence_assets.errors import InputError
+from influence_assets.maths.gradient_terms import GradientTerms
 from influence_assets.maths.notation import accumulation_dtype
-from influence_assets.models.layers.rule import MODULES_KEY, AttributedLayer, Handle, Observe
+from influence_assets.models.layers.rule import LOGITS, MODULES_KEY, AttributedLayer, Handle, Observe
 
-Consumer = Callable[[AttributedLayer, Tensor, Tensor], None]
-"""Called once for each layer in a backward pass with a [sequence, token, d_in] and Ds [sequence, token, d_out]."""
+Consumer = Callable[[AttributedLayer, GradientTerms], None]
+"""Called once for each layer in a backward pass with what its gradients are the sum of."""
 
 
 class LayerTap:
     """A context in which every backward pass within `consuming` calls the consumer once for each layer.
 
-    The consumer gets a layer as soon as its gradient exists; the layer's activations are freed right after. Values have
-    the dtype of sums: float32 for passes in float32 and bfloat16, float64 for passes in float64.
+    The consumer gets a layer as soon as its gradient exists, of all places where its matrix is used; the layer's
+    activations are freed right after. Values have the dtype of sums: float32 for passes in float32 and bfloat16,
+    float64 for passes in float64.
     """
 
     def __init__(self, layers: Sequence[AttributedLayer]) -> None:
@@ -33,13 +35,20 @@ class LayerTap:
         self._consume: Consumer | None = None
         self._handles: list[Handle] = []
         self._shape = (0, 0)
-        self._forwarded: set[str] = set()
+        self._forwarded: set[tuple[str, str]] = set()
         self._consumed: set[str] = set()
+        self._arrived: dict[str, dict[str, GradientTerms]] = {}
         self.input_bytes = 0
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether a layer is the output head: then passes that do not run it pass its terms to `bring_logits`."""
+        return any(LOGITS in layer.rule.sides(layer.module) for layer in self._layers)
 
     def __enter__(self) -> Self:
         for layer in self._layers:
-            self._handles.append(layer.rule.attach(layer.module, self._observer(layer)))
+            for side in layer.rule.sides(layer.module):
+                self._handles.append(layer.rule.attach_side(layer.module, side, self._observer(layer, side)))
         return self
 
     def __exit__(
@@ -68,28 +77,36 @@ class LayerTap:
         """
         self._consume = consume
         self._consumed.clear()
+        self._arrived.clear()
         yield
         self._consume = None
+        self._arrived.clear()
         idle = [layer.name for layer in self._layers if layer.name not in self._consumed]
         if idle:
             raise InputError(MODULES_KEY, f"{', '.join(idle[:5])} took no part in the pass", "Leave these modules out.")
 
-    def _observer(self, layer: AttributedLayer) -> Observe:
+    def bring_logits(self, terms: GradientTerms) -> None:
+        """Add what layers that are the output head have there; within `consuming`, before the backward pass."""
+        for layer in self._layers:
+            if LOGITS in layer.rule.sides(layer.module):
+                self._arrive(layer, LOGITS, terms)
+
+    def _observer(self, layer: AttributedLayer, side: str) -> Observe:
         def observe(x: Tensor, output: Tensor) -> Tensor:
             if not torch.is_grad_enabled():
                 return output
-            if layer.name in self._forwarded:
+            if (layer.name, side) in self._forwarded:
                 raise InputError(
                     MODULES_KEY,
                     f"{layer.name} is called more than once in a pass",
                     "Leave it out: the curvature of a reused layer is not a Kronecker product.",
                 )
-            self._forwarded.add(layer.name)
+            self._forwarded.add((layer.name, side))
             inputs = x.detach()
             if not layer.rule.sees_selections:  # those are laid out when they are used, because they take less memory
                 inputs = self._by_sequence(layer, inputs)
             self.input_bytes += inputs.numel() * inputs.element_size()
-            return tapped(output, lambda gradient: self._backward(layer, inputs, gradient))
+            return tapped(output, lambda gradient: self._backward(layer, side, inputs, gradient))
 
         return observe
 
@@ -104,16 +121,24 @@ class LayerTap:
             )
         return laid_out
 
-    def _backward(self, layer: AttributedLayer, x: Tensor, gradient: Tensor) -> None:
-        assert self._consume is not None  # noqa: S101  # backward passes run within `consuming`
-        self._consumed.add(layer.name)
+    def _backward(self, layer: AttributedLayer, side: str, x: Tensor, gradient: Tensor) -> None:
         if layer.rule.sees_selections:
             x = self._by_sequence(layer, x)
         dtype = accumulation_dtype(gradient.dtype)
+        laid_out = self._by_sequence(layer, gradient.detach()).to(dtype)
         # The inputs of embeddings are ids, which stay integers.
-        a = layer.rule.inputs(layer.module, x.to(dtype) if x.is_floating_point() else x).to(dtype)
-        Ds = layer.rule.output_gradients(layer.module, self._by_sequence(layer, gradient.detach()).to(dtype))
-        self._consume(layer, a, Ds)
+        x = x.to(dtype) if x.is_floating_point() else x
+        self._arrive(layer, side, layer.rule.terms(layer.module, side, x, laid_out))
+
+    def _arrive(self, layer: AttributedLayer, side: str, terms: GradientTerms) -> None:
+        """Pass a layer to the consumer once the terms of all its sides are there."""
+        assert self._consume is not None  # noqa: S101  # backward passes run within `consuming`
+        arrived, sides = self._arrived.setdefault(layer.name, {}), layer.rule.sides(layer.module)
+        arrived[side] = terms
+        if len(arrived) == len(sides):
+            del self._arrived[layer.name]
+            self._consumed.add(layer.name)
+            self._consume(layer, layer.rule.summed([arrived[side] for side in sides]))
 
 
 def tapped(output: Tensor, on_gradient: Callable[[Tensor], None]) -> Tensor:

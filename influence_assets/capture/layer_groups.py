@@ -76,9 +76,11 @@ def refuse_too_wide(room: int, layers: Sequence[Sized], form: CurvatureForm) -> 
         InputError: a factor is too wide.
     """
     for layer in layers:
-        sides = layer.output_width, layer.input_width
-        widest = max(form.widths(*sides))
-        refuse_beyond(room, form.decomposition_bytes(*sides), f"decomposing a factor of {layer.name} ({widest:,} wide)")
+        sides, of_layer = (layer.output_width, layer.input_width), form.of_layer(layer.outputs)
+        widest = max(of_layer.widths(*sides))
+        refuse_beyond(
+            room, of_layer.decomposition_bytes(*sides), f"decomposing a factor of {layer.name} ({widest:,} wide)"
+        )
 
 
 def layer_groups(layers: Sequence[Layer], bytes_of: Callable[[Layer], int], room: int) -> list[list[Layer]]:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from influence_assets.maths.rows import OutputSide
 from influence_assets.models.layers.rule import AttributedLayer
 
 
@@ -29,6 +30,10 @@ class Sized(Protocol):
     @property
     def input_width(self) -> int:
         """The width of the input, including the bias's column."""
+
+    @property
+    def outputs(self) -> OutputSide:
+        """What the output is to the curvature."""
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from influence_assets.capture.batches import IGNORED, Batch
+from influence_assets.capture.batches import Batch
 from influence_assets.maths.notation import accumulation_dtype, device_of_sums, in_float64
 from influence_assets.maths.products import product
+from influence_assets.maths.row_terms import IGNORED
 from influence_assets.models.devices import input_device
 from influence_assets.models.layers.rule import AttributedLayer
 
@@ -78,10 +79,12 @@ class Loss(NamedTuple):
     Args:
         likelihoods: each sequence's log-likelihood.
         gradient: the gradient of their sum at the last hidden state.
+        labels: the labels used; IGNORED at positions that do not count.
     """
 
     likelihoods: Float[Tensor, " sequence"]
     gradient: Float[Tensor, "sequence token width"]
+    labels: Int[Tensor, "sequence token"]
 
 
 def plain_head(model: PreTrainedModel, attributed: Sequence[AttributedLayer]) -> Head | None:
@@ -133,6 +136,7 @@ def chunked_losses(
     head: Head,
     batch: Batch,
     samplers: Sequence[LabelSampler | None],
+    probabilities: Float[Tensor, "sequence token word"] | None = None,
 ) -> list[Loss]:
     """Return the log-likelihoods and their gradient for each set of labels, computing the logits only once.
 
@@ -141,6 +145,7 @@ def chunked_losses(
         head: the model's head.
         batch: the batch whose tokens are the data's own labels.
         samplers: for each set of labels, a sampler that draws it from the model, or None for the data's own labels.
+        probabilities: memory to which those of all words at counted positions are written, if they are needed.
 
     Returns:
         One loss for each set of labels.
@@ -154,6 +159,7 @@ def chunked_losses(
     precise = accumulation_dtype(states.dtype)
     likelihoods = [states.new_empty(len(states), dtype=precise) for _ in samplers]
     gradients = [torch.empty_like(states) for _ in samplers]
+    labels_used = [torch.empty_like(own) for _ in samplers]
     at_once = max(1, _LOGITS_AT_ONCE.get(device.type, _LOGITS_AT_ONCE_ON_DEVICE) // head.weight.shape[0])
     for start in range(0, len(states), at_once):
         part = slice(start, start + at_once)
@@ -161,14 +167,17 @@ def chunked_losses(
         largest = logits.amax(-1, keepdim=True)
         of_own = logits.gather(1, own[part, None]) - largest
         p = torch.softmax(logits, -1, out=logits)
+        if probabilities is not None:
+            probabilities.flatten(0, 1)[batch.positions[part].to(device)] = p
         labels = [own[part] if drawn is None else LabelSampler.draw(p, drawn[part]) for drawn in uniforms]
-        for values, drawn, chosen in zip(likelihoods, uniforms, labels, strict=True):
+        for values, drawn, chosen, used in zip(likelihoods, uniforms, labels, labels_used, strict=True):
+            used[part] = chosen
             # The data's own label may have a probability that underflows, so it is computed relative to the largest.
             logp = of_own + p.amax(-1, keepdim=True).log() if drawn is None else p.gather(1, chosen[:, None]).log()
             values[part] = logp[:, 0]
         for gradient, slope in zip(gradients, _slopes(p, labels, head.weight), strict=True):
             gradient[part] = slope
-    return [_of_sequences(hidden, batch, *loss) for loss in zip(likelihoods, gradients, strict=True)]
+    return [_of_sequences(hidden, batch, *loss) for loss in zip(likelihoods, gradients, labels_used, strict=True)]
 
 
 def _slopes(p: Tensor, labels: Sequence[Tensor], weight: Tensor) -> Iterator[Tensor]:
@@ -182,11 +191,13 @@ def _slopes(p: Tensor, labels: Sequence[Tensor], weight: Tensor) -> Iterator[Ten
         yield slope.to(weight.dtype) @ weight
 
 
-def _of_sequences(hidden: Tensor, batch: Batch, likelihoods: Tensor, gradient: Tensor) -> Loss:
+def _of_sequences(hidden: Tensor, batch: Batch, likelihoods: Tensor, gradient: Tensor, chosen: Tensor) -> Loss:
     positions = batch.positions.to(hidden.device)
     sequence = positions // batch.tokens.shape[1]
     totals = likelihoods.new_zeros(len(batch), device=hidden.device).index_add_(
         0, sequence, likelihoods.to(hidden.device)
     )
     spread = torch.zeros_like(hidden).flatten(0, 1).index_copy_(0, positions, gradient.to(hidden))
-    return Loss(totals, spread.view_as(hidden))
+    labels = torch.full_like(batch.tokens, IGNORED, device=hidden.device)
+    labels.view(-1)[positions] = chosen.to(labels.device)
+    return Loss(totals, spread.view_as(hidden), labels)

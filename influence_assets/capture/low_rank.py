@@ -55,6 +55,7 @@ class CovarianceSketchTotals(FactorTotals[RangeAccumulator]):
     def of(self, layer: AttributedLayer) -> CovarianceSketches:
         """Return the totals of one layer; of no sequences, they are zero."""
         A, S = self.accumulators(layer)
+        assert S is not None  # noqa: S101  # layers without S are refused
         return CovarianceSketches(A.sketch(), S.sketch())
 
 
@@ -100,11 +101,12 @@ class _LayerTotals:
             gram.clear()
 
     def add(self, batch: Batch, layer: LayerGradient) -> None:
-        split = self._basis.split(layer.Ds, layer.a)
+        terms = layer.terms
+        split = self._basis.split(terms.Ds, terms.a)
         self._norms += split.squared_norms().sum(0)
         self._sequences += batch.counted_sequences
-        positions = batch.positions.to(layer.a.device)
-        sides = (layer.a, split.a), (layer.Ds, split.s)
+        positions = batch.positions.to(terms.a.device)
+        sides = (terms.a, split.a), (terms.Ds, split.s)
         for index, (gram, (whole, within)) in enumerate(zip(self._grams, sides, strict=True)):
             gram.add(within.flatten(0, 1)[positions])
             self._traces[index] += whole.flatten(0, 1)[positions].square().sum()

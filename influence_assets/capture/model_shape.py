@@ -11,9 +11,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from influence_assets.capture.batch_size import kept_bytes
+from influence_assets.capture.batch_size import bring_empty_logits, kept_bytes
+from influence_assets.capture.form import refuse_rank_of_words
 from influence_assets.capture.hooks import LayerTap
-from influence_assets.capture.operations import LayerShape, ModelShape
+from influence_assets.capture.operations import ModelShape
+from influence_assets.capture.words_shape import shape_of
 from influence_assets.maths.curvature_form import CurvatureForm
 from influence_assets.models.adapters import add_matrices
 from influence_assets.models.dimensions import total_parameters
@@ -71,11 +73,12 @@ def model_shape(  # noqa: PLR0913  # keywords
         model.requires_grad_(requires_grad=False).train(mode=False)
         fuse_activations(model)
         selected = select_modules(model, modules)
+        refuse_rank_of_words(selected, form)
         forward, backward = _counted_pass(model, selected, tokens)
         head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         rows, width = head.weight.shape
         return ModelShape(
-            tuple(LayerShape(m.name, m.output_width, m.input_width, form) for m in selected),
+            tuple(shape_of(m, form) for m in selected),
             tokens,
             total_parameters(model),
             forward,
@@ -113,5 +116,6 @@ def _counted_pass(model: PreTrainedModel, modules: Sequence[AttributedLayer], to
             hidden = model.base_model(input_ids=ids, use_cache=False)[0]
         counting = FlopCounterMode(display=False, custom_mapping=_ATTENTION_OF_CPU)
         with counting as backward, tap.consuming(lambda *_: None):
+            bring_empty_logits(tap, hidden, model.get_output_embeddings().weight.shape[0])  # type: ignore[no-untyped-call]
             hidden.backward(torch.zeros_like(hidden))
     return forward.get_total_flops(), backward.get_total_flops()

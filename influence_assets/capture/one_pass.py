@@ -16,6 +16,7 @@ from influence_assets.capture.losses import LabelSampler
 from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner, refuse_not_finite
 from influence_assets.maths.curvature import Basis
+from influence_assets.maths.gradient_terms import GradientTerms
 from influence_assets.models.freed_memory import release_unused
 from influence_assets.models.layers.rule import AttributedLayer
 
@@ -71,9 +72,9 @@ def measure(
 def _consumer(
     participants: Sequence[Participant], bases: Mapping[str, Basis], batch: Batch, buffers: GradientBuffers
 ) -> Consumer:
-    def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor) -> None:
-        layer = LayerGradient(linear.name, a, Ds, bases.get(linear.name), buffers)
-        for participant in participants:
-            participant.add(batch, layer)
+    def consume(linear: AttributedLayer, terms: GradientTerms) -> None:
+        for layer in LayerGradient(linear.name, terms, bases.get(linear.name), buffers).blocks():
+            for participant in participants:
+                participant.add(batch, layer)
 
     return consume

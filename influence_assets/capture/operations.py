@@ -15,6 +15,7 @@ from influence_assets.maths.curvature_form import CurvatureForm
 from influence_assets.maths.ekfac import RotationOrder, rotation_order
 from influence_assets.maths.moments import GRAM_TILE
 from influence_assets.maths.notation import accumulation_dtype
+from influence_assets.maths.rows import OutputSide
 from influence_assets.maths.split_tokens import norm_order
 
 EIGENDECOMPOSITION = 9
@@ -34,12 +35,14 @@ class LayerShape:
         d_out: width of its output.
         d_in: width of its input, including the bias's column.
         form: how much of A and S is kept.
+        outputs: what the output is to the curvature.
     """
 
     name: str
     d_out: int
     d_in: int
     form: CurvatureForm = field(default_factory=CurvatureForm)
+    outputs: OutputSide = "factor"
 
     @property
     def output_width(self) -> int:
@@ -79,7 +82,7 @@ class LayerShape:
         """Count the operations of what a sequence adds to a shard's statistics in a basis: Λ, A and S."""
         if self.form.rank is None:
             return self.covariances(tokens - 1) + self.rotated_gradient(tokens)
-        return self.split_tokens(tokens) + sum(_gram(tokens - 1, r) for r in self.kept)
+        return self.split_tokens(tokens) + sum(gram(tokens - 1, r) for r in self.kept)
 
     def split_tokens(self, tokens: int) -> int:
         """Count the operations of a sequence's gradient in and outside of U, and of its norms; 0 if not of low rank."""
@@ -128,10 +131,8 @@ class LayerShape:
         """Count the operations of A and S over these positions: the tiles on and below the diagonal, or sketches."""
         if self.form.rank is not None:
             finders = [self.form.finder(width) for width in (self.d_in, self.d_out)]
-            return sum(
-                _gram(positions, f.width) if f.is_whole else 4 * positions * f.width * f.columns for f in finders
-            )
-        return sum(_gram(positions, width) for width in self.factor_widths)
+            return sum(gram(positions, f.width) if f.is_whole else 4 * positions * f.width * f.columns for f in finders)
+        return sum(gram(positions, width) for width in self.factor_widths)
 
     def decomposition(self) -> int:
         """Count the operations of the eigenvectors of A and S."""
@@ -150,7 +151,8 @@ class LayerShape:
         return 4 * sum(width**3 for width in self.factor_widths)
 
 
-def _gram(rows: int, width: int) -> int:
+def gram(rows: int, width: int) -> int:
+    """Count the operations of x xᵀ of so many rows: the tiles on and below the diagonal."""
     stops = [min(start + GRAM_TILE, width) for start in range(0, width, GRAM_TILE)]
     return sum(2 * rows * (stop - start) * stop for start, stop in zip(range(0, width, GRAM_TILE), stops, strict=True))
 
@@ -198,7 +200,7 @@ class ModelShape:
     def sequence_bytes(self) -> int:
         """The most bytes that a sequence takes during a pass, see `batch_size`."""
         sums = accumulation_dtype(self.dtype)
-        return self.kept_bytes + max(layer_bytes(layer.d_out, layer.d_in, self.tokens, sums) for layer in self.layers)
+        return self.kept_bytes + max(layer_bytes(layer, self.tokens, sums) for layer in self.layers)
 
     @property
     def sums_itemsize(self) -> int:

@@ -39,7 +39,7 @@ class Participant(ABC):
 
     @abstractmethod
     def add(self, batch: Batch, layer: LayerGradient) -> None:
-        """Add one layer's gradients of a batch."""
+        """Add one layer's gradients of a batch, or a block of their rows (`LayerGradient.blocks`)."""
 
     def end_batch(self) -> None:  # noqa: B027  # totals do not need it
         """Note that all layers of a batch have been added."""

@@ -16,6 +16,8 @@ from influence_assets.capture.losses import (
     log_likelihoods,
     sampled_labels,
 )
+from influence_assets.maths.notation import accumulation_dtype
+from influence_assets.maths.row_terms import RowTerms
 
 
 class Pass:
@@ -33,6 +35,7 @@ class Pass:
         self._tap = tap
         self._batch = batch
         self._losses: dict[LabelSampler | None, Loss] = {}
+        self._probabilities: Tensor | None = None
         tap.start(batch.tokens)
         if head is None:
             self._output = model(input_ids=batch.tokens, use_cache=False).logits
@@ -66,9 +69,24 @@ class Pass:
                 (sign * likelihoods.sum()).backward(retain_graph=bool(then))  # type: ignore[no-untyped-call]
             else:
                 if sampler not in self._losses:
-                    samplers = (sampler, *then)
-                    losses = chunked_losses(self._output, self._head, self._batch, samplers)
-                    self._losses = dict(zip(samplers, losses, strict=True))
-                likelihoods, gradient = self._losses.pop(sampler)
+                    self._compute_losses(self._head, (sampler, *then))
+                likelihoods, gradient, labels = self._losses.pop(sampler)
+                self._bring_logits(self._head, labels, sign)
                 self._output.backward(gradient.mul_(sign), retain_graph=bool(then))
         return likelihoods.detach()
+
+    def _compute_losses(self, head: Head, samplers: Sequence[LabelSampler | None]) -> None:
+        if self._tap.needs_logits and self._probabilities is None:
+            words, dtype = head.weight.shape[0], accumulation_dtype(head.weight.dtype)
+            self._probabilities = head.weight.new_empty(*self._output.shape[:2], words, dtype=dtype)
+            self._probabilities[~self._batch.is_counted.to(head.weight.device)] = 0  # the others are written
+        losses = chunked_losses(self._output, head, self._batch, samplers, self._probabilities)
+        self._losses = dict(zip(samplers, losses, strict=True))
+
+    def _bring_logits(self, head: Head, labels: Tensor, sign: float) -> None:
+        """Pass what the head's own matrix has of this backward pass to the tap, if it is attributed."""
+        p = self._probabilities
+        if p is None:
+            return
+        h = self._output.detach().to(head.weight).to(p.dtype)  # rounded as it goes into the head
+        self._tap.bring_logits(RowTerms.of_likelihoods(p, h, labels.to(p.device), sign))

@@ -33,7 +33,6 @@ from influence_assets.capture.dependence import (
 )
 from influence_assets.capture.hooks import tapped
 from influence_assets.errors import InputError
-from influence_assets.maths.ekfac import sequence_gradients
 from influence_assets.maths.notation import accumulation_dtype
 from influence_assets.models.layers.rule import MODULES_KEY, AttributedLayer, Observe
 from influence_assets.models.layers.selection import listed, patterns_for
@@ -41,7 +40,7 @@ from influence_assets.models.layers.selection import listed, patterns_for
 
 @dataclass
 class _Seen:
-    """What a layer saw in one pass.
+    """What a layer saw in one pass, in one of the places where its matrix is used.
 
     Args:
         calls: how often it was called.
@@ -49,7 +48,6 @@ class _Seen:
         shape: the shape of its input.
         gradient: the gradient at its output.
         of_beginning: the gradient of what is said about the first sequence's beginning.
-        is_exact: whether the gradient of its matrix is what autograd says; None if autograd says nothing.
     """
 
     calls: int
@@ -57,7 +55,10 @@ class _Seen:
     shape: list[int]
     gradient: Tensor | None = None
     of_beginning: Tensor | None = None
-    is_exact: bool | None = None
+
+
+_Sides = Mapping[tuple[str, str], _Seen]
+"""What is seen by the name of each layer and side (`LayerRule.sides`)."""
 
 
 def rehearse(model: PreTrainedModel, layers: Sequence[AttributedLayer]) -> None:
@@ -75,16 +76,16 @@ def rehearse(model: PreTrainedModel, layers: Sequence[AttributedLayer]) -> None:
     tolerance = tolerance_of(model)
     logits, tolerance_of_batches = refuse_not_causal(model, tokens)
     _refuse_changed(model, layers, tokens[:1], tolerance)
-    with torch.enable_grad(), _watching(layers, tokens) as seen, _differentiated(layers, seen, tolerance):
+    with torch.enable_grad(), _watching(layers, tokens) as seen, _differentiated(layers, seen, tolerance) as exact:
         with embedded(model) as embeddings:
             together = spoken(model, tokens)
         of_beginning = reach(together[0, :BEGINNING], embeddings, tokens)
-        for layer in seen.values():
-            layer.of_beginning, layer.gradient = layer.gradient, None
+        for side in seen.values():
+            side.of_beginning, side.gradient = side.gradient, None
         if together.requires_grad:
             weighted(together).backward()  # type: ignore[no-untyped-call]
     refuse_neighbours(model, tokens, logits, tolerance_of_batches, of_beginning)
-    _refuse_layers(model, layers, seen)
+    _refuse_layers(model, layers, seen, exact)
 
 
 def _refuse_changed(
@@ -117,23 +118,27 @@ def _refuse_changed(
 
 
 @contextmanager
-def _watching(layers: Sequence[AttributedLayer], tokens: Tensor) -> Iterator[Mapping[str, _Seen]]:
+def _watching(layers: Sequence[AttributedLayer], tokens: Tensor) -> Iterator[_Sides]:
     """Fill the mapping with what each layer sees in the pass within the block."""
-    seen: dict[str, _Seen] = {}
+    seen: dict[tuple[str, str], _Seen] = {}
     shape = (tokens.shape[0], tokens.shape[1])
 
-    def observer(layer: AttributedLayer) -> Observe:
+    def observer(layer: AttributedLayer, side: str) -> Observe:
         def observe(x: Tensor, output: Tensor) -> Tensor:
             laid_out = layer.rule.by_sequence(layer.module, x.detach(), shape)
             if laid_out is not None and layer.rule.by_sequence(layer.module, output.detach(), shape) is None:
                 laid_out = None
-            calls = seen[layer.name].calls + 1 if layer.name in seen else 1
-            seen[layer.name] = _Seen(calls, laid_out, list(x.shape))
-            return tapped(output, partial(setattr, seen[layer.name], "gradient")) if torch.is_grad_enabled() else output
+            calls = seen[layer.name, side].calls + 1 if (layer.name, side) in seen else 1
+            seen[layer.name, side] = here = _Seen(calls, laid_out, list(x.shape))
+            return tapped(output, partial(setattr, here, "gradient")) if torch.is_grad_enabled() else output
 
         return observe
 
-    handles = [layer.rule.attach(layer.module, observer(layer)) for layer in layers]
+    handles = [
+        layer.rule.attach_side(layer.module, side, observer(layer, side))
+        for layer in layers
+        for side in layer.rule.sides(layer.module)
+    ]
     try:
         yield seen
     finally:
@@ -142,11 +147,14 @@ def _watching(layers: Sequence[AttributedLayer], tokens: Tensor) -> Iterator[Map
 
 
 @contextmanager
-def _differentiated(layers: Sequence[AttributedLayer], seen: Mapping[str, _Seen], tolerance: float) -> Iterator[None]:
-    """Compare each layer's gradient with that of autograd in the backward pass within the block.
+def _differentiated(
+    layers: Sequence[AttributedLayer], seen: _Sides, tolerance: float
+) -> Iterator[Mapping[str, bool | None]]:
+    """Fill the mapping with whether the gradient of each layer's matrix is what autograd says, in the backward pass.
 
     A layer is compared as soon as all its parameters have their gradients, which are freed right after.
     """
+    exact: dict[str, bool | None] = {}
     users: dict[nn.Parameter, list[AttributedLayer]] = defaultdict(list)
     for layer in layers:
         for parameter in layer.module.parameters(recurse=False):
@@ -154,11 +162,11 @@ def _differentiated(layers: Sequence[AttributedLayer], seen: Mapping[str, _Seen]
     for parameter in users:
         parameter.requires_grad = True
     handles = [
-        parameter.register_post_accumulate_grad_hook(lambda p: _compare(users[p], seen, tolerance))  # type: ignore[no-untyped-call]
+        parameter.register_post_accumulate_grad_hook(lambda p: exact.update(_compared(users[p], seen, tolerance)))  # type: ignore[no-untyped-call]
         for parameter in users
     ]
     try:
-        yield
+        yield exact
     finally:
         for handle in handles:
             handle.remove()
@@ -167,42 +175,52 @@ def _differentiated(layers: Sequence[AttributedLayer], seen: Mapping[str, _Seen]
             parameter.grad = None
 
 
-def _compare(layers: Sequence[AttributedLayer], seen: Mapping[str, _Seen], tolerance: float) -> None:
+def _compared(layers: Sequence[AttributedLayer], seen: _Sides, tolerance: float) -> dict[str, bool | None]:
     """Compare the gradients of those layers all of whose parameters have theirs, and free these."""
+    exact = {}
     gradients = {layer.name: {name: p.grad for name, p in _own(layer).items()} for layer in layers}
     ready = [layer for layer in layers if all(g is not None for g in gradients[layer.name].values())]
     for layer in ready:
-        if layer.name in seen:
-            own = {name: g for name, g in gradients[layer.name].items() if g is not None}
-            seen[layer.name].is_exact = _is_exact(layer, seen[layer.name], own, tolerance)
+        own = {name: g for name, g in gradients[layer.name].items() if g is not None}
+        exact[layer.name] = _is_exact(layer, seen, own, tolerance)
     for layer in ready:
         for p in _own(layer).values():
             p.grad = None
+    return exact
 
 
 def _own(layer: AttributedLayer) -> dict[str, nn.Parameter]:
     return dict(layer.module.named_parameters(recurse=False))
 
 
-def _is_exact(layer: AttributedLayer, seen: _Seen, gradients: Mapping[str, Tensor], tolerance: float) -> bool | None:
-    """Return whether G is the gradient that autograd computed for the layer's parameters."""
-    if seen.inputs is None or seen.gradient is None:
-        return None
-    rule, module, x = layer.rule, layer.module, seen.inputs
-    laid_out = rule.by_sequence(module, seen.gradient, (x.shape[0], x.shape[1]))
-    if laid_out is None:
-        return None
-    dtype = accumulation_dtype(seen.gradient.dtype)
-    a = rule.inputs(module, x.to(dtype) if x.is_floating_point() else x).to(dtype)
-    G = sequence_gradients(rule.output_gradients(module, laid_out.to(dtype)), a).sum(0)
+def _is_exact(layer: AttributedLayer, seen: _Sides, gradients: Mapping[str, Tensor], tolerance: float) -> bool | None:
+    """Return whether G is the gradient that autograd computed for the layer's parameters; None if G is not known."""
+    rule, module, parts = layer.rule, layer.module, []
+    for side in rule.sides(module):
+        here = seen.get((layer.name, side))
+        if here is None or here.inputs is None or here.gradient is None:
+            return None
+        x = here.inputs
+        laid_out = rule.by_sequence(module, here.gradient, (x.shape[0], x.shape[1]))
+        if laid_out is None:
+            return None
+        dtype = accumulation_dtype(here.gradient.dtype)
+        parts.append(rule.terms(module, side, x.to(dtype) if x.is_floating_point() else x, laid_out.to(dtype)))
+    G = rule.summed(parts).gradients().sum(0)
     return are_close(G, layer.as_matrix(gradients).to(G), tolerance)
 
 
-def _refuse_layers(model: PreTrainedModel, layers: Sequence[AttributedLayer], seen: Mapping[str, _Seen]) -> None:
+def _refuse_layers(
+    model: PreTrainedModel, layers: Sequence[AttributedLayer], seen: _Sides, exact: Mapping[str, bool | None]
+) -> None:
     """Raise if layers cannot be attributed, with the reason of each and patterns for those that can be."""
     refused: dict[str, list[str]] = defaultdict(list)
     for layer in layers:
-        reason = _reason(layer, seen.get(layer.name))
+        sides = layer.rule.sides(layer.module)
+        reasons = [_reason(layer, seen.get((layer.name, side))) for side in sides]
+        if not any(reasons) and not exact.get(layer.name):
+            reasons.append("of another gradient than autograd's, because its weights are used elsewhere too")
+        reason = next(filter(None, reasons), None)
         if reason is not None:
             refused[reason].append(layer.name)
     if not refused:
@@ -229,6 +247,4 @@ def _reason(layer: AttributedLayer, seen: _Seen | None) -> str | None:
         laid_out = layer.rule.by_sequence(layer.module, seen.of_beginning, (2, TOKENS))
         if laid_out is None or not is_within(laid_out.abs().amax(-1), BEGINNING):
             return "called with tokens of other sequences, or in another order"
-    if not seen.is_exact:
-        return "of another gradient than autograd's, because its weights are used elsewhere too"
     return None

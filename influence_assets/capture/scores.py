@@ -19,8 +19,10 @@ from influence_assets.capture.layer_vectors import holds, placed
 from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.curvature import Basis
+from influence_assets.maths.gradient_terms import GradientTerms
 from influence_assets.maths.influence import layer_scores
 from influence_assets.maths.notation import device_of_sums, in_float64
+from influence_assets.models.layers.rule import AttributedLayer
 
 PARTS_AT_ONCE = 32
 """How many parts' gradients of one layer are in memory beside those of the batch's sequences."""
@@ -57,7 +59,7 @@ class PartTotals:
         for parts, columns in self._chunks_of(batch):
             G = layer.of_parts(axes, parts, self._buffers)
             for method, totals in self._totals.items():
-                scores_of_layer = in_float64(layer_scores(methods[method][layer.name], G, N))
+                scores_of_layer = in_float64(layer_scores(layer.of_rows(methods[method][layer.name]), G, N))
                 totals.index_add_(1, columns, scores_of_layer.to(columns.device))
 
     def _chunks_of(self, batch: Batch) -> list[tuple[Parts, Tensor]]:
@@ -202,7 +204,7 @@ class ScoreTotals(Participant):
         G = layer.with_sides(axes)
         rows = torch.from_numpy(batch.rows).to(self._device, non_blocking=True)
         for name, P in self._methods.items():
-            scores_of_layer = in_float64(layer_scores(P[layer.name], G, self._N))
+            scores_of_layer = in_float64(layer_scores(layer.of_rows(P[layer.name]), G, self._N))
             self._totals[name].index_add_(1, rows, scores_of_layer.to(rows.device))
         if self._parts is not None:
             self._parts.add(batch, layer, axes, self._methods, self._N)
@@ -271,9 +273,12 @@ def score_pass(runner: Runner, sequences: Sequences, totals: ScoreTotals, bases:
     buffers = GradientBuffers()
 
     def consumer(batch: Batch) -> Consumer:
-        return lambda linear, a, Ds: totals.add(
-            batch, LayerGradient(linear.name, a, Ds, None if bases is None else bases[linear.name], buffers)
-        )
+        def consume(linear: AttributedLayer, terms: GradientTerms) -> None:
+            basis = None if bases is None else bases[linear.name]
+            for layer in LayerGradient(linear.name, terms, basis, buffers).blocks():
+                totals.add(batch, layer)
+
+        return consume
 
     runner.run(sequences, consumer)
 

@@ -13,6 +13,7 @@ from influence_assets.capture.layer_vectors import placed
 from influence_assets.capture.participant import Participant
 from influence_assets.capture.runner import Runner, refuse_not_finite
 from influence_assets.maths.curvature import Curvature
+from influence_assets.maths.gradient_terms import GradientTerms
 from influence_assets.maths.influence import layer_scores
 from influence_assets.maths.notation import device_of_sums, in_float64
 from influence_assets.maths.sketches import Coordinates, Whitened
@@ -71,10 +72,12 @@ class SketchRows(Participant):
 
     def add(self, _batch: Batch, layer: LayerGradient) -> None:
         """Add one layer's gradients of a batch."""
-        rows, norms = self._whitenings[layer.name].of_tokens(layer.Ds, layer.a, layer.rotated)
+        whitening, terms = self._whitenings[layer.name], layer.terms
+        rows, norms = whitening.of_tokens(terms.Ds, terms.a, layer.rotated, layer.rows)
         self._squared_norms.append(in_float64(norms).to(self._sums_on))
-        self._parts[layer.name] = rows.to(self._device)
-        exact = layer_scores(self._probes[layer.name], layer.rotated, 1)
+        earlier = self._parts.get(layer.name)  # of other rows, where this one has none
+        self._parts[layer.name] = rows.to(self._device) if earlier is None else earlier.add_(rows.to(self._device))
+        exact = layer_scores(layer.of_rows(self._probes[layer.name]), layer.rotated, 1)
         self._exact.append(in_float64(exact).to(self._sums_on))
 
     def end_batch(self) -> None:
@@ -111,8 +114,9 @@ def sketches(
 
     for batch, forward in runner.passes(sequences, by_length=False):
 
-        def consume(linear: AttributedLayer, a: Tensor, Ds: Tensor, batch: Batch = batch) -> None:
-            rows.add(batch, LayerGradient(linear.name, a, Ds, curvature[linear.name].basis, buffers))
+        def consume(linear: AttributedLayer, terms: GradientTerms, batch: Batch = batch) -> None:
+            for layer in LayerGradient(linear.name, terms, curvature[linear.name].basis, buffers).blocks():
+                rows.add(batch, layer)
 
         refuse_not_finite(forward.backward(consume).cpu().double().numpy())
         rows.end_batch()

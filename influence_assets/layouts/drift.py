@@ -1,8 +1,8 @@
 """The layout of a shard's drift statistics: one short vector, whatever the shard's size."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ from influence_assets.capture.covariance import Covariances
 from influence_assets.capture.form import AnyStatistics
 from influence_assets.capture.low_rank import LowRankStatistics
 from influence_assets.errors import StorageError
-from influence_assets.layouts.factors import form_of, read_correction
+from influence_assets.layouts.factors import form_of, layers_without_S, read_correction
 from influence_assets.maths.curvature import Basis
 from influence_assets.maths.curvature_form import CurvatureForm
 from influence_assets.maths.drift import BINS, RotatedFactor, block_sums, eigenvalue_drift, rotated_factor, sketch_width
 from influence_assets.maths.ekfac import Eigenbasis
+from influence_assets.maths.identity import Identity
 from influence_assets.maths.low_rank_drift import SubspaceFactor
 from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.storage.artifacts import Artifact
@@ -41,6 +42,8 @@ Shapes = Mapping[str, Sequence[int]]
 class DriftStatistics:
     """Totals from which one layer's drift is computed, of one shard or several ([shards, ...]); they can be added.
 
+    Of a layer without S that of S has no numbers, and is 0.
+
     Args:
         A: the total of the input covariance in the frozen basis.
         S: the total of the output gradients' covariance, likewise.
@@ -52,13 +55,20 @@ class DriftStatistics:
     Λ: Tensor
 
 
+NO_FACTOR = RotatedFactor(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64))
+"""In the place of S in a layer that has none."""
+
+
 def drift_statistics(totals: Covariances, basis: Eigenbasis, Λ: Tensor) -> DriftStatistics:
     """Return one layer's statistics of a shard, given block sums of Λ.
 
     The rotation runs on the basis's device and in its dtype.
     """
-    A, S = (moment.total.to(basis.Q_A.device, basis.Q_A.dtype) for moment in (totals.A, totals.S))
-    return DriftStatistics(rotated_factor(A, basis.Q_A), rotated_factor(S, basis.Q_S), Λ)
+    A = rotated_factor(totals.A.total.to(basis.Q_A.device, basis.Q_A.dtype), basis.Q_A)
+    if totals.S is None or isinstance(basis.Q_S, Identity):
+        return DriftStatistics(A, NO_FACTOR, Λ)
+    S = totals.S.total.to(basis.Q_A.device, basis.Q_A.dtype)
+    return DriftStatistics(A, rotated_factor(S, basis.Q_S), Λ)
 
 
 def shard_drift(
@@ -119,24 +129,33 @@ def _parts_of_factor(factor: RotatedFactor | SubspaceFactor) -> tuple[Tensor, ..
     return factor.within.diagonal, factor.within.sketch, factor.trace[None]
 
 
-def unpacked(vectors: Tensor, shapes: Shapes, form: CurvatureForm) -> dict[str, DriftStatistics]:
+def unpacked(
+    vectors: Tensor, shapes: Shapes, form: CurvatureForm, without_S: Collection[str] = ()
+) -> dict[str, DriftStatistics]:
     """Return the statistics that `packed` packed.
 
     Args:
         vectors: float64 [..., numbers]: packed statistics of one shard, several, or the sum of several.
         shapes: the shapes of the packed layers, in their order.
         form: how much of the factors is kept.
+        without_S: the layers that have no S.
 
     Raises:
         ValueError: the vectors belong to other layers.
     """
-    sizes = [vector_sizes(d_out, d_in, form) for d_out, d_in in shapes.values()]
+    sizes = _sizes(shapes, form, without_S)
     parts = iter(torch.split(vectors, [number for layer in sizes for number in layer], dim=-1))
     layers = {}
     for name, (d_out, d_in) in shapes.items():
         A, S = (_factor(parts, form) for _ in "AS")
         layers[name] = DriftStatistics(A, S, next(parts).reshape(*vectors.shape[:-1], *_blocks(d_out, d_in, form)))
     return layers
+
+
+def _sizes(shapes: Shapes, form: CurvatureForm, without_S: Collection[str]) -> list[tuple[int, ...]]:
+    return [
+        vector_sizes(d_out, d_in, replace(form, has_S=name not in without_S)) for name, (d_out, d_in) in shapes.items()
+    ]
 
 
 def _factor(parts: Iterator[Tensor], form: CurvatureForm) -> RotatedFactor | SubspaceFactor:
@@ -156,7 +175,8 @@ def vector_sizes(d_out: int, d_in: int, form: CurvatureForm) -> tuple[int, ...]:
     r_S, r_A = form.kept(d_out, d_in)
     trace = () if form.rank is None else (1,)
     blocks = math.prod(_blocks(d_out, d_in, form))
-    return r_A, sketch_width(r_A), *trace, r_S, sketch_width(r_S), *trace, blocks
+    of_S = r_S if form.has_S else 0
+    return r_A, sketch_width(r_A), *trace, of_S, sketch_width(of_S), *trace, blocks
 
 
 def layer_drifts(
@@ -223,13 +243,14 @@ def merged_drift(
     shapes: Shapes = eigenbases.manifest.summary["shapes"]
     form = form_of(eigenbases)
     q = {layer: block_sums(read_correction(generation, layer).mean()) for layer in shapes}
-    numbers = sum(sum(vector_sizes(d_out, d_in, form)) for d_out, d_in in shapes.values())
+    without_S = layers_without_S(eigenbases)
+    numbers = sum(map(sum, _sizes(shapes, form, without_S)))
     # Nothing of what whole eigenvectors were fitted on has drifted from them.
     fitted = torch.zeros(numbers, dtype=torch.float64) if form.rank is None else _fitted_total(generation, numbers)
-    frozen = unpacked(fitted, shapes, form)
+    frozen = unpacked(fitted, shapes, form, without_S)
     total, count, by_shard = None, 0.0, []
     for vectors, counts in _statistics(shards, generation, numbers):
-        by_shard.append(layer_drifts(unpacked(vectors, shapes, form), counts, frozen, q))
+        by_shard.append(layer_drifts(unpacked(vectors, shapes, form, without_S), counts, frozen, q))
         for vector in vectors:  # one by one, so that sums do not depend on how many are read at once
             total = vector.clone() if total is None else total.add_(vector)
         count += float(counts.sum())
@@ -237,7 +258,7 @@ def merged_drift(
     if total is None:
         return None
     counted = torch.tensor(count, dtype=torch.float64)
-    by_layer = layer_drifts(unpacked(total, shapes, form), counted, frozen, q)
+    by_layer = layer_drifts(unpacked(total, shapes, form, without_S), counted, frozen, q)
     return Drift(by_layer.numpy(), torch.cat(by_shard, dim=-1).numpy())
 
 

@@ -6,7 +6,7 @@ have one array for each block: `layer.block0.Q_A`, `layer.block1.Q_A` etc. inste
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from typing import Any
 
@@ -22,7 +22,8 @@ from influence_assets.capture.runner import Runner
 from influence_assets.maths.block_diagonal import BlockDiagonal, block_diagonal, blocks_of
 from influence_assets.maths.curvature import Basis, Curvature
 from influence_assets.maths.curvature_form import CurvatureForm
-from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature, LayerEigenvalues, eigenbasis
+from influence_assets.maths.ekfac import Eigenbasis, LayerCurvature, LayerEigenvalues
+from influence_assets.maths.identity import Identity
 from influence_assets.maths.low_rank import LowRankBasis, LowRankCurvature, mean_eigenvalues
 from influence_assets.maths.moments import GramAccumulator, SecondMoment, SquareAccumulator
 from influence_assets.maths.notation import accumulation_dtype, device_of_sums, in_float64
@@ -35,7 +36,29 @@ from influence_assets.storage.artifacts.drafts import Draft
 def summarise_layers(draft: Draft, layers: Sequence[AttributedLayer]) -> None:
     """Write the names and shapes of the attributed layers, in the model's order."""
     shapes = {layer.name: [layer.output_width, layer.input_width] for layer in layers}
-    draft.summarise(layers=list(shapes), shapes=shapes)
+    without_S = [layer.name for layer in layers if layer.outputs != "factor"]
+    draft.summarise(layers=list(shapes), shapes=shapes, **summarised_without_S(without_S))
+
+
+WITHOUT_S = "layers_without_S"
+"""The key of a summary under which are the layers that have a row for each word, and so no S, if there are any."""
+
+
+def summarised_without_S(layers: Sequence[str]) -> dict[str, list[str]]:  # noqa: N802  # the letter of S
+    """Return these layers for the manifest, from which `layers_without_S` reads them; nothing if there are none."""
+    return {WITHOUT_S: list(layers)} if layers else {}
+
+
+def layers_without_S(artifact: Artifact) -> frozenset[str]:  # noqa: N802  # the letter of S
+    """Return the layers of which an artifact has no S, because nothing rotates their outputs."""
+    return frozenset(artifact.manifest.summary.get(WITHOUT_S, ()))
+
+
+def factor_shapes(artifact: Artifact) -> list[tuple[int, int]]:
+    """Return the shape of each layer's matrix, as `AttributedLayer.factor_shape` does."""
+    without_S = layers_without_S(artifact)
+    shapes = artifact.manifest.summary["shapes"].items()
+    return [(d_in if name in without_S else d_out, d_in) for name, (d_out, d_in) in shapes]
 
 
 def write_covariances(draft: Draft, layers: Sequence[AttributedLayer], totals: AnyCovarianceTotals) -> None:
@@ -45,6 +68,8 @@ def write_covariances(draft: Draft, layers: Sequence[AttributedLayer], totals: A
     """
     for layer in layers:
         for accumulator, letter in zip(totals.accumulators(layer), "AS", strict=True):
+            if accumulator is None:
+                continue
             numbers = accumulator.packed().cpu().numpy()
             draft.mappable_array(f"{layer.name}.{letter}", numbers.shape, numbers.dtype).append(numbers)
 
@@ -53,8 +78,12 @@ def read_covariances(artifact: Artifact, layers: Sequence[AttributedLayer], form
     """Return the totals of A and S of some layers, or of their sketches, to which further ones can be added."""
     totals = covariance_totals(form, torch.float64)
     for layer in layers:
-        for sums, letter, width in ((totals.A, "A", layer.input_width), (totals.S, "S", layer.output_width)):
-            sums[layer.name] = _accumulator(artifact, f"{layer.name}.{letter}", width, form)
+        has_S = layer.outputs == "factor"
+        totals.A[layer.name] = _accumulator(
+            artifact, f"{layer.name}.A", layer.input_width, form.of_layer(layer.outputs)
+        )
+        if has_S:
+            totals.S[layer.name] = _accumulator(artifact, f"{layer.name}.S", layer.output_width, form)
     return totals
 
 
@@ -72,7 +101,7 @@ def summarised_form(form: CurvatureForm) -> dict[str, Any]:
 def read_factors(artifact: Artifact, layer: str) -> Covariances:
     """Return A and S of one layer, counted over the artifact's tokens."""
     A, S = _accumulators(artifact, layer)
-    return Covariances(A.moment(), S.moment())
+    return Covariances(A.moment(), None if S is None else S.moment())
 
 
 def fitted_basis(covariances: Artifact, layer: str) -> Basis:
@@ -81,20 +110,24 @@ def fitted_basis(covariances: Artifact, layer: str) -> Basis:
     Raises:
         ValueError: a factor is not finite.
     """
-    form, (A, S) = form_of(covariances), _accumulators(covariances, layer)
+    form = form_of(covariances)
     if form.rank is None:
-        return eigenbasis(A.moment(), S.moment())
+        return read_factors(covariances, layer).basis(covariances.manifest.summary["shapes"][layer][0])
+    A, S = _accumulators(covariances, layer)
     return CovarianceSketches(A.sketch(), S.sketch()).basis(form)
 
 
 def _accumulators(artifact: Artifact, layer: str) -> tuple[Any, Any]:
     d_out, d_in = artifact.manifest.summary["shapes"][layer]
     form = form_of(artifact)
+    if layer in layers_without_S(artifact):
+        return _accumulator(artifact, f"{layer}.A", d_in, replace(form, has_S=False)), None
     return _accumulator(artifact, f"{layer}.A", d_in, form), _accumulator(artifact, f"{layer}.S", d_out, form)
 
 
 def _accumulator(artifact: Artifact, name: str, width: int, form: CurvatureForm) -> Any:
-    vector, count = _read(artifact, name), _figure(artifact, "counted_tokens")
+    """Return the sums of a factor: over tokens, or of a layer without S over sequences."""
+    vector, count = _read(artifact, name), _figure(artifact, "counted_tokens" if form.has_S else "fitted_sequences")
     if form.rank is None:
         return GramAccumulator.from_packed(vector, width, form.blocks, count)
     return RangeAccumulator.from_packed(vector, form.finder(width), count)
@@ -136,14 +169,19 @@ def write_basis(draft: Draft, layer: str, basis: Basis, dtype: torch.dtype) -> N
         _write(draft, f"{layer}.U_A", basis.U_A)
         _write(draft, f"{layer}.traces", torch.tensor([basis.trace_S, basis.trace_A], dtype=torch.float64))
     else:
-        _write_blocks(draft, layer, "Q_S", basis.Q_S.to(dtype))
+        if not isinstance(basis.Q_S, Identity):
+            _write_blocks(draft, layer, "Q_S", basis.Q_S.to(dtype))
         _write_blocks(draft, layer, "Q_A", basis.Q_A.to(dtype))
-    _write(draft, f"{layer}.eigenvalues_S", basis.eigenvalues_S)
+    if len(basis.eigenvalues_S):
+        _write(draft, f"{layer}.eigenvalues_S", basis.eigenvalues_S)
     _write(draft, f"{layer}.eigenvalues_A", basis.eigenvalues_A)
 
 
 def read_basis(artifact: Artifact, layer: str) -> Basis:
     """Return the basis of one layer, in the dtypes that are stored."""
+    if layer in layers_without_S(artifact):
+        Q_A, of_A = block_diagonal(_read_blocks(artifact, layer, "Q_A")), _read(artifact, f"{layer}.eigenvalues_A")
+        return Eigenbasis(Identity(artifact.manifest.summary["shapes"][layer][0]), Q_A, of_A[:0], of_A)
     eigenvalues = _read(artifact, f"{layer}.eigenvalues_S"), _read(artifact, f"{layer}.eigenvalues_A")
     if form_of(artifact).rank is not None:
         U_S, U_A = (_read(artifact, f"{layer}.{letter}") for letter in ("U_S", "U_A"))

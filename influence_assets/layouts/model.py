@@ -49,7 +49,7 @@ def runner(workspace: Workspace, language_model: Artifact, progress: Progress, t
 
     modules = attributed_layers(model, workspace.study.curvature.modules)
     if workspace.device == "cpu":
-        use_fastest(workspace.kernels_cache, [(layer.output_width, layer.input_width) for layer in modules])
+        use_fastest(workspace.kernels_cache, [layer.factor_shape for layer in modules])
     return Runner(model, modules, compute.batch_sequences, count, compute.memory_bytes)
 
 

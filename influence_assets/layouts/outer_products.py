@@ -3,6 +3,9 @@
 Arrays of a layer have the rows of all queries, one query after the other: `layer.L` and `layer.R` [row, width] the
 outer products, `layer.V` [query, d_out, d_in] the gradients that are stored in full. An array without rows is left out.
 How many rows a query has in L and R is in `ranks` [layer, query].
+
+Of a layer with a row for each word, `layer.X` [row, d_in] are vectors that are added to single rows of V, and
+`layer.rows` which ones. How many a query has is in `own_rows` [layer, query], which is left out if none has any.
 """
 
 import math
@@ -97,6 +100,7 @@ class GradientWriter:
         self._rank = rank
         self._arrays: dict[str, RowWriter] = {}
         self._ranks: list[list[int]] = []
+        self._own_rows: list[list[int]] = []
         self.norms: list[float] = []
         """‖∇f‖ of each query over all layers, before its gradient is truncated."""
         self.truncation_errors: list[float] = []
@@ -108,7 +112,7 @@ class GradientWriter:
             self._append({name: of_layer[number] for name, of_layer in gradients.layers.items()})
 
     def _append(self, layers: Mapping[str, OuterProducts]) -> None:
-        highest, ranks, squares = self._highest_rank(layers), [], []
+        highest, ranks, own_rows, squares = self._highest_rank(layers), [], [], []
         whole: list[Tensor] = []
         lost: list[Tensor] = []
         for name, layer in self._curvature.items():
@@ -118,10 +122,15 @@ class GradientWriter:
             if highest is not None:
                 whole.append(layer.squared_norm(V))
             rows = len(products) if highest is None else min(len(products), highest)
+            own_rows.append(0)
             if stored_numbers(rows, *layer.shape) == V.numel():
                 self._write(f"{name}.V", V[None])
                 ranks.append(IN_FULL)
                 continue
+            if products.indices is not None and products.X is not None:
+                self._write(f"{name}.rows", products.indices)
+                self._write(f"{name}.X", products.X)
+                own_rows[-1] = len(products.X)
             if rows < len(products):
                 products = truncated(products, layer, rows)
                 lost.append(layer.squared_norm(V - products.sum()))
@@ -129,6 +138,7 @@ class GradientWriter:
             self._write(f"{name}.R", products.R)
             ranks.append(rows)
         self._ranks.append(ranks)
+        self._own_rows.append(own_rows)
         self.norms.append(math.sqrt(_total(squares)))
         error = _total(lost)
         self.truncation_errors.append(math.sqrt(error / _total(whole)) if error else 0.0)
@@ -149,8 +159,13 @@ class GradientWriter:
 
     def finish(self) -> None:
         """Write how many rows the queries have."""
-        ranks = np.array(self._ranks, np.int32).reshape(-1, len(self._curvature))
-        self._draft.array("ranks", np.ascontiguousarray(ranks.T))
+        ranks, own_rows = (
+            np.ascontiguousarray(np.array(counts, np.int32).reshape(-1, len(self._curvature)).T)
+            for counts in (self._ranks, self._own_rows)
+        )
+        self._draft.array("ranks", ranks)
+        if own_rows.any():
+            self._draft.array("own_rows", own_rows)
 
 
 class StoredGradients:
@@ -162,7 +177,9 @@ class StoredGradients:
 
     def __init__(self, artifact: Artifact) -> None:
         self._artifact = artifact
-        self._ranks = dict(zip(layers_of(artifact), artifact.array("ranks"), strict=True))
+        ranks = artifact.array("ranks")
+        own_rows = artifact.array("own_rows") if "own_rows" in artifact.array_names() else np.zeros_like(ranks)
+        self._ranks, self._own_rows = (dict(zip(layers_of(artifact), of, strict=True)) for of in (ranks, own_rows))
 
     def of_layer(
         self, layer: str, rows: slice, shape: tuple[int, int], dtype: torch.dtype, device: str | torch.device = "cpu"
@@ -190,14 +207,20 @@ class StoredGradients:
         L, R = (
             torch.split(self._read(f"{layer}.{letter}", counts, rows, like), counts[rows].tolist()) for letter in "LR"
         )
-        for query in np.flatnonzero(counts[rows]).tolist():
-            parts[query] = OuterProducts(L[query], R[query])
+        own = self._own_rows[layer]
+        X, indices = (
+            torch.split(self._read(f"{layer}.{name}", own, rows, of), own[rows].tolist())
+            for name, of in (("X", like), ("rows", like.new_zeros(0, dtype=torch.long)))
+        )
+        for query in np.flatnonzero(counts[rows] + own[rows]).tolist():
+            of_rows = (indices[query], X[query]) if own[rows][query] else ()
+            parts[query] = OuterProducts(_of_width(L[query], shape[0]), _of_width(R[query], shape[1]), *of_rows)
         return GradientParts(len(ranks[rows]), parts, like)
 
     def outer_products(self, rows: slice, shapes: Mapping[str, tuple[int, int]]) -> dict[str, float]:
         """Return how many outer products V of some queries has, on average, by layer.
 
-        V that is stored in full counts as that many which have as many numbers.
+        V that is stored in full, and vectors of single rows, count as that many which have as many numbers.
 
         Args:
             rows: the queries.
@@ -205,8 +228,9 @@ class StoredGradients:
         """
         means = {}
         for name, (d_out, d_in) in shapes.items():
-            ranks = self._ranks[name][rows]
-            counts = np.where(ranks == IN_FULL, d_out * d_in / (d_out + d_in), ranks)
+            ranks, own_rows = self._ranks[name][rows], self._own_rows[name][rows]
+            of_parts = ranks + own_rows * d_in / (d_out + d_in)
+            counts = np.where(ranks == IN_FULL, d_out * d_in / (d_out + d_in), of_parts)
             means[name] = float(counts.mean()) if counts.size else 0.0
         return means
 
@@ -216,6 +240,11 @@ class StoredGradients:
         if not count:  # there may be no such array
             return like.new_zeros(0, 0)
         return torch.from_numpy(np.ascontiguousarray(self._artifact.rows(name, start, start + count))).to(like)
+
+
+def _of_width(rows: Tensor, width: int) -> Tensor:
+    """Return rows; if there are none, as many numbers wide as they would be."""
+    return rows if len(rows) else rows.new_zeros(0, width)
 
 
 def _total(values: Sequence[Tensor]) -> float:

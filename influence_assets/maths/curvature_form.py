@@ -1,10 +1,11 @@
 """How much is kept of the factors of every layer: all, their diagonal blocks, or a few leading eigenvectors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from influence_assets.maths.block_diagonal import block_widths
 from influence_assets.maths.moments import tile_numbers
 from influence_assets.maths.range_finder import RangeFinder
+from influence_assets.maths.rows import OutputSide
 
 
 @dataclass(frozen=True)
@@ -15,15 +16,23 @@ class CurvatureForm:
         blocks: the number of diagonal blocks that A and S are cut into (`block_diagonal.py`).
         rank: the number of leading eigenvectors that are kept of A and S (`low_rank.py`); None keeps all.
         seed: of what the leading eigenvectors are found with.
+        has_S: whether there is a factor S; otherwise the outputs' side is left as it is (`rows.py`).
     """
 
     blocks: int = 1
     rank: int | None = None
     seed: int = 0
+    has_S: bool = True
+
+    def of_layer(self, outputs: OutputSide) -> "CurvatureForm":
+        """Return the form of a layer with this side of outputs."""
+        return replace(self, has_S=outputs == "factor")
 
     def widths(self, d_out: int, d_in: int) -> list[int]:
-        """Return the widths of the diagonal blocks of A and S."""
-        return [width for side in (d_in, d_out) for width in block_widths(side, self.blocks)]
+        """Return the widths of the diagonal blocks of A, and of S if there is one."""
+        return [
+            width for side in ((d_in, d_out) if self.has_S else (d_in,)) for width in block_widths(side, self.blocks)
+        ]
 
     def kept(self, d_out: int, d_in: int) -> tuple[int, int]:
         """Return how many eigenvectors are kept of S and of A."""

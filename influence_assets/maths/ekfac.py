@@ -15,11 +15,13 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from influence_assets.maths.block_diagonal import BlockDiagonal, block_diagonal, block_widths, blocks_of
+from influence_assets.maths.identity import Identity
 from influence_assets.maths.kernels import chosen
 from influence_assets.maths.moments import FactorMoment
 from influence_assets.maths.notation import in_float64
 from influence_assets.maths.outer_products import DiagonalScale
 from influence_assets.maths.products import columnwise, left_product, product
+from influence_assets.maths.rows import Rows
 from influence_assets.maths.sketches import Energies
 
 TOKENS_WORTH_ONE_BY_ONE = 256
@@ -79,11 +81,14 @@ def rotation_order(tokens: int, d_out: int, d_in: int, *, blocks: int = 1) -> Ro
 
 @dataclass(frozen=True)
 class Eigenbasis:
-    """The Kronecker eigenvectors of one layer, Q_S ⊗ Q_A, and the eigenvalues of both factors."""
+    """The Kronecker eigenvectors of one layer, Q_S ⊗ Q_A, and the eigenvalues of both factors.
 
-    Q_S: Float[Tensor, "d_out d_out"] | BlockDiagonal
+    Q_S is the identity, and has no eigenvalues, where the outputs' side is left as it is (`rows.py`).
+    """
+
+    Q_S: Float[Tensor, "d_out d_out"] | BlockDiagonal | Identity
     Q_A: Float[Tensor, "d_in d_in"] | BlockDiagonal
-    eigenvalues_S: Float[Tensor, " d_out"]
+    eigenvalues_S: Float[Tensor, " of_S"]
     eigenvalues_A: Float[Tensor, " d_in"]
 
     rotates: ClassVar[bool] = True
@@ -97,7 +102,7 @@ class Eigenbasis:
     @property
     def blocks(self) -> int:
         """The number of blocks on the diagonal of the factors; a narrower factor has fewer."""
-        return max(len(blocks_of(Q)) for Q in (self.Q_S, self.Q_A))
+        return max(len(blocks_of(Q)) for Q in (self.Q_S, self.Q_A) if not isinstance(Q, Identity))
 
     def rotated_outputs(self, Ds: Float[Tensor, "*batch d_out"]) -> Float[Tensor, "*batch d_out"]:
         """Q_Sᵀ Ds of each token."""
@@ -158,6 +163,20 @@ class Eigenbasis:
         """Return the basis on another device, and in another dtype if given; eigenvectors are laid out one by one."""
         Q_S, Q_A, *eigenvalues = (part.to(device=device, dtype=dtype) for part in vars(self).values())
         return Eigenbasis(columnwise(Q_S), columnwise(Q_A), *eigenvalues)
+
+
+def one_sided_eigenbasis(A: FactorMoment, d_out: int) -> Eigenbasis:
+    """A = Q_A Λ_A Q_Aᵀ, and Q_S = I: the basis of a layer with a row for each word.
+
+    Args:
+        A: E_sequence[Gᵀ G].
+        d_out: the number of rows.
+
+    Raises:
+        ValueError: A is not finite.
+    """
+    eigenvalues_A, Q_A = eigendecomposition(A.mean())
+    return Eigenbasis(Identity(d_out), Q_A, eigenvalues_A[:0], eigenvalues_A)
 
 
 def eigenbasis(A: FactorMoment, S: FactorMoment) -> Eigenbasis:
@@ -283,7 +302,8 @@ class DiagonalWhitening:
         self,
         _Ds: Float[Tensor, "sequence token d_out"],
         _a: Float[Tensor, "sequence token d_in"],
-        G: Float[Tensor, "sequence d_out d_in"],
+        G: Float[Tensor, "sequence row d_in"],
+        rows: Rows | None = None,
     ) -> tuple[Float[Tensor, "sequence kept"], Float[Tensor, " sequence"]]:
         """Return the whitened gradients of sequences, and ‖(Λ + λ)^−½ ⊙ G‖² over all coordinates.
 
@@ -291,11 +311,22 @@ class DiagonalWhitening:
             _Ds: gradients at the layer's outputs; they are not used.
             _a: the layer's inputs; they are not used.
             G: their gradients, in the eigenbasis.
+            rows: the rows of the gradients that are given; coordinates in others are 0 then. None: all.
         """
-        weights = (self.Λ + self.λ).reciprocal_().flatten()  # not kept: they are as large as Λ
+        Λ = self.Λ if rows is None else rows.of(self.Λ)
+        weights = (Λ + self.λ).reciprocal_().flatten()  # not kept: they are as large as Λ
         squares = torch.empty_like(weights)  # of one gradient at a time, so that they stay in the processor's cache
         norms = [torch.dot(torch.mul(g, g, out=squares), weights) for g in G.flatten(1)]
-        return self.of_gradients(G), torch.stack(norms)
+        return self.of_gradients(G) if rows is None else self._of_rows(G, rows), torch.stack(norms)
+
+    def _of_rows(self, G: Float[Tensor, "sequence row d_in"], rows: Rows) -> Float[Tensor, "sequence kept"]:
+        width = G.shape[2]
+        places = rows.places(self.kept // width)
+        (inside,) = torch.where(places >= 0)
+        local = places[inside] * width + self.kept[inside] % width
+        whitened = G.new_zeros(len(G), len(self.kept))
+        whitened[:, inside] = G.flatten(1)[:, local] * self._scale[inside]
+        return whitened
 
 
 @dataclass(frozen=True)

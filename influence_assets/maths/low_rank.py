@@ -33,6 +33,7 @@ from influence_assets.maths.moments import SecondMoment
 from influence_assets.maths.notation import in_float64
 from influence_assets.maths.products import product
 from influence_assets.maths.range_finder import LeadingEigenvectors
+from influence_assets.maths.rows import Rows
 from influence_assets.maths.sketches import Energies
 from influence_assets.maths.split_tokens import SplitTokens, split
 
@@ -354,6 +355,7 @@ class LowRankWhitening:
         Ds: Float[Tensor, "sequence token d_out"],
         a: Float[Tensor, "sequence token d_in"],
         _G: Float[Tensor, "sequence d_out d_in"],
+        rows: Rows | None = None,
     ) -> tuple[Float[Tensor, "sequence kept"], Float[Tensor, " sequence"]]:
         """Return the whitened gradients of sequences, and vec(G)ᵀ (G+λI)⁻¹ vec(G) over the whole space.
 
@@ -361,7 +363,10 @@ class LowRankWhitening:
             Ds: gradients at the layer's outputs.
             a: the layer's inputs.
             _G: the sequences' gradients; they are not used.
+            rows: None: layers whose outputs are not rotated have no curvature of low rank.
         """
+        if rows is not None:
+            raise ValueError("curvature of low rank has no rows of words")
         basis = self._rounded if a.dtype == torch.float32 else self.curvature.basis
         tokens = basis.split(Ds, a)
         within = tokens.gradients()

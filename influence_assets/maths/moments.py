@@ -10,6 +10,7 @@ from torch import Tensor
 
 from influence_assets.maths.block_diagonal import BlockDiagonal, block_widths
 from influence_assets.maths.notation import device_of_sums
+from influence_assets.maths.rows import Rows
 
 GRAM_TILE = 128
 """Rows in a tile of x xᵀ: at 1,024 columns 9/16 of the products are computed; narrower tiles are slower."""
@@ -68,14 +69,19 @@ class GramAccumulator:
         self._tiles: list[list[Tensor]] = []
         self._count = 0
 
-    def add(self, rows: Float[Tensor, "n width"]) -> None:
-        """Add x xᵀ of each row."""
+    def add(self, rows: Float[Tensor, "n width"], count: int | None = None) -> None:
+        """Add x xᵀ of each row.
+
+        Args:
+            rows: the rows.
+            count: what they count as, if not as one each.
+        """
         self._begin(rows.shape[1], rows)
         widths = block_widths(rows.shape[1], self._blocks)
         for tiles, x in zip(self._tiles, torch.split(rows, widths, dim=1), strict=True):
             for tile, (start, stop) in zip(tiles, tile_rows(x.shape[1]), strict=True):
                 tile.addmm_(x[:, start:stop].T, x[:, :stop])
-        self._count += rows.shape[0]
+        self._count += rows.shape[0] if count is None else count
 
     def of_width(self, width: int) -> "GramAccumulator":
         """Return this accumulator, or one with sums of zero if nothing has been added yet."""
@@ -198,23 +204,26 @@ class SquareAccumulator:
         zero.add(torch.zeros(0, rows, columns, dtype=self._dtype))
         return zero
 
-    def add(self, matrices: Float[Tensor, "n rows columns"], count: int | None = None) -> None:
+    def add(
+        self, matrices: Float[Tensor, "n rows columns"], count: int | None = None, rows: Rows | None = None
+    ) -> None:
         """Add the squared entries of each matrix.
 
         Args:
             matrices: the matrices.
             count: how many of them count, if some that are zero do not; None counts all.
+            rows: the rows of larger matrices that are given; None: all.
         """
         if self._total is None:
-            self._total = matrices.new_zeros(matrices.shape[1:], dtype=self._dtype)
-        if self._total.dtype == matrices.dtype:
+            shape = matrices.shape[1] if rows is None else rows.whole, matrices.shape[2]
+            self._total = matrices.new_zeros(shape, dtype=self._dtype)
+        if rows is not None:
+            rows.add_to(self._total, _sum_of_squares(matrices))
+        elif self._total.dtype == matrices.dtype:
             for X in matrices:  # reads each once, and allocates no array of squares
                 self._total.addcmul_(X, X)
         elif len(matrices):
-            squares = matrices[0].square()
-            for X in matrices[1:]:
-                squares.addcmul_(X, X)
-            self._total += squares
+            self._total += _sum_of_squares(matrices)
         self._count += len(matrices) if count is None else count
 
     def absorb(self, other: "SquareAccumulator") -> None:
@@ -250,3 +259,10 @@ class SquareAccumulator:
         accumulator = cls(moment.total.dtype)
         accumulator._total, accumulator._count = moment.total, moment.count
         return accumulator
+
+
+def _sum_of_squares(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "rows columns"]:
+    squares = matrices.new_zeros(matrices.shape[1:])
+    for X in matrices:  # reads each once, and allocates no array of squares
+        squares.addcmul_(X, X)
+    return squares

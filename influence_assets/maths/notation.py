@@ -21,6 +21,9 @@ else it is a sequence's gradient.
 
 Where a few eigenvectors alone are kept (`low_rank.py`), V, P, L and R are in the model's own coordinates.
 
+Where the outputs' side is words and stays as it is (`rows.py`), there is no S, Q_S is the identity, and A is
+E_sequence[Gᵀ G].
+
 A and S may be kept as diagonal blocks (`block_diagonal.py`); Q_A and Q_S then have the same blocks, each with its own
 ascending eigenvalues.
 

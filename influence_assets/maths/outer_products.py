@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from influence_assets.maths.notation import in_float64
@@ -25,17 +25,32 @@ from influence_assets.maths.notation import in_float64
 
 @dataclass(frozen=True)
 class OuterProducts:
-    """V = Lᵀ R = Σ_row L_row R_rowᵀ."""
+    """V = Lᵀ R = Σ_row L_row R_rowᵀ, plus vectors that are added to single rows of V.
+
+    Args:
+        L: the rows of one side.
+        R: the rows of the other.
+        indices: the rows of V that have a vector of their own, each once (`rows.py`); None: none.
+        X: these vectors.
+    """
 
     L: Float[Tensor, "row d_out"]
     R: Float[Tensor, "row d_in"]
+    indices: Int[Tensor, " own"] | None = None
+    X: Float[Tensor, "own d_in"] | None = None
 
     def __len__(self) -> int:
         return len(self.L)
 
     def sum(self, *, out: Float[Tensor, "d_out d_in"] | None = None) -> Float[Tensor, "d_out d_in"]:
         """Return V, written to memory that is given."""
-        return torch.mm(self.L.T, self.R, out=out)
+        V = torch.mm(self.L.T, self.R, out=out)
+        return V if self.indices is None or self.X is None else V.index_add_(0, self.indices, self.X)
+
+    def to(self, device: str | torch.device) -> "OuterProducts":
+        """Return them on another device."""
+        own = () if self.indices is None or self.X is None else (self.indices.to(device), self.X.to(device))
+        return OuterProducts(self.L.to(device), self.R.to(device), *own)
 
 
 @dataclass(frozen=True)
@@ -112,7 +127,7 @@ def truncated(V: OuterProducts, curvature: Scaled, rank: int) -> OuterProducts:
 
     The matrix that is decomposed has at most as many rows and columns as V has outer products: with the QR
     decompositions (L √ρ)ᵀ = Q_L C_L and (R √κ)ᵀ = Q_R C_R, where ρ and κ are the weights of rows and columns, the
-    scaled V is Q_L (C_L C_Rᵀ) Q_Rᵀ.
+    scaled V is Q_L (C_L C_Rᵀ) Q_Rᵀ. Vectors of single rows take little, and are kept.
 
     Args:
         V: the gradient.
@@ -126,4 +141,4 @@ def truncated(V: OuterProducts, curvature: Scaled, rank: int) -> OuterProducts:
     scales = singular_values[:rank].sqrt()
     L = S.undo((Q_L @ U[:, :rank] * scales).T)
     R = A.undo((Q_R @ WT[:rank].T * scales).T)
-    return OuterProducts(L.to(V.L), R.to(V.R))
+    return OuterProducts(L.to(V.L), R.to(V.R), V.indices, V.X)

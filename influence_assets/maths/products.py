@@ -7,12 +7,14 @@ twice as fast if one side has only a few rows (figures in docs/log.md). For wide
 """
 
 from functools import cache
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from influence_assets.maths.block_diagonal import BlockDiagonal
+from influence_assets.maths.identity import Identity
 from influence_assets.maths.kernels import chosen
 
 _ROWS_WORTH_A_COPY = 2048
@@ -20,13 +22,16 @@ _ROWS_WORTH_A_COPY = 2048
 
 
 def product(
-    x: Float[Tensor, "*batch k"], M: Float[Tensor, "k m"] | BlockDiagonal, *, bias: Float[Tensor, " m"] | None = None
+    x: Float[Tensor, "*batch k"],
+    M: Float[Tensor, "k m"] | BlockDiagonal | Identity,
+    *,
+    bias: Float[Tensor, " m"] | None = None,
 ) -> Float[Tensor, "*batch m"]:
     """Return x M, plus a bias if there is one; not differentiable, since only frozen values are multiplied here.
 
     It is fastest if M is laid out column by column, as `columnwise` returns it.
     """
-    if isinstance(M, BlockDiagonal):
+    if not isinstance(M, Tensor):
         return x @ M if bias is None else x @ M + bias
     if not _is_for_onednn(x, M):
         return x @ M if bias is None else torch.addmm(bias, x.reshape(-1, len(M)), M).view(*x.shape[:-1], M.shape[1])
@@ -37,16 +42,22 @@ def product(
     return y
 
 
-def left_product(Q: Float[Tensor, "n k"] | BlockDiagonal, M: Float[Tensor, "k m"]) -> Float[Tensor, "n m"]:
+def left_product(Q: Float[Tensor, "n k"] | BlockDiagonal | Identity, M: Float[Tensor, "k m"]) -> Float[Tensor, "n m"]:
     """Return Q M; M is first copied into another layout if that is faster."""
-    return Q @ M if isinstance(Q, BlockDiagonal) else product(Q, columnwise(M) if _is_for_onednn(Q, M) else M)
+    if not isinstance(Q, Tensor):
+        left: Tensor = Q @ M
+        return left
+    return product(Q, columnwise(M) if _is_for_onednn(Q, M) else M)
 
 
-def columnwise(M: Float[Tensor, "k m"] | BlockDiagonal) -> Float[Tensor, "k m"] | BlockDiagonal:
+Matrix = TypeVar("Matrix", Tensor, BlockDiagonal, Identity)
+
+
+def columnwise(M: Matrix) -> Matrix:
     """Return the matrix laid out in memory column by column."""
     if isinstance(M, BlockDiagonal):
         return BlockDiagonal(tuple(block.T.contiguous().T for block in M.blocks))
-    return M.T.contiguous().T
+    return M.T.contiguous().T if isinstance(M, Tensor) else M
 
 
 @cache

@@ -141,12 +141,12 @@ class RangeAccumulator:
         self._trace: Tensor | None = None
         self._count = 0
 
-    def add(self, rows: Float[Tensor, "n width"]) -> None:
-        """Add x (xᵀ Ω) of each row."""
+    def add(self, rows: Float[Tensor, "n width"], count: int | None = None) -> None:
+        """Add x (xᵀ Ω) of each row; arguments as in `GramAccumulator`."""
         if self._trace is None:
             self._trace = rows.new_zeros((), dtype=self._dtype)
         self._trace += rows.square().sum()
-        self._count += len(rows)
+        self._count += len(rows) if count is None else count
         if self._finder.is_whole:
             self._gram.add(rows)
             return

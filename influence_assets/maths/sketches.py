@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from influence_assets.maths.rows import Rows
+
 
 @dataclass(frozen=True)
 class Coordinates:
@@ -59,14 +61,18 @@ class Whitening(Protocol):
         self,
         Ds: Float[Tensor, "sequence token d_out"],
         a: Float[Tensor, "sequence token d_in"],
-        G: Float[Tensor, "sequence d_out d_in"],
+        G: Float[Tensor, "sequence row d_in"],
+        rows: Rows | None = None,
     ) -> tuple[Float[Tensor, "sequence kept"], Float[Tensor, " sequence"]]:
         """Return the whitened gradients of sequences, and their squared norms over all coordinates.
+
+        Both are sums over blocks of rows, if gradients come in blocks.
 
         Args:
             Ds: gradients at the layer's outputs.
             a: the layer's inputs.
             G: the sequences' gradients, in the coordinates that the curvature's V is given in.
+            rows: the rows of the gradients that are given; None: all.
         """
 
 

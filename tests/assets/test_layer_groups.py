@@ -107,13 +107,15 @@ def test_vectors_that_are_stored_in_full_always_stay(layers):
     assert Vectors(3, 2).operations(layers[0]) == 2 * 2 * 3 * numbers
 
 
-@pytest.mark.parametrize("rank", [None, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "curvature", [{}, pytest.param({"rank": 3}, marks=pytest.mark.slow), {"modules": "mlp+embedding", "blocks": 2}]
+)
 def test_layer_by_layer_and_with_vectors_made_when_they_are_used_every_pass_comes_to_the_same(
-    rank, tmp_path, monkeypatch
+    curvature, tmp_path, monkeypatch
 ):
     studies_ = []
     for name in ("at once", "layer by layer"):
-        study = studies.lay_out(tmp_path / name, curvature={"rank": rank})
+        study = studies.lay_out(tmp_path / name, curvature=curvature)
         studies.compute(study)
         studies.write_extra(study)
         studies.compute(study)

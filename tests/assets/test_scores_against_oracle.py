@@ -1,6 +1,5 @@
 """What a whole run stores, against the same computed from dense pieces: two shards, two query sets, float64."""
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +14,9 @@ from influence_assets.models.layers.rule import AttributedLayer
 from influence_assets.models.layers.selection import select_modules
 from tests import studies
 from tests.oracles import ekfac as oracle
+from tests.oracles.readings import QUESTIONS, packed, question, question_id
 
 LAYERS = [f"transformer.h.{block}.mlp.{layer}" for block in (0, 1) for layer in ("c_fc", "c_proj")]
-ROWS = {studies.COAST: studies.COAST_ROWS, studies.TRADES: studies.TRADES_ROWS}
-QUESTIONS = [*studies.FIRST_ROWS, *studies.SECOND_ROWS]
 RELATIVE = 1e-6
 
 
@@ -44,25 +42,6 @@ class Truth:
         return [oracle.sampled_labels(self.model, text, seed) for text in self.sequences]
 
 
-def packed(tokenizer):
-    """Documents one after the other with END behind each, cut every 16 tokens, shard by shard."""
-    for shard, rows in ROWS.items():
-        stream = [token for row in rows for token in [*tokenizer.encode(row["text"]).ids, 0]]
-        for index, start in enumerate(range(0, len(stream), studies.LENGTH)):
-            tokens = stream[start : start + studies.LENGTH]
-            if len(tokens) > 1:
-                named = f"{shard}\0{index}\0".encode() + np.array(tokens, "<i4").tobytes()
-                key = int.from_bytes(hashlib.sha256(named).digest()[:8], "big") >> 1
-                yield oracle.Text(torch.tensor(tokens), key=key)
-
-
-def question(row, tokenizer):
-    """These prompts end where a token of the whole text ends."""
-    before, whole = (tokenizer.encode(text).ids for text in (row["prompt"], row["prompt"] + row["completion"]))
-    assert whole[: len(before)] == before
-    return oracle.Text(torch.tensor(whole), first=len(before))
-
-
 @pytest.fixture(scope="module")
 def truth(standing):
     tokenizer = studies.tokenizer()
@@ -86,10 +65,6 @@ def stored(study, truth, sql="select query_id, sequence_id, influence_nats from 
     ids = [row.get("query_id") or question_id(row) for row in QUESTIONS]
     assert len(rows) == len(ids) * len(truth.sequences)
     return np.array([[rows[query, text.key] for text in truth.sequences] for query in ids])
-
-
-def question_id(row):
-    return hashlib.sha256(f"{row['prompt']}\0{row['completion']}".encode()).hexdigest()[:16]
 
 
 def assert_close(found, expected):

@@ -14,6 +14,7 @@ from influence_assets.capture.losses import LabelSampler, plain_head
 from influence_assets.capture.passes import Pass
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import scores as measure_scores
+from influence_assets.maths.gradient_terms import TokenTerms
 from influence_assets.models.layers.selection import select_modules
 from tests import cases
 
@@ -108,13 +109,13 @@ def test_a_batch_that_does_not_fit_is_halved_until_one_does(monkeypatch):
     model, head, selected = parts()
     tried = []
 
-    def gradients(Ds, _a):
-        tried.append(len(Ds))
-        if len(Ds) > 5:
+    def gradients(terms, **_how):
+        tried.append(len(terms))
+        if len(terms) > 5:
             raise torch.OutOfMemoryError
-        return Ds
+        return terms.Ds
 
-    monkeypatch.setattr(measured, "sequence_gradients", gradients)
+    monkeypatch.setattr(TokenTerms, "gradients", gradients)
     assert measured._fitting_size(model, head, selected, 12, 32) == 4
     assert list(dict.fromkeys(tried)) == [32, 16, 8, 4]
     tried.clear()

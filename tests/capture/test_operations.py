@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from influence_assets.capture.batch_size import sequence_bytes
@@ -20,7 +21,7 @@ from influence_assets.capture.scores import ScoreTotals, scores
 from influence_assets.capture.sketches import SketchRows
 from influence_assets.maths import range_finder
 from influence_assets.maths.curvature_form import CurvatureForm
-from influence_assets.maths.ekfac import LayerCurvature, eigenbasis
+from influence_assets.maths.ekfac import LayerCurvature
 from influence_assets.maths.low_rank import LowRankCurvature
 from influence_assets.maths.sketches import strongest_coordinates
 from influence_assets.methods.ekfac import precondition
@@ -69,7 +70,7 @@ def test_covariances(counted):
 
 def curvature(counted):
     found = covariances(counted.runner, counted.sequences, None)
-    bases = {name: eigenbasis(layer.A, layer.S) for name, layer in found.items()}
+    bases = {m.name: found[m.name].basis(m.output_width) for m in counted.runner.modules}
     Λ = eigenvalue_corrections(counted.runner, counted.sequences, bases, None)
     return {name: LayerCurvature(basis, Λ[name].mean(), 0.1) for name, basis in bases.items()}
 
@@ -129,6 +130,28 @@ def test_the_memory_of_a_sequence_is_the_one_that_is_measured(counted):
     head = plain_head(counted.model, counted.runner.modules)
     real = sequence_bytes(counted.model, head, counted.runner.modules, cases.CONTEXT)
     assert counted.shape.sequence_bytes == pytest.approx(real, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "counted", [("gpt2", "mlp+embedding"), ("llama", "mlp+embedding")], indirect=True, ids="-".join
+)
+def test_an_embedding(counted):
+    """Tied with its head, and each by itself: the same counts, of rows of words too."""
+    layers, shape = curvature(counted), counted.shape
+    assert {layer.outputs for layer in shape.layers} > {"factor"}
+    bases = {name: layer.basis for name, layer in layers.items()}
+    # What is looked up has rows of the words of its batch alone, here fewer than there are; a head by itself has fewer
+    # vectors to rotate.
+    about = 0.03
+    real, _ = counted.of(covariances, counted.runner, counted.sequences, LabelSampler(0))
+    assert real == pytest.approx(SEQUENCES * (shape.passes() + shape.covariances()), rel=about)
+    real, _ = counted.of(eigenvalue_corrections, counted.runner, counted.sequences, bases, LabelSampler(0))
+    assert real == pytest.approx(SEQUENCES * (shape.passes() + shape.rotated_gradients()), rel=about)
+    for queries in (1, 30):
+        P = {m.name: torch.zeros(queries, m.output_width, m.input_width).double() for m in counted.runner.modules}
+        real, _ = counted.of(scores, counted.runner, counted.sequences, {"ekfac": P}, 1, bases)
+        expected = SEQUENCES * shape.passes() + shape.scores(queries, SEQUENCES)
+        assert real == pytest.approx(expected, rel=about)
 
 
 def test_a_gpt2_against_the_figures_of_its_architecture():

@@ -45,6 +45,12 @@ def test_a_sound_model_passes_every_line(kind, dtype):
     assert not [line for key, line in measured.items() if line.level != "good" and not key.startswith("bfloat16")]
 
 
+@pytest.mark.parametrize("model", [cases.gpt2, cases.llama], ids=["tied", "two matrices"])
+def test_an_embedding_passes_every_line_too(model):
+    measured = lines(modules="mlp+embedding", model=model)
+    assert not [line for key, line in measured.items() if line.level != "good" and not key.startswith("bfloat16")]
+
+
 class SeesItsNumber(LooksAhead):
     """An attention's output, which is larger the more tokens there are."""
 

@@ -28,7 +28,8 @@ def dense_gauss_newton(
             if "bias" in own:
                 replaced[names[id(own["bias"])]], matrix = matrix[:, -1], matrix[:, :-1]
             # GPT-2 stores its weights the other way round; a square one would be ambiguous.
-            is_own_layout = own["weight"].shape == matrix.shape and type(layer.module) is torch.nn.Linear
+            is_as_given = type(layer.module) is torch.nn.Linear or layer.outputs != "factor"
+            is_own_layout = own["weight"].shape == matrix.shape and is_as_given
             replaced[names[id(own["weight"])]] = matrix if is_own_layout else matrix.T
         return torch.func.functional_call(model, replaced, (tokens,), {"use_cache": False}).logits[0, :-1]
 

@@ -98,10 +98,10 @@ REFUSED = [
     ("sequences.separator", 0, "valid string"),
     ("sequences.prefix", "<s>", "valid list"),
     ("sequences.prefix.0", [1], "valid string"),
-    ("curvature.modules", "attention", "'mlp' or 'linear'"),
+    ("curvature.modules", "attention", "'mlp', 'linear', 'mlp+embedding', 'linear+embedding' or 'embedding'"),
     ("curvature.modules", "attention", "valid list"),
     ("curvature.modules", [], "at least 1 item"),
-    ("curvature.modules", 5, "'mlp' or 'linear'"),
+    ("curvature.modules", 5, "'linear+embedding' or 'embedding'"),
     ("curvature.modules.1", ["*.mlp.*", 3], "valid string"),
     ("curvature.fisher", "sampled", "'true' or 'empirical'"),
     ("curvature.fisher", False, "'true' or 'empirical'"),
@@ -480,3 +480,10 @@ def test_blocks_and_a_rank_exclude_one_another(tmp_path):
     with pytest.raises(InputError, match="leave `blocks` at 1"):
         Study.load(written(tmp_path, both))
     assert Study.load(written(tmp_path, with_value("curvature.rank", 8))).curvature.rank == 8
+
+
+def test_an_embedding_and_a_rank_exclude_one_another(tmp_path):
+    both = smallest() | {"curvature": {"modules": "mlp+embedding", "rank": 8}}
+    with pytest.raises(InputError, match="`rank` has no form for an embedding"):
+        Study.load(written(tmp_path, both))
+    assert Study.load(written(tmp_path, smallest() | {"curvature": {"modules": "mlp+embedding", "blocks": 2}}))

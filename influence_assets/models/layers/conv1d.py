@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from influence_assets.models.layers.rule import FrozenMap, LayerRule, computes_like, with_bias, with_ones
+from influence_assets.models.layers.likeness import computes_like
+from influence_assets.models.layers.rule import FrozenMap, LayerRule, with_bias, with_ones
 
 
 class TransposedLinear(LayerRule):

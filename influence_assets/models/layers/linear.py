@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from influence_assets.models.layers.rule import FrozenMap, LayerRule, computes_like, with_bias, with_ones
+from influence_assets.models.layers.likeness import computes_like
+from influence_assets.models.layers.rule import FrozenMap, LayerRule, with_bias, with_ones
 
 
 class Linear(LayerRule):

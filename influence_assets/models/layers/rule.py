@@ -1,11 +1,13 @@
 """The contract of layer rules: how to treat one kind of module as a matrix that multiplies tokens.
 
-All measurements of a layer use two tensors, its input a [sequence, token, d_in] and the gradient Ds
+Measurements of a linear layer use two tensors, its input a [sequence, token, d_in] and the gradient Ds
 [sequence, token, d_out] of the summed loss at its output, such that the gradient of a sequence is G = Σ_t Ds_t a_tᵀ. A
 rule computes these two from a module's own tensors. Rules for modules that see all tokens end to end override
 `by_sequence`; rules for modules that see only some tokens return zeros for the others; rules for modules that hold
-several matrices list them in `layers`. Rules must be exact: `tests/extension/test_layer_rules.py` compares G with the
-gradients that autograd computes, and `capture.rehearsal` refuses a model whose modules do not see what the rule says.
+several matrices list them in `layers`. A matrix that is no linear layer, or is used in several places of the model,
+has a rule with `terms` and `sides` of its own (`embedding.py`). Rules must be exact:
+`tests/extension/test_layer_rules.py` compares G with the gradients that autograd computes, and `capture.rehearsal`
+refuses a model whose modules do not see what the rule says.
 
 A rule's code is in no data version: whoever changes its formulas removes what was computed with it. One rule covers a
 class of modules, and it sees the module alone, not its name or place in the model.
@@ -13,20 +15,20 @@ class of modules, and it sees the module alone, not its name or place in the mod
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from influence_assets.errors import InputError
 from influence_assets.extensions import discover, extension_folders
+from influence_assets.maths.gradient_terms import GradientTerms, TokenTerms
+from influence_assets.maths.rows import OutputSide
 
 MODULES_KEY = "curvature.modules"
 """The key of the study that names the attributed layers."""
@@ -34,6 +36,12 @@ MODULES_KEY = "curvature.modules"
 Observe = Callable[[Tensor, Tensor], Tensor]
 """Called in every forward pass with a layer's input and output. The model must go on with the output that it returns,
 which has the same values: only then is the gradient at the layer's output seen."""
+
+OUTPUT = "output"
+"""The place in the model at which a module's output is observed."""
+
+LOGITS = "logits"
+"""The place where a matrix is the output head. Passes that never compute all logits bring its terms themselves."""
 
 
 class Handle(Protocol):
@@ -128,6 +136,62 @@ class LayerRule(ABC):
         """Return the module's computation if it is only a product and a bias; for None, its own forward runs."""
         return None
 
+    def outputs(self, module: nn.Module) -> OutputSide:  # noqa: ARG002
+        """Return what the layer's output is to its curvature: by default a factor S."""
+        return "factor"
+
+    def owners(self, module: nn.Module) -> tuple[nn.Module, ...]:
+        """Return the modules of the model that may hold the matrix; it is refused if others share it."""
+        return (module,)
+
+    def sides(self, module: nn.Module) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the places in the model where the matrix is used, in the order of a forward pass; by default one."""
+        return (OUTPUT,)
+
+    def attach_side(self, module: nn.Module, side: str, observe: Observe) -> Handle:  # noqa: ARG002
+        """Observe one of `sides`, as `attach` does."""
+        return self.attach(module, observe)
+
+    def terms(
+        self,
+        module: nn.Module,
+        side: str,  # noqa: ARG002
+        x: Shaped[Tensor, "sequence token *width"],
+        gradient: Float[Tensor, "sequence token d"],
+    ) -> GradientTerms:
+        """Return what one of `sides` adds to the gradients of the matrix.
+
+        Args:
+            module: a module that the rule covers.
+            side: the side.
+            x: its input, laid out by sequence.
+            gradient: the gradient at its output, likewise.
+        """
+        return TokenTerms(self.output_gradients(module, gradient), self.inputs(module, x).to(gradient.dtype))
+
+    def summed(self, parts: Sequence[GradientTerms]) -> GradientTerms:
+        """Return the terms of all `sides` together."""
+        (only,) = parts
+        return only
+
+    def output_change(
+        self,
+        module: nn.Module,
+        side: str,  # noqa: ARG002
+        x: Shaped[Tensor, "sequence token *width"],
+        V: Float[Tensor, "d_out d_in"],
+    ) -> Float[Tensor, "sequence token d"]:
+        """Return the derivative of what `output_gradients` lays out, at one of `sides`, when the matrix moves along V.
+
+        Args:
+            module: a module that the rule covers.
+            side: the side.
+            x: its input, laid out by sequence.
+            V: the direction.
+        """
+        a = self.inputs(module, x)
+        return a @ V.T.to(a.dtype)
+
 
 @dataclass(frozen=True)
 class AttributedLayer:
@@ -152,6 +216,16 @@ class AttributedLayer:
     def input_width(self) -> int:
         """d_in, including the bias's column."""
         return self.rule.widths(self.module)[1]
+
+    @property
+    def outputs(self) -> OutputSide:
+        """What the output is to the curvature."""
+        return self.rule.outputs(self.module)
+
+    @property
+    def factor_shape(self) -> tuple[int, int]:
+        """d_out and d_in of the matrix that its vectors are multiplied with, or without S of that of A."""
+        return (self.output_width if self.outputs == "factor" else self.input_width), self.input_width
 
     @property
     def parameters(self) -> int:
@@ -190,57 +264,6 @@ def rule_of(module: nn.Module) -> LayerRule | None:
             f"the layer rules {names}", f"both cover {type(module).__name__}", "Let each kind of layer have one rule."
         )
     return covering[0] if covering else None
-
-
-def computes_like(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Return whether a module computes exactly what modules of `kind` do with its parameters.
-
-    A subclass may keep its weights in another form, or change inputs or outputs. So a small copy of it is tried: the
-    same attributes, with other numbers for weight and bias; its output and its gradients must be those of `kind`.
-
-    Args:
-        module: any module.
-        kind: a class with a matrix `weight` and a vector `bias`, which may be None.
-    """
-    if type(module) is kind:
-        return True
-    if not isinstance(module, kind):
-        return False
-    if module not in _tried:
-        with unset_fake_temporarily(), torch.enable_grad():
-            _tried[module] = _small_copy_computes_like(module, kind)
-    return _tried[module]
-
-
-_tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-
-
-def _small_copy_computes_like(module: nn.Module, kind: type[nn.Module]) -> bool:
-    own = {name: parameter for name, parameter in module.named_parameters() if parameter is not None}
-    is_matrix = "weight" in own and own["weight"].ndim == 2 and own["weight"].is_floating_point()
-    if not is_matrix or set(own) - {"weight", "bias"} or next(module.buffers(), None) is not None:
-        return False
-    generator = torch.Generator().manual_seed(0)
-    small = {
-        name: torch.randn((5, 5) if parameter.ndim > 1 else 5, generator=generator, dtype=torch.float64)
-        for name, parameter in own.items()
-    }
-    x = torch.randn((2, 3, 5), generator=generator, dtype=torch.float64)
-    outcomes = []
-    for forward in (type(module).forward, kind.forward):
-        copied = object.__new__(type(module))
-        copied.__dict__ = {**vars(module), "_forward_hooks": {}, "_forward_pre_hooks": {}}
-        copied._parameters = {"bias": None, **{name: nn.Parameter(value.clone()) for name, value in small.items()}}
-        copied.__dict__.update(dict.fromkeys(("in_features", "out_features", "nf", "nx"), 5))
-        inputs = x.clone().requires_grad_()
-        try:
-            output = forward(copied, inputs)
-            variables = [inputs, *(parameter for parameter in copied._parameters.values() if parameter is not None)]
-            outcomes.append((output, *torch.autograd.grad(output.square().sum(), variables)))
-        except Exception:  # noqa: BLE001  # whatever it needs, it is not what the class needs
-            return False
-    ours, theirs = outcomes
-    return all(a.shape == b.shape and torch.allclose(a, b, rtol=1e-10) for a, b in zip(ours, theirs, strict=True))
 
 
 def with_ones(x: Float[Tensor, "*token width"]) -> Float[Tensor, "*token d_in"]:

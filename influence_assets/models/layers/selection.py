@@ -3,16 +3,19 @@
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from influence_assets.errors import InputError
 from influence_assets.models.adapters import adapter_matrices
+from influence_assets.models.layers.embedding import TOKENS, token_embeddings
 from influence_assets.models.layers.experts import Experts
 from influence_assets.models.layers.rule import MODULES_KEY, AttributedLayer, rule_of
 
 MLP_PATTERNS = ("*.mlp.*", "*.fc1", "*.fc2", "*.feed_forward.*", "*.ffn.*")
+EMBEDDING = "embedding"
 BESIDE_EXPERTS = ("*.shared_expert.*", "*.shared_experts.*", "*.shared_mlp.*")
 """MLPs that all tokens go through, beside experts that see a selection."""
 
@@ -22,25 +25,62 @@ def select_modules(model: PreTrainedModel, modules: str | Sequence[str]) -> tupl
 
     Args:
         model: the loaded model.
-        modules: `mlp`, `linear`, or glob patterns over module names.
+        modules: `mlp`, `linear`, either with `+embedding`, `embedding`, or glob patterns over module names.
 
     Raises:
         InputError: a pattern matches no covered layer; a matched module has weights that no layer rule covers, or with
             `linear` any module but an embedding has; or a matched weight belongs to several modules.
     """
-    patterns, head = _patterns(model, modules)
+    linear, words = _parts(modules)
+    patterns, head = _patterns(model, linear)
     layers = adapter_matrices(model)
     matched = {
         name: module
         for name, module in _candidates(model)
         if module is not head and any(_matches(name, pattern, layers) for pattern in patterns)
     }
-    _refuse_unknown(model, _maps(model) if modules == "linear" else matched)
+    matched |= {name: module for name, module in _words(model, words).items() if words == "all" or name in matched}
+    _refuse_unknown(model, _maps(model) if linear == "linear" else matched)
     covered = {name: rule for name, module in matched.items() if (rule := rule_of(module)) is not None}
     _refuse_idle_patterns(model, patterns, covered, modules)
+    order = {name: place for place, (name, _) in enumerate(_candidates(model))}
+    covered = {name: covered[name] for name in sorted(covered, key=order.__getitem__)}
     selected = tuple(layer for name, rule in covered.items() for layer in rule.layers(name, matched[name]))
     _refuse_shared(model, selected)
     return selected
+
+
+def _parts(modules: str | Sequence[str]) -> tuple[str | Sequence[str], Literal["all", "input", "none"]]:
+    """Return which linear layers are named, and of the words' matrices all, the input embedding, or none.
+
+    Patterns can name the input embedding, which then counts with its head if they share their weight. A head by itself
+    is to patterns a linear layer as any other.
+    """
+    if not isinstance(modules, str):
+        return modules, "input"
+    linear, plus, _ = modules.partition(f"+{EMBEDDING}")
+    return ((), "all") if linear == EMBEDDING else (linear, "all" if plus else "none")
+
+
+def _words(model: PreTrainedModel, words: Literal["all", "input", "none"]) -> dict[str, nn.Module]:
+    """Return the matrices of the words, by the names of the modules that hold them.
+
+    Beside an adapter there are none: only its own matrices were trained.
+
+    Raises:
+        InputError: all are to be attributed, and one computes something else than an embedding or a linear layer.
+    """
+    if words == "none" or adapter_matrices(model):
+        return {}
+    layers = token_embeddings(model)
+    if words == "input":
+        return {layer.name: layer.module for layer in layers if TOKENS in layer.rule.sides(layer.module)}
+    held = {module for layer in layers for module in layer.rule.owners(layer.module)}
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):  # type: ignore[no-untyped-call]
+        if module is not None and module not in held:
+            problem = f"no layer rule covers {type(module).__name__}, in which the model looks up or predicts tokens"
+            raise InputError(MODULES_KEY, problem, f"Leave out `{EMBEDDING}`.")
+    return {layer.name: layer.module for layer in layers}
 
 
 def _patterns(model: PreTrainedModel, modules: str | Sequence[str]) -> tuple[tuple[str, ...], nn.Module | None]:
@@ -165,12 +205,15 @@ def _refuse_idle_patterns(
 def _refuse_shared(model: PreTrainedModel, selected: tuple[AttributedLayer, ...]) -> None:
     """Raise if two modules share a weight; attributing only one of them would silently be wrong."""
     owners: Mapping[int, set[str]] = defaultdict(set)
+    names: Mapping[nn.Module, set[str]] = defaultdict(set)
     for name, module in model.named_modules(remove_duplicate=False):
+        names[module].add(name)
         for parameter in module.parameters(recurse=False):
             owners[id(parameter)].add(name)
     for linear in selected:
+        own = {min(names[module]) for module in linear.rule.owners(linear.module) if names[module]}
         for parameter in linear.module.parameters(recurse=False):
-            if len(owners[id(parameter)]) > 1:
+            if len(owners[id(parameter)] - own) > (0 if own else 1):
                 raise InputError(
                     MODULES_KEY,
                     f"the weight of {linear.name} is shared by {', '.join(sorted(owners[id(parameter)]))}",
