@@ -55,14 +55,18 @@ def test_with_few_scores_nothing_is_said_of_the_noise(standing):
         assert {passage.calibrated_nats for passage in answer.passages} == {None}
 
 
-def test_a_catalogue_of_an_earlier_release_has_no_noise(study, monkeypatch):
-    """It lacks the view until the next run builds it again."""
+def test_a_catalogue_of_an_earlier_release_has_no_noise_and_no_ensemble(study, monkeypatch):
+    """It lacks the views until the next run builds it again."""
 
-    def of_before(path, sql, parameters=None):
-        return query(path, sql.replace("query_noise", "no_such_view"), parameters)
+    def of_before(path, sql, parameters):
+        for view in ("query_noise", "ensemble_scores"):
+            sql = sql.replace(view, "no_such_view")
+            parameters = {key: "no_such_view" if value == view else value for key, value in parameters.items()}
+        return query(path, sql, parameters)
 
     # The package's attribute of that name is the function.
     monkeypatch.setattr(sys.modules["influence_assets.api.strongest"], "query", of_before)
     answer = strongest(studies.versions_of(study, "published"), "lamp", 2)
     assert answer.noise is None
     assert [answer.is_above_noise(passage) for passage in answer.passages] == [None, None]
+    assert [passage.over_members for passage in answer.passages] == [None, None]
