@@ -172,7 +172,7 @@ def write_basis(draft: Draft, layer: str, basis: Basis, dtype: torch.dtype) -> N
         if not isinstance(basis.Q_S, Identity):
             _write_blocks(draft, layer, "Q_S", basis.Q_S.to(dtype))
         _write_blocks(draft, layer, "Q_A", basis.Q_A.to(dtype))
-    if len(basis.eigenvalues_S):
+    if isinstance(basis, LowRankBasis) or not isinstance(basis.Q_S, Identity):
         _write(draft, f"{layer}.eigenvalues_S", basis.eigenvalues_S)
     _write(draft, f"{layer}.eigenvalues_A", basis.eigenvalues_A)
 

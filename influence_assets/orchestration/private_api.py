@@ -13,6 +13,7 @@ from dagster._core.definitions.data_version import (
     DATA_VERSION_IS_USER_PROVIDED_TAG,
     DATA_VERSION_TAG,
     INPUT_DATA_VERSION_TAG_PREFIX,
+    NULL_DATA_VERSION,
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
@@ -23,6 +24,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepo
 
 __all__ = [
     "DATA_VERSION_TAG",
+    "NEVER_MATERIALIZED",
     "UnresolvedAssetJobDefinition",
     "dagster_with",
     "execute_here",
@@ -34,6 +36,9 @@ __all__ = [
     "version_tags",
     "wrap_webserver",
 ]
+
+NEVER_MATERIALIZED = NULL_DATA_VERSION.value
+"""The data version that Dagster gives an asset that was never materialised."""
 
 REPOSITORY = "__repository__"
 """Dagster's name for the repository that it makes from a module's `Definitions`."""

@@ -17,7 +17,13 @@ from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.fingerprint import WHOLE, sources
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
-from influence_assets.orchestration.private_api import input_tags, last_event_id, version_tags
+from influence_assets.orchestration.private_api import (
+    NEVER_MATERIALIZED,
+    input_tags,
+    last_event_id,
+    reported_versions,
+    version_tags,
+)
 from influence_assets.study import Study
 
 NOTHING_COMES_AFTER = 2**62
@@ -57,14 +63,20 @@ def provenance_tags(
     tags = version_tags(code_version(asset, study), data_version)
     for name in upstream_names(asset, study):
         key = dg.AssetKey([study.name, name])
-        tags |= input_tags(key, data_version=_data_version(name, versions), event_id=event_id)
+        tags |= input_tags(key, data_version=_data_version(name, key, versions, instance), event_id=event_id)
     return tags | frozen_tags(asset, study)
 
 
-def _data_version(name: str, versions: Versions) -> str:
-    """Return the data version of an upstream asset or source without partitions."""
+def _data_version(name: str, asset_key: dg.AssetKey, versions: Versions, instance: dg.DagsterInstance) -> str:
+    """Return the data version of an upstream asset or source without partitions.
+
+    What is computed on request only need not be there, or may be out of date: then it is whatever Dagster has of it.
+    """
     asset = versions.workspace.graph.get(name)
     if asset is None:
         return sources(versions.workspace)[name].get(WHOLE, BY_PARTITION)
     key = versions.key(asset, Partition()) if asset.partitioned_by == "none" else None
+    if asset.on_request and asset.partitioned_by == "none" and (key is None or not versions.holds(key)):
+        reported = reported_versions(instance, asset_key, dg.DagsterEventType.ASSET_MATERIALIZATION)
+        return reported.get("", NEVER_MATERIALIZED)
     return BY_PARTITION if key is None else key.data_version

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.golden import tiny_study
-from tests.golden.package import assets, code_versions, compute, stored_artifacts
+from tests.golden.package import assets, code_versions, compute, on_request, stored_artifacts
 from tests.golden.values import Values, catalogue_tables, deviations, values_of
 
 FOLDER = Path(__file__).parent / "values"
 
+_EXACT_OF_JUDGED = ("subset", "seed", "subsets", "seeds", "units", "units_left_out", "queries", "method", "removal",
+                    "removed", "training_sequences", "training_steps")  # fmt: skip
 _TRAINED = {"layers": 1, "width": 8, "heads": 2, "vocabulary": 300, "epochs": 1, "batch_sequences": 4}
 
 
@@ -40,9 +42,10 @@ def current_values() -> dict[str, Values]:
         # A shard that the generation was not fitted on: else there is no drift, and nothing of the details is copied.
         tiny_study.add_a_file(study.parent)
         compute(study)
+        judged = _judged(Path(folder) / "judged")
         # They are not kept once the generation is fitted.
         covariances = [artifact for artifact in stored_artifacts(fitting) if artifact.key.asset == "covariances"]
-        partitions = values_of([*stored_artifacts(study), *covariances])
+        partitions = values_of([*stored_artifacts(study), *covariances]) | judged
         partitions["influence_catalogue"][""]["tables"] = catalogue_tables(str(study.parent / "store/influence.duckdb"))
         partitions["language_model"]["trained"] = _trained(Path(folder) / "trained")
     # As they come back from a file: tuples are lists there.
@@ -62,6 +65,24 @@ def _trained(folder: Path) -> Values:
         "summary": {name: model.manifest.summary[name] for name in figures},
         "tables": {"merges": {"pieces": [" ".join(pair) for pair in tokenizer["model"]["merges"]]}},
     }
+
+
+def _judged(folder: Path) -> Values:
+    """What is exact of models that are trained again and of how they judge: everything but what training rounds."""
+    evaluation = {"subsets": 4, "seeds": 1, "random_removals": 2, "removal_queries": 1, "removal_share": 0.3}
+    study = tiny_study.lay_out(folder, model={"path": None, "train": _TRAINED}, evaluation=evaluation)
+    compute(study)
+    compute(study, on_request=True)
+    partitions: Values = {}
+    for artifact in stored_artifacts(study):
+        name, tables, summary = artifact.key.asset, artifact.manifest.rows, artifact.manifest.summary
+        if name in on_request():
+            held: Values = {table: {"rows": [rows]} for table, rows in tables.items()}
+            if "left_out" in tables:
+                held["left_out"] = artifact.table("left_out").collect().to_dict(as_series=False)
+            figures = {key: summary[key] for key in _EXACT_OF_JUDGED if key in summary}
+            partitions.setdefault(name, {})[artifact.key.partition or ""] = {"summary": figures, "tables": held}
+    return partitions
 
 
 def changes(asset: str) -> list[str]:

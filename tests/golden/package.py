@@ -4,11 +4,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from influence_assets.assets import asset_graph
+from influence_assets.engine.partitions import Partition
 from influence_assets.storage.artifacts import Artifact, ArtifactStore
+from influence_assets.study import Study
 from tests import studies
 from tests.golden import tiny_study
 
-__all__ = ["Artifact", "assets", "code_versions", "compute", "stored_artifacts"]
+__all__ = ["Artifact", "assets", "code_versions", "compute", "on_request", "stored_artifacts"]
 
 
 def assets() -> list[str]:
@@ -29,9 +31,19 @@ def code_versions(asset: str) -> Mapping[str, str]:
     return dict(sorted(versions.items()))
 
 
-def compute(study: Path, *, until: str | None = None) -> None:
-    """Bring a study up to date, in this process and without Dagster."""
-    studies.compute(study, until=until)
+def on_request() -> list[str]:
+    """The names of the assets that are computed on request only."""
+    return [asset.name for asset in asset_graph() if asset.on_request]
+
+
+def compute(study: Path, *, until: str | None = None, on_request: bool = False) -> None:
+    """Bring a study up to date, in this process and without Dagster, with or without what is computed on request."""
+    requested = {
+        asset.name: [Partition(name=name) for name in asset.listed(Study.load(study))] or [Partition()]
+        for asset in asset_graph()
+        if asset.on_request and on_request
+    }
+    studies.compute(study, until=until, requested=requested)
 
 
 def stored_artifacts(study: Path) -> Iterator[Artifact]:

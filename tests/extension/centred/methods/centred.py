@@ -19,8 +19,8 @@ def mean_gradient(context):
     bases = context.runner.placed(context.bases)
 
     def consumer(_batch):
-        def consume(layer, a, Ds):
-            gradient = bases[layer.name].rotated_sequence_gradients(Ds, a).sum(0).to(context.runner.device)
+        def consume(layer, terms):
+            gradient = terms.gradients(bases[layer.name]).sum(0).to(context.runner.device)
             total[layer.name] = total.get(layer.name, 0) + gradient
 
         return consume
