@@ -382,7 +382,7 @@ class Evaluation(_Section):
 
     subsets: int = Field(
         64,
-        ge=2,
+        ge=4,
         description="How many random subsets of the corpus models are trained on again. More can be added later; those "
         "that are trained stay valid.",
     )
@@ -417,8 +417,8 @@ class Evaluation(_Section):
     )
     keep_weights: bool = Field(
         default=False,
-        description="Keep the weights of the trained models, so that further questions can be asked of them later "
-        "without training. Otherwise only the log-probabilities of all queries are kept.",
+        description="Keep the weights of the models that are trained on subsets, for uses of your own. Otherwise only "
+        "the log-probabilities of all queries are kept.",
     )
 
     def retrainings(self) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from influence_assets.assets.retraining import OfTrainedShards
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
@@ -139,7 +140,9 @@ def _predicted(work: Work, queries: pl.DataFrame, bank: Bank) -> Scores:
 
     passages = _passages(bank.units, by_sequence=work.study.evaluation.by == SEQUENCE)
     texts = pl.concat(a.table("sequences").select("sequence_id", "text").collect() for a in _trained_shards(work))
-    of_sequences = passages.select("sequence_id").join(texts.with_row_index("row"), on="sequence_id", how="left")
+    of_sequences = passages.select("sequence_id").join(
+        texts.with_row_index("row"), on="sequence_id", how="left", maintain_order="left"
+    )
     share = passages["share"].to_numpy()
     scores = {name: _matrix(rows, queries, passages) for name, rows in _stored(work, passages)}
     words = bm25_scores(list(texts["text"]), list(queries["prompt"] + queries["completion"]))
@@ -232,18 +235,20 @@ def _removals(work: Work) -> Iterator[dict[str, Any]]:
     if not tables:
         return
     outcomes = pl.concat(tables)
-    of_query = pl.col("query_id") == pl.col("removed_for")
-    random = outcomes.filter(pl.col("removed_for").is_null())
-    at_random = random.group_by("query_id").agg(at_random=pl.col("log_probability_nats").mean())
-    without = outcomes.filter(of_query).group_by("method", "query_id").agg(pl.col("log_probability_nats").mean())
-    falls = without.join(at_random, on="query_id").with_columns(
-        fall=pl.col("at_random") - pl.col("log_probability_nats")
+    log_p = pl.col("log_probability_nats")
+    at_random = (
+        outcomes.filter(pl.col("removed_for").is_null()).group_by("query_id", "seed").agg(at_random=log_p.mean())
     )
-    seeds, methods = outcomes["seed"].n_unique(), sorted(falls["method"].unique())
+    without = outcomes.filter(pl.col("query_id") == pl.col("removed_for")).join(at_random, on=["query_id", "seed"])
+    falls = without.group_by("method", "query_id").agg(fall=(pl.col("at_random") - log_p).mean())
     complete = falls.pivot("method", index="query_id", values="fall").drop_nulls().sort("query_id")
-    for name, interval in paired_means({method: complete[method].to_numpy() for method in methods}).items():
+    if not complete.height:
+        return  # what is trained so far has nothing to be compared with
+    of_methods = {name: complete[name].to_numpy() for name in sorted(complete.columns) if name != "query_id"}
+    removed, seeds = outcomes.select("method", "removal").unique().height, outcomes["seed"].n_unique()
+    for name, interval in paired_means(of_methods).items():
         yield {"method": name, "figure": "qld", "query_set_id": None, "queries": complete.height,
-               "subsets": len(tables), "seeds": seeds, **interval._asdict()}  # fmt: skip
+               "subsets": removed, "seeds": seeds, **interval._asdict()}  # fmt: skip
 
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:
@@ -265,6 +270,7 @@ ASSET = AssetDefinition(
     kinds=frozenset({"polars"}),
     inputs=(
         "documents",
+        "language_model",
         "token_sequences",
         "query_gradients",
         "influence_scores",
@@ -275,6 +281,7 @@ ASSET = AssetDefinition(
     code_version="1",
     settings=lambda study: {"seeds": study.evaluation.seeds, "by": study.evaluation.by},
     compute=_compute,
+    frozen=OfTrainedShards(),
     on_request=True,
     holds_text=True,
     is_published=True,

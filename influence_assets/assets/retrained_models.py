@@ -38,7 +38,8 @@ def subset_and_seed(partition: str) -> tuple[int, int]:
 
 def _settings(study: Study) -> Mapping[str, Any]:
     drawn = study.evaluation
-    return {"share": drawn.share, "by": drawn.by, "draw_seed": drawn.seed, "keep_weights": drawn.keep_weights}
+    weights = {"keep_weights": True} if drawn.keep_weights else {}
+    return {"share": drawn.share, "by": drawn.by, "draw_seed": drawn.seed, **weights}
 
 
 def _compute(work: Work) -> None:

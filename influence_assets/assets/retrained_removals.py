@@ -69,6 +69,14 @@ def removal_of(partition: str) -> Removal:
     return Removal(match[1], int(match[2]), int(match[3]))
 
 
+def _reads(partition: str | None, asset: str) -> bool:
+    """Return whether a removal depends on an asset: random ones on no scores, those by words on the queries alone."""
+    method = removal_of(str(partition)).method
+    return not (asset == "influence_scores" and method in (RANDOM, BM25)) and not (
+        asset == "query_gradients" and method == RANDOM
+    )
+
+
 def _settings(study: Study) -> Mapping[str, Any]:
     return {"removal_share": study.evaluation.removal_share, "draw_seed": study.evaluation.seed}
 
@@ -109,6 +117,9 @@ def _scores(work: Work, removal: Removal, sequences: pl.DataFrame) -> "tuple[str
         artifact.table("queries").select("query_id", "prompt", "completion").collect()
         for artifact in work.open_all("query_gradients")
     ).sort("query_id")
+    if removal.number >= queries.height:
+        problem = f"asks for {work.study.evaluation.removal_queries} queries, but there are {queries.height}"
+        raise InputError("evaluation.removal_queries", problem, f"Set it to {queries.height} or fewer.")
     query = queries.row(int(np.random.default_rng([seed, 2]).permutation(queries.height)[removal.number]), named=True)
     query_id = str(query["query_id"])
     if removal.method == BM25:
@@ -170,7 +181,7 @@ ASSET = AssetDefinition(
     settings=_settings,
     source_content=questions,
     compute=_compute,
-    frozen=OfTrainedShards(),
+    frozen=OfTrainedShards(_reads),
     on_request=True,
     holds_text=True,
     is_published=True,

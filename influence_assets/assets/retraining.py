@@ -1,7 +1,8 @@
 """What assets share that train the study's model again: its recipe, its run, and what the trained model says."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,30 +23,37 @@ if TYPE_CHECKING:
 BYTES_OF_AN_OUTCOME = 64
 
 
+@dataclass(frozen=True)
 class OfTrainedShards:
-    """The version rule: the shards that the model was trained on, as they are now; further ones do not matter."""
+    """The version rule: the shards that the model was trained on, as they are now; further ones do not matter.
+
+    Args:
+        reads: whether a partition, by its name, reads an asset at all.
+    """
+
+    reads: Callable[[str | None, str], bool] = lambda _partition, _asset: True
 
     def key_and_inputs(self, versions: Versions, asset: AssetDefinition, partition: Partition) -> KeyAndInputs | None:
         """Return the partition's key and what it is computed from; None while that is missing."""
-        inputs = versions.inputs(asset, partition)
-        if inputs is None:
+        model = versions.key(versions.workspace.graph["language_model"], Partition())
+        if model is None or not versions.holds(model):
             return None
-        model = next(key for key in inputs if key.asset == "language_model")
+        # A model that was brought has no documents; computing says that it cannot be trained again.
         trained = {key.partition for key in versions.workspace.store.open(model).manifest.inputs}
-        graph = versions.workspace.graph
-        kept = [
-            key for key in inputs if _is_read(Partition.parse(graph[key.asset].partitioned_by, key.partition), trained)
-        ]
-        return versions.key_from(asset, partition, kept), tuple(kept)
+        inputs = []
+        for upstream, place in versions.upstream(asset, partition):
+            is_trained = place.shard is None or not trained or place.shard in trained
+            if not is_trained or not self.reads(partition.name, upstream.name):
+                continue
+            key = versions.key(upstream, place)
+            if key is None or not versions.holds(key):
+                return None
+            inputs.append(key)
+        return versions.key_from(asset, partition, inputs), tuple(inputs)
 
     def frozen_inputs(self, _asset: AssetDefinition, _study: Study) -> tuple[str, ...]:
         """Return no inputs: a shard that changes makes another corpus."""
         return ()
-
-
-def _is_read(partition: Partition, trained: set[str | None]) -> bool:
-    # A model that was brought has no documents; computing says that it cannot be trained again.
-    return partition.shard is None or not trained or partition.shard in trained
 
 
 def questions(workspace: Workspace, _partition: Partition) -> Mapping[str, Any]:

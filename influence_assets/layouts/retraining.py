@@ -71,7 +71,12 @@ class Units:
         elif by == DOCUMENT:
             named = spans.with_columns(name=pl.col("document_id"))
         else:
-            named = spans.join(_values(by, documents), on="document_id", how="left")
+            values = _values(by, documents)
+            shard_of = pl.concat(
+                shard.table("sequences").select("sequence_id", shard=pl.lit(shard.manifest.key.partition))
+                for shard in shards
+            )
+            named = spans.join(shard_of, on="sequence_id").join(values, on=["shard", "document_id"], how="left")
         found = named.select("row", "sequence_id", "document_id", "token_start", "token_end", "name").collect()
         names = found["name"].unique().sort()
         numbers = pl.DataFrame({"name": names, "unit": np.arange(len(names))})
@@ -92,8 +97,11 @@ class Units:
 
 
 def _values(column: str, documents: Sequence[Artifact]) -> pl.LazyFrame:
-    """Return the value that each document has in a column of the corpus."""
-    rows = pl.concat(artifact.table("documents") for artifact in documents).unique("document_id").collect()
+    """Return the value of a column of the corpus for each document of a shard: the same text may have two."""
+    rows = pl.concat(
+        artifact.table("documents").with_columns(shard=pl.lit(artifact.manifest.key.partition))
+        for artifact in documents
+    ).collect()
     if column in rows.columns:
         values = rows[column].to_list()
     else:
@@ -101,4 +109,4 @@ def _values(column: str, documents: Sequence[Artifact]) -> pl.LazyFrame:
     if all(value is None for value in values):
         raise InputError("evaluation.by", f"no document has the column {column!r}", "Name a column of the corpus.")
     names = [WITHOUT_A_VALUE if value is None else str(value) for value in values]
-    return pl.LazyFrame({"document_id": rows["document_id"], "name": pl.Series(names, dtype=pl.String)})
+    return rows.select("shard", "document_id").with_columns(name=pl.Series(names, dtype=pl.String)).lazy()

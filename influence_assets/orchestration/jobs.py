@@ -1,7 +1,7 @@
 """Jobs that materialise a study's assets in the usual way: the user chooses the assets and partitions.
 
 A Dagster job can only have assets with the same partitions, so there is one job for each kind of them, and one for each
-asset that lists its own. The job that
+asset that is computed on request. The job that
 brings everything up to date knows the order and what is due; these jobs compute only what is chosen.
 """
 
@@ -34,10 +34,12 @@ def _name(study: Study, what: str) -> str:
 
 
 def build_asset_jobs(study: Study) -> list[UnresolvedAssetJobDefinition]:
-    """Return one job for each kind of partition that assets of the study have, and each asset that lists its own."""
+    """Return one job for each kind of partition that assets of the study have, and each asset on request."""
     jobs: dict[tuple[str, str], list[dg.AssetKey]] = {}
     for asset in asset_graph():
         name, described = KINDS.get(asset.partitioned_by, (asset.name, f"of {asset.name}"))
+        if asset.on_request:  # a job for all assets of a kind must not stop at one that nobody has asked for
+            name, described = asset.name, f"of {asset.name}"
         jobs.setdefault((_name(study, name), described), []).append(asset_key(study, asset.name))
     return [
         dg.define_asset_job(

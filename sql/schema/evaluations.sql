@@ -21,7 +21,7 @@ comment on column evaluations.figure is
 comment on column evaluations.query_set_id is 'The query set; null for all queries.';
 comment on column evaluations.value is 'The figure.';
 comment on column evaluations.low is
-'Lower end of its 95 % bootstrap interval over queries and subsets; of slope and r_squared over queries.';
+'Lower end of its 95 % bootstrap interval over queries and subsets; of qld, slope and r_squared over queries.';
 comment on column evaluations.high is 'Upper end of the interval.';
 comment on column evaluations.queries is 'How many queries were judged.';
 comment on column evaluations.subsets is 'How many random subsets of the corpus, or of qld removals, models were trained on.';

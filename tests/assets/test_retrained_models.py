@@ -180,10 +180,10 @@ def test_further_subsets_add_partitions(judged, tmp_path):
 
 @pytest.mark.slow
 def test_too_few_models_judge_nothing(tmp_path):
-    study = laid_out(tmp_path, {"subsets": 3, "seeds": 1})
+    study = laid_out(tmp_path, {"subsets": 4, "seeds": 1})
     studies.compute(study)
     with pytest.raises(InputError, match="3 subsets have models"):
-        studies.compute(study, requested=requested(study))
+        studies.compute(study, requested=requested(study, 3))
 
 
 def test_a_query_that_is_too_long_is_refused_before_training(judged, tmp_path):

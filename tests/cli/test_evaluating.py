@@ -59,10 +59,13 @@ def test_what_is_no_duration_is_refused(text):
 
 def test_what_fits_into_a_budget_is_taken_in_order():
     first, second = ([Partition(name=f"{name}{n}") for n in range(3)] for name in "ab")
-    due = Due({"a": first, "b": second}, {"a": 10.0, "b": 3.0})
+    due = Due({"a": first, "b": second}, {"a": 10.0, "b": 3.0}, frozenset("ab"))
     assert due.fitting(None) == {"a": first, "b": second}
     assert due.fitting(25) == {"a": first[:2], "b": second[:1]}
     assert due.fitting(2) == {}
+    unmeasured = Due(due.partitions, due.seconds, frozenset())
+    assert unmeasured.fitting(1000) == {"a": first[:1]}
+    assert unmeasured.fitting(None) == {"a": first, "b": second}
 
 
 @pytest.mark.slow

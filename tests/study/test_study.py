@@ -124,7 +124,7 @@ REFUSED = [
     ("scores.baselines", "gradient_dot", "valid list"),
     ("scores.baselines.0", [3], "valid string"),
     ("sketches.coordinates", 7, "greater than or equal to 8"),
-    ("evaluation.subsets", 1, "greater than or equal to 2"),
+    ("evaluation.subsets", 3, "greater than or equal to 4"),
     ("evaluation.seeds", 0, "greater than or equal to 1"),
     ("evaluation.share", 1, "less than 1"),
     ("evaluation.by", "", "at least 1 character"),

@@ -53,19 +53,22 @@ def evaluate(
     due = _planned(loaded, wanted)
     if plan:
         return
-    started = time.monotonic()
+    started, all_is_well = time.monotonic(), True
     while due.partitions:
         left = None if seconds is None else seconds - (time.monotonic() - started)
         fitting = due.fitting(left)
         if not fitting:
             console.print(f"The budget is spent; {counted(due.count, 'model')} are left for another call.")
             break
-        if not run_study(loaded, console, requested=fitting):
+        all_is_well &= run_study(loaded, console, requested=fitting)
+        before, due = due, _due(loaded, wanted)
+        if due.count == before.count:  # what has failed would fail again
             raise typer.Exit(1)
-        due = _due(loaded, wanted)
-    if not run_study(loaded, console, requested={JUDGEMENT: [Partition()]}):
+    all_is_well &= run_study(loaded, console, requested={JUDGEMENT: [Partition()]})
+    if (judged := board(catalogue_path(loaded))) is not None:
+        console.print(judged)
+    if not all_is_well or judged is None:
         raise typer.Exit(1)
-    console.print(board(catalogue_path(loaded)))
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,12 @@ class Due:
     Args:
         partitions: those of each asset, in the order in which they are trained.
         seconds: how long a model of each asset takes.
+        is_measured: the assets of which that is known from models that were trained here.
     """
 
     partitions: Mapping[str, list["Partition"]]
     seconds: Mapping[str, float]
+    is_measured: frozenset[str]
 
     @property
     def count(self) -> int:
@@ -86,15 +91,22 @@ class Due:
         return sum(map(len, self.partitions.values()))
 
     def fitting(self, budget: float | None) -> dict[str, list["Partition"]]:
-        """Return the first models, as many as fit into a number of seconds; None: all."""
+        """Return the first models, as many as fit into a number of seconds; None: all.
+
+        Before one is measured, just one: counted operations say only what a model takes at least.
+        """
         chosen: dict[str, list[Partition]] = {}
         for asset, partitions in self.partitions.items():
-            count = len(partitions)
-            if budget is not None:
-                count = min(count, max(0, int(budget / max(self.seconds[asset], 1e-9))))
-                budget -= count * self.seconds[asset]
+            if budget is None:
+                chosen[asset] = partitions
+                continue
+            most = len(partitions) if asset in self.is_measured else 1
+            count = min(most, max(0, int(budget / max(self.seconds[asset], 1e-9))))
+            budget -= count * self.seconds[asset]
             if count:
                 chosen[asset] = partitions[:count]
+            if asset not in self.is_measured:
+                break
         return chosen
 
 
@@ -120,9 +132,9 @@ def _planned(study: Study, assets: Sequence[str]) -> Due:
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     for asset, partitions in due.partitions.items():
-        each = due.seconds[asset]
+        each, about = due.seconds[asset], "about" if asset in due.is_measured else "at least"
         console.print(
-            f"{asset}: {counted(len(partitions), 'model')} to train, about {duration(each)} each, "
+            f"{asset}: {counted(len(partitions), 'model')} to train, {about} {duration(each)} each, "
             f"{duration(each * len(partitions))} in all.",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
@@ -145,14 +157,17 @@ def _due(study: Study, assets: Sequence[str]) -> Due:
         if (due := [partition for partition in of_asset if not versions.stands(graph[name], partition)])
     }
     seconds = {stage.asset.name: (stage.seconds or 0.0) / max(1, stage.outstanding) for stage in stages}
-    return Due(partitions, {name: seconds[name] for name in partitions})
+    is_measured = frozenset(stage.asset.name for stage in stages if stage.is_calibrated)
+    return Due(partitions, {name: seconds[name] for name in partitions}, is_measured)
 
 
-def board(catalogue: Path) -> Table:
-    """Return the linear datamodeling score of each method, over all queries and by query set, for display."""
+def board(catalogue: Path) -> Table | None:
+    """Return the linear datamodeling score of each method, over all queries and by query set; None without any."""
     from influence_assets.storage.catalogue import query
 
     rows = query(catalogue, BOARD)
+    if rows.is_empty():
+        return None
     sets = list(rows["query_set_id"].unique(maintain_order=True))
     table = Table("method", *("all queries" if name is None else name for name in sets), "slope", "R²",
                   box=None, pad_edge=False)  # fmt: skip
@@ -161,7 +176,11 @@ def board(catalogue: Path) -> Table:
     for row in lds:
         cells = [_cell(figures[row["method"], "lds", name]) for name in sets]
         sizes = [figures.get((row["method"], figure, None)) for figure in ("slope", "r_squared")]
-        table.add_row(row["method"], *cells, *("" if each is None else f"{each['value']:.2f}" for each in sizes))
+        table.add_row(
+            row["method"],
+            *cells,
+            *("" if each is None or each["value"] is None else f"{each['value']:.2f}" for each in sizes),
+        )
     return table
 
 
