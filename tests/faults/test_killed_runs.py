@@ -62,7 +62,7 @@ def test_a_run_that_is_killed_while_it_loads_leaves_the_catalogue_as_it_was(grou
     assert seen == {"before", "after"}
 
 
-IN_A_DRAFT = ("open", "*/token_sequences/*/.draft-*", 1)
+IN_A_DRAFT = ("open", "*/token_sequences/*/.draft-*/*", 1)
 BEFORE_PUBLISHING = ("os.rename", "*/.influence.duckdb.loading", 1)
 
 
