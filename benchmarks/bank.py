@@ -9,14 +9,15 @@ reference of ratios. Half of the questions are for tuning, half for reporting: `
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from influence_assets.analysis.judging import calibration, judge, median_interval
+from influence_assets.analysis.judging import figures, judge
 from influence_assets.analysis.shrinkage import calibrated, soft_threshold
 from influence_assets.analysis.word_overlap import bm25_scores
 from influence_assets.engine.workspace import catalogue_path
@@ -110,27 +111,18 @@ def methods(judged: Judged, studies: Mapping[str, Path]) -> dict[str, NDArray[np
     return found
 
 
-def board(judged: Judged, scores: Mapping[str, NDArray[np.float64]], reference: str) -> list[dict[str, object]]:
+def board(judged: Judged, scores: Mapping[str, NDArray[np.float64]], studies: Collection[str]) -> list[dict[str, Any]]:
     """Return the figures of every method, over all queries and by query set."""
     predicted = {name: values @ judged.is_drawn for name, values in scores.items()}
-    rows: list[dict[str, object]] = []
+    in_nats = [name for name in scores if name.partition(",")[0] in studies]
+    rows: list[dict[str, Any]] = []
     sets = judged.queries["query_set_id"]
     for query_set in [None, *sets.unique().sort()]:
         chosen = np.arange(len(sets)) if query_set is None else np.flatnonzero((sets == query_set).to_numpy())
-        part = {name: values[chosen] for name, values in predicted.items()}
-        outcomes = judged.outcomes[:, chosen]
-        result = judge(part, outcomes, reference=reference, resamples=RESAMPLES)
-        common = {"queries": query_set or "all", "count": len(chosen)}
-        if result.ceiling is not None:
-            rows.append({"method": "ceiling", **common, "lds": result.ceiling})
-        for name, values in part.items():
-            line = calibration(values, outcomes.mean(0))
-            rows.append(
-                {
-                    "method": name, **common, "lds": result.scores[name], "ratio": result.ratios[name],
-                    "slope": median_interval(line.slope), "r_squared": median_interval(line.r_squared),
-                }
-            )  # fmt: skip
+        part, outcomes = {name: values[chosen] for name, values in predicted.items()}, judged.outcomes[:, chosen]
+        result = judge(part, outcomes, reference=next(iter(studies)), resamples=RESAMPLES)
+        for each in figures(result, part, outcomes.mean(0), in_nats):
+            rows.append({"queries": query_set or "all", "count": len(chosen), **each._asdict()})
     return rows
 
 
@@ -149,18 +141,14 @@ def main() -> None:
         keep(asked.study)
         return
     studies = {name: Path(path) for name, _, path in (pair.partition("=") for pair in asked.studies)}
-    reference = next(iter(studies))
-    judged = Judged(catalogue_path(Study.load(studies[reference])), asked.half)
-    rows = board(judged, methods(judged, studies), reference)
+    judged = Judged(catalogue_path(Study.load(next(iter(studies.values())))), asked.half)
+    rows = board(judged, methods(judged, studies), studies)
     for row in rows:
-        lds, ratio, slope = row["lds"], row.get("ratio"), row.get("slope")
-        print(row["queries"], row["method"], _shown(lds), "ratio", _shown(ratio), "slope", _shown(slope), sep="  ")
+        print(
+            row["queries"], row["figure"], row["method"], "{:.3f} [{:.3f}, {:.3f}]".format(*row["interval"]), sep="  "
+        )
     if asked.out:
         asked.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-
-
-def _shown(interval: object) -> str:
-    return "" if not isinstance(interval, tuple) else "{:.3f} [{:.3f}, {:.3f}]".format(*interval)
 
 
 if __name__ == "__main__":

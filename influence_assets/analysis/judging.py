@@ -5,7 +5,7 @@ by their sum over the subset: the linear datamodeling score is the rank correlat
 over subsets, averaged over queries (Park et al. 2023, TRAK, Definition 2.2). Seeds are averaged first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +13,9 @@ import numpy as np
 from jaxtyping import Float
 
 LEVEL = 0.95
+
+CEILING = "retraining"
+"""The name under which the ceiling stands, as if it were a method."""
 
 
 class Interval(NamedTuple):
@@ -146,6 +149,39 @@ def judge(
     if seeds > 1:
         highest = _interval(ceiling(agreement_of_seeds(outcomes), seeds), ceilings)
     return Board(scores, by_query, highest, ratios)
+
+
+class Figure(NamedTuple):
+    """One figure of one method, such as its slope."""
+
+    method: str
+    figure: str
+    interval: Interval
+
+
+def figures(
+    board: Board,
+    predicted: Mapping[str, Float[np.ndarray, "query subset"]],
+    measured: Float[np.ndarray, "query subset"],
+    in_nats: Collection[str],
+) -> Iterator[Figure]:
+    """Yield all figures of a board: `lds` and `lds_ratio`, the ceiling's `lds`, and of some methods their calibration.
+
+    Args:
+        board: the judged methods.
+        predicted: the sums that were judged.
+        measured: the log-probabilities, averaged over seeds.
+        in_nats: the methods whose scores are in nats, so that `slope` and `r_squared` mean something.
+    """
+    if board.ceiling is not None:
+        yield Figure(CEILING, "lds", board.ceiling)
+    for name, values in predicted.items():
+        yield Figure(name, "lds", board.scores[name])
+        yield Figure(name, "lds_ratio", board.ratios[name])
+        if name in in_nats:
+            line = calibration(values, measured)
+            yield Figure(name, "slope", median_interval(line.slope))
+            yield Figure(name, "r_squared", median_interval(line.r_squared))
 
 
 def _ratio(of_method: tuple[float, np.ndarray], of_reference: tuple[float, np.ndarray]) -> Interval:

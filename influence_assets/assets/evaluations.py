@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from influence_assets.assets.retraining import OfTrainedShards
+from influence_assets.assets.retraining import BM25, RANDOM, OfTrainedShards
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
@@ -18,16 +18,10 @@ from influence_assets.layouts.retraining import DOCUMENT, SEQUENCE, Units
 from influence_assets.methods.registry import MAIN
 from influence_assets.storage.artifacts import Artifact
 
-if TYPE_CHECKING:
-    from influence_assets.analysis.judging import Board
-
 FEWEST_SUBSETS = 4
 """The rank correlation of fewer numbers says nothing."""
 
-RETRAINING = "retraining"
-"""The name under which the ceiling stands, as if it were a method."""
-
-CALIBRATED, THRESHOLD, BM25, RANDOM = f"{MAIN}_calibrated", f"{MAIN}_threshold", "bm25", "random"
+CALIBRATED, THRESHOLD = f"{MAIN}_calibrated", f"{MAIN}_threshold"
 
 Scores = Mapping[str, NDArray[np.float64]]
 """For each method float64 [query, passage] or [query, subset]."""
@@ -59,7 +53,7 @@ class Bank:
 
 
 def _compute(work: Work) -> None:
-    from influence_assets.analysis.judging import judge
+    from influence_assets.analysis.judging import figures, judge
 
     bank = _bank(work)
     queries = pl.concat(a.table("queries").select("query_id", "query_set_id", "prompt", "completion").collect()
@@ -77,7 +71,8 @@ def _compute(work: Work) -> None:
         board = judge(of_set, outcomes[:, chosen], reference=MAIN)
         described = {"query_set_id": query_set, "queries": outcomes[:, chosen].shape[1], "subsets": subsets,
                      "seeds": seeds}  # fmt: skip
-        rows += [row | described for row in _figures(board, of_set, outcomes[:, chosen].mean(0))]
+        for each in figures(board, of_set, outcomes[:, chosen].mean(0), (MAIN, CALIBRATED, THRESHOLD)):
+            rows.append({"method": each.method, "figure": each.figure, **each.interval._asdict(), **described})
         if query_set is None:
             by_query = [
                 queries.select("query_id").with_columns(method=pl.lit(name), rank_correlation=pl.Series(values))
@@ -200,21 +195,6 @@ def _matrix(rows: pl.DataFrame, queries: pl.DataFrame, passages: pl.DataFrame) -
     matrix = np.zeros((queries.height, passages.height))
     matrix[placed["row"].to_numpy(), placed["passage"].to_numpy()] = placed["score"].to_numpy()
     return matrix
-
-
-def _figures(board: "Board", predicted: Scores, measured: NDArray[np.float64]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a set of queries, but for what they have in common."""
-    from influence_assets.analysis.judging import calibration, median_interval
-
-    if board.ceiling is not None:
-        yield {"method": RETRAINING, "figure": "lds", **board.ceiling._asdict()}
-    for name, values in predicted.items():
-        yield {"method": name, "figure": "lds", **board.scores[name]._asdict()}
-        yield {"method": name, "figure": "lds_ratio", **board.ratios[name]._asdict()}
-        if name.startswith(MAIN):  # in nats
-            line = calibration(values, measured)
-            yield {"method": name, "figure": "slope", **median_interval(line.slope)._asdict()}
-            yield {"method": name, "figure": "r_squared", **median_interval(line.r_squared)._asdict()}
 
 
 def _predictions(queries: pl.DataFrame, predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> pl.DataFrame:

@@ -73,14 +73,10 @@ def _compute(work: Work) -> None:
     from influence_assets.maths.notation import accumulation_dtype
 
     file = work.workspace.query_file(str(work.partition.query_set))
-    rows = read_query_set(file)
-    work.workspace.refuse_changed(file)
-    refuse_ids_of_other_sets(work.workspace, file, rows)
     model = work.open("language_model")
-    places = [f"{file.url}, row {row}" for row in rows["source_row"]]
+    rows, tokenized = queries.read_tokenized(model, work.workspace, file)
+    refuse_ids_of_other_sets(work.workspace, file, rows)
     notes = queries.notes(model, work.study, [*rows["prompt"], *rows["completion"]])
-    prompts, completions, chats = (list(rows[name]) for name in ("prompt", "completion", "chat"))
-    tokenized = queries.tokenize(model, work.workspace, prompts, completions, places, chats)
     runner = load_runner(work.workspace, model, work.progress, len(tokenized))
     curvature = factors.curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
     gradients = GradientWriter(work.draft, curvature, work.study.queries.rank)

@@ -10,7 +10,14 @@ from typing import Any
 
 import polars as pl
 
-from influence_assets.assets.retraining import BYTES_OF_AN_OUTCOME, OfTrainedShards, questions, recipe_of, train_part
+from influence_assets.assets.retraining import (
+    OfTrainedShards,
+    questions,
+    recipe_of,
+    train_part,
+    training_cost,
+    training_memory,
+)
 from influence_assets.corpus.subsets import drawn_units, part_of
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
@@ -44,7 +51,6 @@ def _settings(study: Study) -> Mapping[str, Any]:
 
 def _compute(work: Work) -> None:
     recipe_of(work.study, 0)  # refuses a model that cannot be trained again before anything is read
-
     drawn, (subset, seed) = work.study.evaluation, subset_and_seed(str(work.partition.name))
     shards = work.open_all("token_sequences")
     units = Units.of(drawn.by, shards, work.open_all("documents"))
@@ -53,23 +59,15 @@ def _compute(work: Work) -> None:
     outcomes = train_part(work, part, seed, keep_weights=drawn.keep_weights)
     numbers = (pl.lit(number, pl.Int32).alias(name) for name, number in (("subset", subset), ("seed", seed)))
     work.draft.table("outcomes", outcomes.select(*numbers, "query_id", "log_probability_nats"))
-    left_out = [name for name, drawn in zip(units.names, is_drawn, strict=True) if not drawn]
+    left_out = [name for name, is_in in zip(units.names, is_drawn, strict=True) if not is_in]
     work.draft.table("left_out", pl.DataFrame({"unit": left_out}, schema={"unit": pl.String}))
     work.draft.summarise(subset=subset, units=len(units.names), units_left_out=len(left_out))
 
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:
-    training, shape = sizes.study.model.train, sizes.shape
-    if training is None:
-        return Cost(bytes=None, amount=1)
-    steps = training.epochs * sizes.study.evaluation.share * sizes.all_sequences()
-    queries = sum(map(sizes.queries, sizes.query_tokens))
-    weights = 4 * shape.parameters if sizes.study.evaluation.keep_weights else 0
-    return Cost(steps * shape.training_step(), queries * BYTES_OF_AN_OUTCOME + weights)
-
-
-def _memory(sizes: Any) -> int:
-    return int(sizes.pass_memory(3 * sizes.weight_bytes))  # a gradient and two moments of Adam for each weight
+    drawn = sizes.study.evaluation
+    weights = Cost(bytes=4 * sizes.shape.parameters if drawn.keep_weights else 0)
+    return training_cost(sizes, drawn.share) + weights
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
@@ -84,8 +82,8 @@ ASSET = AssetDefinition(
     name="retrained_models",
     group="evaluation",
     description=(
-        "The model trained again on a random subset of its corpus, with a seed: a partition each. Kept are the "
-        "log-probabilities of all queries, by which scores are judged; the weights only if the study says so. "
+        "Models trained again on random subsets of the corpus, each partition with one subset and one seed. What is "
+        "kept is the log-probability of every query, by which scores are judged, and the weights if the study says so. "
         "Computed on request."
     ),
     kinds=frozenset({"torch"}),
@@ -103,7 +101,7 @@ ASSET = AssetDefinition(
     holds_text=True,
     is_published=True,
     runs_model=True,
-    cost=CostModel(partition=_cost, memory=_memory),
+    cost=CostModel(partition=_cost, memory=training_memory),
     shown=_shown,
     source_change=lambda _workspace, _partition, _last: "the queries changed",
 )

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from influence_assets.assets.retraining import BYTES_OF_AN_OUTCOME, OfTrainedShards, questions, recipe_of, train_part
+from influence_assets.assets.retraining import (
+    BM25,
+    RANDOM,
+    OfTrainedShards,
+    questions,
+    recipe_of,
+    train_part,
+    training_cost,
+    training_memory,
+)
 from influence_assets.corpus.subsets import part_of
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
@@ -26,14 +35,7 @@ from influence_assets.study import Study
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-RANDOM, BM25 = "random", "bm25"
 _PARTITION = re.compile(r"(.+)-(\d+)\.seed-(\d+)")
-REMOVAL_SCHEMA = pl.Schema(
-    {
-        "method": pl.String, "removal": pl.Int32, "removed_for": pl.String, "seed": pl.Int32,
-        "query_id": pl.String, "log_probability_nats": pl.Float64,
-    }
-)  # fmt: skip
 
 
 class Removal(NamedTuple):
@@ -146,15 +148,7 @@ def _stored(work: Work, method: str, query_id: str) -> pl.DataFrame:
 
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:
-    training, shape = sizes.study.model.train, sizes.shape
-    if training is None:
-        return Cost(bytes=None, amount=1)
-    steps = training.epochs * (1 - sizes.study.evaluation.removal_share) * sizes.all_sequences()
-    return Cost(steps * shape.training_step(), sum(map(sizes.queries, sizes.query_tokens)) * BYTES_OF_AN_OUTCOME)
-
-
-def _memory(sizes: Any) -> int:
-    return int(sizes.pass_memory(3 * sizes.weight_bytes))  # a gradient and two moments of Adam for each weight
+    return training_cost(sizes, 1 - sizes.study.evaluation.removal_share)
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
@@ -169,8 +163,8 @@ ASSET = AssetDefinition(
     name="retrained_removals",
     group="evaluation",
     description=(
-        "The model trained again without the sequences that a method scores highest for a query, or without as many "
-        "random ones: a partition each, with a seed. Computed on request."
+        "Models trained again without the sequences that a method scores highest for one query, or without as many "
+        "random ones, each partition with one seed. Computed on request."
     ),
     kinds=frozenset({"torch"}),
     partitioned_by="listed",
@@ -186,7 +180,7 @@ ASSET = AssetDefinition(
     holds_text=True,
     is_published=True,
     runs_model=True,
-    cost=CostModel(partition=_cost, memory=_memory),
+    cost=CostModel(partition=_cost, memory=training_memory),
     shown=_shown,
     source_change=lambda _workspace, _partition, _last: "the queries changed",
 )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from influence_assets.corpus.queries import read_query_set
 from influence_assets.corpus.subsets import TrainingTokens
+from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, KeyAndInputs, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from influence_assets.capture.batches import Sequences
 
 BYTES_OF_AN_OUTCOME = 64
+
+BM25, RANDOM = "bm25", "random"
+"""What methods are compared with: the words alone, and chance."""
 
 
 @dataclass(frozen=True)
@@ -141,12 +144,22 @@ def _questions(work: Work) -> "list[tuple[pl.Series, Sequences]]":
     """
     from influence_assets.layouts import queries
 
-    workspace, language_model, asked = work.workspace, work.open("language_model"), []
-    for file in workspace.query_sets.values():
-        rows = read_query_set(file)
-        workspace.refuse_changed(file)
-        places = [f"{file.url}, row {row}" for row in rows["source_row"]]
-        prompts, completions, chats = (list(rows[name]) for name in ("prompt", "completion", "chat"))
-        tokenized = queries.tokenize(language_model, workspace, prompts, completions, places, chats)
+    language_model, asked = work.open("language_model"), []
+    for file in work.workspace.query_sets.values():
+        rows, tokenized = queries.read_tokenized(language_model, work.workspace, file)
         asked.append((rows["query_id"], queries.as_sequences(tokenized)))
     return asked
+
+
+def training_cost(sizes: Any, share: float) -> Cost:
+    """Return the cost of a training on a share of the sequences, with the outcomes of all queries."""
+    training, shape = sizes.study.model.train, sizes.shape
+    if training is None:
+        return Cost(bytes=None, amount=1)
+    operations = training.epochs * share * sizes.all_sequences() * shape.training_step()
+    return Cost(operations, sum(map(sizes.queries, sizes.query_tokens)) * BYTES_OF_AN_OUTCOME)
+
+
+def training_memory(sizes: Any) -> int:
+    """Return the largest memory of a training: a gradient and two moments of Adam for each weight, beside the pass."""
+    return int(sizes.pass_memory(3 * sizes.weight_bytes))

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -12,7 +13,8 @@ from influence_assets.capture.batches import Sequences
 from influence_assets.capture.layer_vectors import LayerVectors, Vectors
 from influence_assets.capture.runner import Runner
 from influence_assets.corpus.forms import Conversation, read_form
-from influence_assets.corpus.queries import TokenizedQuery, fitting, tokenize_query
+from influence_assets.corpus.queries import TokenizedQuery, fitting, read_query_set, tokenize_query
+from influence_assets.corpus.sources import SourceFile
 from influence_assets.corpus.special_tokens import SpecialTokenCounter
 from influence_assets.engine.workspace import Workspace
 from influence_assets.layouts import LARGEST_QUERIES_BYTES
@@ -71,6 +73,27 @@ def tokenize(
         else:
             tokenized.append(fitting(_conversation(chat, completion, preparation, place), context, place))
     return tokenized
+
+
+def read_tokenized(
+    language_model: Artifact, workspace: Workspace, file: SourceFile
+) -> tuple[pl.DataFrame, list[TokenizedQuery]]:
+    """Return the rows of a query file, and each query as the model reads it.
+
+    Args:
+        language_model: the artifact with the tokenizer.
+        workspace: the study.
+        file: the file of a query set.
+
+    Raises:
+        InputError: a row cannot be used, a query has more tokens than the model's context, or the file has changed
+            since its version was determined.
+    """
+    rows = read_query_set(file)
+    workspace.refuse_changed(file)
+    places = [f"{file.url}, row {row}" for row in rows["source_row"]]
+    prompts, completions, chats = (list(rows[name]) for name in ("prompt", "completion", "chat"))
+    return rows, tokenize(language_model, workspace, prompts, completions, places, chats)
 
 
 def _conversation(chat: str, completion: str, preparation: Preparation, where: str) -> TokenizedQuery:

@@ -90,10 +90,15 @@ class Units:
         Args:
             is_drawn: bool [unit].
         """
-        kept = np.zeros((self.sequences, self.length), np.bool_)
-        for row, start, end, unit in self.spans.select("row", "token_start", "token_end", "unit").iter_rows():
-            kept[row, start:end] = is_drawn[unit]
-        return kept
+        row, start, end, unit = (
+            self.spans[name].to_numpy().astype(np.int64) for name in ("row", "token_start", "token_end", "unit")
+        )
+        tokens = end - start
+        before = np.cumsum(tokens) - tokens  # tokens of the spans before each
+        places = np.repeat(row * self.length + start - before, tokens) + np.arange(tokens.sum())
+        kept = np.zeros(self.sequences * self.length, np.bool_)
+        kept[places] = np.repeat(is_drawn[unit], tokens)
+        return kept.reshape(self.sequences, self.length)
 
 
 def _values(column: str, documents: Sequence[Artifact]) -> pl.LazyFrame:
