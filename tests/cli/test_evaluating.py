@@ -30,6 +30,7 @@ def test_it_shows_its_plan_trains_and_prints_the_board(study):
     assert "retrained_models: 4 models to train" in planned.out
     finished = influence("evaluate", "--study", study)
     assert finished.code == 0, finished.err
+    assert "3 queries, 4 subsets, 1 seed." in finished.out
     for method in ("ekfac", "ekfac_calibrated", "gradient_dot", "bm25", "random"):
         assert f"\n{method} " in finished.out
     again = influence("evaluate", "--study", study)

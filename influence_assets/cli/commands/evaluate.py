@@ -23,7 +23,7 @@ MODELS, REMOVALS, JUDGEMENT = "retrained_models", "retrained_removals", "evaluat
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 BOARD = """
-    select method, figure, query_set_id, value, low, high
+    select method, figure, query_set_id, value, low, high, queries, subsets, seeds
     from evaluations
     order by query_set_id nulls first
 """
@@ -66,7 +66,7 @@ def evaluate(
             raise typer.Exit(1)
     all_is_well &= run_study(loaded, console, requested={JUDGEMENT: [Partition()]})
     if (judged := board(catalogue_path(loaded))) is not None:
-        console.print(judged)
+        console.print(*judged, sep="\n", highlight=False, soft_wrap=True)
     if not all_is_well or judged is None:
         raise typer.Exit(1)
 
@@ -161,8 +161,12 @@ def _due(study: Study, assets: Sequence[str]) -> Due:
     return Due(partitions, {name: seconds[name] for name in partitions}, is_measured)
 
 
-def board(catalogue: Path) -> Table | None:
-    """Return the linear datamodeling score of each method, over all queries and by query set; None without any."""
+def board(catalogue: Path) -> tuple[str, Table] | None:
+    """Return the linear datamodeling score of each method, over all queries and by query set, with a sentence on it.
+
+    None if nothing has been judged.
+    """
+    from influence_assets.analysis.judging import CEILING
     from influence_assets.storage.catalogue import query
 
     rows = query(catalogue, BOARD)
@@ -181,7 +185,13 @@ def board(catalogue: Path) -> Table | None:
             *cells,
             *("" if each is None or each["value"] is None else f"{each['value']:.2f}" for each in sizes),
         )
-    return table
+    first = lds[0]
+    sentence = (
+        f"Linear datamodeling score with its 95 % interval: {first['queries']:,} queries, "
+        f"{counted(first['subsets'], 'subset')}, {counted(first['seeds'], 'seed')}. {CEILING} is the ceiling; slope "
+        "and R² compare predicted with measured nats."
+    )
+    return sentence, table
 
 
 def _cell(row: dict[str, float]) -> str:

@@ -38,7 +38,7 @@ def chart(predictions: pl.DataFrame) -> Any:
         .encode(
             x=alt.X("predicted_nats:Q", scale=axis, title="predicted change (nats)"),
             y=alt.Y("measured_nats:Q", scale=axis, title="measured change (nats)"),
-            color=alt.Color("query_set_id:N", title="query set"),
+            color=alt.Color("query_set_id:N", title="query set", legend=alt.Legend(symbolOpacity=1)),
         )
     )
     ends = pl.DataFrame({"x": [-size, size], "y": [-size, size]})
