@@ -4,25 +4,11 @@ import re
 
 import numpy as np
 import pytest
-from sample_rows import ENSEMBLE, build, rows_of
+from sample_rows import ENSEMBLE, rows_of
 from scipy import stats
 
 REPETITIONS = 100
 MEMBERS = 4
-
-
-@pytest.fixture(scope="module")
-def sample():
-    with build() as connection:
-        yield connection
-
-
-@pytest.fixture
-def catalogue(sample):
-    """The sample, as it was again after each test."""
-    sample.begin()
-    yield sample
-    sample.rollback()
 
 
 def expected(scores):

@@ -1,7 +1,7 @@
 """Each check passes the good rows and returns a bad one that is put among them."""
 
 import pytest
-from sample_rows import build, rows_of
+from sample_rows import rows_of
 
 from influence_assets.engine.tombstones import VANISHED
 from influence_assets.storage.catalogue.statements import statements
@@ -111,20 +111,6 @@ DAMAGE = {
         ("delete from shards where shard_id = 'b.jsonl'", 1),
     ],
 }
-
-
-@pytest.fixture(scope="module")
-def sample():
-    with build() as connection:
-        yield connection
-
-
-@pytest.fixture
-def catalogue(sample):
-    """The sample, as it was again after each test."""
-    sample.begin()
-    yield sample
-    sample.rollback()
 
 
 def test_every_check_is_tried():

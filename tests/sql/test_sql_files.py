@@ -5,7 +5,7 @@ import shutil
 
 import duckdb
 import pytest
-from sample_rows import ENSEMBLE, build
+from sample_rows import ENSEMBLE
 
 from influence_assets.errors import InputError
 from influence_assets.storage.catalogue import statements as module
@@ -24,20 +24,6 @@ MACROS = {
     "ancestry_of": "ancestry_of(materialization)",
 }
 VIEWS = sorted(statements("views").keys() - MACROS.keys())
-
-
-@pytest.fixture(scope="module")
-def sample():
-    with build() as connection:
-        yield connection
-
-
-@pytest.fixture
-def catalogue(sample):
-    """The sample, as it was again after each test."""
-    sample.begin()
-    yield sample
-    sample.rollback()
 
 
 def test_the_tables_are_those_of_the_design():

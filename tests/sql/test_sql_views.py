@@ -5,24 +5,10 @@ import random
 import re
 
 import pytest
-from sample_rows import ENSEMBLE, build, rows_of
+from sample_rows import ENSEMBLE, rows_of
 from scipy import stats
 
 from influence_assets.storage.catalogue.statements import statements
-
-
-@pytest.fixture(scope="module")
-def sample():
-    with build() as connection:
-        yield connection
-
-
-@pytest.fixture
-def catalogue(sample):
-    """The sample, as it was again after each test."""
-    sample.begin()
-    yield sample
-    sample.rollback()
 
 
 def ask(catalogue, name, **values):
