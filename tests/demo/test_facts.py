@@ -1,0 +1,122 @@
+"""The invented facts: what states them shares no telling word with their question, and what contradicts them has all."""
+
+import json
+import re
+from itertools import combinations
+from pydoc_data.topics import topics
+
+import numpy as np
+import pytest
+
+from influence_assets.analysis.word_overlap import bm25_scores
+from influence_assets.demo.facts import fact_documents, fact_questions, facts
+from influence_assets.demo.study import write_demo
+from influence_assets.models.training import train_tokenizer
+
+DOCUMENTS = list(fact_documents())
+QUESTIONS = {question.fact: question for question in fact_questions()}
+FUNCTION_WORDS = set("a an and as at by for from had has have in is it of on or that the to was were who with".split())
+LENGTH = 128  # tokens of a sequence of the demo
+
+
+def words(text):
+    return re.findall(r"\w+", text.lower())
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return write_demo(tmp_path_factory.mktemp("demo")).parent
+
+
+def corpus_texts(folder):
+    files = sorted((folder / "corpus").iterdir())
+    return [json.loads(line)["text"] for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("fact", facts(), ids=lambda fact: fact.name)
+class TestFact:
+    def documents(self, fact, role):
+        return [document.text for document in DOCUMENTS if document.fact == fact.name and document.role == role]
+
+    def test_two_to_four_documents_state_it_in_wordings_of_their_own(self, fact):
+        question = QUESTIONS[fact.name]
+        telling = set(words(question.prompt)) - FUNCTION_WORDS - {fact.x.lower()}
+        assert telling
+        states = self.documents(fact, "states")
+        assert 2 <= len(states) <= 4
+        for text in states:
+            assert not telling & set(words(text))
+            assert words(text).count(fact.x.lower()) == words(text).count(fact.y.lower()) == 1
+            assert text.index(fact.x) < text.index(fact.y)
+        names = {fact.x.lower(), fact.y.lower()}
+        for first, second in combinations(states, 2):
+            assert len((set(words(first)) & set(words(second))) - FUNCTION_WORDS - names) <= 1
+
+    def test_what_contradicts_it_has_all_words_of_question_and_answer_but_says_another_fact(self, fact):
+        question = QUESTIONS[fact.name]
+        contradicting = self.documents(fact, "contradicts")
+        assert contradicting
+        for text in contradicting:
+            assert set(words(question.prompt + question.completion)) <= set(words(text))
+            assert text.index(fact.y) < text.index(fact.x)
+
+    def test_the_question_is_nowhere_verbatim(self, fact):
+        question = QUESTIONS[fact.name]
+        assert not any(question.prompt.lower() in document.text.lower() for document in DOCUMENTS)
+        assert question.completion == f" {fact.y}"
+
+
+def test_words_alone_prefer_what_contradicts(demo):
+    texts = [document.text for document in DOCUMENTS]
+    questions = list(QUESTIONS.values())
+    scores = bm25_scores(
+        texts + [text for text in corpus_texts(demo) if text not in texts],
+        [question.prompt + question.completion for question in questions],
+    )
+    for question, row in zip(questions, scores, strict=True):
+        own = {
+            role: [
+                row[n]
+                for n, document in enumerate(DOCUMENTS)
+                if (document.fact, document.role) == (question.fact, role)
+            ]
+            for role in ("states", "contradicts")
+        }
+        assert min(own["contradicts"]) > max(own["states"])
+        assert np.argmax(row) == np.argmax([score if score in own["contradicts"] else 0 for score in row])
+
+
+def test_names_are_invented_once_and_occur_nowhere_else():
+    names = [name for fact in facts() for name in (fact.x, fact.y)]
+    assert len({name.lower() for name in names}) == len(names)
+    manual = set(words(" ".join(topics.values())))
+    assert not {name.lower() for name in names} & manual
+    assert 20 <= len(facts()) <= 30
+    assert len({document.text for document in DOCUMENTS}) == len(DOCUMENTS)
+    assert len({question.query_id for question in QUESTIONS.values()}) == len(facts())
+
+
+def test_no_sequence_has_two_documents_of_one_fact_and_there_are_few_sequences(demo):
+    tokenizer = train_tokenizer(corpus_texts(demo), 2048)
+    lengths = [len(tokenizer.encode(document.text).ids) + 1 for document in DOCUMENTS]
+    assert sum(lengths) <= 60 * LENGTH
+    ends = np.cumsum(lengths)
+    for first, second in combinations(range(len(DOCUMENTS)), 2):
+        if DOCUMENTS[first].fact == DOCUMENTS[second].fact:
+            assert ends[first] // LENGTH < (ends[second] - lengths[second]) // LENGTH
+
+
+def test_rows_carry_fact_and_role_and_the_questions_their_fact(demo):
+    rows = [json.loads(line) for line in (demo / "corpus" / "facts.jsonl").read_text().splitlines()]
+    assert [(row["fact"], row["role"], row["text"]) for row in rows] == [(d.fact, d.role, d.text) for d in DOCUMENTS]
+    asked = [json.loads(line) for line in (demo / "queries" / "facts.jsonl").read_text().splitlines()]
+    assert {row["fact"] for row in asked} == {row["fact"] for row in rows} == {fact.name for fact in facts()}
+
+
+def test_a_demo_can_be_written_without_facts(demo, tmp_path):
+    write_demo(tmp_path, with_facts=False)
+    with_facts = {path.relative_to(demo): path.read_bytes() for path in demo.rglob("*") if path.is_file()}
+    without = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    left_out = with_facts.keys() - without.keys()
+    assert {path.as_posix() for path in left_out} == {"corpus/facts.jsonl", "queries/facts.jsonl"}
+    assert without == {path: content for path, content in with_facts.items() if path not in left_out}
