@@ -48,7 +48,7 @@ PASSAGES = """
     inner join sequences using (sequence_id)
     inner join documents using (shard_id, document_id)
     group by all
-    order by sequence_id
+    order by item
 """
 DOCUMENTS = """
     -- the documents that the model was trained on; their texts, put together from those of their sequences
@@ -58,7 +58,7 @@ DOCUMENTS = """
             sequence_documents.document_id,
             character_start,
             character_end - character_start as characters,
-            coalesce(sum(character_end - character_start + 2) over earlier, 0) as before,  -- 2: an empty line
+            coalesce(sum(character_end - character_start + 2) over earlier, 0) as preceding,  -- 2: an empty line
             sequences.text
         from sequence_documents
         inner join sequences using (sequence_id)
@@ -71,7 +71,7 @@ DOCUMENTS = """
         select
             document_key as item,
             title,
-            string_agg(substring(text, (before + 1)::bigint, characters), '' order by character_start) as text
+            string_agg(substring(text, (preceding + 1)::bigint, runs.characters), '' order by character_start) as text
         from runs
         inner join documents using (shard_id, document_id)
         where trained_on is not false
@@ -139,6 +139,7 @@ def ranked(catalogue: Path) -> pl.DataFrame:
             pl.concat([scores, _bm25(questions, items)])
             .join(items, on="item")
             .with_columns(rank=rank, unit=pl.lit(unit))
+            .drop("item")
         )
     shared = pl.col("true_keys").list.set_intersection("document_keys").list.len()
     return (
