@@ -4,8 +4,8 @@ The verbatim questions about the manual tell methods apart badly, because a sear
 So each fact "x and y stand in this relation" has documents of two roles. Those that *state* it use wordings that share
 no telling word with the question but the two names. Those that *contradict* it, the anti-documents, have every word of
 the question and of its answer, with the two names exchanged, which is another fact. What compares words alone prefers
-the latter. Influence knows the order: where the answer comes before the subject, a model learns little of how to
-continue from the subject to the answer (Grosse et al. 2023, Sec. 5.3.4).
+the latter. Influence is sensitive to the order of the two names (Grosse et al. 2023); docs/log.md has how far that
+carries here.
 
 Nobody and nothing that is named here exists.
 """
