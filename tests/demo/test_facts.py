@@ -15,7 +15,9 @@ from influence_assets.models.training import train_tokenizer
 
 DOCUMENTS = list(fact_documents())
 QUESTIONS = {question.fact: question for question in fact_questions()}
-FUNCTION_WORDS = set("a an and as at by for from had has have in is it of on or that the to was were who with".split())
+FUNCTION_WORDS = set(
+    re.findall(r"\w+", "a an and as at by for from had has have in is it of on or that the to was were who with")
+)
 LENGTH = 128  # tokens of a sequence of the demo
 
 
