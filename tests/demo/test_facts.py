@@ -1,4 +1,4 @@
-"""The invented facts: what states them shares no telling word with their question, and what contradicts them has all."""
+"""The invented facts: documents that state them share no telling word with their question, the others have all."""
 
 import json
 import re
