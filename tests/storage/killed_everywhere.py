@@ -11,13 +11,30 @@ import sys
 from itertools import count
 from pathlib import Path
 
+from influence_assets.storage.artifacts import ArtifactStore
 from tests.storage.stored import KEY, store_in, write
+
+
+def lock_and_unlock(store: ArtifactStore) -> None:
+    """Make the partition's folder for its lock."""
+    with store.partition_lock(KEY):
+        pass
+
+
+def clear(store: ArtifactStore) -> None:
+    """Remove the artifact and every folder that this leaves empty."""
+    with store.exclusive_lock():
+        store.remove(KEY)
+        store.remove_empty_folders()
+
 
 DEEDS = {
     "write": write,
     "mark": lambda store: store.mark_damaged(store.place(KEY), ["sequences.parquet"], "is cut off"),
     "remove": lambda store: store.remove(KEY),
     "reduce": lambda store: store.reduce_to_record(KEY),
+    "lock": lock_and_unlock,
+    "clear": clear,
 }
 _STEPS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}
 

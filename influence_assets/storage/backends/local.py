@@ -172,16 +172,19 @@ class LocalBackend(Backend):
         return [name for name in removed if not os.path.lexists(self._root / name)]
 
     def remove_empty_folders(self) -> list[str]:
-        """Remove folders of partitions that contain only locks, and folders of assets that this leaves empty."""
+        """Remove folders of partitions that contain only locks or nothing, and folders of assets that are empty then.
+
+        A process that was killed while it made or removed such a folder may have left any of them empty.
+        """
         removed: list[Path] = []
         for asset in self._real_folders(self._root):
-            emptied = [partition for partition in self._real_folders(asset) if _holds_locks_alone(partition)]
+            emptied = [partition for partition in self._real_folders(asset) if _holds_locks_at_most(partition)]
             for partition in emptied:
                 files.delete(partition)
-            if emptied and files.is_empty_folder(asset):
-                asset.rmdir()
-                emptied.append(asset)
             removed += emptied
+            if files.is_empty_folder(asset):
+                asset.rmdir()
+                removed.append(asset)
         return [path.relative_to(self._root).as_posix() for path in removed]
 
     def _path(self, name: str) -> Path:
@@ -198,10 +201,9 @@ def _temporary_in(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if is_temporary_name(path.name)]
 
 
-def _holds_locks_alone(folder: Path) -> bool:
-    """Return whether a folder contains locks of this product and nothing else, so that it was a partition's."""
-    entries = list(folder.iterdir())
-    return bool(entries) and all(map(locks.is_lock, entries))
+def _holds_locks_at_most(folder: Path) -> bool:
+    """Return whether a folder contains nothing but locks of this product."""
+    return all(map(locks.is_lock, folder.iterdir()))
 
 
 BACKEND = BackendKind(name="local", open=LocalBackend)
