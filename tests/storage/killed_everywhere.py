@@ -15,10 +15,10 @@ from influence_assets.storage.artifacts import ArtifactStore
 from tests.storage.stored import KEY, store_in, write
 
 
-def lock_and_unlock(store: ArtifactStore) -> None:
-    """Make the partition's folder for its lock."""
+def write_as_runs_do(store: ArtifactStore) -> None:
+    """Write the artifact under its partition's lock, whose file is the first in the partition's folder."""
     with store.partition_lock(KEY):
-        pass
+        write(store)
 
 
 def clear(store: ArtifactStore) -> None:
@@ -33,7 +33,7 @@ DEEDS = {
     "mark": lambda store: store.mark_damaged(store.place(KEY), ["sequences.parquet"], "is cut off"),
     "remove": lambda store: store.remove(KEY),
     "reduce": lambda store: store.reduce_to_record(KEY),
-    "lock": lock_and_unlock,
+    "write as runs do": write_as_runs_do,
     "clear": clear,
 }
 _STEPS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}

@@ -102,7 +102,8 @@ class LocalBackend(Backend):
         """Yield a hidden folder beside the place, locked so that no other process takes it for an abandoned one."""
         path = temporary_beside(self._path(folder))
         try:
-            path.mkdir(parents=True)
+            while not path.exists():
+                files.make_with_folders(path, Path.mkdir)
             with locks.holding(path):
                 yield path
         finally:
@@ -172,19 +173,19 @@ class LocalBackend(Backend):
         return [name for name in removed if not os.path.lexists(self._root / name)]
 
     def remove_empty_folders(self) -> list[str]:
-        """Remove folders of partitions that contain only locks or nothing, and folders of assets that are empty then.
+        """Remove folders of partitions that contain only locks, and folders of assets that have no others.
 
-        A process that was killed while it made or removed such a folder may have left any of them empty.
+        Each is renamed first: of an empty one that a killed process left, nobody would know whose it is.
         """
         removed: list[Path] = []
         for asset in self._real_folders(self._root):
-            emptied = [partition for partition in self._real_folders(asset) if _holds_locks_at_most(partition)]
-            for partition in emptied:
-                files.delete(partition)
+            emptied = [partition for partition in self._real_folders(asset) if _holds_locks_alone(partition)]
             removed += emptied
-            if files.is_empty_folder(asset):
-                asset.rmdir()
+            if emptied and set(asset.iterdir()) == set(emptied):
                 removed.append(asset)
+                emptied = [asset]
+            for folder in emptied:
+                self.remove(folder.relative_to(self._root).as_posix())
         return [path.relative_to(self._root).as_posix() for path in removed]
 
     def _path(self, name: str) -> Path:
@@ -201,9 +202,10 @@ def _temporary_in(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if is_temporary_name(path.name)]
 
 
-def _holds_locks_at_most(folder: Path) -> bool:
-    """Return whether a folder contains nothing but locks of this product."""
-    return all(map(locks.is_lock, folder.iterdir()))
+def _holds_locks_alone(folder: Path) -> bool:
+    """Return whether a folder contains locks of this product and nothing else, so that it was a partition's."""
+    entries = list(folder.iterdir())
+    return bool(entries) and all(map(locks.is_lock, entries))
 
 
 BACKEND = BackendKind(name="local", open=LocalBackend)
