@@ -87,8 +87,8 @@ def retraining_cost(work: Work) -> MethodCost:
     """Return the cost of the retrained models that an asset's work reads."""
     shape, models = shape_of(work), [model.manifest for model in work.open_all("retrained_models")]
     training = work.study.model.train
-    steps = sum(int(model.summary["training_sequences"]) for model in models) * (training.epochs if training else 0)
-    passes = steps * shape.training_step() / (_sequences(work) * shape.passes())
+    seen = sum(int(model.summary["training_sequences"]) for model in models) * (training.epochs if training else 0)
+    passes = seen * shape.training_step() / (_sequences(work) * shape.passes())
     return MethodCost(passes, sum(model.bytes for model in models))
 
 

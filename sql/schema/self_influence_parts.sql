@@ -1,5 +1,5 @@
--- The influence on itself of one document's part of a training sequence, for each document of a sequence in which several
--- are packed; where a sequence has one document, its row in self_influence is the document's.
+-- The influence on itself of one document's part of a training sequence, for each document of a sequence in which
+-- several are packed; where a sequence has one document, its row in self_influence is the document's.
 -- grain: (generation_id, sequence_id, document_key)
 create table self_influence_parts (
     sequence_id bigint not null,

@@ -2,48 +2,14 @@
 -- unless scores.self_influence is on.
 -- grain: (shard_id, document_id)
 create view self_influence_by_document as
-with spans as (
-    select
-        sequence_id,
-        document_key,
-        sum(token_end - token_start) as tokens,
-        count(*) over (partition by sequence_id) as documents
-    from sequence_documents
-    group by sequence_id, document_key
-),
-
-parts as (
-    select
-        self_influence.generation_id,
-        self_influence.sequence_id,
-        spans.document_key,
-        spans.tokens,
-        self_influence.self_influence_nats
-    from self_influence
-    inner join spans on self_influence.sequence_id = spans.sequence_id
-    where spans.documents = 1
-    union all
-    select
-        self_influence_parts.generation_id,
-        self_influence_parts.sequence_id,
-        self_influence_parts.document_key,
-        spans.tokens,
-        self_influence_parts.self_influence_nats
-    from self_influence_parts
-    inner join spans
-        on
-            self_influence_parts.sequence_id = spans.sequence_id
-            and self_influence_parts.document_key = spans.document_key
-),
-
-summed as (
+with summed as (
     select
         sequences.shard_id,
         parts.document_key,
         sum(parts.self_influence_nats) as self_influence_nats,
         sum(parts.tokens) as tokens,
         count(*) as sequences
-    from parts
+    from document_part_self_influence as parts
     inner join generations on parts.generation_id = generations.generation_id
     inner join sequences on parts.sequence_id = sequences.sequence_id
     where generations.is_current

@@ -462,11 +462,11 @@ class TestCookbook:
             ("S", False),
         ]
 
-    def test_documents_unlike_the_rest(self, catalogue):
-        rows = ask(catalogue, "documents_unlike_the_rest", count=2, fewest_tokens=1)
+    def test_documents_with_self_influence(self, catalogue):
+        rows = ask(catalogue, "documents_with_self_influence", count=2, fewest_tokens=1)
         # d1 has 4 nats over 6 tokens, d2 has 0.5 + 3 over 8, d3 has 1 over 6.
         assert [(r["document_id"], r["nats_per_token"]) for r in rows] == [("d1", 4 / 6), ("d2", 3.5 / 8)]
-        assert ask(catalogue, "documents_unlike_the_rest", count=9, fewest_tokens=7)[0]["document_id"] == "d2"
+        assert ask(catalogue, "documents_with_self_influence", count=9, fewest_tokens=7)[0]["document_id"] == "d2"
 
     def test_every_question_is_tried(self):
         tried = re.findall(r'ask\(catalogue, "(\w+)"', inspect.getsource(TestCookbook))
