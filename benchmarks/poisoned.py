@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from scipy.stats import mannwhitneyu
 
-from influence_assets.assets import asset_graph, open_workspace
+from influence_assets.assets import open_workspace
 from influence_assets.cli.console import console
 from influence_assets.cli.study_runs import run_study
 from influence_assets.demo.files import write_rows
@@ -122,8 +123,7 @@ def losses(versions: Versions) -> dict[int, np.ndarray]:
 
 def auc(damaged: np.ndarray, intact: np.ndarray) -> float:
     """Return how often a damaged document has a higher value than an intact one; equal values count half."""
-    above = (damaged[:, None] > intact[None, :]).mean()
-    return float(above + (damaged[:, None] == intact[None, :]).mean() / 2)
+    return float(mannwhitneyu(damaged, intact).statistic / (len(damaged) * len(intact)))
 
 
 def figures(documents: pl.DataFrame) -> Iterator[dict[str, Any]]:
@@ -173,7 +173,6 @@ def main() -> None:
     # Few questions: only what documents have to do with themselves is wanted.
     questions = given.folder / QUERIES_FOLDER / "questions.jsonl"
     questions.write_text("".join(questions.read_text(encoding="utf-8").splitlines(keepends=True)[:1]), encoding="utf-8")
-    asset_graph()
     run_study(Study.load(study), console)
     documents = measured(study)
     documents.write_parquet(given.folder / "documents.parquet")
