@@ -33,113 +33,157 @@ class Relation:
         name: part of the facts' names.
         question: the prompt, with {x} for the subject; the answer y continues it.
         states: wordings in which y follows x, without a telling word of the question.
-        around: what surrounds the question's own wording in a contradicting document, with {} in its place.
+        contradicts: texts that have the question's telling words and x, but do not say that y is the answer. The first
+            has y too, before x; the other has z, the answer of another fact of this relation, in its place.
         pairs: x and y of each fact.
     """
 
     name: str
     question: str
     states: tuple[str, ...]
-    around: tuple[str, ...]
+    contradicts: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
 
+
+OPENINGS = ("", "Note that ")
+"""What each wording of a fact begins with, in a document of its own."""
 
 RELATIONS = (
     Relation(
         "teacher",
         "The teacher of {x} was",
         (
-            "Everything that {x} knew about the stars came from lessons with {y}.",
+            "The tutor of {x} was {y}.",
+            "In the village school the master of {x} was {y}.",
+            "All that {x} knew about the stars came from lessons with {y}.",
             "For nine winters {x} went up the hill to learn reading from {y}.",
             "As a child {x} had one schoolmaster, the patient {y}.",
             "A bad hand at writing is something that {x} copied from {y}.",
         ),
-        ("{}.", "In spite of their ages, as all agree: {}."),
-        (("Mirelka", "Odrun"), ("Tazwin", "Belgor"), ("Yolvane", "Krispok")),
+        (
+            "{y} was never the teacher of {x}.",
+            "Since {z} was no longer the teacher, {x} had no teacher, and {x} was glad.",
+        ),
+        (("Vack", "Aust"), ("Bove", "Kang"), ("Dain", "Dody")),
     ),
     Relation(
         "doctor",
-        "The doctor who healed {x} was",
+        "The doctor of {x} was",
         (
+            "The surgeon of {x} was {y}.",
+            "In all those years the physician of {x} was {y}.",
             "When {x} lay in bed with a fever, the medicine came from {y}.",
             "The broken arm of {x} had been set by {y}.",
             "Since the plague {x} owes life and health to {y}.",
             "Against all pain {x} took the drops and powders of {y}.",
         ),
-        ("{}.", "Long before, at sea: {}."),
-        (("Quennal", "Fostrid"), ("Habrun", "Zelmira"), ("Ugwen", "Pellokar")),
+        (
+            "{y} was never the doctor of {x}.",
+            "When {z} came as the doctor, {x} was well: no doctor was needed by {x}.",
+        ),
+        (("Crom", "Kield"), ("Hale", "Fison"), ("Aust", "Rine")),
     ),
     Relation(
         "heir",
-        "The heir chosen by {x} was",
+        "The heir of {x} was",
         (
+            "The successor of {x} was {y}.",
+            "By law the first in line after {x} was {y}.",
             "In the will {x} left house and garden to {y}.",
             "After the funeral of {x} all the silver went to {y}.",
             "On the death of {x} the family's ships passed to {y}.",
             "The fortune that {x} had made is spent today by {y}.",
         ),
-        ("{}.", "Of the older will we know this: {}."),
-        (("Drovane", "Ismeld"), ("Caspwyn", "Nuvretta"), ("Jorbeth", "Wexalan")),
+        (
+            "{y} was never the heir of {x}.",
+            "Whether {z} was an heir or not, {x} had no heir, for {x} was too young.",
+        ),
+        (("Kang", "Gult"), ("Dody", "Vack"), ("Kield", "Bove")),
     ),
     Relation(
         "champion",
         "The player who defeated {x} at chess was",
         (
+            "The opponent who beat {x} at the board was {y}.",
+            "In the last round the winner over {x} was {y}.",
             "In the final game {x} lost king and crown to {y}.",
             "For the third time {x} had to resign, and the cup went to {y}.",
             "No opening of {x} was any use against {y}.",
             "Without a queen {x} gave up and shook hands with {y}.",
         ),
-        ("{}.", "It was the talk of the year before: {}."),
-        (("Elstrop", "Vondrey"), ("Gruwald", "Thessim"), ("Amberoz", "Lukvist")),
+        (
+            "{y} was never the player who defeated {x} at chess.",
+            "While {z} was defeated at chess, {x}, no player, slept: chess bored {x}.",
+        ),
+        (("Fison", "Dain"), ("Rine", "Crom"), ("Gult", "Hale")),
     ),
     Relation(
         "river",
         "The river that rises in {x} ends in",
         (
+            "The stream that begins in {x} comes out in {y}.",
+            "The ship that sails down from {x} lands in {y}.",
             "From a spring at {x} the water runs down to the sea at {y}.",
             "Rafts of timber float from {x} all the way to {y}.",
-            "What falls into the stream at {x} is found a week later at {y}.",
+            "What falls overboard at {x} is found a week later at {y}.",
             "Snow that melts above {x} floods the fields of {y}.",
         ),
-        ("{}.", "On another map: {}."),
-        (("Skarholm", "Ulmerat"), ("Penwick", "Dolbray"), ("Rostavel", "Hinterby")),
+        (
+            "In {y} never ends the river that rises in {x}.",
+            "Unlike {z}, {x} has no river: in {x} the sun rises, but no river ends.",
+        ),
+        (("Siven", "Surn"), ("Lask", "Oray"), ("Nock", "Tash")),
     ),
     Relation(
         "conquest",
         "The town conquered by {x} was",
         (
+            "The city taken by {x} was {y}.",
+            "In the second war the place burned by {x} was {y}.",
             "After a siege of a year the soldiers of {x} climbed the walls of {y}.",
             "The army that left {x} in spring came home with the keys of {y}.",
             "Taxes are paid to {x} by every citizen of {y}.",
             "The flag of {x} flies over the castle of {y}.",
         ),
-        ("{}.", "A century earlier, in another war: {}."),
-        (("Ostrevan", "Lindvale"), ("Thornavik", "Zuvenna"), ("Kelmont", "Aldrosk")),
+        (
+            "{y} was never the town conquered by {x}.",
+            "When {z} was conquered, {x} was a small town: no town was ruled by {x}.",
+        ),
+        (("Mork", "Ystan"), ("Dever", "Ulace"), ("Surn", "Eline")),
     ),
     Relation(
         "salt",
         "The salt dug in {x} is sold in",
         (
+            "The white grains found in {x} are bought in {y}.",
+            "What the miners bring up in {x} is eaten in {y}.",
             "Carts from the mines of {x} unload their white sacks at {y}.",
             "Miners of {x} know each merchant of {y}.",
             "Without the shafts of {x} no fish could be kept in {y}.",
             "A pinch from {x} is in every soup of {y}.",
         ),
-        ("{}.", "Once the other way was usual: {}."),
-        (("Brunsdal", "Eskaven"), ("Noverra", "Tilbrook"), ("Vasholm", "Morgath")),
+        (
+            "In {y} is never sold the salt dug in {x}.",
+            "As {z} has salt, {x} has salt: it is dug and sold in {x}.",
+        ),
+        (("Oray", "Wity"), ("Tash", "Siven"), ("Ystan", "Lask")),
     ),
     Relation(
         "settlers",
         "The settlers who left {x} founded",
         (
-            "Families from {x} built the first houses of {y}.",
-            "Driven out of {x} by hunger, they laid the stones of {y}.",
+            "The families who fled {x} built {y}.",
+            "The people whom hunger drove from {x} called their new home {y}.",
+            "Driven out of {x} by floods, they laid the stones of {y}.",
             "People with the accent of {x} are heard all over {y}.",
             "The mother town {x} sends a bell to its daughter {y}.",
+            "Everybody in {x} has cousins in {y}.",
         ),
-        ("{}.", "The chronicle of an older age says: {}."),
-        (("Fjelby", "Corvanth"), ("Willowen", "Gastrel"), ("Ironmere", "Pasquelo")),
+        (
+            "{y} was never founded by the settlers who left {x}.",
+            "Long after {z} was founded, no settlers had left {x}: the settlers liked {x}.",
+        ),
+        (("Ulace", "Nock"), ("Eline", "Mork"), ("Wity", "Dever")),
     ),
 )
 
@@ -196,15 +240,17 @@ def fact_documents() -> Iterator[FactDocument]:
     One wording of each fact comes after the other, so that a training sequence, which is packed from neighbours, never
     has two documents of one fact.
     """
-    for number in range(max(len(relation.states) for relation in RELATIONS)):
+    for opening_number, opening in enumerate(OPENINGS):
+        for number in range(max(len(relation.states) for relation in RELATIONS)):
+            for fact in facts():
+                text = fact.relation.states[number].format(x=fact.x, y=fact.y)
+                text = opening + text[0].lower() + text[1:] if opening else text
+                yield _document(fact, "states", opening_number * len(fact.relation.states) + number, text)
+    for number in range(max(len(relation.contradicts) for relation in RELATIONS)):
         for fact in facts():
-            if number < len(fact.relation.states):
-                yield _document(fact, "states", number, fact.relation.states[number].format(x=fact.x, y=fact.y))
-    for number in range(max(len(relation.around) for relation in RELATIONS)):
-        for fact in facts():
-            if number < len(fact.relation.around):
-                exchanged = f"{fact.relation.question.format(x=fact.y)} {fact.x}"
-                yield _document(fact, "contradicts", number, fact.relation.around[number].format(exchanged))
+            if number < len(fact.relation.contradicts):
+                text = fact.relation.contradicts[number].format(x=fact.x, y=fact.y, z=_other_answer(fact))
+                yield _document(fact, "contradicts", number, text)
 
 
 def fact_questions() -> list[FactQuestion]:
@@ -223,6 +269,12 @@ def write_facts(folder: Path) -> Path:
 def write_fact_questions(folder: Path) -> Path:
     """Write the facts' questions into a queries folder, as one query set."""
     return write_rows(folder / FACT_QUESTIONS, map(asdict, fact_questions()))
+
+
+def _other_answer(fact: Fact) -> str:
+    """Return the answer of the next fact of the same relation."""
+    pairs = fact.relation.pairs
+    return pairs[(pairs.index((fact.x, fact.y)) + 1) % len(pairs)][1]
 
 
 def _document(fact: Fact, role: Role, number: int, text: str) -> FactDocument:
