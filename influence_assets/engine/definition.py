@@ -190,6 +190,8 @@ class AssetDefinition:
         frozen: the rule for its version, if it is frozen; None: its version follows from its inputs.
         identity: a name, and a function that returns the content of its manifest that enters its readers' versions,
             such as the hash of the weights of a trained model, which its own version does not determine.
+        settles: returns a study with what it leaves open, such as `auto`, as this asset's only artifact has settled it;
+            the settings of its readers are taken from that.
         is_current: returns whether an artifact that is held is still valid; None: it always is.
         needed_until: an asset; once that is up to date, artifacts of this one are no longer needed, and are reduced to
             their manifests.
@@ -234,6 +236,7 @@ class AssetDefinition:
     compute: Callable[[Work], None]
     frozen: VersionRule | None = None
     identity: tuple[str, Callable[[Manifest], Any]] | None = None
+    settles: Callable[[Study, Manifest], Study] | None = None
     is_current: Callable[["Workspace", Manifest], bool] | None = None
     needed_until: str | None = None
     on_request: bool = False
