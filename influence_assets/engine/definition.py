@@ -159,10 +159,12 @@ class CostModel:
     Args:
         partition: the cost of one partition; of an asset that a shared pass computes, without the pass.
         memory: the largest memory while it runs, in bytes; None where the model is not run.
+        like: another asset that does the same work, whose measured speed it is taken to have until its own is known.
     """
 
     partition: Callable[[Any, Partition], Cost]
     memory: Callable[[Any], int | None] = lambda _sizes: None
+    like: str | None = None
 
 
 def _no_cost(_sizes: Any, _partition: Partition) -> Cost:
