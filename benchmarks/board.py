@@ -120,8 +120,8 @@ def _sizes(rows: Rows) -> Iterator[str]:
 
 def _bergson() -> Iterator[str]:
     yield (
-        f"Beside it, what [bergson's leaderboard]({BERGSONS_PAGE}) says of GPT-2 fine-tuned on WikiText: another model, "
-        "another corpus and another kind of training, so that only the order of methods can be compared."
+        f"Beside it, what [bergson's leaderboard]({BERGSONS_PAGE}) says of GPT-2 fine-tuned on WikiText: another "
+        "model, another corpus and another kind of training, so that only the order of methods can be compared."
     )
     yield ""
     yield "| | linear datamodeling score | query loss difference |"

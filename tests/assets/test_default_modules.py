@@ -67,7 +67,8 @@ def test_the_study_has_the_first_word_and_an_earlier_release_chose_the_mlps(tmp_
 
 
 @pytest.mark.slow
-def test_scores_are_those_of_a_study_that_names_these_layers(costs_little, tmp_path):
+@pytest.mark.usefixtures("costs_little")
+def test_scores_are_those_of_a_study_that_names_these_layers(tmp_path):
     chosen, named = studies.lay_out(tmp_path / "chosen"), studies.lay_out(tmp_path / "named")
     studies.write_study(named.parent, curvature={"modules": "mlp+embedding"})
     for study in (chosen, named):
@@ -80,7 +81,8 @@ def test_scores_are_those_of_a_study_that_names_these_layers(costs_little, tmp_p
 
 
 @pytest.mark.slow
-def test_the_choice_is_the_models_and_stands(study, costs_little):
+@pytest.mark.usefixtures("costs_little")
+def test_the_choice_is_the_models_and_stands(study):
     """It was made when the model was stored; a new file, and another rule since then, are computed with it."""
     assert studies.compute(study) == []
     studies.write_extra(study)

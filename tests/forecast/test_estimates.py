@@ -122,7 +122,8 @@ def test_a_model_that_is_not_trained_yet_has_the_shapes_of_its_settings(tmp_path
     norms, weights, biases = 4 * 16, 12 * 16**2, 9 * 16
     embeddings = (300 + studies.LENGTH) * 16
     assert sizes.shape.parameters == 3 * (norms + weights + biases) + embeddings + 2 * 16
-    assert len(sizes.shape.layers) == 6
+    assert [layer.name for layer in sizes.shape.layers if "mlp" not in layer.name] == ["transformer.wte"]
+    assert len(sizes.shape.layers) == 1 + 6
     stage = by_name(study)["language_model"]
     assert stage.operations == 5 * sizes.all_sequences() * 3 * (sizes.shape.forward + sizes.shape.head)
 
@@ -175,7 +176,8 @@ def test_models_that_are_trained_again_take_as_long_for_their_operations_as_the_
     trained = {"layers": 1, "width": 16, "heads": 2, "vocabulary": 280, "epochs": 2, "batch_sequences": 2}
     evaluation = {"subsets": 4, "seeds": 1, "share": 0.25}
     study = studies.lay_out(
-        tmp_path, model={"path": None, "train": trained, "dtype": "float32"}, evaluation=evaluation
+        tmp_path, model={"path": None, "train": trained, "dtype": "float32"}, evaluation=evaluation,
+        sequences={"length": 32},
     )  # fmt: skip
     models = {"retrained_models": [Partition(name=name) for name in Study.load(study).evaluation.retrainings()]}
 
