@@ -46,9 +46,9 @@ STUDY = """\
 name: leave_one_out
 corpus: {path: corpus}
 model:
-  train: {layers: 2, width: 64, heads: 2, vocabulary: 512, epochs: 10, batch_sequences: 4, learning_rate: 0.004,
+  train: {layers: 2, width: 64, heads: 2, vocabulary: 1024, epochs: 10, batch_sequences: 4, learning_rate: 0.004,
           members: 4}
-sequences: {length: 128}
+sequences: {length: 192}
 queries: {path: queries}
 """
 
