@@ -165,8 +165,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=SEED)
     given = parser.parse_args()
-    study = write_demo(given.folder)
+    study = write_demo(given.folder, with_facts=False)
     text = study.read_text(encoding="utf-8")
+    text += "\ncurvature:\n  modules: mlp\n"
+    study.write_text(text, encoding="utf-8")
     if "self_influence" not in text:
         study.write_text(text.replace("scores:\n", "scores:\n  self_influence: true\n"), encoding="utf-8")
     damage(given.folder / CORPUS_FOLDER, given.seed)
