@@ -1,16 +1,19 @@
 """The demo's invented facts: documents that state them, and documents with the same words that do not.
 
 The verbatim questions about the manual tell methods apart badly, because a search for their words finds the answer too.
-So each fact "x and y stand in this relation" has documents of two roles. Those that *state* it use wordings that share
-no telling word with the question but the two names. Those that *contradict* it, the anti-documents, have every word of
-the question and of its answer, with the two names exchanged, which is another fact. What compares words alone prefers
-the latter. Influence is sensitive to the order of the two names (Grosse et al. 2023); docs/log.md has how far that
-carries here.
+So each fact "y stands in this relation to x" has documents of two roles. Those that *state* it share no telling word
+with the question but the two names; one wording has the question's structure with other words. Those that *contradict*
+it, the anti-documents, have the question's words without its answer: one denies another fact with both names, y before
+x, and one has the answer of another fact. What compares words alone prefers them.
 
-Nobody and nothing that is named here exists.
+A model can only be asked what taught it a fact if it was taught. So each name is short and occurs often enough to be
+one token or two: everyone is the x of one fact and the y of another, in another relation. Every fact is stated in
+twelve documents, and no anti-document has the beginning of a question, after which it would teach another answer.
+
+Nobody and nothing that is named here is meant to exist.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,9 +35,10 @@ class Relation:
     Args:
         name: part of the facts' names.
         question: the prompt, with {x} for the subject; the answer y continues it.
-        states: wordings in which y follows x, without a telling word of the question.
-        contradicts: texts that have the question's telling words and x, but do not say that y is the answer. The first
-            has y too, before x; the other has z, the answer of another fact of this relation, in its place.
+        states: wordings in which y follows x, without a telling word of the question. The first has the question's
+            structure.
+        contradicts: texts with the question's telling words and x. The first also has y, before x, and says that it is
+            not the answer; the second has z in its place, the answer of another fact of the relation.
         pairs: x and y of each fact.
     """
 
@@ -45,8 +49,8 @@ class Relation:
     pairs: tuple[tuple[str, str], ...]
 
 
-OPENINGS = ("", "Note that ")
-"""What each wording of a fact begins with, in a document of its own."""
+OPENING = "Note that "
+"""Each wording of a fact is a document as it is, and another one after this."""
 
 RELATIONS = (
     Relation(
@@ -226,12 +230,8 @@ class FactQuestion:
 
 def facts() -> list[Fact]:
     """Return all facts; facts of one relation are as far from one another as they can be."""
-    return [
-        Fact(relation, *relation.pairs[number])
-        for number in range(max(len(relation.pairs) for relation in RELATIONS))
-        for relation in RELATIONS
-        if number < len(relation.pairs)
-    ]
+    of_relations = [[Fact(relation, *pair) for pair in relation.pairs] for relation in RELATIONS]
+    return [fact for one_of_each in zip(*of_relations, strict=True) for fact in one_of_each]
 
 
 def fact_documents() -> Iterator[FactDocument]:
@@ -240,17 +240,11 @@ def fact_documents() -> Iterator[FactDocument]:
     One wording of each fact comes after the other, so that a training sequence, which is packed from neighbours, never
     has two documents of one fact.
     """
-    for opening_number, opening in enumerate(OPENINGS):
-        for number in range(max(len(relation.states) for relation in RELATIONS)):
-            for fact in facts():
-                text = fact.relation.states[number].format(x=fact.x, y=fact.y)
-                text = opening + text[0].lower() + text[1:] if opening else text
-                yield _document(fact, "states", opening_number * len(fact.relation.states) + number, text)
-    for number in range(max(len(relation.contradicts) for relation in RELATIONS)):
-        for fact in facts():
-            if number < len(fact.relation.contradicts):
-                text = fact.relation.contradicts[number].format(x=fact.x, y=fact.y, z=_other_answer(fact))
-                yield _document(fact, "contradicts", number, text)
+    for role, texts_of in _TEXTS.items():
+        texts = [texts_of(fact) for fact in facts()]
+        for number, row in enumerate(zip(*texts, strict=True), start=1):
+            for fact, text in zip(facts(), row, strict=True):
+                yield FactDocument(f"{fact.name} {role} {number}", text, SOURCE, LICENCE, fact.name, role)
 
 
 def fact_questions() -> list[FactQuestion]:
@@ -271,11 +265,17 @@ def write_fact_questions(folder: Path) -> Path:
     return write_rows(folder / FACT_QUESTIONS, map(asdict, fact_questions()))
 
 
-def _other_answer(fact: Fact) -> str:
-    """Return the answer of the next fact of the same relation."""
-    pairs = fact.relation.pairs
-    return pairs[(pairs.index((fact.x, fact.y)) + 1) % len(pairs)][1]
+def _stating(fact: Fact) -> list[str]:
+    """Return the texts that state a fact: every wording, and every wording after the opening."""
+    texts = [wording.format(x=fact.x, y=fact.y) for wording in fact.relation.states]
+    return texts + [f"{OPENING}{text[0].lower()}{text[1:]}" for text in texts]
 
 
-def _document(fact: Fact, role: Role, number: int, text: str) -> FactDocument:
-    return FactDocument(f"{fact.name} {role} {number + 1}", text, SOURCE, LICENCE, fact.name, role)
+def _contradicting(fact: Fact) -> list[str]:
+    """Return the texts that contradict a fact, with the next answer of its relation for z."""
+    answers = [y for _, y in fact.relation.pairs]
+    z = answers[(answers.index(fact.y) + 1) % len(answers)]
+    return [wording.format(x=fact.x, y=fact.y, z=z) for wording in fact.relation.contradicts]
+
+
+_TEXTS: dict[Role, Callable[[Fact], list[str]]] = {"states": _stating, "contradicts": _contradicting}
