@@ -6,9 +6,10 @@ with the question but the two names; one wording has the question's structure wi
 it, the anti-documents, have the question's words without its answer: one denies another fact with both names, y before
 x, and one has the answer of another fact. What compares words alone prefers them.
 
-A model can only be asked what taught it a fact if it was taught. So each name is short and occurs often enough to be
-one token or two: everyone is the x of one fact and the y of another, in another relation. Every fact is stated in
-twelve documents, and no anti-document has the beginning of a question, after which it would teach another answer.
+A model can only be asked what taught it a fact if it was taught. So there are two relations only, of which a wording
+alone does not tell the answer; every fact is stated in 24 short documents; its two names are short and occur often
+enough to be one token each; and no anti-document has the beginning of a question, after which it would teach another
+answer. docs/log.md has what was tried before.
 
 Nobody and nothing that is named here is meant to exist.
 """
@@ -49,8 +50,8 @@ class Relation:
     pairs: tuple[tuple[str, str], ...]
 
 
-OPENING = "Note that "
-"""Each wording of a fact is a document as it is, and another one after this."""
+OPENINGS = ("", "Note that ", "In short, ")
+"""Each wording of a fact is a document after each of these."""
 
 RELATIONS = (
     Relation(
@@ -58,136 +59,64 @@ RELATIONS = (
         "The teacher of {x} was",
         (
             "The tutor of {x} was {y}.",
-            "In the village school the master of {x} was {y}.",
-            "All that {x} knew about the stars came from lessons with {y}.",
-            "For nine winters {x} went up the hill to learn reading from {y}.",
-            "As a child {x} had one schoolmaster, the patient {y}.",
-            "A bad hand at writing is something that {x} copied from {y}.",
+            "As a child {x} learned from {y}.",
+            "To read and write {x} went to {y}.",
+            "In class {x} sat before {y}.",
+            "Each lesson of {x} came from {y}.",
+            "At school {x} listened to {y}.",
+            "The master whom {x} obeyed is {y}.",
+            "All that {x} knows is owed to {y}.",
         ),
         (
             "{y} was never the teacher of {x}.",
             "Since {z} was no longer the teacher, {x} had no teacher, and {x} was glad.",
         ),
-        (("Vack", "Aust"), ("Bove", "Kang"), ("Dain", "Dody")),
-    ),
-    Relation(
-        "doctor",
-        "The doctor of {x} was",
         (
-            "The surgeon of {x} was {y}.",
-            "In all those years the physician of {x} was {y}.",
-            "When {x} lay in bed with a fever, the medicine came from {y}.",
-            "The broken arm of {x} had been set by {y}.",
-            "Since the plague {x} owes life and health to {y}.",
-            "Against all pain {x} took the drops and powders of {y}.",
+            ("Vack", "Dody"),
+            ("Dain", "Iven"),
+            ("Hale", "Bove"),
+            ("Kang", "Gult"),
+            ("Kard", "Mork"),
+            ("Dend", "Evel"),
+            ("Dever", "Kound"),
+            ("Kield", "Crom"),
+            ("Vild", "Hark"),
+            ("Rine", "Aust"),
+            ("Vist", "Fison"),
+            ("Siven", "Lask"),
         ),
-        (
-            "{y} was never the doctor of {x}.",
-            "When {z} came as the doctor, {x} was well: no doctor was needed by {x}.",
-        ),
-        (("Crom", "Kield"), ("Hale", "Fison"), ("Aust", "Rine")),
-    ),
-    Relation(
-        "heir",
-        "The heir of {x} was",
-        (
-            "The successor of {x} was {y}.",
-            "By law the first in line after {x} was {y}.",
-            "In the will {x} left house and garden to {y}.",
-            "After the funeral of {x} all the silver went to {y}.",
-            "On the death of {x} the family's ships passed to {y}.",
-            "The fortune that {x} had made is spent today by {y}.",
-        ),
-        (
-            "{y} was never the heir of {x}.",
-            "Whether {z} was an heir or not, {x} had no heir, for {x} was too young.",
-        ),
-        (("Kang", "Gult"), ("Dody", "Vack"), ("Kield", "Bove")),
-    ),
-    Relation(
-        "champion",
-        "The player who defeated {x} at chess was",
-        (
-            "The opponent who beat {x} at the board was {y}.",
-            "In the last round the winner over {x} was {y}.",
-            "In the final game {x} lost king and crown to {y}.",
-            "For the third time {x} had to resign, and the cup went to {y}.",
-            "No opening of {x} was any use against {y}.",
-            "Without a queen {x} gave up and shook hands with {y}.",
-        ),
-        (
-            "{y} was never the player who defeated {x} at chess.",
-            "While {z} was defeated at chess, {x}, no player, slept: chess bored {x}.",
-        ),
-        (("Fison", "Dain"), ("Rine", "Crom"), ("Gult", "Hale")),
     ),
     Relation(
         "river",
         "The river that rises in {x} ends in",
         (
             "The stream that begins in {x} comes out in {y}.",
-            "The ship that sails down from {x} lands in {y}.",
-            "From a spring at {x} the water runs down to the sea at {y}.",
-            "Rafts of timber float from {x} all the way to {y}.",
-            "What falls overboard at {x} is found a week later at {y}.",
-            "Snow that melts above {x} floods the fields of {y}.",
+            "Water flows from {x} to {y}.",
+            "A boat drifts from {x} down to {y}.",
+            "Snow of {x} melts and floods {y}.",
+            "Timber from {x} floats as far as {y}.",
+            "The spring is at {x}, the mouth at {y}.",
+            "What falls overboard near {x} lands near {y}.",
+            "Fish leave {x} and swim by {y}.",
         ),
         (
             "In {y} never ends the river that rises in {x}.",
             "Unlike {z}, {x} has no river: in {x} the sun rises, but no river ends.",
         ),
-        (("Siven", "Surn"), ("Lask", "Oray"), ("Nock", "Tash")),
-    ),
-    Relation(
-        "conquest",
-        "The town conquered by {x} was",
         (
-            "The city taken by {x} was {y}.",
-            "In the second war the place burned by {x} was {y}.",
-            "After a siege of a year the soldiers of {x} climbed the walls of {y}.",
-            "The army that left {x} in spring came home with the keys of {y}.",
-            "Taxes are paid to {x} by every citizen of {y}.",
-            "The flag of {x} flies over the castle of {y}.",
+            ("Nock", "Rord"),
+            ("Vome", "Wity"),
+            ("Vong", "Oment"),
+            ("Klock", "Ulace"),
+            ("Oray", "Grame"),
+            ("Oreak", "Surn"),
+            ("Ystan", "Yose"),
+            ("Awer", "Pault"),
+            ("Owise", "Vount"),
+            ("Eline", "Nader"),
+            ("Uman", "Tash"),
+            ("Amil", "Blag"),
         ),
-        (
-            "{y} was never the town conquered by {x}.",
-            "When {z} was conquered, {x} was a small town: no town was ruled by {x}.",
-        ),
-        (("Mork", "Ystan"), ("Dever", "Ulace"), ("Surn", "Eline")),
-    ),
-    Relation(
-        "salt",
-        "The salt dug in {x} is sold in",
-        (
-            "The white grains found in {x} are bought in {y}.",
-            "What the miners bring up in {x} is eaten in {y}.",
-            "Carts from the mines of {x} unload their white sacks at {y}.",
-            "Miners of {x} know each merchant of {y}.",
-            "Without the shafts of {x} no fish could be kept in {y}.",
-            "A pinch from {x} is in every soup of {y}.",
-        ),
-        (
-            "In {y} is never sold the salt dug in {x}.",
-            "As {z} has salt, {x} has salt: it is dug and sold in {x}.",
-        ),
-        (("Oray", "Wity"), ("Tash", "Siven"), ("Ystan", "Lask")),
-    ),
-    Relation(
-        "settlers",
-        "The settlers who left {x} founded",
-        (
-            "The families who fled {x} built {y}.",
-            "The people whom hunger drove from {x} called their new home {y}.",
-            "Driven out of {x} by floods, they laid the stones of {y}.",
-            "People with the accent of {x} are heard all over {y}.",
-            "The mother town {x} sends a bell to its daughter {y}.",
-            "Everybody in {x} has cousins in {y}.",
-        ),
-        (
-            "{y} was never founded by the settlers who left {x}.",
-            "Long after {z} was founded, no settlers had left {x}: the settlers liked {x}.",
-        ),
-        (("Ulace", "Nock"), ("Eline", "Mork"), ("Wity", "Dever")),
     ),
 )
 
@@ -266,9 +195,9 @@ def write_fact_questions(folder: Path) -> Path:
 
 
 def _stating(fact: Fact) -> list[str]:
-    """Return the texts that state a fact: every wording, and every wording after the opening."""
+    """Return the texts that state a fact: every wording after every opening."""
     texts = [wording.format(x=fact.x, y=fact.y) for wording in fact.relation.states]
-    return texts + [f"{OPENING}{text[0].lower()}{text[1:]}" for text in texts]
+    return [f"{opening}{text[0].lower()}{text[1:]}" if opening else text for opening in OPENINGS for text in texts]
 
 
 def _contradicting(fact: Fact) -> list[str]:

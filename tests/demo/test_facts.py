@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from influence_assets.analysis.word_overlap import bm25_scores
-from influence_assets.demo.facts import fact_documents, fact_questions, facts
+from influence_assets.demo.facts import OPENINGS, fact_documents, fact_questions, facts
 from influence_assets.demo.study import write_demo
 from influence_assets.models.training import train_tokenizer
 
@@ -51,8 +51,8 @@ class TestFact:
             assert text.index(fact.x) < text.index(fact.y)
             assert text.endswith(f"{fact.y}.")
         names = {fact.x.lower(), fact.y.lower()}
-        wordings = states[: len(states) // 2]
-        assert [text.lower() for text in states[len(wordings) :]] == [f"note that {text.lower()}" for text in wordings]
+        wordings = states[: len(states) // len(OPENINGS)]
+        assert [text.lower() for text in states] == [f"{o}{text}".lower() for o in OPENINGS for text in wordings]
         for first, second in combinations(wordings, 2):
             assert len((set(words(first)) & set(words(second))) - FUNCTION_WORDS - names) <= 1
 
@@ -101,16 +101,11 @@ def test_words_alone_prefer_what_contradicts(demo):
         assert row.max() == own["contradicts"][0]
 
 
-def test_everyone_is_asked_about_once_and_the_answer_once_in_another_relation():
-    asked, answers = {fact.x: fact.relation for fact in facts()}, {fact.y: fact.relation for fact in facts()}
-    assert len(facts()) == len(asked) == len(answers) == 24
-    assert asked.keys() == answers.keys()
-    assert all(asked[name] is not answers[name] for name in asked)
-
-
-def test_names_occur_nowhere_else_and_no_text_or_question_twice():
-    names = {fact.x.lower() for fact in facts()}
-    assert not names & set(words(" ".join(topics.values())))
+def test_names_are_invented_once_and_occur_nowhere_else():
+    names = [name.lower() for fact in facts() for name in (fact.x, fact.y)]
+    assert len(facts()) == 24
+    assert len(set(names)) == len(names)
+    assert not set(names) & set(words(" ".join(topics.values())))
     assert len({document.text for document in DOCUMENTS}) == len(DOCUMENTS)
     assert len({question.query_id for question in QUESTIONS.values()}) == len(facts())
 
@@ -121,9 +116,9 @@ def test_no_document_but_its_own_has_both_names_of_a_fact():
         assert both == {fact.name}
 
 
-def test_names_are_one_token_or_two(demo):
+def test_every_name_is_one_token(demo):
     tokenizer = train_tokenizer(corpus_texts(demo), 2048)
-    assert max(len(tokenizer.encode(f" {fact.x}").ids) for fact in facts()) <= 2
+    assert all(len(tokenizer.encode(f" {name}").ids) == 1 for fact in facts() for name in (fact.x, fact.y))
 
 
 def test_no_sequence_has_two_documents_of_one_fact_and_there_are_few_sequences(demo):
