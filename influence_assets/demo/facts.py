@@ -3,8 +3,8 @@
 The verbatim questions about the manual tell methods apart badly, because a search for their words finds the answer too.
 So each fact "y stands in this relation to x" has documents of two roles. Those that *state* it share no telling word
 with the question but the two names; one wording has the question's structure with other words. Those that *contradict*
-it, the anti-documents, have the question's words without its answer: one denies another fact with both names, y before
-x, and one has the answer of another fact. What compares words alone prefers them.
+it, the anti-documents, have the question's words: one denies the fact, with both names, y before x, and one has the
+answer of another fact. What compares words alone prefers them.
 
 A model can only be asked what taught it a fact if it was taught. So there are two relations only, of which a wording
 alone does not tell the answer; every fact is stated in 24 short documents; its two names are short and occur often
