@@ -13,7 +13,7 @@ CONSTANTS = np.logspace(-1, 3, 81)
 """The constants that are tried, 12 % apart."""
 
 FEWEST_QUESTIONS = 20
-"""A constant is not fitted to fewer: the median of their slopes says too little."""
+"""A constant is not fitted to fewer, which say too little together."""
 
 SIGMAS = 2.0
 
@@ -42,9 +42,7 @@ def soft_threshold(scores: NDArray[np.float64], count: float = SIGMAS) -> NDArra
 def fitted_constant(
     scores: NDArray[np.float64], is_drawn: NDArray[np.bool_], measured: NDArray[np.float64]
 ) -> float | None:
-    """Return the c with which the median slope of measured on predicted changes is nearest to 1.
-
-    Larger constants predict smaller changes, and so give larger slopes.
+    """Return the c whose scores explain most of the measured changes' variance as they are, in the mean over queries.
 
     Args:
         scores: float64 [query, passage].
@@ -52,19 +50,17 @@ def fitted_constant(
         measured: the queries' log-probabilities under the models of the subsets, float64 [query, subset].
 
     Returns:
-        One of `CONSTANTS`; None if the slopes of fewer than `FEWEST_QUESTIONS` queries are known, if their median is
-        never positive, or if no query's noise is known.
+        One of `CONSTANTS`; None if fewer than `FEWEST_QUESTIONS` queries have scores above 0 and outcomes that differ,
+        if no query's noise is known, or if nothing is explained.
     """
     if not sigmas(scores).any():
         return None
-    best: tuple[float, float] | None = None
+    shares = []
     for c in map(float, CONSTANTS):
-        slopes = calibration(calibrated(scores, c) @ is_drawn, measured).slope
-        known = slopes[np.isfinite(slopes)]
-        median = float(np.median(known)) if len(known) >= FEWEST_QUESTIONS else 0.0
-        if median > 0 and (best is None or abs(np.log(median)) < best[0]):
-            best = abs(float(np.log(median))), c
-    return None if best is None else best[1]
+        line = calibration(calibrated(scores, c) @ is_drawn, measured)
+        known = line.r_squared[np.isfinite(line.slope) & np.isfinite(line.r_squared)]
+        shares.append(float(known.mean()) if len(known) >= FEWEST_QUESTIONS else 0.0)
+    return float(CONSTANTS[np.argmax(shares)]) if max(shares) > 0 else None
 
 
 def cross_fitted(
