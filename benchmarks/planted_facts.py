@@ -46,8 +46,8 @@ DOCUMENT_OF_WHOLE_SEQUENCES = """
     group by sequence_id
     having min(document_key) = max(document_key)
 """
-CALIBRATED = """
-    select query_id, document_key, sum(calibrated_nats) as score
+PLAIN = """
+    select query_id, document_key, sum(influence_nats) as score
     from scores_with_noise_by_document
     group by query_id, document_key
 """
@@ -119,7 +119,7 @@ class Demo:
         unit = pl.when(pl.col("unit") == "passage").then(pl.lit(" of passages")).otherwise(pl.lit(""))
         kept = found.with_columns(method=pl.col("method") + unit).select("method", "query_id", "rank", "is_true")
         truths = query(self.catalogue, TRUE_DOCUMENTS).with_columns(is_true=pl.lit(value=True))
-        others = {GRADIENT_PRODUCT: self.gradient_products(), "ekfac, calibrated": query(self.catalogue, CALIBRATED)}
+        others = {GRADIENT_PRODUCT: self.gradient_products(), "ekfac, plain sums": query(self.catalogue, PLAIN)}
         rows = [
             scores.join(kept.select("query_id").unique(), on="query_id")
             .join(truths, on=["query_id", "document_key"], how="left")
