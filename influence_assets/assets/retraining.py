@@ -101,7 +101,8 @@ def train_part(work: Work, part: TrainingTokens, seed: int, *, keep_weights: boo
 
     from influence_assets.capture.likelihoods import log_probabilities
     from influence_assets.models.loading import load_model
-    from influence_assets.models.training import TrainingProgress, train_language_model
+    from influence_assets.models.training import train_language_model
+    from influence_assets.models.training_run import TrainingProgress
 
     recipe = recipe_of(work.study, seed)
     asked = _questions(work)  # a question that cannot be read must not be found after hours of training
