@@ -71,6 +71,8 @@ REFUSED = [
     ("model.path", "", "at least 1 character"),
     ("model.revision", "", "at least 1 character"),
     ("model.adapter", "", "at least 1 character"),
+    ("model.tuned", {"base": ""}, "at least 1 character"),
+    ("model.tuned", {"base": "base", "epochs": 0}, "greater than or equal to 1"),
     ("model.adapter_attribution", "both", "'adapter' or 'merged'"),
     ("model.dtype", "float16", "'float32', 'bfloat16' or 'float64'"),
     ("model.trust_remote_code", "perhaps", "valid boolean"),
