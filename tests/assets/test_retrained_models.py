@@ -220,9 +220,9 @@ def tuned(tmp_path_factory):
 
 def test_a_fine_tuned_model_is_trained_again_from_its_checkpoint(tuned, tmp_path):
     artifact = opened(tuned, "retrained_models", Partition(name="subset-0000.seed-2"))
-    whole = training_tokens(shards_of(tuned))
-    drawn = drawn_units(len(whole.tokens), 0.5, seed=0, subset=0)
-    part = part_of(whole, drawn[:, None])
+    units = Units.of("sequence", shards_of(tuned), [])
+    drawn = drawn_units(len(units.names), 0.5, seed=0, subset=0)
+    part = part_of(training_tokens(shards_of(tuned)), units.is_kept(drawn))
     recipe = Study.load(tuned).model.tuned.model_copy(update={"seed": 7})
     trained = fine_tune(
         tuned.parent / "base", "", MaskedSequences(*part), recipe,
