@@ -53,9 +53,7 @@ def _section(model: type[BaseModel], values: dict[str, Any] | None, depth: int) 
                 yield f"\n# {' '.join((section.__doc__ or '').split())}"
             off = "# " if section is not Study and depth > 0 and value is None else ""
             yield f"{indent}{off}{name}:"
-            yield from (
-                f"{indent}{off}{line.removeprefix(indent)}" for line in _section(section, value or {}, depth + 1)
-            )
+            yield from _section(section, value or {}, depth + 1)  # comments alone, if there is no value
         elif value is not None:
             yield f"{indent}{name}: {_yaml(value)}"
         else:
