@@ -35,10 +35,12 @@ def keep(study: Path) -> None:
     from influence_assets.engine.partitions import Partition
     from influence_assets.engine.versions import Versions
 
-    FOLDER.mkdir(exist_ok=True)
     loaded = Study.load(study)
     outcomes = query(catalogue_path(loaded), "select subset, seed, query_id, log_probability_nats from outcomes")
+    if outcomes.is_empty():
+        raise SystemExit(f"{study} has no outcomes in its catalogue; run `influence evaluate` first.")
     outcomes = outcomes.with_columns(pl.col("log_probability_nats").cast(pl.Float32))
+    FOLDER.mkdir(exist_ok=True)
     outcomes.sort("query_id", "seed", "subset").write_parquet(OUTCOMES, compression="zstd", compression_level=19)
     versions = Versions(open_workspace(loaded))
     models = versions.workspace.graph["retrained_models"]

@@ -394,6 +394,12 @@ class Scores(_Section):
         description="Other methods whose scores are computed in the same pass for comparison, such as [gradient_dot], "
         "or methods in `extensions`.",
     )
+    self_influence: bool = Field(
+        default=False,
+        description="Whether each sequence's and each document's influence on itself is computed too, in the same "
+        "pass: by how much its own log-likelihood would rise if it were added once more. See the view "
+        "`self_influence_by_document`. Turning it on later takes one more pass over the corpus.",
+    )
 
 
 class Sketches(_Section):

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from influence_assets.assets.method_costs import MethodCost, method_costs, retraining_cost
 from influence_assets.assets.retraining import BM25, RANDOM, OfTrainedShards
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
@@ -79,6 +80,8 @@ def _compute(work: Work) -> None:
                 for name, values in board.by_query.items()
             ]
     rows += _removals(work)
+    described = {"query_set_id": None, "queries": queries.height, "subsets": subsets, "seeds": seeds}
+    rows += [{**row, **described} for row in _costs(work)]
     work.draft.table("evaluations", pl.DataFrame(rows, schema=EVALUATION_SCHEMA).fill_nan(None))
     work.draft.table("predictions", _predictions(queries, predicted[MAIN], outcomes.mean(0)))
     work.draft.table("evaluations_by_query", pl.concat(by_query).select("method", "query_id", "rank_correlation"))
@@ -231,6 +234,18 @@ def _removals(work: Work) -> Iterator[dict[str, Any]]:
                "subsets": removed, "seeds": seeds, **interval._asdict()}  # fmt: skip
 
 
+def _costs(work: Work) -> Iterator[dict[str, Any]]:
+    """Yield what each method and the retrained models cost."""
+    from influence_assets.analysis.judging import CEILING
+
+    of_methods, nothing = method_costs(work), MethodCost(0, 0)
+    shrunk = {CALIBRATED: of_methods[MAIN], THRESHOLD: of_methods[MAIN]}  # made of the same scores
+    everything = {**of_methods, **shrunk, BM25: nothing, RANDOM: nothing, CEILING: retraining_cost(work)}
+    for method, cost in everything.items():
+        yield {"method": method, "figure": "passes", "value": cost.passes}
+        yield {"method": method, "figure": "bytes", "value": float(cost.bytes)}
+
+
 def _cost(sizes: Any, _partition: Partition) -> Cost:
     return Cost(bytes=None, amount=sizes.all_sequences())
 
@@ -245,7 +260,8 @@ ASSET = AssetDefinition(
     group="evaluation",
     description=(
         "How far scores are borne out by the retrained models: the linear datamodeling score of each method with its "
-        "ceiling, beside BM25 and chance, and whether predicted changes have the measured sizes. Computed on request."
+        "ceiling and its cost, beside BM25 and chance, and whether predicted changes have the measured sizes. Computed "
+        "on request."
     ),
     kinds=frozenset({"polars"}),
     inputs=(
@@ -258,7 +274,7 @@ ASSET = AssetDefinition(
         "retrained_removals",
     ),
     uses=lambda study, name: name != "documents" or study.evaluation.by not in (SEQUENCE, DOCUMENT),
-    code_version="1",
+    code_version="2",
     settings=lambda study: {"seeds": study.evaluation.seeds, "by": study.evaluation.by},
     compute=_compute,
     frozen=OfTrainedShards(),

@@ -47,10 +47,11 @@ class _OfAGeneration:
         return self._scored(Versions(versions.workspace, pinned=generation))
 
     def _scored(self, versions: Versions) -> list[ArtifactKey]:
-        """Return a generation's curvature and those of its scores that are stored."""
+        """Return a generation's curvature and those of its scores and self-influences that are stored."""
         graph = versions.workspace.graph
-        scores, curvature = graph["influence_scores"], versions.key(graph["curvature"], Partition())
-        keys = [versions.key(scores, partition) for partition in versions.partitions(scores)]
+        scored, curvature = ("influence_scores", "self_influence"), versions.key(graph["curvature"], Partition())
+        places = [(graph[name], partition) for name in scored for partition in versions.partitions(graph[name])]
+        keys = [versions.key(asset, partition) for asset, partition in places]
         held = [key for key in keys if key is not None and versions.holds(key)]
         return [] if curvature is None or not versions.holds(curvature) else [curvature, *held]
 

@@ -202,7 +202,8 @@ def shared_memory(sizes: Any, name: str) -> int:
         name: the asset.
     """
     graph = sizes.versions.workspace.graph
-    together = [asset for asset in graph.sharing_a_pass_with(graph[name]) if asset.measures is not None]
+    sharing = [asset for asset in graph.sharing_a_pass_with(graph[name]) if asset.measures is not None]
+    together = [asset for asset in sharing if asset.is_due_in(sizes.study) or asset.name == name]
     if not sizes.has_generation:  # then no shard comes after it, which is all that those that fit measure
         together = [asset for asset in together if not asset.measures.fits or asset.name == name]
     groups = sizes.layer_groups(_demand(sizes, [asset.measures for asset in together if asset.measures]))

@@ -121,6 +121,14 @@ class LayerGradient:
             parts: parts of the batch's sequences, by their rows in the batch.
             buffers: memory for the gradients; the next call overwrites it.
         """
+        return self.of_terms(sides, self.terms_of(parts), buffers)
+
+    def of_terms(self, sides: RotatedAxes, terms: GradientTerms, buffers: GradientBuffers) -> Tensor:
+        """Return G of each part, as `of_parts` does, given what `terms_of` returns."""
+        return self._gradients(terms, self._rotatable(sides), None, buffers)
+
+    def terms_of(self, parts: Parts) -> GradientTerms:
+        """Return the terms of each part, as if it were a sequence; only those of the rows that are measured now."""
         longest, device = int(parts.lengths().max()), self.terms.a.device
         sequences, starts, ends = (
             torch.from_numpy(values).to(device, non_blocking=True)
@@ -128,8 +136,7 @@ class LayerGradient:
         )
         positions = starts[:, None] + torch.arange(longest, device=device)[None, :]
         outside = positions >= ends[:, None]
-        terms = self.terms.of_parts(sequences, positions.masked_fill(outside, 0), outside, self.rows)
-        return self._gradients(terms, self._rotatable(sides), None, buffers)
+        return self.terms.of_parts(sequences, positions.masked_fill(outside, 0), outside, self.rows)
 
     def _rotatable(self, sides: RotatedAxes) -> RotatedAxes:
         """Return the sides that the basis rotates at all."""

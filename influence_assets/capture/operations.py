@@ -221,7 +221,11 @@ class ModelShape:
 
     def sketched_gradients(self) -> int:
         """Count the operations of a sequence's gradients in the coordinates that sketches keep, and of their norms."""
-        return self.rotated_gradients() + sum(layer.split_tokens(self.tokens) for layer in self.layers)
+        return self.rotated_gradients() + self.norms()
+
+    def norms(self) -> int:
+        """Count the operations of a sequence's norms in the metric of a curvature of low rank, without its gradient."""
+        return sum(layer.split_tokens(self.tokens) for layer in self.layers)
 
     def gradients(self) -> int:
         """Count the operations of G for every layer."""

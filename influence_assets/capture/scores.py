@@ -17,15 +17,13 @@ from influence_assets.capture.hooks import Consumer
 from influence_assets.capture.layer_gradient import GradientBuffers, LayerGradient, RotatedAxes
 from influence_assets.capture.layer_vectors import holds, placed
 from influence_assets.capture.participant import Participant
+from influence_assets.capture.parts_of_batch import PartsOfBatch
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.curvature import Basis
 from influence_assets.maths.gradient_terms import GradientTerms
 from influence_assets.maths.influence import layer_scores
 from influence_assets.maths.notation import device_of_sums, in_float64
 from influence_assets.models.layers.rule import AttributedLayer
-
-PARTS_AT_ONCE = 32
-"""How many parts' gradients of one layer are in memory beside those of the batch's sequences."""
 
 
 class PartTotals:
@@ -44,8 +42,7 @@ class PartTotals:
         self._computed = np.setdiff1d(np.arange(len(parts)), self._longest)
         self._device = device_of_sums(device)
         self._totals: dict[str, Tensor] = {}
-        self._chunks: list[tuple[Parts, Tensor]] = []
-        self._batch: Batch | None = None
+        self._of_batch = PartsOfBatch(parts.take(self._computed), device)
         self._buffers = GradientBuffers()
 
     def include(self, method: str, queries: int) -> None:
@@ -56,32 +53,11 @@ class PartTotals:
         self, batch: Batch, layer: LayerGradient, axes: RotatedAxes, methods: Mapping[str, Mapping[str, Tensor]], N: int
     ) -> None:
         """Add one layer's share of the scores of a batch; `methods` and N as in `ScoreTotals`."""
-        for parts, columns in self._chunks_of(batch):
+        for parts, columns in self._of_batch.chunks(batch):
             G = layer.of_parts(axes, parts, self._buffers)
             for method, totals in self._totals.items():
                 scores_of_layer = in_float64(layer_scores(layer.of_rows(methods[method][layer.name]), G, N))
                 totals.index_add_(1, columns, scores_of_layer.to(columns.device))
-
-    def _chunks_of(self, batch: Batch) -> list[tuple[Parts, Tensor]]:
-        """Return the computed parts of a batch, those of similar length together, each with its columns in the totals.
-
-        They are the same for all layers of a batch.
-        """
-        if self._batch is not batch:
-            order = np.argsort(batch.rows)
-            place = np.searchsorted(batch.rows, self._parts.sequences[self._computed], sorter=order)
-            rows = order[np.minimum(place, len(order) - 1)]
-            columns = np.flatnonzero(batch.rows[rows] == self._parts.sequences[self._computed])
-            own = self._parts.take(self._computed[columns])
-            own = Parts(rows[columns], own.starts, own.ends)
-            by_length = np.argsort(own.lengths(), kind="stable")
-            self._chunks = [
-                (own.take(chunk), torch.from_numpy(columns[chunk]).to(self._device, non_blocking=True))
-                for start in range(0, len(by_length), PARTS_AT_ONCE)
-                for chunk in [by_length[start : start + PARTS_AT_ONCE]]
-            ]
-            self._batch = batch
-        return self._chunks
 
     def totals(self, method: str, scores: np.ndarray) -> np.ndarray:
         """Return the score of every part by a method, float64 [query, part].

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from influence_assets.durable.temporary import temporary_beside
@@ -33,6 +34,38 @@ def write_atomically(path: Path, content: bytes, *, beside: Path | None = None) 
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def make_with_folders(path: Path, make: Callable[[Path], object]) -> None:
+    """Make a file or folder, together with the folders that are missing above it in one step.
+
+    A process that is killed meanwhile leaves a temporary folder, which is known as such, and never an empty folder,
+    which could be anybody's. If another process makes the folders meanwhile, nothing is made.
+
+    Args:
+        path: what is made.
+        make: makes it at the path that it is given, whose folder exists.
+
+    Raises:
+        OSError: the disk reports an error.
+    """
+    missing = [folder for folder in path.parents if not folder.exists()]
+    if not missing:
+        make(path)
+        return
+    highest = missing[-1]
+    temporary = temporary_beside(highest)
+    try:
+        inside = temporary / path.relative_to(highest)
+        inside.parent.mkdir(parents=True)
+        make(inside)
+        try:
+            temporary.rename(highest)
+        except OSError:
+            if not highest.exists():
+                raise
+    finally:
+        delete(temporary)
 
 
 def sha256_of(path: Path) -> str:

@@ -88,13 +88,16 @@ def _locked(path: Path, kind: int, end: float | None) -> int:
 
 def _opened(path: Path) -> int:
     """Open the lock file, creating it with its content if it is missing, and return its descriptor."""
+    from influence_assets.durable.files import make_with_folders  # which tells by these locks who is alive
+
     flags = os.O_RDWR | os.O_CLOEXEC
     while True:
         with suppress(FileNotFoundError):
             return os.open(path, flags)
-        path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError, FileNotFoundError):
-            return _create(path, flags)
+            if path.parent.is_dir():
+                return _create(path, flags)
+            make_with_folders(path, lambda place: os.close(_created(place, flags)))
 
 
 def _create(path: Path, flags: int) -> int:

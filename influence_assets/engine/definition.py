@@ -195,6 +195,7 @@ class AssetDefinition:
             their manifests.
         on_request: whether it is computed only when somebody asks for it: runs that bring a study up to date leave it
             out, and its readers read what there is of it.
+        is_requested: whether a study's settings ask for all partitions of an asset that is on request.
         begins_generation: whether it can be computed again on request, as another generation.
         reports_drift: whether its summary says that a new generation is due (`exceeds`).
         holds_text: whether it holds text, tokens or scores of single sequences, so that it goes with a withdrawn
@@ -236,6 +237,7 @@ class AssetDefinition:
     is_current: Callable[["Workspace", Manifest], bool] | None = None
     needed_until: str | None = None
     on_request: bool = False
+    is_requested: Callable[[Study], bool] = lambda _study: False
     begins_generation: bool = False
     reports_drift: bool = False
     holds_text: bool = False
@@ -256,6 +258,10 @@ class AssetDefinition:
     )
     damage: str = "its files are damaged"
     sql: Path | None = field(default=None)
+
+    def is_due_in(self, study: Study) -> bool:
+        """Return whether runs that bring a study up to date compute it, unasked or because its settings ask for it."""
+        return not self.on_request or self.is_requested(study)
 
     def inputs_of(self, study: Study) -> tuple[str, ...]:
         """Return the assets that it reads under a study's settings."""

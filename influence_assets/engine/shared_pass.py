@@ -55,6 +55,8 @@ def _outstanding(
 ) -> Iterable[tuple[AssetDefinition, Partition]]:
     """Yield a shard's outstanding partitions that can take part."""
     for asset in assets:
+        if not asset.is_due_in(versions.workspace.study):
+            continue
         for partition in _partitions_of_shard(versions, asset, shard):
             can_join = asset.measures is not None and asset.measures.joins(versions, partition)
             if can_join and not versions.stands(asset, partition):

@@ -90,7 +90,7 @@ class Versions:
         Of an asset that is computed on request only, these are the requested ones and those that are up to date.
         """
         partitions = self._all_partitions(asset)
-        if not asset.on_request:
+        if asset.is_due_in(self.workspace.study):
             return partitions
         requested = self.workspace.requested.get(asset.name, ())
         return [partition for partition in partitions if partition in requested or self._is_held(asset, partition)]

@@ -4,6 +4,7 @@ Sources: George et al. 2018 (arXiv 1806.03884), Alg. 1; Grosse et al. 2023 (arXi
 The letters are those of `notation.py`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -233,6 +234,22 @@ def damping(mean: float, scale: float) -> float:
     return scale * mean
 
 
+def damped_squared_norms(
+    G: Float[Tensor, "sequence row d_in"], Λ: Float[Tensor, "row d_in"], λ: float
+) -> Float[Tensor, " sequence"]:
+    """Σ_ij G_ij² / (Λ_ij + λ) of each sequence, in the dtype of G.
+
+    Args:
+        G: the sequences' gradients, in the eigenbasis.
+        Λ: the corrected eigenvalues.
+        λ: the damping.
+    """
+    weights = (Λ + λ).reciprocal_().flatten()  # not kept: they are as large as Λ
+    squares = torch.empty_like(weights)  # of one gradient at a time, so that they stay in the processor's cache
+    norms = [torch.dot(torch.mul(g, g, out=squares), weights) for g in G.flatten(1)]
+    return torch.stack(norms) if norms else weights.new_zeros(0)
+
+
 class DampedDiagonal:
     """(G + λI) of one layer in the eigenbasis, where it is the diagonal Λ + λ."""
 
@@ -251,6 +268,23 @@ class DampedDiagonal:
     def squared_norm(self, V: Float[Tensor, "d_out d_in"]) -> Float[Tensor, ""]:
         """Return ‖V‖² in the norm of the damped inverse, Vᵀ (G+λI)⁻¹ V = Σ_ij V_ij² / (Λ_ij + λ), in float64."""
         return (in_float64(V).square() / (in_float64(self.Λ) + self.λ)).sum()
+
+    def self_products(
+        self,
+        _Ds: Float[Tensor, "sequence token d_out"],
+        _a: Float[Tensor, "sequence token d_in"],
+        gradients: Callable[[], Float[Tensor, "sequence row d_in"]],
+        rows: Rows | None = None,
+    ) -> Float[Tensor, " sequence"]:
+        """Return vec(G)ᵀ (G+λI)⁻¹ vec(G) = Σ_ij (Q_Sᵀ G Q_A)_ij² / (Λ_ij + λ) of each sequence.
+
+        Args:
+            _Ds: gradients at the layer's outputs; they are not used.
+            _a: the layer's inputs; they are not used.
+            gradients: returns the sequences' gradients, in the eigenbasis.
+            rows: the rows of the gradients that it returns, to which the sums are limited. None: all.
+        """
+        return damped_squared_norms(gradients(), self.Λ if rows is None else rows.of(self.Λ), self.λ)
 
     def scales(self) -> tuple[DiagonalScale, DiagonalScale]:
         """Return numbers for the rows and for the columns of V whose products are about (Λ + λ)^−½."""
@@ -313,11 +347,8 @@ class DiagonalWhitening:
             G: their gradients, in the eigenbasis.
             rows: the rows of the gradients that are given; coordinates in others are 0 then. None: all.
         """
-        Λ = self.Λ if rows is None else rows.of(self.Λ)
-        weights = (Λ + self.λ).reciprocal_().flatten()  # not kept: they are as large as Λ
-        squares = torch.empty_like(weights)  # of one gradient at a time, so that they stay in the processor's cache
-        norms = [torch.dot(torch.mul(g, g, out=squares), weights) for g in G.flatten(1)]
-        return self.of_gradients(G) if rows is None else self._of_rows(G, rows), torch.stack(norms)
+        norms = damped_squared_norms(G, self.Λ if rows is None else rows.of(self.Λ), self.λ)
+        return self.of_gradients(G) if rows is None else self._of_rows(G, rows), norms
 
     def _of_rows(self, G: Float[Tensor, "sequence row d_in"], rows: Rows) -> Float[Tensor, "sequence kept"]:
         width = G.shape[2]

@@ -19,6 +19,7 @@ norms of a gradient's parts, their means Λ, and 1/(Λ + λ). An entry of Λ sta
 that leave U with it. So queries are best preconditioned with a curvature in float64, whatever their own dtype is.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -39,6 +40,8 @@ from influence_assets.maths.split_tokens import SplitTokens, split
 
 Rest = Literal["isotropic", "dropped"]
 """What becomes of the space outside of U_S ⊗ U_A: it has the means that are left, or preconditioned vectors lack it."""
+
+_NO_ROWS = "curvature of low rank has no rows of words"
 
 ROWS_AT_ONCE = 512
 """How many rows of a gradient are copied at a time to be preconditioned."""
@@ -277,6 +280,41 @@ class LowRankCurvature:
         """
         return (squared_norms * self.inverse).sum((1, 2))
 
+    def split(self, Ds: Float[Tensor, "sequence token d_out"], a: Float[Tensor, "sequence token d_in"]) -> SplitTokens:
+        """Return each token's coordinates in U and the rest of it, in the tokens' precision.
+
+        Single precision is enough for norms and for whitening, where nothing is multiplied by Λ/λ.
+        """
+        return (self._rounded if a.dtype == torch.float32 else self.basis).split(Ds, a)
+
+    @cached_property
+    def _rounded(self) -> LowRankBasis:
+        """The basis in single precision."""
+        return self.basis.to(self.basis.U_S.device, torch.float32)
+
+    def self_products(
+        self,
+        Ds: Float[Tensor, "sequence token d_out"],
+        a: Float[Tensor, "sequence token d_in"],
+        _gradients: Callable[[], Float[Tensor, "sequence d_out d_in"]],
+        rows: Rows | None = None,
+    ) -> Float[Tensor, " sequence"]:
+        """Return vec(G)ᵀ (G+λI)⁻¹ vec(G) of each sequence over the whole space, from its tokens alone.
+
+        Args:
+            Ds: gradients at the layer's outputs.
+            a: the layer's inputs.
+            _gradients: returns the sequences' gradients; they are not computed.
+            rows: None: layers whose outputs are not rotated have no curvature of low rank.
+
+        Raises:
+            ValueError: there are rows.
+        """
+        if rows is not None:
+            raise ValueError(_NO_ROWS)
+        tokens = self.split(Ds, a)
+        return self.whitened_squared_norms(tokens.squared_norms(tokens.gradients()))
+
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "LowRankCurvature":
         """Return the curvature on another device, and in another dtype if one is given."""
         return LowRankCurvature(self.basis.to(device, dtype), self.Λ.to(device=device, dtype=dtype), self.λ, self.rest)
@@ -338,12 +376,6 @@ class LowRankWhitening:
     def _scale(self) -> Float[Tensor, " kept"]:
         return self.curvature.inverse[:-1, :-1].flatten()[self.kept].sqrt()
 
-    @cached_property
-    def _rounded(self) -> LowRankBasis:
-        """The basis in single precision, which is enough where nothing is multiplied by Λ/λ."""
-        basis = self.curvature.basis
-        return basis.to(basis.U_S.device, torch.float32)
-
     def of_gradients(self, V: Float[Tensor, "query d_out d_in"]) -> Float[Tensor, "query kept"]:
         """Return the whitened gradients, which are given in the model's coordinates."""
         basis = self.curvature.basis
@@ -366,9 +398,8 @@ class LowRankWhitening:
             rows: None: layers whose outputs are not rotated have no curvature of low rank.
         """
         if rows is not None:
-            raise ValueError("curvature of low rank has no rows of words")
-        basis = self._rounded if a.dtype == torch.float32 else self.curvature.basis
-        tokens = basis.split(Ds, a)
+            raise ValueError(_NO_ROWS)
+        tokens = self.curvature.split(Ds, a)
         within = tokens.gradients()
         norms = self.curvature.whitened_squared_norms(tokens.squared_norms(within))
         return within.flatten(1)[:, self.kept] * self._scale, norms

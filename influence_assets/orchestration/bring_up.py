@@ -46,7 +46,7 @@ def build_bring_up_job(
         resources: the study's session, if the job is not part of a code location that has it.
         requested: the assets, of those that are computed on request only, that are to have a stage.
     """
-    due = [asset for asset in asset_graph() if not asset.on_request or asset.name in requested]
+    due = [asset for asset in asset_graph() if asset.is_due_in(study) or asset.name in requested]
     *stages, last = [(asset.name, _stage(study, asset)) for asset in due]
     new_generation, look = _new_generation(study), _plan(study)
     members, report = _members(study) if study.members else None, _report(study)
@@ -73,7 +73,7 @@ def _new_generation(study: Study) -> dg.GraphDefinition:
     """Return the stages that fill a new generation; they are skipped if there is none."""
     assets = asset_graph().assets
     first = next((place for place, asset in enumerate(assets) if asset.begins_generation), 0)
-    due = [asset for asset in assets[first:] if not asset.on_request]
+    due = [asset for asset in assets[first:] if asset.is_due_in(study)]
     stages = [(asset.name, _stage(study, asset, is_new_generation=True)) for asset in due]
 
     @dg.graph(

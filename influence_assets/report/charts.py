@@ -22,7 +22,7 @@ POINTS = 200
 LOGARITHMIC: dict[str, Any] = {"scale": alt.Scale(type="log"), "axis": alt.Axis(format="~e")}
 
 
-def png(chart: "alt.LayerChart | alt.Chart | alt.FacetChart | alt.VConcatChart") -> bytes:
+def png(chart: "alt.LayerChart | alt.Chart | alt.FacetChart | alt.HConcatChart | alt.VConcatChart") -> bytes:
     """Return a chart as PNG, drawn without a browser. Characters that a picture cannot show are spelt out."""
     return vl_convert.vegalite_to_png(_spelt_out(json.loads(chart.to_json())), scale=SCALE)
 

@@ -1,4 +1,4 @@
--- Scores, and parts of scores, whose query, sequence, document or generation is missing.
+-- Scores, parts of scores and self-influences whose query, sequence, document or generation is missing.
 -- grain: (table_name, query_id, sequence_id, generation_id)
 select distinct
     'influence_scores' as table_name,
@@ -24,6 +24,29 @@ left join sequence_documents
         and part_scores.document_key = sequence_documents.document_key
 left join generations on part_scores.generation_id = generations.generation_id
 where queries.query_id is null or sequence_documents.sequence_id is null or generations.generation_id is null
+union all
+select distinct
+    'self_influence' as table_name,
+    null::varchar as query_id,
+    self_influence.sequence_id,
+    self_influence.generation_id
+from self_influence
+left join sequences on self_influence.sequence_id = sequences.sequence_id
+left join generations on self_influence.generation_id = generations.generation_id
+where sequences.sequence_id is null or generations.generation_id is null
+union all
+select distinct
+    'self_influence_parts' as table_name,
+    null::varchar as query_id,
+    self_influence_parts.sequence_id,
+    self_influence_parts.generation_id
+from self_influence_parts
+left join sequence_documents
+    on
+        self_influence_parts.sequence_id = sequence_documents.sequence_id
+        and self_influence_parts.document_key = sequence_documents.document_key
+left join generations on self_influence_parts.generation_id = generations.generation_id
+where sequence_documents.sequence_id is null or generations.generation_id is null
 union all
 select distinct
     'baseline_scores' as table_name,

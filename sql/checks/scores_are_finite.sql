@@ -1,4 +1,4 @@
--- Scores, and parts of scores, that are NaN or infinite.
+-- Scores, parts of scores and self-influences that are NaN or infinite.
 -- grain: none; one row for each such score
 select
     'influence_scores' as table_name,
@@ -19,6 +19,24 @@ select
 from part_scores
 left join queries on part_scores.query_key = queries.query_key
 where not isfinite(part_scores.influence_nats)
+union all
+select
+    'self_influence' as table_name,
+    null::varchar as query_id,
+    sequence_id,
+    generation_id,
+    self_influence_nats as score
+from self_influence
+where not isfinite(self_influence_nats)
+union all
+select
+    'self_influence_parts' as table_name,
+    null::varchar as query_id,
+    sequence_id,
+    generation_id,
+    self_influence_nats as score
+from self_influence_parts
+where not isfinite(self_influence_nats)
 union all
 select
     'baseline_scores' as table_name,

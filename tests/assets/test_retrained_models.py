@@ -10,6 +10,7 @@ from influence_assets.analysis.word_overlap import bm25_scores
 from influence_assets.assets import asset_graph, open_workspace
 from influence_assets.assets.retrained_removals import removals
 from influence_assets.assets.retraining import checkpoint, recipe_of
+from influence_assets.assets.study_sizes import StudySizes
 from influence_assets.corpus.subsets import drawn_units, part_of
 from influence_assets.engine.partitions import Partition
 from influence_assets.errors import InputError
@@ -105,7 +106,7 @@ def test_the_outcome_is_the_log_probability_under_a_model_trained_on_the_subset(
 
 def test_its_pictures_are_drawn(judged):
     shown = everything_shown(asset_graph()["evaluations"], opened(judged, "evaluations"))
-    for name in ("fidelity", "calibration"):
+    for name in ("fidelity", "fidelity_and_cost", "calibration"):
         assert shown[name].png.startswith(b"\x89PNG")
     predictions = opened(judged, "evaluations").table("predictions").collect()
     assert predictions.height == 3 * 5
@@ -153,6 +154,29 @@ def test_the_board_is_that_of_the_tables(judged):
     assert query(catalogue, sql).item() == pytest.approx(np.mean(correlations))
     methods = set(query(catalogue, "select distinct method from evaluations")["method"])
     assert methods == {"ekfac", "ekfac_calibrated", "ekfac_threshold", "gradient_dot", "bm25", "random", "retraining"}
+
+
+def test_costs_are_those_that_the_plan_counts_and_the_manifests_hold(judged):
+    """Passes beside what `influence plan` counts for the same assets; bytes beside the sizes of the files."""
+    versions = studies.versions_of(judged)
+    sizes, graph = StudySizes(versions), versions.workspace.graph
+    rows = query(versions.workspace.catalogue, "from evaluations where figure in ('passes', 'bytes')")
+    found = {(row["method"], row["figure"]): row["value"] for row in rows.iter_rows(named=True)}
+    one_pass = sizes.all_sequences() * sizes.shape.passes()
+    stages = ("covariances", "eigenbases", "corrected_eigenvalues")
+    planned = sum(graph[name].cost.partition(sizes, Partition()).operations for name in stages)
+    drift = sizes.shards * sizes.shape.drift()  # measured on the way, and no part of the method
+    difference = found["ekfac", "passes"] - found["gradient_dot", "passes"]
+    assert difference == pytest.approx((planned - drift) / one_pass)
+    asked = sum(map(len, sizes.query_tokens.values()))
+    scoring = one_pass + sizes.shape.scores(asked, sizes.all_sequences())
+    assert found["gradient_dot", "passes"] == pytest.approx(scoring / one_pass)
+    curvature = sum(opened(judged, name).manifest.bytes for name in ("eigenbases", "curvature"))
+    assert found["ekfac", "bytes"] > curvature > 0
+    for name in ("ekfac_calibrated", "ekfac_threshold"):
+        assert found[name, "bytes"] == found["ekfac", "bytes"]
+    for name in ("bm25", "random"):
+        assert found[name, "passes"] == found[name, "bytes"] == 0
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from influence_assets.capture import scores as module
+from influence_assets.capture import parts_of_batch as module
 from influence_assets.capture.batches import Parts
 from influence_assets.capture.covariance import covariances
 from influence_assets.capture.one_pass import measure

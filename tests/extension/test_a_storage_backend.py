@@ -72,7 +72,7 @@ def test_its_scores_and_versions_are_those_of_a_local_disk(study, standing):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "pattern",
-    slow_but(of=["token_sequences/%.parquet", "covariances/%/manifest.json", "%/.record-%"], slow=("%/.record-%",)),
+    slow_but(of=["token_sequences/%.parquet", "eigenbases/%/manifest.json", "%/.record-%"], slow=("%/.record-%",)),
 )
 def test_damage_is_found_and_mended(study, pattern):
     name = stored(study, pattern)[0]

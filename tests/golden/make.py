@@ -42,6 +42,8 @@ def current_values() -> dict[str, Values]:
         # A shard that the generation was not fitted on: else there is no drift, and nothing of the details is copied.
         tiny_study.add_a_file(study.parent)
         compute(study)
+        tiny_study.write_study(study.parent, scores={"self_influence": True})
+        compute(study)
         judged = _judged(Path(folder) / "judged")
         # They are not kept once the generation is fitted.
         covariances = [artifact for artifact in stored_artifacts(fitting) if artifact.key.asset == "covariances"]

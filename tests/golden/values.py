@@ -100,7 +100,7 @@ def catalogue_tables(path: str) -> Values:
     with duckdb.connect(path, read_only=True) as connection:
         found = connection.execute("select table_name from duckdb_tables() where not internal").fetchall()
         # Scores are stored by the query's key; the views have its name.
-        names = {name for (name,) in found} - LINEAGE - {"influence_scores", "part_scores"}
+        names = {name for (name,) in found} - LINEAGE - {"influence_scores", "part_scores", "self_influence_parts"}
         names |= {"current_scores", "current_scores_by_document"}
         for name in sorted(names):
             frame = connection.sql(f"from {name}").pl()

@@ -50,6 +50,10 @@ insert into part_scores values
 (hash('q1'), 1, hash('d1'), 2, 4.5, 6), (hash('q1'), 1, hash('d2'), 2, -0.5, 6),
 (hash('q2'), 1, hash('d1'), 2, -3.5, 6), (hash('q2'), 1, hash('d2'), 2, 0.5, 6),
 (hash('q1'), 1, hash('d1'), 1, 60.0, 8), (hash('q1'), 1, hash('d2'), 1, 39.0, 8);
+insert into self_influence values
+(1, 2, 5.0, 6), (2, 2, 3.0, 6), (3, 2, 1.0, 7), (1, 1, 90.0, 8), (2, 1, 80.0, 8), (3, 1, 70.0, 8);
+insert into self_influence_parts values
+(1, hash('d1'), 2, 4.0, 6), (1, hash('d2'), 2, 0.5, 6), (1, hash('d1'), 1, 50.0, 8), (1, hash('d2'), 1, 40.0, 8);
 insert into baseline_scores
 select query_id, sequence_id, generation_id, 'gradient_dot', 10 * influence_nats, materialization_id
 from scored;
@@ -119,6 +123,10 @@ insert into influence_scores values
 insert into part_scores values
 (hash('q1'), 1, hash('d1'), 11, 4.0, 6), (hash('q1'), 1, hash('d2'), 11, 1.0, 6),
 (hash('q1'), 1, hash('d1'), 12, 5.0, 6), (hash('q1'), 1, hash('d2'), 12, -0.5, 6);
+insert into self_influence values
+(1, 11, 6.0, 6), (1, 12, 7.0, 6), (2, 11, 2.0, 6), (3, 11, 3.0, 6), (3, 12, 2.0, 6);
+insert into self_influence_parts values
+(1, hash('d1'), 11, 6.0, 6), (1, hash('d2'), 11, 1.5, 6), (1, hash('d1'), 12, 5.0, 6), (1, hash('d2'), 12, 1.0, 6);
 """
 
 

@@ -36,7 +36,7 @@ def test_quantiles_are_those_of_students_t(sample):
 
 
 def test_without_further_members_there_is_no_ensemble(catalogue):
-    for view in ("ensemble_scores", "ensemble_by_document"):
+    for view in ("ensemble_scores", "ensemble_by_document", "ensemble_self_influence"):
         assert rows_of(catalogue, f"from {view}") == []
 
 
@@ -140,3 +140,12 @@ def test_intervals_cover_what_is_expected_over_seeds(catalogue):
                for row, truth in zip(found, expectations, strict=True) if row["is_certain"]]  # fmt: skip
     assert len(certain) > 20
     assert np.mean(certain) > 0.95
+
+
+def test_self_influence_is_averaged_over_the_members_that_have_the_whole_document(catalogue):
+    catalogue.execute(ENSEMBLE).complete()
+    rows = rows_of(catalogue, "from ensemble_self_influence order by document_id")
+    found = [(row["document_id"], row["self_influence_nats"], row["nats_per_token"], row["members"]) for row in rows]
+    assert found == [("d1", 5.0, pytest.approx(5 / 6), 3), ("d3", 2.0, pytest.approx(2 / 6), 3)]
+    assert rows[0]["standard_error_nats"] == pytest.approx(1 / np.sqrt(3))
+    assert rows[0]["low_nats"] == pytest.approx(stats.t.interval(0.95, 2, loc=5, scale=1 / np.sqrt(3))[0])

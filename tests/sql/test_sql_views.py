@@ -30,6 +30,16 @@ def test_ranks_of_equal_scores_are_distinct(catalogue):
     assert sorted(ranks.fetchall()) == [(1, 1, 3), (2, 2, 2), (3, 3, 1)]
 
 
+def test_self_influence_is_summed_over_the_current_generations_parts(catalogue):
+    rows = rows_of(catalogue, "from self_influence_by_document order by document_id")
+    columns = ("shard_id", "document_id", "self_influence_nats", "nats_per_token", "tokens", "sequences")
+    assert [tuple(row[column] for column in columns) for row in rows] == [
+        ("a.jsonl", "d1", 4.0, 4 / 6, 6, 1),
+        ("a.jsonl", "d2", 3.5, 3.5 / 8, 8, 2),
+        ("b.jsonl", "d3", 1.0, 1 / 6, 6, 1),
+    ]
+
+
 def test_strongest_names_the_documents_the_larger_part_first(catalogue):
     assert rows_of(catalogue, "select * exclude (shard_id) from strongest($query, $n)", {"query": "q1", "n": 2}) == [
         {
@@ -451,6 +461,12 @@ class TestCookbook:
             ("A", True),
             ("S", False),
         ]
+
+    def test_documents_with_self_influence(self, catalogue):
+        rows = ask(catalogue, "documents_with_self_influence", count=2, fewest_tokens=1)
+        # d1 has 4 nats over 6 tokens, d2 has 0.5 + 3 over 8, d3 has 1 over 6.
+        assert [(r["document_id"], r["nats_per_token"]) for r in rows] == [("d1", 4 / 6), ("d2", 3.5 / 8)]
+        assert ask(catalogue, "documents_with_self_influence", count=9, fewest_tokens=7)[0]["document_id"] == "d2"
 
     def test_every_question_is_tried(self):
         tried = re.findall(r'ask\(catalogue, "(\w+)"', inspect.getsource(TestCookbook))

@@ -11,13 +11,30 @@ import sys
 from itertools import count
 from pathlib import Path
 
+from influence_assets.storage.artifacts import ArtifactStore
 from tests.storage.stored import KEY, store_in, write
+
+
+def write_as_runs_do(store: ArtifactStore) -> None:
+    """Write the artifact under its partition's lock, whose file is the first in the partition's folder."""
+    with store.partition_lock(KEY):
+        write(store)
+
+
+def clear(store: ArtifactStore) -> None:
+    """Remove the artifact and every folder that this leaves empty."""
+    with store.exclusive_lock():
+        store.remove(KEY)
+        store.remove_empty_folders()
+
 
 DEEDS = {
     "write": write,
     "mark": lambda store: store.mark_damaged(store.place(KEY), ["sequences.parquet"], "is cut off"),
     "remove": lambda store: store.remove(KEY),
     "reduce": lambda store: store.reduce_to_record(KEY),
+    "write as runs do": write_as_runs_do,
+    "clear": clear,
 }
 _STEPS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}
 

@@ -91,9 +91,10 @@ def test_every_question_of_the_cookbook_is_answered(sample):
     outdated = states([("documents", "c.jsonl", "missing", None, None, "new")])
     gone = tombstones([("c.jsonl", "d2", "asked for", DAY)])
     sample.load(sample.shard(0), sample.shard(1), old, [sample.write_drift()], states=outdated, tombstones=gone)
-    values = {"query_id": "q", "query_set_id": "q.jsonl", "sequence_id": 1, "document_id": "d0", "count": 3}
-    # No details are loaded here, and no ensemble: tests/sql has both.
-    without_rows = {"layers_of_a_passage", "tokens_of_a_passage", "certain_documents"}
+    values = {"query_id": "q", "query_set_id": "q.jsonl", "sequence_id": 1, "document_id": "d0", "count": 3,
+              "fewest_tokens": 1}  # fmt: skip
+    # No details are loaded here, no self-influence, and no ensemble: tests/sql has them.
+    without_rows = {"layers_of_a_passage", "tokens_of_a_passage", "certain_documents", "documents_with_self_influence"}
     for statement in cookbook().values():
         bound = {name: {**values, "phrase": "Words"}[name] for name in statement.parameters}
         answer = query(sample.path, statement.sql, bound)
@@ -108,9 +109,8 @@ def test_what_looks_like_a_number_can_be_an_id_or_a_phrase(text, asked):
     unknown = rf"(query_id|query_set_id|document_id) {re.escape(repr(text))}: is not in the table|sequence_id '1'"
     values = {"query_id": text, "query_set_id": text, "document_id": text, "phrase": text}
     for name, statement in cookbook().items():
-        bound = {
-            parameter: {**values, "sequence_id": "1", "count": "3"}[parameter] for parameter in statement.parameters
-        }
+        numbers = {"sequence_id": "1", "count": "3", "fewest_tokens": "1"}
+        bound = {parameter: {**values, **numbers}[parameter] for parameter in statement.parameters}
         ids = [parameter for parameter in bound if parameter.endswith("_id")]
         if not ids:
             ask_cookbook(asked.path, name, bound)

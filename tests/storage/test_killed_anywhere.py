@@ -14,6 +14,7 @@ BEFORE = {
     "nothing": lambda _store: None,
     "a standing artifact": write,
     "a damaged artifact": lambda store: (write(store), DEEDS["mark"](store)),
+    "written as runs do": DEEDS["write as runs do"],
     "a record": lambda store: (write(store), DEEDS["reduce"](store)),
 }
 
@@ -47,7 +48,9 @@ def is_whole_or_not_held(store):
     return store.holds(KEY)
 
 
-@pytest.mark.parametrize("before", slow_but(of=BEFORE, slow=("a standing artifact",)))
+@pytest.mark.parametrize(
+    "before", slow_but(of=[name for name in BEFORE if name != "written as runs do"], slow=("a standing artifact",))
+)
 def test_a_writer_killed_anywhere_is_made_good_by_the_next(tmp_path, before):
     stores = killed(tmp_path, before, "write")
     held = [is_whole_or_not_held(store) for store in stores]
@@ -96,6 +99,15 @@ def test_a_removal_killed_anywhere_leaves_all_or_nothing(tmp_path, before):
             store.remove_empty_folders()
         assert store.manifest(KEY) is None
         assert not (store.root / KEY.asset).exists()
+
+
+@pytest.mark.parametrize(("before", "deed"), [("nothing", "write as runs do"), ("written as runs do", "clear")])
+def test_whoever_is_killed_leaves_no_folder_for_ever(tmp_path, before, deed):
+    for store in killed(tmp_path, before, deed):
+        with store.exclusive_lock():
+            store.remove_abandoned_drafts()
+        DEEDS["clear"](store)
+        assert [path.name for path in store.root.iterdir() if path.is_dir()] == []
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ REFUSED = [
     ("scores.details_per_query", -1, "greater than or equal to 0"),
     ("scores.baselines", "gradient_dot", "valid list"),
     ("scores.baselines.0", [3], "valid string"),
+    ("scores.self_influence", "perhaps", "valid boolean"),
     ("sketches.coordinates", 7, "greater than or equal to 8"),
     ("evaluation.subsets", 3, "greater than or equal to 4"),
     ("evaluation.seeds", 0, "greater than or equal to 1"),

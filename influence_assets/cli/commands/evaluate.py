@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from influence_assets.cli.command import HERE, Command, StudyOption
 from influence_assets.cli.console import console
-from influence_assets.cli.figures import counted, duration
+from influence_assets.cli.figures import counted, duration, scaled, size
 from influence_assets.errors import InputError
 from influence_assets.study import Study
 
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 
 MODELS, REMOVALS, JUDGEMENT = "retrained_models", "retrained_removals", "evaluations"
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+SHOWN: Mapping[str, Callable[[float], str]] = {
+    "slope": "{:.2f}".format,
+    "r_squared": "{:.2f}".format,
+    "passes": scaled,
+    "bytes": size,
+}
+"""The figures beside the linear datamodeling score, in this order."""
 
 BOARD = """
     select method, figure, query_set_id, value, low, high, queries, subsets, seeds
@@ -173,23 +181,23 @@ def board(catalogue: Path) -> tuple[str, Table] | None:
     if rows.is_empty():
         return None
     sets = list(rows["query_set_id"].unique(maintain_order=True))
-    table = Table("method", *("all queries" if name is None else name for name in sets), "slope", "R²",
-                  box=None, pad_edge=False)  # fmt: skip
+    table = Table("method", *("all queries" if name is None else name for name in sets), "slope", "R²", "passes",
+                  "kept", box=None, pad_edge=False)  # fmt: skip
     figures = {(row["method"], row["figure"], row["query_set_id"]): row for row in rows.iter_rows(named=True)}
     lds = sorted((r for (_, f, s), r in figures.items() if f == "lds" and s is None), key=lambda r: -r["value"])
     for row in lds:
         cells = [_cell(figures[row["method"], "lds", name]) for name in sets]
-        sizes = [figures.get((row["method"], figure, None)) for figure in ("slope", "r_squared")]
+        others = [figures.get((row["method"], figure, None)) for figure in SHOWN]
         table.add_row(
             row["method"],
             *cells,
-            *("" if each is None or each["value"] is None else f"{each['value']:.2f}" for each in sizes),
+            *("" if each is None or each["value"] is None else SHOWN[each["figure"]](each["value"]) for each in others),
         )
     first = lds[0]
     sentence = (
         f"Linear datamodeling score with its 95 % interval: {first['queries']:,} queries, "
         f"{counted(first['subsets'], 'subset')}, {counted(first['seeds'], 'seed')}. {CEILING} is the ceiling; slope "
-        "and R² compare predicted with measured nats."
+        "and R² compare predicted with measured nats. passes over the corpus and the bytes kept are what it costs."
     )
     return sentence, table
 

@@ -102,7 +102,8 @@ class LocalBackend(Backend):
         """Yield a hidden folder beside the place, locked so that no other process takes it for an abandoned one."""
         path = temporary_beside(self._path(folder))
         try:
-            path.mkdir(parents=True)
+            while not path.exists():
+                files.make_with_folders(path, Path.mkdir)
             with locks.holding(path):
                 yield path
         finally:
@@ -172,16 +173,19 @@ class LocalBackend(Backend):
         return [name for name in removed if not os.path.lexists(self._root / name)]
 
     def remove_empty_folders(self) -> list[str]:
-        """Remove folders of partitions that contain only locks, and folders of assets that this leaves empty."""
+        """Remove folders of partitions that contain only locks, and folders of assets that have no others.
+
+        Each is renamed first: of an empty one that a killed process left, nobody would know whose it is.
+        """
         removed: list[Path] = []
         for asset in self._real_folders(self._root):
             emptied = [partition for partition in self._real_folders(asset) if _holds_locks_alone(partition)]
-            for partition in emptied:
-                files.delete(partition)
-            if emptied and files.is_empty_folder(asset):
-                asset.rmdir()
-                emptied.append(asset)
             removed += emptied
+            if emptied and set(asset.iterdir()) == set(emptied):
+                removed.append(asset)
+                emptied = [asset]
+            for folder in emptied:
+                self.remove(folder.relative_to(self._root).as_posix())
         return [path.relative_to(self._root).as_posix() for path in removed]
 
     def _path(self, name: str) -> Path:

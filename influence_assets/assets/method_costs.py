@@ -1,0 +1,117 @@
+"""What the scores of each method cost: passes over the corpus, and the bytes that are kept for them.
+
+One pass is a forward and a backward pass of the model over every sequence. Work is counted as operations, as
+`influence plan` counts it, and divided by those of one pass, so that it says the same on every machine. What is made of
+the queries alone, one pass of each, is not counted.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from influence_assets.assets.fitted_pass import curvature_form
+from influence_assets.engine.definition import Work
+from influence_assets.methods.method import AttributionMethod
+from influence_assets.methods.registry import MAIN, methods_of
+from influence_assets.storage.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from influence_assets.capture.operations import ModelShape
+
+CURVATURE = ("eigenbases", "curvature")
+"""What scores read of a curvature: its eigenvectors, and Λ with the damping."""
+
+
+@dataclass(frozen=True)
+class MethodCost:
+    """What a method's scores cost.
+
+    Args:
+        passes: the operations of its scores of all queries and sequences, and of the curvature if it uses one, over
+            those of one pass over the corpus; None if they are not counted, as of a method that reads training
+            sequences to prepare its queries.
+        bytes: what is kept for them: scores, query gradients, and the curvature if it uses one.
+    """
+
+    passes: float | None
+    bytes: int
+
+
+def scoring_operations(shape: "ModelShape", queries: int, sequences: int) -> int:
+    """Count the operations of the scores of all sequences, with the pass over them.
+
+    Args:
+        shape: the shape of the model and of a sequence.
+        queries: the number of queries.
+        sequences: the number of sequences.
+    """
+    return sequences * shape.passes() + shape.scores(queries, sequences)
+
+
+def fitting_operations(shape: "ModelShape", fitted: int) -> int:
+    """Count the operations of a curvature: the factors, their eigenvectors, and the corrected eigenvalues.
+
+    Args:
+        shape: the shape of the model and of a sequence.
+        fitted: how many sequences the curvature is fitted on.
+    """
+    of_sequence = 2 * shape.passes() + shape.covariances() + shape.statistics()
+    return fitted * of_sequence + sum(layer.decomposition() for layer in shape.layers)
+
+
+def method_costs(work: Work) -> dict[str, MethodCost]:
+    """Return the cost of each of the study's methods.
+
+    Args:
+        work: the work of an asset that reads the model, the sequences, the query gradients and the scores.
+    """
+    shape, scores, queries = shape_of(work), work.open_all("influence_scores"), work.open_all("query_gradients")
+    sequences = _sequences(work)
+    one_pass = sequences * shape.passes()
+    asked = sum(queries_of.manifest.rows["queries"] for queries_of in queries)
+    of_queries = sum(each.manifest.bytes for each in queries)
+    frozen = {key for each in scores for key in each.manifest.inputs if key.asset in CURVATURE}
+    curvature = [work.workspace.store.open(key).manifest for key in frozen]
+    fitted = max(int(manifest.summary.get("fitted_sequences", 0)) for manifest in curvature)
+    methods, costs = methods_of(work.study), {}
+    for method in methods:
+        operations, kept = scoring_operations(shape, asked, sequences), of_queries + _bytes(scores, method, methods)
+        if method.needs_curvature:
+            operations += fitting_operations(shape, fitted)
+            kept += sum(manifest.bytes for manifest in curvature)
+        costs[method.name] = MethodCost(None if method.reads_training else operations / one_pass, kept)
+    return costs
+
+
+def retraining_cost(work: Work) -> MethodCost:
+    """Return the cost of the retrained models that an asset's work reads."""
+    shape, models = shape_of(work), [model.manifest for model in work.open_all("retrained_models")]
+    training = work.study.model.train
+    seen = sum(int(model.summary["training_sequences"]) for model in models) * (training.epochs if training else 0)
+    passes = seen * shape.training_step() / (_sequences(work) * shape.passes())
+    return MethodCost(passes, sum(model.bytes for model in models))
+
+
+def shape_of(work: Work) -> "ModelShape":
+    """Return the shape of the model that the study trained, and of a pass over one of its sequences."""
+    from influence_assets.capture.model_shape import model_shape
+    from influence_assets.models.config import read_config
+
+    study = work.study
+    return model_shape(
+        read_config(work.open("language_model").path("model")), study.model.dtype, study.curvature.modules,
+        tokens=study.sequences.length, form=curvature_form(study),
+    )  # fmt: skip
+
+
+def _sequences(work: Work) -> int:
+    return sum(shard.manifest.rows["sequences"] for shard in work.open_all("token_sequences"))
+
+
+def _bytes(scores: Iterable[Artifact], method: AttributionMethod, methods: list[AttributionMethod]) -> int:
+    """Return the size of a method's scores: the main one has tables of its own, the others share one equally."""
+    is_main = method.name == MAIN
+    tables = ("influence_scores", "part_scores") if is_main else ("baseline_scores",)
+    files = [artifact.manifest.files.get(f"{table}.parquet") for artifact in scores for table in tables]
+    size = sum(file.bytes for file in files if file is not None)
+    return size if is_main else size // (len(methods) - 1)
