@@ -9,7 +9,6 @@ from functools import partial
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -30,13 +29,13 @@ def main(
     sizes = {"vocab_size": WORDS, "n_positions": LENGTH, "n_embd": 128, "n_layer": 3, "n_head": 4}
     still = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "attn_implementation": "eager"}
     config = GPT2Config(**sizes, **still, activation_function="gelu_pytorch_tanh", bos_token_id=0, eos_token_id=0)
-    first = GPT2LMHeadModel(config).train().to(device)
+    first = GPT2LMHeadModel(config).train()
     recipe = Tuning(base="base", epochs=1, batch_sequences=16, learning_rate=4e-3)
     generator = np.random.default_rng(0)
     tokens = generator.integers(0, WORDS, (steps * recipe.batch_sequences, LENGTH)).astype(np.int32)
     part = MaskedSequences(tokens, np.full(len(tokens), LENGTH, np.int32), None)
 
-    alone = copy.deepcopy(first)
+    alone = copy.deepcopy(first).to(device)
     run = TrainingRun(alone, partial(summed_loss, alone), part, recipe, {})
     run.take_step()  # compiles and allocates
     started = time.perf_counter()
@@ -44,11 +43,8 @@ def main(
         run.take_step()
     print(f"one by one: {(time.perf_counter() - started) / (steps - 1):.4f} s a step of one model")
 
-    copies = [copy.deepcopy(first) for _ in range(models)]
     started = time.perf_counter()
-    train_together(copies, [part] * models, [recipe] * models)
-    if device != "cpu":
-        torch.cuda.synchronize()
+    train_together([first] * models, [part] * models, [recipe] * models, device=device)
     seconds = time.perf_counter() - started
     print(f"{models} at once: {seconds / steps / models:.4f} s a step of one model")
 

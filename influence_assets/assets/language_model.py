@@ -206,7 +206,7 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
     loss = None
     if prepare.has_mask and any(map(has_forms, shards)):
         loss = np.concatenate([part.loss for part in packed])
-    checkpoint = work.workspace.store.root / ".training" / work.key.data_version
+    checkpoint = work.workspace.scratch(work.key)
 
     def progress(state: TrainingProgress) -> None:
         work.progress(state.step, state.steps)

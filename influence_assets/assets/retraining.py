@@ -20,6 +20,8 @@ from influence_assets.study import LanguageModel, Study, Training, Tuning
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tokenizers import Tokenizer
+
     from influence_assets.capture.batches import Sequences
     from influence_assets.models.training_run import TrainedModel, TrainingProgress
 
@@ -139,29 +141,10 @@ def train_part(work: Work, part: TrainingTokens, seed: int, *, keep_weights: boo
     Raises:
         InputError: the model cannot be trained again, nothing is left to train it on, or a query cannot be read.
     """
-    from influence_assets.capture.likelihoods import log_probabilities
-    from influence_assets.models.loading import load_model
-
     recipe = recipe_of(work.study, seed)
-    asked = _questions(work)  # a question that cannot be read must not be found after hours of training
-    workspace = work.workspace.store.root / ".training" / work.key.data_version
-    trained = _trained(work, part, recipe, workspace)
-    model = load_model(
-        trained.folder,
-        dtype=work.study.model.dtype,
-        device=work.workspace.device,
-        trust_remote_code=work.study.model.trust_remote_code,
-    )
-    likelihoods = [log_probabilities(model, sequences) for _, sequences in asked]
-    outcomes = pl.DataFrame(
-        {
-            "query_id": pl.concat(ids for ids, _ in asked),
-            "log_probability_nats": np.concatenate(likelihoods),
-        }
-    )
-    if keep_weights:
-        shutil.copytree(trained.folder, work.draft.folder("model"), dirs_exist_ok=True)
-    shutil.rmtree(workspace)
+    asked = tokenized_queries(work)  # a question that cannot be read must not be found after hours of training
+    trained = _trained(work, part, recipe, work.workspace.scratch(work.key))
+    outcomes = outcomes_under(work, trained.folder, asked, keep_weights=keep_weights)
     work.draft.summarise(
         seed=seed,
         training_sequences=len(part.tokens),
@@ -170,6 +153,37 @@ def train_part(work: Work, part: TrainingTokens, seed: int, *, keep_weights: boo
         resumed_from_step=trained.resumed_from_step,
     )
     return outcomes
+
+
+def outcomes_under(
+    work: Work, folder: "Path", asked: "list[tuple[pl.Series, Sequences]]", *, keep_weights: bool
+) -> pl.DataFrame:
+    """Return the log-probability of every query under a trained model, and remove what its training needed.
+
+    Args:
+        work: the partition that is computed.
+        folder: the model, in the work's scratch folder.
+        asked: the queries, as `tokenized_queries` returns them.
+        keep_weights: whether the draft gets the weights.
+
+    Returns:
+        Columns `query_id` and `log_probability_nats`.
+    """
+    from influence_assets.capture.likelihoods import log_probabilities
+    from influence_assets.models.loading import load_model
+
+    model = load_model(
+        folder,
+        dtype=work.study.model.dtype,
+        device=work.workspace.device,
+        trust_remote_code=work.study.model.trust_remote_code,
+    )
+    likelihoods = [log_probabilities(model, sequences) for _, sequences in asked]
+    if keep_weights:
+        shutil.copytree(folder, work.draft.folder("model"), dirs_exist_ok=True)
+    shutil.rmtree(work.workspace.scratch(work.key))
+    ids = pl.concat(ids for ids, _ in asked)
+    return pl.DataFrame({"query_id": ids, "log_probability_nats": np.concatenate(likelihoods)})
 
 
 def _trained(work: Work, part: TrainingTokens, recipe: Training | Tuning, workspace: "Path") -> "TrainedModel":
@@ -186,18 +200,22 @@ def _trained(work: Work, part: TrainingTokens, recipe: Training | Tuning, worksp
             *checkpoint(work.workspace), MaskedSequences(*part), recipe, device=work.workspace.device,
             workspace=workspace, progress=progress, trust_remote_code=work.study.model.trust_remote_code,
         )  # fmt: skip
-    from tokenizers import Tokenizer
-
     from influence_assets.models.training import train_language_model
 
-    tokenizer = Tokenizer.from_file(str(work.open("language_model").path("tokenizer") / "tokenizer.json"))
     return train_language_model(
         part.tokens, part.lengths, recipe,
-        tokenizer=tokenizer, workspace=workspace, progress=progress, loss_mask=part.loss,
+        tokenizer=tokenizer_of(work), workspace=workspace, progress=progress, loss_mask=part.loss,
     )  # fmt: skip
 
 
-def _questions(work: Work) -> "list[tuple[pl.Series, Sequences]]":
+def tokenizer_of(work: Work) -> "Tokenizer":
+    """Return the tokenizer of a model that the study trains."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(work.open("language_model").path("tokenizer") / "tokenizer.json"))
+
+
+def tokenized_queries(work: Work) -> "list[tuple[pl.Series, Sequences]]":
     """Return the ids and tokens of all queries, query set by query set.
 
     Raises:

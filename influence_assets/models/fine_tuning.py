@@ -1,7 +1,7 @@
 """Training of a causal language model from a checkpoint, all of its weights in float32."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -58,14 +58,32 @@ def fine_tune(  # noqa: PLR0913  # keywords
         InputError: there are no sequences, the checkpoint cannot be loaded, or it does not read such sequences.
     """
     refuse_nothing(part)
-    with quiet():
-        model = load_checkpoint(base, dtype="float32", trust_remote_code=trust_remote_code)
-    _refuse_other_tokens(model, part)
-    model.config.use_cache = False
-    model.requires_grad_(requires_grad=True).train().to(device)
+    model = trainable_checkpoint(base, [part], trust_remote_code=trust_remote_code).to(device)  # type: ignore[arg-type]  # transformers hides torch's signature
     identity = {"tuning": tuning.recipe, "base": base_hash, "device": torch.device(device).type}
     run = TrainingRun(model, partial(summed_loss, model), part, tuning, identity)
-    return run.train(workspace, progress, partial(_save, model, base))
+    return run.train(workspace, progress, partial(save_beside_code, model, base))
+
+
+def trainable_checkpoint(
+    base: Path, parts: Sequence[MaskedSequences], *, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Return the model in a folder on the processor, in float32 and training mode, all of its weights to be trained.
+
+    Args:
+        base: the folder.
+        parts: what it is to be trained on.
+        trust_remote_code: whether Python code beside the weights may run.
+
+    Raises:
+        InputError: the model cannot be loaded, or does not read such sequences.
+    """
+    with quiet():
+        model = load_checkpoint(base, dtype="float32", trust_remote_code=trust_remote_code)
+    for part in parts:
+        _refuse_other_tokens(model, part)
+    model.config.use_cache = False
+    model.requires_grad_(requires_grad=True).train()
+    return model
 
 
 def summed_loss(model: PreTrainedModel, tokens: Tensor, labels: Tensor) -> Tensor:
@@ -95,7 +113,8 @@ def _refuse_other_tokens(model: PreTrainedModel, part: MaskedSequences) -> None:
         raise InputError(BASE, problem, "Name the checkpoint that the model in model.path was fine-tuned from.")
 
 
-def _save(model: PreTrainedModel, base: Path, folder: Path) -> None:
+def save_beside_code(model: PreTrainedModel, base: Path, folder: Path) -> None:
+    """Write a model into a folder, with the Python code that lies in the folder that it came from."""
     with quiet():
         model.save_pretrained(folder)
     for code in base.glob("*.py"):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from influence_assets.models.training_run import (
@@ -78,10 +78,10 @@ def train_language_model(  # noqa: PLR0913  # three of them are the sequences
     """
     part = MaskedSequences(sequences, lengths, loss_mask)
     refuse_nothing(part)
-    model = _new_model(training, tokenizer, context=sequences.shape[1])
+    model = new_model(training, tokenizer, context=sequences.shape[1])
     identity = {"training": training.model_dump(exclude={"members"}), "vocabulary": model.config.vocab_size}
     run = TrainingRun(model, partial(_summed_loss, model), part, training, identity)
-    return run.train(workspace, progress, partial(_save_model, model, tokenizer))
+    return run.train(workspace, progress, partial(save_model, model, tokenizer))
 
 
 def _summed_loss(model: GPT2LMHeadModel, tokens: Tensor, labels: Tensor) -> Tensor:
@@ -96,10 +96,17 @@ def _summed_loss(model: GPT2LMHeadModel, tokens: Tensor, labels: Tensor) -> Tens
     return functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
 
 
-def _new_model(training: Training, tokenizer: Tokenizer, *, context: int) -> GPT2LMHeadModel:
-    end_of_text = tokenizer.token_to_id(END_OF_TEXT)
-    config = GPT2Config(
-        vocab_size=tokenizer.get_vocab_size(),
+def model_config(training: Training, *, vocabulary: int, context: int, end_of_text: int | None) -> GPT2Config:
+    """Return the configuration of the model that a study trains.
+
+    Args:
+        training: the architecture.
+        vocabulary: the number of tokens.
+        context: the most tokens of a sequence.
+        end_of_text: the token that ends a text.
+    """
+    return GPT2Config(
+        vocab_size=vocabulary,
         n_positions=context,
         n_embd=training.width,
         n_layer=training.layers,
@@ -114,13 +121,20 @@ def _new_model(training: Training, tokenizer: Tokenizer, *, context: int) -> GPT
         eos_token_id=end_of_text,
         use_cache=False,
     )
+
+
+def new_model(training: Training, tokenizer: Tokenizer, *, context: int) -> GPT2LMHeadModel:
+    """Return the model that a study trains as it is before its first step, in training mode."""
+    end_of_text = tokenizer.token_to_id(END_OF_TEXT)
+    config = model_config(training, vocabulary=tokenizer.get_vocab_size(), context=context, end_of_text=end_of_text)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         model: GPT2LMHeadModel = GPT2LMHeadModel(config).train()
     return model
 
 
-def _save_model(model: GPT2LMHeadModel, tokenizer: Tokenizer, folder: Path) -> None:
+def save_model(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:
+    """Write a model and its tokenizer as a standard Hugging Face folder."""
     disable_progress_bar()  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
     fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]

@@ -6,11 +6,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from influence_assets.errors import InputError
 from influence_assets.models.training_run import MaskedSequences, TrainingRun
-from influence_assets.models.training_together import train_together
+from influence_assets.models.training_together import has_dropout, size_of_one, train_together
 from influence_assets.study import Tuning
 
 WORDS, LENGTH = 30, 8
@@ -42,16 +42,39 @@ def test_they_are_those_of_training_one_by_one(tmp_path):
     recipes = [Tuning(base="b", epochs=2, batch_sequences=3, learning_rate=1e-2, seed=seed) for seed in (1, 2, 3)]
     models = [model(seed) for seed in (1, 2, 3)]
     together = train_together(models, parts, recipes)
-    for number, (weights, each, recipe) in enumerate(zip(together, parts, recipes, strict=True)):
+    for number, (among, each, recipe) in enumerate(zip(together, parts, recipes, strict=True)):
         alone = copy.deepcopy(models[number])
         run = TrainingRun(alone, partial(float64_loss, alone), each, recipe, {})
-        run.train(tmp_path / str(number), lambda _: None, lambda folder: folder.mkdir())
+        trained = run.train(tmp_path / str(number), lambda _: None, lambda folder: folder.mkdir())
+        assert among.steps == trained.steps
+        assert among.final_loss == pytest.approx(trained.final_loss)
         for name, expected in alone.named_parameters():
-            torch.testing.assert_close(weights[name], expected.detach(), rtol=1e-7, atol=1e-9)
-            assert not torch.equal(weights[name], dict(models[number].named_parameters())[name])
+            torch.testing.assert_close(among.weights[name], expected.detach(), rtol=1e-7, atol=1e-9)
+            assert not torch.equal(among.weights[name], dict(models[number].named_parameters())[name])
 
 
 def test_nothing_to_train_on_is_refused():
     recipe = Tuning(base="b")
     with pytest.raises(InputError, match="holds no text"):
         train_together([model(0)], [part(0, 0)], [recipe])
+
+
+def test_dropout_is_found_in_a_configuration():
+    none = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    assert has_dropout(GPT2Config())
+    assert has_dropout(GPT2Config(**none | {"attn_pdrop": 0.1}))
+    assert not has_dropout(GPT2Config(**none))
+    assert not has_dropout(LlamaConfig())
+    assert has_dropout(LlamaConfig(attention_dropout=0.1))
+
+
+def test_the_size_is_that_of_the_weights_and_of_a_batch():
+    config = model(0).config
+    sizes = [size_of_one(config, batch, LENGTH) for batch in (2, 4, 6)]
+    weights = 4 * sum(parameter.numel() for parameter in model(0).parameters())
+    assert {size.weights for size in sizes} == {weights}
+    first, second, third = (size.training for size in sizes)
+    assert first > 5 * weights
+    # What does not depend on the batch are copies of the weights, causal masks and positions.
+    assert second - first == pytest.approx(third - second, rel=0.05)
+    assert second - first > 2 * 4 * LENGTH * WORDS
