@@ -70,7 +70,18 @@ def questions(workspace: Workspace, _partition: Partition) -> Mapping[str, Any]:
         "questions": {name: workspace.query_hash(file) for name, file in workspace.query_sets.items()}
     }
     tuned = workspace.study.model.tuned
-    return content if tuned is None else {**content, "tuned": tuned.recipe, "base": checkpoint(workspace)[1]}
+    return content if tuned is None else {**content, "tuned": tuned.recipe, "base": _checkpoint_hash(workspace)}
+
+
+def _checkpoint_hash(workspace: Workspace) -> str | None:
+    """Return the hash of the weights that training begins from; None if they cannot be used, as training then says.
+
+    Versions must be known without them, so that documents can be withdrawn when a checkpoint is gone.
+    """
+    try:
+        return checkpoint(workspace)[1]
+    except InputError:
+        return None
 
 
 def recipe_of(study: Study, seed: int) -> Training | Tuning:

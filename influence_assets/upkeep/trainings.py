@@ -2,13 +2,11 @@
 
 import re
 from collections.abc import Iterator, Set
-from contextlib import suppress
 from pathlib import Path
 
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
 from influence_assets.engine.workspace import Workspace
-from influence_assets.errors import InputError
 from influence_assets.storage.artifacts.manifest import ArtifactKey
 
 _DATA_VERSION = re.compile(r"[0-9a-f]{32}")
@@ -42,8 +40,6 @@ def _on_request(workspace: Workspace) -> Iterator[ArtifactKey]:
     """Yield the keys of everything that is computed when somebody asks for it."""
     versions = Versions(workspace)
     for asset in workspace.graph:
-        # If something that it reads is missing, such as a checkpoint, no run can go on with it.
-        with suppress(InputError):
-            for name in asset.listed(workspace.study) if asset.on_request else ():
-                if (key := versions.key(asset, Partition(name=name))) is not None:
-                    yield key
+        for name in asset.listed(workspace.study) if asset.on_request else ():
+            if (key := versions.key(asset, Partition(name=name))) is not None:
+                yield key

@@ -1,5 +1,7 @@
 """Models that are trained again on parts of the corpus, and scores that are judged by them, in whole studies."""
 
+import shutil
+
 import numpy as np
 import polars as pl
 import pytest
@@ -21,6 +23,7 @@ from influence_assets.models.training_run import MaskedSequences
 from influence_assets.report.page import everything_shown
 from influence_assets.storage.catalogue import query
 from influence_assets.study import Study
+from influence_assets.upkeep.garbage import collect
 from tests import studies
 from tests.commanding import influence
 
@@ -277,6 +280,17 @@ def test_another_checkpoint_makes_another_bank_and_no_other_scores(tuned, tmp_pa
     assert keys[0] != keys[1]
     after = studies.data_versions(study)
     assert after["language_model"] == before["language_model"]
+
+
+def test_without_the_checkpoint_only_training_fails(tuned, tmp_path):
+    """Its models leave the tables, because nobody knows any more that they are current; nothing else needs it."""
+    study = studies.copied(tuned, tmp_path / "copy")
+    shutil.rmtree(study.parent / "base")
+    studies.write_jsonl(study.parent / "corpus" / studies.COAST, studies.COAST_ROWS[1:])
+    assert "influence_catalogue" in studies.compute(study)
+    collect(open_workspace(Study.load(study)), keep=0)
+    with pytest.raises(InputError, match=r"model\.tuned\.base"):
+        studies.compute(study, requested={"retrained_models": requested(study, 1)["retrained_models"]})
 
 
 def test_a_checkpoint_that_is_the_model_itself_is_refused(tmp_path):
