@@ -9,7 +9,7 @@ reference of ratios. Half of the questions are for tuning, half for reporting: `
 
 import argparse
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from influence_assets.study import Study
 
 FOLDER = Path(__file__).parent / "bank"
 OUTCOMES, LEFT_OUT = FOLDER / "outcomes.parquet", FOLDER / "left_out.parquet"
-RESAMPLES = 1000
+RESAMPLES, DIGITS = 1000, 4
 
 
 def keep(study: Path) -> None:
@@ -97,13 +97,12 @@ def methods(judged: Judged, studies: Mapping[str, Path]) -> dict[str, NDArray[np
     found: dict[str, NDArray[np.float64]] = {}
     for name, path in studies.items():
         catalogue = catalogue_path(Study.load(path))
-        main = query(catalogue, "select query_id, sequence_id, influence_nats as score from current_scores")
-        scores = judged.matrix(main)
-        found |= {
-            name: scores,
-            f"{name}, above 2 sigma": soft_threshold(scores),
-            f"{name}, calibrated": calibrated(scores),
-        }
+        for called, scores in _of_members(judged, catalogue, name):
+            found |= {
+                called: scores,
+                f"{called}, above 2 sigma": soft_threshold(scores),
+                f"{called}, calibrated": calibrated(scores),
+            }
         if name == next(iter(studies)):
             others = query(catalogue, "select query_id, sequence_id, method, score from baseline_scores")
             for (method,), rows in others.group_by("method"):
@@ -113,10 +112,25 @@ def methods(judged: Judged, studies: Mapping[str, Path]) -> dict[str, NDArray[np
     return found
 
 
+def _of_members(judged: Judged, catalogue: Path, name: str) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Yield the scores of the study's own model, and their means over the first 2, 3, ... members of its ensemble."""
+    members = query(catalogue, "select generation_id from generations where is_current or member > 0 order by member")
+    total = 0.0
+    for count, generation in enumerate(members["generation_id"], start=1):
+        rows = query(
+            catalogue,
+            "select query_id, sequence_id, influence_nats as score from influence_scores "
+            "join queries using (query_key) where generation_id = ?",
+            [generation],
+        )
+        total = total + judged.matrix(rows)
+        yield (name if count == 1 else f"{name} of {count} models"), total / count
+
+
 def board(judged: Judged, scores: Mapping[str, NDArray[np.float64]], studies: Collection[str]) -> list[dict[str, Any]]:
     """Return the figures of every method, over all queries and by query set."""
     predicted = {name: values @ judged.is_drawn for name, values in scores.items()}
-    in_nats = [name for name in scores if name.partition(",")[0] in studies]
+    in_nats = [name for name in scores if name.partition(",")[0].partition(" of ")[0] in studies]
     rows: list[dict[str, Any]] = []
     sets = judged.queries["query_set_id"]
     for query_set in [None, *sets.unique().sort()]:
@@ -124,7 +138,8 @@ def board(judged: Judged, scores: Mapping[str, NDArray[np.float64]], studies: Co
         part, outcomes = {name: values[chosen] for name, values in predicted.items()}, judged.outcomes[:, chosen]
         result = judge(part, outcomes, reference=next(iter(studies)), resamples=RESAMPLES)
         for each in figures(result, part, outcomes.mean(0), in_nats):
-            rows.append({"queries": query_set or "all", "count": len(chosen), **each._asdict()})
+            interval = [round(value, DIGITS) for value in each.interval]
+            rows.append({"queries": query_set or "all", "count": len(chosen), **each._asdict(), "interval": interval})
     return rows
 
 
@@ -150,7 +165,7 @@ def main() -> None:
             row["queries"], row["figure"], row["method"], "{:.3f} [{:.3f}, {:.3f}]".format(*row["interval"]), sep="  "
         )
     if asked.out:
-        asked.out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        asked.out.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -33,10 +33,12 @@ PROMPT_WORDS, COMPLETION_WORDS = (12, 20), (5, 10)
 def write(folder: Path) -> Path:
     """Write the study into a folder and return its file."""
     study = write_demo(folder)
+    with study.open("a", encoding="utf-8") as file:
+        file.write("\ncurvature:\n  modules: mlp  # the reference; set mlp+embedding in another folder\n")
     corpus = [row["text"] for file in sorted((folder / CORPUS_FOLDER).iterdir()) for row in _rows(file)]
     held_out = [document.text for package in HELD_OUT for document in package_docstrings(package)]
     for name, texts, others in (("corpus", corpus, ""), ("held_out", held_out, " ".join(corpus))):
-        rows = list(_questions(name, texts, others))
+        rows = list(questions_of(name, texts, others, QUESTIONS))
         write_rows(folder / QUERIES_FOLDER / f"{name}.jsonl", rows)
         print(f"{len(rows)} questions about {name}, of {len(texts)} texts")
     return study
@@ -46,15 +48,15 @@ def _rows(file: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def _questions(kind: str, texts: Sequence[str], must_not_contain: str) -> Iterator[dict[str, str]]:
-    """Yield questions, each from a text of its own as long as there are enough."""
+def questions_of(kind: str, texts: Sequence[str], must_not_contain: str, count: int) -> Iterator[dict[str, str]]:
+    """Yield so many questions, each from a text of its own as long as there are enough."""
     generator = np.random.default_rng([SEED, len(kind)])
     written: set[str] = set()
-    while len(written) < QUESTIONS:
+    while len(written) < count:
         for number in generator.permutation(len(texts)):
             words = list(re.finditer(r"\S+", texts[number]))
             before, after = (int(generator.integers(*span, endpoint=True)) for span in (PROMPT_WORDS, COMPLETION_WORDS))
-            if len(words) < before + after or len(written) == QUESTIONS:
+            if len(words) < before + after or len(written) == count:
                 continue
             first = int(generator.integers(0, len(words) - before - after, endpoint=True))
             chosen = words[first : first + before + after]

@@ -167,6 +167,8 @@ def main() -> None:
     given = parser.parse_args()
     study = write_demo(given.folder)
     text = study.read_text(encoding="utf-8")
+    text += "\ncurvature:\n  modules: mlp\n"
+    study.write_text(text, encoding="utf-8")
     if "self_influence" not in text:
         study.write_text(text.replace("scores:\n", "scores:\n  self_influence: true\n"), encoding="utf-8")
     damage(given.folder / CORPUS_FOLDER, given.seed)

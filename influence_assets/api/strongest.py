@@ -36,10 +36,13 @@ _PARTS = """
 """
 _NOISE = """
     select sequences, median_nats, sigma_nats, threshold_nats, sequences_above,
-        [calibrated(score, sigma_nats) for score in $scores::double[]] as calibrated_nats
+        [calibrated(score, sigma_nats, c := chosen.c) for score in $scores::double[]] as calibrated_nats
     from query_noise
+    cross join (CONSTANT) as chosen
     where query_id = $query_id
 """
+_CONSTANT, _DEFAULT_CONSTANT = "select c from calibration", "select 10.0 as c"
+"""The latter for catalogues of earlier releases."""
 _OVER_MEMBERS = """
     select sequence_id, members, influence_nats, low_nats, high_nats
     from ensemble_scores
@@ -118,7 +121,9 @@ def _has_view(path: Path, name: str) -> bool:
 def _noise(path: Path, query_id: str, scores: list[float]) -> tuple[Noise | None, Sequence[float | None]]:
     """Return a query's noise, and scores of the query with their noise shrunk."""
     is_there = _has_view(path, "query_noise")
-    rows = query(path, _NOISE, {"query_id": query_id, "scores": scores}).rows() if is_there else []
+    constant = _CONSTANT if _has_view(path, "calibration") else _DEFAULT_CONSTANT
+    statement = _NOISE.replace("CONSTANT", constant)
+    rows = query(path, statement, {"query_id": query_id, "scores": scores}).rows() if is_there else []
     if not rows:
         return None, [None] * len(scores)
     *figures, calibrated = rows[0]

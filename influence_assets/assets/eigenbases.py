@@ -51,12 +51,15 @@ def _compute(work: Work) -> None:
     for done, layer in enumerate(layers, start=1):
         factors.write_basis(work.draft, layer, factors.fitted_basis(covariances, layer), dtype)
         work.progress(done, len(layers))
+    # A generation whose files were damaged is the same one when it is computed again, as its number is.
+    known = work.workspace.store.manifest(work.key)
+    created_at = datetime.now(UTC).isoformat() if known is None else known.summary["created_at"]
     work.draft.summarise(
         layers=layers,
         **{name: figures[name] for name in FIGURES},
         **({} if form.rank is None else factors.summarised_form(form)),
         **factors.summarised_without_S(figures.get(factors.WITHOUT_S, [])),
-        created_at=datetime.now(UTC).isoformat(),
+        created_at=created_at,
     )
 
 

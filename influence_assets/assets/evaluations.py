@@ -36,6 +36,9 @@ EVALUATION_SCHEMA = pl.Schema(
 )  # fmt: skip
 
 
+CALIBRATION_SCHEMA = pl.Schema({"c": pl.Float64, "queries": pl.Int32, "subsets": pl.Int32})
+
+
 @dataclass(frozen=True)
 class Bank:
     """The outcomes of the retrained models whose subset has all seeds.
@@ -60,9 +63,9 @@ def _compute(work: Work) -> None:
     queries = pl.concat(a.table("queries").select("query_id", "query_set_id", "prompt", "completion").collect()
                         for a in work.open_all("query_gradients"))  # fmt: skip
     queries = queries.filter(pl.col("query_id").is_in(bank.query_ids))
-    predicted = _predicted(work, queries, bank)
     position = {name: row for row, name in enumerate(bank.query_ids)}
     outcomes = bank.outcomes[:, [position[name] for name in queries["query_id"]]]
+    predicted, constant = _predicted(work, queries, bank, outcomes.mean(0))
     seeds, _, subsets = outcomes.shape
     rows: list[dict[str, Any]] = []
     by_query: list[pl.DataFrame] = []
@@ -85,6 +88,8 @@ def _compute(work: Work) -> None:
     work.draft.table("evaluations", pl.DataFrame(rows, schema=EVALUATION_SCHEMA).fill_nan(None))
     work.draft.table("predictions", _predictions(queries, predicted[MAIN], outcomes.mean(0)))
     work.draft.table("evaluations_by_query", pl.concat(by_query).select("method", "query_id", "rank_correlation"))
+    fitted = [] if constant is None else [{"c": constant, "queries": queries.height, "subsets": subsets}]
+    work.draft.table("fitted_calibration", pl.DataFrame(fitted, schema=CALIBRATION_SCHEMA))
     work.draft.summarise(queries=queries.height, subsets=subsets, seeds=seeds, units=len(bank.units.names))
 
 
@@ -131,9 +136,15 @@ def _units(work: Work) -> Units:
     return Units.of(by, _trained_shards(work), documents)
 
 
-def _predicted(work: Work, queries: pl.DataFrame, bank: Bank) -> Scores:
-    """Return the sum of each method's scores over each subset, float64 [query, subset]."""
-    from influence_assets.analysis.shrinkage import calibrated, soft_threshold
+def _predicted(
+    work: Work, queries: pl.DataFrame, bank: Bank, measured: NDArray[np.float64]
+) -> tuple[Scores, float | None]:
+    """Return the sum of each method's scores over each subset, float64 [query, subset].
+
+    Beside them stands the constant of calibrated scores that all queries give, if there are enough. Those that are
+    judged have the constant of the other half of the queries.
+    """
+    from influence_assets.analysis.shrinkage import cross_fitted, fitted_constant, soft_threshold
     from influence_assets.analysis.word_overlap import bm25_scores
 
     passages = _passages(bank.units, by_sequence=work.study.evaluation.by == SEQUENCE)
@@ -145,10 +156,12 @@ def _predicted(work: Work, queries: pl.DataFrame, bank: Bank) -> Scores:
     scores = {name: _matrix(rows, queries, passages) for name, rows in _stored(work, passages)}
     words = bm25_scores(list(texts["text"]), list(queries["prompt"] + queries["completion"]))
     scores[BM25] = words[:, of_sequences["row"].to_numpy()] * share
-    scores[CALIBRATED], scores[THRESHOLD] = calibrated(scores[MAIN]), soft_threshold(scores[MAIN])
-    scores[RANDOM] = np.random.default_rng(0).standard_normal(scores[MAIN].shape)
     is_drawn = bank.is_drawn[passages["unit"].to_numpy()]
-    return {name: values @ is_drawn for name, values in scores.items()}
+    scores[CALIBRATED] = cross_fitted(scores[MAIN], is_drawn, measured)
+    scores[THRESHOLD] = soft_threshold(scores[MAIN])
+    scores[RANDOM] = np.random.default_rng(0).standard_normal(scores[MAIN].shape)
+    predicted = {name: values @ is_drawn for name, values in scores.items()}
+    return predicted, fitted_constant(scores[MAIN], is_drawn, measured)
 
 
 def _passages(units: Units, *, by_sequence: bool) -> pl.DataFrame:
@@ -274,7 +287,7 @@ ASSET = AssetDefinition(
         "retrained_removals",
     ),
     uses=lambda study, name: name != "documents" or study.evaluation.by not in (SEQUENCE, DOCUMENT),
-    code_version="2",
+    code_version="3",
     settings=lambda study: {"seeds": study.evaluation.seeds, "by": study.evaluation.by},
     compute=_compute,
     frozen=OfTrainedShards(),

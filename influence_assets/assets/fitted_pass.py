@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from influence_assets.engine.definition import Work
+from influence_assets.layouts.attributed import ALONE, AUTO
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.drafts import Draft
 from influence_assets.study import Study
@@ -31,7 +32,10 @@ def fitted_settings(study: Study) -> Mapping[str, Any]:
     later = {"damping_scale", "drift_threshold", "new_generation"}
     if study.curvature.rank is None:
         later.add("rank")
-    return {"dtype": study.model.dtype, **study.curvature.model_dump(mode="json", exclude=later)}
+    settings = {"dtype": study.model.dtype, **study.curvature.model_dump(mode="json", exclude=later)}
+    if settings["modules"] == AUTO:
+        settings["modules"] = ALONE  # what it is until the model's artifact says otherwise, as in earlier releases
+    return settings
 
 
 def curvature_form(study: Study) -> "CurvatureForm":

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
@@ -15,10 +15,14 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
+from influence_assets.layouts.attributed import ALONE, ATTRIBUTED, choice, modules_of, settled
 from influence_assets.layouts.token_settings import packing_settings, token_settings
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.manifest import Manifest
 from influence_assets.study import Study
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 TEXTS_COMPARED = 64
@@ -75,7 +79,8 @@ def _compute(work: Work) -> None:
             f"{work.study.sequences.length} is more than the model's context of {context} tokens",
             f"Give at most {context}.",
         )
-    attributed_layers(model, work.study.curvature.modules)  # refuses what cannot be attributed before text is tokenized
+    chosen = _choice(work, model)
+    attributed_layers(model, modules_of(work.study, chosen))  # what cannot be is refused before text is tokenized
     rows = embedding_rows(model)
     exported = export_tokenizer(
         work.workspace.model_folders.tokenizer if work.study.model.train is None else folder,
@@ -94,9 +99,29 @@ def _compute(work: Work) -> None:
         parameters=sum(p.numel() for p in model.parameters()),
         context_tokens=context,
         vocabulary=rows,
+        **chosen,
         **({"notes": list(exported.notes)} if exported.notes else {}),
         **origin,
     )
+
+
+def _choice(work: Work, model: "PreTrainedModel") -> dict[str, str]:
+    """Return the entry of the summary with what `curvature.modules: auto` stands for.
+
+    An artifact of an earlier release, which had no such entry, is computed again without it, so that what was fitted
+    stays.
+    """
+    from influence_assets.layouts.model import attributed_layers
+
+    earlier = work.workspace.store.manifest(work.key)
+    if earlier is not None and ATTRIBUTED not in earlier.summary:
+        return {}
+    chosen = choice(work.workspace, model.config)
+    try:
+        attributed_layers(model, chosen[ATTRIBUTED])
+    except InputError:
+        return {ATTRIBUTED: ALONE}
+    return chosen
 
 
 def _first_texts(workspace: Workspace) -> Iterator[str]:
@@ -281,6 +306,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     frozen=FrozenBySettings(),
     identity=("model", _identity),
+    settles=lambda study, manifest: settled(study, manifest.summary),
     is_published=True,
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),

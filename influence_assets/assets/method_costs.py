@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from influence_assets.assets.fitted_pass import curvature_form
 from influence_assets.engine.definition import Work
+from influence_assets.layouts.attributed import modules_of
 from influence_assets.methods.method import AttributionMethod
 from influence_assets.methods.registry import MAIN, methods_of
 from influence_assets.storage.artifacts import Artifact
@@ -97,9 +98,9 @@ def shape_of(work: Work) -> "ModelShape":
     from influence_assets.capture.model_shape import model_shape
     from influence_assets.models.config import read_config
 
-    study = work.study
+    study, model = work.study, work.open("language_model")
     return model_shape(
-        read_config(work.open("language_model").path("model")), study.model.dtype, study.curvature.modules,
+        read_config(model.path("model")), study.model.dtype, modules_of(study, model.manifest.summary),
         tokens=study.sequences.length, form=curvature_form(study),
     )  # fmt: skip
 

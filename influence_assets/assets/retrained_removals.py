@@ -180,7 +180,7 @@ ASSET = AssetDefinition(
     holds_text=True,
     is_published=True,
     runs_model=True,
-    cost=CostModel(partition=_cost, memory=training_memory),
+    cost=CostModel(partition=_cost, memory=training_memory, like="language_model"),
     shown=_shown,
     source_change=lambda _workspace, _partition, _last: "the queries changed",
 )

@@ -2,7 +2,7 @@
 
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from influence_assets.corpus.queries import read_query_set
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
+from influence_assets.layouts.attributed import choice, modules_of
 from influence_assets.methods.registry import methods_of
 from influence_assets.storage.artifacts.manifest import Manifest
 from influence_assets.study import Study
@@ -358,6 +359,13 @@ class StudySizes:
     def _asset(self, name: str) -> AssetDefinition:
         return self.versions.workspace.graph[name]
 
+    @cached_property
+    def _modules(self) -> "str | Sequence[str]":
+        """The attributed layers; before the model is stored, those that it will choose by its configuration."""
+        model = self.manifest(self._asset("language_model"), Partition())
+        settled = choice(self.versions.workspace, self.config) if model is None else model.summary
+        return modules_of(self.study, settled)
+
     def _shape(self, tokens: int) -> "ModelShape":
         from influence_assets.capture.model_shape import model_shape
 
@@ -365,7 +373,7 @@ class StudySizes:
         study = workspace.study
         keeps_adapter = study.model.train is None and study.model.adapter_attribution == "adapter"
         return model_shape(
-            self.config, study.model.dtype, study.curvature.modules, tokens=tokens, form=self.form,
+            self.config, study.model.dtype, self._modules, tokens=tokens, form=self.form,
             trust_remote_code=study.model.trust_remote_code,
             adapter=workspace.model_folders.adapter if keeps_adapter else None,
         )  # fmt: skip

@@ -173,10 +173,12 @@ class CostModel:
     Args:
         partition: the cost of one partition; of an asset that a shared pass computes, without the pass.
         memory: the largest memory while it runs, in bytes; None where the model is not run.
+        like: another asset that does the same work, whose measured speed it is taken to have until its own is known.
     """
 
     partition: Callable[[Any, Partition], Cost]
     memory: Callable[[Any], int | None] = lambda _sizes: None
+    like: str | None = None
 
 
 def _no_cost(_sizes: Any, _partition: Partition) -> Cost:
@@ -204,6 +206,8 @@ class AssetDefinition:
         frozen: the rule for its version, if it is frozen; None: its version follows from its inputs.
         identity: a name, and a function that returns the content of its manifest that enters its readers' versions,
             such as the hash of the weights of a trained model, which its own version does not determine.
+        settles: returns a study with what it leaves open, such as `auto`, as this asset's only artifact has settled it;
+            the settings of its readers are taken from that.
         is_current: returns whether an artifact that is held is still valid; None: it always is.
         needed_until: an asset; once that is up to date, artifacts of this one are no longer needed, and are reduced to
             their manifests.
@@ -249,6 +253,7 @@ class AssetDefinition:
     compute: Callable[[Work], None]
     frozen: VersionRule | None = None
     identity: tuple[str, Callable[[Manifest], Any]] | None = None
+    settles: Callable[[Study, Manifest], Study] | None = None
     is_current: Callable[["Workspace", Manifest], bool] | None = None
     needed_until: str | None = None
     on_request: bool = False

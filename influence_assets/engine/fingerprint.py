@@ -49,7 +49,7 @@ def fingerprint(workspace: Workspace) -> str:
         sorted(workspace.withdrawn.entries),
         workspace.study.model_dump(mode="json", exclude={"automation", "lineage"}),
         # Assets put further versions into theirs, such as those of attribution methods.
-        [[asset.name, asset.code_version, versions.settings(asset)] for asset in workspace.graph],
+        [[asset.name, asset.code_version, dict(asset.settings(workspace.study))] for asset in workspace.graph],
         [
             dict(asset.source_content(workspace, partition))
             for asset in workspace.graph

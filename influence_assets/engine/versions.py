@@ -25,7 +25,7 @@ from influence_assets.engine.generations import (
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import StorageError
-from influence_assets.storage.artifacts.manifest import ArtifactKey
+from influence_assets.storage.artifacts.manifest import ArtifactKey, Manifest
 
 MEMBER = "member"
 """The entry of a manifest's summary with the number of the member of an ensemble that it was computed for, unless 0."""
@@ -158,10 +158,27 @@ class Versions:
                 yield upstream, place
 
     def settings(self, asset: AssetDefinition) -> dict[str, Any]:
-        """Return the settings of the study that enter an asset's version."""
-        if asset.name not in self._settings:
-            self._settings[asset.name] = dict(asset.settings(self.workspace.study))
-        return self._settings[asset.name]
+        """Return the settings of the study that enter an asset's version.
+
+        What the study leaves open is as the asset's inputs have settled it (`AssetDefinition.settles`), once they are
+        stored.
+        """
+        if asset.name in self._settings:
+            return self._settings[asset.name]
+        study, graph = self.workspace.study, self.workspace.graph
+        settling = [upstream for name in asset.inputs_of(study) if (upstream := graph[name]).settles is not None]
+        manifests = [self._stored_manifest(upstream) for upstream in settling]
+        for upstream, manifest in zip(settling, manifests, strict=True):
+            if manifest is not None and upstream.settles is not None:
+                study = upstream.settles(study, manifest)
+        settings = dict(asset.settings(study))
+        if None not in manifests:
+            self._settings[asset.name] = settings
+        return settings
+
+    def _stored_manifest(self, asset: AssetDefinition) -> Manifest | None:
+        key = self.key(asset, Partition())
+        return self.workspace.store.manifest(key) if key is not None and self.holds(key) else None
 
     def holds(self, key: ArtifactKey) -> bool:
         """Return whether an artifact is in the store and valid; once it is, the answer is cached."""

@@ -29,6 +29,10 @@ class Measured:
     bytes: int
 
 
+Done = tuple[Cost, Measured | None]
+"""What standing partitions of a stage cost by counting, and what they took."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What a stage will take.
@@ -79,11 +83,15 @@ def estimates(sizes: StudySizes) -> list[Estimate]:
     workspace = sizes.versions.workspace
     rate = matrix_rate(workspace.device, workspace.study.model.dtype)
     stages = []
+    done: dict[str, Done] = {}
     for state in states:
         cost = cost_of(sizes, state.asset, [p.partition for p in state.outstanding], outstanding)
         before = cost_of(sizes, state.asset, [p.partition for p in state.of("standing")], standing)
         measurement = measured(sizes, state)
+        done[state.asset.name] = before, measurement
         seconds, is_calibrated = _seconds(cost, before, measurement, rate)
+        if not is_calibrated and (like := done.get(state.asset.cost.like or "")) is not None:
+            seconds, is_calibrated = _seconds_like(cost, *like, seconds)
         stages.append(
             Estimate(
                 state.asset, len(state.partitions), len(state.outstanding), cost.operations,
@@ -100,6 +108,18 @@ def _seconds(cost: Cost, before: Cost, measurement: Measured | None, rate: float
         if measurement is not None and whole:
             return measurement.seconds * part / whole, True
     return (cost.operations / rate if cost.operations else None), False
+
+
+def _seconds_like(
+    cost: Cost, before: Cost, measurement: Measured | None, otherwise: float | None
+) -> tuple[float | None, bool]:
+    """Return the seconds at the speed of another stage, which did `before`, and whether that was measured.
+
+    Of its time and its processor time the lesser counts: the former is longer where other work kept the machine busy.
+    """
+    if measurement is None or not before.operations:
+        return otherwise, False
+    return min(measurement.seconds, measurement.cpu_seconds) * cost.operations / before.operations, True
 
 
 def _bytes(cost: Cost, before: Cost, measurement: Measured | None) -> float | None:

@@ -14,6 +14,7 @@ from influence_assets.capture.rehearsal import rehearse
 from influence_assets.capture.runner import Runner
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
+from influence_assets.layouts.attributed import modules_of
 from influence_assets.models.adapters import Adaptation
 from influence_assets.models.freed_memory import keep_freed_memory
 from influence_assets.models.kernels import use_fastest
@@ -47,7 +48,7 @@ def runner(workspace: Workspace, language_model: Artifact, progress: Progress, t
         done += sequences
         progress(done, total)
 
-    modules = attributed_layers(model, workspace.study.curvature.modules)
+    modules = attributed_layers(model, modules_of(workspace.study, language_model.manifest.summary))
     if workspace.device == "cpu":
         use_fastest(workspace.kernels_cache, [layer.factor_shape for layer in modules])
     return Runner(model, modules, compute.batch_sequences, count, compute.memory_bytes)

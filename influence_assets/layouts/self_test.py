@@ -9,6 +9,7 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
+from influence_assets.layouts.attributed import choice, modules_of
 from influence_assets.layouts.model import adaptation
 from influence_assets.layouts.samples import sample
 from influence_assets.maths.notation import device_of_sums
@@ -44,7 +45,7 @@ def lines_of(workspace: Workspace, scratch: str) -> Iterator[Line]:
             device_map=study.model.device_map,
             adaptation=adaptation(workspace),
         )
-        return Loaded(model, select_modules(model, study.curvature.modules))
+        return Loaded(model, select_modules(model, modules_of(study, choice(workspace, model.config))))
 
     model = load(study.model.dtype).model
     needed = 8 * total_parameters(model)

@@ -1,7 +1,7 @@
 -- calibrated(score, sigma, c): the score S with its noise shrunk: S² / (S + c·sigma), and 0 where S is not positive.
 -- With c = 10 a score of ten sigmas keeps half of itself, one of a single sigma an eleventh. If sigma is 0, this is the
--- positive part of S; null if sigma is not known or S is not finite. The default c = 10 was found on 47 questions of
--- the demo's recipe, judged by retraining; fit it to retrained models of your own if there are any.
+-- positive part of S; null if sigma is not known or S is not finite. The view calibration
+-- has the study's c, which the views use.
 -- grain: none; a number for each score
 create macro calibrated(score, sigma, c := 10) as case
     when isfinite(score) and sigma is not null
@@ -9,4 +9,4 @@ create macro calibrated(score, sigma, c := 10) as case
 end;
 
 comment on macro calibrated is -- noqa: PRS
-'calibrated(score, sigma, c): the score S with its noise shrunk: S² / (S + c·sigma), and 0 where S is not positive. With c = 10 a score of ten sigmas keeps half of itself, one of a single sigma an eleventh. If sigma is 0, this is the positive part of S; null if sigma is not known or S is not finite. The default c = 10 was found on 47 questions of the demo''s recipe, judged by retraining; fit it to retrained models of your own if there are any. grain: (none; a number for each score)';
+'calibrated(score, sigma, c): the score S with its noise shrunk: S² / (S + c·sigma), and 0 where S is not positive. With c = 10 a score of ten sigmas keeps half of itself, one of a single sigma an eleventh. If sigma is 0, this is the positive part of S; null if sigma is not known or S is not finite. The view calibration has the study''s c, which the views use. grain: (none; a number for each score)';

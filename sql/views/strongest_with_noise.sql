@@ -27,7 +27,7 @@ create macro strongest_with_noise(query, n, unseen := false) as table
     select
         passages.rank,
         passages.influence_nats,
-        calibrated(passages.influence_nats, noise.sigma_nats) as calibrated_nats,
+        calibrated(passages.influence_nats, noise.sigma_nats, c := calibration.c) as calibrated_nats,
         noise.sigma_nats,
         isfinite(passages.influence_nats) and passages.influence_nats > noise.threshold_nats as is_above_noise,
         passages.sequence_id,
@@ -38,6 +38,7 @@ create macro strongest_with_noise(query, n, unseen := false) as table
         passages.exceeds_what_remains
     from passages
     cross join noise
+    cross join calibration
     order by passages.rank;
 
 comment on macro table strongest_with_noise is -- noqa: PRS

@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
     Args:
         name: the architecture.
-        mlp: what the default, `curvature.modules: mlp`, attributes, or why it is refused.
+        mlp: what `curvature.modules: mlp` attributes, or why it is refused.
         linear: the same of `linear`.
         share: the share of the parameters that `linear`, or the patterns that its refusal names, attribute.
         error: the largest departure, relative to the largest value.

@@ -159,6 +159,11 @@ def test_the_board_is_that_of_the_tables(judged):
     assert methods == {"ekfac", "ekfac_calibrated", "ekfac_threshold", "gradient_dot", "bm25", "random", "retraining"}
 
 
+def test_few_questions_leave_the_default_constant(judged):
+    catalogue = studies.versions_of(judged).workspace.catalogue
+    assert query(catalogue, "from calibration").row(0) == (10.0, False, None)
+
+
 def test_costs_are_those_that_the_plan_counts_and_the_manifests_hold(judged):
     """Passes beside what `influence plan` counts for the same assets; bytes beside the sizes of the files."""
     versions = studies.versions_of(judged)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from benchmarks import report
+from benchmarks import board, report
 from docs import samples
 from docs.blocks import PAGES, ROOT, blocks
 from docs.references import references
@@ -47,6 +47,11 @@ def test_the_figures_are_those_of_the_results(page, markers):
     rows = json.loads((ROOT / "benchmarks/results.json").read_text(encoding="utf-8"))
     made = {report.FIGURES: report.figures, report.SPEED: report.section}[markers](rows)
     assert report.between((ROOT / page).read_text(encoding="utf-8"), markers) == made
+
+
+def test_the_board_is_that_of_the_judged_figures():
+    made = board.section({half: board.read(half) for half in board.HALVES})
+    assert board.between(board.PAGE.read_text(encoding="utf-8")) == made, "write it anew: python -m benchmarks.board"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

@@ -101,6 +101,19 @@ def test_a_requested_generation_is_begun_by_the_next_run_if_one_dies_before_it_c
     assert studies.compute(study) == []  # and once only
 
 
+def test_a_damaged_generation_is_the_same_one_when_it_is_computed_again(study):
+    """A catalogue that is built anew says of it what the old one says."""
+    before = studies.ask_sql(study, "select * exclude (materialization_id) from generations")
+    store = studies.versions_of(study).workspace.store
+    for asset in ("eigenbases", "curvature"):
+        store.mark_damaged(studies.artifact(study, asset).folder, [], "a sector is unreadable")
+    assert {"covariances", "eigenbases", "curvature"} <= set(studies.compute(study))
+    versions = studies.versions_of(study)
+    versions.workspace.catalogue.unlink()
+    rebuild_catalogue(versions)
+    assert studies.ask_sql(study, "select * exclude (materialization_id) from generations").equals(before)
+
+
 def test_the_first_generation_is_the_one_that_is_asked_for(tmp_path):
     """A request on an empty store is not for two."""
     study = studies.lay_out(tmp_path)

@@ -7,11 +7,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from influence_assets.assets import open_workspace
 from influence_assets.assets.shared_pass import SHARD_PASS
 from influence_assets.assets.study_sizes import BYTES_A_TOKEN, StudySizes
+from influence_assets.engine.partitions import Partition
 from influence_assets.engine.plan import plan
+from influence_assets.engine.versions import Versions
 from influence_assets.forecast.estimates import estimates
 from influence_assets.forecast.groups import cost_of, groups_of
+from influence_assets.study import Study
 from tests import studies
 from tests.counting import LEFT_OUT_BY_TORCH
 
@@ -118,7 +122,8 @@ def test_a_model_that_is_not_trained_yet_has_the_shapes_of_its_settings(tmp_path
     norms, weights, biases = 4 * 16, 12 * 16**2, 9 * 16
     embeddings = (300 + studies.LENGTH) * 16
     assert sizes.shape.parameters == 3 * (norms + weights + biases) + embeddings + 2 * 16
-    assert len(sizes.shape.layers) == 6
+    assert [layer.name for layer in sizes.shape.layers if "mlp" not in layer.name] == ["transformer.wte"]
+    assert len(sizes.shape.layers) == 1 + 6
     stage = by_name(study)["language_model"]
     assert stage.operations == 5 * sizes.all_sequences() * 3 * (sizes.shape.forward + sizes.shape.head)
 
@@ -165,3 +170,23 @@ def test_fewer_fitted_sequences_cost_less_and_are_passes_of_their_own(tmp_path):
     few = by_name(study)["covariances"]
     each = {shard: sizes.sequences(shard) for shard in studies.SHARDS}
     assert few.operations * sum(each.values()) == pytest.approx(whole.operations * 2)
+
+
+def test_models_that_are_trained_again_take_as_long_for_their_operations_as_the_studys_own_did(tmp_path):
+    trained = {"layers": 1, "width": 16, "heads": 2, "vocabulary": 280, "epochs": 2, "batch_sequences": 2}
+    evaluation = {"subsets": 4, "seeds": 1, "share": 0.25}
+    study = studies.lay_out(
+        tmp_path, model={"path": None, "train": trained, "dtype": "float32"}, evaluation=evaluation,
+        sequences={"length": 32},
+    )  # fmt: skip
+    models = {"retrained_models": [Partition(name=name) for name in Study.load(study).evaluation.retrainings()]}
+
+    def stages():
+        versions = Versions(open_workspace(Study.load(study), models))
+        return {stage.asset.name: stage for stage in estimates(StudySizes(versions))}
+
+    assert not stages()["retrained_models"].is_calibrated
+    studies.compute(study, until="language_model")
+    own, again = (stages()[name] for name in ("language_model", "retrained_models"))
+    assert again.is_calibrated
+    assert math.isclose(again.seconds, 4 * 0.25 * min(own.measured.seconds, own.measured.cpu_seconds))

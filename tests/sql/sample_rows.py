@@ -64,6 +64,7 @@ insert into evaluations values
 ('ekfac', 'lds', null, 0.6, 0.5, 0.7, 2, 2, 2, 13), ('ekfac', 'lds', 'q.jsonl', 0.6, 0.5, 0.7, 2, 2, 2, 13),
 ('retraining', 'lds', null, 0.8, 0.7, 0.9, 2, 2, 2, 13);
 insert into evaluations_by_query select 'ekfac', query_id, 0.6, 13 from queries;
+insert into fitted_calibration values (10.0, 2, 2, 13);
 insert into removal_outcomes
 select method, 0, if(method = 'random', null, 'q1'), 1, query_id, -3, 14
 from queries, (values ('random'), ('ekfac')) as methods (method);

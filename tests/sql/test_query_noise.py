@@ -308,3 +308,19 @@ def test_fewer_than_one_gaussian_score_is_expected_above(n):
 def test_of_noise_alone_hardly_anything_stands_above():
     above = [noise_of(gaussian(1367, seed)).above for seed in range(300)]
     assert np.mean(above) < 0.2  # 1 / √(4π ln n) is 0.105, and σ is an estimate
+
+
+def test_views_use_the_constant_that_was_fitted(catalogue):
+    catalogue.execute("delete from fitted_calibration").complete()
+    put(catalogue, "q1", np.concatenate([gaussian(98), [9.0, 10.0]]))
+    strongest = "select calibrated_nats, influence_nats, sigma_nats from strongest_with_noise('q1', 5)"
+    by_score = "select calibrated_nats, influence_nats, sigma_nats from scores_with_noise where query_id = 'q1'"
+    default = {"c": 10.0, "is_fitted": False, "queries": None}
+    for row, c in ((default, 10.0), ({"c": 3.5, "is_fitted": True, "queries": 40}, 3.5)):
+        if row["is_fitted"]:
+            catalogue.execute("insert into fitted_calibration values (3.5, 40, 64, 13)").complete()
+        assert rows_of(catalogue, "from calibration") == [row]
+        for sql in (strongest, by_score):
+            for found in rows_of(catalogue, sql):
+                score, sigma = found["influence_nats"], found["sigma_nats"]
+                assert found["calibrated_nats"] == pytest.approx(score**2 / (score + c * sigma) if score > 0 else 0)

@@ -42,7 +42,7 @@ def test_the_tables_are_those_of_the_design():
         *("self_influence", "self_influence_parts"),
         *("materializations", "materialization_inputs", "catalogue"),
         *("trained_documents", "tombstones", "partition_states", "layer_drift"),
-        *("outcomes", "removal_outcomes", "evaluations", "evaluations_by_query"),
+        *("outcomes", "removal_outcomes", "evaluations", "evaluations_by_query", "fitted_calibration"),
     }
     assert statements("load").keys() == set(TABLES)
 

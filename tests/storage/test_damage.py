@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 
+import numpy as np
 import pytest
 
 from influence_assets.durable.files import files_below
@@ -162,6 +163,38 @@ def test_what_an_artifact_was_made_of_outlives_any_damaged_byte_of_its_manifest(
     path.write_bytes(original[: len(original) // 3])
     assert store.manifest(KEY) == whole
     record_beside(place).unlink()
+    assert store.manifest(KEY) is None
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("is_alone", [False, True], ids=["manifest and record", "record alone"])
+def test_a_few_damaged_bits_of_both_copies_are_mended(store, place, bits, is_alone):
+    """Wherever they are in two copies, and however they are divided between them."""
+    whole, record = store.manifest(KEY), record_beside(place)
+    if is_alone:
+        store.reduce_to_record(KEY)
+    generator = np.random.default_rng(bits)
+    files = [record] if is_alone else [place / "manifest.json", record]
+    for _ in range(4):
+        originals = [file.read_bytes() for file in files]
+        size = sum(map(len, originals)) // 2
+        for number, at in enumerate(generator.choice(size, bits, replace=False)):
+            in_second = number % 2 if number < 2 else int(generator.integers(2))  # neither copy stays intact
+            if is_alone:
+                flip_a_bit(record, in_second * size + at, bit=int(generator.integers(8)))
+            else:
+                flip_a_bit(files[in_second], at, bit=int(generator.integers(8)))
+        assert store.manifest(KEY) == whole
+        assert {damage.key for damage in store.verify()} <= {KEY, None}
+        for file, original in zip(files, originals, strict=True):
+            file.write_bytes(original)
+
+
+@pytest.mark.parametrize("bits", [11, 40])
+def test_what_many_damaged_bits_leave_of_both_copies_is_nothing(store, place, bits):
+    for file, start in ((place / "manifest.json", 100), (record_beside(place), 300)):
+        for at in range(bits):
+            flip_a_bit(file, start + at)
     assert store.manifest(KEY) is None
 
 

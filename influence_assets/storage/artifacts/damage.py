@@ -8,8 +8,8 @@ from pathlib import Path
 
 from influence_assets.errors import DamagedError, StorageError
 from influence_assets.storage.artifacts import ownership
-from influence_assets.storage.artifacts.manifest import ArtifactKey, Manifest
-from influence_assets.storage.artifacts.names import DAMAGE_MARK, MANIFEST, record_of
+from influence_assets.storage.artifacts.manifest import ArtifactKey, Manifest, salvaged
+from influence_assets.storage.artifacts.names import DAMAGE_MARK, MANIFEST, place_of, record_of
 from influence_assets.storage.artifacts.reading import Artifact, manifest_of, read_manifest
 from influence_assets.storage.backend import Backend
 from influence_assets.storage.disk_errors import writing
@@ -69,6 +69,10 @@ def known_manifest(backend: Backend, place: str, study: str, *, with_records: bo
     if with_records or ownership.is_artifact(backend, place, study):
         with suppress(StorageError):
             return manifest_of(backend, place, study, record_of(place), salvage=True)
+        with suppress(OSError, ValueError):
+            manifest = salvaged(*(backend.read(name) for name in (f"{place}/{MANIFEST}", record_of(place))))
+            if manifest.study == study and place_of(manifest.key) == place:
+                return manifest
     return None
 
 

@@ -9,11 +9,12 @@ after the other.
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, combinations
 from typing import Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue
@@ -150,6 +151,9 @@ class Manifest(_Frozen):
         return ArtifactKey(self.asset, self.partition, self.data_version)
 
 
+MOST_BITS = 10
+"""In how many bits two damaged copies of a manifest may differ so that all combinations of them are tried."""
+
 _CHECKSUM = b'{\n "checksum": "'
 _DIGITS = 64
 
@@ -173,18 +177,42 @@ def unsealed(content: bytes) -> Manifest:
     return _of_copy(content)
 
 
-def salvaged(content: bytes) -> Manifest:
-    """Return the manifest that a file's content holds; of two copies in it, one intact copy is enough.
+def salvaged(*contents: bytes) -> Manifest:
+    """Return the manifest that files hold, once or twice each; of all copies, one intact copy is enough.
+
+    If all are damaged, but two of them in a few bits only, the checksum tells which of the two has each bit right.
 
     Raises:
-        ValueError: no copy is as it was written.
+        ValueError: no copy is as it was written, nor what two of them add up to.
     """
-    half, second = len(content) // 2, content.rfind(_CHECKSUM)
-    # In a file that was cut off, the first copy ends where the second begins.
-    for copy in (content, content[:half], content[half:], content[: second if second > 0 else None]):
+    copies = [copy for content in contents for copy in _copies(content)]
+    combined = (copy for first, second in combinations(copies, 2) for copy in _mended(first, second))
+    for copy in chain(copies, combined):
         with suppress(ValueError):
             return _of_copy(copy)
     raise ValueError("no copy is as it was written")
+
+
+def _copies(content: bytes) -> list[bytes]:
+    """Return what may be a copy in a file: all of it, a half, or what is before the second in a file that was cut."""
+    half, second = len(content) // 2, content.rfind(_CHECKSUM)
+    return [content, content[:half], content[half:], content[: second if second > 0 else None]]
+
+
+def _mended(first: bytes, second: bytes) -> Iterator[bytes]:
+    """Yield what two copies may have been before a few bits of each were flipped; nothing if they differ in more."""
+    if len(first) != len(second):
+        return
+    differences = [(place, a ^ b) for place, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]
+    if sum(mask.bit_count() for _, mask in differences) > MOST_BITS:
+        return
+    bits = [(place, 1 << bit) for place, mask in differences for bit in range(8) if mask >> bit & 1]
+    for count in range(1, len(bits)):
+        for chosen in combinations(bits, count):
+            copy = bytearray(first)
+            for place, bit in chosen:
+                copy[place] ^= bit
+            yield bytes(copy)
 
 
 @cache

@@ -1,0 +1,53 @@
+"""Which layers a study attributes: those that it names, or those that its model's artifact has chosen for it."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from influence_assets.study import Study
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from influence_assets.engine.workspace import Workspace
+
+AUTO, ALONE = "auto", "mlp"
+ATTRIBUTED = "attributed_by_default"
+"""The entry of the summary of `language_model` with the choice; earlier releases, which have none, chose the MLPs."""
+
+
+def modules_of(study: Study, language_model: Mapping[str, Any] | None) -> str | Sequence[str]:
+    """Return the layers that are attributed, as `curvature.modules` names them.
+
+    Args:
+        study: the study.
+        language_model: the summary of its model's manifest; None while it is unknown, which counts as the MLPs.
+    """
+    named = study.curvature.modules
+    if named != AUTO:
+        return named
+    if study.curvature.rank is not None or language_model is None:  # the embedding has no form of low rank
+        return ALONE
+    return str(language_model.get(ATTRIBUTED, ALONE))
+
+
+def settled(study: Study, language_model: Mapping[str, Any]) -> Study:
+    """Return a study with its model's choice in place of `auto`."""
+    modules = modules_of(study, language_model)
+    return study.model_copy(update={"curvature": study.curvature.model_copy(update={"modules": modules})})
+
+
+def choice(workspace: "Workspace", config: "PretrainedConfig") -> dict[str, str]:
+    """Return the entry of the summary with what `auto` stands for, by a model's configuration.
+
+    Args:
+        workspace: the study, and whether its model has an adapter, beside which only its own matrices were trained.
+        config: the model's configuration.
+    """
+    from influence_assets.capture.default_modules import default_modules
+
+    model = workspace.study.model
+    if model.train is None and workspace.model_folders.adapter is not None:
+        return {ATTRIBUTED: ALONE}
+    tokens = workspace.study.sequences.length
+    chosen = default_modules(config, model.dtype, tokens=tokens, trust_remote_code=model.trust_remote_code)
+    return {ATTRIBUTED: chosen}
