@@ -163,6 +163,29 @@ class Training(_Section):
         return self
 
 
+class Tuning(_Section):
+    """What a brought model was fine-tuned from and how, by which evaluation trains it again."""
+
+    base: _Path = Field(
+        description="The checkpoint that the model in `path` was fine-tuned from: a folder, or a Hugging Face id. All "
+        "weights are trained again from it, on parts of the corpus.",
+    )
+    revision: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="The branch, tag or commit of a checkpoint on Hugging Face."
+    )
+    epochs: int = Field(3, ge=1, description="Passes over the corpus.")
+    batch_sequences: int = Field(16, ge=1, description="Sequences in one optimiser step.")
+    learning_rate: float = Field(
+        5e-5, gt=0, allow_inf_nan=False, description="Peak learning rate of the one-cycle schedule (AdamW)."
+    )
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of the order of sequences and of dropout.")
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How it is trained, without what it is trained from, which is known by its content."""
+        return self.model_dump(exclude={"base", "revision"})
+
+
 class LanguageModel(_Section):
     """The causal language model whose completions are explained."""
 
@@ -188,6 +211,11 @@ class LanguageModel(_Section):
     )
     train: Training | None = Field(
         None, description="Train a small GPT-2 on the corpus instead. It is trained once; new shards do not retrain it."
+    )
+    tuned: Tuning | None = Field(
+        None,
+        description="What the model in `path` was fine-tuned from and how, if `influence evaluate` is to train it "
+        "again. Scores do not depend on it.",
     )
     members: tuple[_Path, ...] = Field(
         (),
@@ -215,6 +243,8 @@ class LanguageModel(_Section):
             raise ValueError("give exactly one of `path` and `train`")
         if self.train is not None and self.adapter is not None:
             raise ValueError("`adapter` belongs to the model in `path`; leave it out of a study that trains its own")
+        if self.train is not None and self.tuned is not None:
+            raise ValueError("`tuned` belongs to the model in `path`; leave it out of a study that trains its own")
         if self.train is not None and self.members:
             raise ValueError("`members` belongs to the model in `path`; give the number of members in `train.members`")
         if len({self.path, *self.members}) <= len(self.members):
@@ -601,6 +631,9 @@ class Study(_Section):
             "queries.path": self.queries.path,
             "model.path": self.model.path if self.model.path and _exists(self.model.path, Path()) else None,
             "model.adapter": self.model.adapter,
+            "model.tuned.base": None
+            if self.model.tuned is None or not _exists(self.model.tuned.base, Path())
+            else self.model.tuned.base,
             **{
                 f"model.members.{place}": path for place, path in enumerate(self.model.members) if _exists(path, Path())
             },
@@ -615,6 +648,9 @@ class Study(_Section):
             model = model.model_copy(update={"path": _absolute(model.path, folder)})
         if model.adapter is not None:
             model = model.model_copy(update={"adapter": _absolute(model.adapter, folder)})
+        if model.tuned is not None and _exists(model.tuned.base, folder):
+            tuned = model.tuned.model_copy(update={"base": _absolute(model.tuned.base, folder)})
+            model = model.model_copy(update={"tuned": tuned})
         members = (_absolute(path, folder) if _exists(path, folder) else path for path in model.members)
         model = model.model_copy(update={"members": tuple(members)})
         corpus = {"path": _absolute(self.corpus.path, folder)}
@@ -634,7 +670,7 @@ class Study(_Section):
 def _further_models(model: LanguageModel) -> list[LanguageModel]:
     """Return the models of an ensemble's further members."""
     if model.train is None:
-        alone = {"members": (), "revision": None, "adapter": None}
+        alone = {"members": (), "revision": None, "adapter": None, "tuned": None}
         return [model.model_copy(update={"path": path, **alone}) for path in model.members]
     train = model.train
     seeds = [(train.seed + SEEDS_APART * number) % (LARGEST_SEED + 1) for number in range(1, train.members)]

@@ -197,7 +197,8 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
     from influence_assets.layouts.sequences import has_forms, stored_documents
     from influence_assets.layouts.tokens import as_studied
     from influence_assets.models.chat_templates import CHATML, CHATML_TOKENS
-    from influence_assets.models.training import TrainingProgress, train_language_model, train_tokenizer
+    from influence_assets.models.training import train_language_model, train_tokenizer
+    from influence_assets.models.training_run import TrainingProgress
 
     training = work.study.model.train
     assert training is not None  # noqa: S101  # the caller has checked it
@@ -230,7 +231,7 @@ def _train(work: Work) -> tuple[Path, dict[str, object]]:
     loss = None
     if prepare.has_mask and any(map(has_forms, shards)):
         loss = np.concatenate([part.loss for part in packed])
-    checkpoint = work.workspace.store.root / ".training" / work.key.data_version
+    checkpoint = work.workspace.scratch(work.key)
 
     def progress(state: TrainingProgress) -> None:
         work.progress(state.step, state.steps)

@@ -15,10 +15,15 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
-from influence_assets.study import Study, Training
+from influence_assets.study import LanguageModel, Study, Training, Tuning
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tokenizers import Tokenizer
+
     from influence_assets.capture.batches import Sequences
+    from influence_assets.models.training_run import TrainedModel, TrainingProgress
 
 BYTES_OF_AN_OUTCOME = 64
 
@@ -60,23 +65,73 @@ class OfTrainedShards:
 
 
 def questions(workspace: Workspace, _partition: Partition) -> Mapping[str, Any]:
-    """Return the content of all query files, as it enters versions."""
-    return {"questions": {name: workspace.query_hash(file) for name, file in workspace.query_sets.items()}}
+    """Return what enters versions: the content of all query files, and of the checkpoint that training begins from."""
+    content: dict[str, Any] = {
+        "questions": {name: workspace.query_hash(file) for name, file in workspace.query_sets.items()}
+    }
+    tuned = workspace.study.model.tuned
+    return content if tuned is None else {**content, "tuned": tuned.recipe, "base": _checkpoint_hash(workspace)}
 
 
-def recipe_of(study: Study, seed: int) -> Training:
-    """Return the training of a model that is trained again: the study's own, with another seed.
+def _checkpoint_hash(workspace: Workspace) -> str | None:
+    """Return the hash of the weights that training begins from; None if they cannot be used, as training then says.
+
+    Versions must be known without them, so that documents can be withdrawn when a checkpoint is gone.
+    """
+    try:
+        return checkpoint(workspace)[1]
+    except InputError:
+        return None
+
+
+def recipe_of(study: Study, seed: int) -> Training | Tuning:
+    """Return the training of a model that is trained again: that of the study's own model, with another seed.
 
     Raises:
-        InputError: the study does not train its model.
+        InputError: the study neither trains its model nor says how it was fine-tuned, or the model is an adapter.
     """
-    if study.model.train is None:
+    model = study.model
+    if model.tuned is not None and model.adapter is not None:
+        raise InputError(
+            "model.adapter",
+            "names an adapter, which cannot be trained again",
+            "Merge it, save the merged model, and name that folder as model.path, or leave out model.tuned.",
+        )
+    recipe = model.train or model.tuned
+    if recipe is None:
         raise InputError(
             "model.path",
             "names a model that the study does not train, so it cannot be trained again",
-            "Give model.train to judge scores by retraining.",
+            "Say in model.tuned what it was fine-tuned from and how, or give model.train, to judge scores by "
+            "retraining.",
         )
-    return study.model.train.model_copy(update={"seed": study.model.train.seed + seed})
+    return recipe.model_copy(update={"seed": recipe.seed + seed})
+
+
+def checkpoint(workspace: Workspace) -> "tuple[Path, str]":
+    """Return the folder of `model.tuned.base` and the hash of its weights.
+
+    Raises:
+        InputError: it is not a model, it is an adapter's, or it is the fine-tuned model itself.
+    """
+    from influence_assets.models.fine_tuning import BASE
+    from influence_assets.models.weights import resolve_model_folder, weights_hash
+
+    tuned, model = workspace.study.model.tuned, workspace.study.model
+    assert tuned is not None  # noqa: S101  # callers have checked it
+    if workspace.model_folders.adapter is not None:
+        problem = "names an adapter, which cannot be trained again"
+        raise InputError("model.path", problem, "Merge it and name the merged model, or leave out model.tuned.")
+    named = LanguageModel(path=tuned.base, revision=tuned.revision, trust_remote_code=model.trust_remote_code)
+    try:
+        folder = resolve_model_folder(named, workspace.store.root / ".cache" / "checkpoint.json")
+    except InputError as error:
+        raise InputError(BASE, error.problem, error.remedy) from error
+    content = weights_hash(folder, workspace.weights_cache)
+    if content == workspace.model_file_hashes[0]:
+        problem = "has the weights of the model in model.path, which learnt nothing since"
+        raise InputError(BASE, problem, "Name the checkpoint that the model was fine-tuned from.")
+    return folder, content
 
 
 def train_part(work: Work, part: TrainingTokens, seed: int, *, keep_weights: bool = False) -> pl.DataFrame:
@@ -95,37 +150,12 @@ def train_part(work: Work, part: TrainingTokens, seed: int, *, keep_weights: boo
         Columns `query_id` and `log_probability_nats`.
 
     Raises:
-        InputError: the study does not train its model, nothing is left to train it on, or a query cannot be read.
+        InputError: the model cannot be trained again, nothing is left to train it on, or a query cannot be read.
     """
-    from tokenizers import Tokenizer
-
-    from influence_assets.capture.likelihoods import log_probabilities
-    from influence_assets.models.loading import load_model
-    from influence_assets.models.training import TrainingProgress, train_language_model
-
     recipe = recipe_of(work.study, seed)
-    asked = _questions(work)  # a question that cannot be read must not be found after hours of training
-    tokenizer = Tokenizer.from_file(str(work.open("language_model").path("tokenizer") / "tokenizer.json"))
-    workspace = work.workspace.store.root / ".training" / work.key.data_version
-
-    def progress(state: TrainingProgress) -> None:
-        work.progress(state.step, state.steps)
-
-    trained = train_language_model(
-        part.tokens, part.lengths, recipe,
-        tokenizer=tokenizer, workspace=workspace, progress=progress, loss_mask=part.loss,
-    )  # fmt: skip
-    model = load_model(trained.folder, dtype=work.study.model.dtype, device=work.workspace.device)
-    likelihoods = [log_probabilities(model, sequences) for _, sequences in asked]
-    outcomes = pl.DataFrame(
-        {
-            "query_id": pl.concat(ids for ids, _ in asked),
-            "log_probability_nats": np.concatenate(likelihoods),
-        }
-    )
-    if keep_weights:
-        shutil.copytree(trained.folder, work.draft.folder("model"), dirs_exist_ok=True)
-    shutil.rmtree(workspace)
+    asked = tokenized_queries(work)  # a question that cannot be read must not be found after hours of training
+    trained = _trained(work, part, recipe, work.workspace.scratch(work.key))
+    outcomes = outcomes_under(work, trained.folder, asked, keep_weights=keep_weights)
     work.draft.summarise(
         seed=seed,
         training_sequences=len(part.tokens),
@@ -136,7 +166,67 @@ def train_part(work: Work, part: TrainingTokens, seed: int, *, keep_weights: boo
     return outcomes
 
 
-def _questions(work: Work) -> "list[tuple[pl.Series, Sequences]]":
+def outcomes_under(
+    work: Work, folder: "Path", asked: "list[tuple[pl.Series, Sequences]]", *, keep_weights: bool
+) -> pl.DataFrame:
+    """Return the log-probability of every query under a trained model, and remove what its training needed.
+
+    Args:
+        work: the partition that is computed.
+        folder: the model, in the work's scratch folder.
+        asked: the queries, as `tokenized_queries` returns them.
+        keep_weights: whether the draft gets the weights.
+
+    Returns:
+        Columns `query_id` and `log_probability_nats`.
+    """
+    from influence_assets.capture.likelihoods import log_probabilities
+    from influence_assets.models.loading import load_model
+
+    model = load_model(
+        folder,
+        dtype=work.study.model.dtype,
+        device=work.workspace.device,
+        trust_remote_code=work.study.model.trust_remote_code,
+    )
+    likelihoods = [log_probabilities(model, sequences) for _, sequences in asked]
+    if keep_weights:
+        shutil.copytree(folder, work.draft.folder("model"), dirs_exist_ok=True)
+    shutil.rmtree(work.workspace.scratch(work.key))
+    ids = pl.concat(ids for ids, _ in asked)
+    return pl.DataFrame({"query_id": ids, "log_probability_nats": np.concatenate(likelihoods)})
+
+
+def _trained(work: Work, part: TrainingTokens, recipe: Training | Tuning, workspace: "Path") -> "TrainedModel":
+    """Return the model, trained from scratch, or from its checkpoint if it was fine-tuned."""
+
+    def progress(state: "TrainingProgress") -> None:
+        work.progress(state.step, state.steps)
+
+    if isinstance(recipe, Tuning):
+        from influence_assets.models.fine_tuning import fine_tune
+        from influence_assets.models.training_run import MaskedSequences
+
+        return fine_tune(
+            *checkpoint(work.workspace), MaskedSequences(*part), recipe, device=work.workspace.device,
+            workspace=workspace, progress=progress, trust_remote_code=work.study.model.trust_remote_code,
+        )  # fmt: skip
+    from influence_assets.models.training import train_language_model
+
+    return train_language_model(
+        part.tokens, part.lengths, recipe,
+        tokenizer=tokenizer_of(work), workspace=workspace, progress=progress, loss_mask=part.loss,
+    )  # fmt: skip
+
+
+def tokenizer_of(work: Work) -> "Tokenizer":
+    """Return the tokenizer of a model that the study trains."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(work.open("language_model").path("tokenizer") / "tokenizer.json"))
+
+
+def tokenized_queries(work: Work) -> "list[tuple[pl.Series, Sequences]]":
     """Return the ids and tokens of all queries, query set by query set.
 
     Raises:
@@ -153,7 +243,7 @@ def _questions(work: Work) -> "list[tuple[pl.Series, Sequences]]":
 
 def training_cost(sizes: Any, share: float) -> Cost:
     """Return the cost of a training on a share of the sequences, with the outcomes of all queries."""
-    training, shape = sizes.study.model.train, sizes.shape
+    training, shape = sizes.study.model.train or sizes.study.model.tuned, sizes.shape
     if training is None:
         return Cost(bytes=None, amount=1)
     operations = training.epochs * share * sizes.all_sequences() * shape.training_step()
@@ -161,5 +251,9 @@ def training_cost(sizes: Any, share: float) -> Cost:
 
 
 def training_memory(sizes: Any) -> int:
-    """Return the largest memory of a training: a gradient and two moments of Adam for each weight, beside the pass."""
-    return int(sizes.pass_memory(3 * sizes.weight_bytes))
+    """Return the largest memory of a training: a gradient and two moments of Adam for each weight, beside the pass.
+
+    All of them are in float32, whatever the precision of other passes.
+    """
+    held = max(3 * sizes.weight_bytes, 16 * sizes.shape.parameters - sizes.weight_bytes)
+    return int(sizes.pass_memory(held))

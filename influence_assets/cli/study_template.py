@@ -39,7 +39,7 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]
 
 
 def _section(model: type[BaseModel], values: dict[str, Any] | None, depth: int) -> Iterator[str]:
-    """Yield the lines of one section; if `values` is None, all of them are comments."""
+    """Yield the lines of one section; keys without a value are comments, but not if `values` is None."""
     indent = "  " * depth
     for place, (name, field) in enumerate(model.model_fields.items()):
         section = _section_of(field)
@@ -51,16 +51,16 @@ def _section(model: type[BaseModel], values: dict[str, Any] | None, depth: int) 
         if section is not None:
             if depth == 0:
                 yield f"\n# {' '.join((section.__doc__ or '').split())}"
-            off = "# " if section is not Study and depth > 0 and value is None else ""
-            yield f"{indent}{off}{name}:"
-            yield from (
-                f"{indent}{off}{line.removeprefix(indent)}" for line in _section(section, value or {}, depth + 1)
-            )
+            # An optional section that is left out is one comment, so that no key of it, uncommented alone, becomes one
+            # of the section before.
+            is_off = depth > 0 and value is None
+            lines = [f"{name}:", *_section(section, None if is_off else value or {}, 1)]
+            yield from (f"{indent}{'# ' if is_off else ''}{line}" for line in lines)
         elif value is not None:
             yield f"{indent}{name}: {_yaml(value)}"
         else:
             default = "…" if field.default is PydanticUndefined else _yaml(field.default)
-            yield f"{indent}# {name}: {default}"
+            yield f"{indent}{'' if values is None else '# '}{name}: {default}"
 
 
 def _section_of(field: FieldInfo) -> type[BaseModel] | None:

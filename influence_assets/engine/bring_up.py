@@ -4,6 +4,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Protocol
 
 from influence_assets.engine.definition import AssetDefinition
@@ -88,7 +89,7 @@ class StageBegun:
 
 @dataclass(frozen=True)
 class PassFailed:
-    """A pass that was to compute several partitions together; each of them is tried by itself instead.
+    """The failure to compute several partitions together, in one pass or at once; each is tried by itself instead.
 
     Args:
         places: the partitions.
@@ -100,10 +101,15 @@ class PassFailed:
 
     def __str__(self) -> str:
         """Say what failed and what happens instead."""
+        first, reason = self.places[0], str(self.error) or type(self.error).__name__
+        if first[0].at_once is not None:
+            return (
+                f"Computing {len(self.places)} partitions of {first[0].name} at once failed ({reason}). Each is "
+                "computed by itself, which takes longer."
+            )
         names = ", ".join(asset.name for asset, _ in self.places)
-        reason = str(self.error) or type(self.error).__name__
         return (
-            f"One pass over {self.places[0][1].shard} for {names} failed ({reason}). Each is computed in a pass of its "
+            f"One pass over {first[1].shard} for {names} failed ({reason}). Each is computed in a pass of its "
             "own, which takes longer and gives the same results."
         )
 
@@ -222,6 +228,7 @@ class _Run:
                 for asset in versions.workspace.graph:
                     yield StageBegun(asset, versions.choice, versions.number)
                     yield from self._complete_in_shared_passes(asset)
+                    yield from self._complete_at_once(asset)
                     yield from self._complete_asset(asset)
             except DamagedError as error:
                 # Covers what was read to find out what is outstanding. From now on the artifact counts as missing.
@@ -269,6 +276,21 @@ class _Run:
 
     def _complete_asset(self, asset: AssetDefinition) -> Iterator[Event]:
         versions = self.versions.of(asset)
+        yield from self._compute(versions, [((asset, each),) for each in self._computable(versions, asset)])
+
+    def _complete_at_once(self, asset: AssetDefinition) -> Iterator[Event]:
+        """Compute an asset's outstanding partitions in groups of about one size, if it can compute several at once."""
+        versions = self.versions.of(asset)
+        if asset.at_once is None or len(due := self._computable(versions, asset)) < 2:  # one is alone
+            return
+        groups = -(-len(due) // max(1, asset.at_once.most(versions)))
+        if groups < len(due):
+            ends = [len(due) * number // groups for number in range(groups + 1)]
+            shares = [due[start:end] for start, end in pairwise(ends)]
+            yield from self._compute(versions, [tuple((asset, each) for each in share) for share in shares])
+
+    def _computable(self, versions: Versions, asset: AssetDefinition) -> list[Partition]:
+        """Return the partitions of an asset that are outstanding, have not failed, and have all of their inputs."""
         failed = {
             failure.partition
             for failure in self._result.failures
@@ -279,8 +301,7 @@ class _Run:
             for partition in versions.partitions(asset)
             if partition not in failed and not versions.stands(asset, partition)
         ]
-        computable = [p for p in outstanding if versions.key_and_inputs(asset, p) is not None]
-        yield from self._compute(versions, [((asset, partition),) for partition in computable])
+        return [partition for partition in outstanding if versions.key_and_inputs(asset, partition) is not None]
 
     def _complete_in_shared_passes(self, asset: AssetDefinition) -> Iterator[Event]:
         """Compute an asset's outstanding partitions with one pass for each shard, and whatever can share that pass.

@@ -153,6 +153,20 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AtOnce:
+    """Computes several partitions of one asset at once, where that takes less time than one after the other.
+
+    Args:
+        most: how many partitions can be computed at once, given a study's versions; 1: each is computed by itself.
+        compute: fills the drafts of several partitions as `AssetDefinition.compute` fills each, but for rounding. If it
+            fails, each is computed by itself.
+    """
+
+    most: Callable[["Versions"], int]
+    compute: Callable[[Sequence[Work]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class CostModel:
     """What an asset costs, as a function of a study's sizes (`assets.study_sizes.StudySizes`).
 
@@ -212,6 +226,7 @@ class AssetDefinition:
         is_shared_by_members: whether the members of an ensemble have it in the first one's version, because it depends
             on what all of them have in common, such as the tokenizer.
         measures: what it wants of a shared pass; None: it is computed alone.
+        at_once: how several of its partitions are computed at once; None: one after the other.
         runs_model: whether it runs the model: one such computation at a time uses a device.
         cost: what it will cost.
         checks: what must hold of its artifacts.
@@ -253,6 +268,7 @@ class AssetDefinition:
     is_of_members: bool = False
     is_shared_by_members: bool = False
     measures: Measurement | None = None
+    at_once: AtOnce | None = None
     runs_model: bool = False
     cost: CostModel = CostModel(partition=_no_cost)
     checks: Checks = NO_CHECKS

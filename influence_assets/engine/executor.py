@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from influence_assets.engine.graph import AssetGraph
-from influence_assets.engine.materialise import Outcome, materialise, materialise_together
+from influence_assets.engine.materialise import Outcome, materialise, materialise_at_once, materialise_together
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shared_pass import members_of_one_pass
 from influence_assets.engine.versions import Choice, Versions
@@ -31,7 +31,7 @@ class Task:
         study: the study.
         load_graph: returns the study's assets.
         places: the partitions, each with the name of its asset; if there are several, they belong to one shard and
-            share one pass of the model.
+            share one pass of the model, or to one asset, which computes them at once.
         choice: the generation to compute in.
         fit_another: whether another generation is fitted.
         run_id: the run's id, for the manifests.
@@ -105,7 +105,9 @@ def compute_with(versions: Versions, task: Task, progress: Callable[[int, int | 
     graph = versions.workspace.graph
     places = [(graph[name], partition) for name, partition in task.places]
     outcomes: list[Outcome] = []
-    if len(places) > 1:
+    if len(places) > 1 and places[0][0].at_once is not None:
+        outcomes = materialise_at_once(versions, places, run_id=task.run_id, progress=progress)
+    elif len(places) > 1:
         members = members_of_one_pass(versions, places[0][0], str(places[0][1].shard), {})
         selected = [member for member in members if (member.asset, member.partition) in places]
         if selected:

@@ -1,6 +1,6 @@
-"""Computes partitions that are not up to date: one by itself, or several of one shard in one pass of the model."""
+"""Computes partitions that are not up to date: one by itself, or several together."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -71,13 +71,15 @@ def materialise(
 def materialise_together(
     versions: Versions, members: Sequence[Member], *, run_id: str | None, progress: Progress
 ) -> list[Outcome]:
-    """Bring several partitions of one shard up to date in the pass of the model that their assets share.
+    """Bring several partitions up to date together.
+
+    They are those of one shard that a pass of the model computes, or those of one asset that it computes at once.
 
     Args:
         versions: the versions to compute.
         members: the partitions; inputs that are not among them must be up to date.
         run_id: the run's id, for the manifests.
-        progress: called with the number of the shard's sequences that are done.
+        progress: called with how much of all of them is done.
 
     Returns:
         The outcome of each partition, in the order of the members.
@@ -87,8 +89,7 @@ def materialise_together(
         InputError: the user's files cannot be used as they are; earlier results are unchanged.
     """
     workspace, store = versions.workspace, versions.workspace.store
-    measurement = members[0].asset.measures
-    assert measurement is not None  # noqa: S101  # members have one
+    compute = _computing_together(members[0].asset)
     computed = [False] * len(members)
     with store.shared_lock(), ExitStack() as locks:
         for key in sorted((member.key_and_inputs[0] for member in members), key=str):  # one order: no deadlock
@@ -105,12 +106,25 @@ def materialise_together(
                     works.append(Work(*place, *member.key_and_inputs, draft, progress, states, checkpoints))
                     computed[number] = True
             if works:
-                measurement.shared_pass.compute(works)
+                compute(works)
             for work in works:
                 work.draft.summarise(**_member_summary(versions))
                 work.draft.shares_its_cost_with(len(works) - 1)
         keys = (member.key_and_inputs[0] for member in members)
         return [Outcome(store.open(key), computed=new) for key, new in zip(keys, computed, strict=True)]
+
+
+def materialise_at_once(
+    versions: Versions, places: Sequence[tuple[AssetDefinition, Partition]], *, run_id: str | None, progress: Progress
+) -> list[Outcome]:
+    """Bring several partitions of an asset that can compute them at once up to date; see `materialise_together`.
+
+    Raises:
+        StorageError: an input is missing or out of date, or a draft cannot be written.
+        InputError: the user's files cannot be used as they are; earlier results are unchanged.
+    """
+    members = [Member(*place, _computable(versions, *place)) for place in places]
+    return materialise_together(versions, members, run_id=run_id, progress=progress)
 
 
 def reduce_spent(versions: Versions, keys: Sequence[ArtifactKey]) -> None:
@@ -126,6 +140,13 @@ def reduce_spent(versions: Versions, keys: Sequence[ArtifactKey]) -> None:
             with store.partition_lock(key):
                 store.reduce_to_record(key)
             versions.forget(key)
+
+
+def _computing_together(asset: AssetDefinition) -> Callable[[Sequence[Work]], None]:
+    """Return what fills the drafts of several partitions that are computed together, of which one is of this asset."""
+    together = asset.at_once if asset.measures is None else asset.measures.shared_pass
+    assert together is not None  # noqa: S101  # no others are put together
+    return together.compute
 
 
 def _release_unused(workspace: Workspace) -> None:

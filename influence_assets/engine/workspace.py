@@ -21,7 +21,7 @@ from influence_assets.engine.tombstones import VANISHED, Tombstones
 from influence_assets.engine.withdrawals import Withdrawn
 from influence_assets.errors import InputError, StorageError
 from influence_assets.storage.artifacts import ArtifactStore
-from influence_assets.storage.artifacts.manifest import Manifest
+from influence_assets.storage.artifacts.manifest import ArtifactKey, Manifest
 from influence_assets.storage.backend import open_backend
 from influence_assets.storage.catalogue import query, standing_content_version
 from influence_assets.study import Study
@@ -93,6 +93,15 @@ class Workspace:
         for member in members:
             vars(member).update({name: getattr(self, name) for name in _SEEN_ONCE}, first=self)
         return members
+
+    @property
+    def trainings(self) -> Path:
+        """The folder of what trainings that are not finished have come to."""
+        return self.store.root / ".training"
+
+    def scratch(self, key: ArtifactKey) -> Path:
+        """Return the folder of the training of one artifact; the computation that completes it removes the folder."""
+        return self.trainings / key.data_version
 
     @property
     def weights_cache(self) -> Path:

@@ -58,6 +58,36 @@ def load_model(
     if dtype == "float64" and torch.device(device).type in WITHOUT_FLOAT64:
         problem = f"a device of kind {device} cannot compute in float64"
         raise InputError("model.dtype", problem, "Set model.dtype to float32, or compute.device to cpu.")
+    model = load_checkpoint(
+        folder, dtype=dtype, trust_remote_code=trust_remote_code, device_map=device_map, adaptation=adaptation
+    )
+    model.requires_grad_(requires_grad=False)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # evaluation mode is enough only until train() is called
+    model.config.use_cache = False
+    if not _can_be_fused(model):
+        model.set_experts_implementation("eager")
+    fuse_activations(model)
+    model.train(mode=False)
+    if device_map is None:
+        model.to(device)  # type: ignore[arg-type]  # transformers hides torch's signature
+    return model
+
+
+def load_checkpoint(
+    folder: Path,
+    *,
+    dtype: Dtype,
+    trust_remote_code: bool = False,
+    device_map: str | None = None,
+    adaptation: Adaptation | None = None,
+) -> PreTrainedModel:
+    """Load the causal language model in a folder as it is, complete and finite; arguments are those of `load_model`.
+
+    Raises:
+        InputError: see `load_model`.
+    """
     refuse_adapter_beside_weights(folder)
     safetensors_files(folder)
     options: dict[str, Any] = {"dtype": _DTYPES[dtype], "trust_remote_code": trust_remote_code}
@@ -72,17 +102,6 @@ def load_model(
         with quiet():
             model = adapted(model, adaptation)
     _refuse_not_finite([folder, *([] if adaptation is None else [adaptation.folder])], model)
-    model.requires_grad_(requires_grad=False)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0  # evaluation mode is enough only until train() is called
-    model.config.use_cache = False
-    if not _can_be_fused(model):
-        model.set_experts_implementation("eager")
-    fuse_activations(model)
-    model.train(mode=False)
-    if device_map is None:
-        model.to(device)  # type: ignore[arg-type]  # transformers hides torch's signature
     return model
 
 

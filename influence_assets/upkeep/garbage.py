@@ -1,5 +1,6 @@
 """Removes from the store what is no longer needed, and what must go because its documents were withdrawn."""
 
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from influence_assets.errors import StorageError
 from influence_assets.storage.artifacts import ArtifactStore
 from influence_assets.storage.artifacts.manifest import ArtifactKey, Manifest
 from influence_assets.storage.catalogue import has_holes, load_catalogue, loaded_keys, remove_abandoned_load
+from influence_assets.storage.disk_errors import removing
+from influence_assets.upkeep.trainings import abandoned_trainings, size_on_disk
 
 LARGEST_VANISHED_SHARE = 0.1
 """The share of the store's documents that may be removed without asking because their source files are gone: an
@@ -89,8 +92,9 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False, spare_van
 
     A collection keeps what the study needs, what is published, everything that either was computed from, and the last
     `keep` further versions of each partition. Artifacts with documents that are withdrawn or whose files vanished are
-    removed in any case. So are damaged artifacts that the study does not need, because no run would repair them. If
-    something published was computed from a removed artifact, its manifest is kept for the lineage.
+    removed in any case. So are damaged artifacts that the study does not need, because no run would repair them, and
+    what trainings left that no run would go on with. If something published was computed from a removed artifact, its
+    manifest is kept for the lineage.
 
     Args:
         workspace: the study and its store.
@@ -118,10 +122,16 @@ def collect(workspace: Workspace, *, keep: int, dry_run: bool = False, spare_van
         superseded = _superseded(manifests.keys() - needed - unclean, manifests, keep)
         collected.reduced = sorted((key for key in unclean & needed if store.has_content(key)), key=str)
         collected.removed = sorted((unclean - needed) | superseded, key=str)
+        trainings = abandoned_trainings(workspace, required)
+        of_trainings = sum(map(size_on_disk, trainings))
         if dry_run:
-            collected.bytes = sum(manifests[key].bytes for key in [*collected.reduced, *collected.removed])
+            of_artifacts = sum(manifests[key].bytes for key in [*collected.reduced, *collected.removed])
+            collected.bytes = of_artifacts + of_trainings
             return collected
-        collected.bytes = _remove(workspace, collected)
+        with removing("what a killed training left", workspace.trainings):
+            for folder in trainings:
+                shutil.rmtree(folder)
+        collected.bytes = _remove(workspace, collected) + of_trainings
         store.remove_empty_folders()
         remove_abandoned_load(workspace.catalogue)
         if has_holes(workspace.catalogue):

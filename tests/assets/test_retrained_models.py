@@ -1,5 +1,7 @@
 """Models that are trained again on parts of the corpus, and scores that are judged by them, in whole studies."""
 
+import shutil
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,17 +9,21 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from influence_assets.analysis.word_overlap import bm25_scores
-from influence_assets.assets import asset_graph
+from influence_assets.assets import asset_graph, open_workspace
 from influence_assets.assets.retrained_removals import removals
+from influence_assets.assets.retraining import checkpoint, recipe_of
 from influence_assets.assets.study_sizes import StudySizes
 from influence_assets.corpus.subsets import drawn_units, part_of
 from influence_assets.engine.partitions import Partition
 from influence_assets.errors import InputError
 from influence_assets.layouts.retraining import Units, training_tokens
+from influence_assets.models.fine_tuning import fine_tune
 from influence_assets.models.training import train_language_model
+from influence_assets.models.training_run import MaskedSequences
 from influence_assets.report.page import everything_shown
 from influence_assets.storage.catalogue import query
 from influence_assets.study import Study
+from influence_assets.upkeep.garbage import collect
 from tests import studies
 from tests.commanding import influence
 
@@ -229,6 +235,79 @@ def test_a_model_that_was_brought_cannot_be_trained_again(tmp_path):
     studies.compute(study)
     with pytest.raises(InputError, match="names a model that the study does not train"):
         studies.compute(study, requested=requested(study, 1))
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """A study of a brought model with the checkpoint that it came from, and one of its models trained again."""
+    folder = tmp_path_factory.mktemp("tuned")
+    studies.write_model(folder / "base", seed=1)
+    recipe = {"base": "base", "epochs": 2, "batch_sequences": 3, "learning_rate": 0.01, "seed": 5}
+    study = studies.lay_out(folder, model={"tuned": recipe}, evaluation=DRAWN)
+    studies.compute(study)
+    models = {"retrained_models": requested(study, 2)["retrained_models"]}
+    assert len([name for name in studies.compute(study, requested=models) if name.startswith("retrained")]) == 2
+    return study
+
+
+def test_a_fine_tuned_model_is_trained_again_from_its_checkpoint(tuned, tmp_path):
+    artifact = opened(tuned, "retrained_models", Partition(name="subset-0000.seed-2"))
+    units = Units.of("sequence", shards_of(tuned), [])
+    drawn = drawn_units(len(units.names), 0.5, seed=0, subset=0)
+    part = part_of(training_tokens(shards_of(tuned)), units.is_kept(drawn))
+    recipe = Study.load(tuned).model.tuned.model_copy(update={"seed": 7})
+    trained = fine_tune(
+        tuned.parent / "base", "", MaskedSequences(*part), recipe,
+        device="cpu", workspace=tmp_path, progress=lambda _state: None,
+    )  # fmt: skip
+    expected = GPT2LMHeadModel.from_pretrained(trained.folder).state_dict()
+    model = GPT2LMHeadModel.from_pretrained(artifact.path("model")).eval()
+    assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())
+    outcomes = dict(artifact.table("outcomes").select("query_id", "log_probability_nats").collect().rows())
+    queries = opened(tuned, "query_gradients", Partition(query_set=studies.FIRST)).table("queries").collect()
+    tokenizer = studies.tokenizer_of(opened(tuned, "language_model"))
+    for row in queries.iter_rows(named=True):
+        ids = torch.tensor(tokenizer.encode(row["prompt"] + row["completion"]).ids)
+        with torch.no_grad():
+            log_p = model(ids[None]).logits[0].log_softmax(-1)
+        start = len(ids) - row["completion_tokens"]
+        by_hand = sum(float(log_p[at - 1, ids[at]]) for at in range(start, len(ids)))
+        assert outcomes[row["query_id"]] == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_another_checkpoint_makes_another_bank_and_no_other_scores(tuned, tmp_path):
+    study = studies.copied(tuned, tmp_path / "copy")
+    before = studies.data_versions(study)
+    partition, graph = Partition(name="subset-0000.seed-1"), asset_graph()
+    keys = [studies.versions_of(study).key(graph["retrained_models"], partition)]
+    studies.write_model(study.parent / "base", seed=2)
+    keys.append(studies.versions_of(study).key(graph["retrained_models"], partition))
+    assert keys[0] != keys[1]
+    after = studies.data_versions(study)
+    assert after["language_model"] == before["language_model"]
+
+
+def test_without_the_checkpoint_only_training_fails(tuned, tmp_path):
+    """Its models leave the tables, because nobody knows any more that they are current; nothing else needs it."""
+    study = studies.copied(tuned, tmp_path / "copy")
+    shutil.rmtree(study.parent / "base")
+    studies.write_jsonl(study.parent / "corpus" / studies.COAST, studies.COAST_ROWS[1:])
+    assert "influence_catalogue" in studies.compute(study)
+    collect(open_workspace(Study.load(study)), keep=0)
+    with pytest.raises(InputError, match=r"model\.tuned\.base"):
+        studies.compute(study, requested={"retrained_models": requested(study, 1)["retrained_models"]})
+
+
+def test_a_checkpoint_that_is_the_model_itself_is_refused(tmp_path):
+    study = studies.lay_out(tmp_path, model={"tuned": {"base": "model"}}, evaluation=DRAWN)
+    with pytest.raises(InputError, match=r"model\.tuned\.base: has the weights of the model in model\.path"):
+        checkpoint(open_workspace(Study.load(study)))
+
+
+def test_an_adapter_is_not_trained_again(tmp_path):
+    study = studies.lay_out(tmp_path, model={"adapter": "adapter", "tuned": {"base": "model"}})
+    with pytest.raises(InputError, match=r"model\.adapter: names an adapter, which cannot be trained again"):
+        recipe_of(Study.load(study), 1)
 
 
 @pytest.mark.parametrize(("by", "expected"), [("document", 7), ("source", 2)])

@@ -8,10 +8,11 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from influence_assets.errors import InputError
-from influence_assets.models import training as training_module
+from influence_assets.models import training_run
 from influence_assets.models.loading import load_model
 from influence_assets.models.tokenizers import export_tokenizer
-from influence_assets.models.training import one_cycle, train_language_model, train_tokenizer
+from influence_assets.models.training import train_language_model, train_tokenizer
+from influence_assets.models.training_run import one_cycle
 from influence_assets.study import Training
 
 TEXTS = ["the quick brown fox jumps over the lazy dog", "pack my box with five dozen liquor jugs"] * 5
@@ -83,7 +84,7 @@ def test_interrupted_run_ends_with_the_same_bits(train):
 
 def test_state_saved_within_an_epoch_resumes_to_the_same_bits(train, monkeypatch):
     whole, _ = train(workspace="whole")
-    monkeypatch.setattr(training_module, "_SECONDS_BETWEEN_SAVES", -1.0)
+    monkeypatch.setattr(training_run, "_SECONDS_BETWEEN_SAVES", -1.0)
     with pytest.raises(InterruptionError):
         train(workspace="parts", interrupt_at=6)
     resumed, _ = train(workspace="parts")

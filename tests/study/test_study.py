@@ -1,5 +1,6 @@
 """study.yaml: what is refused and how that is said, what is taken, and that its documentation is true."""
 
+import itertools
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from influence_assets.cli.example import EXAMPLE, write_example
 from influence_assets.cli.study_template import commented, reference
 from influence_assets.errors import InputError
 from influence_assets.extensions import extension_folders
-from influence_assets.study import LARGEST_SEED, SEEDS_APART, Study
+from influence_assets.study import LARGEST_SEED, SEEDS_APART, Study, Tuning
 
 SECTIONS = [
     "name", "corpus", "model", "queries", "sequences", "curvature", "scores", "sketches", "storage", "compute",
@@ -71,6 +72,13 @@ REFUSED = [
     ("model.path", "", "at least 1 character"),
     ("model.revision", "", "at least 1 character"),
     ("model.adapter", "", "at least 1 character"),
+    ("model.tuned", "base", "valid dictionary"),
+    ("model.tuned.base", "", "at least 1 character"),
+    ("model.tuned.revision", "", "at least 1 character"),
+    ("model.tuned.epochs", 0, "greater than or equal to 1"),
+    ("model.tuned.batch_sequences", 0, "greater than or equal to 1"),
+    ("model.tuned.learning_rate", 0, "greater than 0"),
+    ("model.tuned.seed", -1, "greater than or equal to 0"),
     ("model.adapter_attribution", "both", "'adapter' or 'merged'"),
     ("model.dtype", "float16", "'float32', 'bfloat16' or 'float64'"),
     ("model.trust_remote_code", "perhaps", "valid boolean"),
@@ -345,6 +353,7 @@ PATHS = [
     "corpus.withdrawn",
     "model.path",
     "model.adapter",
+    "model.tuned.base",
     "queries.path",
     "storage.root",
     "model.members.0",
@@ -446,7 +455,7 @@ def test_the_written_template_loads_as_it_says(tmp_path):
 
 
 def test_the_template_explains_every_key():
-    text = " ".join(line.strip().removeprefix("# ") for line in commented(EXAMPLE).splitlines())
+    text = " ".join(line.strip("# ") for line in commented(EXAMPLE).splitlines())  # twice # in what is left out whole
     for model, field in every_field(Study):
         assert field.description, f"{model.__name__} has a key without a description"
         assert field.description in text
@@ -463,6 +472,16 @@ def test_commented_keys_show_their_defaults():
     uncommented = "\n".join(lines)
     assert uncommented.count("#") < commented(EXAMPLE).count("#") - 15
     assert Study.model_validate(yaml.safe_load(uncommented)) == Study.model_validate(EXAMPLE)
+
+
+def test_a_section_that_is_left_out_is_one_comment():
+    """Taking one # off each of its lines gives the section with its defaults, and no key of another one."""
+    lines = commented(EXAMPLE).splitlines()
+    first = lines.index("  # tuned:")
+    block = list(itertools.takewhile(lambda line: line == lines[first] or line.startswith("  #   "), lines[first:]))
+    section = yaml.safe_load("\n".join(line.replace("# ", "", 1) for line in block))["tuned"]
+    assert section == {**Tuning(base="…").model_dump(), "base": "…"}
+    assert section.keys() == Tuning.model_fields.keys()
 
 
 def every_field(model):
