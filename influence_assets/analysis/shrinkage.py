@@ -42,7 +42,7 @@ def soft_threshold(scores: NDArray[np.float64], count: float = SIGMAS) -> NDArra
 def fitted_constant(
     scores: NDArray[np.float64], is_drawn: NDArray[np.bool_], measured: NDArray[np.float64]
 ) -> float | None:
-    """Return the c whose scores explain most of the measured changes' variance as they are, in the mean over queries.
+    """Return the c whose scores explain most of the measured changes' variance as they are, in the median over queries.
 
     Args:
         scores: float64 [query, passage].
@@ -51,7 +51,7 @@ def fitted_constant(
 
     Returns:
         One of `CONSTANTS`; None if fewer than `FEWEST_QUESTIONS` queries have scores above 0 and outcomes that differ,
-        if no query's noise is known, or if nothing is explained.
+        if no query's noise is known, if nothing is explained, or if the best is the first or last that is tried.
     """
     if not sigmas(scores).any():
         return None
@@ -59,8 +59,9 @@ def fitted_constant(
     for c in map(float, CONSTANTS):
         line = calibration(calibrated(scores, c) @ is_drawn, measured)
         known = line.r_squared[np.isfinite(line.slope) & np.isfinite(line.r_squared)]
-        shares.append(float(known.mean()) if len(known) >= FEWEST_QUESTIONS else 0.0)
-    return float(CONSTANTS[np.argmax(shares)]) if max(shares) > 0 else None
+        shares.append(float(np.median(known)) if len(known) >= FEWEST_QUESTIONS else 0.0)
+    best = int(np.argmax(shares))
+    return float(CONSTANTS[best]) if shares[best] > 0 and 0 < best < len(CONSTANTS) - 1 else None
 
 
 def cross_fitted(

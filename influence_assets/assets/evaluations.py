@@ -144,7 +144,7 @@ def _predicted(
     Beside them stands the constant of calibrated scores that all queries give, if there are enough. Those that are
     judged have the constant of the other half of the queries.
     """
-    from influence_assets.analysis.shrinkage import cross_fitted, fitted_constant, soft_threshold
+    from influence_assets.analysis.shrinkage import FEWEST_QUESTIONS, cross_fitted, fitted_constant, soft_threshold
     from influence_assets.analysis.word_overlap import bm25_scores
 
     passages = _passages(bank.units, by_sequence=work.study.evaluation.by == SEQUENCE)
@@ -161,7 +161,10 @@ def _predicted(
     scores[THRESHOLD] = soft_threshold(scores[MAIN])
     scores[RANDOM] = np.random.default_rng(0).standard_normal(scores[MAIN].shape)
     predicted = {name: values @ is_drawn for name, values in scores.items()}
-    return predicted, fitted_constant(scores[MAIN], is_drawn, measured)
+    fits = (
+        queries.height >= 2 * FEWEST_QUESTIONS
+    )  # so that each half has a constant too, with which the other is judged
+    return predicted, fitted_constant(scores[MAIN], is_drawn, measured) if fits else None
 
 
 def _passages(units: Units, *, by_sequence: bool) -> pl.DataFrame:

@@ -108,14 +108,16 @@ def _compute(work: Work) -> None:
 def _choice(work: Work, model: "PreTrainedModel") -> dict[str, str]:
     """Return the entry of the summary with what `curvature.modules: auto` stands for.
 
-    An artifact of an earlier release, which had no such entry, is computed again without it, so that what was fitted
-    stays.
+    An artifact that is computed again keeps its entry, and one of an earlier release that it has none, so that what was
+    fitted stays. A member of an ensemble has that of the first, because their scores are averaged.
     """
     from influence_assets.layouts.model import attributed_layers
 
     earlier = work.workspace.store.manifest(work.key)
-    if earlier is not None and ATTRIBUTED not in earlier.summary:
-        return {}
+    if work.study.first is not None:
+        earlier = work.open("language_model").manifest
+    if earlier is not None:
+        return {name: str(value) for name, value in earlier.summary.items() if name == ATTRIBUTED}
     chosen = choice(work.workspace, model.config)
     try:
         attributed_layers(model, chosen[ATTRIBUTED])

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 from transformers import PretrainedConfig
 
-from influence_assets.errors import InputError
 from influence_assets.study import Dtype
 
 MOST = 1.3
@@ -57,5 +56,5 @@ def _chosen(configuration: _Configuration, dtype: Dtype, tokens: int, trust_remo
 
     try:
         return "mlp+embedding" if work("mlp+embedding") <= MOST * work("mlp") else "mlp"
-    except InputError:  # an embedding that no rule covers; what is wrong with the MLPs is told when they are selected
+    except Exception:  # noqa: BLE001  # a model that cannot be counted without running it, or cannot be attributed so
         return "mlp"

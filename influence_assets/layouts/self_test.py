@@ -1,7 +1,8 @@
 """The self-test of a study's model: where its weights and its first texts come from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from influence_assets.capture.available_memory import available_memory
 from influence_assets.capture.self_test import Line, Loaded, self_test, shortened
@@ -21,6 +22,14 @@ from influence_assets.study import Dtype
 
 SEQUENCES, QUERIES, TOKENS = 16, 4, 128
 """How many of the first sequences and queries are tried, and how many of their tokens."""
+
+
+def _settled(workspace: Workspace) -> Mapping[str, Any] | None:
+    """Return the summary of the study's stored model, which has settled the layers; None if there is none."""
+    versions = Versions(workspace)
+    key = versions.key(workspace.graph["language_model"], Partition())
+    manifest = workspace.store.manifest(key) if key is not None and versions.holds(key) else None
+    return None if manifest is None else manifest.summary
 
 
 def lines_of(workspace: Workspace, scratch: str) -> Iterator[Line]:
@@ -45,7 +54,9 @@ def lines_of(workspace: Workspace, scratch: str) -> Iterator[Line]:
             device_map=study.model.device_map,
             adaptation=adaptation(workspace),
         )
-        return Loaded(model, select_modules(model, modules_of(study, choice(workspace, model.config))))
+        return Loaded(
+            model, select_modules(model, modules_of(study, _settled(workspace) or choice(workspace, model.config)))
+        )
 
     model = load(study.model.dtype).model
     needed = 8 * total_parameters(model)

@@ -34,8 +34,20 @@ def test_it_is_the_one_that_explains_most():
     left = []
     for c in CONSTANTS:
         apart = measured - calibrated(scores, c) @ is_drawn
-        left.append(np.mean(apart.var(1) / measured.var(1)))
+        left.append(np.median(apart.var(1) / measured.var(1)))
     assert fitted_constant(scores, is_drawn, measured) == CONSTANTS[np.argmin(left)]
+
+
+def test_a_question_whose_answer_hardly_varies_decides_nothing():
+    scores, is_drawn, measured = made(4.0, noise=0.5)
+    before = fitted_constant(scores, is_drawn, measured)
+    measured[0] *= 0.003
+    assert fitted_constant(scores, is_drawn, measured) == pytest.approx(before, rel=0.3)
+
+
+@pytest.mark.parametrize("c", [0.0, 1e5])
+def test_an_end_of_what_is_tried_is_no_constant(c):
+    assert fitted_constant(*made(c)) is None
 
 
 @pytest.mark.parametrize("queries", [1, 19])

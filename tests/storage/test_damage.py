@@ -14,7 +14,7 @@ from influence_assets.durable.files import files_below
 from influence_assets.errors import DamagedError, StorageError
 from influence_assets.storage.artifacts import arrays
 from influence_assets.storage.artifacts import file_checks as files
-from influence_assets.storage.artifacts.manifest import ArtifactKey
+from influence_assets.storage.artifacts.manifest import MOST_BITS, ArtifactKey
 from tests.storage.stored import (
     INPUTS,
     KEY,
@@ -358,8 +358,9 @@ class TestVerify:
         with store.exclusive_lock():
             store.reduce_to_record(KEY)
         [record] = place.parent.glob(".record-*")
-        flip_a_bit(record, 200)
-        flip_a_bit(record, record.stat().st_size - 200)
+        for place_of_bit in range(MOST_BITS):
+            flip_a_bit(record, 200 + place_of_bit)
+            flip_a_bit(record, record.stat().st_size - 200 - place_of_bit)
         [found] = store.verify()
         assert (found.key, found.folder, found.files) == (None, place, (f"../{record.name}",))
         store.mark_damaged(found.folder, found.files, found.problem)

@@ -154,6 +154,9 @@ class Manifest(_Frozen):
 MOST_BITS = 10
 """In how many bits two damaged copies of a manifest may differ so that all combinations of them are tried."""
 
+MOST_BYTES = 2**30
+"""How many bytes all combinations may have together: what is hashed in about a second."""
+
 _CHECKSUM = b'{\n "checksum": "'
 _DIGITS = 64
 
@@ -185,7 +188,7 @@ def salvaged(*contents: bytes) -> Manifest:
     Raises:
         ValueError: no copy is as it was written, nor what two of them add up to.
     """
-    copies = [copy for content in contents for copy in _copies(content)]
+    copies = list(dict.fromkeys(copy for content in contents for copy in _copies(content)))
     combined = (copy for first, second in combinations(copies, 2) for copy in _mended(first, second))
     for copy in chain(copies, combined):
         with suppress(ValueError):
@@ -204,7 +207,8 @@ def _mended(first: bytes, second: bytes) -> Iterator[bytes]:
     if len(first) != len(second):
         return
     differences = [(place, a ^ b) for place, (a, b) in enumerate(zip(first, second, strict=True)) if a != b]
-    if sum(mask.bit_count() for _, mask in differences) > MOST_BITS:
+    count_of_bits = sum(mask.bit_count() for _, mask in differences)
+    if count_of_bits > MOST_BITS or len(first) << count_of_bits > MOST_BYTES:
         return
     bits = [(place, 1 << bit) for place, mask in differences for bit in range(8) if mask >> bit & 1]
     for count in range(1, len(bits)):
