@@ -42,7 +42,10 @@ def soft_threshold(scores: NDArray[np.float64], count: float = SIGMAS) -> NDArra
 def fitted_constant(
     scores: NDArray[np.float64], is_drawn: NDArray[np.bool_], measured: NDArray[np.float64]
 ) -> float | None:
-    """Return the c whose scores explain most of the measured changes' variance as they are, in the median over queries.
+    """Return the c whose scores explain most of the measured changes' variance as they are, in the mean over queries.
+
+    A query of which less than nothing is explained counts as 0, or one whose answer hardly varies would outweigh all
+    others.
 
     Args:
         scores: float64 [query, passage].
@@ -59,7 +62,7 @@ def fitted_constant(
     for c in map(float, CONSTANTS):
         line = calibration(calibrated(scores, c) @ is_drawn, measured)
         known = line.r_squared[np.isfinite(line.slope) & np.isfinite(line.r_squared)]
-        shares.append(float(np.median(known)) if len(known) >= FEWEST_QUESTIONS else 0.0)
+        shares.append(float(known.clip(0).mean()) if len(known) >= FEWEST_QUESTIONS else 0.0)
     best = int(np.argmax(shares))
     return float(CONSTANTS[best]) if shares[best] > 0 and 0 < best < len(CONSTANTS) - 1 else None
 
