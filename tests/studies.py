@@ -228,6 +228,9 @@ class _Until:
     def progress(self, step: AssetDefinition, partition: Partition, done: int, total: int | None) -> None:
         pass
 
+    def turns_to(self, member: int) -> None:
+        pass
+
 
 def label(step: AssetDefinition, partition: Partition) -> str:
     """`asset`, or `asset[partition]`."""

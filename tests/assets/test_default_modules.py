@@ -114,3 +114,25 @@ def test_a_store_of_an_earlier_release_keeps_its_generation_until_layers_are_nam
     assert {"covariances", "eigenbases", "curvature"} <= set(studies.compute(study))
     assert WORDS in studies.artifact(study, "curvature").manifest.summary["layers"]
     chooser._chosen.cache_clear()
+
+
+@pytest.mark.slow
+def test_members_attribute_what_the_first_one_does(monkeypatch, tmp_path):
+    """Also members that join a store of an earlier release, whose layers are the MLPs."""
+    train = {"layers": 1, "width": 16, "heads": 2, "vocabulary": 280, "epochs": 1, "batch_sequences": 4}
+    model = {"path": None, "train": train, "dtype": "float32"}
+    study = studies.lay_out(tmp_path, model=model, sequences={"length": 32})
+    with monkeypatch.context() as then:
+        then.setattr(language_model, "_choice", lambda *_: {})
+        studies.compute(study)
+    chooser._chosen.cache_clear()
+    monkeypatch.setattr(chooser, "MOST", 100)
+    studies.write_study(tmp_path, model={**model, "train": {**train, "members": 2}}, sequences={"length": 32})
+    computed = studies.compute(study)
+    chooser._chosen.cache_clear()
+    assert "language_model" in computed
+    store = studies.versions_of(study).workspace.store
+    layers = [manifest.summary["layers"] for manifest in store.manifests("curvature")]
+    assert len(layers) == 2
+    assert layers[0] == layers[1]
+    assert WORDS not in layers[0]
