@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=SEED)
     given = parser.parse_args()
-    study = write_demo(given.folder)
+    study = write_demo(given.folder, with_facts=False)
     text = study.read_text(encoding="utf-8")
     text += "\ncurvature:\n  modules: mlp\n"
     study.write_text(text, encoding="utf-8")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from influence_assets.demo.corpus import write_corpus, write_held_back_shard
+from influence_assets.demo.facts import write_fact_questions, write_facts
 from influence_assets.demo.files import write_text
 from influence_assets.demo.questions import write_questions
 
@@ -46,10 +47,14 @@ storage:
 """
 
 
-def write_demo(folder: Path) -> Path:
+def write_demo(folder: Path, *, with_facts: bool = True) -> Path:
     """Write the demo into a folder: study.yaml, corpus/, queries/ and, for later, a shard in later/.
 
     Files that already have the right content are not touched, so that nothing is outstanding if it is written again.
+
+    Args:
+        folder: where to write it.
+        with_facts: whether to plant the invented facts in the corpus, and to ask about them.
 
     Returns:
         The study's file.
@@ -60,4 +65,7 @@ def write_demo(folder: Path) -> Path:
     write_corpus(folder / CORPUS_FOLDER)
     write_held_back_shard(folder / HELD_BACK_FOLDER)
     write_questions(folder / QUERIES_FOLDER / "questions.jsonl")
+    if with_facts:
+        write_facts(folder / CORPUS_FOLDER)
+        write_fact_questions(folder / QUERIES_FOLDER)
     return write_text(folder / STUDY_FILE, _STUDY)

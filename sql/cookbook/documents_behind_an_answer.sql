@@ -1,5 +1,5 @@
--- For curators: which whole documents are behind one query's completion? Their parts of sequences are summed as they
--- are and with the noise of each shrunk, and those that stand above the noise are counted.
+-- For curators: which whole documents are behind one query's completion? Their parts of sequences are summed with the
+-- noise of each shrunk, by which they are ordered, and as they are; those that stand above the noise are counted.
 -- $query_id: the query, from the table queries
 -- $count: how many rows
 -- grain: (shard_id, document_id)
@@ -32,5 +32,9 @@ select
     documents.document_id
 from summed
 inner join documents on summed.document_key = documents.document_key and summed.shard_id = documents.shard_id
-order by summed.influence_nats desc, summed.shard_id asc, documents.document_id asc
+order by
+    summed.calibrated_nats desc nulls last,
+    summed.influence_nats desc,
+    summed.shard_id asc,
+    documents.document_id asc
 limit $count::bigint;

@@ -43,6 +43,7 @@ def test_manual_is_every_topic_verbatim(demo):
 def test_one_shard_for_each_package_and_one_held_back(demo):
     assert {path.name for path in (demo / "corpus").iterdir()} == {
         "manual.jsonl",
+        "facts.jsonl",
         *(f"{package}.jsonl" for package in PACKAGES),
     }
     assert [path.name for path in (demo / "later").iterdir()] == [f"{HELD_BACK_PACKAGE}.jsonl"]

@@ -4,7 +4,7 @@ import shlex
 import shutil
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,8 +16,13 @@ from influence_assets.cli.console import console
 from influence_assets.escaping import visible
 from influence_assets.study import Study
 
-PASSAGES_SHOWN = 3
+if TYPE_CHECKING:
+    import polars as pl
+
+SHOWN = 3
+FACTS_SHOWN = 4
 CHARACTERS_SHOWN = 150
+KINDS_SHOWN = {"verbatim": "verbatim sentences", "fact": "invented facts"}
 TRY = """\
 The demo took {seconds:.0f} s. Try:
   influence ask --study {study} --prompt 'The "while" statement is used for' --completion ' repeated execution'
@@ -53,41 +58,46 @@ def demo(folder: Annotated[Path, typer.Argument(help="The folder to create.")] =
 
 
 def show_retrieval(catalogue: Path, console: Console) -> None:
-    """Print the strongest passages for each question, and how often each method finds the true article."""
+    """Print what is strongest for each question, and how often each method finds what is true.
+
+    Of the questions about invented facts, some are shown, with whole documents, which are short.
+    """
     import polars as pl
 
-    from influence_assets.demo.retrieval import led_by_true_articles, ranked_passages, retrieval
-
-    ranked = ranked_passages(catalogue)
-    influences = ranked.filter(pl.col("method") == "ekfac", pl.col("rank") <= PASSAGES_SHOWN)
-    questions, noises = _questions(catalogue), _noises(catalogue)
-    for (query_id,), passages in influences.group_by(["query_id"], maintain_order=True):
-        prompt, completion, article = questions[str(query_id)]
-        heading = f"\n[dim]{escape(prompt)}[/][bold]{escape(completion)}[/]  (article: {escape(article)}"
-        console.print(f"{heading}; {noises[str(query_id)]})")
-        for row in passages.iter_rows(named=True):
-            mark = "[green]✓[/]" if set(row["titles"]) & set(row["articles"]) else " "
-            text = " ".join(visible(row["text"]).split())[:CHARACTERS_SHOWN]
-            titles = escape(" + ".join(row["titles"]))
-            console.print(f" {mark} {row['score']:+.3g} nats  [cyan]{titles}[/]  {escape(text)}…")
-    heads = ("method", "true article first", "in the first ten", "median rank", "true of the first ten")
-    table = Table(*heads, box=None, pad_edge=False)
-    for figures in retrieval(ranked):
-        shares = [f"{count} of {figures.questions}" for count in (figures.first, figures.in_ten)]
-        table.add_row(figures.method, *shares, f"{figures.median_rank:g}", f"{figures.of_ten:.1f}")
-    console.print()
-    console.print(table)
-    led = led_by_true_articles(catalogue)
-    console.print(f"By whole documents (influence_by_document), a true article leads for {led} of {len(questions)}.")
-
-
-def _questions(catalogue: Path) -> dict[str, tuple[str, str, str]]:
-    """Return each question's prompt, completion and article, by its query_id."""
-    from influence_assets.demo.retrieval import QUESTIONS
+    from influence_assets.demo.retrieval import QUESTIONS, ranked
     from influence_assets.storage.catalogue import query
 
-    rows = query(catalogue, QUESTIONS).to_dicts()
-    return {row["query_id"]: (row["prompt"], row["completion"], row["article"]) for row in rows}
+    items = ranked(catalogue)
+    questions, noises = query(catalogue, QUESTIONS), _noises(catalogue)
+    facts = questions.filter(kind="fact").head(FACTS_SHOWN)
+    for question in pl.concat([questions.filter(kind="verbatim"), facts]).iter_rows(named=True):
+        is_fact, query_id = question["kind"] == "fact", question["query_id"]
+        heading = f"\n[dim]{escape(question['prompt'])}[/][bold]{escape(question['completion'])}[/]  "
+        about = f"{'fact' if is_fact else 'article'}: {escape(question['subject'])}"
+        console.print(f"{heading}({about}; {noises[query_id]})")
+        unit = "document" if is_fact else "passage"
+        strongest = items.filter(pl.col("rank") <= SHOWN, query_id=query_id, unit=unit, method="ekfac")
+        for row in strongest.iter_rows(named=True):
+            mark = "[green]✓[/]" if row["is_true"] else " "
+            text = " ".join(visible(row["text"]).split())
+            shown = text[:CHARACTERS_SHOWN] + "…" * (len(text) > CHARACTERS_SHOWN)
+            titles = escape(" + ".join(row["titles"]))
+            console.print(f" {mark} {row['score']:+.3g} nats  [cyan]{titles}[/]  {escape(shown)}")
+    console.print()
+    console.print(_figures(items))
+
+
+def _figures(items: "pl.DataFrame") -> Table:
+    """Return a table of how often each method ranks what is true first."""
+    from influence_assets.demo.retrieval import retrieval
+
+    heads = ("questions", "ranked", "method", "true one first", "in the first ten", "mean 1/rank", "recall in ten")
+    table = Table(*heads, box=None, pad_edge=False)
+    for figures in retrieval(items):
+        shares = [f"{count} of {figures.questions}" for count in (figures.first, figures.in_ten)]
+        means = [f"{mean:.2f}" for mean in (figures.reciprocal_rank, figures.recall)]
+        table.add_row(KINDS_SHOWN[figures.kind], f"{figures.unit}s", figures.method, *shares, *means)
+    return table
 
 
 def _noises(catalogue: Path) -> dict[str, str]:
