@@ -62,21 +62,20 @@ def room(versions: Versions) -> Room:
 
     from influence_assets.capture.available_memory import available_memory
     from influence_assets.capture.batch_size import memory_budget
-    from influence_assets.models.training_together import has_dropout, size_of_one
+    from influence_assets.models.training_together import can_be_together, size_of_one
 
     study, device = versions.workspace.study, torch.device(versions.workspace.device)
     length, limit = study.sequences.length, study.compute.memory_bytes
-    if device.type not in KINDS_OF_DEVICE:
+    if device.type not in KINDS_OF_DEVICE or study.model.trust_remote_code:  # what other code does is not known
         return Room(1, 0)
     try:
         config = _config(versions)
-        if has_dropout(config):
+        if not can_be_together(config):
             return Room(1, 0)
-        batch = recipe_of(study, 0).batch_sequences
-        size = size_of_one(config, batch, length, trust_remote_code=study.model.trust_remote_code)
+        size = size_of_one(config, recipe_of(study, 0).batch_sequences, length)
         in_process = _COPIES_OF_WEIGHTS * size.weights + _BYTES_OF_A_TOKEN * length * _sequences(versions)
-    except (InputError, OSError, ValueError):
-        return Room(1, 0)  # training one of them says what is wrong
+    except (InputError, OSError, ValueError, RuntimeError):
+        return Room(1, 0)  # it cannot be counted, or training one of them says what is wrong
     available = available_memory() if limit is None else min(limit, available_memory())
     fitting = min(memory_budget(device, limit) // size.training, int(SHARE_OF_PROCESS * available) // in_process)
     models = min(MOST_MODELS, fitting)
@@ -96,7 +95,7 @@ def _config(versions: Versions) -> "PretrainedConfig":
 
     study = versions.workspace.study
     if study.model.train is None:
-        return read_config(checkpoint(versions.workspace)[0], trust_remote_code=study.model.trust_remote_code)
+        return read_config(checkpoint(versions.workspace)[0])
     vocabulary = int(_manifest(versions, "language_model", Partition()).summary["vocabulary"])
     return model_config(study.model.train, vocabulary=vocabulary, context=study.sequences.length, end_of_text=0)
 

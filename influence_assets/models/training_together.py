@@ -127,7 +127,7 @@ class SizeOfOne(NamedTuple):
     training: int
 
 
-def size_of_one(config: PretrainedConfig, sequences: int, tokens: int, *, trust_remote_code: bool = False) -> SizeOfOne:
+def size_of_one(config: PretrainedConfig, sequences: int, tokens: int) -> SizeOfOne:
     """Return the size of each of the models that are trained at once.
 
     It is counted by running a step of one model on tensors without memory.
@@ -136,7 +136,6 @@ def size_of_one(config: PretrainedConfig, sequences: int, tokens: int, *, trust_
         config: the configuration of the models.
         sequences: sequences in one optimiser step.
         tokens: tokens in a sequence.
-        trust_remote_code: whether the model's own code may run.
     """
     build: Any = AutoModelForCausalLM.from_config  # untyped
     kept: dict[int, int] = {}
@@ -147,9 +146,7 @@ def size_of_one(config: PretrainedConfig, sequences: int, tokens: int, *, trust_
         return tensor
 
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = build(
-            config, dtype=torch.float32, attn_implementation=ATTENTION, trust_remote_code=trust_remote_code
-        ).train()
+        model = build(config, dtype=torch.float32, attn_implementation=ATTENTION).train()
         ids = torch.zeros((sequences, tokens), dtype=torch.long)
         with saved_tensors_hooks(pack, lambda tensor: tensor):
             logits = model(input_ids=ids, use_cache=False).logits
@@ -163,18 +160,23 @@ def size_of_one(config: PretrainedConfig, sequences: int, tokens: int, *, trust_
     return SizeOfOne(weights, _COPIES_OF_WEIGHTS * weights + _COPIES_OF_LOGITS * logits_bytes + sum(kept.values()))
 
 
-def has_dropout(config: PretrainedConfig) -> bool:
-    """Return whether a configuration asks for dropout in training, which models that are trained at once cannot have.
+def can_be_together(config: PretrainedConfig) -> bool:
+    """Return whether models of a configuration can be trained at once.
 
-    Heads of other tasks, such as classification, do not count.
+    They can if they have neither dropout in training nor experts, which each token chooses by its values. Heads of
+    other tasks, such as classification, do not count.
     """
-    return _has_dropout(config.to_dict())
+    return not _keeps_apart(config.to_dict())
 
 
-def _has_dropout(settings: Mapping[str, Any]) -> bool:
-    nested = any(_has_dropout(value) for value in settings.values() if isinstance(value, Mapping))
-    named = {str(name): value for name, value in settings.items() if "drop" in str(name)}
-    return nested or any(bool(value) for name, value in named.items() if not name.startswith(("classifier", "summary")))
+def _keeps_apart(settings: Mapping[str, Any]) -> bool:
+    for key, value in settings.items():
+        name = str(key)
+        is_dropout = "drop" in name and not name.startswith(("classifier", "summary")) and bool(value)
+        has_experts = "experts" in name and isinstance(value, int) and value > 1
+        if is_dropout or has_experts or (isinstance(value, Mapping) and _keeps_apart(value)):
+            return True
+    return False
 
 
 def _on(device: str, stacked: Mapping[str, Tensor]) -> Weights:

@@ -6,11 +6,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, MixtralConfig
 
 from influence_assets.errors import InputError
 from influence_assets.models.training_run import MaskedSequences, TrainingRun
-from influence_assets.models.training_together import has_dropout, size_of_one, train_together
+from influence_assets.models.training_together import can_be_together, size_of_one, train_together
 from influence_assets.study import Tuning
 
 WORDS, LENGTH = 30, 8
@@ -59,13 +59,14 @@ def test_nothing_to_train_on_is_refused():
         train_together([model(0)], [part(0, 0)], [recipe])
 
 
-def test_dropout_is_found_in_a_configuration():
+def test_dropout_and_experts_keep_models_apart():
     none = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    assert has_dropout(GPT2Config())
-    assert has_dropout(GPT2Config(**none | {"attn_pdrop": 0.1}))
-    assert not has_dropout(GPT2Config(**none))
-    assert not has_dropout(LlamaConfig())
-    assert has_dropout(LlamaConfig(attention_dropout=0.1))
+    assert can_be_together(GPT2Config(**none))
+    assert not can_be_together(GPT2Config())
+    assert not can_be_together(GPT2Config(**none | {"attn_pdrop": 0.1}))
+    assert can_be_together(LlamaConfig())
+    assert not can_be_together(LlamaConfig(attention_dropout=0.1))
+    assert not can_be_together(MixtralConfig())
 
 
 def test_the_size_is_that_of_the_weights_and_of_a_batch():
