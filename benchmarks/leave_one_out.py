@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--left-out", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=5)
     asked = parser.parse_args()
-    kept = asked.folder / "left_out.parquet"
+    kept = asked.folder / f"left_out_{asked.left_out}_of_{asked.documents}_seeds_{asked.seeds}.parquet"
     study = write(asked.folder, asked.documents)
     run_study(study, console)
     if not kept.exists():
