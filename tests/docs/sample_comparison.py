@@ -17,6 +17,9 @@ _MASKS = (
     (re.compile(r"[\d.,]+ <figure>"), "<size>"),  # where only the unit stands below the end of a column's head
     (re.compile(r"\b(?=[0-9a-f]*\d)[0-9a-f]{8}(?:[0-9a-f]{24})?\b"), "<hash>"),
 )
+_COUNT_ABOVE_NOISE = re.compile(r"\b[\d,]+ (?=of [\d,]+ \w+ stands? above)")
+"""How many scores stand above the noise: one that is near the threshold falls on either side of it."""
+
 _VOLATILE = re.compile(r"(^|_)(seconds|bytes)$")
 _FIGURE = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?|[kMGT]?B|ms|s|min|h|d|[–│]|<\w+>")
 _TOKEN = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?|[^\W\d]+|\S")
@@ -56,7 +59,7 @@ def _plain(text: str) -> list[str]:
 def _masked(line: str) -> str:
     for pattern, mask in _MASKS:
         line = pattern.sub(mask, line)
-    return line
+    return _COUNT_ABOVE_NOISE.sub("<count> ", line)
 
 
 def _without_volatile_columns(lines: list[str]) -> list[str]:
