@@ -13,9 +13,10 @@ import typer
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from influence_assets.models.fine_tuning import summed_loss
-from influence_assets.models.training_run import MaskedSequences, TrainingRun
+from influence_assets.models.training_run import TrainingRun
 from influence_assets.models.training_together import train_together
 from influence_assets.study import Tuning
+from influence_assets.training_tokens import TrainingTokens
 
 WORDS, LENGTH = 2048, 128
 
@@ -33,7 +34,7 @@ def main(
     recipe = Tuning(base="base", epochs=1, batch_sequences=16, learning_rate=4e-3)
     generator = np.random.default_rng(0)
     tokens = generator.integers(0, WORDS, (steps * recipe.batch_sequences, LENGTH)).astype(np.int32)
-    part = MaskedSequences(tokens, np.full(len(tokens), LENGTH, np.int32), None)
+    part = TrainingTokens(tokens, np.full(len(tokens), LENGTH, np.int32), None)
 
     alone = copy.deepcopy(first).to(device)
     run = TrainingRun(alone, partial(summed_loss, alone), part, recipe, {})

@@ -19,7 +19,7 @@ from influence_assets.assets.retraining import (
     training_memory,
 )
 from influence_assets.assets.retraining_at_once import room, train_parts_at_once
-from influence_assets.corpus.subsets import TrainingTokens, drawn_units, part_of
+from influence_assets.corpus.subsets import drawn_units, part_of
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, AtOnce, CostModel, Work
 from influence_assets.engine.partitions import Partition
@@ -28,6 +28,7 @@ from influence_assets.errors import InputError
 from influence_assets.layouts.retraining import DOCUMENT, SEQUENCE, Units, training_tokens
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Evaluation, Study
+from influence_assets.training_tokens import TrainingTokens
 
 if TYPE_CHECKING:
     import numpy as np

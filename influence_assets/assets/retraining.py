@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from influence_assets.corpus.subsets import TrainingTokens
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, KeyAndInputs, Work
 from influence_assets.engine.partitions import Partition
@@ -16,6 +15,7 @@ from influence_assets.engine.versions import Versions
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
 from influence_assets.study import LanguageModel, Study, Training, Tuning
+from influence_assets.training_tokens import TrainingTokens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,10 +205,9 @@ def _trained(work: Work, part: TrainingTokens, recipe: Training | Tuning, worksp
 
     if isinstance(recipe, Tuning):
         from influence_assets.models.fine_tuning import fine_tune
-        from influence_assets.models.training_run import MaskedSequences
 
         return fine_tune(
-            *checkpoint(work.workspace), MaskedSequences(*part), recipe, device=work.workspace.device,
+            *checkpoint(work.workspace), part, recipe, device=work.workspace.device,
             workspace=workspace, progress=progress, trust_remote_code=work.study.model.trust_remote_code,
         )  # fmt: skip
     from influence_assets.models.training import train_language_model

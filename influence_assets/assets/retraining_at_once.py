@@ -12,20 +12,19 @@ from influence_assets.assets.retraining import (
     tokenized_queries,
     tokenizer_of,
 )
-from influence_assets.corpus.subsets import TrainingTokens
 from influence_assets.engine.definition import Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
 from influence_assets.errors import InputError
 from influence_assets.storage.artifacts.manifest import Manifest
 from influence_assets.study import Training, Tuning
+from influence_assets.training_tokens import TrainingTokens
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from influence_assets.models.training_run import MaskedSequences
     from influence_assets.models.training_together import TrainedAmongOthers
 
     Recipes = Sequence[Training | Tuning]
@@ -127,13 +126,10 @@ def train_parts_at_once(
     Raises:
         InputError: the models cannot be trained again, nothing is left to train one on, or a query cannot be read.
     """
-    from influence_assets.models.training_run import MaskedSequences
-
     recipes = [recipe_of(works[0].study, seed) for seed in seeds]
     asked = tokenized_queries(works[0])  # a question that cannot be read must not be found after hours of training
-    sequences = [MaskedSequences(*part) for part in parts]
-    models, save = _models(works[0], sequences, recipes)
-    trained = _trained(works[0], models, sequences, recipes)
+    models, save = _models(works[0], parts, recipes)
+    trained = _trained(works[0], models, parts, recipes)
     outcomes = []
     for work, model, among, part, seed in zip(works, models, trained, parts, seeds, strict=True):
         for name, parameter in model.named_parameters():
@@ -152,7 +148,7 @@ def train_parts_at_once(
     return outcomes
 
 
-def _models(work: Work, parts: "Sequence[MaskedSequences]", recipes: "Recipes") -> "tuple[list[PreTrainedModel], Save]":
+def _models(work: Work, parts: "Sequence[TrainingTokens]", recipes: "Recipes") -> "tuple[list[PreTrainedModel], Save]":
     """Return the models before their first step, and what writes one of them into a folder.
 
     Those that begin from a checkpoint are one and the same.
@@ -184,7 +180,7 @@ def _models(work: Work, parts: "Sequence[MaskedSequences]", recipes: "Recipes") 
 
 
 def _trained(
-    work: Work, models: "Sequence[PreTrainedModel]", parts: "Sequence[MaskedSequences]", recipes: "Recipes"
+    work: Work, models: "Sequence[PreTrainedModel]", parts: "Sequence[TrainingTokens]", recipes: "Recipes"
 ) -> "list[TrainedAmongOthers]":
     """Return the trained models; if memory does not suffice for all at once, one half after the other is trained."""
     import torch

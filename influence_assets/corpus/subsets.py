@@ -3,24 +3,10 @@
 What is left out loses its loss; sequences stay packed as they are, and those without any loss are left out.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
-
-class TrainingTokens(NamedTuple):
-    """The sequences that a model was trained on.
-
-    Args:
-        tokens: int32 [sequence, token], padded on the right.
-        lengths: int32 [sequence].
-        loss: uint8 [sequence, token], 1 where a token carries a loss; None means that all do.
-    """
-
-    tokens: NDArray[np.int32]
-    lengths: NDArray[np.int32]
-    loss: NDArray[np.uint8] | None
+from influence_assets.training_tokens import TrainingTokens
 
 
 def drawn_units(units: int, share: float, *, seed: int, subset: int) -> NDArray[np.bool_]:

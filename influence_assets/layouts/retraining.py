@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from influence_assets.corpus.subsets import TrainingTokens
 from influence_assets.errors import InputError
 from influence_assets.layouts.sequences import LOSS
 from influence_assets.storage.artifacts import Artifact
+from influence_assets.training_tokens import TrainingTokens
 
 SEQUENCE, DOCUMENT = "sequence", "document"
 WITHOUT_A_VALUE = "(none)"

@@ -17,13 +17,13 @@ from influence_assets.models.loading import load_checkpoint
 from influence_assets.models.quiet import quiet
 from influence_assets.models.training_run import (
     IGNORED,
-    MaskedSequences,
     TrainedModel,
     TrainingProgress,
     TrainingRun,
     refuse_nothing,
 )
 from influence_assets.study import Tuning
+from influence_assets.training_tokens import TrainingTokens
 
 BASE = "model.tuned.base"
 
@@ -31,7 +31,7 @@ BASE = "model.tuned.base"
 def fine_tune(  # noqa: PLR0913  # keywords
     base: Path,
     base_hash: str,
-    part: MaskedSequences,
+    part: TrainingTokens,
     tuning: Tuning,
     *,
     device: str,
@@ -65,7 +65,7 @@ def fine_tune(  # noqa: PLR0913  # keywords
 
 
 def trainable_checkpoint(
-    base: Path, parts: Sequence[MaskedSequences], *, trust_remote_code: bool = False
+    base: Path, parts: Sequence[TrainingTokens], *, trust_remote_code: bool = False
 ) -> PreTrainedModel:
     """Return the model in a folder on the processor, in float32 and training mode, all of its weights to be trained.
 
@@ -100,7 +100,7 @@ def summed_loss(model: PreTrainedModel, tokens: Tensor, labels: Tensor) -> Tenso
     )
 
 
-def _refuse_other_tokens(model: PreTrainedModel, part: MaskedSequences) -> None:
+def _refuse_other_tokens(model: PreTrainedModel, part: TrainingTokens) -> None:
     rows, context = embedding_rows(model), context_length(model.config)
     if int(part.tokens.max()) >= rows:
         raise InputError(

@@ -17,13 +17,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from influence_assets.models.training_run import (
     IGNORED,
-    MaskedSequences,
     TrainedModel,
     TrainingProgress,
     TrainingRun,
     refuse_nothing,
 )
 from influence_assets.study import Training
+from influence_assets.training_tokens import TrainingTokens
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -76,7 +76,7 @@ def train_language_model(  # noqa: PLR0913  # three of them are the sequences
     Raises:
         InputError: there are no sequences to train on.
     """
-    part = MaskedSequences(sequences, lengths, loss_mask)
+    part = TrainingTokens(sequences, lengths, loss_mask)
     refuse_nothing(part)
     model = new_model(training, tokenizer, context=sequences.shape[1])
     identity = {"training": training.model_dump(exclude={"members"}), "vocabulary": model.config.vocab_size}

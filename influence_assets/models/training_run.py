@@ -13,17 +13,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from influence_assets.errors import InputError
 from influence_assets.models.freed_memory import keep_freed_memory
+from influence_assets.training_tokens import TrainingTokens
 
 WARM_UP_SHARE = 0.15
 FIRST_RATE, LAST_RATE = 1 / 25, 1 / 250_000  # of the peak
@@ -38,20 +38,6 @@ _SECONDS_BETWEEN_SAVES = 30.0
 
 SummedLoss = Callable[[Tensor, Tensor], Tensor]
 """Returns the summed next-token loss of int64 tokens [sequence, position], in nats, given labels of the same shape."""
-
-
-class MaskedSequences(NamedTuple):
-    """The sequences that a model is trained on.
-
-    Args:
-        tokens: int32 [sequence, token], padded on the right.
-        lengths: int32 [sequence], how many tokens of each are real.
-        loss: uint8 [sequence, token], 1 where a token carries a loss; None means that all do.
-    """
-
-    tokens: NDArray[np.int32]
-    lengths: NDArray[np.int32]
-    loss: NDArray[np.uint8] | None
 
 
 class Recipe(Protocol):
@@ -127,7 +113,7 @@ class TrainingRun:
         self,
         model: nn.Module,
         summed_loss: SummedLoss,
-        part: MaskedSequences,
+        part: TrainingTokens,
         recipe: Recipe,
         identity: Mapping[str, Any],
     ) -> None:
@@ -256,7 +242,7 @@ def one_cycle(step: int, steps: int, *, peak: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
 
-def refuse_nothing(part: MaskedSequences) -> None:
+def refuse_nothing(part: TrainingTokens) -> None:
     """Raise if there are no sequences to train on.
 
     Raises:
@@ -266,12 +252,12 @@ def refuse_nothing(part: MaskedSequences) -> None:
         raise InputError("corpus.path", "holds no text to train a model on", "Put documents into the folder.")
 
 
-def steps_per_epoch(part: MaskedSequences, recipe: Recipe) -> int:
+def steps_per_epoch(part: TrainingTokens, recipe: Recipe) -> int:
     """Return the number of batches of an epoch, of which the last may be smaller."""
     return math.ceil(len(part.tokens) / recipe.batch_sequences)
 
 
-def tokens_and_labels(part: MaskedSequences) -> tuple[Tensor, Tensor]:
+def tokens_and_labels(part: TrainingTokens) -> tuple[Tensor, Tensor]:
     """Return the tokens and, for each, its label, both int64 [sequence, token]; `IGNORED` where there is no loss."""
     tokens = torch.from_numpy(part.tokens.astype(np.int64))
     is_padding = torch.arange(tokens.shape[1]) >= torch.from_numpy(part.lengths.astype(np.int64))[:, None]
@@ -291,7 +277,7 @@ def _seed_of_step(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
 
 
-def _fingerprint(part: MaskedSequences, identity: Mapping[str, Any]) -> str:
+def _fingerprint(part: TrainingTokens, identity: Mapping[str, Any]) -> str:
     """Return a hash of everything that determines the weights."""
     settings = {**identity, "shape": part.tokens.shape, "code": 1}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

@@ -22,7 +22,6 @@ from influence_assets.models.training_run import (
     IGNORED,
     LARGEST_GRADIENT_NORM,
     WEIGHT_DECAY,
-    MaskedSequences,
     Recipe,
     one_cycle,
     order_of_epoch,
@@ -30,6 +29,7 @@ from influence_assets.models.training_run import (
     steps_per_epoch,
     tokens_and_labels,
 )
+from influence_assets.training_tokens import TrainingTokens
 
 Weights = dict[str, Tensor]
 ATTENTION = "eager"
@@ -58,7 +58,7 @@ class TrainedAmongOthers:
 
 def train_together(
     models: Sequence[nn.Module],
-    parts: Sequence[MaskedSequences],
+    parts: Sequence[TrainingTokens],
     recipes: Sequence[Recipe],
     *,
     device: str = "cpu",
@@ -198,7 +198,7 @@ def _mean_loss(skeleton: nn.Module) -> Callable[[Weights, Weights, Tensor, Tenso
 class _Feed:
     """The batches and learning rates of one model."""
 
-    def __init__(self, part: MaskedSequences, recipe: Recipe) -> None:
+    def __init__(self, part: TrainingTokens, recipe: Recipe) -> None:
         self.part, self.recipe, self.size = part, recipe, recipe.batch_sequences
         self.steps_per_epoch = steps_per_epoch(part, recipe)
         self.steps = self.steps_per_epoch * recipe.epochs
@@ -223,7 +223,7 @@ class _Feed:
             rows = self._order[1][batch * self.size : (batch + 1) * self.size].numpy()
             loss = None if self.part.loss is None else self.part.loss[rows]
             # Only now, because int64 tokens and labels of all models would take more memory than their weights.
-            drawn = tokens_and_labels(MaskedSequences(self.part.tokens[rows], self.part.lengths[rows], loss))
+            drawn = tokens_and_labels(TrainingTokens(self.part.tokens[rows], self.part.lengths[rows], loss))
             tokens[: len(rows)], labels[: len(rows)] = drawn
             if epoch == self.recipe.epochs - 1:
                 self.counted_targets = int((labels[:, 1:] != IGNORED).sum())

@@ -19,7 +19,6 @@ from influence_assets.errors import InputError
 from influence_assets.layouts.retraining import Units, training_tokens
 from influence_assets.models.fine_tuning import fine_tune
 from influence_assets.models.training import train_language_model
-from influence_assets.models.training_run import MaskedSequences
 from influence_assets.report.page import everything_shown
 from influence_assets.storage.catalogue import query
 from influence_assets.study import Study
@@ -257,7 +256,7 @@ def test_a_fine_tuned_model_is_trained_again_from_its_checkpoint(tuned, tmp_path
     part = part_of(training_tokens(shards_of(tuned)), units.is_kept(drawn))
     recipe = Study.load(tuned).model.tuned.model_copy(update={"seed": 7})
     trained = fine_tune(
-        tuned.parent / "base", "", MaskedSequences(*part), recipe,
+        tuned.parent / "base", "", part, recipe,
         device="cpu", workspace=tmp_path, progress=lambda _state: None,
     )  # fmt: skip
     expected = GPT2LMHeadModel.from_pretrained(trained.folder).state_dict()

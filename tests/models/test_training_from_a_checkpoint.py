@@ -11,8 +11,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from influence_assets.errors import InputError
 from influence_assets.models import training_run
 from influence_assets.models.fine_tuning import fine_tune
-from influence_assets.models.training_run import MaskedSequences, one_cycle
+from influence_assets.models.training_run import one_cycle
 from influence_assets.study import Tuning
+from influence_assets.training_tokens import TrainingTokens
 
 WORDS, LENGTH = 40, 10
 TUNING = Tuning(base="base", epochs=2, batch_sequences=3, learning_rate=1e-2, seed=4)
@@ -34,7 +35,7 @@ def part():
     generator = np.random.default_rng(0)
     tokens = generator.integers(0, WORDS, (7, LENGTH)).astype(np.int32)
     lengths = generator.integers(4, LENGTH + 1, 7).astype(np.int32)
-    return MaskedSequences(tokens, lengths, (generator.random(tokens.shape) < 0.6).astype(np.uint8))
+    return TrainingTokens(tokens, lengths, (generator.random(tokens.shape) < 0.6).astype(np.uint8))
 
 
 @pytest.fixture
@@ -103,8 +104,8 @@ def test_tokens_after_the_last_loss_have_no_effect(tune):
     loss[:, 6:] = 0
     changed = tokens.copy()
     changed[:, 6:] = (changed[:, 6:] + 1) % WORDS
-    first = tune(MaskedSequences(tokens, lengths, loss), run="a")[1]
-    other = tune(MaskedSequences(changed, lengths, loss), run="b")[1]
+    first = tune(TrainingTokens(tokens, lengths, loss), run="a")[1]
+    other = tune(TrainingTokens(changed, lengths, loss), run="b")[1]
     assert all(torch.equal(first[name], other[name]) for name in first)
 
 
@@ -112,4 +113,4 @@ def test_tokens_that_the_checkpoint_lacks_are_refused(tune):
     tokens, lengths, loss = part()
     tokens[0, 0] = WORDS
     with pytest.raises(InputError, match=r"model\.tuned\.base: has an embedding of 40 tokens"):
-        tune(MaskedSequences(tokens, lengths, loss))
+        tune(TrainingTokens(tokens, lengths, loss))

@@ -9,9 +9,10 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, MixtralConfig
 
 from influence_assets.errors import InputError
-from influence_assets.models.training_run import MaskedSequences, TrainingRun
+from influence_assets.models.training_run import TrainingRun
 from influence_assets.models.training_together import can_be_together, size_of_one, train_together
 from influence_assets.study import Tuning
+from influence_assets.training_tokens import TrainingTokens
 
 WORDS, LENGTH = 30, 8
 
@@ -28,7 +29,7 @@ def part(sequences, seed):
     generator = np.random.default_rng(seed)
     tokens = generator.integers(0, WORDS, (sequences, LENGTH)).astype(np.int32)
     lengths = generator.integers(3, LENGTH + 1, sequences).astype(np.int32)
-    return MaskedSequences(tokens, lengths, (generator.random(tokens.shape) < 0.7).astype(np.uint8))
+    return TrainingTokens(tokens, lengths, (generator.random(tokens.shape) < 0.7).astype(np.uint8))
 
 
 def float64_loss(trained, tokens, labels):
