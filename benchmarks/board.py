@@ -14,6 +14,8 @@ import altair as alt
 import polars as pl
 import vl_convert
 
+from benchmarks.report import between
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER, PAGE, PLOT = ROOT / "benchmarks" / "bank", ROOT / "docs" / "evaluation.md", ROOT / "docs" / "img" / "bank.png"
 MARKERS = "<!-- board: begin (python -m benchmarks.board) -->", "<!-- board: end -->"
@@ -55,7 +57,7 @@ def main() -> None:
     """Write the tables into the page, and the plot beside it."""
     boards = {half: read(half) for half in HALVES}
     text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(text.replace(between(text), section(boards)), encoding="utf-8")
+    PAGE.write_text(text.replace(between(text, MARKERS), section(boards)), encoding="utf-8")
     PLOT.write_bytes(plot(boards[HALVES[0]]))
 
 
@@ -63,12 +65,6 @@ def read(half: str) -> Rows:
     """Return the judged figures of one half of the questions."""
     rows: Rows = json.loads((FOLDER / f"board_{half}.json").read_text(encoding="utf-8"))
     return rows
-
-
-def between(text: str) -> str:
-    """Return what is between the markers, both included."""
-    begin, end = MARKERS
-    return text[text.index(begin) : text.index(end) + len(end)]
 
 
 def section(boards: dict[str, Rows]) -> str:

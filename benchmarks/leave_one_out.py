@@ -27,7 +27,6 @@ from influence_assets.capture.batches import Sequences
 from influence_assets.capture.likelihoods import log_probabilities
 from influence_assets.cli.console import console
 from influence_assets.cli.study_runs import run_study
-from influence_assets.corpus.subsets import TrainingTokens
 from influence_assets.demo.corpus import package_docstrings, write_corpus
 from influence_assets.demo.files import write_rows, write_text
 from influence_assets.engine.partitions import Partition
@@ -97,17 +96,15 @@ class Retraining:
                 "row", "token_start", "token_end"
             ).iter_rows():  # fmt: skip
                 loss[row, start:end] = 0
-        part, recipe = TrainingTokens(self.tokens.tokens, self.tokens.lengths, loss), self._recipe(seed)
+        recipe = recipe_of(self.study, seed)
+        assert isinstance(recipe, Training)
         with TemporaryDirectory() as scratch:
             trained = train_language_model(
-                part.tokens, part.lengths, recipe,
-                tokenizer=self.tokenizer, workspace=Path(scratch), progress=lambda _: None, loss_mask=part.loss,
+                self.tokens.tokens, self.tokens.lengths, recipe,
+                tokenizer=self.tokenizer, workspace=Path(scratch), progress=lambda _: None, loss_mask=loss,
             )  # fmt: skip
             model = load_model(trained.folder, dtype=self.study.model.dtype, device="cpu")
             return np.concatenate([log_probabilities(model, sequences) for sequences in self._asked])
-
-    def _recipe(self, seed: int) -> Training:
-        return recipe_of(self.study, seed)
 
 
 def measure(study: Study, left_out: int, seeds: int) -> pl.DataFrame:

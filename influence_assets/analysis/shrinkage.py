@@ -29,8 +29,12 @@ def sigmas(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def calibrated(scores: NDArray[np.float64], c: float = C) -> NDArray[np.float64]:
     """Return S² / (S + cσ) of positive scores and 0 of others, [query, passage]."""
+    return _calibrated(scores, c * sigmas(scores))
+
+
+def _calibrated(scores: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
     positive = np.maximum(scores, 0.0)
-    whole = positive + c * sigmas(scores)
+    whole = positive + noise
     return positive * np.divide(positive, whole, out=np.zeros_like(positive), where=whole > 0)
 
 
@@ -56,11 +60,12 @@ def fitted_constant(
         One of `CONSTANTS`; None if fewer than `FEWEST_QUESTIONS` queries have scores above 0 and outcomes that differ,
         if no query's noise is known, if nothing is explained, or if the best is the first or last that is tried.
     """
-    if not sigmas(scores).any():
+    noise = sigmas(scores)
+    if not noise.any():
         return None
     shares = []
     for c in map(float, CONSTANTS):
-        line = calibration(calibrated(scores, c) @ is_drawn, measured)
+        line = calibration(_calibrated(scores, c * noise) @ is_drawn, measured)
         known = line.r_squared[np.isfinite(line.slope) & np.isfinite(line.r_squared)]
         shares.append(float(known.clip(0).mean()) if len(known) >= FEWEST_QUESTIONS else 0.0)
     best = int(np.argmax(shares))

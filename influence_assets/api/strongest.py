@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from influence_assets.analysis.noise import Noise
+from influence_assets.analysis.shrinkage import C
 from influence_assets.api.answer import Answer, OverMembers
 from influence_assets.api.cautions import cautions
 from influence_assets.api.passages import Scored, passages, stored, trained_documents
@@ -36,13 +37,10 @@ _PARTS = """
 """
 _NOISE = """
     select sequences, median_nats, sigma_nats, threshold_nats, sequences_above,
-        [calibrated(score, sigma_nats, c := chosen.c) for score in $scores::double[]] as calibrated_nats
+        [calibrated(score, sigma_nats, c := $c::double) for score in $scores::double[]] as calibrated_nats
     from query_noise
-    cross join (CONSTANT) as chosen
     where query_id = $query_id
 """
-_CONSTANT, _DEFAULT_CONSTANT = "select c from calibration", "select 10.0 as c"
-"""The latter for catalogues of earlier releases."""
 _OVER_MEMBERS = """
     select sequence_id, members, influence_nats, low_nats, high_nats
     from ensemble_scores
@@ -120,10 +118,10 @@ def _has_view(path: Path, name: str) -> bool:
 
 def _noise(path: Path, query_id: str, scores: list[float]) -> tuple[Noise | None, Sequence[float | None]]:
     """Return a query's noise, and scores of the query with their noise shrunk."""
-    is_there = _has_view(path, "query_noise")
-    constant = _CONSTANT if _has_view(path, "calibration") else _DEFAULT_CONSTANT
-    statement = _NOISE.replace("CONSTANT", constant)
-    rows = query(path, statement, {"query_id": query_id, "scores": scores}).rows() if is_there else []
+    if not _has_view(path, "query_noise"):
+        return None, [None] * len(scores)
+    c = query(path, "select c from calibration").item() if _has_view(path, "calibration") else C
+    rows = query(path, _NOISE, {"query_id": query_id, "scores": scores, "c": c}).rows()
     if not rows:
         return None, [None] * len(scores)
     *figures, calibrated = rows[0]

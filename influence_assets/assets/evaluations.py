@@ -161,10 +161,9 @@ def _predicted(
     scores[THRESHOLD] = soft_threshold(scores[MAIN])
     scores[RANDOM] = np.random.default_rng(0).standard_normal(scores[MAIN].shape)
     predicted = {name: values @ is_drawn for name, values in scores.items()}
-    fits = (
-        queries.height >= 2 * FEWEST_QUESTIONS
-    )  # so that each half has a constant too, with which the other is judged
-    return predicted, fitted_constant(scores[MAIN], is_drawn, measured) if fits else None
+    if queries.height < 2 * FEWEST_QUESTIONS:  # neither half could judge the other's constant
+        return predicted, None
+    return predicted, fitted_constant(scores[MAIN], is_drawn, measured)
 
 
 def _passages(units: Units, *, by_sequence: bool) -> pl.DataFrame:

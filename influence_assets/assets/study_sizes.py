@@ -12,7 +12,7 @@ from influence_assets.corpus.queries import read_query_set
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
-from influence_assets.layouts.attributed import choice, modules_of
+from influence_assets.layouts.attributed import known_modules
 from influence_assets.methods.registry import methods_of
 from influence_assets.storage.artifacts.manifest import Manifest
 from influence_assets.study import Study
@@ -362,9 +362,7 @@ class StudySizes:
     @cached_property
     def _modules(self) -> "str | Sequence[str]":
         """The attributed layers; before the model is stored, those that it will choose by its configuration."""
-        model = self.manifest(self._asset("language_model"), Partition())
-        settled = choice(self.versions.workspace, self.config) if model is None else model.summary
-        return modules_of(self.study, settled)
+        return known_modules(self.versions, self.config)
 
     def _shape(self, tokens: int) -> "ModelShape":
         from influence_assets.capture.model_shape import model_shape

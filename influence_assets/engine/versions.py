@@ -25,7 +25,7 @@ from influence_assets.engine.generations import (
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import StorageError
-from influence_assets.storage.artifacts.manifest import ArtifactKey, Manifest
+from influence_assets.storage.artifacts.manifest import ArtifactKey
 
 MEMBER = "member"
 """The entry of a manifest's summary with the number of the member of an ensemble that it was computed for, unless 0."""
@@ -165,20 +165,17 @@ class Versions:
         """
         if asset.name in self._settings:
             return self._settings[asset.name]
-        study, graph = self.workspace.study, self.workspace.graph
-        settling = [upstream for name in asset.inputs_of(study) if (upstream := graph[name]).settles is not None]
-        manifests = [self._stored_manifest(upstream) for upstream in settling]
-        for upstream, manifest in zip(settling, manifests, strict=True):
-            if manifest is not None and upstream.settles is not None:
-                study = upstream.settles(study, manifest)
+        study, is_settled = self.workspace.study, True
+        for upstream in (self.workspace.graph[name] for name in asset.inputs_of(study)):
+            if upstream.settles is not None:
+                key = self.key(upstream, Partition())
+                manifest = None if key is None else self.workspace.store.manifest(key)
+                is_settled &= manifest is not None
+                study = study if manifest is None else upstream.settles(study, manifest)
         settings = dict(asset.settings(study))
-        if None not in manifests:
+        if is_settled:  # else it may be later
             self._settings[asset.name] = settings
         return settings
-
-    def _stored_manifest(self, asset: AssetDefinition) -> Manifest | None:
-        key = self.key(asset, Partition())
-        return self.workspace.store.manifest(key) if key is not None and self.holds(key) else None
 
     def holds(self, key: ArtifactKey) -> bool:
         """Return whether an artifact is in the store and valid; once it is, the answer is cached."""

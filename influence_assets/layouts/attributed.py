@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from influence_assets.engine.partitions import Partition
 from influence_assets.study import Study
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from influence_assets.engine.versions import Versions
     from influence_assets.engine.workspace import Workspace
 
 AUTO, ALONE = "auto", "mlp"
@@ -34,6 +36,19 @@ def settled(study: Study, language_model: Mapping[str, Any]) -> Study:
     """Return a study with its model's choice in place of `auto`."""
     modules = modules_of(study, language_model)
     return study.model_copy(update={"curvature": study.curvature.model_copy(update={"modules": modules})})
+
+
+def known_modules(versions: "Versions", config: "PretrainedConfig") -> str | Sequence[str]:
+    """Return the layers that a study attributes, or will once its model is stored.
+
+    Args:
+        versions: the study's versions.
+        config: the configuration of its model.
+    """
+    workspace = versions.workspace
+    key = versions.key(workspace.graph["language_model"], Partition())
+    manifest = None if key is None else workspace.store.manifest(key)
+    return modules_of(workspace.study, choice(workspace, config) if manifest is None else manifest.summary)
 
 
 def choice(workspace: "Workspace", config: "PretrainedConfig") -> dict[str, str]:

@@ -1,8 +1,7 @@
 """The self-test of a study's model: where its weights and its first texts come from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from influence_assets.capture.available_memory import available_memory
 from influence_assets.capture.self_test import Line, Loaded, self_test, shortened
@@ -10,7 +9,7 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
-from influence_assets.layouts.attributed import choice, modules_of
+from influence_assets.layouts.attributed import known_modules
 from influence_assets.layouts.model import adaptation
 from influence_assets.layouts.samples import sample
 from influence_assets.maths.notation import device_of_sums
@@ -22,14 +21,6 @@ from influence_assets.study import Dtype
 
 SEQUENCES, QUERIES, TOKENS = 16, 4, 128
 """How many of the first sequences and queries are tried, and how many of their tokens."""
-
-
-def _settled(workspace: Workspace) -> Mapping[str, Any] | None:
-    """Return the summary of the study's stored model, which has settled the layers; None if there is none."""
-    versions = Versions(workspace)
-    key = versions.key(workspace.graph["language_model"], Partition())
-    manifest = workspace.store.manifest(key) if key is not None and versions.holds(key) else None
-    return None if manifest is None else manifest.summary
 
 
 def lines_of(workspace: Workspace, scratch: str) -> Iterator[Line]:
@@ -54,9 +45,7 @@ def lines_of(workspace: Workspace, scratch: str) -> Iterator[Line]:
             device_map=study.model.device_map,
             adaptation=adaptation(workspace),
         )
-        return Loaded(
-            model, select_modules(model, modules_of(study, _settled(workspace) or choice(workspace, model.config)))
-        )
+        return Loaded(model, select_modules(model, known_modules(Versions(workspace), model.config)))
 
     model = load(study.model.dtype).model
     needed = 8 * total_parameters(model)

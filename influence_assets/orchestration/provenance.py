@@ -34,7 +34,11 @@ BY_PARTITION = "by partition"
 
 
 def code_version(asset: AssetDefinition, study: Study) -> str:
-    """Return the asset's code version with a hash of its settings, because Dagster does not track settings."""
+    """Return the asset's code version with a hash of its settings, because Dagster does not track settings.
+
+    What a study leaves open and its model settles, such as `auto`, counts as what earlier releases had. Data versions
+    are what decides; this is shown before there is a model.
+    """
     settings = dict(asset.settings(study))
     if not settings:
         return asset.code_version

@@ -51,7 +51,9 @@ def test_the_figures_are_those_of_the_results(page, markers):
 
 def test_the_board_is_that_of_the_judged_figures():
     made = board.section({half: board.read(half) for half in board.HALVES})
-    assert board.between(board.PAGE.read_text(encoding="utf-8")) == made, "write it anew: python -m benchmarks.board"
+    assert report.between(board.PAGE.read_text(encoding="utf-8"), board.MARKERS) == made, (
+        "write it anew: python -m benchmarks.board"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
