@@ -23,6 +23,7 @@ def _compute(work: Work) -> None:
     frozen, model, corrected = work.open("eigenbases"), work.open("language_model"), work.open("corrected_eigenvalues")
     figures = frozen.manifest.summary
     study, generation = work.study, figures["generation_id"]
+    words = factors.layers_without_S(frozen)
     modules: list[dict[str, Any]] = []
     dampings: dict[str, float] = {}
     for layer in factors.layers_of(frozen):
@@ -37,6 +38,7 @@ def _compute(work: Work) -> None:
                 "module_name": layer,
                 "input_width": input_width,
                 "output_width": output_width,
+                "has_output_factor": layer not in words,
                 "parameters": input_width * output_width,
                 "mean_eigenvalue": found.mean,
                 "damping": dampings.get(layer),

@@ -15,6 +15,7 @@ select
     written.module_name,
     written.input_width,
     written.output_width,
+    written.has_output_factor,
     written.parameters,
     written.mean_eigenvalue,
     written.damping,

@@ -16,17 +16,24 @@ with highest as (
     group by influence_scores.query_key
 ),
 
-narrow as (
+factors as (
     select
-        modules.generation_id,
-        min(modules.covariance_tokens) as covariance_tokens,
-        max(greatest(modules.input_width, modules.output_width)) as width
+        modules.covariance_tokens,
+        greatest(
+            modules.input_width, case when coalesce(modules.has_output_factor, true) then modules.output_width end
+        ) as width
     from modules
     inner join generations on modules.generation_id = generations.generation_id
-    where
-        generations.is_current
-        and modules.covariance_tokens < greatest(modules.input_width, modules.output_width)
-    group by modules.generation_id
+    where generations.is_current
+),
+
+narrow as (
+    select
+        min(covariance_tokens) as covariance_tokens,
+        max(width) as width
+    from factors
+    where covariance_tokens < width
+    having count(*) > 0
 )
 
 select

@@ -102,6 +102,11 @@ def test_the_words_are_layers_of_the_tables(computed, truth):
         (row,) = modules.filter(pl.col("module_name") == name).to_dicts()
         assert (row["output_width"], row["input_width"], row["parameters"]) == (words, 8, 8 * words)
         assert row["damping"] == pytest.approx(truth[3][name], rel=RELATIVE)
+    with_factor = dict(modules.select("module_name", "has_output_factor").rows())
+    assert {name for name, has_factor in with_factor.items() if not has_factor} == set(WORDS[architecture])
+    fitted, widest = modules["covariance_tokens"].min(), words
+    assert fitted < widest, "no caution would be wrong here"
+    assert studies.ask_sql(study, "from cautions where query_id is null").is_empty()
     (generation,) = studies.ask_sql(study, "select * from generations").to_dicts()
     assert generation["attributed_parameters"] == modules["parameters"].sum()
     assert generation["attributed_parameters"] < generation["total_parameters"]

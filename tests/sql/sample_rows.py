@@ -17,7 +17,7 @@ select
     now() as created_at, range = 2 as is_current, 0 as member, 10 as materialization_id
 from range(1, 3);
 insert into modules
-select generation_id, name, 4, 2, 8, 0.5, 0.05, 20, 3, 10
+select generation_id, name, 4, 2, true, 8, 0.5, 0.05, 20, 3, 10
 from generations, (values ('h.0.mlp'), ('h.1.mlp')) as modules (name);
 insert into shards values
 ('a.jsonl', '/corpus/a.jsonl', 1, 10, 'ha', 2, 0, 1, 1, 30, 1),

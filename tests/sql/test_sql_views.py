@@ -146,7 +146,13 @@ def test_cautions_are_of_scores_that_cannot_be_and_of_narrow_fits(catalogue):
     _, narrow = rows_of(catalogue, "from cautions order by query_id nulls last")
     assert narrow["query_id"] is None
     assert "1,233 tokens, fewer than the 1,234 columns" in narrow["caution"]
-    catalogue.execute("update modules set covariance_tokens = 1234").complete()
+    catalogue.execute("update modules set input_width = 4, output_width = 1234").complete()
+    _, narrow = rows_of(catalogue, "from cautions order by query_id nulls last")
+    assert "1,233 tokens, fewer than the 1,234 columns" in narrow["caution"]
+    for has_factor, expected in (("null", 2), ("true", 2), ("false", 1)):  # null: a generation of an earlier release
+        catalogue.execute(f"update modules set has_output_factor = {has_factor}").complete()
+        assert len(rows_of(catalogue, "from cautions")) == expected
+    catalogue.execute("update modules set has_output_factor = true, covariance_tokens = 1234").complete()
     catalogue.execute("update queries set log_probability_nats = -4").complete()
     assert rows_of(catalogue, "from cautions") == []
 
