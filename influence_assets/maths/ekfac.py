@@ -127,6 +127,12 @@ class Eigenbasis:
             matrix.copy_(left_product(Q_S, half) if S else half)
         return G
 
+    def rotate(self, G: Float[Tensor, "*batch d_out d_in"]) -> Float[Tensor, "*batch d_out d_in"]:
+        """Q_Sᵀ G Q_A: rotate from the model's coordinates into the eigenbasis; G is modified in place and returned."""
+        for matrix in G.view(-1, *G.shape[-2:]):
+            matrix.copy_(left_product(self.Q_S.T, product(matrix, self.Q_A)))
+        return G
+
     def rotated_sequence_gradients(
         self,
         Ds: Float[Tensor, "sequence token d_out"],

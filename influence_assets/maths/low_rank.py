@@ -120,6 +120,10 @@ class LowRankBasis:
         """Return G: it is in the model's coordinates."""
         return G
 
+    def rotate(self, G: Float[Tensor, "*batch d_out d_in"]) -> Float[Tensor, "*batch d_out d_in"]:
+        """Return G: gradients are kept in the model's coordinates."""
+        return G
+
     def rotated_sequence_gradients(
         self,
         Ds: Float[Tensor, "sequence token d_out"],

@@ -63,6 +63,32 @@ class TrainingSequences:
             if any(drawn):
                 yield sequences.take(np.flatnonzero(drawn))
 
+    def batches(self, size: int, count: int, *, most: int, seed: int) -> "list[Sequences]":
+        """Return batches of sequences that carry a loss, drawn from a random part of the corpus that fits in memory.
+
+        Args:
+            size: sequences in a batch; all that there are, if these are fewer.
+            count: the number of batches.
+            most: of about how many sequences they are drawn.
+            seed: of the draws.
+
+        Raises:
+            ValueError: no sequence carries a loss.
+        """
+        import numpy as np
+
+        from influence_assets.capture.batches import Sequences
+
+        total = sum(len(sequences) for sequences in self.all())
+        held = [sequences.with_loss() for sequences in self.sample(min(1.0, most / max(1, total)), seed)]
+        held = [sequences for sequences in held if len(sequences)]
+        if not held:
+            raise ValueError("no training sequence that was drawn carries a loss")
+        everything, generator = Sequences.joined(held), np.random.default_rng(seed)
+        of_each = min(size, len(everything))
+        draws = (generator.choice(len(everything), of_each, replace=False) for _ in range(count))
+        return [everything.take(np.sort(rows)) for rows in draws]
+
 
 @dataclass(frozen=True)
 class MethodContext:
@@ -96,6 +122,19 @@ class MethodContext:
         from influence_assets.capture.gauss_newton import gauss_newton_products
 
         return gauss_newton_products(self.runner, shards, V, self.bases)
+
+    def damped(self, V: "Mapping[str, Tensor]", shards: "Iterable[Sequences]") -> "dict[str, Tensor]":
+        """Return (G + λI) V of every layer, with G as in `gauss_newton` and λ each layer's own damping."""
+        product = self.gauss_newton(V, shards)
+        return {name: product[name] + layer.λ * V[name] for name, layer in self.curvature.items()}
+
+    def damped_by(self, batches: "Iterable[Sequences]") -> "list[Callable[[dict[str, Tensor]], dict[str, Tensor]]]":
+        """Return for each batch the multiplication with its G + λI, as in `damped`."""
+        return [lambda V, batch=batch: self.damped(V, [batch]) for batch in batches]  # type: ignore[misc]
+
+    def preconditioned(self, V: "Mapping[str, Tensor]") -> "dict[str, Tensor]":
+        """Return EK-FAC's (G + λI)⁻¹ V of every layer; V stays as it is."""
+        return {name: layer.precondition(V[name].clone()) for name, layer in self.curvature.items()}
 
 
 Prepare = Callable[["Mapping[str, Tensor]", MethodContext], "dict[str, Tensor]"]

@@ -1,0 +1,138 @@
+"""Iterative solvers against a dense one."""
+
+import pytest
+import torch
+
+from influence_assets.maths.solvers import (
+    conjugate_gradients,
+    inner_products,
+    largest_eigenvalue,
+    neumann,
+    refined,
+)
+
+SHAPES = {"first": (3, 4), "second": (2, 5)}
+WIDTH = sum(rows * columns for rows, columns in SHAPES.values())
+QUERIES = 4
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def matrix(seed=1, damping=0.5):
+    X = random(WIDTH, 2 * WIDTH, seed=seed)
+    return X @ X.T / (2 * WIDTH) + damping * torch.eye(WIDTH, dtype=torch.float64)
+
+
+def flat(X):
+    return torch.cat([value.flatten(1) for value in X.values()], 1)
+
+
+def shaped(x):
+    parts = x.split([rows * columns for rows, columns in SHAPES.values()], 1)
+    return {name: part.reshape(-1, *shape) for (name, shape), part in zip(SHAPES.items(), parts, strict=True)}
+
+
+def times(M):
+    return lambda X: shaped(flat(X) @ M.T)
+
+
+V = shaped(random(QUERIES, WIDTH, seed=2))
+
+
+def test_conjugate_gradients_solve_the_system():
+    M = matrix()
+    solved = conjugate_gradients(times(M), lambda X: X, V, WIDTH)
+    torch.testing.assert_close(flat(solved), torch.linalg.solve(M, flat(V).T).T, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 5])
+def test_each_iteration_is_best_in_its_krylov_space(iterations):
+    """In the norm of the matrix, over all combinations of M⁻¹V, M⁻¹A M⁻¹V, …, found by least squares."""
+    A, M = matrix(), matrix(seed=3)
+    inverse = torch.linalg.inv(M)
+    solved = flat(conjugate_gradients(times(A), times(inverse), V, iterations))
+    half = torch.linalg.cholesky(A).T
+    for query, v in enumerate(flat(V)):
+        space = [inverse @ v]
+        for _ in range(iterations - 1):
+            space.append(inverse @ (A @ space[-1]))
+        K = torch.stack(space, 1)
+        best = K @ torch.linalg.lstsq(half @ K, half @ torch.linalg.solve(A, v)[:, None]).solution[:, 0]
+        torch.testing.assert_close(solved[query], best, rtol=1e-7, atol=1e-9)
+
+
+def test_with_the_inverse_itself_one_iteration_is_enough():
+    M = matrix()
+    solved = conjugate_gradients(times(M), times(torch.linalg.inv(M)), V, 1)
+    torch.testing.assert_close(flat(solved), torch.linalg.solve(M, flat(V).T).T)
+
+
+def test_no_iteration_is_zero_and_a_query_without_a_gradient_stays_there():
+    assert not flat(conjugate_gradients(times(matrix()), lambda X: X, V, 0)).any()
+    some = shaped(torch.cat([flat(V)[:1], torch.zeros(1, WIDTH, dtype=torch.float64)]))
+    solved = flat(conjugate_gradients(times(matrix()), lambda X: X, some, WIDTH))
+    assert solved[0].any()
+    assert not solved[1].any()
+    assert solved.isfinite().all()
+
+
+@pytest.mark.parametrize("steps", [1, 7, 4000])
+def test_lissa_falls_short_by_what_its_docstring_says(steps):
+    M, scale = matrix(), 4.0
+    found = flat(neumann([times(M)] * steps, V, scale))
+    identity = torch.eye(WIDTH, dtype=torch.float64)
+    short = identity - torch.linalg.matrix_power(identity - M / scale, steps)
+    torch.testing.assert_close(found, (short @ torch.linalg.solve(M, flat(V).T)).T, rtol=1e-8, atol=1e-10)
+    if steps == 4000:
+        torch.testing.assert_close(found, torch.linalg.solve(M, flat(V).T).T, rtol=1e-6, atol=1e-8)
+
+
+def test_lissa_over_batches_is_right_in_the_mean():
+    batches = [matrix(seed=seed) for seed in range(10)]
+    mean, scale, steps = torch.stack(batches).mean(0), 6.0, 40
+    generator = torch.Generator().manual_seed(0)
+    runs = []
+    for _ in range(400):
+        drawn = torch.randint(0, len(batches), (steps,), generator=generator)
+        runs.append(flat(neumann([times(batches[index]) for index in drawn], V, scale)))
+    found, error = torch.stack(runs).mean(0), torch.stack(runs).std(0) / 20
+    identity = torch.eye(WIDTH, dtype=torch.float64)
+    short = identity - torch.linalg.matrix_power(identity - mean / scale, steps)
+    expected = (short @ torch.linalg.solve(mean, flat(V).T)).T
+    assert ((found - expected).abs() < 5 * error + 1e-9).double().mean() > 0.98
+
+
+def test_refinement_moves_from_the_preconditioned_answer_to_the_solution():
+    A, M = matrix(), matrix(seed=3)
+    inverse = torch.linalg.inv(M)
+    torch.testing.assert_close(flat(refined([], times(inverse), V, 0.3)), flat(V) @ inverse)
+    expected = flat(V) @ inverse
+    expected = expected - 0.3 * ((expected @ A - flat(V)) @ inverse)
+    torch.testing.assert_close(flat(refined([times(A)], times(inverse), V, 0.3)), expected)
+    found = flat(refined([times(A)] * 500, times(inverse), V, 0.3))
+    torch.testing.assert_close(found, torch.linalg.solve(A, flat(V).T).T, rtol=1e-6, atol=1e-8)
+
+
+def test_the_largest_eigenvalue_is_approached_from_below():
+    M = matrix()
+    largest = float(torch.linalg.eigvalsh(M)[-1])
+    assert largest_eigenvalue(times(M), V, 3, 0) < largest
+    assert largest_eigenvalue(times(M), V, 400, 0) == pytest.approx(largest, rel=1e-6)
+
+
+def test_inner_products_are_over_all_layers():
+    torch.testing.assert_close(inner_products(V, V), flat(V).square().sum(1))
+
+
+def test_what_is_given_stays_as_it_is():
+    before = {name: value.clone() for name, value in V.items()}
+    M = matrix()
+    for solve in (
+        lambda: conjugate_gradients(times(M), times(torch.linalg.inv(M)), V, 3),
+        lambda: neumann([times(M)] * 3, V, 4.0),
+        lambda: refined([times(M)] * 3, times(torch.linalg.inv(M)), V, 0.3),
+    ):
+        solve()
+        assert all(torch.equal(V[name], value) for name, value in before.items())
