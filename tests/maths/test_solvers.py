@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from influence_assets.maths.solvers import (
+    Checks,
     conjugate_gradients,
     inner_products,
     largest_eigenvalue,
@@ -136,3 +137,79 @@ def test_what_is_given_stays_as_it_is():
     ):
         solve()
         assert all(torch.equal(V[name], value) for name, value in before.items())
+
+
+def measured(A, x):
+    """‖A x − v‖ / ‖v‖ and ½ xᵀA x − vᵀx of each query."""
+    v = flat(V)
+    return (x @ A - v).norm(dim=1) / v.norm(dim=1), (x * (x @ A)).sum(1) / 2 - (x * v).sum(1)
+
+
+def test_conjugate_gradients_tell_how_far_each_iterate_is():
+    A, inverse = matrix(), torch.linalg.inv(matrix(seed=3))
+    found = []
+    conjugate_gradients(times(A), times(inverse), V, 6, seen=found.append)
+    assert [iterate.iteration for iterate in found] == [1, 2, 3, 4, 5, 6]
+    for iterate in found:
+        x = flat(conjugate_gradients(times(A), times(inverse), V, iterate.iteration))
+        residual, objective = measured(A, x)
+        assert iterate.is_measured.all()
+        torch.testing.assert_close(iterate.relative_residual, residual, rtol=1e-9, atol=1e-13)
+        torch.testing.assert_close(iterate.objective, objective)
+    objectives = torch.stack([iterate.objective for iterate in found])
+    assert (objectives.diff(dim=0) < 0).all(), "each iteration lowers it, though not always the residual"
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["by the next batch", "by the whole matrix"])
+@pytest.mark.parametrize("method", ["neumann", "refined"])
+def test_iterations_on_batches_tell_how_far_each_iterate_is(method, whole):
+    batches, A = [matrix(seed=seed) for seed in range(5)], matrix(seed=9)
+    inverse = times(torch.linalg.inv(matrix(seed=3)))
+
+    def solve(count, **watched):
+        some = [times(batch) for batch in batches[:count]]
+        return neumann(some, V, 6.0, **watched) if method == "neumann" else refined(some, inverse, V, 0.3, **watched)
+
+    found = []
+    solve(5, checks=Checks(times(A), 2) if whole else None, seen=found.append)
+    expected = {("neumann", False): [1, 2, 3, 4], ("refined", False): [0, 1, 2, 3, 4]}
+    expected |= {("neumann", True): [2, 4, 5], ("refined", True): [0, 2, 4, 5]}
+    assert [iterate.iteration for iterate in found] == expected[method, whole]
+    for iterate in found:
+        assert iterate.is_whole == whole
+        residual, objective = measured(A if whole else batches[iterate.iteration], flat(solve(iterate.iteration)))
+        torch.testing.assert_close(iterate.relative_residual, residual)
+        torch.testing.assert_close(iterate.objective, objective)
+
+
+@pytest.mark.parametrize(("method", "near"), [("conjugate gradients", 1e-3), ("neumann", 0.02), ("refined", 0.02)])
+def test_a_query_that_is_near_enough_stays_as_it_is_and_is_multiplied_no_more(method, near):
+    A, inverse, multiplied = matrix(), times(torch.linalg.inv(matrix(seed=3))), []
+
+    def apply(X):
+        multiplied.append(len(flat(X)))
+        return times(A)(X)
+
+    def solve(queries, most, stop_below=0.0, seen=lambda _iterate: None):
+        v = shaped(flat(V)[queries])
+        if method == "conjugate gradients":
+            return flat(conjugate_gradients(apply, inverse, v, most, stop_below=stop_below, seen=seen))
+        batches, checks = [apply] * most, Checks(times(A), 1, stop_below) if stop_below else None
+        if method == "neumann":
+            return flat(neumann(batches, v, 4.0, checks=checks, seen=seen))
+        return flat(refined(batches, inverse, v, 0.3, checks=checks, seen=seen))
+
+    found, every = [], slice(None)
+    stopped = solve(every, 60, near, found.append)
+    residuals = torch.stack([iterate.relative_residual for iterate in found])
+    last = [max(i.iteration for i in found if i.is_measured[query]) for query in range(QUERIES)]
+    assert len(set(last)) > 1, "they do not stop together"
+    first = found[0].iteration
+    for query, iteration in enumerate(last):
+        assert residuals[iteration - first, query] <= near < residuals[: iteration - first, query].min()
+        alone = solve(slice(query, query + 1), iteration)[0]
+        torch.testing.assert_close(stopped[query], alone)
+    multiplied.clear()
+    solve(every, 60, near)
+    products = sum(last) if method != "neumann" else sum(last) - QUERIES
+    assert sum(multiplied) == products
