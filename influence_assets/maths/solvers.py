@@ -120,7 +120,7 @@ def neumann(
     return _iterated(batches[1:], V, start, lambda x, r: _plus(x, 1 / scale, r), 1, checks, seen)
 
 
-def refined(  # noqa: PLR0913  # keywords
+def refined(  # keywords
     batches: Sequence[Product],
     precondition: Product,
     V: Mapping[str, Tensor],
@@ -139,9 +139,7 @@ def refined(  # noqa: PLR0913  # keywords
         checks: when residuals are measured against the whole matrix; None: against that of the next step's batch.
         seen: called with what is measured.
     """
-    return _iterated(
-        batches, V, precondition(dict(V)), lambda x, r: _plus(x, step, precondition(r)), 0, checks, seen
-    )
+    return _iterated(batches, V, precondition(dict(V)), lambda x, r: _plus(x, step, precondition(r)), 0, checks, seen)
 
 
 def _iterated(  # noqa: PLR0913
@@ -181,9 +179,7 @@ def _iterated(  # noqa: PLR0913
     return x
 
 
-def _is_far(  # noqa: PLR0913
-    x: Vectors, V: Mapping[str, Tensor], done: int, goes_on: Tensor, checks: Checks, seen: Seen
-) -> Tensor:
+def _is_far(x: Vectors, V: Mapping[str, Tensor], done: int, goes_on: Tensor, checks: Checks, seen: Seen) -> Tensor:
     """Measure the residuals against the whole matrix, and return which are above `stop_below`."""
     product = _applied(checks.apply, x, goes_on)
     iterate = _iterate(done, goes_on, x, V, {name: V[name] - product[name] for name in V}, is_whole=True)
@@ -191,7 +187,7 @@ def _is_far(  # noqa: PLR0913
     return iterate.relative_residual > checks.stop_below
 
 
-def _iterate(  # noqa: PLR0913
+def _iterate(
     done: int, goes_on: Tensor, x: Vectors, V: Mapping[str, Tensor], residual: Vectors, *, is_whole: bool
 ) -> Iterate:
     relative = _lengths(residual) / _lengths(V)

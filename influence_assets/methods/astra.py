@@ -8,24 +8,50 @@ P begins at EK-FAC's (Ĝ + λI)⁻¹ V and moves against the residual, P ← P �
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from influence_assets.methods.method import AttributionMethod, MethodContext
+from influence_assets.methods.iterations import BatchOptions, recorder
+from influence_assets.methods.method import AttributionMethod, MethodContext, MethodOptions, Passes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-STEPS, BATCH = 3, 32
-SEQUENCES = 512
 POWER_ITERATIONS, MARGIN = 8, 1.5
-SEED = 0
 
 
 def _prepare(V: "Mapping[str, Tensor]", context: MethodContext) -> "dict[str, Tensor]":
     from influence_assets.maths.solvers import largest_eigenvalue, refined
 
-    known = context.training.batches(SEQUENCES, 1, most=SEQUENCES, seed=SEED)
-    largest = largest_eigenvalue(lambda X: context.preconditioned(context.damped(X, known)), V, POWER_ITERATIONS, SEED)
-    batches = context.training.batches(BATCH, STEPS, most=SEQUENCES, seed=SEED)
-    return refined(context.damped_by(batches), context.preconditioned, V, 1 / (MARGIN * largest))
+    options, training = context.options_as(BatchOptions), context.training
+    known = training.batches(options.sequences, 1, most=options.sequences, seed=options.seed)
+    drawn = len(known[0])
+    largest = largest_eigenvalue(
+        lambda X: context.preconditioned(context.damped(X, known)), V, POWER_ITERATIONS, options.seed
+    )
+    steps = options.iterations_of(drawn)
+    batches = training.batches(options.batch, steps, most=options.sequences, seed=options.seed)
+    return refined(
+        context.damped_by(batches),
+        context.preconditioned,
+        V,
+        1 / (MARGIN * largest),
+        checks=options.checks(lambda X: context.damped(X, known)),
+        seen=recorder(context, drawn, len(batches[0])),
+    )
 
 
-METHOD = AttributionMethod(name="astra", unit="nats", prepare=_prepare, needs_curvature=True, reads_training=True)
+def _passes(options: MethodOptions | None, training_sequences: int) -> Passes:
+    chosen = options if isinstance(options, BatchOptions) else BatchOptions()
+    drawn = min(chosen.sequences, training_sequences)
+    steps = chosen.iterations_of(drawn)
+    of_query = steps * chosen.sequences_of_iteration(drawn) + chosen.checks_of(steps, 0) * drawn
+    return Passes(of_query, of_call=POWER_ITERATIONS * drawn)
+
+
+METHOD = AttributionMethod(
+    name="astra",
+    unit="nats",
+    prepare=_prepare,
+    needs_curvature=True,
+    reads_training=True,
+    options=BatchOptions,
+    passes=_passes,
+)

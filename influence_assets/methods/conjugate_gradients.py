@@ -8,23 +8,41 @@ iterations are best: judged by retraining, later ones fit what G has of noise.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from influence_assets.methods.method import AttributionMethod, MethodContext
+from influence_assets.methods.iterations import SolverOptions, recorder
+from influence_assets.methods.method import AttributionMethod, MethodContext, MethodOptions, Passes
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-ITERATIONS = 3
-SEQUENCES = 512
-SEED = 0
 
 
 def _prepare(V: "Mapping[str, Tensor]", context: MethodContext) -> "dict[str, Tensor]":
     from influence_assets.maths.solvers import conjugate_gradients
 
-    drawn = context.training.batches(SEQUENCES, 1, most=SEQUENCES, seed=SEED)
-    return conjugate_gradients(lambda X: context.damped(X, drawn), context.preconditioned, V, ITERATIONS)
+    options = context.options_as(SolverOptions)
+    drawn = context.training.batches(options.sequences, 1, most=options.sequences, seed=options.seed)
+    count = len(drawn[0])
+    return conjugate_gradients(
+        lambda X: context.damped(X, drawn),
+        context.preconditioned,
+        V,
+        options.iterations_of(count),
+        stop_below=options.stop_below,
+        seen=recorder(context, count, count),
+    )
+
+
+def _passes(options: MethodOptions | None, training_sequences: int) -> Passes:
+    chosen = options if isinstance(options, SolverOptions) else SolverOptions()
+    drawn = min(chosen.sequences, training_sequences)
+    return Passes(chosen.iterations_of(drawn) * drawn)
 
 
 METHOD = AttributionMethod(
-    name="conjugate_gradients", unit="nats", prepare=_prepare, needs_curvature=True, reads_training=True
+    name="conjugate_gradients",
+    unit="nats",
+    prepare=_prepare,
+    needs_curvature=True,
+    reads_training=True,
+    options=SolverOptions,
+    passes=_passes,
 )

@@ -21,7 +21,9 @@ compute.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,6 +92,49 @@ class TrainingSequences:
         return [everything.take(np.sort(rows)) for rows in draws]
 
 
+class MethodOptions(BaseModel):
+    """The options of a method. Unknown ones are refused, so that a misspelt one does not silently leave a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Options = TypeVar("Options", bound=MethodOptions)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The passes that preparing P takes: one sequence forward and backward once, along one vector.
+
+    Args:
+        of_query: passes for each query.
+        of_call: passes for all queries that are prepared together.
+    """
+
+    of_query: float
+    of_call: float = 0.0
+
+
+@dataclass(frozen=True)
+class SolverStep:
+    """How far P of each query is from the solution of (G + λI) P = V after an iteration.
+
+    Args:
+        iteration: how many iterations P has behind it.
+        passes: the passes of the query's vector that these took, over all the sequences that were drawn.
+        sequences: how many sequences G is the mean over.
+        is_measured: bool [query]: the queries that the figures are of.
+        relative_residual: ‖(G + λI) P − V‖ / ‖V‖ [query].
+        objective: ½ Pᵀ(G + λI)P − VᵀP [query].
+    """
+
+    iteration: int
+    passes: float
+    sequences: int
+    is_measured: "Tensor"
+    relative_residual: "Tensor"
+    objective: "Tensor"
+
+
 @dataclass(frozen=True)
 class MethodContext:
     """What a method may use to prepare P.
@@ -99,18 +144,31 @@ class MethodContext:
         bases: the basis of every layer, in whose coordinates V and P are given.
         curvature: of every layer; empty unless the method `needs_curvature`.
         training: the training sequences; none unless the method `reads_training`.
+        options: the method's options; None: their defaults.
+        record: called by a method that solves for P step by step, in the order of the steps.
     """
 
     runner: "Runner"
     bases: "Mapping[str, Basis]"
     curvature: "Mapping[str, Curvature]" = field(default_factory=dict)
     training: TrainingSequences = TrainingSequences()
+    options: MethodOptions | None = None
+    record: Callable[[SolverStep], None] = lambda _step: None
+
+    def options_as(self, kind: type[Options]) -> Options:
+        """Return the method's options, which are of this kind."""
+        if self.options is None:
+            return kind()
+        if not isinstance(self.options, kind):
+            raise TypeError(f"the options are {type(self.options).__name__}, not {kind.__name__}")
+        return self.options
 
     def gauss_newton(self, V: "Mapping[str, Tensor]", shards: "Iterable[Sequences]") -> "dict[str, Tensor]":
         """Return G V of every layer, [vector, d_out, d_in], in the bases' coordinates like V; V is not modified.
 
         G is the exact Gauss-Newton Hessian of all layers together, the mean over sequences, which EK-FAC approximates.
-        Each vector costs one forward and one backward pass of every sequence. `influence plan` does not count them.
+        Each vector costs one forward and one backward pass of every sequence. A method that declares its `passes` has
+        them counted by `influence plan`.
 
         Args:
             V: the vectors, of every layer.
@@ -155,6 +213,9 @@ class AttributionMethod:
             called for one layer at a time whenever scores are computed, and may use nothing else of its context.
         reads_training: whether `prepare` reads training sequences. P then depends on all of them, and is made
             again whenever a shard is added, changed or removed.
+        options: what a study can say of the method in `method_options`; None: nothing.
+        passes: returns the passes that preparing P takes, given the options and the number of training sequences; None
+            where that is not known, so that `influence plan` does not count them.
         code_version: raised whenever the same inputs would give another P.
     """
 
@@ -164,6 +225,8 @@ class AttributionMethod:
     needs_curvature: bool = False
     layer_by_layer: bool = False
     reads_training: bool = False
+    options: type[MethodOptions] | None = None
+    passes: Callable[[MethodOptions | None, int], Passes] | None = None
     code_version: str = "1"
 
     def __post_init__(self) -> None:

@@ -1,7 +1,10 @@
 """Methods that multiply with the exact Gauss-Newton Hessian, against the dense system of all layers together."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from pydantic import ValidationError
 
 from influence_assets.capture.correction import eigenvalue_corrections
 from influence_assets.capture.covariance import covariances
@@ -9,7 +12,7 @@ from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.maths.solvers import largest_eigenvalue
-from influence_assets.methods import astra, conjugate_gradients, lissa
+from influence_assets.methods import astra, lissa
 from influence_assets.methods.ekfac import precondition
 from influence_assets.methods.method import MethodContext, TrainingSequences
 from influence_assets.methods.registry import attribution_methods
@@ -39,39 +42,33 @@ def system():
     return context, V, M, v
 
 
-def prepared(name, system):
+def prepared(name, system, record=lambda _step: None, **options):
     context, V, _, _ = system
-    P = attribution_methods()[name].prepare({layer: v.clone() for layer, v in V.items()}, context)
+    method = attribution_methods()[name]
+    given = replace(context, options=method.options(**options) if options else None, record=record)
+    P = method.prepare({layer: v.clone() for layer, v in V.items()}, given)
     return torch.cat([context.bases[m.name].rotate_back(P[m.name]).flatten(1) for m in context.runner.modules], 1)
 
 
-def residuals(name, system):
-    """‖M P − v‖ / ‖v‖ of each query."""
-    _, _, M, v = system
-    return ((prepared(name, system) @ M - v).norm(dim=1) / v.norm(dim=1)).tolist()
-
-
 @pytest.mark.slow
-def test_conjugate_gradients_reach_the_dense_solution(system, monkeypatch):
-    monkeypatch.setattr(conjugate_gradients, "ITERATIONS", 300)
+def test_conjugate_gradients_reach_the_dense_solution(system):
     _, _, M, v = system
     expected = torch.linalg.solve(M, v.T).T
     largest = float(expected.abs().max())
-    torch.testing.assert_close(prepared("conjugate_gradients", system), expected, rtol=1e-6, atol=1e-6 * largest)
+    found = prepared("conjugate_gradients", system, iterations=300)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6 * largest)
 
 
 @pytest.mark.slow
-def test_lissa_falls_short_as_if_the_damping_were_larger(system, monkeypatch):
+def test_lissa_falls_short_as_if_the_damping_were_larger(system):
     """All sequences are in each batch, so that nothing is left to chance."""
-    monkeypatch.setattr(lissa, "BATCH", 100)
     steps = 60
-    monkeypatch.setattr(lissa, "STEPS", steps)
     _, _, M, v = system
     eigenvalues, U = torch.linalg.eigh(M)
-    found = prepared("lissa", system)
+    found = prepared("lissa", system, iterations=steps, batch=100)
     context, V, _, _ = system
-    batches = context.training.batches(lissa.SEQUENCES, 1, most=lissa.SEQUENCES, seed=lissa.SEED)
-    s = lissa.MARGIN * largest_eigenvalue(lambda X: context.damped(X, batches), V, lissa.POWER_ITERATIONS, lissa.SEED)
+    batches = context.training.batches(512, 1, most=512, seed=0)
+    s = lissa.MARGIN * largest_eigenvalue(lambda X: context.damped(X, batches), V, lissa.POWER_ITERATIONS, 0)
     expected = (v @ U) * (1 - (1 - eigenvalues / s) ** steps) / eigenvalues @ U.T
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8 * float(expected.abs().max()))
     exact = torch.linalg.solve(M, v.T).T
@@ -113,3 +110,82 @@ def test_batches_are_drawn_from_all_shards_and_no_larger_than_asked():
     batches = training.batches(2, 60, most=100, seed=0)
     assert {len(batch) for batch in batches} == {2}
     assert {key for batch in batches for key in batch.keys.tolist()} == every
+
+
+def whole_residual(system, P):
+    """‖M P − v‖ / ‖v‖ of each query."""
+    _, _, M, v = system
+    return (P @ M - v).norm(dim=1) / v.norm(dim=1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_last_residual_that_is_recorded_is_that_of_the_dense_system(name, system):
+    steps = []
+    checked = {} if name == "conjugate_gradients" else {"check_every": 2}
+    P = prepared(name, system, steps.append, iterations=3, **checked)
+    assert {step.sequences for step in steps} == {8}, "all that carry a loss"
+    assert steps[-1].iteration == 3
+    torch.testing.assert_close(steps[-1].relative_residual, whole_residual(system, P), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["lissa", "astra"])
+def test_without_checks_residuals_are_those_of_the_batches(name, system):
+    steps = []
+    prepared(name, system, steps.append, iterations=4, batch=2)
+    assert {step.sequences for step in steps} == {2}
+    assert [step.passes for step in steps] == [0.0, 0.25, 0.5, 0.75][: len(steps)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_query_that_is_near_enough_stops_early(name, system):
+    checked = {} if name == "conjugate_gradients" else {"check_every": 1}
+    steps = []
+    P = prepared(name, system, steps.append, iterations=40, stop_below=0.7, **checked)
+    assert steps[-1].iteration < 40
+    assert (whole_residual(system, P) <= 0.7).all()
+
+
+@pytest.mark.parametrize(("name", "batch"), [("conjugate_gradients", 8), ("lissa", 2), ("astra", 2)])
+def test_a_budget_of_passes_says_how_many_iterations_there_are(name, batch, system):
+    steps = []
+    given = {} if name == "conjugate_gradients" else {"batch": batch, "check_every": 100}
+    P = prepared(name, system, steps.append, budget_passes=2.5, **given)
+    iterations = int(2.5 * 8 / batch)
+    assert steps[-1].iteration == iterations
+    assert steps[-1].passes <= 2.5
+    given.pop("check_every", None)
+    torch.testing.assert_close(P, prepared(name, system, iterations=iterations, **given), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"iterations": 3, "budget_passes": 2.0}, "either `iterations` or `budget_passes`"),
+        ({"stop_below": 0.1}, "`stop_below` needs `check_every`"),
+        ({"steps": 3}, "Extra inputs are not permitted"),
+        ({"iterations": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_options_that_cannot_be_met_are_refused(options, problem):
+    with pytest.raises(ValidationError, match=problem):
+        attribution_methods()["astra"].options(**options)
+
+
+@pytest.mark.parametrize("checked", [{}, {"check_every": 2}], ids=["no checks", "checks"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_passes_that_it_declares_are_those_that_it_takes(name, checked, system, monkeypatch):
+    """Counted are sequences times vectors of every product."""
+    taken = []
+    product = MethodContext.gauss_newton
+
+    def counting(self, V, shards):
+        held = list(shards)
+        taken.append(sum(map(len, held)) * len(next(iter(V.values()))))
+        return product(self, V, held)
+
+    monkeypatch.setattr(MethodContext, "gauss_newton", counting)
+    method = attribution_methods()[name]
+    given = {"iterations": 3, **({} if name == "conjugate_gradients" else {"batch": 3, **checked})}
+    prepared(name, system, **given)
+    declared = method.passes(method.options(**given), 8)
+    assert sum(taken) == declared.of_call + 2 * declared.of_query
