@@ -103,6 +103,8 @@ class GradientWriter:
         self._own_rows: list[list[int]] = []
         self.norms: list[float] = []
         """‖∇f‖ of each query over all layers, before its gradient is truncated."""
+        self.squared_norms: list[float] = []
+        """∇fᵀ (G+λI)⁻¹ ∇f of each query over all layers, before its gradient is truncated."""
         self.truncation_errors: list[float] = []
         """√(‖V − V_r‖² / ‖V‖²) of each query in the norm of the damped inverse over all layers; 0 if V is stored."""
 
@@ -119,8 +121,7 @@ class GradientWriter:
             products = layers[name]
             V = products.sum()
             squares.append(in_float64(V).square().sum())
-            if highest is not None:
-                whole.append(layer.squared_norm(V))
+            whole.append(layer.squared_norm(V))
             rows = len(products) if highest is None else min(len(products), highest)
             own_rows.append(0)
             if stored_numbers(rows, *layer.shape) == V.numel():
@@ -140,8 +141,9 @@ class GradientWriter:
         self._ranks.append(ranks)
         self._own_rows.append(own_rows)
         self.norms.append(math.sqrt(_total(squares)))
+        self.squared_norms.append(_total(whole))
         error = _total(lost)
-        self.truncation_errors.append(math.sqrt(error / _total(whole)) if error else 0.0)
+        self.truncation_errors.append(math.sqrt(error / self.squared_norms[-1]) if error else 0.0)
 
     def _highest_rank(self, layers: Mapping[str, OuterProducts]) -> int | None:
         if self._rank is not None:

@@ -23,6 +23,7 @@ select
     written.log_probability_nats,
     written.gradient_norm,
     written.truncation_error,
+    written.self_influence_nats,
     new_files.materialization_id
 from written
 inner join new_files on written.loaded_from = new_files.path

@@ -13,6 +13,7 @@ create table queries (
     log_probability_nats double not null,
     gradient_norm double not null,
     truncation_error double not null,
+    self_influence_nats double,
     materialization_id bigint not null
 );
 
@@ -33,4 +34,6 @@ comment on column queries.gradient_norm is
 'Euclidean norm of that log-probability''s gradient over the attributed parameters.';
 comment on column queries.truncation_error is
 'What the gradient lost where it is stored at a lower rank, as a share of its norm, both in the norm of the damped inverse curvature that scores are products in; 0 if nothing.';
+comment on column queries.self_influence_nats is
+'First-order change of the completion''s log-probability, in nats, if prompt and completion were added once to the N training sequences of the generation, with the completion''s tokens alone carrying a loss; never negative, null in stores that earlier releases computed.';
 comment on column queries.materialization_id is 'The materialization that this row came from; see materializations.';

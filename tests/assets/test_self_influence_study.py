@@ -20,7 +20,7 @@ from tests import studies
 from tests.assets import test_ensembles as ensembles
 from tests.closeness import assert_same_scores
 from tests.oracles import ekfac as oracle
-from tests.oracles.readings import packed
+from tests.oracles.readings import QUESTIONS, packed, question, question_id
 
 ON = {"self_influence": True}
 OF_SHARDS = {f"self_influence[{shard}]" for shard in studies.SHARDS}
@@ -68,6 +68,29 @@ def test_it_is_the_oracles(plain):
     found = stored(plain)
     assert found.keys() == {text.key for text in texts}
     np.testing.assert_allclose([found[text.key] for text in texts], expected.numpy(), rtol=RELATIVE)
+
+
+def test_relative_influence_is_the_angle_between_gradients_in_the_metric_of_the_inverse(plain):
+    model = AutoModelForCausalLM.from_pretrained(plain.parent / "model", dtype=torch.float64)
+    model = model.eval().requires_grad_(False)
+    tokenizer = studies.tokenizer()
+    modules, texts = select_modules(model, "mlp"), list(packed(tokenizer))
+    asked = [question(row, tokenizer) for row in QUESTIONS]
+    curvature = oracle.dense_curvature(model, modules, texts, [t.tokens[1:].tolist() for t in texts], scale=0.1)
+    rows, _ = oracle.loss_gradients(model, modules, [*asked, *texts], sign=-1)
+    products = -sum(oracle.scores(curvature, rows, rows).values()).numpy() * len(rows) / len(texts)  # ∇Lᵀ(G+λI)⁻¹∇L/N
+    lengths = np.sqrt(products.diagonal())
+    cosines = -products / np.outer(lengths, lengths)  # a query's gradient is of its likelihood, not of a loss
+    found = studies.ask_sql(plain, "from relative_influence").rows(named=True)
+    assert len(found) == len(asked) * len(texts)
+    numbers = {row.get("query_id", question_id(row)): number for number, row in enumerate(QUESTIONS)}
+    places = {text.key: len(asked) + index for index, text in enumerate(texts)}
+    for row in found:
+        query, place = numbers[row["query_id"]], places[row["sequence_id"]]
+        assert row["cosine"] == pytest.approx(-cosines[query, place], rel=RELATIVE, abs=1e-9)
+        assert row["l_relatif"] == pytest.approx(-cosines[query, place] * lengths[query], rel=RELATIVE, abs=1e-9)
+    stored_norms = dict(studies.ask_sql(plain, "select query_id, self_influence_nats from queries").rows())
+    assert stored_norms == {name: pytest.approx(lengths[number] ** 2) for name, number in numbers.items()}
 
 
 @pytest.mark.parametrize(

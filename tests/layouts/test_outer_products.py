@@ -231,6 +231,7 @@ def test_a_wide_model_keeps_few_numbers_and_the_scores(tmp_path, monkeypatch):
     estimated = scores(runner, sequences, {"m": kept.layers(kept.all, "ekfac")}, 1, bases)["m"]
     # |⟨V − V_r, g⟩| ≤ ‖V − V_r‖ ‖g‖ in the norm of the damped inverse.
     norms = [norms_in_damped_inverse(runner, texts, curvature) for texts in (queries, sequences)]
+    np.testing.assert_allclose(np.sqrt(writer.squared_norms), norms[0], rtol=1e-9)
     bound = np.array(writer.truncation_errors)[:, None] * norms[0][:, None] * norms[1][None, :]
     assert (np.abs(estimated - expected) <= bound * (1 + 1e-9) + 1e-12).all()
     assert np.abs(estimated - expected).max() > 0
@@ -271,7 +272,7 @@ def test_a_layer_without_rows_has_no_gradient(tmp_path):
     artifact, writer = write(tmp_path / "none", runner, [], curvature)
     none = StoredQueries(artifact, runner, curvature)
     assert {V.shape[0] for V in none.layers(none.all, "ekfac").values()} == {0}
-    assert writer.norms == writer.truncation_errors == []
+    assert writer.norms == writer.squared_norms == writer.truncation_errors == []
 
 
 def test_methods_are_given_one_layer_at_a_time(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import inspect
 import random
 import re
 
+import numpy as np
 import pytest
 from sample_rows import ENSEMBLE, rows_of
 from scipy import stats
@@ -164,6 +165,19 @@ def test_normalised_scores(catalogue):
     ]  # fmt: skip
     assert [row["share_of_positive"] for row in found] == [0.8, 0.0, 0.2, None, None, None]
     assert [row["exceeds_what_remains"] for row in found] == [True, False, False, False, False, False]
+
+
+def test_relative_influence(catalogue):
+    """Self-influences are 5, 3 and 1 in the current generation, that of q1 is 4 and that of q2 is not stored."""
+    found = rows_of(catalogue, "from relative_influence order by query_id, sequence_id")
+    scores = np.array([[4.0, -1.0, 1.0], [-3.0, -2.0, -1.0]])
+    expected = (scores / np.sqrt([5.0, 3.0, 1.0])).ravel()
+    np.testing.assert_allclose([row["l_relatif"] for row in found], expected)
+    np.testing.assert_allclose([row["cosine"] for row in found[:3]], expected[:3] / 2)
+    assert [row["cosine"] for row in found[3:]] == [None] * 3
+    catalogue.execute("update self_influence set self_influence_nats = 0 where sequence_id = 1").complete()
+    (row,) = rows_of(catalogue, "from relative_influence where query_id = 'q1' and sequence_id = 1")
+    assert (row["l_relatif"], row["cosine"]) == (None, None)
 
 
 def test_a_documents_influence_is_that_of_its_own_parts(catalogue):
