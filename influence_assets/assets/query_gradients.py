@@ -5,8 +5,7 @@ one layer after the other make P of it when scores are computed; P of the others
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -20,14 +19,11 @@ from influence_assets.engine.shown import Shown, Table
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
 from influence_assets.layouts.token_settings import chat_template_content, token_settings
-from influence_assets.methods.method import AttributionMethod, MethodContext, TrainingSequences
 from influence_assets.methods.registry import methods_in_full
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
 if TYPE_CHECKING:
-    from influence_assets.capture.gradients import QueryOuterProducts
-    from influence_assets.capture.runner import Runner
     from influence_assets.maths.curvature import Curvature
 
 ROWS_SHOWN = 10
@@ -70,6 +66,7 @@ def _compute(work: Work) -> None:
     from influence_assets.layouts import factors, queries
     from influence_assets.layouts.model import runner as load_runner
     from influence_assets.layouts.outer_products import GradientWriter
+    from influence_assets.layouts.prepared_methods import PreparedMethods
     from influence_assets.maths.notation import accumulation_dtype
 
     file = work.workspace.query_file(str(work.partition.query_set))
@@ -80,7 +77,8 @@ def _compute(work: Work) -> None:
     runner = load_runner(work.workspace, model, work.progress, len(tokenized))
     curvature = factors.curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
     gradients = GradientWriter(work.draft, curvature, work.study.queries.rank)
-    methods = _MethodArrays(work, runner, curvature, len(tokenized))
+    methods = PreparedMethods(work, runner, curvature, list(rows["query_id"]))
+    generation = work.open("curvature").manifest.summary
     likelihoods: list[float] = []
     longest = max((len(query.tokens) for query in tokenized), default=0)
     for chunk in queries.chunks(len(tokenized), _held_bytes(work.study, curvature, longest)):
@@ -91,6 +89,7 @@ def _compute(work: Work) -> None:
         methods.append(found)
         del found  # before there are those of the next chunk
     gradients.finish()
+    methods.finish()
     starts = [query.completion_start for query in tokenized]
     work.draft.table(
         "queries",
@@ -100,11 +99,11 @@ def _compute(work: Work) -> None:
             pl.Series("log_probability_nats", likelihoods),
             pl.Series("gradient_norm", gradients.norms),
             pl.Series("truncation_error", gradients.truncation_errors),
+            pl.Series("self_influence_nats", gradients.squared_norms, pl.Float64) / generation["training_sequences"],
         ),
     )
     if notes:
         work.draft.summarise(notes=notes)
-    generation = work.open("curvature").manifest.summary
     work.draft.summarise(
         layers=list(curvature),
         queries=len(rows),
@@ -127,55 +126,6 @@ def _held_bytes(study: Study, curvature: "Mapping[str, Curvature]", tokens: int)
     shapes, itemsize = [layer.shape for layer in curvature.values()], dtype.itemsize
     in_full = V_AND_P * gradient_bytes(curvature, dtype) if methods_in_full(study) else 0
     return outer_product_bytes(tokens, shapes, itemsize) + in_full
-
-
-class _MethodArrays:
-    """A writer of P of the methods whose P is stored, chunk after chunk.
-
-    Args:
-        work: the work for the query set.
-        runner: runs the model.
-        curvature: the curvature of every layer.
-        queries: number of queries.
-    """
-
-    def __init__(self, work: Work, runner: "Runner", curvature: "Mapping[str, Curvature]", queries: int) -> None:
-        from influence_assets.maths.notation import accumulation_dtype
-
-        self._work = work
-        self._runner = runner
-        self._curvature = curvature
-        dtype = str(accumulation_dtype(runner.dtype)).removeprefix("torch.")
-        self._arrays = {
-            (method, name): work.draft.mappable_array(f"{name}.{method.name}", (queries, *layer.shape), dtype)
-            for method in methods_in_full(work.study)
-            for name, layer in curvature.items()
-        }
-
-    def append(self, gradients: "QueryOuterProducts") -> None:
-        """Prepare and write P of the next queries."""
-        import torch
-
-        for method in methods_in_full(self._work.study):
-            V = {
-                name: torch.stack([products.sum() for products in of_layer])
-                for name, of_layer in gradients.layers.items()
-            }
-            for name, P in method.prepare(V, self._context(method)).items():
-                self._arrays[method, name].append(P.cpu().numpy())
-
-    def _context(self, method: AttributionMethod) -> MethodContext:
-        from influence_assets.layouts.factors import bases_of
-        from influence_assets.layouts.sequences import shard_sequences
-
-        shards = self._work.open_all("token_sequences") if method.reads_training else []
-        runner = self._runner
-        return MethodContext(
-            replace(runner, progress=lambda _count: None),  # its passes must not count as progress
-            bases_of(self._curvature),
-            self._curvature if method.needs_curvature else {},
-            TrainingSequences([partial(shard_sequences, shard) for shard in shards]),
-        )
 
 
 def refuse_ids_of_other_sets(workspace: Workspace, file: SourceFile, queries: pl.DataFrame) -> None:

@@ -7,7 +7,7 @@ import pytest
 from influence_assets.engine.partitions import Partition
 from influence_assets.report.charts import png
 from influence_assets.report.page import Page, everything_shown, pages_of
-from influence_assets.report.pages import curvature_drift, score_distribution, spectra
+from influence_assets.report.pages import curvature_drift, score_distribution, solver_residuals, spectra
 from tests import studies
 from tests.hostile import TEXTS
 
@@ -64,6 +64,18 @@ def test_score_distributions_show_the_share_above_each_positive_score():
 @pytest.mark.parametrize("by_query", [{}, {"q": [-1.0, -2.0, 0.0]}])
 def test_score_distributions_without_a_positive_score_are_empty(by_query):
     assert drawn(score_distribution.chart(scores(by_query))) == {}
+
+
+def test_residuals_are_the_queries_median_between_their_quartiles():
+    values = {1: [0.5, 0.25, 1.0], 2: [0.125, 0.0, 0.25]}
+    rows = [(f"q{n}", "cg", step, float(step), 9, v) for step, of in values.items() for n, v in enumerate(of)]
+    columns = ["query_id", "method", "iteration", "passes", "sequences", "relative_residual"]
+    data = drawn(solver_residuals.chart(pl.DataFrame(rows, columns, orient="row")))
+    (points,) = data.values()
+    assert [(p["passes"], p["low"], p["median"], p["high"]) for p in points] == [
+        (1.0, 0.375, 0.5, 0.75),
+        (2.0, 0.15625, 0.1875, 0.21875),  # a residual of 0 is left out
+    ]
 
 
 def layer_drifts(layers, drift=0.1, threshold=0.2):

@@ -35,8 +35,8 @@ insert into sequence_documents values
 (1, 'd1', hash('d1'), 0, 6, 0, 15, 3), (1, 'd2', hash('d2'), 6, 8, 0, 3, 3),
 (2, 'd2', hash('d2'), 0, 6, 3, 15, 3), (3, 'd3', hash('d3'), 0, 6, 0, 9, 4);
 insert into queries values
-('q1', hash('q1'), 'q.jsonl', 1, 'p1', 'c1', '{"topic": "loops"}', 2, 1, -1.5, 3.0, 0.0, 5),
-('q2', hash('q2'), 'q.jsonl', 2, 'p2', 'c2', null, 2, 1, -2.5, 3.0, 0.0, 5);
+('q1', hash('q1'), 'q.jsonl', 1, 'p1', 'c1', '{"topic": "loops"}', 2, 1, -1.5, 3.0, 0.0, 4.0, 5),
+('q2', hash('q2'), 'q.jsonl', 2, 'p2', 'c2', null, 2, 1, -2.5, 3.0, 0.0, null, 5);
 create temp table scored as
 select *
 from (
@@ -57,6 +57,9 @@ insert into self_influence_parts values
 insert into baseline_scores
 select query_id, sequence_id, generation_id, 'gradient_dot', 10 * influence_nats, materialization_id
 from scored;
+insert into solver_residuals
+select query_id, 'conjugate_gradients', iteration, iteration, 3, 1 / iteration, -iteration, 5
+from queries, range(1, 3) as iterations (iteration);
 insert into outcomes
 select subset, seed, query_id, subset - seed, 12
 from range(2) as subsets (subset), range(1, 3) as seeds (seed), queries;

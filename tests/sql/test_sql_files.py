@@ -39,7 +39,7 @@ def test_the_tables_are_those_of_the_design():
             "generations",
         ),
         *("influence_scores", "part_scores", "baseline_scores", "layer_influence", "token_influence"),
-        *("self_influence", "self_influence_parts"),
+        *("self_influence", "self_influence_parts", "solver_residuals"),
         *("materializations", "materialization_inputs", "catalogue"),
         *("trained_documents", "tombstones", "partition_states", "layer_drift"),
         *("outcomes", "removal_outcomes", "evaluations", "evaluations_by_query", "fitted_calibration"),

@@ -1,0 +1,55 @@
+"""A study that scores with conjugate gradients: what it stores of their residuals."""
+
+import pytest
+
+from influence_assets.assets import open_workspace
+from influence_assets.report.page import pages_of
+from influence_assets.storage.catalogue import run_checks
+from influence_assets.study import Study
+from tests import studies
+
+
+@pytest.fixture(scope="module")
+def solved(tmp_path_factory):
+    scores = {"baselines": ["conjugate_gradients", "gradient_dot"], "self_influence": True}
+    study = studies.lay_out(tmp_path_factory.mktemp("solved"), scores=scores)
+    studies.compute(study)
+    return study
+
+
+def test_every_query_has_the_residual_of_every_iteration(solved):
+    rows = studies.ask_sql(solved, "select query_id, method, iteration, passes from solver_residuals").rows()
+    queries = studies.ask_sql(solved, "select query_id from queries")["query_id"].to_list()
+    assert len(queries) == 3
+    assert set(rows) == {(query, "conjugate_gradients", step, step) for query in queries for step in (1, 2, 3)}
+    (drawn,) = studies.ask_sql(solved, "select distinct sequences from solver_residuals")["sequences"]
+    assert drawn == studies.ask_sql(solved, "select count(*) from sequences").item()
+
+
+def test_the_objective_falls_and_says_how_much_of_a_score_is_left(solved):
+    rows = studies.ask_sql(solved, "from solver_residuals order by query_id, iteration").partition_by("query_id")
+    for of_query in rows:
+        assert (of_query["objective"] < 0).all()
+        assert (of_query["objective"].diff().drop_nulls() < 0).all()
+
+
+def test_the_catalogue_is_whole(solved):
+    violations = run_checks(open_workspace(Study.load(solved)).catalogue)
+    assert [name for name, rows in violations.items() if rows.height] == []
+
+
+def test_a_later_shard_makes_them_anew_and_leaves_none_of_before(solved, tmp_path):
+    study = studies.copied(solved, tmp_path)
+    before = studies.ask_sql(study, "select relative_residual from solver_residuals order by all")
+    studies.write_extra(study)
+    assert {f"query_gradients[{name}]" for name in studies.QUERY_SETS} <= set(studies.compute(study))
+    after = studies.ask_sql(study, "select relative_residual from solver_residuals order by all")
+    assert after.height == before.height
+    assert not after.equals(before)
+    studies.assert_no_stale_row(study)
+
+
+def test_they_are_drawn(solved):
+    (page,) = pages_of("query_gradients")
+    first = studies.artifact(solved, "query_gradients", query_set=studies.FIRST)
+    assert page.draw(first).startswith(b"\x89PNG")
