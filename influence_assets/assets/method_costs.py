@@ -2,7 +2,7 @@
 
 One pass is a forward and a backward pass of the model over every sequence. Work is counted as operations, as
 `influence plan` counts it, and divided by those of one pass, so that it says the same on every machine. What is made of
-the queries alone, one pass of each, is not counted.
+the queries alone, one pass of each, is not counted. Of a method that stops early, all iterations are.
 """
 
 from collections.abc import Iterable
@@ -28,9 +28,9 @@ class MethodCost:
     """What a method's scores cost.
 
     Args:
-        passes: the operations of its scores of all queries and sequences, and of the curvature if it uses one, over
-            those of one pass over the corpus; None if they are not counted, as of a method that reads training
-            sequences to prepare its queries.
+        passes: the operations of its scores of all queries and sequences, of preparing its queries, and of the
+            curvature if it uses one, over those of one pass over the corpus; None if they are not counted, as of a
+            method that reads training sequences to prepare its queries and does not declare how many.
         bytes: what is kept for them: scores, query gradients, and the curvature if it uses one.
     """
 
@@ -60,6 +60,27 @@ def fitting_operations(shape: "ModelShape", fitted: int) -> int:
     return fitted * of_sequence + sum(layer.decomposition() for layer in shape.layers)
 
 
+def preparing_operations(
+    shape: "ModelShape", method: AttributionMethod, queries: int, calls: int, sequences: int
+) -> float | None:
+    """Count the operations of preparing a method's queries from training sequences; None if it does not declare them.
+
+    Args:
+        shape: the shape of the model and of a training sequence.
+        method: the method.
+        queries: the number of queries.
+        calls: how often some of them are prepared together.
+        sequences: the number of training sequences.
+    """
+    if not method.reads_training:
+        return 0.0
+    if method.passes is None:
+        return None
+    passes, shared = method.passes(None, sequences), shape.forward + shape.head
+    along_vectors = queries * passes.of_query + calls * passes.of_call
+    return along_vectors * shape.gauss_newton() + calls * (passes.of_query + passes.of_call) * shared
+
+
 def method_costs(work: Work) -> dict[str, MethodCost]:
     """Return the cost of each of the study's methods.
 
@@ -80,7 +101,9 @@ def method_costs(work: Work) -> dict[str, MethodCost]:
         if method.needs_curvature:
             operations += fitting_operations(shape, fitted)
             kept += sum(manifest.bytes for manifest in curvature)
-        costs[method.name] = MethodCost(None if method.reads_training else operations / one_pass, kept)
+        preparing = preparing_operations(shape, method, asked, len(queries), sequences)
+        passes = None if preparing is None else (operations + preparing) / one_pass
+        costs[method.name] = MethodCost(passes, kept)
     return costs
 
 

@@ -4,12 +4,14 @@ The gradient is stored as the outer products of the query's tokens, or in full w
 one layer after the other make P of it when scores are computed; P of the others is stored too.
 """
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from influence_assets.assets.method_costs import preparing_operations
 from influence_assets.corpus.queries import read_query_set
 from influence_assets.corpus.sources import SourceFile
 from influence_assets.engine.costs import Cost
@@ -165,18 +167,27 @@ def _cost(sizes: Any, partition: Partition) -> Cost:
     for tokens in lengths:  # the last has no gradient
         stored = stored_bytes(tokens - 1, shapes, itemsize, rank)
         cost += Cost(shape.passes() + shape.outer_products(tokens - 1), stored)
+    calls, sequences = math.ceil(len(lengths) / _queries_at_once(sizes)[0]), sizes.all_sequences()
+    for method in methods_in_full(sizes.study):
+        cost += Cost(preparing_operations(sizes.shape, method, len(lengths), calls, sequences) or 0.0)
     return cost
 
 
 def _memory(sizes: Any) -> int:
+    at_once, each = _queries_at_once(sizes)
+    held = min(max(map(sizes.queries, sizes.query_tokens), default=0), at_once) * each
+    return int(sizes.pass_memory(sum(map(sizes.curvature_bytes, sizes.shape.layers)) + held))
+
+
+def _queries_at_once(sizes: Any) -> tuple[int, int]:
+    """Return how many queries are in memory at a time at most, and the bytes of each."""
     from influence_assets.layouts import LARGEST_QUERIES_BYTES
     from influence_assets.layouts.outer_products import outer_product_bytes
 
     longest = max((tokens for lengths in sizes.query_tokens.values() for tokens in lengths), default=0)
     each = outer_product_bytes(longest, _shapes(sizes), sizes.shape.sums_itemsize)
     each += V_AND_P * sizes.gradient_bytes if methods_in_full(sizes.study) else 0
-    at_once = min(max(map(sizes.queries, sizes.query_tokens), default=0), max(1, LARGEST_QUERIES_BYTES // max(1, each)))
-    return int(sizes.pass_memory(sum(map(sizes.curvature_bytes, sizes.shape.layers)) + at_once * each))
+    return max(1, LARGEST_QUERIES_BYTES // max(1, each)), each
 
 
 def _shapes(sizes: Any) -> list[tuple[int, int]]:

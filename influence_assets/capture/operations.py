@@ -196,6 +196,15 @@ class ModelShape:
         """Count the operations of one forward pass and one full backward pass."""
         return 3 * (self.forward + self.head)
 
+    def gauss_newton(self) -> int:
+        """Count the operations of a product of the Gauss-Newton Hessian of one sequence with one vector.
+
+        A forward pass carries the vector along, which costs about what a backward pass does; a backward pass takes the
+        curved result back to every layer's gradient. The pass that all vectors of a batch share is not counted.
+        """
+        of_passes = self.forward + 2 * self.backward + 3 * self.head * self.tokens // max(1, self.tokens - 1)
+        return of_passes + self.gradients() + self.rotated_gradients()
+
     @property
     def sequence_bytes(self) -> int:
         """The most bytes that a sequence takes during a pass, see `batch_size`."""

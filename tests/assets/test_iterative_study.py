@@ -1,8 +1,14 @@
 """A study that scores with conjugate gradients: what it stores of their residuals."""
 
+from dataclasses import replace
+
 import pytest
 
 from influence_assets.assets import open_workspace
+from influence_assets.assets.method_costs import preparing_operations
+from influence_assets.assets.study_sizes import StudySizes
+from influence_assets.forecast.estimates import estimates
+from influence_assets.methods.registry import attribution_methods
 from influence_assets.report.page import pages_of
 from influence_assets.storage.catalogue import run_checks
 from influence_assets.study import Study
@@ -53,3 +59,22 @@ def test_they_are_drawn(solved):
     (page,) = pages_of("query_gradients")
     first = studies.artifact(solved, "query_gradients", query_set=studies.FIRST)
     assert page.draw(first).startswith(b"\x89PNG")
+
+
+def test_the_plan_counts_its_passes_over_the_training_sequences(tmp_path):
+    """Three products of each of 3 queries' vectors with all sequences, in one call for each of the 2 query sets."""
+    sections = {"scores": {"baselines": ["conjugate_gradients"]}}
+    sizes = [StudySizes(studies.versions_of(studies.lay_out(tmp_path / str(len(s)), **s))) for s in ({}, sections)]
+    without, with_it = (
+        next(stage.operations for stage in estimates(each) if stage.asset.name == "query_gradients") for each in sizes
+    )
+    shape, sequences = sizes[1].shape, sizes[1].all_sequences()
+    shared = 2 * 3 * sequences * (shape.forward + shape.head)
+    assert with_it - without == pytest.approx(3 * 3 * sequences * shape.gauss_newton() + shared)
+
+
+def test_what_a_method_does_not_declare_is_unknown_rather_than_nothing(solved):
+    sizes, methods = StudySizes(studies.versions_of(solved)), attribution_methods()
+    undeclared = replace(methods["conjugate_gradients"], passes=None)
+    assert preparing_operations(sizes.shape, undeclared, 3, 1, 8) is None
+    assert preparing_operations(sizes.shape, methods["ekfac"], 3, 1, 8) == 0

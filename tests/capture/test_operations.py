@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from influence_assets.capture.batch_size import sequence_bytes
 from influence_assets.capture.correction import CorrectionTotals, eigenvalue_corrections
 from influence_assets.capture.covariance import CovarianceTotals, covariances
+from influence_assets.capture.gauss_newton import gauss_newton_products
 from influence_assets.capture.gradients import query_gradients, query_outer_products
 from influence_assets.capture.losses import LabelSampler, plain_head
 from influence_assets.capture.low_rank import covariance_sketches, low_rank_corrections
@@ -123,6 +124,21 @@ def test_everything_of_a_shard_in_one_pass(counted, labels):
     each = shape.passes(kinds) + shape.covariances() + kinds * shape.rotated_gradients()
     expected = SEQUENCES * (each + shape.contractions(QUERIES) + shape.contractions(QUERIES))  # of sketches, of scores
     assert real == pytest.approx(expected, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+def test_products_of_the_gauss_newton_hessian(counted, vectors):
+    """Each vector's own passes, the forward pass that they share, and the rotation of the vectors, once a product.
+
+    Of these short sequences, attention is a large part, which forward-mode differentiation does by other products.
+    """
+    bases, shape = {name: layer.basis for name, layer in curvature(counted).items()}, counted.shape
+    V = {m.name: torch.ones(vectors, m.output_width, m.input_width).double() for m in counted.runner.modules}
+    real, _ = counted.of(gauss_newton_products, counted.runner, [counted.sequences], V, bases)
+    shared = shape.forward + shape.head * shape.tokens / (shape.tokens - 1)
+    rotated = sum(2 * d_out * d_in * (d_out + d_in) for d_out, d_in in ((m.d_out, m.d_in) for m in shape.layers))
+    expected = SEQUENCES * (shared + vectors * shape.gauss_newton()) + vectors * rotated
+    assert real == pytest.approx(expected, rel=0.05)
 
 
 def test_the_memory_of_a_sequence_is_the_one_that_is_measured(counted):
