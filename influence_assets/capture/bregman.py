@@ -24,7 +24,7 @@ from influence_assets.capture.likelihoods import log_probabilities
 from influence_assets.capture.losses import log_likelihoods
 from influence_assets.capture.runner import Runner
 from influence_assets.maths.curvature import Curvature
-from influence_assets.maths.lbfgs import Minimum, minimised
+from influence_assets.maths.lbfgs import Minimum, Search, minimised
 from influence_assets.maths.solvers import Vectors
 from influence_assets.models.layers.rule import AttributedLayer
 
@@ -70,7 +70,11 @@ class ProximalBregman:
             self._said = list(self._log_probabilities())
 
     def response(
-        self, added: Sequences, queries: Sequences, ε: float, *, tolerance: float = 1e-5, iterations: int = 100
+        self,
+        added: Sequences,
+        queries: Sequences,
+        ε: float,
+        search: Search = Search(),  # noqa: B008  # it is frozen
     ) -> Response:
         """Return how the model responds if a sequence is added with weight ε; the model is afterwards as it was.
 
@@ -78,16 +82,15 @@ class ProximalBregman:
             added: the sequence z, one row.
             queries: the queries.
             ε: 1/N for one more copy, −1/N for one less.
-            tolerance: of the gradient's norm, as a share of ‖ε ∇L(z)‖.
-            iterations: the largest number of steps.
+            search: how long the minimum is searched for; at the start, the gradient is ε ∇L(z).
         """
-        minimum = self.minimum(added, ε, tolerance=tolerance, iterations=iterations)
+        minimum = self.minimum(added, ε, search)
         before = log_probabilities(self._runner.model, queries)
         with self._moved(minimum.x):
             after = log_probabilities(self._runner.model, queries)
         return Response(after - before, minimum.relative_gradient, minimum.iterations, minimum.evaluations)
 
-    def minimum(self, added: Sequences, ε: float, *, tolerance: float, iterations: int) -> Minimum:
+    def minimum(self, added: Sequences, ε: float, search: Search) -> Minimum:
         """Return θ_ε − θ_s, [1, d_out, d_in] in the coordinates of the layers' bases; arguments as in `response`."""
         loss_before = -float(log_probabilities(self._runner.model, added).sum())
         zero = {
@@ -106,7 +109,7 @@ class ProximalBregman:
                 value += λ / 2 * float(x.square().sum())
             return value, gradient
 
-        return minimised(objective, self._preconditioned, zero, tolerance=tolerance, iterations=iterations)
+        return minimised(objective, self._preconditioned, zero, search)
 
     def loss_gradient(self, added: Sequences) -> Vectors:
         """Return ∇L(z) at θ_s, [1, d_out, d_in] in the coordinates of the layers' bases."""
@@ -125,9 +128,14 @@ class ProximalBregman:
         return value, gradient
 
     def _divergences(self) -> Iterator[Tensor]:
-        """Yield Σ KL(p_s ‖ p_θ) / M of each batch."""
+        """Yield Σ KL(p_s ‖ p_θ) / M of each batch.
+
+        With Δ = log p_θ − log p_s it is Σ p_s (e^Δ − 1 − Δ), because Σ p_s e^Δ is 1. In this form no term is negative,
+        and what is of first order in Δ, which is much larger than the sum, cancels word by word.
+        """
         for said, logp in zip(self._said, self._log_probabilities(), strict=True):
-            yield (said.exp() * (said - logp)).sum() / len(self._fitted)
+            Δ = logp - said
+            yield (said.exp() * (torch.expm1(Δ) - Δ)).sum() / len(self._fitted)
 
     def _log_probabilities(self) -> Iterator[Tensor]:
         """Yield log p [position, word] at the counted positions of each batch."""
@@ -154,8 +162,7 @@ class ProximalBregman:
                 value += float(part.detach())
         by_parameter = dict(zip(parameters, totals, strict=True))
         matrices = {
-            layer.name: layer.as_matrix({name: by_parameter[p] for name, p in _own(layer).items()})
-            for layer in layers
+            layer.name: layer.as_matrix({name: by_parameter[p] for name, p in _own(layer).items()}) for layer in layers
         }
         return value, {
             name: self._curvature[name].basis.rotate(matrix[None].clone()) for name, matrix in matrices.items()

@@ -18,9 +18,6 @@ from influence_assets.maths.solvers import Vectors, inner_products
 Objective = Callable[[Vectors], tuple[float, Vectors]]
 """Returns the value at x, and its gradient."""
 
-HISTORY = 12
-"""How many of the last steps the curvature is estimated from."""
-
 FLATTER = 0.5
 """A step is long enough once the slope is this share of that at its beginning, or less."""
 
@@ -32,6 +29,21 @@ ROUNDING = 1e-10
 
 TRIES = 20
 """The most evaluations in one direction."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How long a minimum is searched for.
+
+    Args:
+        tolerance: it ends once the gradient's norm is at most this share of that at the start.
+        iterations: the largest number of steps.
+        history: how many of the last steps the curvature is estimated from; each takes the memory of two vectors.
+    """
+
+    tolerance: float = 1e-3
+    iterations: int = 200
+    history: int = 20
 
 
 @dataclass(frozen=True)
@@ -65,23 +77,19 @@ def minimised(
     objective: Objective,
     precondition: Callable[[Vectors], Vectors],
     start: Mapping[str, Tensor],
-    *,
-    tolerance: float,
-    iterations: int,
+    search: Search,
 ) -> Minimum:
     """Return the minimum of a smooth function, or how far it was approached.
 
     The first direction is −M ∇J with M the preconditioner; later ones correct M by what the last steps showed of the
-    curvature. It ends once the gradient's norm is at most `tolerance` times that at the start, or if no step along the
-    direction goes down any more, because of rounding.
+    curvature. It ends early if no step along the direction goes down any more, because of rounding.
 
     Args:
         objective: J; it is called with new vectors, which it may keep.
         precondition: M, symmetric and positive definite, about the inverse of the Hessian; what it is given stays as it
             is.
         start: where to begin.
-        tolerance: of the gradient's norm.
-        iterations: the largest number of steps.
+        search: how long it is searched for.
     """
     counted = 0
 
@@ -92,9 +100,13 @@ def minimised(
         return _Point(x, value, gradient, 0.0 if direction is None else _dot(gradient, direction))
 
     point = evaluated(dict(start))
-    first, pairs, done = math.sqrt(_dot(point.gradient, point.gradient)), deque[tuple[Vectors, Vectors]](), 0
+    first, pairs, done = (
+        math.sqrt(_dot(point.gradient, point.gradient)),
+        deque[tuple[Vectors, Vectors]](maxlen=search.history),
+        0,
+    )
     relative = 1.0 if first else 0.0
-    while done < iterations and relative > tolerance:
+    while done < search.iterations and relative > search.tolerance:
         direction = _direction(point.gradient, pairs, precondition)
         found = _step(evaluated, point, direction)
         if found is None:
@@ -102,8 +114,6 @@ def minimised(
         s, y = (_plus(getattr(found, part), -1.0, getattr(point, part)) for part in ("x", "gradient"))
         if _dot(s, y) > 0:
             pairs.append((s, y))
-            if len(pairs) > HISTORY:
-                pairs.popleft()
         point, done = found, done + 1
         relative = math.sqrt(_dot(point.gradient, point.gradient)) / first
     return Minimum(point.x, point.value, relative, done, counted)
@@ -127,9 +137,7 @@ def _direction(
     return _times(r, -1.0)
 
 
-def _step(
-    evaluated: Callable[[Vectors, Vectors], _Point], start: _Point, direction: Vectors
-) -> _Point | None:
+def _step(evaluated: Callable[[Vectors, Vectors], _Point], start: _Point, direction: Vectors) -> _Point | None:
     """Return a point along the direction at which the slope is flat enough; None if none is found."""
     slope = _dot(start.gradient, direction)
     if not slope < 0:

@@ -12,6 +12,7 @@ from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.runner import Runner
 from influence_assets.capture.scores import scores
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
+from influence_assets.maths.lbfgs import Search
 from influence_assets.methods.method import MethodContext, TrainingSequences
 from influence_assets.methods.registry import attribution_methods
 from influence_assets.models.layers.selection import select_modules
@@ -52,18 +53,18 @@ def flat(by_layer, layers):
     return torch.cat([by_layer[layer.name].flatten(1) for layer in layers], 1)
 
 
-def test_for_small_weights_it_is_exact_gauss_newton_influence(system):
+def test_for_small_weights_it_is_exact_gauss_newton_influence():
+    system = System(sequences=8, scale=0.5)
     layers = system.runner.modules
     λ = torch.cat([torch.full((m.parameters,), system.curvature[m.name].λ, dtype=torch.float64) for m in layers])
     damped = dense_gauss_newton(system.model, layers, [system.training]) + torch.diag(λ)
     f = flat(oracle.gradients(system.model, layers, system.queries, sign=+1)[0], layers)
     g = flat(oracle.gradients(system.model, layers, system.added(3), sign=-1)[0], layers)
     expected = -(f @ torch.linalg.solve(damped, g.T))[:, 0]
-    ε = 1e-4
-    more, less = (
-        system.bregman.response(system.added(3), system.queries, sign * ε, tolerance=1e-8) for sign in (1, -1)
-    )
-    assert max(more.relative_gradient, less.relative_gradient) <= 1e-8
+    ε = 2e-4
+    search = Search(tolerance=1e-6, iterations=400, history=60)
+    more, less = (system.bregman.response(system.added(3), system.queries, sign * ε, search) for sign in (1, -1))
+    assert max(more.relative_gradient, less.relative_gradient) <= 1e-6
     # What is of second order in ε cancels between a copy more and a copy less.
     found = (more.changes - less.changes) / (2 * ε)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
@@ -94,8 +95,8 @@ def test_where_it_stops_the_objective_is_flat_and_lower(system):
     """A whole copy more, which moves the model far enough for the objective to be no quadratic."""
     row, ε, kept = 5, 1 / N, {"said": {}, "weights": {}}
     before = plain_objective(system, row, ε, kept)
-    minimum = system.bregman.minimum(system.added(row), ε, tolerance=1e-7, iterations=200)
-    assert minimum.relative_gradient <= 1e-7
+    minimum = system.bregman.minimum(system.added(row), ε, Search(1e-6, 300, 60))
+    assert minimum.relative_gradient <= 1e-6
     parameters = list(parameters_of(system.runner.modules))
     with oracle.Unfrozen(system.runner.modules):
         first = torch.autograd.grad(plain_objective(system, row, ε, kept), parameters)
@@ -110,19 +111,19 @@ def test_where_it_stops_the_objective_is_flat_and_lower(system):
 
 def test_the_model_is_afterwards_as_it_was(system):
     before = {name: p.clone() for name, p in system.model.named_parameters()}
-    said = system.bregman.response(system.added(0), system.queries, 1 / N)
+    said = system.bregman.response(system.added(0), system.queries, 1 / N, Search(0.1))
     assert all(torch.equal(before[name], p) for name, p in system.model.named_parameters())
     assert not any(p.requires_grad for p in system.model.parameters())
-    again = system.bregman.response(system.added(0), system.queries, 1 / N)
+    again = system.bregman.response(system.added(0), system.queries, 1 / N, Search(0.1))
     np.testing.assert_array_equal(said.changes, again.changes)
 
 
 def test_a_copy_of_a_query_helps_it(system):
     """The sign: the loss of what is added falls."""
     query = system.queries.take(np.array([1]))
-    said = system.bregman.response(query, system.queries, 1 / N)
+    said = system.bregman.response(query, system.queries, 1 / N, Search(0.1))
     assert said.changes[1] > 0
-    less = system.bregman.response(query, system.queries, -1 / N)
+    less = system.bregman.response(query, system.queries, -1 / N, Search(0.1))
     assert less.changes[1] < 0
 
 
@@ -130,19 +131,19 @@ def test_a_copy_of_a_query_helps_it(system):
 def test_influence_functions_agree_with_it_in_the_order_of_the_paper():
     """Bae et al. 2022, Table 2, and Grosse et al. 2023, Figure 2: with curvature more than without."""
     system = System(width=8, scale=0.3)
-    context = MethodContext(
-        system.runner, system.bases, system.curvature, TrainingSequences([lambda: system.training])
-    )
+    context = MethodContext(system.runner, system.bases, system.curvature, TrainingSequences([lambda: system.training]))
     V = query_gradients(system.runner, system.queries, system.bases).layers
     P = {
         name: attribution_methods()[name].prepare({layer: v.clone() for layer, v in V.items()}, context)
         for name in ("gradient_dot", "ekfac", "conjugate_gradients")
     }
     found = scores(system.runner, system.training, P, N, system.bases)
-    rows = [system.bregman.response(system.added(row), system.queries, 1 / N).changes for row in range(N)]
-    responses = np.stack(rows, 1)
+    chosen, search = range(12), Search(1e-2)
+    responses = np.stack(
+        [system.bregman.response(system.added(row), system.queries, 1 / N, search).changes for row in chosen], 1
+    )
     agreement = {
-        name: np.mean([pearsonr(of, said).statistic for of, said in zip(values, responses, strict=True)])
+        name: np.mean([pearsonr(of, said).statistic for of, said in zip(values[:, chosen], responses, strict=True)])
         for name, values in found.items()
     }
     assert agreement["gradient_dot"] < agreement["ekfac"] < agreement["conjugate_gradients"], agreement
@@ -167,8 +168,8 @@ def test_matrices_go_back_to_where_they_came_from(name, modules):
 
 def test_what_it_cannot_do_is_refused():
     system = System(sequences=3)
+    nothing = cases.Sequences(system.training.tokens, np.ones(3, np.int32), system.training.keys)
     with pytest.raises(ValueError, match="carries a loss"):
-        nothing = cases.Sequences(system.training.tokens, np.ones(3, np.int32), system.training.keys)
         ProximalBregman(system.runner, system.curvature, nothing)
     system.model.float()
     with pytest.raises(ValueError, match="float64"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from influence_assets.maths.lbfgs import minimised
+from influence_assets.maths.lbfgs import Search, minimised
 
 SHAPES = {"first": (2, 3), "second": (4, 1)}
 WIDTH = 10
@@ -59,9 +59,7 @@ def softened(x):
 @pytest.mark.parametrize("preconditioner", [torch.eye(WIDTH, dtype=torch.float64), B], ids=["none", "another matrix"])
 @pytest.mark.parametrize("function", [quadratic, rosenbrock, softened], ids=lambda function: function.__name__)
 def test_it_is_scipys_minimum(function, preconditioner):
-    found = minimised(
-        objective(function), lambda X: shaped(preconditioner @ flat(X)), ZERO, tolerance=1e-9, iterations=400
-    )
+    found = minimised(objective(function), lambda X: shaped(preconditioner @ flat(X)), ZERO, Search(1e-9, 400))
     assert found.relative_gradient <= 1e-9
     expected = minimize(
         lambda x: float(function(torch.from_numpy(x))),
@@ -76,13 +74,13 @@ def test_it_is_scipys_minimum(function, preconditioner):
 
 def test_with_the_inverse_hessian_one_step_is_enough():
     inverse = torch.linalg.inv(A)
-    found = minimised(objective(quadratic), lambda X: shaped(inverse @ flat(X)), ZERO, tolerance=1e-9, iterations=9)
+    found = minimised(objective(quadratic), lambda X: shaped(inverse @ flat(X)), ZERO, Search(1e-9, 9))
     assert (found.iterations, found.evaluations) == (1, 2)
     torch.testing.assert_close(flat(found.x), torch.linalg.solve(A, V))
 
 
 def test_it_says_how_far_it_came():
-    found = minimised(objective(rosenbrock), dict, ZERO, tolerance=1e-9, iterations=3)
+    found = minimised(objective(rosenbrock), dict, ZERO, Search(1e-9, 3))
     assert found.iterations == 3
     gradient = flat(objective(rosenbrock)(found.x)[1])
     first = flat(objective(rosenbrock)(ZERO)[1])
@@ -98,10 +96,10 @@ def test_values_that_are_rounded_do_not_keep_it_from_the_minimum():
         value, gradient = objective(lambda x: scale * quadratic(x))(X)
         return round(value, 6), gradient
 
-    found = minimised(rounded, lambda X: {n: x / scale for n, x in X.items()}, ZERO, tolerance=1e-4, iterations=100)
+    found = minimised(rounded, lambda X: {n: x / scale for n, x in X.items()}, ZERO, Search(1e-4, 100))
     assert found.relative_gradient <= 1e-4
 
 
 def test_where_it_begins_at_the_minimum_it_stays():
-    found = minimised(objective(lambda x: x @ A @ x / 2), dict, ZERO, tolerance=1e-9, iterations=9)
+    found = minimised(objective(lambda x: x @ A @ x / 2), dict, ZERO, Search(1e-9, 9))
     assert (found.iterations, found.relative_gradient) == (0, 0.0)
