@@ -1,12 +1,11 @@
 """The asset `query_gradients`: ∇ log p(completion given prompt) of every query of a set.
 
-The gradient is stored as the outer products of the query's tokens, or in full where that is smaller. Methods that take
-one layer after the other make P of it when scores are computed; P of the others is stored too.
+The gradient is stored as the outer products of the query's tokens, or in full where that is smaller. Methods make P of
+it, when scores are computed or as `method_vectors`.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -20,35 +19,22 @@ from influence_assets.engine.shown import Shown, Table
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
 from influence_assets.layouts.token_settings import chat_template_content, token_settings
-from influence_assets.methods.method import AttributionMethod, MethodContext, TrainingSequences
-from influence_assets.methods.registry import methods_in_full
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
 if TYPE_CHECKING:
-    from influence_assets.capture.gradients import QueryOuterProducts
-    from influence_assets.capture.runner import Runner
     from influence_assets.maths.curvature import Curvature
 
 ROWS_SHOWN = 10
 
-V_AND_P = 2
-"""The gradients in full that are in memory for a method whose P is stored."""
-
 
 def _settings(study: Study) -> Mapping[str, Any]:
-    in_full = {method.name: method.code_version for method in methods_in_full(study)}
     rank = study.queries.rank
     return {
         "dtype": study.model.dtype,
-        **({"methods": in_full} if in_full else {}),
         **({} if rank is None else {"rank": rank}),
         **token_settings(study, study.queries),
     }
-
-
-def _uses(study: Study, name: str) -> bool:
-    return name != "token_sequences" or any(method.reads_training for method in methods_in_full(study))
 
 
 def _source_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
@@ -80,7 +66,6 @@ def _compute(work: Work) -> None:
     runner = load_runner(work.workspace, model, work.progress, len(tokenized))
     curvature = factors.curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
     gradients = GradientWriter(work.draft, curvature, work.study.queries.rank)
-    methods = _MethodArrays(work, runner, curvature, len(tokenized))
     likelihoods: list[float] = []
     longest = max((len(query.tokens) for query in tokenized), default=0)
     for chunk in queries.chunks(len(tokenized), _held_bytes(work.study, curvature, longest)):
@@ -88,7 +73,6 @@ def _compute(work: Work) -> None:
         found = query_outer_products(runner, sequences, factors.bases_of(curvature))
         likelihoods += found.log_probabilities.tolist()
         gradients.append(found)
-        methods.append(found)
         del found  # before there are those of the next chunk
     gradients.finish()
     starts = [query.completion_start for query in tokenized]
@@ -120,62 +104,10 @@ def _held_bytes(study: Study, curvature: "Mapping[str, Curvature]", tokens: int)
     import torch
 
     from influence_assets.layouts.outer_products import outer_product_bytes
-    from influence_assets.layouts.queries import gradient_bytes
     from influence_assets.maths.notation import accumulation_dtype
 
     dtype = accumulation_dtype(getattr(torch, study.model.dtype))
-    shapes, itemsize = [layer.shape for layer in curvature.values()], dtype.itemsize
-    in_full = V_AND_P * gradient_bytes(curvature, dtype) if methods_in_full(study) else 0
-    return outer_product_bytes(tokens, shapes, itemsize) + in_full
-
-
-class _MethodArrays:
-    """A writer of P of the methods whose P is stored, chunk after chunk.
-
-    Args:
-        work: the work for the query set.
-        runner: runs the model.
-        curvature: the curvature of every layer.
-        queries: number of queries.
-    """
-
-    def __init__(self, work: Work, runner: "Runner", curvature: "Mapping[str, Curvature]", queries: int) -> None:
-        from influence_assets.maths.notation import accumulation_dtype
-
-        self._work = work
-        self._runner = runner
-        self._curvature = curvature
-        dtype = str(accumulation_dtype(runner.dtype)).removeprefix("torch.")
-        self._arrays = {
-            (method, name): work.draft.mappable_array(f"{name}.{method.name}", (queries, *layer.shape), dtype)
-            for method in methods_in_full(work.study)
-            for name, layer in curvature.items()
-        }
-
-    def append(self, gradients: "QueryOuterProducts") -> None:
-        """Prepare and write P of the next queries."""
-        import torch
-
-        for method in methods_in_full(self._work.study):
-            V = {
-                name: torch.stack([products.sum() for products in of_layer])
-                for name, of_layer in gradients.layers.items()
-            }
-            for name, P in method.prepare(V, self._context(method)).items():
-                self._arrays[method, name].append(P.cpu().numpy())
-
-    def _context(self, method: AttributionMethod) -> MethodContext:
-        from influence_assets.layouts.factors import bases_of
-        from influence_assets.layouts.sequences import shard_sequences
-
-        shards = self._work.open_all("token_sequences") if method.reads_training else []
-        runner = self._runner
-        return MethodContext(
-            replace(runner, progress=lambda _count: None),  # its passes must not count as progress
-            bases_of(self._curvature),
-            self._curvature if method.needs_curvature else {},
-            TrainingSequences([partial(shard_sequences, shard) for shard in shards]),
-        )
+    return outer_product_bytes(tokens, [layer.shape for layer in curvature.values()], dtype.itemsize)
 
 
 def refuse_ids_of_other_sets(workspace: Workspace, file: SourceFile, queries: pl.DataFrame) -> None:
@@ -210,8 +142,7 @@ def _cost(sizes: Any, partition: Partition) -> Cost:
 
     shape, lengths = sizes.query_shape, sizes.query_tokens[str(partition.query_set)]
     shapes, itemsize, rank = _shapes(sizes), shape.sums_itemsize, sizes.study.queries.rank
-    in_full = len(methods_in_full(sizes.study)) * sizes.gradient_bytes
-    cost = Cost(bytes=len(lengths) * in_full)
+    cost = Cost(bytes=0)
     for tokens in lengths:  # the last has no gradient
         stored = stored_bytes(tokens - 1, shapes, itemsize, rank)
         cost += Cost(shape.passes() + shape.outer_products(tokens - 1), stored)
@@ -224,7 +155,6 @@ def _memory(sizes: Any) -> int:
 
     longest = max((tokens for lengths in sizes.query_tokens.values() for tokens in lengths), default=0)
     each = outer_product_bytes(longest, _shapes(sizes), sizes.shape.sums_itemsize)
-    each += V_AND_P * sizes.gradient_bytes if methods_in_full(sizes.study) else 0
     at_once = min(max(map(sizes.queries, sizes.query_tokens), default=0), max(1, LARGEST_QUERIES_BYTES // max(1, each)))
     return int(sizes.pass_memory(sum(map(sizes.curvature_bytes, sizes.shape.layers)) + at_once * each))
 
@@ -255,9 +185,8 @@ ASSET = AssetDefinition(
     ),
     kinds=frozenset({"torch", "zarr"}),
     partitioned_by="query_set",
-    inputs=("language_model", "eigenbases", "curvature", "token_sequences"),
+    inputs=("language_model", "eigenbases", "curvature"),
     reads=("query_files",),
-    uses=_uses,
     code_version="3",
     settings=_settings,
     source_content=_source_content,
