@@ -104,7 +104,7 @@ def methods(judged: Judged, studies: Mapping[str, Path]) -> dict[str, NDArray[np
                 f"{called}, calibrated": calibrated(scores),
             }
         if name == next(iter(studies)):
-            others = query(catalogue, "select query_id, sequence_id, method, score from baseline_scores")
+            others = query(catalogue, "select query_id, sequence_id, method, score from method_scores")
             for (method,), rows in others.group_by("method"):
                 found[str(method)] = judged.matrix(rows)
     found["BM25"] = bm25_scores(list(judged.sequences["text"]), list(judged.queries["text"]))

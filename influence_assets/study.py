@@ -391,11 +391,6 @@ class Scores(_Section):
         description="For this many of each query's highest scores, and as many of its lowest, the split over layers "
         "and tokens is stored too.",
     )
-    baselines: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        (),
-        description="Other methods whose scores are computed in the same pass for comparison, such as [gradient_dot], "
-        "or methods in `extensions`.",
-    )
     self_influence: bool = Field(
         default=False,
         description="Whether each sequence's and each document's influence on itself is computed too, in the same "
@@ -534,6 +529,17 @@ class Study(_Section):
     queries: Queries
     sequences: Sequences = Sequences()
     curvature: Curvature = Curvature()
+    methods: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = Field(
+        ("ekfac",),
+        description="The attribution methods whose scores are computed, the study's own first, which is `ekfac`: the "
+        "scores in nats that all views hold. Scores of the others, such as gradient_dot or a method in `extensions`, "
+        "are in the table `method_scores`, for comparison; docs/methods.md says what each of them answers.",
+    )
+    method_options: dict[str, dict[str, Any]] = Field(
+        {},
+        description="Settings of single methods, by the method's name, such as {conjugate_gradients: {iterations: 5}}. "
+        "docs/methods.md has those of each method.",
+    )
     scores: Scores = Scores()
     sketches: Sketches = Sketches()
     evaluation: Evaluation = Evaluation()
@@ -569,10 +575,24 @@ class Study(_Section):
         return tuple(self._with_model(model, number) for number, model in enumerate(models, start=1))
 
     def _with_model(self, model: LanguageModel, number: int) -> "Study":
-        scores = self.scores.model_copy(update={"baselines": ()})
-        member = self.model_copy(update={"model": model, "scores": scores})
+        member = self.model_copy(update={"model": model, "methods": self.methods[:1], "method_options": {}})
         member._first, member._number = self, number
         return member
+
+    @model_validator(mode="before")
+    @classmethod
+    def _baselines_are_methods(cls, described: Any) -> Any:
+        """Read `scores.baselines`, by which earlier releases listed all methods but the first."""
+        scores = described.get("scores") if isinstance(described, dict) else None
+        if not isinstance(scores, dict) or "baselines" not in scores:
+            return described
+        if described.get("methods") is not None:
+            raise ValueError("`scores.baselines` is the older form of `methods`; leave it out")
+        others = {name: value for name, value in scores.items() if name != "baselines"}
+        baselines = scores["baselines"]
+        if not isinstance(baselines, list | tuple | None):
+            raise ValueError("`scores.baselines` is the older form of `methods`; list the methods there")
+        return {**described, "scores": others, "methods": ["ekfac", *(baselines or ())]}
 
     @model_validator(mode="before")
     @classmethod

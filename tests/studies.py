@@ -48,6 +48,9 @@ SHARDS = (COAST, TRADES)
 FIRST, SECOND = "first.jsonl", "second.jsonl"
 QUERY_SETS = (FIRST, SECOND)
 
+SCORES = ("influence_scores", "method_scores")
+"""The assets of scores that these studies ask for."""
+
 ROLLED_UP = {"curvature_drift", "influence_catalogue", *(f"influence_details[{name}]" for name in QUERY_SETS)}
 """What is computed anew whenever a shard comes, changes or goes."""
 
@@ -83,21 +86,22 @@ def lay_out(folder: Path, *, architecture: str = "gpt2", **sections: Mapping[str
     return write_study(folder, **sections)
 
 
-def write_study(folder: Path, **sections: Mapping[str, Any]) -> Path:
-    """Write `study.yaml` with these sections beside the defaults of these tests."""
+def write_study(folder: Path, **sections: Any) -> Path:
+    """Write `study.yaml` with these sections, and keys that are none, beside the defaults of these tests."""
     described: dict[str, Any] = {
         "name": NAME,
         "corpus": {"path": "corpus"},
         "model": {"path": "model", "dtype": "float64"},
         "queries": {"path": "queries"},
         "sequences": {"length": LENGTH},
-        "scores": {"details_per_query": 2, "baselines": ["gradient_dot"]},
+        "methods": ["ekfac", "gradient_dot"],
+        "scores": {"details_per_query": 2},
         "sketches": {"coordinates": 64},
         "compute": {"device": "cpu"},
         "automation": {"enabled": False, "interval_seconds": 1},
     }
     for section, keys in sections.items():
-        described[section] = {**described.get(section, {}), **keys}
+        described[section] = {**described.get(section, {}), **keys} if isinstance(keys, Mapping) else keys
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(described), encoding="utf-8")
     return path
@@ -237,6 +241,11 @@ def label(step: AssetDefinition, partition: Partition) -> str:
     return f"{step.name}[{partition.key}]" if partition.key else step.name
 
 
+def is_due(asset: AssetDefinition) -> bool:
+    """Whether runs compute an asset, given the methods that these studies list."""
+    return not asset.on_request or asset.name in SCORES
+
+
 def everything(
     shards: Iterable[str] = SHARDS, query_sets: Iterable[str] = QUERY_SETS, *, but: Iterable[str] = ()
 ) -> set[str]:
@@ -244,7 +253,7 @@ def everything(
     shards, query_sets = list(shards), list(query_sets)
     named = set()
     for step in asset_graph():
-        if step.name in set(but) or step.on_request:
+        if step.name in set(but) or not is_due(step):
             continue
         if step.partitioned_by == "none":
             named.add(step.name)
@@ -259,7 +268,8 @@ def of_shard(shard: str, query_sets: Iterable[str] = QUERY_SETS) -> set[str]:
     """What a new or changed shard costs once a generation stands."""
     steps = ("documents", "token_sequences", "drift_statistics", "gradient_sketches")
     by_shard = {f"{step}[{shard}]" for step in steps}
-    return by_shard | {f"influence_scores[{query_set}|{shard}]" for query_set in query_sets} | ROLLED_UP
+    scores = {f"{step}[{query_set}|{shard}]" for step in SCORES for query_set in query_sets}
+    return by_shard | scores | ROLLED_UP
 
 
 def data_versions(study: Path) -> dict[str, str]:

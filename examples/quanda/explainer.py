@@ -24,8 +24,8 @@ queries:
 sequences:
   length: 64
   packing: one_document
+methods: [ekfac, gradient_dot]
 scores:
-  baselines: [gradient_dot]
   details_per_query: 0
 """
 

@@ -11,7 +11,7 @@ import torch
 SCORES = {
     "ekfac": "select influence_nats as score from current_scores order by query_id, sequence_id",
     "gradient_dot": """
-        select score from baseline_scores where method = 'gradient_dot' order by query_id, sequence_id
+        select score from method_scores where method = 'gradient_dot' order by query_id, sequence_id
     """,
 }
 

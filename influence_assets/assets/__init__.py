@@ -13,7 +13,7 @@ from influence_assets.engine.graph import AssetGraph
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.workspace import Workspace
 from influence_assets.extensions import discover, extension_folders, own_parts
-from influence_assets.methods.registry import methods_of
+from influence_assets.methods.registry import refuse_unknown_methods
 from influence_assets.storage.catalogue.statements import use_folders
 from influence_assets.study import Study
 
@@ -45,7 +45,8 @@ def open_workspace(study: Study, requested: Mapping[str, Collection[Partition]] 
         InputError: the store cannot be written, or belongs to another study; or the study names an unknown method.
         StorageError: the store was written by another version.
     """
-    methods_of(study)  # raises now if the study names an unknown method
+    scored = (asset.method for asset in asset_graph())
+    refuse_unknown_methods(study, {method.name: method for method in scored if method is not None})
     return Workspace(study, asset_graph, requested)
 
 

@@ -1,6 +1,6 @@
 """The asset `evaluations`: how far scores are borne out by the retrained models, beside BM25 and chance."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +8,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from influence_assets.assets.method_costs import MethodCost, method_costs, retraining_cost
+from influence_assets.assets.method_costs import MethodCost, method_costs, retraining_cost, scored_costs
 from influence_assets.assets.retraining import BM25, RANDOM, OfTrainedShards
 from influence_assets.engine.costs import Cost
-from influence_assets.engine.definition import AssetDefinition, CostModel, Work
+from influence_assets.engine.definition import METHODS, AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown, Table
 from influence_assets.errors import InputError
@@ -187,24 +187,54 @@ def _passages(units: Units, *, by_sequence: bool) -> pl.DataFrame:
 def _stored(work: Work, passages: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
     """Yield each method's scores: `query_id`, `passage`, `score`.
 
-    Scores of the main method are stored by part. Those of others are divided by the parts' tokens.
+    Those of methods that do not split a sequence among its documents are divided by the parts' tokens. A method that
+    has scored some passages only cannot be judged.
     """
-    artifacts = work.open_all("influence_scores")
+    main = work.open_all("influence_scores")
+    nats = pl.col("influence_nats").alias("score"), pl.lit(MAIN).alias("method")
+    yield MAIN, _by_passage(_table(main, "influence_scores", *nats), _table(main, "part_scores", *nats), passages)
+    columns = pl.col("score"), pl.col("method")
+    for asset in work.workspace.graph:
+        if asset.method is None and asset.name != "method_scores":
+            continue
+        artifacts = work.open_all(asset.name)
+        scores, parts = (_table(artifacts, name, *columns) for name in ("method_scores", "method_part_scores"))
+        for (name,), of_method in scores.group_by("method"):
+            rows = _by_passage(of_method, parts.filter(pl.col("method") == name), passages)
+            if rows.height == rows["query_id"].n_unique() * passages.height:
+                yield str(name), rows
 
-    def table(name: str, score: str, *columns: str) -> pl.LazyFrame:
-        holding = [artifact.table(name) for artifact in artifacts if name in artifact.manifest.rows]
-        return pl.concat(frame.select("query_id", "sequence_id", *columns, score=score) for frame in holding)
 
-    of_sequences = table("influence_scores", "influence_nats").join(passages.lazy(), on="sequence_id")
-    whole = of_sequences.filter(pl.col("share") == 1).select("query_id", "passage", "score")
-    of_parts = table("part_scores", "influence_nats", "document_id")
-    parts = of_parts.join(passages.lazy(), on=["sequence_id", "document_id"]).select("query_id", "passage", "score")
-    yield MAIN, pl.concat([whole, parts]).collect()
-    if any("baseline_scores" in artifact.manifest.rows for artifact in artifacts):
-        others = table("baseline_scores", "score", "method").join(passages.lazy(), on="sequence_id")
-        divided = others.with_columns(score=pl.col("score") * pl.col("share")).collect()
-        for (name,), rows in divided.group_by("method"):
-            yield str(name), rows.select("query_id", "passage", "score")
+def _table(artifacts: Sequence[Artifact], name: str, *columns: pl.Expr) -> pl.DataFrame:
+    """Return the rows of all artifacts that have a table: `query_id`, `sequence_id`, `document_id`, `score`, `method`.
+
+    `document_id` is null where a score is that of a sequence.
+    """
+    none = pl.DataFrame(schema={"query_id": pl.String, "sequence_id": pl.Int64, "document_id": pl.String,
+                                "score": pl.Float64, "method": pl.String})  # fmt: skip
+    frames = [artifact.table(name) for artifact in artifacts if name in artifact.manifest.rows]
+    document = [
+        pl.col("document_id")
+        if "document_id" in frame.collect_schema()
+        else pl.lit(None, pl.String).alias("document_id")
+        for frame in frames
+    ]
+    rows = [
+        frame.select("query_id", "sequence_id", which, *columns).collect()
+        for frame, which in zip(frames, document, strict=True)
+    ]
+    return pl.concat([none, *rows], how="diagonal_relaxed")
+
+
+def _by_passage(scores: pl.DataFrame, parts: pl.DataFrame, passages: pl.DataFrame) -> pl.DataFrame:
+    """Return one method's scores of passages: `query_id`, `passage`, `score`."""
+    columns = ["query_id", "passage", "score"]
+    placed = scores.drop("document_id").join(passages, on="sequence_id")
+    if not parts.height:
+        return placed.with_columns(score=pl.col("score") * pl.col("share")).select(columns)
+    whole = placed.filter(pl.col("share") == 1).select(columns)
+    split = parts.join(passages, on=["sequence_id", "document_id"]).select(columns)
+    return pl.concat([whole, split])
 
 
 def _matrix(rows: pl.DataFrame, queries: pl.DataFrame, passages: pl.DataFrame) -> NDArray[np.float64]:
@@ -255,7 +285,14 @@ def _costs(work: Work) -> Iterator[dict[str, Any]]:
 
     of_methods, nothing = method_costs(work), MethodCost(0, 0)
     shrunk = {CALIBRATED: of_methods[MAIN], THRESHOLD: of_methods[MAIN]}  # made of the same scores
-    everything = {**of_methods, **shrunk, BM25: nothing, RANDOM: nothing, CEILING: retraining_cost(work)}
+    everything = {
+        **of_methods,
+        **scored_costs(work),
+        **shrunk,
+        BM25: nothing,
+        RANDOM: nothing,
+        CEILING: retraining_cost(work),
+    }
     for method, cost in everything.items():
         yield {"method": method, "figure": "passes", "value": cost.passes}
         yield {"method": method, "figure": "bytes", "value": float(cost.bytes)}
@@ -285,6 +322,8 @@ ASSET = AssetDefinition(
         "token_sequences",
         "query_gradients",
         "influence_scores",
+        "method_scores",
+        METHODS,
         "retrained_models",
         "retrained_removals",
     ),

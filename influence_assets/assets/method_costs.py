@@ -7,14 +7,15 @@ the queries alone, one pass of each, is not counted. Of a method that stops earl
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from influence_assets.assets.fitted_pass import curvature_form
 from influence_assets.engine.definition import Work
 from influence_assets.layouts.attributed import modules_of
 from influence_assets.methods.method import AttributionMethod
-from influence_assets.methods.registry import MAIN, methods_of
+from influence_assets.methods.registry import MAIN, methods_in_full, methods_of, options_of
 from influence_assets.storage.artifacts import Artifact
+from influence_assets.storage.artifacts.manifest import Manifest
 
 if TYPE_CHECKING:
     from influence_assets.capture.operations import ModelShape
@@ -61,13 +62,14 @@ def fitting_operations(shape: "ModelShape", fitted: int) -> int:
 
 
 def preparing_operations(
-    shape: "ModelShape", method: AttributionMethod, queries: int, calls: int, sequences: int
+    shape: "ModelShape", method: AttributionMethod, options: Any, queries: int, calls: int, sequences: int
 ) -> float | None:
     """Count the operations of preparing a method's queries from training sequences; None if it does not declare them.
 
     Args:
         shape: the shape of the model and of a training sequence.
         method: the method.
+        options: the study's settings of it.
         queries: the number of queries.
         calls: how often some of them are prepared together.
         sequences: the number of training sequences.
@@ -76,7 +78,7 @@ def preparing_operations(
         return 0.0
     if method.passes is None:
         return None
-    passes, shared = method.passes(None, sequences), shape.forward + shape.head
+    passes, shared = method.passes(options, sequences), shape.forward + shape.head
     along_vectors = queries * passes.of_query + calls * passes.of_call
     return along_vectors * shape.gauss_newton() + calls * (passes.of_query + passes.of_call) * shared
 
@@ -92,18 +94,36 @@ def method_costs(work: Work) -> dict[str, MethodCost]:
     one_pass = sequences * shape.passes()
     asked = sum(queries_of.manifest.rows["queries"] for queries_of in queries)
     of_queries = sum(each.manifest.bytes for each in queries)
-    frozen = {key for each in scores for key in each.manifest.inputs if key.asset in CURVATURE}
-    curvature = [work.workspace.store.open(key).manifest for key in frozen]
+    curvature = [manifest for name in CURVATURE for manifest in _manifests(work, scores, name)]
     fitted = max(int(manifest.summary.get("fitted_sequences", 0)) for manifest in curvature)
     methods, costs = methods_of(work.study), {}
+    others, in_full = work.open_all("method_scores"), methods_in_full(work.study)
+    vectors = sum(each.bytes for each in _manifests(work, others, "method_vectors"))
     for method in methods:
-        operations, kept = scoring_operations(shape, asked, sequences), of_queries + _bytes(scores, method, methods)
+        of_scores = _bytes(scores) if method.name == MAIN else _bytes(others) // max(1, len(methods) - 1)
+        operations, kept = scoring_operations(shape, asked, sequences), of_queries + of_scores
+        if method in in_full:
+            kept += vectors // len(in_full)
         if method.needs_curvature:
             operations += fitting_operations(shape, fitted)
             kept += sum(manifest.bytes for manifest in curvature)
-        preparing = preparing_operations(shape, method, asked, len(queries), sequences)
+        preparing = preparing_operations(shape, method, options_of(work.study, method), asked, len(queries), sequences)
         passes = None if preparing is None else (operations + preparing) / one_pass
         costs[method.name] = MethodCost(passes, kept)
+    return costs
+
+
+def scored_costs(work: Work) -> dict[str, MethodCost]:
+    """Return the cost of each method that is an asset of its own, of which the work reads scores.
+
+    Each of its artifacts says how many passes of single sequences it took.
+    """
+    costs: dict[str, MethodCost] = {}
+    for asset in work.workspace.graph:
+        artifacts = [] if asset.method is None else work.open_all(asset.name)
+        if asset.method is not None and artifacts:
+            passes = sum(float(artifact.manifest.summary["sequence_passes"]) for artifact in artifacts)
+            costs[asset.method.name] = MethodCost(passes / _sequences(work), _bytes(artifacts))
     return costs
 
 
@@ -132,10 +152,11 @@ def _sequences(work: Work) -> int:
     return sum(shard.manifest.rows["sequences"] for shard in work.open_all("token_sequences"))
 
 
-def _bytes(scores: Iterable[Artifact], method: AttributionMethod, methods: list[AttributionMethod]) -> int:
-    """Return the size of a method's scores: the main one has tables of its own, the others share one equally."""
-    is_main = method.name == MAIN
-    tables = ("influence_scores", "part_scores") if is_main else ("baseline_scores",)
-    files = [artifact.manifest.files.get(f"{table}.parquet") for artifact in scores for table in tables]
-    size = sum(file.bytes for file in files if file is not None)
-    return size if is_main else size // (len(methods) - 1)
+def _bytes(scores: Iterable[Artifact]) -> int:
+    return sum(artifact.manifest.bytes for artifact in scores)
+
+
+def _manifests(work: Work, readers: Iterable[Artifact], asset: str) -> "list[Manifest]":
+    """Return the manifests of an asset's artifacts that these were computed from, each once."""
+    keys = {key for each in readers for key in each.manifest.inputs if key.asset == asset}
+    return [work.workspace.store.open(key).manifest for key in keys]

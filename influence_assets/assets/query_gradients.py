@@ -1,17 +1,15 @@
 """The asset `query_gradients`: ∇ log p(completion given prompt) of every query of a set.
 
-The gradient is stored as the outer products of the query's tokens, or in full where that is smaller. Methods that take
-one layer after the other make P of it when scores are computed; P of the others is stored too.
+The gradient is stored as the outer products of the query's tokens, or in full where that is smaller. Methods make P of
+it, when scores are computed or as `method_vectors`.
 """
 
-import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from influence_assets.assets.method_costs import preparing_operations
 from influence_assets.corpus.queries import read_query_set
 from influence_assets.corpus.sources import SourceFile
 from influence_assets.engine.costs import Cost
@@ -21,7 +19,6 @@ from influence_assets.engine.shown import Shown, Table
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
 from influence_assets.layouts.token_settings import chat_template_content, token_settings
-from influence_assets.methods.registry import methods_in_full
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
@@ -30,23 +27,14 @@ if TYPE_CHECKING:
 
 ROWS_SHOWN = 10
 
-V_AND_P = 2
-"""The gradients in full that are in memory for a method whose P is stored."""
-
 
 def _settings(study: Study) -> Mapping[str, Any]:
-    in_full = {method.name: method.code_version for method in methods_in_full(study)}
     rank = study.queries.rank
     return {
         "dtype": study.model.dtype,
-        **({"methods": in_full} if in_full else {}),
         **({} if rank is None else {"rank": rank}),
         **token_settings(study, study.queries),
     }
-
-
-def _uses(study: Study, name: str) -> bool:
-    return name != "token_sequences" or any(method.reads_training for method in methods_in_full(study))
 
 
 def _source_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
@@ -68,7 +56,6 @@ def _compute(work: Work) -> None:
     from influence_assets.layouts import factors, queries
     from influence_assets.layouts.model import runner as load_runner
     from influence_assets.layouts.outer_products import GradientWriter
-    from influence_assets.layouts.prepared_methods import PreparedMethods
     from influence_assets.maths.notation import accumulation_dtype
 
     file = work.workspace.query_file(str(work.partition.query_set))
@@ -79,7 +66,6 @@ def _compute(work: Work) -> None:
     runner = load_runner(work.workspace, model, work.progress, len(tokenized))
     curvature = factors.curvature_on(runner, work.open("eigenbases"), work.open("curvature"))
     gradients = GradientWriter(work.draft, curvature, work.study.queries.rank)
-    methods = PreparedMethods(work, runner, curvature, list(rows["query_id"]))
     generation = work.open("curvature").manifest.summary
     likelihoods: list[float] = []
     longest = max((len(query.tokens) for query in tokenized), default=0)
@@ -88,10 +74,8 @@ def _compute(work: Work) -> None:
         found = query_outer_products(runner, sequences, factors.bases_of(curvature))
         likelihoods += found.log_probabilities.tolist()
         gradients.append(found)
-        methods.append(found)
         del found  # before there are those of the next chunk
     gradients.finish()
-    methods.finish()
     starts = [query.completion_start for query in tokenized]
     work.draft.table(
         "queries",
@@ -121,13 +105,10 @@ def _held_bytes(study: Study, curvature: "Mapping[str, Curvature]", tokens: int)
     import torch
 
     from influence_assets.layouts.outer_products import outer_product_bytes
-    from influence_assets.layouts.queries import gradient_bytes
     from influence_assets.maths.notation import accumulation_dtype
 
     dtype = accumulation_dtype(getattr(torch, study.model.dtype))
-    shapes, itemsize = [layer.shape for layer in curvature.values()], dtype.itemsize
-    in_full = V_AND_P * gradient_bytes(curvature, dtype) if methods_in_full(study) else 0
-    return outer_product_bytes(tokens, shapes, itemsize) + in_full
+    return outer_product_bytes(tokens, [layer.shape for layer in curvature.values()], dtype.itemsize)
 
 
 def refuse_ids_of_other_sets(workspace: Workspace, file: SourceFile, queries: pl.DataFrame) -> None:
@@ -162,32 +143,21 @@ def _cost(sizes: Any, partition: Partition) -> Cost:
 
     shape, lengths = sizes.query_shape, sizes.query_tokens[str(partition.query_set)]
     shapes, itemsize, rank = _shapes(sizes), shape.sums_itemsize, sizes.study.queries.rank
-    in_full = len(methods_in_full(sizes.study)) * sizes.gradient_bytes
-    cost = Cost(bytes=len(lengths) * in_full)
+    cost = Cost(bytes=0)
     for tokens in lengths:  # the last has no gradient
         stored = stored_bytes(tokens - 1, shapes, itemsize, rank)
         cost += Cost(shape.passes() + shape.outer_products(tokens - 1), stored)
-    calls, sequences = math.ceil(len(lengths) / _queries_at_once(sizes)[0]), sizes.all_sequences()
-    for method in methods_in_full(sizes.study):
-        cost += Cost(preparing_operations(sizes.shape, method, len(lengths), calls, sequences) or 0.0)
     return cost
 
 
 def _memory(sizes: Any) -> int:
-    at_once, each = _queries_at_once(sizes)
-    held = min(max(map(sizes.queries, sizes.query_tokens), default=0), at_once) * each
-    return int(sizes.pass_memory(sum(map(sizes.curvature_bytes, sizes.shape.layers)) + held))
-
-
-def _queries_at_once(sizes: Any) -> tuple[int, int]:
-    """Return how many queries are in memory at a time at most, and the bytes of each."""
     from influence_assets.layouts import LARGEST_QUERIES_BYTES
     from influence_assets.layouts.outer_products import outer_product_bytes
 
     longest = max((tokens for lengths in sizes.query_tokens.values() for tokens in lengths), default=0)
     each = outer_product_bytes(longest, _shapes(sizes), sizes.shape.sums_itemsize)
-    each += V_AND_P * sizes.gradient_bytes if methods_in_full(sizes.study) else 0
-    return max(1, LARGEST_QUERIES_BYTES // max(1, each)), each
+    at_once = min(max(map(sizes.queries, sizes.query_tokens), default=0), max(1, LARGEST_QUERIES_BYTES // max(1, each)))
+    return int(sizes.pass_memory(sum(map(sizes.curvature_bytes, sizes.shape.layers)) + at_once * each))
 
 
 def _shapes(sizes: Any) -> list[tuple[int, int]]:
@@ -216,9 +186,8 @@ ASSET = AssetDefinition(
     ),
     kinds=frozenset({"torch", "zarr"}),
     partitioned_by="query_set",
-    inputs=("language_model", "eigenbases", "curvature", "token_sequences"),
+    inputs=("language_model", "eigenbases", "curvature"),
     reads=("query_files",),
-    uses=_uses,
     code_version="3",
     settings=_settings,
     source_content=_source_content,

@@ -28,7 +28,7 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
 from influence_assets.errors import InputError
 from influence_assets.layouts.retraining import training_tokens
-from influence_assets.methods.registry import MAIN
+from influence_assets.methods.registry import MAIN, methods_of
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
@@ -46,16 +46,17 @@ class Removal(NamedTuple):
     seed: int
 
 
-def methods_of(study: Study) -> list[str]:
+def removing_methods(study: Study) -> list[str]:
     """Return the methods whose strongest sequences are removed."""
-    return [MAIN, *study.scores.baselines, BM25]
+    return [*(method.name for method in methods_of(study)), BM25]
 
 
 def removals(study: Study) -> list[str]:
     """Return the partition keys: random removals first, then each query's by every method."""
     drawn = study.evaluation
     numbered = [f"{RANDOM}-{number:02}" for number in range(drawn.random_removals)]
-    numbered += [f"{method}-{number:02}" for number in range(drawn.removal_queries) for method in methods_of(study)]
+    methods = removing_methods(study)
+    numbered += [f"{method}-{number:02}" for number in range(drawn.removal_queries) for method in methods]
     return [f"{name}.seed-{seed}" for name in numbered for seed in range(1, drawn.seeds + 1)]
 
 
@@ -74,9 +75,9 @@ def removal_of(partition: str) -> Removal:
 def _reads(partition: str | None, asset: str) -> bool:
     """Return whether a removal depends on an asset: random ones on no scores, those by words on the queries alone."""
     method = removal_of(str(partition)).method
-    return not (asset == "influence_scores" and method in (RANDOM, BM25)) and not (
-        asset == "query_gradients" and method == RANDOM
-    )
+    if asset in ("influence_scores", "method_scores"):
+        return method not in (RANDOM, BM25) and (asset == "influence_scores") == (method == MAIN)
+    return not (asset == "query_gradients" and method == RANDOM)
 
 
 def _settings(study: Study) -> Mapping[str, Any]:
@@ -135,15 +136,13 @@ def _scores(work: Work, removal: Removal, sequences: pl.DataFrame) -> "tuple[str
 
 def _stored(work: Work, method: str, query_id: str) -> pl.DataFrame:
     """Return a method's scores of all sequences for a query: `sequence_id` and `score`."""
-    artifacts = work.open_all("influence_scores")
     of_query = pl.col("query_id") == query_id
     if method == MAIN:
+        artifacts = work.open_all("influence_scores")
         tables = [a.table("influence_scores").filter(of_query).rename({"influence_nats": "score"}) for a in artifacts]
     else:
         of_method = of_query & (pl.col("method") == method)
-        tables = [
-            a.table("baseline_scores").filter(of_method) for a in artifacts if "baseline_scores" in a.manifest.rows
-        ]
+        tables = [a.table("method_scores").filter(of_method) for a in work.open_all("method_scores")]
     return pl.concat(table.select("sequence_id", "score") for table in tables).collect()
 
 
@@ -169,7 +168,7 @@ ASSET = AssetDefinition(
     kinds=frozenset({"torch"}),
     partitioned_by="listed",
     listed=removals,
-    inputs=("language_model", "token_sequences", "query_gradients", "influence_scores"),
+    inputs=("language_model", "token_sequences", "query_gradients", "influence_scores", "method_scores"),
     reads=("questions",),
     code_version="1",
     settings=_settings,

@@ -156,7 +156,7 @@ class StudySizes:
 
     @property
     def methods(self) -> int:
-        """The number of methods that compute scores."""
+        """The number of listed methods whose scores are inner products with training gradients."""
         return len(methods_of(self.versions.workspace.study))
 
     def sequences(self, shard: str) -> int:
@@ -194,14 +194,10 @@ class StudySizes:
         """Return the number of queries of a query set."""
         return len(self.query_tokens[query_set])
 
-    def scored_queries(self, query_set: str | None) -> int:
-        """Return the number of queries of a query set times the number of methods."""
-        return self.queries(str(query_set)) * self.methods
-
     @property
-    def most_scored_queries(self) -> int:
-        """The number of queries of the largest query set times the number of methods."""
-        return max(map(self.scored_queries, self.query_tokens), default=0)
+    def most_queries(self) -> int:
+        """The number of queries of the largest query set."""
+        return max(map(self.queries, self.query_tokens), default=0)
 
     @property
     def shards(self) -> int:

@@ -188,7 +188,7 @@ def moved(layers: Sequence[AttributedLayer], changes: Mapping[str, Tensor]) -> I
         with torch.no_grad():
             for layer in layers:
                 for p, change in as_parameters(layer, changes[layer.name]).items():
-                    p += change
+                    p.add_(change)
         yield
     finally:
         with torch.no_grad():
@@ -220,9 +220,9 @@ def _own(layer: AttributedLayer) -> dict[str, nn.Parameter]:
 @contextmanager
 def _requiring_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     for p in parameters:
-        p.requires_grad_(requires_grad=True)
+        p.requires_grad = True
     try:
         yield
     finally:
         for p in parameters:
-            p.requires_grad_(requires_grad=False)
+            p.requires_grad = False

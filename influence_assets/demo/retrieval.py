@@ -85,7 +85,7 @@ DOCUMENTS = """
 PASSAGE_SCORES = """
     select 'ekfac' as method, query_id, sequence_id as item, influence_nats as score from current_scores
     union all
-    select method, query_id, sequence_id, score from baseline_scores
+    select method, query_id, sequence_id, score from method_scores
 """
 DOCUMENT_SCORES = """
     -- the noise of each part is shrunk before: a long article has the sum of hundreds

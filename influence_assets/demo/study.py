@@ -38,9 +38,10 @@ sequences:
 queries:
   path: {QUERIES_FOLDER}  # openings of the manual's sentences, and their continuations
 
+methods: [ekfac, gradient_dot]  # the plain product of gradients, for comparison
+
 scores:
   details_per_query: 20
-  baselines: [gradient_dot]  # the plain product of gradients, for comparison
 
 storage:
   root: store

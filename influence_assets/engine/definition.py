@@ -17,6 +17,7 @@ from influence_assets.engine.costs import Cost
 from influence_assets.engine.partitions import Partition, Partitioning
 from influence_assets.engine.shown import Shown
 from influence_assets.errors import StorageError
+from influence_assets.methods.method import ScoredMethod
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.drafts import Draft
 from influence_assets.storage.artifacts.manifest import ArtifactKey, Manifest
@@ -39,6 +40,9 @@ Progress = Callable[[int, int | None], None]
 
 ALL_PUBLISHED = ("*published*",)
 """As `inputs`: every asset of the graph that is published."""
+
+METHODS = "*methods*"
+"""Among `inputs`: every asset of the graph that is an attribution method of its own."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +218,7 @@ class AssetDefinition:
         on_request: whether it is computed only when somebody asks for it: runs that bring a study up to date leave it
             out, and its readers read what there is of it.
         is_requested: whether a study's settings ask for all partitions of an asset that is on request.
+        method: the attribution method whose scores it holds, if it is one of its own: `method_rows.py` writes them.
         begins_generation: whether it can be computed again on request, as another generation.
         reports_drift: whether its summary says that a new generation is due (`exceeds`).
         holds_text: whether it holds text, tokens or scores of single sequences, so that it goes with a withdrawn
@@ -258,6 +263,7 @@ class AssetDefinition:
     needed_until: str | None = None
     on_request: bool = False
     is_requested: Callable[[Study], bool] = lambda _study: False
+    method: ScoredMethod | None = None
     begins_generation: bool = False
     reports_drift: bool = False
     holds_text: bool = False

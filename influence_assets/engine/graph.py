@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from influence_assets.engine.definition import ALL_PUBLISHED, AssetDefinition
+from influence_assets.engine.definition import ALL_PUBLISHED, METHODS, AssetDefinition
 from influence_assets.engine.generations import FrozenWithGeneration, NumberedGeneration
 from influence_assets.errors import InputError
 
@@ -25,7 +25,11 @@ class AssetGraph:
         self._groups = groups
         published = tuple(asset.name for asset in definitions if asset.is_published)
         gathering = {asset.name for asset in definitions if asset.inputs == ALL_PUBLISHED}
-        resolved = [replace(asset, inputs=published) if asset.name in gathering else asset for asset in definitions]
+        methods = sorted(asset.name for asset in definitions if asset.method is not None)
+        resolved = [
+            replace(asset, inputs=published if asset.name in gathering else _with_methods(asset.inputs, methods))
+            for asset in definitions
+        ]
         ordered = list(_ordered({asset.name: asset for asset in resolved}, groups))
         # Versions list inputs in their definition's order; here that must be the graph's, not the order of discovery.
         published = tuple(asset.name for asset in ordered if asset.is_published)
@@ -96,6 +100,11 @@ class AssetGraph:
             names = " and ".join(asset.name for asset in several)
             raise InputError(names, "both have a part that only one asset can have", "Leave one of them out.")
         return several[0] if several else None
+
+
+def _with_methods(inputs: Sequence[str], methods: Sequence[str]) -> tuple[str, ...]:
+    """Return the inputs with the assets that are methods in the place of `METHODS`."""
+    return tuple(name for each in inputs for name in (methods if each == METHODS else [each]))
 
 
 def _ordered(assets: Mapping[str, AssetDefinition], groups: Sequence[str]) -> Iterator[AssetDefinition]:

@@ -336,7 +336,7 @@ class Versions:
 
     def _partitions_read(self, partition: Partition, upstream: AssetDefinition) -> list[Partition]:
         """Return the partitions of an upstream asset that a partition reads: those with the same shard or query set."""
-        if upstream.on_request:
+        if not upstream.is_due_in(self.workspace.study):  # what there is of it
             return self.partitions(upstream)
         if upstream.partitioned_by == "none":
             return [Partition()]

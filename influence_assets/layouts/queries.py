@@ -26,7 +26,7 @@ from influence_assets.maths.curvature import Curvature
 from influence_assets.maths.notation import accumulation_dtype
 from influence_assets.maths.outer_products import GradientParts
 from influence_assets.methods.method import MethodContext
-from influence_assets.methods.registry import attribution_methods
+from influence_assets.methods.registry import attribution_methods, options_of
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
@@ -134,13 +134,24 @@ class StoredQueries:
         artifact: the query set's artifact of `query_gradients`.
         runner: the model, to whose device gradients are loaded.
         curvature: the curvature of every layer, on the same device.
+        study: the study, for its settings of methods; None: they have none.
+        in_full: the query set's artifact of `method_vectors`; None unless a method's P is stored.
     """
 
-    def __init__(self, artifact: Artifact, runner: Runner, curvature: Mapping[str, Curvature]) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        runner: Runner,
+        curvature: Mapping[str, Curvature],
+        study: Study | None = None,
+        in_full: Artifact | None = None,
+    ) -> None:
         summary = artifact.manifest.summary
         self._artifact = artifact
         self._runner = runner
         self._curvature = curvature
+        self._study = study
+        self._in_full = in_full
         self._gradients = StoredGradients(artifact)
         self._kept: dict[tuple[str, int, int], GradientParts] = {}
         self.N = int(summary["training_sequences"])
@@ -150,6 +161,11 @@ class StoredQueries:
     def query_ids(self) -> list[str]:
         """The ids of the set's queries."""
         return list(self._artifact.table("queries").select("query_id").collect()["query_id"])
+
+    @property
+    def bytes_in_full(self) -> int:
+        """The bytes of one query's gradient in memory, over all layers."""
+        return gradient_bytes(self._curvature, accumulation_dtype(self._runner.dtype))
 
     @property
     def all(self) -> slice:
@@ -168,15 +184,17 @@ class StoredQueries:
                 that is stored in full always stays.
         """
         of_method = attribution_methods()[method]
+        options = None if self._study is None else options_of(self._study, of_method)
         if not of_method.layer_by_layer:
             held = None
 
         def make(name: str, out: Tensor | None) -> Tensor:
             layer = self._curvature[name]
             if not of_method.layer_by_layer:
-                return read_layer(self._artifact, name, method, self._runner.device, rows)
+                assert self._in_full is not None  # noqa: S101  # whoever scores by such a method reads its vectors
+                return read_layer(self._in_full, name, method, self._runner.device, rows)
             curvature = {name: layer} if of_method.needs_curvature else {}
-            context = MethodContext(self._runner, {name: layer.basis}, curvature)
+            context = MethodContext(self._runner, {name: layer.basis}, curvature, options=options)
             stays = held is None or name in held
             V = self._of_layer(name, layer, rows) if stays else self._parts(name, rows).sums(out)
             return of_method.prepare({name: V}, context)[name]

@@ -3,12 +3,12 @@
 Every method here scores a training sequence z for a query f by −⟨P, ∇L(z)⟩ / N, layer by layer, and differs from the
 others in P alone, which it prepares from V = ∇f. How scores are computed, and their lineage, are the same for all. The
 scores of EK-FAC are the table `influence_scores`, and sketches and details are made for it alone; the scores of the
-methods that `scores.baselines` names are the table `baseline_scores`. A method that is not of this form, such as
-representer points, is an asset of its own, in `influence_assets.assets`.
+others that a study lists are the table `method_scores`. A method that is not of this form, such as representer points,
+is an asset of its own, in `influence_assets.assets`, and says so by a `ScoredMethod`.
 
 V is stored for every query, as the outer products that it is the sum of; those of long queries are truncated to a
 lower rank (`maths/outer_products.py`). Methods that are `layer_by_layer` make P of what is stored whenever scores are
-computed. Others make P once, before V is truncated, and P is stored in full.
+computed. Others make P once, of the same, and it is stored in full.
 
 V and P are in the layers' eigenbases, Q_Sᵀ V Q_A, where curvature is diagonal, and with curvature of low rank in the
 model's own coordinates (`maths/curvature.py`). Rotating both sides leaves inner products as they are, so the scorer may
@@ -21,7 +21,7 @@ compute.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -144,7 +144,7 @@ class MethodContext:
         bases: the basis of every layer, in whose coordinates V and P are given.
         curvature: of every layer; empty unless the method `needs_curvature`.
         training: the training sequences; none unless the method `reads_training`.
-        options: the method's options; None: their defaults.
+        options: the study's settings of the method, an instance of its `options`; None if it has none.
         record: called by a method that solves for P step by step, in the order of the steps.
     """
 
@@ -152,11 +152,11 @@ class MethodContext:
     bases: "Mapping[str, Basis]"
     curvature: "Mapping[str, Curvature]" = field(default_factory=dict)
     training: TrainingSequences = TrainingSequences()
-    options: MethodOptions | None = None
+    options: Any = None
     record: Callable[[SolverStep], None] = lambda _step: None
 
     def options_as(self, kind: type[Options]) -> Options:
-        """Return the method's options, which are of this kind."""
+        """Return the method's options, which are of this kind; their defaults if there are none."""
         if self.options is None:
             return kind()
         if not isinstance(self.options, kind):
@@ -213,7 +213,8 @@ class AttributionMethod:
             called for one layer at a time whenever scores are computed, and may use nothing else of its context.
         reads_training: whether `prepare` reads training sequences. P then depends on all of them, and is made
             again whenever a shard is added, changed or removed.
-        options: what a study can say of the method in `method_options`; None: nothing.
+        options: the settings that a study can give it in `method_options`, all of which have defaults; None: it has
+            none.
         passes: returns the passes that preparing P takes, given the options and the number of training sequences; None
             where that is not known, so that `influence plan` does not count them.
         code_version: raised whenever the same inputs would give another P.
@@ -222,13 +223,29 @@ class AttributionMethod:
     name: str
     unit: Literal["nats"] | None
     prepare: Prepare
+    options: type[BaseModel] | None = None
     needs_curvature: bool = False
     layer_by_layer: bool = False
     reads_training: bool = False
-    options: type[MethodOptions] | None = None
-    passes: Callable[[MethodOptions | None, int], Passes] | None = None
+    passes: Callable[[Any, int], Passes] | None = None
     code_version: str = "1"
 
     def __post_init__(self) -> None:
         if self.layer_by_layer and self.reads_training:
             raise ValueError(f"the method {self.name!r} cannot be layer_by_layer, because it reads training sequences")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredMethod:
+    """A method that is an asset of its own, because its scores are no inner products with training gradients.
+
+    Args:
+        name: its name in the study and in tables.
+        unit: `nats` if a score is the change of a query's log-probability by one more copy of what is scored; the name
+            of another unit; or None if scores compare only with one another.
+        options: as in `AttributionMethod`.
+    """
+
+    name: str
+    unit: str | None
+    options: type[BaseModel] | None = None

@@ -38,7 +38,7 @@ def build_asset_jobs(study: Study) -> list[UnresolvedAssetJobDefinition]:
     jobs: dict[tuple[str, str], list[dg.AssetKey]] = {}
     for asset in asset_graph():
         name, described = KINDS.get(asset.partitioned_by, (asset.name, f"of {asset.name}"))
-        if asset.on_request:  # a job for all assets of a kind must not stop at one that nobody has asked for
+        if not asset.is_due_in(study):  # a job for all assets of a kind must not stop at one that nobody has asked for
             name, described = asset.name, f"of {asset.name}"
         jobs.setdefault((_name(study, name), described), []).append(asset_key(study, asset.name))
     return [

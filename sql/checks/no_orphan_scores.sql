@@ -49,15 +49,35 @@ left join generations on self_influence_parts.generation_id = generations.genera
 where sequence_documents.sequence_id is null or generations.generation_id is null
 union all
 select distinct
-    'baseline_scores' as table_name,
-    baseline_scores.query_id,
-    baseline_scores.sequence_id,
-    baseline_scores.generation_id
-from baseline_scores
-left join queries on baseline_scores.query_id = queries.query_id
-left join sequences on baseline_scores.sequence_id = sequences.sequence_id
-left join generations on baseline_scores.generation_id = generations.generation_id
-where queries.query_id is null or sequences.sequence_id is null or generations.generation_id is null
+    'method_scores' as table_name,
+    method_scores.query_id,
+    method_scores.sequence_id,
+    method_scores.generation_id
+from method_scores
+left join queries on method_scores.query_id = queries.query_id
+left join sequences on method_scores.sequence_id = sequences.sequence_id
+left join generations on method_scores.generation_id = generations.generation_id
+where
+    queries.query_id is null
+    or sequences.sequence_id is null
+    or (method_scores.generation_id is not null and generations.generation_id is null)
+union all
+select distinct
+    'method_part_scores' as table_name,
+    method_part_scores.query_id,
+    method_part_scores.sequence_id,
+    method_part_scores.generation_id
+from method_part_scores
+left join queries on method_part_scores.query_id = queries.query_id
+left join sequence_documents
+    on
+        method_part_scores.sequence_id = sequence_documents.sequence_id
+        and method_part_scores.document_key = sequence_documents.document_key
+left join generations on method_part_scores.generation_id = generations.generation_id
+where
+    queries.query_id is null
+    or sequence_documents.sequence_id is null
+    or (method_part_scores.generation_id is not null and generations.generation_id is null)
 union all
 select distinct
     'layer_influence' as table_name,

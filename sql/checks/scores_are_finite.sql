@@ -39,12 +39,21 @@ from self_influence_parts
 where not isfinite(self_influence_nats)
 union all
 select
-    'baseline_scores' as table_name,
+    'method_scores' as table_name,
     query_id,
     sequence_id,
     generation_id,
     score
-from baseline_scores
+from method_scores
+where not isfinite(score)
+union all
+select
+    'method_part_scores' as table_name,
+    query_id,
+    sequence_id,
+    generation_id,
+    score
+from method_part_scores
 where not isfinite(score)
 union all
 select

@@ -12,9 +12,10 @@ with spread as (
         count(*) filter (where isfinite(score)) as sequences,
         median(score) filter (where isfinite(score)) as median,
         noise_sigma(score) as sigma
-    from baseline_scores
+    from method_scores
     where
-        generation_id in (
+        generation_id is null
+        or generation_id in (
             select generations.generation_id
             from generations
             where generations.is_current
@@ -46,22 +47,23 @@ select
         when any_value(levels.sigma) is not null
             then count(*) filter (
                 where
-                isfinite(baseline_scores.score)
-                and baseline_scores.score > levels.threshold
+                isfinite(method_scores.score)
+                and method_scores.score > levels.threshold
             )
     end as sequences_above
 from levels
-inner join baseline_scores
+inner join method_scores
     on
-        levels.query_id = baseline_scores.query_id
-        and levels.method = baseline_scores.method
-        and levels.generation_id = baseline_scores.generation_id
+        levels.query_id = method_scores.query_id
+        and levels.method = method_scores.method
+        and levels.generation_id is not distinct from method_scores.generation_id
 group by levels.query_id, levels.generation_id, levels.method;
 
 comment on view query_noise_by_method is
 'As query_noise, for the scores of each method other than the main one. grain: (query_id, method)';
 comment on column query_noise_by_method.query_id is 'The query; see queries.';
-comment on column query_noise_by_method.generation_id is 'The current generation; see generations.';
+comment on column query_noise_by_method.generation_id is
+'The current generation; see generations. Null where the method uses no curvature.';
 comment on column query_noise_by_method.method is 'The method, such as gradient_dot.';
 comment on column query_noise_by_method.sequences is 'Sequences with a finite score: n.';
 comment on column query_noise_by_method.median is 'Median of their scores, in the method''s unit.';

@@ -32,7 +32,7 @@ def computed(folder, rank, **settings):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return computed(tmp_path_factory.mktemp("whole"), None, scores={"baselines": ["gradient_dot"]})
+    return computed(tmp_path_factory.mktemp("whole"), None, methods=["ekfac", "gradient_dot"])
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_sketched_factors_and_sampled_labels(architecture, dtype, tolerance, tmp
     monkeypatch.setattr(range_finder, "OVERSAMPLING", (1, 2))
     study = studies.lay_out(
         tmp_path, architecture=architecture, model={"dtype": dtype}, curvature={"rank": 3},
-        scores={"baselines": ["gradient_dot"]},
+        methods=["ekfac", "gradient_dot"],
     )  # fmt: skip
     assert set(studies.compute(study)) == studies.everything()
     found = stored(study)

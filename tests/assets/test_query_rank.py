@@ -23,7 +23,7 @@ def test_a_rank_changes_the_gradients_and_says_what_it_loses(study):
     studies.write_study(study.parent, queries={"rank": 2})
     done = studies.compute(study)
     assert {name.split("[")[0] for name in done} == {
-        *("query_gradients", "influence_scores", "influence_details", "influence_catalogue"),
+        *("query_gradients", *studies.SCORES, "influence_details", "influence_catalogue"),
     }
     assert studies.data_versions(study) != before
     errors = dict(studies.ask_sql(study, sql).rows())
@@ -52,21 +52,23 @@ def gradients(study, query_set=studies.FIRST):
 
 @pytest.mark.slow
 def test_another_method_made_of_v_alone_leaves_the_gradients_as_they_are(study):
-    studies.write_study(study.parent, scores={"baselines": []})
+    studies.write_study(study.parent, methods=["ekfac"])
     studies.compute(study)
-    studies.write_study(study.parent, scores={"baselines": ["gradient_dot"]})
+    studies.write_study(study.parent, methods=["ekfac", "gradient_dot"])
     done = {name.split("[")[0] for name in studies.compute(study)}
-    assert done == {"influence_scores", "influence_details", "influence_catalogue"}
+    assert done == {"method_scores", "influence_catalogue"}
 
 
 @pytest.mark.slow
-def test_methods_that_are_not_layer_by_layer_are_made_of_the_whole_gradient(study, monkeypatch):
+def test_methods_that_are_not_layer_by_layer_are_made_of_what_is_kept_and_stored_in_full(study, monkeypatch):
     monkeypatch.setenv(EXTENSIONS, str(EXAMPLE))
     found = []
-    for sections in ({}, {"queries": {"rank": 1}}):
-        studies.write_study(study.parent, scores={"baselines": [NAME]}, **sections)
+    for rank in (1000, None, 2):
+        studies.write_study(study.parent, methods=["ekfac", NAME], queries={"rank": rank})
         studies.compute(study)
         found.append(baseline(study, NAME))
-        (layer,) = {n for n in gradients(study).array_names() if n.endswith(f"h.0.mlp.c_fc.{NAME}")}
-        assert gradients(study).array_record(layer).shape == (2, 32, 9)
-    assert found[1] == pytest.approx(found[0], rel=1e-9)
+        vectors = studies.artifact(study, "method_vectors", query_set=studies.FIRST)
+        (layer,) = {n for n in vectors.array_names() if n.endswith(f"h.0.mlp.c_fc.{NAME}")}
+        assert vectors.array_record(layer).shape == (2, 32, 9)
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+    assert found[2] != pytest.approx(found[1], rel=1e-3)

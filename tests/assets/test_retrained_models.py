@@ -366,7 +366,7 @@ def test_what_a_method_scores_highest_is_removed(removed, method):
             ).item()
             scores = dict(zip(sequences["sequence_id"], bm25_scores(list(sequences["text"]), [text])[0], strict=True))
         else:
-            table, score = ("current_scores", "influence_nats") if method == "ekfac" else ("baseline_scores", "score")
+            table, score = ("current_scores", "influence_nats") if method == "ekfac" else ("method_scores", "score")
             rows = query(catalogue, f"select sequence_id, {score} from {table} where query_id = '{query_id}'")
             scores = dict(rows.rows())
         taken = artifact.table("removed_sequences").collect()["sequence_id"].to_list()

@@ -151,7 +151,7 @@ def test_the_baseline_is_the_gradients_inner_product(standing, truth):
     expected = np.array([[-sum(float((f[n] * L[n]).sum()) for n in LAYERS) for L in losses] for f in queries]) / len(
         losses
     )
-    sql = "select query_id, sequence_id, score from baseline_scores where method = 'gradient_dot'"
+    sql = "select query_id, sequence_id, score from method_scores where method = 'gradient_dot'"
     assert_close(stored(standing, truth, sql), expected)
 
 

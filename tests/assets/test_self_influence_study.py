@@ -126,7 +126,7 @@ def test_a_document_alone_in_its_sequences_has_theirs_and_others_have_parts(plai
 def test_it_is_computed_when_the_study_asks_and_nothing_else_is_computed_again(study):
     before = studies.data_versions(study)
     assert studies.ask_sql(study, "from self_influence").height == 0
-    studies.write_study(study.parent, scores={"details_per_query": 2, "baselines": ["gradient_dot"], **ON})
+    studies.write_study(study.parent, scores={"details_per_query": 2, **ON})
     assert set(studies.compute(study)) == OF_SHARDS | {"influence_catalogue"}
     after = studies.data_versions(study)
     assert {name: after[name] for name in before if name != "influence_catalogue"} == {

@@ -472,7 +472,7 @@ def list_nonsense(study: Path) -> None:
 
 
 UNRELATED_FAULTS = {
-    "a method that is gone": lambda study, _: change_study(study, "scores", {"baselines": ["odd"]}),
+    "a method that is gone": lambda study, _: change_study(study, "methods", ["ekfac", "odd"]),
     "an extension folder that is gone": lambda study, _: change_study(study, "extensions", ["gone"]),
     "a folder of the environment that is gone": lambda _, patch: patch.setenv(EXTENSIONS, "/nothing/of/this/name"),
     "an unreadable list of the study": lambda study, _: list_nonsense(study),
@@ -505,11 +505,11 @@ def _no_run(*_arguments: object) -> bool:
 
 @pytest.mark.slow
 def test_after_a_takedown_the_fault_is_named_and_the_run_that_follows_its_removal_completes_it(study):
-    change_study(study, "scores", {"baselines": ["odd"]})
+    change_study(study, "methods", ["ekfac", "odd"])
     ended = influence("forget", "--document", document_id(GULLS), "--study", study)
     assert ended.code == 1
-    assert "up to date without them: scores.baselines.0: there is no method 'odd'" in ended.out
-    change_study(study, "scores", {"baselines": ["gradient_dot"]})
+    assert "up to date without them: methods.1: there is no method 'odd'" in ended.out
+    change_study(study, "methods", ["ekfac", "gradient_dot"])
     assert influence("run", "--study", study).code == 0
     assert titles(study) == ALL_TITLES - {"Gulls"}
 

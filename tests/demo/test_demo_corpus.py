@@ -147,4 +147,4 @@ def test_the_study_is_valid_and_points_into_its_folder(demo):
     assert Path(study.corpus.path) == demo / "corpus"
     assert Path(study.queries.path) == demo / "queries"
     assert study.model.train is not None
-    assert study.scores.baselines == ("gradient_dot",)
+    assert study.methods == ("ekfac", "gradient_dot")

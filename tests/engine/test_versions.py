@@ -49,7 +49,7 @@ def test_new_questions_compute_their_own_partitions_alone(study):
     rows_ = [{"prompt": "The smith heats", "completion": " the iron"}]
     studies.write_jsonl(study.parent / "queries" / "third.jsonl", rows_)
     expected = {"query_gradients[third.jsonl]", "influence_details[third.jsonl]", "influence_catalogue"}
-    expected |= {f"influence_scores[third.jsonl|{shard}]" for shard in SHARDS}
+    expected |= {f"{scores}[third.jsonl|{shard}]" for scores in studies.SCORES for shard in SHARDS}
     assert set(studies.compute(study)) == expected
 
 
@@ -172,7 +172,7 @@ def test_the_rows_of_a_vanished_file_leave_and_come_back_with_it(study):
 def test_a_vanished_query_file_takes_its_rows_along(study):
     (study.parent / "queries" / FIRST).unlink()
     assert studies.compute(study) == ["influence_catalogue"]
-    for table in ("queries", "current_scores", "layer_influence", "token_influence", "baseline_scores"):
+    for table in ("queries", "current_scores", "layer_influence", "token_influence", "method_scores"):
         found = studies.ask_sql(study, f"select distinct query_id from {table}")
         assert found.height == 1, table
     studies.assert_no_stale_row(study)

@@ -153,7 +153,7 @@ def remote_code(monkeypatch, tmp_path):
 
 def lay_out_scaled(folder):
     """A study of the made-up model, whose code lies beside its weights."""
-    study = studies.lay_out(folder, model={"trust_remote_code": True}, scores={"baselines": ["gradient_dot"]})
+    study = studies.lay_out(folder, model={"trust_remote_code": True}, methods=["ekfac", "gradient_dot"])
     config = studies.network("gpt2", vocabulary=studies.tokenizer().get_vocab_size()).config
     torch.manual_seed(0)
     ScaledGPT2(config).save_pretrained(folder / "model")
@@ -195,7 +195,7 @@ def test_a_study_of_a_made_up_model_is_kept_like_any_other(tmp_path, request):
     run(study)
     shapes = studies.ask_sql(study, "select module_name, output_width, input_width from modules order by all").rows()
     assert shapes == sorted((name, *((32, 9) if "c_fc" in name else (8, 33))) for name in LAYERS["scaled"])
-    in_second = "select sequence_id, score from baseline_scores join queries using (query_id) where query_set_id = $1"
+    in_second = "select sequence_id, score from method_scores join queries using (query_id) where query_set_id = $1"
     stored = dict(studies.ask_sql(study, in_second, [studies.SECOND]).rows())
     expected = plain_scores_by_autograd(study)
     assert {key: stored[key] for key in expected} == pytest.approx(expected, rel=1e-9)

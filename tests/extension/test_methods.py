@@ -18,7 +18,7 @@ from influence_assets.extensions import EXTENSIONS
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.methods.ekfac import precondition
 from influence_assets.methods.method import MethodContext, TrainingSequences
-from influence_assets.methods.registry import attribution_methods, method_settings
+from influence_assets.methods.registry import attribution_methods, methods_in_full, versions_of
 from influence_assets.models.layers.selection import select_modules
 from influence_assets.study import Study
 from tests import cases, studies
@@ -86,8 +86,8 @@ def test_a_method_with_products_of_the_hessian_solves_the_dense_system(monkeypat
     assert float((approximate - expected).norm() / expected.norm()) > 0.05
 
 
-def laid_out(folder, baselines):
-    return studies.lay_out(folder, scores={"details_per_query": 2, "baselines": baselines})
+def laid_out(folder, others):
+    return studies.lay_out(folder, methods=["ekfac", *others])
 
 
 @pytest.mark.parametrize("way", slow_but(of=["folder", "entry point", "study"], slow=("folder",)))
@@ -102,13 +102,11 @@ def test_a_study_scores_with_it_and_keeps_it_like_the_packages_own(way, tmp_path
         monkeypatch.syspath_prepend(str(install(tmp_path / "site", "influence_assets.methods", file)))
     else:
         study.write_text(study.read_text() + f"\nextensions: ['{EXAMPLE}']\n")
-    study.write_text(study.read_text().replace("- gradient_dot", f"- gradient_dot\n  - {NAME}"))
+    study.write_text(study.read_text().replace("- gradient_dot", f"- gradient_dot\n- {NAME}"))
     after = run(study)
     assert "covariances" in before
-    assert after.keys() & {"query_gradients", "influence_scores"} == {"query_gradients", "influence_scores"}
-    assert not after.keys() & {"token_sequences", "covariances", "eigenbases", "gradient_sketches"}
-    # More questions may be multiplied in another order.
-    assert studies.scores(study) == pytest.approx(exact, rel=1e-9)
+    assert after.keys() == {"method_vectors", "method_scores", "influence_catalogue"}
+    assert studies.scores(study) == exact
     assert baseline(study, "gradient_dot") == pytest.approx(plain, rel=1e-9)
     centred = baseline(study, NAME)
     assert centred.keys() == exact.keys()
@@ -119,9 +117,9 @@ def test_a_study_scores_with_it_and_keeps_it_like_the_packages_own(way, tmp_path
     assert influence("gc", "--study", study).code == 0
     assert baseline(study, NAME) == centred
     assert run(study) == {}
-    damage(studies.artifact(study, "query_gradients", query_set=studies.FIRST).folder)
+    damage(studies.artifact(study, "method_vectors", query_set=studies.FIRST).folder)
     assert influence("verify", "--study", study).code == 1
-    assert "query_gradients" in run(study)
+    assert "method_vectors" in run(study)
     assert baseline(study, NAME) == pytest.approx(centred)
     document = studies.ask_sql(study, "select document_id from documents order by all limit 1").item()
     assert influence("forget", "--document", document, "--study", study).code == 0
@@ -131,9 +129,7 @@ def test_a_study_scores_with_it_and_keeps_it_like_the_packages_own(way, tmp_path
 
 
 def baseline(study, method):
-    rows = studies.ask_sql(
-        study, "select query_id, sequence_id, score from baseline_scores where method = $1", [method]
-    )
+    rows = studies.ask_sql(study, "select query_id, sequence_id, score from method_scores where method = $1", [method])
     return {(query, sequence): score for query, sequence, score in rows.iter_rows()}
 
 
@@ -146,21 +142,21 @@ def assert_centred(centred, plain):
 
 
 @pytest.mark.parametrize(
-    ("baselines", "problem"),
+    ("others", "problem"),
     [
-        (["bm25"], r"scores\.baselines\.0: there is no method 'bm25'\. Methods not named yet: centred, gradient_dot\."),
-        (["gradient_dot", "ekfac"], r"scores\.baselines\.1: 'ekfac' is already used"),
-        (["centred", "centred"], r"scores\.baselines\.1: 'centred' is already used"),
+        (["odd"], r"methods\.1: there is no method 'odd'\. Methods not named yet: .*centred, .*gradient_dot,.*\."),
+        (["gradient_dot", "ekfac"], r"methods\.2: 'ekfac' is already used"),
+        (["centred", "centred"], r"methods\.2: 'centred' is already used"),
     ],
 )
-def test_methods_that_a_study_cannot_have_are_refused_with_what_there_is(baselines, problem, tmp_path, monkeypatch):
+def test_methods_that_a_study_cannot_have_are_refused_with_what_there_is(others, problem, tmp_path, monkeypatch):
     monkeypatch.setenv(EXTENSIONS, str(EXAMPLE))
-    study = laid_out(tmp_path, baselines)
+    study = laid_out(tmp_path, others)
     with pytest.raises(InputError, match=problem):
         open_workspace(Study.load(study))
     ended = influence("status", "--study", study)
     assert ended.code != 0
-    assert "scores.baselines" in ended.error
+    assert "methods." in ended.error
 
 
 def test_another_version_of_a_methods_code_is_another_version_of_its_scores(tmp_path, monkeypatch):
@@ -172,8 +168,8 @@ def test_another_version_of_a_methods_code_is_another_version_of_its_scores(tmp_
     settings = []
     for extension in (EXAMPLE, folder):
         monkeypatch.setenv(EXTENSIONS, str(extension))
-        settings.append(method_settings(study))
-    assert settings == [{"baselines": [NAME]}, {"baselines": [NAME], "methods": {NAME: "2"}}]
+        settings.append(versions_of(study, methods_in_full(study)))
+    assert settings == [{NAME: {"code": "1"}}, {NAME: {"code": "2"}}]
 
 
 def test_a_share_of_the_training_sequences_is_drawn_by_their_ids():

@@ -21,7 +21,7 @@ from tests.faults import working
 
 TABLES = (
     "shards", "documents", "sequences", "sequence_documents", "queries", "generations", "modules", "layer_drift",
-    "influence_scores", "baseline_scores", "layer_influence", "token_influence", "materializations",
+    "influence_scores", "method_scores", "method_part_scores", "layer_influence", "token_influence", "materializations",
     "materialization_inputs", "tombstones", "partition_states", "catalogue",
 )  # fmt: skip
 OF_THE_RUN = {
@@ -29,7 +29,7 @@ OF_THE_RUN = {
     "has_holes",
 }  # fmt: skip
 FROZEN = ("eigenbases", "corrected_eigenvalues", "curvature")
-OF_EARLIER_GENERATIONS = {"influence_scores", "query_gradients", "influence_catalogue"}
+OF_EARLIER_GENERATIONS = {"influence_scores", "method_scores", "query_gradients", "influence_catalogue"}
 AT_THE_TOP = {
     ".cache",
     ".dagster",
@@ -163,7 +163,7 @@ def _comparable(
         expected = expected.join(found, on="materialization_id", how="semi")
     if table == "materialization_inputs":
         expected = expected.join(found, on="materialization_id", how="semi")
-    if table in ("influence_scores", "baseline_scores"):
+    if table in ("influence_scores", "method_scores"):
         keys = [name for name, dtype in expected.schema.items() if not dtype.is_float()]
         is_earlier = pl.col("generation_id") != current
         expected = pl.concat(

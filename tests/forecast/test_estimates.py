@@ -86,8 +86,8 @@ def test_operations_of_corrected_eigenvalues_are_those_that_run(wide):
 @pytest.mark.slow
 def test_sketches_and_scores_are_one_pass(wide):
     _, before, done, _ = wide
-    expected = before["gradient_sketches"].operations + before["influence_scores"].operations
-    assert done["gradient_sketches"] + done["influence_scores"] == pytest.approx(expected, rel=0.15)
+    sharing = ("gradient_sketches", *studies.SCORES)
+    assert sum(done[step] for step in sharing) == pytest.approx(sum(before[s].operations for s in sharing), rel=0.15)
 
 
 @pytest.mark.slow
@@ -145,8 +145,13 @@ def test_a_new_shard_is_one_pass_and_its_time_follows_what_was_measured(study):
     stages, sizes = by_name(study), StudySizes(studies.versions_of(study))
     outstanding, standing = groups_of(sizes, list(plan(sizes.versions)))
     (together,) = outstanding[studies.EXTRA]
-    assert [step.name for step, _ in together] == ["drift_statistics", "gradient_sketches", *["influence_scores"] * 2]
-    assert [len(group) for group in standing[studies.COAST]] == [1, 3]
+    assert [step.name for step, _ in together] == [
+        "drift_statistics",
+        "gradient_sketches",
+        *["influence_scores"] * 2,
+        *["method_scores"] * 2,
+    ]
+    assert [len(group) for group in standing[studies.COAST]] == [1, 5]
     of_pass = sum(stages[step].operations for step in {step.name for step, _ in together})
     assert of_pass == pytest.approx(SHARD_PASS.operations(sizes, studies.EXTRA, together))
     shape, sequences = sizes.shape, sizes.sequences(studies.EXTRA)

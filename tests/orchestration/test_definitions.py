@@ -71,10 +71,10 @@ def test_every_asset_is_in_the_job_of_its_kind_of_partition(tmp_path):
     covered = {job.name: {key.path[-1] for key in job.selection.resolve(graph)} for job in build_asset_jobs(study)}
     assert covered == {
         asset_job_name(study, kind): {
-            asset.name for asset in asset_graph() if asset.partitioned_by == kind and not asset.on_request
+            asset.name for asset in asset_graph() if asset.partitioned_by == kind and studies.is_due(asset)
         }
         for kind in ("none", "shard", "query_set", "pair")
-    } | {f"tiny_materialize_{asset.name}": {asset.name} for asset in asset_graph() if asset.on_request}
+    } | {f"tiny_materialize_{asset.name}": {asset.name} for asset in asset_graph() if not studies.is_due(asset)}
 
 
 def test_two_studies_in_one_workspace_keep_their_partitions_and_results_apart(tmp_path):

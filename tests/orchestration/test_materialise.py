@@ -26,6 +26,7 @@ SHOWN = {
     "query_gradients": {"queries", "generation_id", "first_queries"},
     "gradient_sketches": {"sequences", "agreement", "expected_energy"},
     "influence_scores": {"scores", "largest_nats", "smallest_nats", "positive_share", "strongest"},
+    "method_scores": {"scores", "queries", "methods", "ranges"},
     "influence_details": {"split_scores", "sketch_agreement"},
     "influence_catalogue": {"loaded_artifacts", "catalogue_bytes", "inserted", "score_distribution"},
 }
@@ -41,7 +42,7 @@ PLOTS = {
 
 def partitions(asset):
     """The partition keys of an asset, as a person would launch them one by one; none of what is for another day."""
-    if asset.on_request:
+    if not studies.is_due(asset):
         return []
     return {
         "none": [None],
@@ -176,8 +177,8 @@ def test_one_run_computes_all_and_leaves_out_what_a_failure_stops(located):
     sequences = studies.artifact(located.path, "token_sequences", shard=COAST).manifest.summary["sequences"]
     assert (f"gradient_sketches[{COAST}]", sequences, sequences) in listener.noted
     # Scores come from the sketches' pass.
-    apart = {"language_model", "influence_scores", "drift_statistics"}
-    runs_model = {asset.name for asset in asset_graph() if asset.runs_model and not asset.on_request} - apart
+    apart = {"language_model", *studies.SCORES, "drift_statistics"}
+    runs_model = {asset.name for asset in asset_graph() if asset.runs_model and studies.is_due(asset)} - apart
     assert runs_model <= {name.partition("[")[0] for name, *_ in listener.noted}
 
     session = bring_up(located, listener)

@@ -54,12 +54,14 @@ insert into self_influence values
 (1, 2, 5.0, 6), (2, 2, 3.0, 6), (3, 2, 1.0, 7), (1, 1, 90.0, 8), (2, 1, 80.0, 8), (3, 1, 70.0, 8);
 insert into self_influence_parts values
 (1, hash('d1'), 2, 4.0, 6), (1, hash('d2'), 2, 0.5, 6), (1, hash('d1'), 1, 50.0, 8), (1, hash('d2'), 1, 40.0, 8);
-insert into baseline_scores
-select query_id, sequence_id, generation_id, 'gradient_dot', 10 * influence_nats, materialization_id
+insert into method_scores
+select query_id, sequence_id, generation_id, 'gradient_dot', null, 10 * influence_nats, materialization_id
 from scored;
 insert into solver_residuals
 select query_id, 'conjugate_gradients', iteration, iteration, 3, 1 / iteration, -iteration, 5
 from queries, range(1, 3) as iterations (iteration);
+insert into method_part_scores values
+('q1', 1, hash('d1'), 2, 'gradient_dot', null, 45.0, 6), ('q1', 1, hash('d2'), 2, 'gradient_dot', null, -5.0, 6);
 insert into outcomes
 select subset, seed, query_id, subset - seed, 12
 from range(2) as subsets (subset), range(1, 3) as seeds (seed), queries;

@@ -229,14 +229,12 @@ def test_parts_have_a_noise_of_their_own(catalogue):
 
 
 def test_methods_have_a_noise_of_their_own(catalogue):
-    catalogue.execute("delete from baseline_scores").complete()
+    catalogue.execute("delete from method_scores").complete()
     drawn = {"one": gaussian(50), "other": 7 * gaussian(60, 1)}
     for method, scores in drawn.items():
         rows = [[FIRST_ID + place, method, float(score)] for place, score in enumerate(scores)]
-        catalogue.executemany("insert into baseline_scores values ('q1', ?, 2, ?, ?, 6)", rows)
-    catalogue.execute(
-        "insert into baseline_scores select * replace (1 as generation_id) from baseline_scores"
-    ).complete()
+        catalogue.executemany("insert into method_scores values ('q1', ?, 2, ?, null, ?, 6)", rows)
+    catalogue.execute("insert into method_scores select * replace (1 as generation_id) from method_scores").complete()
     found = {row.pop("method"): list(row.values())[2:] for row in rows_of(catalogue, "from query_noise_by_method")}
     assert found == {method: near(expected(scores)) for method, scores in drawn.items()}
 

@@ -20,7 +20,9 @@ DAMAGE = {
     ],
     "no_orphan_scores": [
         ("insert into influence_scores values (hash('none'), 1, 2, 1.0, 6)", 1),
-        ("insert into baseline_scores values ('q1', 77, 2, 'gradient_dot', 1.0, 6)", 1),
+        ("insert into method_scores values ('q1', 77, 2, 'gradient_dot', null, 1.0, 6)", 1),
+        ("insert into method_scores values ('q1', 77, null, 'words', null, 1.0, 6)", 1),
+        ("insert into method_part_scores values ('q1', 1, hash('d3'), 2, 'gradient_dot', null, 1.0, 6)", 1),
         ("insert into layer_influence values ('q1', 1, 3, 'h.0.mlp', 1.0, 6)", 1),
         ("insert into token_influence values ('q1', 77, 2, 0, 'x', 1.0, 6)", 1),
         ("insert into part_scores values (hash('q1'), 1, hash('d3'), 2, 1.0, 6)", 1),
@@ -69,7 +71,8 @@ DAMAGE = {
     ],
     "scores_are_finite": [
         ("update influence_scores set influence_nats = 'nan' where query_key = hash('q2') and sequence_id = 1", 1),
-        ("update baseline_scores set score = '-inf' where query_id = 'q2' and sequence_id = 1", 1),
+        ("update method_scores set score = '-inf' where query_id = 'q2' and sequence_id = 1", 1),
+        ("update method_part_scores set score = 'nan' where query_id = 'q1'", 2),
         ("update part_scores set influence_nats = 'inf' where query_key = hash('q2')", 2),
         ("update self_influence set self_influence_nats = 'inf' where sequence_id = 3", 2),
         ("update self_influence_parts set self_influence_nats = 'nan' where document_key = hash('d2')", 2),

@@ -15,6 +15,7 @@ TABLES = sorted(statements("schema"))
 MACROS = {
     "strongest": "strongest(query, n, unseen)",
     "strongest_of_each": "strongest_of_each(n, unseen)",
+    "current_scores_of": "current_scores_of(name)",
     "strongest_with_noise": "strongest_with_noise(query, n, unseen)",
     "calibrated": "calibrated(score, sigma, c)",
     "critical_t": "critical_t(degrees)",
@@ -38,7 +39,14 @@ def test_the_tables_are_those_of_the_design():
             "modules",
             "generations",
         ),
-        *("influence_scores", "part_scores", "baseline_scores", "layer_influence", "token_influence"),
+        *(
+            "influence_scores",
+            "part_scores",
+            "method_scores",
+            "method_part_scores",
+            "layer_influence",
+            "token_influence",
+        ),
         *("self_influence", "self_influence_parts", "solver_residuals"),
         *("materializations", "materialization_inputs", "catalogue"),
         *("trained_documents", "tombstones", "partition_states", "layer_drift"),

@@ -129,8 +129,10 @@ REFUSED = [
     ("curvature.seed", -1, "greater than or equal to 0"),
     ("curvature.seed", 2**63, "less than or equal to"),
     ("scores.details_per_query", -1, "greater than or equal to 0"),
-    ("scores.baselines", "gradient_dot", "valid list"),
-    ("scores.baselines.0", [3], "valid string"),
+    ("methods", "gradient_dot", "valid list"),
+    ("methods", [], "at least 1 item"),
+    ("methods.0", [3], "valid string"),
+    ("method_options", [3], "valid dictionary"),
     ("scores.self_influence", "perhaps", "valid boolean"),
     ("sketches.coordinates", 7, "greater than or equal to 8"),
     ("evaluation.subsets", 3, "greater than or equal to 4"),
@@ -174,7 +176,7 @@ def test_an_impossible_value_is_refused_with_its_key_and_what_is_allowed(tmp_pat
         ("curvature.modules", [1], ["0"]),
         ("curvature.modules", [1, "*.mlp.*", None], ["0", "2"]),
         ("curvature.modules", [["*.mlp.*"]], ["0"]),
-        ("scores.baselines", [3], ["0"]),
+        ("methods", [3], ["0"]),
         ("automation.owners", ["me"], ["0"]),
         ("extensions", [1, ""], ["0", "1"]),
     ],
@@ -235,7 +237,7 @@ def test_a_model_is_either_brought_or_trained(tmp_path, model):
 
 def test_members_of_a_trained_ensemble_differ_in_their_seed_alone(tmp_path):
     described = with_value("model.train", {"seed": LARGEST_SEED - SEEDS_APART, "members": 4})
-    described["scores"] = {"baselines": ["gradient_dot"]}
+    described["methods"] = ["ekfac", "gradient_dot"]
     study = Study.load(written(tmp_path, described))
     seeds = [member.model.train.seed for member in study.members]
     assert seeds == [LARGEST_SEED, SEEDS_APART - 1, 2 * SEEDS_APART - 1]
@@ -243,11 +245,19 @@ def test_members_of_a_trained_ensemble_differ_in_their_seed_alone(tmp_path):
         assert (member.number, member.first, member.members) == (number, study, ())
         train = study.model.train.model_copy(update={"seed": seeds[number - 1], "members": 1})
         model = study.model.model_copy(update={"train": train})
-        scores = study.scores.model_copy(update={"baselines": ()})
-        assert member.model_dump() == study.model_copy(update={"model": model, "scores": scores}).model_dump()
+        assert member.model_dump() == study.model_copy(update={"model": model, "methods": ("ekfac",)}).model_dump()
         sent = pickle.loads(pickle.dumps(member))  # as to another process
         assert (sent, sent.number, sent.first) == (member, number, study)
     assert (study.number, study.first) == (0, None)
+
+
+def test_the_older_list_of_baselines_is_read_as_methods(tmp_path):
+    described = with_value("scores", {"baselines": ["gradient_dot"], "details_per_query": 3})
+    study = Study.load(written(tmp_path, described))
+    assert study.methods == ("ekfac", "gradient_dot")
+    assert study.scores.details_per_query == 3
+    with pytest.raises(InputError, match=r"`scores.baselines` is the older form of `methods`"):
+        Study.load(written(tmp_path, described | {"methods": ["ekfac"]}))
 
 
 def test_members_that_are_brought_have_paths_of_their_own(tmp_path):

@@ -173,7 +173,7 @@ def test_readers_lose_it_at_once_where_nothing_can_be_computed(study):
         found = studies.ask_sql(study, f"select distinct shard_id from {table}")["shard_id"].to_list()
         assert found == [TRADES], table
     kept = studies.sequences_of(study, TRADES)
-    for table in ("influence_scores", "baseline_scores", "layer_influence", "token_influence"):
+    for table in ("influence_scores", "method_scores", "layer_influence", "token_influence"):
         found = studies.ask_sql(study, f"select distinct sequence_id from {table}")["sequence_id"].to_list()
         assert set(found) <= kept, table
     assert tombstones_of(workspace(study), [document_id(FOG)])["shard_id"].to_list() == [COAST]

@@ -105,7 +105,7 @@ def _orders(sizes: "StudySizes") -> Table:
     heads = ("layers", "d_out × d_in", "rotated for Λ and sketches", "rotated for scores only")
     table = Table(*heads, box=None, pad_edge=False)
     shape = sizes.shape
-    queries = sizes.methods * max(map(len, sizes.query_tokens.values()), default=0)
+    queries = sizes.methods * sizes.most_queries
     mean_sequences = max(1, sizes.all_sequences() // max(1, len(sizes.versions.workspace.shards)))
     shapes = [(layer.d_out, layer.d_in) for layer in shape.layers]
     for (d_out, d_in), (rotated, scored) in contraction_orders(shape, queries, mean_sequences).items():

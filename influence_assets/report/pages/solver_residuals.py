@@ -11,7 +11,7 @@ TABLE = "solver_residuals"
 
 
 def draw(artifact: Artifact) -> bytes | None:
-    """Draw the residuals that an artifact of `query_gradients` holds; None if no method solves step by step."""
+    """Draw the residuals that an artifact of `method_vectors` holds; None if no method solves step by step."""
     if TABLE not in artifact.manifest.rows:
         return None
     from influence_assets.report.charts import png
@@ -55,5 +55,5 @@ def chart(residuals: pl.DataFrame) -> Any:
 
 
 PAGE = Page(
-    name="solver_residuals", title="How near methods come to the exact solution", asset="query_gradients", draw=draw
+    name="solver_residuals", title="How near methods come to the exact solution", asset="method_vectors", draw=draw
 )

@@ -1,4 +1,4 @@
--- Rows of baseline_scores that occur more than once.
+-- Rows of method_scores that occur more than once.
 -- grain: (generation_id, query_id, sequence_id, method)
 select
     generation_id,
@@ -6,6 +6,6 @@ select
     sequence_id,
     method,
     count(*) as copies
-from baseline_scores
+from method_scores
 group by generation_id, query_id, sequence_id, method
 having count(*) > 1;

@@ -1,9 +1,9 @@
--- The rows of baseline_scores.parquet of many artifacts ($paths), each marked with its artifact by the table new_files,
+-- The rows of method_scores.parquet of many artifacts ($paths), each marked with its artifact by the table new_files,
 -- which the loader registers. Columns that may be null may also be missing from the files.
 -- grain: (generation_id, query_id, sequence_id, method)
-insert into baseline_scores by name
+insert into method_scores by name
 with written as (
-    select * from baseline_scores
+    select * from method_scores
     where false
     union all by name
     select *
@@ -15,6 +15,7 @@ select
     written.sequence_id,
     written.generation_id,
     written.method,
+    written.unit,
     written.score,
     new_files.materialization_id
 from written
