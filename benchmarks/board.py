@@ -72,7 +72,8 @@ def read(half: str) -> Rows:
 def section(boards: dict[str, Rows]) -> str:
     """Return the part of the page that is written here."""
     tables = (_table(boards), _sizes(boards[HALVES[0]]), _removals(pl.read_parquet(REMOVALS)), _bergson())
-    return "\n".join([MARKERS[0], *(line for table in tables for line in (*table, ""))][:-1] + [MARKERS[1]])
+    lines = [line for table in tables for line in (*table, "")]
+    return "\n".join([MARKERS[0], *lines[:-1], MARKERS[1]])
 
 
 def methods() -> Iterator[tuple[str, str]]:
