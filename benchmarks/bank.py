@@ -1,6 +1,7 @@
 """The outcomes of models that were trained again, kept in this folder, and scores that are judged by them.
 
     python -m benchmarks.bank keep --study FOLDER/study.yaml            # after `influence evaluate`
+    python -m benchmarks.bank keep-removals --study FOLDER/study.yaml   # after `influence evaluate --removals`
     python -m benchmarks.bank judge mlp=FOLDER/study.yaml both=OTHER/study.yaml --out board.json
 
 Studies that are judged together are of the same corpus and model and differ in how they attribute; the first is the
@@ -26,6 +27,7 @@ from influence_assets.study import Study
 
 FOLDER = Path(__file__).parent / "bank"
 OUTCOMES, LEFT_OUT = FOLDER / "outcomes.parquet", FOLDER / "left_out.parquet"
+REMOVALS = FOLDER / "removals.parquet"
 RESAMPLES, DIGITS = 1000, 4
 
 
@@ -52,6 +54,17 @@ def keep(study: Path) -> None:
             tables.append(pl.DataFrame({"sequence_id": left_out}).with_columns(subset=pl.lit(subset, pl.Int16)))
     pl.concat(tables).sort("sequence_id", "subset").write_parquet(LEFT_OUT, compression="zstd", compression_level=19)
     print(f"{outcomes.height:,} outcomes of {len(tables)} subsets, {outcomes['query_id'].n_unique()} queries")
+
+
+def keep_removals(study: Path) -> None:
+    """Write what a study's models say that lack a method's strongest sequences, or as many at random."""
+    sql = "select * exclude (materialization_id) from removal_outcomes order by method, removal, seed, query_id"
+    outcomes = query(catalogue_path(Study.load(study)), sql)
+    if outcomes.is_empty():
+        raise SystemExit(f"{study} has no removals in its catalogue; run `influence evaluate --removals` first.")
+    outcomes = outcomes.with_columns(pl.col("log_probability_nats").cast(pl.Float32))
+    outcomes.write_parquet(REMOVALS, compression="zstd", compression_level=19)
+    print(f"{outcomes.height:,} outcomes of {outcomes.select('method', 'removal', 'seed').n_unique()} models")
 
 
 class Judged:
@@ -149,6 +162,8 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     keeping = commands.add_parser("keep")
     keeping.add_argument("--study", type=Path, required=True)
+    removing = commands.add_parser("keep-removals")
+    removing.add_argument("--study", type=Path, required=True)
     judging = commands.add_parser("judge")
     judging.add_argument("studies", nargs="+", help="NAME=STUDY_FILE")
     judging.add_argument("--half", choices=["first", "second", "both"], default="both")
@@ -156,6 +171,9 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.command == "keep":
         keep(asked.study)
+        return
+    if asked.command == "keep-removals":
+        keep_removals(asked.study)
         return
     studies = {name: Path(path) for name, _, path in (pair.partition("=") for pair in asked.studies)}
     judged = Judged(catalogue_path(Study.load(next(iter(studies.values())))), asked.half)

@@ -14,7 +14,9 @@ import altair as alt
 import polars as pl
 import vl_convert
 
+from benchmarks.bank import REMOVALS
 from benchmarks.report import between
+from influence_assets.analysis.judging import paired_means
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER, PAGE, PLOT = ROOT / "benchmarks" / "bank", ROOT / "docs" / "evaluation.md", ROOT / "docs" / "img" / "bank.png"
@@ -69,7 +71,9 @@ def read(half: str) -> Rows:
 
 def section(boards: dict[str, Rows]) -> str:
     """Return the part of the page that is written here."""
-    return "\n".join([MARKERS[0], *_table(boards), "", *_sizes(boards[HALVES[0]]), "", *_bergson(), MARKERS[1]])
+    tables = (_table(boards), _sizes(boards[HALVES[0]]), _removals(pl.read_parquet(REMOVALS)), _bergson())
+    lines = [line for table in tables for line in (*table, "")]
+    return "\n".join([MARKERS[0], *lines[:-1], MARKERS[1]])
 
 
 def methods() -> Iterator[tuple[str, str]]:
@@ -112,6 +116,37 @@ def _sizes(rows: Rows) -> Iterator[str]:
                 for figure in ("slope", "r_squared")
             ]
             yield f"| {called} | {' | '.join(cells)} |"
+
+
+def _removals(outcomes: pl.DataFrame) -> Iterator[str]:
+    """Yield how much further each completion's log-probability falls without a method's strongest sequences."""
+    log_p, is_random = pl.col("log_probability_nats").cast(pl.Float64), pl.col("removed_for").is_null()
+    at_random = outcomes.filter(is_random).group_by("query_id", "seed").agg(log_p.mean().alias("mean"))
+    spread = outcomes.filter(is_random).group_by("query_id").agg(log_p.std().alias("spread"))
+    removed = outcomes.filter(pl.col("query_id") == pl.col("removed_for")).join(at_random, on=["query_id", "seed"])
+    falls = removed.group_by("query_id", "method").agg((pl.col("mean") - log_p).mean().alias("fall"))
+    table = falls.pivot("method", index="query_id", values="fall").join(spread, on="query_id").sort("query_id")
+    methods = {
+        "ekfac": "EK-FAC of the MLPs and the embedding",
+        "gradient_dot": "gradient product of both",
+        "bm25": "BM25",
+    }
+    draws, seeds = outcomes.filter(is_random)["removal"].n_unique(), outcomes["seed"].n_unique()
+    yield (
+        f"Query loss difference: nats by which a completion falls without the hundredth of the sequences that a method "
+        f"scores highest for it, beyond the mean of {draws} random removals; {seeds} model for each "
+        f"({outcomes.select('method', 'removal', 'seed').n_unique()} models). The last column is how far random "
+        "removals differ."
+    )
+    yield ""
+    yield f"| question | {' | '.join(methods.values())} | standard deviation of random removals |"
+    yield "|---|---:|---:|---:|---:|"
+    for row in table.iter_rows(named=True):
+        cells = [f"{row[name]:.1f}".replace("-", "−") for name in (*methods, "spread")]
+        yield f"| {row['query_id']} | {' | '.join(cells)} |"
+    means = paired_means({name: table[name].to_numpy() for name in methods})
+    cells = [f"{m.value:.1f} [{m.low:.1f}, {m.high:.1f}]".replace("-", "−") for m in means.values()]
+    yield f"| **mean, with 95 % interval over questions** | {' | '.join(cells)} | |"
 
 
 def _bergson() -> Iterator[str]:

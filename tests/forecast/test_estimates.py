@@ -19,7 +19,7 @@ from influence_assets.study import Study
 from tests import studies
 from tests.counting import LEFT_OUT_BY_TORCH
 
-MEASURED = ("covariances", "corrected_eigenvalues", "query_gradients", "gradient_sketches", "influence_scores")
+MEASURED = ("covariances", "corrected_eigenvalues", "query_gradients", "gradient_sketches", *studies.SCORES)
 
 
 def by_name(study):
