@@ -66,13 +66,12 @@ class ProximalBregman:
         self._fitted = fitted.with_loss()
         if not len(self._fitted):
             raise ValueError("no sequence that the model is to stay near to carries a loss")
-        with torch.no_grad():
-            self._said = list(self._log_probabilities())
+        self._said = list(self._log_probabilities())
 
     def response(
         self,
         added: Sequences,
-        queries: Sequences,
+        queries: Sequence[Sequences],
         ε: float,
         search: Search = Search(),  # noqa: B008  # it is frozen
     ) -> Response:
@@ -80,14 +79,14 @@ class ProximalBregman:
 
         Args:
             added: the sequence z, one row.
-            queries: the queries.
+            queries: the queries, set by set.
             ε: 1/N for one more copy, −1/N for one less.
             search: how long the minimum is searched for; at the start, the gradient is ε ∇L(z).
         """
         minimum = self.minimum(added, ε, search)
-        before = log_probabilities(self._runner.model, queries)
+        before = self._answers(queries)
         with self._moved(minimum.x):
-            after = log_probabilities(self._runner.model, queries)
+            after = self._answers(queries)
         return Response(after - before, minimum.relative_gradient, minimum.iterations, minimum.evaluations)
 
     def minimum(self, added: Sequences, ε: float, search: Search) -> Minimum:
@@ -111,9 +110,8 @@ class ProximalBregman:
 
         return minimised(objective, self._preconditioned, zero, search)
 
-    def loss_gradient(self, added: Sequences) -> Vectors:
-        """Return ∇L(z) at θ_s, [1, d_out, d_in] in the coordinates of the layers' bases."""
-        return self._gradient(self._loss(added))[1]
+    def _answers(self, queries: Sequence[Sequences]) -> np.ndarray:
+        return np.concatenate([log_probabilities(self._runner.model, of_set) for of_set in queries])
 
     def _preconditioned(self, X: Vectors) -> Vectors:
         return {name: self._curvature[name].precondition(x.clone()) for name, x in X.items()}

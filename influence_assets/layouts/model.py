@@ -54,6 +54,22 @@ def runner(workspace: Workspace, language_model: Artifact, progress: Progress, t
     return Runner(model, modules, compute.batch_sequences, count, compute.memory_bytes)
 
 
+def runner_in_float64(workspace: Workspace, language_model: Artifact) -> Runner:
+    """Return the model in float64, whatever the study's precision is, loaded for the caller alone.
+
+    Arguments as in `runner`; no progress is reported.
+
+    Raises:
+        InputError: the weights are not those of the artifact any more, or the device cannot compute in float64.
+    """
+    folder, compute = model_folder(workspace, language_model), workspace.study.compute
+    _refuse_other_weights(workspace, folder, str(language_model.manifest.summary["weights_hash"]))
+    precise = workspace.study.model.model_copy(update={"dtype": "float64"})
+    model = _read_model(folder, workspace.device, precise, adaptation(workspace))
+    modules = attributed_layers(model, modules_of(workspace.study, language_model.manifest.summary))
+    return Runner(model, modules, compute.batch_sequences, memory_bytes=compute.memory_bytes)
+
+
 def attributed_layers(model: PreTrainedModel, modules: str | Sequence[str]) -> Sequence[AttributedLayer]:
     """Return the layers that `curvature.modules` names, rehearsed once for each loaded model.
 
@@ -88,12 +104,15 @@ def load_model(workspace: Workspace, folder: Path, expected_hash: str) -> PreTra
     Raises:
         InputError: the weights do not, or no longer, have this hash.
     """
-    model = workspace.study.model
-    if model.path is not None and _hash_now(workspace) != expected_hash:
+    _refuse_other_weights(workspace, folder, expected_hash)
+    return _load_model(folder, expected_hash, workspace.device, workspace.study.model, adaptation(workspace))
+
+
+def _refuse_other_weights(workspace: Workspace, folder: Path, expected_hash: str) -> None:
+    if workspace.study.model.path is not None and _hash_now(workspace) != expected_hash:
         raise InputError(
             str(folder), "the weights changed during the run", "Wait until they are complete, then run again."
         )
-    return _load_model(folder, expected_hash, workspace.device, model, adaptation(workspace))
 
 
 def _hash_now(workspace: Workspace) -> str:
@@ -115,6 +134,10 @@ def _load_model(
     model: LanguageModel,
     adaptation: Adaptation | None,
 ) -> PreTrainedModel:
+    return _read_model(folder, device, model, adaptation)
+
+
+def _read_model(folder: Path, device: str, model: LanguageModel, adaptation: Adaptation | None) -> PreTrainedModel:
     return load_from_folder(
         folder,
         dtype=model.dtype,

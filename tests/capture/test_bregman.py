@@ -63,7 +63,7 @@ def test_for_small_weights_it_is_exact_gauss_newton_influence():
     expected = -(f @ torch.linalg.solve(damped, g.T))[:, 0]
     ε = 2e-4
     search = Search(tolerance=1e-6, iterations=400, history=60)
-    more, less = (system.bregman.response(system.added(3), system.queries, sign * ε, search) for sign in (1, -1))
+    more, less = (system.bregman.response(system.added(3), [system.queries], sign * ε, search) for sign in (1, -1))
     assert max(more.relative_gradient, less.relative_gradient) <= 1e-6
     # What is of second order in ε cancels between a copy more and a copy less.
     found = (more.changes - less.changes) / (2 * ε)
@@ -111,19 +111,19 @@ def test_where_it_stops_the_objective_is_flat_and_lower(system):
 
 def test_the_model_is_afterwards_as_it_was(system):
     before = {name: p.clone() for name, p in system.model.named_parameters()}
-    said = system.bregman.response(system.added(0), system.queries, 1 / N, Search(0.1))
+    said = system.bregman.response(system.added(0), [system.queries], 1 / N, Search(0.1))
     assert all(torch.equal(before[name], p) for name, p in system.model.named_parameters())
     assert not any(p.requires_grad for p in system.model.parameters())
-    again = system.bregman.response(system.added(0), system.queries, 1 / N, Search(0.1))
+    again = system.bregman.response(system.added(0), [system.queries], 1 / N, Search(0.1))
     np.testing.assert_array_equal(said.changes, again.changes)
 
 
 def test_a_copy_of_a_query_helps_it(system):
     """The sign: the loss of what is added falls."""
     query = system.queries.take(np.array([1]))
-    said = system.bregman.response(query, system.queries, 1 / N, Search(0.1))
+    said = system.bregman.response(query, [system.queries], 1 / N, Search(0.1))
     assert said.changes[1] > 0
-    less = system.bregman.response(query, system.queries, -1 / N, Search(0.1))
+    less = system.bregman.response(query, [system.queries], -1 / N, Search(0.1))
     assert less.changes[1] < 0
 
 
@@ -140,7 +140,7 @@ def test_influence_functions_agree_with_it_in_the_order_of_the_paper():
     found = scores(system.runner, system.training, P, N, system.bases)
     chosen, search = range(12), Search(1e-2)
     responses = np.stack(
-        [system.bregman.response(system.added(row), system.queries, 1 / N, search).changes for row in chosen], 1
+        [system.bregman.response(system.added(row), [system.queries], 1 / N, search).changes for row in chosen], 1
     )
     agreement = {
         name: np.mean([pearsonr(of, said).statistic for of, said in zip(values[:, chosen], responses, strict=True)])
