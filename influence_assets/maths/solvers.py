@@ -14,7 +14,9 @@ Product = Callable[[Vectors], Vectors]
 """A symmetric positive definite matrix, applied to every query's vector."""
 
 
-def conjugate_gradients(apply: Product, precondition: Product, V: Mapping[str, Tensor], iterations: int) -> Vectors:
+def conjugate_gradients(
+    apply: Product, precondition: Product, V: Mapping[str, Tensor], iterations: int, *, tolerance: float = 0.0
+) -> Vectors:
     """Return the solution by preconditioned conjugate gradients (Nocedal & Wright 2006, Algorithm 5.3).
 
     With no iteration it is zero, with one the best multiple of the preconditioned V. A query whose residual is zero
@@ -25,6 +27,7 @@ def conjugate_gradients(apply: Product, precondition: Product, V: Mapping[str, T
         precondition: multiplies with an approximation of its inverse; what it is given stays as it is.
         V: the right-hand sides.
         iterations: the largest number of products.
+        tolerance: stops earlier, once the residual of every query is at most this share of its right-hand side.
     """
     P = {name: torch.zeros_like(v) for name, v in V.items()}
     r = {name: v.clone() for name, v in V.items()}
@@ -37,6 +40,8 @@ def conjugate_gradients(apply: Product, precondition: Product, V: Mapping[str, T
         if done == iterations or not bool(ry.abs().max()):
             break
         r = _plus(r, -step, Ap)
+        if tolerance and bool((inner_products(r, r) <= tolerance**2 * inner_products(V, V)).all()):
+            break
         y = precondition(r)
         before, ry = ry, inner_products(r, y)
         p = _plus(y, _ratio(ry, before), p)

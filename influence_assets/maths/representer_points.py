@@ -1,0 +1,196 @@
+"""Representer points: a logit as a sum over training points (Yeh et al. 2018, Theorem 3.1).
+
+The last linear map is fitted again, with decay, to what the model itself says of its training points:
+
+    J(W) = (1/n) Σ_i ℓ_i(W f_i) + λ‖W‖²,   ℓ_i(Φ) = −Σ_v p_iv log softmax(Φ)_v,   p_i = softmax(W₀ f_i),
+
+with W₀ the model's head and f_i the hidden state that predicts token i. Where ∇J = 0,
+
+    W = Σ_i α_i f_iᵀ,   α_i = −(1/2λn) ∂ℓ_i/∂Φ = (p_i − softmax(W f_i)) / (2λn),
+
+so that the logit of word y at another state f is Σ_i α_iy f_iᵀf, and α_iy f_iᵀf is what training token i adds to it.
+As Σ_v α_iv = 0, logits are relative to their mean over the vocabulary. W differs from Σ_i α_i f_iᵀ by ∇J / 2λ, which
+is how exactness is measured.
+
+J is strictly convex. W is found by Newton's method with inexact steps (Eisenstat & Walker 1994; Nocedal & Wright 2006,
+Sec. 11.2), each by conjugate gradients and judged by the norm of ∇J, which keeps its digits where J itself has none
+left. Nothing of the size of tokens × vocabulary is stored: softmaxes are computed a few tokens at a time, whenever they
+are needed. A head with a bias has it as a last column of W, and states then end with a 1.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from influence_assets.maths.solvers import Vectors, conjugate_gradients
+
+States = Callable[[], Iterable[Float[Tensor, "_ width"]]]
+"""Yields the hidden states of all training tokens, some at a time, always in the same order."""
+
+_LOGITS_AT_ONCE = 2**23
+"""64 MiB in float64, a few of which are in memory at a time."""
+
+_STEPS, _PRODUCTS, _HALVINGS = 100, 200, 30
+
+_LEAST_PROGRESS = 1e-4
+
+
+@dataclass(frozen=True)
+class Refit:
+    """The last linear map, fitted again.
+
+    Args:
+        weight: W.
+        error: ‖W − Σ_i α_i f_iᵀ‖ / ‖W‖.
+        steps: the steps that Newton's method took.
+    """
+
+    weight: Float[Tensor, "word width"]
+    error: float
+    steps: int
+
+
+def refitted_head(
+    states: States, head: Float[Tensor, "word width"], decay: float, *, tolerance: float = 1e-10
+) -> Refit:
+    """Return the W at which ∇J = 0, in the head's precision.
+
+    Args:
+        states: yields the states of the training tokens.
+        head: W₀, where the search begins.
+        decay: λ.
+        tolerance: the largest relative difference between W and Σ_i α_i f_iᵀ.
+
+    Raises:
+        ArithmeticError: that is not reached, because it is below what the head's precision allows.
+    """
+    objective = _Objective(states, head, decay)
+    W, g = head, objective.gradient(head)
+    for step in range(_STEPS):
+        error = float(g.norm() / (2 * decay * W.norm()))
+        if error <= tolerance:
+            return Refit(W, error, step)
+        found = objective.improved(W, g)
+        if found is None:
+            break
+        W, g = found
+    raise ArithmeticError(f"the refitted head is only stationary to {error:.1e}, not to {tolerance:.1e}")
+
+
+def values_of_parts(
+    states: States,
+    parts: Int[Tensor, " token"],
+    tests: tuple[Float[Tensor, "test width"], Int[Tensor, " test"], Int[Tensor, " test"]],
+    heads: tuple[Float[Tensor, "word width"], Float[Tensor, "word width"]],
+    decay: float,
+) -> Float[Tensor, "query part"]:
+    """Return Σ α_iy f_iᵀf over the tokens i of each part and the test tokens (f, y) of each query, in logits.
+
+    Args:
+        states: yields the states of the training tokens.
+        parts: the part that each token belongs to, 0, 1, …; there are as many parts as the largest number says.
+        tests: state, label and query (0, 1, …) of each test token.
+        heads: W, and W₀.
+        decay: λ.
+    """
+    (W, W0), (F, labels, queries) = heads, (each.to(heads[0].device) for each in tests)
+    words, column = labels.unique(return_inverse=True)
+    count = int(parts.max()) + 1 if len(parts) else 0
+    values = W.new_zeros(int(queries.max()) + 1 if len(queries) else 0, count)
+    done = 0
+    for f in _rows(states, W):
+        α = (_softmax(f, W0)[:, words] - _softmax(f, W)[:, words]) / (2 * decay * len(parts))
+        of_tests = α[:, column] * (f @ F.to(f).T)
+        of_queries = f.new_zeros(len(f), len(values)).index_add_(1, queries, of_tests)
+        values.index_add_(1, parts[done : done + len(f)].to(W.device), of_queries.T)
+        done += len(f)
+    if done != len(parts):
+        raise ValueError(f"there are {len(parts)} tokens with a part and {done} states")
+    return values
+
+
+class _Objective:
+    """J, by its derivatives.
+
+    Args:
+        states: yields the states of the training tokens.
+        head: W₀.
+        decay: λ.
+    """
+
+    def __init__(self, states: States, head: Float[Tensor, "word width"], decay: float) -> None:
+        self._states = states
+        self._head = head
+        self._decay = decay
+        self._inverse = self._preconditioner()
+
+    def gradient(self, W: Float[Tensor, "word width"]) -> Float[Tensor, "word width"]:
+        """Return ∇J = (1/n) Σ_i (softmax(W f_i) − p_i) f_iᵀ + 2λW."""
+        total, n = torch.zeros_like(W), 0
+        for f in _rows(self._states, W):
+            total.addmm_((_softmax(f, W) - _softmax(f, self._head)).T, f)
+            n += len(f)
+        return total / n + 2 * self._decay * W
+
+    def curved(self, W: Float[Tensor, "word width"], X: Float[Tensor, "word width"]) -> Float[Tensor, "word width"]:
+        """Return the second derivative of J at W, applied to X: (1/n) Σ_i (diag s − s sᵀ) X f_i f_iᵀ + 2λX."""
+        total, n = torch.zeros_like(W), 0
+        for f in _rows(self._states, W):
+            s, moved = _softmax(f, W), f @ X.T
+            moved -= (s * moved).sum(1, keepdim=True)
+            total.addmm_((s * moved).T, f)
+            n += len(f)
+        return total / n + 2 * self._decay * X
+
+    def improved(self, W: Tensor, g: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return a W with a smaller ∇J, and that; None if rounding leaves nothing to improve."""
+        before = float(g.norm())
+        # The closer, the more exact, so that the last steps converge faster than linearly.
+        forcing = min(0.5, (before / (2 * self._decay * float(W.norm()))) ** 0.5)
+
+        def apply(X: Vectors) -> Vectors:
+            return {"head": self.curved(W, X["head"][0])[None]}
+
+        direction = conjugate_gradients(apply, self._precondition, {"head": -g[None]}, _PRODUCTS, tolerance=forcing)
+        step = direction["head"][0]
+        for _ in range(_HALVINGS):
+            moved = W + step
+            after = self.gradient(moved)
+            if float(after.norm()) <= (1 - _LEAST_PROGRESS) * before:
+                return moved, after
+            step = step / 2
+        return None
+
+    def _preconditioner(self) -> tuple[Tensor, Tensor]:
+        """Return eigenvectors Q of E[f fᵀ] and the eigenvalues that a word's curvature has in them, about s̄_v Λ + 2λ.
+
+        s̄_v is the mean of p_v (1 − p_v) over all tokens.
+        """
+        A, mean, n = self._head.new_zeros(self._head.shape[1], self._head.shape[1]), 0.0, 0
+        for f in _rows(self._states, self._head):
+            p = _softmax(f, self._head)
+            A.addmm_(f.T, f)
+            mean = mean + (p * (1 - p)).sum(0)
+            n += len(f)
+        if not n:
+            raise ArithmeticError("there are no tokens to fit the head to")
+        Λ, Q = torch.linalg.eigh(A / n)
+        return Q, torch.outer(torch.as_tensor(mean) / n, Λ.clamp(min=0)) + 2 * self._decay
+
+    def _precondition(self, X: Vectors) -> Vectors:
+        Q, eigenvalues = self._inverse
+        return {"head": (X["head"] @ Q / eigenvalues) @ Q.T}
+
+
+def _rows(states: States, W: Float[Tensor, "word width"]) -> Iterator[Float[Tensor, "_ width"]]:
+    """Yield the states in W's precision and on its device, as many at a time as `_LOGITS_AT_ONCE` allows."""
+    for block in states():
+        for rows in block.split(max(1, _LOGITS_AT_ONCE // len(W))):
+            yield rows.to(W)
+
+
+def _softmax(f: Float[Tensor, "row width"], W: Float[Tensor, "word width"]) -> Float[Tensor, "row word"]:
+    return (f @ W.T).softmax(1)
