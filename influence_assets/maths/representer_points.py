@@ -97,7 +97,7 @@ def values_of_parts(
         decay: λ.
     """
     (W, W0), (F, labels, queries) = heads, (each.to(heads[0].device) for each in tests)
-    words, column = labels.unique(return_inverse=True)
+    words, column = torch.unique(labels, return_inverse=True)
     count = int(parts.max()) + 1 if len(parts) else 0
     values = W.new_zeros(int(queries.max()) + 1 if len(queries) else 0, count)
     done = 0
@@ -169,16 +169,17 @@ class _Objective:
 
         s̄_v is the mean of p_v (1 − p_v) over all tokens.
         """
-        A, mean, n = self._head.new_zeros(self._head.shape[1], self._head.shape[1]), 0.0, 0
+        words, width = self._head.shape
+        A, total, n = self._head.new_zeros(width, width), self._head.new_zeros(words), 0
         for f in _rows(self._states, self._head):
             p = _softmax(f, self._head)
             A.addmm_(f.T, f)
-            mean = mean + (p * (1 - p)).sum(0)
+            total += (p * (1 - p)).sum(0)
             n += len(f)
         if not n:
             raise ArithmeticError("there are no tokens to fit the head to")
         Λ, Q = torch.linalg.eigh(A / n)
-        return Q, torch.outer(torch.as_tensor(mean) / n, Λ.clamp(min=0)) + 2 * self._decay
+        return Q, torch.outer(total / n, Λ.clamp(min=0)) + 2 * self._decay
 
     def _precondition(self, X: Vectors) -> Vectors:
         Q, eigenvalues = self._inverse
@@ -188,7 +189,7 @@ class _Objective:
 def _rows(states: States, W: Float[Tensor, "word width"]) -> Iterator[Float[Tensor, "_ width"]]:
     """Yield the states in W's precision and on its device, as many at a time as `_LOGITS_AT_ONCE` allows."""
     for block in states():
-        for rows in block.split(max(1, _LOGITS_AT_ONCE // len(W))):
+        for rows in torch.split(block, max(1, _LOGITS_AT_ONCE // len(W))):
             yield rows.to(W)
 
 
