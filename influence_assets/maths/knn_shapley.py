@@ -22,13 +22,12 @@ a query's completion. Values sum to v of all points, so those of a query sum to 
 that the neighbours vote for. The number of votes is the unit.
 """
 
-from collections.abc import Callable, Iterable
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from influence_assets.maths.notation import in_float64
+from influence_assets.maths.points import QueryPoints, TrainingPoints
 
 _PAIRS_AT_ONCE = 2**22
 """The pairs of test and training point that are sorted at once: 32 MiB in float64, and 16 times that in all."""
@@ -91,57 +90,45 @@ def _sums(values: Float[Tensor, "test point"], first: Tensor, last: Tensor) -> F
     return before.gather(1, last + 1) - before.gather(1, first)
 
 
-def values_of_parts(
-    states: Callable[[], Iterable[Float[Tensor, "_ width"]]],
-    labels: Int[Tensor, " point"],
-    parts: Int[Tensor, " point"],
-    tests: tuple[Float[Tensor, "test width"], Int[Tensor, " test"], Int[Tensor, " test"]],
-    neighbours: int,
-) -> Float[Tensor, "query part"]:
-    """Return the summed values of the points of each part for each query's test points, in votes, in float64.
+def values_of_parts(training: TrainingPoints, asked: QueryPoints, neighbours: int) -> Float[Tensor, "query part"]:
+    """Return the summed values of the tokens of each part for each query's tokens, in votes, in float64.
 
-    What is in memory grows with the number of points, not with that of test points, which are taken a few at a time;
-    the states are read again for each few. Distances are Euclidean.
+    What is in memory grows with the number of training tokens, not with that of the queries' tokens, which are taken a
+    few at a time; the training states are read again for each few. Distances are Euclidean.
 
     Args:
-        states: yields the hidden states of all training points, some at a time, always in the same order.
-        labels: the token that each point predicts.
-        parts: the part that each point belongs to, 0, 1, …; there are as many parts as the largest number says.
-        tests: hidden state, label and query (0, 1, …) of each test point.
+        training: the training tokens.
+        asked: the tokens of the queries' completions.
         neighbours: K, at least 1.
     """
-    test_states, test_labels, queries = in_float64(tests[0]), tests[1], tests[2]
-    device = test_states.device
-    labels, parts = labels.to(device), parts.to(device)
-    of_queries = test_states.new_zeros(int(queries.max()) + 1 if len(queries) else 0, _count(parts))
-    at_once = max(1, _PAIRS_AT_ONCE // max(1, len(labels)))
-    for start in range(0, len(test_states), at_once):
+    states = in_float64(asked.states)
+    device = states.device
+    labels, parts, queries = training.labels.to(device), training.parts.to(device), asked.queries.to(device)
+    of_queries = states.new_zeros(asked.query_count, training.part_count)
+    at_once = max(1, _PAIRS_AT_ONCE // max(1, len(training)))
+    for start in range(0, len(asked), at_once):
         chosen = slice(start, start + at_once)
-        distances, largest = _squared_distances(states(), test_states[chosen], len(labels))
-        agrees = labels == test_labels[chosen].to(device)[:, None]
+        distances, largest = _squared_distances(training, states[chosen])
+        agrees = labels == asked.labels[chosen].to(device)[:, None]
         values = shapley_values(distances, agrees, neighbours, resolution=largest * _ROUNDING)
-        of_parts = values.new_zeros(len(values), of_queries.shape[1]).index_add_(1, parts, values)
-        of_queries.index_add_(0, queries[chosen].to(device), of_parts)
+        of_parts = values.new_zeros(len(values), training.part_count).index_add_(1, parts, values)
+        of_queries.index_add_(0, queries[chosen], of_parts)
     return of_queries
 
 
 def _squared_distances(
-    states: Iterable[Float[Tensor, "_ width"]], tests: Float[Tensor, "test width"], points: int
+    training: TrainingPoints, states: Float[Tensor, "test width"]
 ) -> tuple[Float[Tensor, "test point"], Float[Tensor, " test"]]:
     """Return the squared distances, and for each test point the largest sum of squares that they are differences of."""
-    of_tests = tests.square().sum(1)
-    distances = tests.new_empty(len(tests), points)
-    largest, done = of_tests.clone(), 0
-    for block in states:
-        x = in_float64(block.to(tests.device))
+    own = states.square().sum(1)
+    distances = states.new_empty(len(states), len(training))
+    largest, done = own.clone(), 0
+    for block in training.states():
+        x = in_float64(block.to(states.device))
         squares = x.square().sum(1)
-        distances[:, done : done + len(x)] = of_tests[:, None] + squares - 2 * tests @ x.T
-        largest = torch.maximum(largest, of_tests + squares.max() if len(x) else largest)
+        distances[:, done : done + len(x)] = own[:, None] + squares - 2 * states @ x.T
+        largest = torch.maximum(largest, own + squares.max() if len(x) else largest)
         done += len(x)
-    if done != points:
-        raise ValueError(f"there are {points} labels and {done} states")
+    if done != len(training):
+        raise ValueError(f"there are {len(training)} labels and {done} states")
     return distances, largest
-
-
-def _count(parts: Int[Tensor, " point"]) -> int:
-    return int(parts.max()) + 1 if len(parts) else 0

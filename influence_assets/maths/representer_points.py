@@ -18,17 +18,18 @@ left. Nothing of the size of tokens × vocabulary is stored: softmaxes are compu
 are needed. A head with a bias has it as a last column of W, and states then end with a 1.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from influence_assets.maths.points import QueryPoints, States, TrainingPoints
 from influence_assets.maths.solvers import Vectors, conjugate_gradients
 
-States = Callable[[], Iterable[Float[Tensor, "_ width"]]]
-"""Yields the hidden states of all training tokens, some at a time, always in the same order."""
+Heads = tuple[Float[Tensor, "word width"], Float[Tensor, "word width"]]
+"""W, and W₀."""
 
 _LOGITS_AT_ONCE = 2**23
 """64 MiB in float64, a few of which are in memory at a time."""
@@ -81,34 +82,29 @@ def refitted_head(
 
 
 def values_of_parts(
-    states: States,
-    parts: Int[Tensor, " token"],
-    tests: tuple[Float[Tensor, "test width"], Int[Tensor, " test"], Int[Tensor, " test"]],
-    heads: tuple[Float[Tensor, "word width"], Float[Tensor, "word width"]],
-    decay: float,
+    training: TrainingPoints, asked: QueryPoints, heads: Heads, decay: float
 ) -> Float[Tensor, "query part"]:
-    """Return Σ α_iy f_iᵀf over the tokens i of each part and the test tokens (f, y) of each query, in logits.
+    """Return Σ α_iy f_iᵀf over the tokens i of each part and the tokens (f, y) of each query, in logits.
 
     Args:
-        states: yields the states of the training tokens.
-        parts: the part that each token belongs to, 0, 1, …; there are as many parts as the largest number says.
-        tests: state, label and query (0, 1, …) of each test token.
+        training: the training tokens.
+        asked: the tokens of the queries' completions.
         heads: W, and W₀.
         decay: λ.
     """
-    (W, W0), (F, labels, queries) = heads, (each.to(heads[0].device) for each in tests)
+    W, W0 = heads
+    F, labels, queries = (each.to(W.device) for each in (asked.states.to(W.dtype), asked.labels, asked.queries))
+    parts = training.parts.to(W.device)
     words, column = torch.unique(labels, return_inverse=True)
-    count = int(parts.max()) + 1 if len(parts) else 0
-    values = W.new_zeros(int(queries.max()) + 1 if len(queries) else 0, count)
+    values = W.new_zeros(asked.query_count, training.part_count)
     done = 0
-    for f in _rows(states, W):
-        α = (_softmax(f, W0)[:, words] - _softmax(f, W)[:, words]) / (2 * decay * len(parts))
-        of_tests = α[:, column] * (f @ F.to(f).T)
-        of_queries = f.new_zeros(len(f), len(values)).index_add_(1, queries, of_tests)
-        values.index_add_(1, parts[done : done + len(f)].to(W.device), of_queries.T)
+    for f in _rows(training.states, W):
+        α = (_softmax(f, W0)[:, words] - _softmax(f, W)[:, words]) / (2 * decay * len(training))
+        of_queries = f.new_zeros(len(f), asked.query_count).index_add_(1, queries, α[:, column] * (f @ F.T))
+        values.index_add_(1, parts[done : done + len(f)], of_queries.T)
         done += len(f)
-    if done != len(parts):
-        raise ValueError(f"there are {len(parts)} tokens with a part and {done} states")
+    if done != len(training):
+        raise ValueError(f"there are {len(training)} tokens and {done} states")
     return values
 
 

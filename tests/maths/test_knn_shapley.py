@@ -8,6 +8,7 @@ import torch
 
 from influence_assets.maths import knn_shapley
 from influence_assets.maths.knn_shapley import shapley_values, values_of_parts
+from influence_assets.maths.points import QueryPoints, TrainingPoints
 
 
 def worth(subset, distances, agrees, K):
@@ -82,7 +83,11 @@ def test_no_points_have_no_values():
     )
 
 
-def corpus(points=40, width=3, vocabulary=4, parts=7):
+PARTS = 8
+
+
+def corpus(points=40, width=3, vocabulary=4):
+    """Training and query tokens; the last part has no token."""
     generator = torch.Generator().manual_seed(1)
 
     def integers(bound, count):
@@ -92,43 +97,45 @@ def corpus(points=40, width=3, vocabulary=4, parts=7):
     states[1::3] = states[::3][: len(states[1::3])]  # the same context again, as when a text begins like another
     tests = torch.cat([states[:4], torch.randn(5, width, generator=generator, dtype=torch.float64)])
     queries = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 2])
-    labels, of_parts = integers(vocabulary, points), integers(parts, points)
-    of_parts[0] = parts - 1
-    return states, labels, of_parts, (tests, integers(vocabulary, len(tests)), queries)
+    training = training_points(states, integers(vocabulary, points), integers(PARTS - 1, points))
+    return states, training, QueryPoints(tests, integers(vocabulary, len(tests)), queries, 3)
+
+
+def training_points(states, labels, parts, block=16):
+    return TrainingPoints(lambda: states.split(block), labels, parts, PARTS)
+
+
+def rounded_distances(states, test):
+    return [round(math.dist(x, test), 9) for x in states]
 
 
 @pytest.mark.parametrize("pairs_at_once", [1, 100, 2**23])
 def test_parts_and_queries_have_the_sums_of_their_tokens(pairs_at_once, monkeypatch):
     monkeypatch.setattr(knn_shapley, "_PAIRS_AT_ONCE", pairs_at_once)
-    states, labels, parts, (tests, test_labels, queries) = corpus()
-    expected = torch.zeros(3, 7, dtype=torch.float64)
-    for test, label, query in zip(tests, test_labels, queries, strict=True):
-        distances = [round(math.dist(x, test), 9) for x in states]
-        agrees = labels == label
-        values = shapley_values(torch.tensor([distances], dtype=torch.float64), agrees[None], 3)[0]
-        for value, part in zip(values, parts, strict=True):
+    states, training, asked = corpus()
+    expected = torch.zeros(3, PARTS, dtype=torch.float64)
+    for test, label, query in zip(asked.states, asked.labels, asked.queries, strict=True):
+        distances = torch.tensor([rounded_distances(states, test)], dtype=torch.float64)
+        values = shapley_values(distances, (training.labels == label)[None], 3)[0]
+        for value, part in zip(values, training.parts, strict=True):
             expected[query, part] += value
-    found = values_of_parts(lambda: states.split(16), labels, parts, (tests, test_labels, queries), 3)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(values_of_parts(training, asked, 3), expected)
 
 
-def test_values_do_not_depend_on_the_order_in_which_points_are_stored():
-    states, labels, parts, tests = corpus()
+def test_values_do_not_depend_on_the_order_in_which_tokens_are_stored():
+    states, training, asked = corpus()
     order = torch.randperm(len(states), generator=torch.Generator().manual_seed(2))
-    first = values_of_parts(lambda: [states], labels, parts, tests, 3)
-    second = values_of_parts(lambda: states[order].split(9), labels[order], parts[order], tests, 3)
+    other = training_points(states[order], training.labels[order], training.parts[order], block=9)
+    first, second = (values_of_parts(each, asked, 3) for each in (training, other))
     torch.testing.assert_close(first, second, rtol=0, atol=1e-12)
 
 
 def test_values_of_a_query_sum_to_the_votes_of_its_tokens():
-    states, labels, parts, (tests, test_labels, queries) = corpus()
+    states, training, asked = corpus()
     K, votes = 4, torch.zeros(3, dtype=torch.float64)
-    tests = tests + 0.01  # where no two points are at the same distance but the repeated ones
-    for test, label, query in zip(tests, test_labels, queries, strict=True):
-        distances = [round(math.dist(x, test), 9) for x in states]
-        votes[query] += worth_of_all(distances, (labels == label).tolist(), K)
-    found = values_of_parts(lambda: [states], labels, parts, (tests, test_labels, queries), K)
-    torch.testing.assert_close(found.sum(1), votes)
+    for test, label, query in zip(asked.states, asked.labels, asked.queries, strict=True):
+        votes[query] += worth_of_all(rounded_distances(states, test), (training.labels == label).tolist(), K)
+    torch.testing.assert_close(values_of_parts(training, asked, K).sum(1), votes)
 
 
 def worth_of_all(distances, agrees, K):
@@ -143,6 +150,7 @@ def worth_of_all(distances, agrees, K):
 
 
 def test_states_that_are_missing_are_refused():
-    states, labels, parts, tests = corpus()
+    states, training, asked = corpus()
+    incomplete = training_points(states[:-1], training.labels, training.parts)
     with pytest.raises(ValueError, match="40 labels and 39 states"):
-        values_of_parts(lambda: [states[:-1]], labels, parts, tests, 3)
+        values_of_parts(incomplete, asked, 3)

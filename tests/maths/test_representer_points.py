@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from influence_assets.maths import representer_points
+from influence_assets.maths.points import QueryPoints, TrainingPoints
 from influence_assets.maths.representer_points import refitted_head, values_of_parts
 
 TOKENS, WORDS, WIDTH = 40, 6, 4
@@ -88,25 +89,27 @@ def test_what_the_precision_does_not_allow_is_refused():
         refitted_head(lambda: [STATES.float()], HEAD.float(), 1e-3, tolerance=1e-14)
 
 
+ASKED = QueryPoints(NEW, torch.tensor([0, 3, 3, 5, 0]), torch.tensor([0, 0, 1, 1, 1]), 2)
+
+
 @pytest.mark.parametrize("logits_at_once", [7, 2**22])
 def test_values_are_the_sums_over_single_tokens(logits_at_once, monkeypatch):
     monkeypatch.setattr(representer_points, "_LOGITS_AT_ONCE", logits_at_once)
     decay = 0.01
     W = refitted_head(blocks, HEAD, decay).weight
     α = representer_coefficients(W, decay)
-    parts = torch.arange(TOKENS) % 7
-    labels, queries = torch.tensor([0, 3, 3, 5, 0]), torch.tensor([0, 0, 1, 1, 1])
-    expected = torch.zeros(2, 7, dtype=torch.float64)
+    training = TrainingPoints(blocks, torch.zeros(TOKENS).long(), torch.arange(TOKENS) % 7, 8)
+    expected = torch.zeros(2, 8, dtype=torch.float64)
     for i in range(TOKENS):
-        for f, y, query in zip(NEW, labels, queries, strict=True):
-            expected[query, parts[i]] += α[i, y] * (STATES[i] @ f)
-    found = values_of_parts(blocks, parts, (NEW, labels, queries), (W, HEAD), decay)
+        for f, y, query in zip(NEW, ASKED.labels, ASKED.queries, strict=True):
+            expected[query, training.parts[i]] += α[i, y] * (STATES[i] @ f)
+    found = values_of_parts(training, ASKED, (W, HEAD), decay)
     torch.testing.assert_close(found, expected)
-    logits = (NEW @ W.T)[torch.arange(5), labels]
+    logits = (NEW @ W.T)[torch.arange(5), ASKED.labels]
     torch.testing.assert_close(found.sum(1), torch.stack([logits[:2].sum(), logits[2:].sum()]), rtol=0, atol=1e-8)
 
 
 def test_states_that_are_missing_are_refused():
-    tests = NEW, torch.zeros(5).long(), torch.zeros(5).long()
-    with pytest.raises(ValueError, match="41 tokens with a part and 40 states"):
-        values_of_parts(blocks, torch.zeros(41).long(), tests, (HEAD, HEAD), 0.1)
+    training = TrainingPoints(blocks, torch.zeros(41).long(), torch.zeros(41).long(), 1)
+    with pytest.raises(ValueError, match="41 tokens and 40 states"):
+        values_of_parts(training, ASKED, (HEAD, HEAD), 0.1)
