@@ -47,11 +47,13 @@ class Refit:
         weight: W.
         error: ‖W − Σ_i α_i f_iᵀ‖ / ‖W‖.
         steps: the steps that Newton's method took.
+        products: how often the states of all tokens were gone over: ∇J or a product with J's second derivative each.
     """
 
     weight: Float[Tensor, "word width"]
     error: float
     steps: int
+    products: int
 
 
 def refitted_head(
@@ -73,7 +75,7 @@ def refitted_head(
     for step in range(_STEPS):
         error = float(g.norm() / (2 * decay * W.norm()))
         if error <= tolerance:
-            return Refit(W, error, step)
+            return Refit(W, error, step, objective.products)
         found = objective.improved(W, g)
         if found is None:
             break
@@ -108,6 +110,13 @@ def values_of_parts(
     return values
 
 
+def logits(asked: QueryPoints, W: Float[Tensor, "word width"]) -> Float[Tensor, " query"]:
+    """Return the sum of W's logits of each query's tokens, which the values of all training tokens sum to."""
+    labels, queries = asked.labels.to(W.device), asked.queries.to(W.device)
+    of_tokens = (asked.states.to(W) * W[labels]).sum(1)
+    return W.new_zeros(asked.query_count).index_add_(0, queries, of_tokens)
+
+
 class _Objective:
     """J, by its derivatives.
 
@@ -121,10 +130,12 @@ class _Objective:
         self._states = states
         self._head = head
         self._decay = decay
+        self.products = 1
         self._inverse = self._preconditioner()
 
     def gradient(self, W: Float[Tensor, "word width"]) -> Float[Tensor, "word width"]:
         """Return ∇J = (1/n) Σ_i (softmax(W f_i) − p_i) f_iᵀ + 2λW."""
+        self.products += 1
         total, n = torch.zeros_like(W), 0
         for f in _rows(self._states, W):
             total.addmm_((_softmax(f, W) - _softmax(f, self._head)).T, f)
@@ -133,6 +144,7 @@ class _Objective:
 
     def curved(self, W: Float[Tensor, "word width"], X: Float[Tensor, "word width"]) -> Float[Tensor, "word width"]:
         """Return the second derivative of J at W, applied to X: (1/n) Σ_i (diag s − s sᵀ) X f_i f_iᵀ + 2λX."""
+        self.products += 1
         total, n = torch.zeros_like(W), 0
         for f in _rows(self._states, W):
             s, moved = _softmax(f, W), f @ X.T

@@ -5,7 +5,7 @@ import torch
 
 from influence_assets.maths import representer_points
 from influence_assets.maths.points import QueryPoints, TrainingPoints
-from influence_assets.maths.representer_points import refitted_head, values_of_parts
+from influence_assets.maths.representer_points import logits, refitted_head, values_of_parts
 
 TOKENS, WORDS, WIDTH = 40, 6, 4
 
@@ -84,6 +84,16 @@ def test_the_error_is_how_far_the_sum_over_tokens_is_from_the_head():
     assert float((found.weight - summed).norm() / found.weight.norm()) == pytest.approx(found.error, rel=1e-6)
 
 
+def test_products_count_how_often_the_states_are_read():
+    reads = []
+
+    def counted():
+        reads.append(1)
+        return blocks()
+
+    assert refitted_head(counted, HEAD, 0.01).products == len(reads)
+
+
 def test_what_the_precision_does_not_allow_is_refused():
     with pytest.raises(ArithmeticError, match="only stationary to"):
         refitted_head(lambda: [STATES.float()], HEAD.float(), 1e-3, tolerance=1e-14)
@@ -105,8 +115,9 @@ def test_values_are_the_sums_over_single_tokens(logits_at_once, monkeypatch):
             expected[query, training.parts[i]] += α[i, y] * (STATES[i] @ f)
     found = values_of_parts(training, ASKED, (W, HEAD), decay)
     torch.testing.assert_close(found, expected)
-    logits = (NEW @ W.T)[torch.arange(5), ASKED.labels]
-    torch.testing.assert_close(found.sum(1), torch.stack([logits[:2].sum(), logits[2:].sum()]), rtol=0, atol=1e-8)
+    single = (NEW @ W.T)[torch.arange(5), ASKED.labels]
+    torch.testing.assert_close(logits(ASKED, W), torch.stack([single[:2].sum(), single[2:].sum()]))
+    torch.testing.assert_close(found.sum(1), logits(ASKED, W), rtol=0, atol=1e-8)
 
 
 def test_states_that_are_missing_are_refused():
