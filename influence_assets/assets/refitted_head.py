@@ -72,12 +72,17 @@ def _own_head(work: Work) -> "Tensor":
 
 
 def _cost(sizes: Any, _partition: Partition) -> Cost:
-    shape = sizes.shape
-    return Cost(PRODUCTS * 3 * sizes.all_sequences() * shape.head, 2 * 8 * shape.width * sizes.config.vocab_size)
+    return Cost(PRODUCTS * 3 * sizes.all_sequences() * sizes.shape.head, 2 * _head_bytes(sizes))
 
 
 def _memory(sizes: Any) -> int:
-    return int(sizes.pass_memory(MATRICES * 8 * sizes.shape.width * sizes.config.vocab_size))
+    return int(sizes.pass_memory(MATRICES * _head_bytes(sizes)))
+
+
+def _head_bytes(sizes: Any) -> float:
+    """Return the bytes of the head in float64."""
+    shape = sizes.shape
+    return float(8 * shape.head / (2 * (shape.tokens - 1)))
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:

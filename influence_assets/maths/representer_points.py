@@ -128,19 +128,18 @@ class _Objective:
 
     def __init__(self, states: States, head: Float[Tensor, "word width"], decay: float) -> None:
         self._states = states
-        self._head = head
         self._decay = decay
         self.products = 1
-        self._inverse = self._preconditioner()
+        self._targets, self._inverse = self._of_targets(head)
 
     def gradient(self, W: Float[Tensor, "word width"]) -> Float[Tensor, "word width"]:
         """Return ∇J = (1/n) Σ_i (softmax(W f_i) − p_i) f_iᵀ + 2λW."""
         self.products += 1
         total, n = torch.zeros_like(W), 0
         for f in _rows(self._states, W):
-            total.addmm_((_softmax(f, W) - _softmax(f, self._head)).T, f)
+            total.addmm_(_softmax(f, W).T, f)
             n += len(f)
-        return total / n + 2 * self._decay * W
+        return total / n - self._targets + 2 * self._decay * W
 
     def curved(self, W: Float[Tensor, "word width"], X: Float[Tensor, "word width"]) -> Float[Tensor, "word width"]:
         """Return the second derivative of J at W, applied to X: (1/n) Σ_i (diag s − s sᵀ) X f_i f_iᵀ + 2λX."""
@@ -172,22 +171,25 @@ class _Objective:
             step = step / 2
         return None
 
-    def _preconditioner(self) -> tuple[Tensor, Tensor]:
-        """Return eigenvectors Q of E[f fᵀ] and the eigenvalues that a word's curvature has in them, about s̄_v Λ + 2λ.
+    def _of_targets(self, head: Float[Tensor, "word width"]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Return (1/n) Σ_i p_i f_iᵀ, and what preconditions.
 
-        s̄_v is the mean of p_v (1 − p_v) over all tokens.
+        That is eigenvectors Q of E[f fᵀ] and the eigenvalues that a word's curvature has in them, about s̄_v Λ + 2λ with
+        s̄_v the mean of p_v (1 − p_v) over all tokens.
         """
-        words, width = self._head.shape
-        A, total, n = self._head.new_zeros(width, width), self._head.new_zeros(words), 0
-        for f in _rows(self._states, self._head):
-            p = _softmax(f, self._head)
+        words, width = head.shape
+        A, total, n = head.new_zeros(width, width), head.new_zeros(words), 0
+        targets = torch.zeros_like(head)
+        for f in _rows(self._states, head):
+            p = _softmax(f, head)
             A.addmm_(f.T, f)
+            targets.addmm_(p.T, f)
             total += (p * (1 - p)).sum(0)
             n += len(f)
         if not n:
             raise ArithmeticError("there are no tokens to fit the head to")
         Λ, Q = torch.linalg.eigh(A / n)
-        return Q, torch.outer(total / n, Λ.clamp(min=0)) + 2 * self._decay
+        return targets / n, (Q, torch.outer(total / n, Λ.clamp(min=0)) + 2 * self._decay)
 
     def _precondition(self, X: Vectors) -> Vectors:
         Q, eigenvalues = self._inverse

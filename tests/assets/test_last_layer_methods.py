@@ -15,11 +15,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, PhiConfig, PhiForCausalLM
 
 from influence_assets.analysis.word_overlap import bm25_scores
-from influence_assets.assets import open_workspace
+from influence_assets.assets import asset_graph, open_workspace
 from influence_assets.assets.hidden_states import every_loss_has_a_state
 from influence_assets.assets.representer_points import tokens_reproduce_the_logits
+from influence_assets.assets.study_sizes import StudySizes
 from influence_assets.assets.term_counts import counts_add_up
+from influence_assets.engine.partitions import Partition
 from influence_assets.errors import InputError
+from influence_assets.forecast.estimates import estimates
 from influence_assets.maths.knn_shapley import shapley_values
 from influence_assets.storage.catalogue import run_checks
 from influence_assets.study import Study
@@ -36,6 +39,7 @@ NEIGHBOURS, DECAY = 3, 0.01
 OPTIONS = {"knn_shapley": {"neighbours": NEIGHBOURS}, "representer_points": {"decay": DECAY}}
 UNITS = {"repsim": "cosine", "knn_shapley": "votes", "representer_points": "logits", "bm25": None}
 
+ASSETS = {asset.name: asset for asset in asset_graph()}
 BY_SHARD = ("hidden_states", "term_counts")
 BY_QUERY_SET = ("query_states", "knn_shapley_values", "representer_points", "bm25_scores")
 
@@ -277,6 +281,59 @@ def test_another_option_computes_what_depends_on_it(growing):
     studies.write_study(growing.parent, methods=METHODS, method_options={**OPTIONS, "knn_shapley": {"neighbours": 1}})
     expected = {f"knn_shapley_values[{query_set}]" for query_set in QUERY_SETS} | {"influence_catalogue"}
     assert set(studies.compute(growing)) == expected
+
+
+def test_the_plan_counts_them(growing):
+    sizes = StudySizes(studies.versions_of(growing))
+    stages = {each.asset.name: each for each in estimates(sizes)}
+    ours = [*BY_SHARD, *BY_QUERY_SET, "repsim_scores", "refitted_head"]
+    assert {(stages[name].outstanding, stages[name].partitions) for name in ours} == {(0, 2), (0, 4), (0, 1)}
+    assert stages["hidden_states"].peak_memory_bytes > 0
+    cost = ASSETS["hidden_states"].cost
+    for shard in SHARDS:
+        partition = Partition(shard=shard)
+        assert cost.partition(sizes, partition).operations == sizes.sequences(shard) * sizes.shape.forward
+        states = studies.artifact(growing, "hidden_states", shard=shard).array("states").nbytes
+        assert states < cost.partition(sizes, partition).bytes < 1.5 * states  # sequences that are not full count fully
+
+
+@pytest.mark.parametrize(
+    ("asset", "partition", "told"),
+    [
+        ("hidden_states", {"shard": COAST}, "states of 8 numbers"),
+        ("query_states", {"query_set": studies.FIRST}, "completions of 2 questions"),
+        ("repsim_scores", {"shard": COAST, "query_set": studies.FIRST}, "2 questions × "),
+        ("knn_shapley_values", {"query_set": studies.FIRST}, "the neighbours vote for"),
+        ("refitted_head", {}, "with a decay of 0.01 in"),
+        ("representer_points", {"query_set": studies.FIRST}, "gives the refitted logits to"),
+        ("term_counts", {"shard": COAST}, "words in"),
+        ("bm25_scores", {"query_set": studies.FIRST}, "2 questions × "),
+    ],
+)
+def test_people_are_told_what_there_is(asset, partition, told, scored):
+    assert told in ASSETS[asset].shown(studies.artifact(scored, asset, **partition))["in_short"]
+
+
+@pytest.mark.slow
+def test_they_are_judged_and_counted_with_the_others(tmp_path):
+    trained = {"layers": 1, "width": 16, "heads": 2, "vocabulary": 300, "epochs": 2, "batch_sequences": 2}
+    study = lay_out(
+        tmp_path,
+        model={"path": None, "train": trained, "dtype": "float32"},
+        sequences={"length": 32},
+        evaluation={"subsets": 4, "seeds": 1},
+    )
+    studies.compute(study)
+    names = Study.load(study).evaluation.retrainings()
+    requested = {"retrained_models": [Partition(name=name) for name in names], "evaluations": [Partition()]}
+    studies.compute(study, requested=requested)
+    figures = studies.ask_sql(study, "select method, figure, value from evaluations where query_set_id is null")
+    lds = dict(figures.filter(pl.col("figure") == "lds").select("method", "value").iter_rows())
+    passes = dict(figures.filter(pl.col("figure") == "passes").select("method", "value").iter_rows())
+    assert lds.keys() >= set(METHODS)
+    assert passes["repsim"] == passes["knn_shapley"] == pytest.approx(1 / 3)
+    assert passes["representer_points"] > 1
+    assert passes["bm25"] == 0
 
 
 @pytest.mark.parametrize(
