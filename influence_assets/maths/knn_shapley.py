@@ -29,8 +29,8 @@ from torch import Tensor
 from influence_assets.maths.notation import in_float64
 from influence_assets.maths.points import QueryPoints, TrainingPoints
 
-_PAIRS_AT_ONCE = 2**22
-"""The pairs of test and training point that are sorted at once: 32 MiB in float64, and 16 times that in all."""
+_PAIRS_AT_ONCE = 2**21
+"""The pairs of test and training point that are sorted at once: 16 MiB in float64, and some 30 times that in all."""
 
 _ROUNDING = 2.0**-40
 """Distances that differ by a smaller share of the squared norms are equal: rounding alone sets them apart."""

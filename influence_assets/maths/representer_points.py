@@ -31,8 +31,9 @@ from influence_assets.maths.solvers import Vectors, conjugate_gradients
 Heads = tuple[Float[Tensor, "word width"], Float[Tensor, "word width"]]
 """W, and W₀."""
 
-_LOGITS_AT_ONCE = 2**23
-"""64 MiB in float64, a few of which are in memory at a time."""
+_LOGITS_AT_ONCE = {"cpu": 2**19}
+_LOGITS_AT_ONCE_ON_DEVICE = 2**26
+"""How many logits are computed at once: 4 MiB in float64 stay in a processor's cache; a GPU needs large products."""
 
 _STEPS, _PRODUCTS, _HALVINGS = 100, 200, 30
 
@@ -198,8 +199,9 @@ class _Objective:
 
 def _rows(states: States, W: Float[Tensor, "word width"]) -> Iterator[Float[Tensor, "_ width"]]:
     """Yield the states in W's precision and on its device, as many at a time as `_LOGITS_AT_ONCE` allows."""
+    at_once = max(1, _LOGITS_AT_ONCE.get(W.device.type, _LOGITS_AT_ONCE_ON_DEVICE) // len(W))
     for block in states():
-        for rows in torch.split(block, max(1, _LOGITS_AT_ONCE // len(W))):
+        for rows in torch.split(block, at_once):
             yield rows.to(W)
 
 

@@ -55,7 +55,7 @@ def representer_coefficients(W, decay):
 @pytest.mark.parametrize("decay", [1e-4, 3e-3, 0.3])
 @pytest.mark.parametrize("logits_at_once", [50, 2**22])
 def test_the_head_is_fitted_to_the_minimum(decay, logits_at_once, monkeypatch):
-    monkeypatch.setattr(representer_points, "_LOGITS_AT_ONCE", logits_at_once)
+    monkeypatch.setattr(representer_points, "_LOGITS_AT_ONCE", {"cpu": logits_at_once})
     found = refitted_head(blocks, HEAD, decay)
     torch.testing.assert_close(found.weight, newton(decay), rtol=1e-7, atol=1e-8)
     assert found.error <= 1e-10
@@ -104,7 +104,7 @@ ASKED = QueryPoints(NEW, torch.tensor([0, 3, 3, 5, 0]), torch.tensor([0, 0, 1, 1
 
 @pytest.mark.parametrize("logits_at_once", [7, 2**22])
 def test_values_are_the_sums_over_single_tokens(logits_at_once, monkeypatch):
-    monkeypatch.setattr(representer_points, "_LOGITS_AT_ONCE", logits_at_once)
+    monkeypatch.setattr(representer_points, "_LOGITS_AT_ONCE", {"cpu": logits_at_once})
     decay = 0.01
     W = refitted_head(blocks, HEAD, decay).weight
     α = representer_coefficients(W, decay)
