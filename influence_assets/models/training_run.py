@@ -232,7 +232,9 @@ class TrainingRun:
                 parameter.copy_(tensors[f"model/{name}"])
                 moments = {key: f"optimizer/{key}/{name}" for key in ("step", "exp_avg", "exp_avg_sq")}
                 # Before the first step there are none.
-                self.optimizer.state[parameter] = {key: tensors[each] for key, each in moments.items() if position["step"]}
+                self.optimizer.state[parameter] = {
+                    key: tensors[each] for key, each in moments.items() if position["step"]
+                }
         self.step = int(position["step"])
         self.epoch_loss, self.epoch_targets = position["epoch_loss"], position["epoch_targets"]
         self.epoch_losses = list(position.get("epoch_losses", []))  # earlier releases did not save them
