@@ -1,4 +1,4 @@
-"""A short training of a tiny model in float64, like a study's own, and what the model says as a function of its weights."""
+"""A short training of a tiny model in float64, like a study's own, and what it says as a function of its weights."""
 
 import numpy as np
 import torch
