@@ -4,7 +4,6 @@ Going backwards needs the state before every step. Only every √T-th is stored;
 segment at a time, so that both what is stored and what is held are √T states. An interrupted replay goes on.
 """
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -95,14 +94,7 @@ class Replay:
         return carried
 
     def _is_stored(self, step: int) -> bool:
-        if not self._state(step).is_file():
-            return False
-        try:
-            with safe_open(self._state(step), framework="pt") as stored:
-                position = json.loads(stored.metadata()["position"])
-        except SafetensorError:
-            return False  # cut off by a full disk
-        return bool(position["fingerprint"] == self._run.fingerprint)
+        return self._run.stored_step(self._state(step)) == step
 
     def _state(self, step: int) -> Path:
         return self._folder / f"state-{step:06d}.safetensors"

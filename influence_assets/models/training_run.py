@@ -217,16 +217,11 @@ class TrainingRun:
 
     def restore(self, path: Path) -> int:
         """Restore the saved state if it belongs to this run; return its step, or 0 without one."""
-        if not path.is_file():
+        position = self._stored_position(path)
+        if position is None:
             return 0
-        try:
-            with safe_open(path, framework="pt", device=str(self.device)) as stored:
-                position = json.loads(stored.metadata()["position"])
-                if position["fingerprint"] != self.fingerprint:
-                    return 0
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
-        except SafetensorError:
-            return 0  # the file may have been cut off by a full disk: the run starts over
+        with safe_open(path, framework="pt", device=str(self.device)) as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"model/{name}"])
@@ -239,6 +234,19 @@ class TrainingRun:
         self.epoch_loss, self.epoch_targets = position["epoch_loss"], position["epoch_targets"]
         self.epoch_losses = list(position.get("epoch_losses", []))  # earlier releases did not save them
         return self.step
+
+    def stored_step(self, path: Path) -> int | None:
+        """Return the step of a saved state; None if there is none that belongs to this run."""
+        position = self._stored_position(path)
+        return None if position is None else int(position["step"])
+
+    def _stored_position(self, path: Path) -> dict[str, Any] | None:
+        try:
+            with safe_open(path, framework="pt") as stored:
+                position: dict[str, Any] = json.loads(stored.metadata()["position"])
+        except (FileNotFoundError, SafetensorError):
+            return None  # a file may have been cut off by a full disk: the run starts over
+        return position if position["fingerprint"] == self.fingerprint else None
 
 
 def one_cycle(step: int, steps: int, *, peak: float) -> float:
