@@ -101,6 +101,9 @@ class MethodContext:
         curvature: of every layer; empty unless the method `needs_curvature`.
         training: the training sequences; none unless the method `reads_training`.
         options: the study's settings of the method, an instance of its `options`; None if it has none.
+        learning_rates: ηK, the sum of the learning rates of the model's training, divided by the mean number of tokens
+            of a sequence that carry a loss, over which its batches average: the length of the training in the unit of
+            1/Λ. None if the study does not train the model.
     """
 
     runner: "Runner"
@@ -108,6 +111,7 @@ class MethodContext:
     curvature: "Mapping[str, Curvature]" = field(default_factory=dict)
     training: TrainingSequences = TrainingSequences()
     options: Any = None
+    learning_rates: float | None = None
 
     def gauss_newton(self, V: "Mapping[str, Tensor]", shards: "Iterable[Sequences]") -> "dict[str, Tensor]":
         """Return G V of every layer, [vector, d_out, d_in], in the bases' coordinates like V; V is not modified.
