@@ -72,8 +72,9 @@ def adamw_values(
         vectors = [{n: factor * carried[f"u/{n}"][query] for n in before.θ} for query in range(len(gradients))]
         batch.add_products(vectors, carried["values"])
 
-    carried = Replay(run, folder, progress).backwards(begin, visit)
-    return ByToken(carried["values"].cpu().numpy(), carried["f"].cpu().numpy())
+    replay = Replay(run, folder, progress)
+    carried = replay.backwards(begin, visit)
+    return ByToken(carried["values"].cpu().numpy(), carried["f"].cpu().numpy(), replay.last().θ)
 
 
 def sgd_values(
@@ -109,7 +110,7 @@ def sgd_values(
             run.step += 1
             progress(run.step, run.steps)
         f = -losses(θ, *queries).sum(1)
-    return ByToken(values.cpu().numpy(), f.double().detach().cpu().numpy())
+    return ByToken(values.cpu().numpy(), f.double().detach().cpu().numpy(), θ)
 
 
 class _Batch:

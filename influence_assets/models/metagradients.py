@@ -20,6 +20,7 @@ from influence_assets.maths.adamw import AdamState, AdamW, adamw_step, clipping_
 from influence_assets.models.replay import Carried, Replay
 from influence_assets.models.token_losses import (
     TokenLosses,
+    Weights,
     completion_gradients,
     leaves_of,
     loss_gradient,
@@ -37,10 +38,12 @@ class ByToken(NamedTuple):
     Args:
         values: float64 [query, sequence, token], of the loss by which the token is predicted; 0 where it has none.
         log_probabilities: float64 [query]: f of the replayed model, in nats.
+        weights: those of the replayed model.
     """
 
     values: np.ndarray
     log_probabilities: np.ndarray
+    weights: Weights
 
 
 def metagradients(
@@ -80,8 +83,9 @@ def metagradients(
                 carried[f"{letter}/{name}"][query] = value
             carried["values"][query].index_add_(0, rows.to(run.device), to_w.double())
 
-    carried = Replay(run, folder, progress).backwards(begin, visit)
-    return ByToken(carried["values"].cpu().numpy(), carried["f"].cpu().numpy())
+    replay = Replay(run, folder, progress)
+    carried = replay.backwards(begin, visit)
+    return ByToken(carried["values"].cpu().numpy(), carried["f"].cpu().numpy(), replay.last().θ)
 
 
 def _pulled_back(

@@ -55,7 +55,7 @@ class Replay:
         """Train to the end, store the states at the beginning of each segment, and return the last."""
         keep_freed_memory()
         run = self._run
-        at = next((start for start in reversed(self._starts) if self._is_stored(start)), None)
+        at = next((step for step in reversed(self._stored_steps) if self._is_stored(step)), None)
         if at is not None:
             run.restore(self._state(at))
         while run.step < run.steps:
@@ -63,7 +63,13 @@ class Replay:
                 run.save(self._state(run.step))
             run.take_step()
             self._progress(run.step, 3 * run.steps)
+        run.save(self._state(run.steps))
         return current_state(run)
+
+    def last(self) -> AdamState:
+        """Return the last state, once it was reached."""
+        self._run.restore(self._state(self._run.steps))
+        return current_state(self._run)
 
     def backwards(self, begin: Callable[[AdamState], Carried], visit: Visit) -> Carried:
         """Go through the steps from the last to the first, and return what is carried then.
@@ -96,6 +102,10 @@ class Replay:
     def _is_stored(self, step: int) -> bool:
         return self._run.stored_step(self._state(step)) == step
 
+    @property
+    def _stored_steps(self) -> list[int]:
+        return [*self._starts, self._run.steps]
+
     def _state(self, step: int) -> Path:
         return self._folder / f"state-{step:06d}.safetensors"
 
@@ -113,7 +123,7 @@ class Replay:
         partial.replace(self._carried)
 
     def _stored_carried(self) -> tuple[Carried, int] | None:
-        if not self._carried.is_file() or not all(map(self._is_stored, self._starts)):
+        if not self._carried.is_file() or not all(map(self._is_stored, self._stored_steps)):
             return None
         try:
             with safe_open(self._carried, framework="pt", device=str(self._run.device)) as stored:

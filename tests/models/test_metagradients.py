@@ -117,3 +117,10 @@ def test_the_functional_step_is_that_of_the_run():
                 torch.testing.assert_close(getattr(after, letter)[name], value, rtol=1e-9, atol=1e-14)
     assert min(factors) < 0.99
     assert max(factors) == 1
+
+
+def test_its_weights_are_those_of_the_run(found):
+    run = small_runs.run()
+    while run.step < run.steps:
+        run.take_step()
+    assert all(torch.equal(found.weights[name], each) for name, each in run.parameters.items())
