@@ -7,6 +7,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from influence_assets.assets import open_workspace
+from influence_assets.engine.partitions import Partition
 from influence_assets.errors import InputError
 from influence_assets.layouts.retraining import training_tokens
 from influence_assets.layouts.sequences import shard_sequences
@@ -19,6 +20,7 @@ from influence_assets.study import Study
 from influence_assets.upkeep.forget import withdraw
 from tests import studies
 from tests.oracles import gradients as oracle
+from tests.tiers import slow_but
 
 TRAINED = {"layers": 1, "width": 16, "heads": 2, "vocabulary": 300, "epochs": 3, "batch_sequences": 2, "seed": 3}
 FOLLOWING = ["tracin", "adam_metric", "metagradient", "in_run_shapley"]
@@ -31,8 +33,9 @@ OPTIONS = {
 MODEL = {"path": None, "train": TRAINED, "dtype": "float64"}
 
 
-def laid_out(folder, methods=METHODS, options=OPTIONS, model=MODEL):
-    return studies.lay_out(folder, model=model, sequences={"length": 48}, methods=methods, method_options=options)
+def laid_out(folder, methods=METHODS, options=OPTIONS, **sections):
+    sections = {"model": MODEL, "sequences": {"length": 48}, **sections}
+    return studies.lay_out(folder, methods=methods, method_options=options, **sections)
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +216,7 @@ def test_after_a_withdrawal_what_follows_the_training_says_that_it_is_another(fo
     assert any("does not end with the model's weights" in note for note in summary["notes"])
 
 
+@pytest.mark.slow
 def test_sgds_values_are_of_another_training(tmp_path):
     study = laid_out(
         tmp_path,
@@ -226,14 +230,31 @@ def test_sgds_values_are_of_another_training(tmp_path):
     assert found["score"].is_finite().all()
 
 
-@pytest.mark.parametrize("method", FOLLOWING)
+@pytest.mark.parametrize(
+    "method", slow_but("tracin", of=FOLLOWING, slow=["adam_metric", "metagradient", "in_run_shapley"])
+)
 def test_a_model_that_is_not_trained_here_is_refused(tmp_path, method):
     study = studies.lay_out(tmp_path, methods=["ekfac", method])
     with pytest.raises(InputError, match=f"lists {method}, which follows the model's training"):
         studies.compute(study)
 
 
+@pytest.mark.slow
 def test_a_query_that_does_not_exist_is_refused(tmp_path):
     study = laid_out(tmp_path, ["ekfac", "metagradient"], {"metagradient": {"queries": ["cook"]}})
     with pytest.raises(InputError, match=r"method_options.metagradient.queries: there is no query 'cook'"):
         studies.compute(study)
+
+
+@pytest.mark.slow
+def test_methods_that_are_asked_about_some_queries_are_not_judged(tmp_path):
+    """Their scores of the other queries are not zero, but unknown."""
+    drawn = {"subsets": 5, "seeds": 1, "removal_queries": 1}
+    study = laid_out(tmp_path, ["ekfac", "tracin", "metagradient"], {"metagradient": {"queries": 1}}, evaluation=drawn)
+    names = Study.load(study).evaluation.retrainings()
+    requested = {"retrained_models": [Partition(name=name) for name in names], "evaluations": [Partition()]}
+    studies.compute(study)
+    studies.compute(study, requested=requested)
+    judged = set(studies.ask_sql(study, "select method from evaluations where figure = 'lds'")["method"])
+    assert {"ekfac", "tracin"} <= judged
+    assert "metagradient" not in judged
