@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from influence_assets.assets import open_workspace
+from influence_assets.assets import asset_graph, open_workspace
+from influence_assets.assets.study_sizes import StudySizes
 from influence_assets.engine.partitions import Partition
 from influence_assets.errors import InputError
 from influence_assets.layouts.retraining import training_tokens
@@ -258,3 +259,20 @@ def test_methods_that_are_asked_about_some_queries_are_not_judged(tmp_path):
     judged = set(studies.ask_sql(study, "select method from evaluations where figure = 'lds'")["method"])
     assert {"ekfac", "tracin"} <= judged
     assert "metagradient" not in judged
+
+
+def test_what_they_cost_is_forecast(followed):
+    """In operations: for each query, 2 trainings more of `metagradient` and half of one of `in_run_shapley`."""
+    sizes = StudySizes(studies.versions_of(followed))
+    graph = asset_graph()
+    pair, query_set = Partition(studies.COAST, studies.FIRST), Partition(query_set=studies.FIRST)
+    training = graph["training_trajectory"].cost.partition(sizes, Partition())
+    assert training.operations == graph["language_model"].cost.partition(sizes, Partition()).operations > 0
+    assert graph["metagradient"].cost.partition(sizes, query_set).operations == (3 + 2 * 1) * training.operations
+    assert graph["in_run_shapley"].cost.partition(sizes, query_set).operations == (3 + 0.5 * 2) * training.operations
+    of_pairs = {name: graph[name].cost.partition(sizes, pair).operations for name in FOLLOWING[:2]}
+    assert of_pairs["tracin"] == pytest.approx(3 * of_pairs["adam_metric"])
+    assert of_pairs["adam_metric"] > 0
+    assert all(graph[name].cost.memory(sizes) > 0 for name in [*FOLLOWING, "training_trajectory"])
+    stored = studies.artifact(followed, "training_trajectory").manifest
+    assert training.bytes == pytest.approx(stored.bytes, rel=0.2)
