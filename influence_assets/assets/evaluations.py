@@ -153,7 +153,7 @@ def _predicted(
         texts.with_row_index("row"), on="sequence_id", how="left", maintain_order="left"
     )
     share = passages["share"].to_numpy()
-    scores = {name: _matrix(rows, queries, passages) for name, rows in _stored(work, passages)}
+    scores = {name: _matrix(rows, queries, passages) for name, rows in _stored(work, queries, passages)}
     words = bm25_scores(list(texts["text"]), list(queries["prompt"] + queries["completion"]))
     scores[BM25] = words[:, of_sequences["row"].to_numpy()] * share
     is_drawn = bank.is_drawn[passages["unit"].to_numpy()]
@@ -184,11 +184,11 @@ def _passages(units: Units, *, by_sequence: bool) -> pl.DataFrame:
     return spans.select("sequence_id", "document_id", "unit", "share").with_row_index("passage")
 
 
-def _stored(work: Work, passages: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+def _stored(work: Work, queries: pl.DataFrame, passages: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
     """Yield each method's scores: `query_id`, `passage`, `score`.
 
     Those of methods that do not split a sequence among its documents are divided by the parts' tokens. A method that
-    has scored some passages only cannot be judged.
+    has scored some passages only, or some of the queries, cannot be judged.
     """
     main = work.open_all("influence_scores")
     nats = pl.col("influence_nats").alias("score"), pl.lit(MAIN).alias("method")
@@ -201,7 +201,7 @@ def _stored(work: Work, passages: pl.DataFrame) -> Iterator[tuple[str, pl.DataFr
         scores, parts = (_table(artifacts, name, *columns) for name in ("method_scores", "method_part_scores"))
         for (name,), of_method in scores.group_by("method"):
             rows = _by_passage(of_method, parts.filter(pl.col("method") == name), passages)
-            if rows.height == rows["query_id"].n_unique() * passages.height:
+            if rows.join(queries, on="query_id", how="semi").height == queries.height * passages.height:
                 yield str(name), rows
 
 

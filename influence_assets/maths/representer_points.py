@@ -162,7 +162,7 @@ class _Objective:
         def apply(X: Vectors) -> Vectors:
             return {"head": self.curved(W, X["head"][0])[None]}
 
-        direction = conjugate_gradients(apply, self._precondition, {"head": -g[None]}, _PRODUCTS, tolerance=forcing)
+        direction = conjugate_gradients(apply, self._precondition, {"head": -g[None]}, _PRODUCTS, stop_below=forcing)
         step = direction["head"][0]
         for _ in range(_HALVINGS):
             moved = W + step
