@@ -182,7 +182,7 @@ def _standard_errors(
         drawn: the number of orders.
     """
     seeds = len(of_seeds)
-    if seeds < 2 or drawn < 2:  # noqa: PLR2004  # a spread takes two
+    if seeds < 2 or drawn < 2:  # a spread takes two
         return np.full(squares.shape, np.nan)
     variance = np.maximum(squares / drawn - of_seeds.mean(0) ** 2, 0.0) * drawn / (drawn - 1)
     result: np.ndarray = np.sqrt(variance / drawn + of_seeds.var(0, ddof=1) / seeds)
