@@ -13,7 +13,7 @@ from influence_assets.models.training import new_model, save_model
 from influence_assets.study import Study
 from tests import studies
 from tests.assets.test_leave_one_out import laid_out, opened, retrained, said, table_of, write
-from tests.commanding import influence
+from tests.commanding import influence, influence_process, killed
 
 NAMES = ("(none)", "land", "sea")
 OPTIONS = {"seeds": 2, "permutations": 20, "tolerance": 0.0}
@@ -169,3 +169,22 @@ def test_subsets_are_counted_while_they_are_few():
     assert module.most_trainings(3, 1000) == 7
     assert module.most_trainings(10, 5) == 5 * 9 + 1
     assert module.most_trainings(10**6, 2) == 2 * (10**6 - 1) + 1
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_loses_no_model_that_was_trained(computed, tmp_path, trainings):
+    """By the signal itself, just before the training of the third model is saved."""
+    study = laid_out(tmp_path, "data_shapley", **OPTIONS)
+    studies.compute(study, until="token_sequences")
+    saved = ("os.rename", "*/.training/*/model.partial", 3)
+    killed(influence_process("run", folder=study.parent, killed_at=saved))
+    store = studies.versions_of(study).workspace.store
+    [left] = store.manifests("data_shapley")
+    assert left.rows["subset_outcomes"] == 2 + 2  # without any group and with all, two seeds each
+    studies.compute(study)
+    assert len(trainings.calls) == 14 - 2
+    assert (
+        table_of(study, "data_shapley")
+        .sort("query_id", "group_name")
+        .equals(table_of(computed, "data_shapley").sort("query_id", "group_name"))
+    )

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from influence_assets.assets import asset_graph
+from influence_assets.assets import asset_graph, retraining_at_once
 from influence_assets.assets.study_sizes import StudySizes
 from influence_assets.capture.likelihoods import log_probabilities
 from influence_assets.corpus.subsets import part_of
@@ -220,3 +220,43 @@ def test_forgetting_a_document_removes_the_models_that_were_trained_on_it(comput
 def test_its_picture_is_drawn(computed):
     artifact = opened(computed, "left_out_models", Partition(name="group-sea.seed-1"))
     assert "without sea" in asset_graph()["left_out_models"].shown(artifact)["in_short"]
+
+
+def test_models_that_are_trained_at_once_are_those_that_are_trained_in_turn(computed, tmp_path, monkeypatch):
+    study = laid_out(tmp_path, groups=["land", "sea"], seeds=SEEDS)
+    monkeypatch.setattr(retraining_at_once, "KINDS_OF_DEVICE", frozenset({"cpu"}))
+    studies.compute(study)
+    model = opened(study, "left_out_models", Partition(name="group-sea.seed-2"))
+    assert model.manifest.summary["trained_at_once"] == 6
+    in_turn, at_once = (
+        table_of(each, "leave_one_out").sort("group_name", "query_id")["score"] for each in (computed, study)
+    )
+    assert at_once.to_list() == pytest.approx(in_turn.to_list(), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_fine_tuned_model_is_trained_from_its_checkpoint_without_a_group(tmp_path):
+    study = laid_out(tmp_path)
+    studies.write_model(tmp_path / "base", seed=1)
+    tuned = {"base": "base", "epochs": 2, "batch_sequences": 2, "learning_rate": 0.01, "seed": 5}
+    options = {"by": "source", "permutations": 3, "seeds": 1}
+    studies.write_study(
+        tmp_path, model={"tuned": tuned}, methods=["ekfac", "leave_one_out", "data_shapley"],
+        method_options={"leave_one_out": {"groups": ["land"], "seeds": 1}, "data_shapley": options},
+    )  # fmt: skip
+    studies.compute(study)
+    full, without = (
+        opened(study, "left_out_models", Partition(name=f"{name}.seed-1")).table("left_out_outcomes").collect()
+        for name in ("full", "group-land")
+    )
+    [(_, change)] = {
+        (query_id, after - before)
+        for (query_id, after), (_, before) in zip(full.rows(), without.rows(), strict=True)
+        if query_id == "lamp"
+    }
+    found = table_of(study, "leave_one_out").filter(query_id="lamp")
+    assert found["score"].to_list() == pytest.approx([change])
+    outcomes = opened(study, "data_shapley").table("subset_outcomes").collect()
+    [nothing] = outcomes.filter(pl.col("groups").list.len() == 0)["log_probabilities_nats"].to_list()
+    base = said(study, tmp_path / "base")
+    assert nothing == pytest.approx([base[query_id] for query_id in full["query_id"]], abs=1e-4)
