@@ -58,6 +58,10 @@ _ALL_SUBSETS = 24
 """With more groups, subsets are not worth counting: no number of orders meets them all."""
 
 
+_Place = tuple[tuple[int, ...], int]
+"""The numbers of a subset's groups, and that of the seed."""
+
+
 class DataShapley(BaseModel):
     """The options of `data_shapley`.
 
@@ -97,6 +101,7 @@ class _Outcomes:
         self._work, self._corpus, self._options = work, corpus, options
         self._trained_as = _digest(work, options.by)
         self._rows = _kept(work, self._trained_as)
+        self._used: set[_Place] = set()
         self.kept = len(self._rows)
         self.orders = 0
 
@@ -106,6 +111,7 @@ class _Outcomes:
 
     def _of(self, groups: frozenset[int], seed: int) -> NDArray[np.float64]:
         place = tuple(sorted(groups)), seed
+        self._used.add(place)
         if place not in self._rows:
             before = f"{_TABLE} {len(self._rows)}"
             self._rows[place] = self._trained(groups, seed)
@@ -132,22 +138,23 @@ class _Outcomes:
 
     @property
     def models(self) -> int:
-        """The number of trained models that outcomes are known of."""
-        return sum(sequences > 0 for sequences, _ in self._rows.values())
+        """The number of trained models whose outcomes were asked for."""
+        return sum(self._rows[place][0] > 0 for place in self._used)
 
     @property
     def training_sequences(self) -> int:
         """The sequences that all of them were trained on."""
-        return sum(sequences for sequences, _ in self._rows.values())
+        return sum(self._rows[place][0] for place in self._used)
 
 
 def _digest(work: Work, by: str) -> str:
     """Return a hash of all that outcomes depend on beside the inputs: neither how many orders, nor when they end."""
-    described = {"code": ASSET.code_version, "by": by, **questions(work.workspace, work.partition)}
+    described = {"code": ASSET.code_version, "by": by, "dtype": work.study.model.dtype}
+    described |= questions(work.workspace, work.partition)
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _kept(work: Work, trained_as: str) -> dict[tuple[tuple[int, ...], int], tuple[int, NDArray[np.float64]]]:
+def _kept(work: Work, trained_as: str) -> dict[_Place, tuple[int, NDArray[np.float64]]]:
     """Return the outcomes that artifacts with the same inputs hold, finished ones and those of killed runs.
 
     Returns:
@@ -229,7 +236,7 @@ def _cost(sizes: Any, _partition: Partition) -> Cost:
 
 def _settings(study: Study) -> Mapping[str, Any]:
     try:
-        return settings_of(study, DATA_SHAPLEY)
+        return {"dtype": study.model.dtype, **settings_of(study, DATA_SHAPLEY)}
     except InputError:
         return {}  # versions must be known whatever the options are
 

@@ -72,7 +72,10 @@ def _left_out(partition: str) -> _LeftOut:
 
 def _settings(study: Study) -> Mapping[str, Any]:
     options = given_options(study)
-    return {} if options is None else {"by": options.by, **({"same_order": True} if options.same_order else {})}
+    if options is None:
+        return {}
+    order = {"same_order": True} if options.same_order else {}
+    return {"by": options.by, "dtype": study.model.dtype, **order}
 
 
 def _uses(study: Study, name: str) -> bool:

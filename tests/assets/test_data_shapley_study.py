@@ -122,6 +122,10 @@ def test_more_orders_and_other_tolerances_use_the_models_that_are_there(computed
     studies.compute(study)
     assert {seed for _, seed in trainings.calls} == {3}
     assert len(trainings.calls) == 7
+    write(study, "data_shapley", **OPTIONS | {"seeds": 1})
+    studies.compute(study)
+    assert len(trainings.calls) == 7
+    assert set(table_of(study, "data_shapley")["models"]) == {7}  # those of other seeds say nothing
 
 
 def test_other_queries_and_other_groups_use_none(computed, tmp_path, trainings):
