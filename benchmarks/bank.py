@@ -2,6 +2,7 @@
 
     python -m benchmarks.bank keep --study FOLDER/study.yaml            # after `influence evaluate`
     python -m benchmarks.bank keep-removals --study FOLDER/study.yaml   # after `influence evaluate --removals`
+    python -m benchmarks.bank keep-methods --study FOLDER/study.yaml    # after `influence evaluate`
     python -m benchmarks.bank judge mlp=FOLDER/study.yaml both=OTHER/study.yaml --out board.json
 
 Studies that are judged together are of the same corpus and model and differ in how they attribute; the first is the
@@ -27,7 +28,7 @@ from influence_assets.study import Study
 
 FOLDER = Path(__file__).parent / "bank"
 OUTCOMES, LEFT_OUT = FOLDER / "outcomes.parquet", FOLDER / "left_out.parquet"
-REMOVALS = FOLDER / "removals.parquet"
+REMOVALS, METHODS = FOLDER / "removals.parquet", FOLDER / "methods.json"
 RESAMPLES, DIGITS = 1000, 4
 
 
@@ -65,6 +66,17 @@ def keep_removals(study: Path) -> None:
     outcomes = outcomes.with_columns(pl.col("log_probability_nats").cast(pl.Float32))
     outcomes.write_parquet(REMOVALS, compression="zstd", compression_level=19)
     print(f"{outcomes.height:,} outcomes of {outcomes.select('method', 'removal', 'seed').n_unique()} models")
+
+
+def keep_methods(study: Path) -> None:
+    """Write how far the scores of each of a study's methods are borne out, and what they cost."""
+    sql = "select * exclude (materialization_id) from evaluations order by method, figure, query_set_id"
+    rows = query(catalogue_path(Study.load(study)), sql)
+    if rows.is_empty():
+        raise SystemExit(f"{study} has no evaluation in its catalogue; run `influence evaluate` first.")
+    rounded = rows.with_columns(pl.col("value", "low", "high").round(DIGITS)).to_dicts()
+    METHODS.write_text("[\n" + ",\n".join(map(json.dumps, rounded)) + "\n]\n", encoding="utf-8")
+    print(f"{rows['method'].n_unique()} methods")
 
 
 class Judged:
@@ -118,8 +130,10 @@ def methods(judged: Judged, studies: Mapping[str, Path]) -> dict[str, NDArray[np
             }
         if name == next(iter(studies)):
             others = query(catalogue, "select query_id, sequence_id, method, score from method_scores")
+            scored = judged.queries.height * judged.sequences.height
             for (method,), rows in others.group_by("method"):
-                found[str(method)] = judged.matrix(rows)
+                if rows.join(judged.queries, on="query_id", how="semi").height == scored:  # some score some alone
+                    found[str(method)] = judged.matrix(rows)
     found["BM25"] = bm25_scores(list(judged.sequences["text"]), list(judged.queries["text"]))
     found["random"] = np.random.default_rng(0).standard_normal(found["BM25"].shape)
     return found
@@ -164,6 +178,8 @@ def main() -> None:
     keeping.add_argument("--study", type=Path, required=True)
     removing = commands.add_parser("keep-removals")
     removing.add_argument("--study", type=Path, required=True)
+    comparing = commands.add_parser("keep-methods")
+    comparing.add_argument("--study", type=Path, required=True)
     judging = commands.add_parser("judge")
     judging.add_argument("studies", nargs="+", help="NAME=STUDY_FILE")
     judging.add_argument("--half", choices=["first", "second", "both"], default="both")
@@ -174,6 +190,9 @@ def main() -> None:
         return
     if asked.command == "keep-removals":
         keep_removals(asked.study)
+        return
+    if asked.command == "keep-methods":
+        keep_methods(asked.study)
         return
     studies = {name: Path(path) for name, _, path in (pair.partition("=") for pair in asked.studies)}
     judged = Judged(catalogue_path(Study.load(next(iter(studies.values())))), asked.half)

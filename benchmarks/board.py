@@ -1,8 +1,9 @@
-"""Writes how far scores are borne out by the kept bank into docs/evaluation.md: the tables, and a plot.
+"""Writes how far scores are borne out by the kept bank into docs/evaluation.md and docs/methods.md.
 
     python -m benchmarks.board
 
-The figures are those that `benchmarks.bank judge --out` has written, one file for each half of the questions.
+The figures are those that `benchmarks.bank judge --out` has written, one file for each half of the questions and one
+for the methods that answer a few questions only, and what `keep-methods` and `keep-removals` have kept.
 """
 
 import json
@@ -14,11 +15,16 @@ import altair as alt
 import polars as pl
 import vl_convert
 
-from benchmarks.bank import REMOVALS
+from benchmarks.bank import METHODS, REMOVALS
 from benchmarks.report import between
 from influence_assets.analysis.judging import paired_means
 
 ROOT = Path(__file__).resolve().parent.parent
+METHODS_PAGE = ROOT / "docs" / "methods.md"
+METHOD_MARKERS = "<!-- methods: begin (python -m benchmarks.board) -->", "<!-- methods: end -->"
+FEW = "few"
+"""The file of the methods that take too long for all questions."""
+
 FOLDER, PAGE, PLOT = ROOT / "benchmarks" / "bank", ROOT / "docs" / "evaluation.md", ROOT / "docs" / "img" / "bank.png"
 MARKERS = "<!-- board: begin (python -m benchmarks.board) -->", "<!-- board: end -->"
 HALVES = ("second", "first")
@@ -61,6 +67,9 @@ def main() -> None:
     text = PAGE.read_text(encoding="utf-8")
     PAGE.write_text(text.replace(between(text, MARKERS), section(boards)), encoding="utf-8")
     PLOT.write_bytes(plot(boards[HALVES[0]]))
+    text = METHODS_PAGE.read_text(encoding="utf-8")
+    compared = "\n".join([METHOD_MARKERS[0], *of_methods(), "", *of_few(read(FEW)), METHOD_MARKERS[1]])
+    METHODS_PAGE.write_text(text.replace(between(text, METHOD_MARKERS), compared), encoding="utf-8")
 
 
 def read(half: str) -> Rows:
@@ -74,6 +83,50 @@ def section(boards: dict[str, Rows]) -> str:
     tables = (_table(boards), _sizes(boards[HALVES[0]]), _removals(pl.read_parquet(REMOVALS)), _bergson())
     lines = [line for table in tables for line in (*table, "")]
     return "\n".join([MARKERS[0], *lines[:-1], MARKERS[1]])
+
+
+def of_methods() -> Iterator[str]:
+    """Yield the table of all methods that score all questions, the best first."""
+    rows = [row for row in json.loads(METHODS.read_text(encoding="utf-8")) if row["query_set_id"] != "questions.jsonl"]
+    of_all = {row["method"]: row for row in rows if row["figure"] == "lds" and row["query_set_id"] is None}
+    example = next(iter(of_all.values()))
+    yield (
+        f"Linear datamodeling scores over {example['queries']} questions and {example['subsets']} random halves, "
+        f"{example['seeds']} models of each (see [evaluation.md](evaluation.md)); {CEILING} is the ceiling. What each "
+        "costs beside the queries' own gradients are passes over the corpus, and bytes that are kept."
+    )
+    yield ""
+    yield "| method | all | corpus | held out | ratio to ekfac | passes | kept |"
+    yield "|---|---:|---:|---:|---:|---:|---:|"
+    for method in sorted(of_all, key=lambda name: (name != CEILING, -of_all[name]["value"])):
+        own = {(row["figure"], row["query_set_id"]): row for row in rows if row["method"] == method}
+        lds = [_shown(own.get(("lds", queries))) for queries in (None, "corpus.jsonl", "held_out.jsonl")]
+        passes, kept = (own.get((figure, None), {}).get("value") for figure in ("passes", "bytes"))
+        cells = [*lds, _shown(own.get(("lds_ratio", None))), "" if passes is None else f"{passes:,.3g}",
+                 "" if kept is None else f"{kept / 1e6:,.0f} MB"]  # fmt: skip
+        yield f"| `{method}` | {' | '.join(cells)} |"
+
+
+def of_few(rows: Rows) -> Iterator[str]:
+    """Yield the table of the methods that take too long for all questions, on a few of them."""
+    counts = {row["queries"]: row["count"] for row in rows}
+    yield f"The same of {counts['all']} of the questions, for methods whose cost grows with their number:"
+    yield ""
+    heads = [f"{called} ({counts[name]})" for name, called in QUERIES.items()]
+    yield f"| method | {' | '.join(heads)} | ratio to ekfac |"
+    yield "|---|---:|---:|---:|---:|"
+    found = {row["method"]: row["interval"][0] for row in rows if (row["figure"], row["queries"]) == ("lds", "all")}
+    for method in sorted(found, key=lambda name: (name != CEILING, -found[name])):
+        cells = [_cell(rows, "lds", method, queries) for queries in QUERIES]
+        cells.append(_cell(rows, "lds_ratio", method, "all"))
+        yield f"| `{method.lower()}` | {' | '.join(cells)} |"
+
+
+def _shown(row: dict[str, Any] | None) -> str:
+    """Return a figure with its interval."""
+    if row is None or row["value"] is None:
+        return ""
+    return f"{row['value']:.3f} [{row['low']:.2f}, {row['high']:.2f}]".replace("-", "−")
 
 
 def methods() -> Iterator[tuple[str, str]]:
