@@ -17,6 +17,10 @@ SHARD_BYTES = 120
 LENGTH = 32
 FILES = ("one.jsonl", "two.jsonl", "more/three.jsonl.gz", "four.jsonl")
 QUERIES = [{"query_id": "lamp", "prompt": "The lamp turns once in", "completion": " ten seconds"}]
+METHODS = ["ekfac", "gradient_dot", "conjugate_gradients", "repsim", "bm25"]
+"""One of each kind: made of one layer after the other, of all training sequences, of each shard alone, and an index of
+the whole corpus."""
+
 WORDS = (
     "quolvex", "zibrant", "mouxter", "jakwind", "vepolth", "bryzono", "fugrexa", "xolmipt", "hydrawk", "kuvinge",
     "wapjort", "gnobzil", "psyferu", "ectovam", "yuzmark", "droquib", "tavixle", "lizgoph", "nubrekk", "sfwyxoa",
@@ -42,6 +46,8 @@ def lay_out(folder: Path) -> Path:
         folder,
         corpus={"shard_bytes": SHARD_BYTES},
         sequences={"length": LENGTH},
+        methods=METHODS,
+        method_options={"conjugate_gradients": {"iterations": 1, "sequences": 8}},
         scores={"details_per_query": 1},
         sketches={"coordinates": 16},
     )

@@ -163,9 +163,9 @@ def _comparable(
         expected = expected.join(found, on="materialization_id", how="semi")
     if table == "materialization_inputs":
         expected = expected.join(found, on="materialization_id", how="semi")
-    if table in ("influence_scores", "method_scores"):
+    if table in ("influence_scores", "method_scores", "method_part_scores"):
         keys = [name for name, dtype in expected.schema.items() if not dtype.is_float()]
-        is_earlier = pl.col("generation_id") != current
+        is_earlier = pl.col("generation_id").fill_null(current) != current
         expected = pl.concat(
             [expected.filter(~is_earlier), expected.filter(is_earlier).join(found, on=keys, how="semi")]
         )

@@ -42,8 +42,12 @@ NOT_READ = {
 TRAINING = {"layers": 1, "width": 8, "heads": 2, "vocabulary": 290, "epochs": 3, "batch_sequences": 2}
 QUESTION = {"query_id": "bell", "prompt": "The bell", "completion": " rings at noon"}
 ASKED = {
-    "query_gradients[second.jsonl]",
-    *(f"influence_scores[second.jsonl|{shard}]" for shard in FILES[:2]),
+    *(f"{asset}[second.jsonl]" for asset in ("query_gradients", "method_vectors", "query_states", "bm25_scores")),
+    *(
+        f"{asset}[second.jsonl|{shard}]"
+        for asset in ("influence_scores", "method_scores", "repsim_scores")
+        for shard in FILES[:2]
+    ),
     "influence_details[second.jsonl]",
     "influence_catalogue",
 }
