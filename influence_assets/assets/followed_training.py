@@ -217,7 +217,7 @@ def replay_memory(sizes: Any, chosen: Queries, copies: int) -> int:
     queries = max((asked_queries(sizes, name, chosen) for name in sizes.query_tokens), default=0)
     weights = _COPIES_IN_A_STATE * (math.isqrt(steps) + 2) + copies * queries
     values = 2 * queries * sequences * sizes.study.sequences.length  # and their sums
-    return training_memory(sizes) + 4 * weights * int(sizes.shape.parameters) + 8 * values
+    return int(training_memory(sizes) + 4 * weights * sizes.shape.parameters + 8 * values)
 
 
 def write_by_token(
