@@ -1,5 +1,6 @@
 """What assets share that follow the training of the study's model: its run, queries as it reads them, and rows."""
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from influence_assets.assets.method_rows import write_scores
-from influence_assets.assets.retraining import tokenizer_of
+from influence_assets.assets.retraining import tokenizer_of, training_memory
 from influence_assets.engine.definition import Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.workspace import Workspace
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from influence_assets.models.metagradients import ByToken
     from influence_assets.models.token_losses import TokenLosses
     from influence_assets.models.training_run import TrainingRun
+
+_COPIES_IN_A_STATE = 3  # the weights and two moments
 
 _REPLAYED = pl.Schema({"query_id": pl.String, "log_probability_nats": pl.Float64})
 
@@ -191,6 +194,30 @@ def query_content(workspace: Workspace, partition: Partition) -> Mapping[str, An
             return False
 
     return {"content": workspace.query_hash(file), **chat_template_content(workspace, has_chats)}
+
+
+def asked_queries(sizes: Any, query_set: str, chosen: Queries) -> int:
+    """Return how many queries of a set are asked about, at most."""
+    of_set: int = sizes.queries(query_set)
+    return min(chosen if isinstance(chosen, int) else len(chosen), of_set)
+
+
+def replay_memory(sizes: Any, chosen: Queries, copies: int) -> int:
+    """Return the largest memory of a replay: a segment's states, what is carried of each query, and its values.
+
+    Args:
+        sizes: the study's sizes, a `study_sizes.StudySizes`.
+        chosen: the queries.
+        copies: the copies of the weights that are carried of a query.
+    """
+    training, sequences = sizes.study.model.train, sizes.all_sequences()
+    if training is None:  # computing says that there is nothing to replay
+        return training_memory(sizes)
+    steps = training.epochs * -(-sequences // training.batch_sequences)
+    queries = max((asked_queries(sizes, name, chosen) for name in sizes.query_tokens), default=0)
+    weights = _COPIES_IN_A_STATE * (math.isqrt(steps) + 2) + copies * queries
+    values = 2 * queries * sequences * sizes.study.sequences.length  # and their sums
+    return int(training_memory(sizes) + 4 * weights * sizes.shape.parameters + 8 * values)
 
 
 def write_by_token(

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from influence_assets.assets.followed_training import (
-    Queries,
     asked,
+    asked_queries,
     given_settings,
     query_content,
     recipe_of,
+    replay_memory,
     run_of,
     write_by_token,
 )
 from influence_assets.assets.method_rows import listed
-from influence_assets.assets.retraining import OfTrainedShards, training_cost, training_memory
+from influence_assets.assets.retraining import OfTrainedShards, training_cost
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
@@ -82,11 +83,13 @@ def _compute(work: Work) -> None:
 
 def _cost(sizes: Any, partition: Partition) -> Cost:
     options: InRunShapley = options_of(sizes.study, METHOD)
-    of_set: int = sizes.queries(str(partition.query_set))
-    queries: Queries = options.queries
     of_step, of_query = PASSES[options.optimizer]
-    count = min(queries if isinstance(queries, int) else len(queries), of_set)
-    return Cost(training_cost(sizes, 1.0).operations * (of_step + of_query * count), None)
+    queries = asked_queries(sizes, str(partition.query_set), options.queries)
+    return Cost(training_cost(sizes, 1.0).operations * (of_step + of_query * queries), None)
+
+
+def _memory(sizes: Any) -> int:
+    return replay_memory(sizes, options_of(sizes.study, METHOD).queries, copies=2)
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
@@ -120,7 +123,7 @@ ASSET = AssetDefinition(
     holds_text=True,
     is_published=True,
     runs_model=True,
-    cost=CostModel(partition=_cost, memory=training_memory, like="language_model"),
+    cost=CostModel(partition=_cost, memory=_memory, like="language_model"),
     shown=_shown,
     source_change=lambda _workspace, _partition, _last: "its query file changed",
 )

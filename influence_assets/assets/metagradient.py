@@ -8,14 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from influence_assets.assets.followed_training import (
     Queries,
     asked,
+    asked_queries,
     given_settings,
     query_content,
     recipe_of,
+    replay_memory,
     run_of,
     write_by_token,
 )
 from influence_assets.assets.method_rows import listed
-from influence_assets.assets.retraining import OfTrainedShards, training_cost, training_memory
+from influence_assets.assets.retraining import OfTrainedShards, training_cost
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
@@ -74,15 +76,13 @@ def _compute(work: Work) -> None:
     write_by_token(work, queries, values, passes=passes)
 
 
-def _queries(sizes: Any, partition: Partition) -> int:
-    chosen: Queries = options_of(sizes.study, METHOD).queries
-    of_set: int = sizes.queries(str(partition.query_set))
-    return min(chosen if isinstance(chosen, int) else len(chosen), of_set)
-
-
 def _cost(sizes: Any, partition: Partition) -> Cost:
-    operations = training_cost(sizes, 1.0).operations
-    return Cost(operations * (REPLAYS + PASSES_OF_A_QUERY * _queries(sizes, partition)), None)
+    queries = asked_queries(sizes, str(partition.query_set), options_of(sizes.study, METHOD).queries)
+    return Cost(training_cost(sizes, 1.0).operations * (REPLAYS + PASSES_OF_A_QUERY * queries), None)
+
+
+def _memory(sizes: Any) -> int:
+    return replay_memory(sizes, options_of(sizes.study, METHOD).queries, copies=3)
 
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
@@ -116,7 +116,7 @@ ASSET = AssetDefinition(
     holds_text=True,
     is_published=True,
     runs_model=True,
-    cost=CostModel(partition=_cost, memory=training_memory, like="language_model"),
+    cost=CostModel(partition=_cost, memory=_memory, like="language_model"),
     shown=_shown,
     source_change=lambda _workspace, _partition, _last: "its query file changed",
 )
