@@ -222,6 +222,15 @@ def test_a_file_more_costs_its_own_states_and_counts(growing):
     studies.assert_no_stale_row(growing)
 
 
+def test_an_empty_file_changes_no_score(growing):
+    before = {method: stored(growing, method) for method in OTHERS}
+    (growing.parent / "corpus" / "empty.jsonl").write_text("")
+    studies.compute(growing)
+    for method, tables in before.items():
+        for earlier, now in zip(tables, stored(growing, method), strict=True):
+            assert now.sort(pl.all()).equals(earlier.sort(pl.all())), method
+
+
 def test_a_changed_file_is_measured_again(growing):
     rows = [*studies.COAST_ROWS[1:], {"text": "The lamp of the harbour turns once in nine seconds."}]
     studies.write_jsonl(growing.parent / "corpus" / COAST, rows)
