@@ -431,9 +431,9 @@ class Evaluation(_Section):
     by: str = Field(
         "sequence",
         min_length=1,
-        description="The units that are drawn: `sequence`, `document`, or the name of a column of the corpus, such as "
-        "source, whose rows with the same value stay together. The loss of what is left out is masked; sequences are "
-        "packed as before.",
+        description="The units that are drawn: `sequence`, `document`, `shard`, or the name of a column of the corpus, "
+        "such as source, whose rows with the same value stay together. The loss of what is left out is masked; "
+        "sequences are packed as before.",
     )
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of the draw of the subsets.")
     removal_queries: int = Field(

@@ -7,6 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def words_of(texts: Sequence[str]) -> list[list[str]]:
+    """Return the words of each text in lower case: runs of two or more letters, digits and underscores."""
+    tokenized = bm25s.tokenize(list(texts), stopwords=[], return_ids=False, show_progress=False)
+    return [list(words) for words in tokenized]
+
+
 def bm25_scores(passages: Sequence[str], queries: Sequence[str]) -> NDArray[np.float64]:
     """Return the BM25 score of every passage for every query (Lù 2024, bm25s), without stop words or stemming.
 
@@ -14,7 +20,6 @@ def bm25_scores(passages: Sequence[str], queries: Sequence[str]) -> NDArray[np.f
         float64 [query, passage].
     """
     retriever = bm25s.BM25()
-    words = bm25s.tokenize(list(passages), stopwords=[], return_ids=False, show_progress=False)
-    retriever.index(words, show_progress=False)
-    searched = bm25s.tokenize(list(queries), stopwords=[], return_ids=False, show_progress=False)
-    return np.stack([retriever.get_scores(tokens) for tokens in searched]).astype(np.float64)
+    retriever.index(words_of(passages), show_progress=False)
+    none = np.zeros(len(passages))  # bm25s takes no query without a word
+    return np.stack([retriever.get_scores(words) if words else none for words in words_of(queries)]).astype(np.float64)

@@ -1,26 +1,24 @@
 """The asset `evaluations`: how far scores are borne out by the retrained models, beside BM25 and chance."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from influence_assets.assets.bank import SUBSET_PREDICTIONS, Bank, read_bank, trained_shards
 from influence_assets.assets.method_costs import MethodCost, method_costs, retraining_cost, scored_costs
 from influence_assets.assets.retraining import BM25, RANDOM, OfTrainedShards
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import METHODS, AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown, Table
-from influence_assets.errors import InputError
-from influence_assets.layouts.retraining import DOCUMENT, SEQUENCE, Units
+from influence_assets.layouts.retraining import SEQUENCE, Units, reads_documents
 from influence_assets.methods.registry import MAIN
 from influence_assets.storage.artifacts import Artifact
 
-FEWEST_SUBSETS = 4
-"""The rank correlation of fewer numbers says nothing."""
+NATS = "nats"
 
 CALIBRATED, THRESHOLD = f"{MAIN}_calibrated", f"{MAIN}_threshold"
 
@@ -39,27 +37,10 @@ EVALUATION_SCHEMA = pl.Schema(
 CALIBRATION_SCHEMA = pl.Schema({"c": pl.Float64, "queries": pl.Int32, "subsets": pl.Int32})
 
 
-@dataclass(frozen=True)
-class Bank:
-    """The outcomes of the retrained models whose subset has all seeds.
-
-    Args:
-        query_ids: the queries.
-        outcomes: float64 [seed, query, subset], in nats.
-        is_drawn: bool [unit, subset].
-        units: the units.
-    """
-
-    query_ids: list[str]
-    outcomes: NDArray[np.float64]
-    is_drawn: NDArray[np.bool_]
-    units: Units
-
-
 def _compute(work: Work) -> None:
     from influence_assets.analysis.judging import figures, judge
 
-    bank = _bank(work)
+    bank = read_bank(work)
     queries = pl.concat(a.table("queries").select("query_id", "query_set_id", "prompt", "completion").collect()
                         for a in work.open_all("query_gradients"))  # fmt: skip
     queries = queries.filter(pl.col("query_id").is_in(bank.query_ids))
@@ -67,6 +48,8 @@ def _compute(work: Work) -> None:
     outcomes = bank.outcomes[:, [position[name] for name in queries["query_id"]]]
     predicted, constant = _predicted(work, queries, bank, outcomes.mean(0))
     seeds, _, subsets = outcomes.shape
+    methods = [asset.method for asset in work.workspace.graph if asset.method is not None]
+    in_nats = [MAIN, CALIBRATED, THRESHOLD, *(method.name for method in methods if method.unit == NATS)]
     rows: list[dict[str, Any]] = []
     by_query: list[pl.DataFrame] = []
     for query_set in [None, *queries["query_set_id"].unique().sort()]:
@@ -75,7 +58,7 @@ def _compute(work: Work) -> None:
         board = judge(of_set, outcomes[:, chosen], reference=MAIN)
         described = {"query_set_id": query_set, "queries": outcomes[:, chosen].shape[1], "subsets": subsets,
                      "seeds": seeds}  # fmt: skip
-        for each in figures(board, of_set, outcomes[:, chosen].mean(0), (MAIN, CALIBRATED, THRESHOLD)):
+        for each in figures(board, of_set, outcomes[:, chosen].mean(0), in_nats):
             rows.append({"method": each.method, "figure": each.figure, **each.interval._asdict(), **described})
         if query_set is None:
             by_query = [
@@ -93,49 +76,6 @@ def _compute(work: Work) -> None:
     work.draft.summarise(queries=queries.height, subsets=subsets, seeds=seeds, units=len(bank.units.names))
 
 
-def _bank(work: Work) -> Bank:
-    """Return the outcomes of all complete subsets.
-
-    Raises:
-        InputError: there are too few retrained models.
-    """
-    found: dict[int, dict[int, Artifact]] = {}
-    for artifact in work.open_all("retrained_models"):
-        figures = artifact.manifest.summary
-        found.setdefault(int(figures["subset"]), {})[int(figures["seed"])] = artifact
-    seeds = work.study.evaluation.seeds
-    complete = {subset: models for subset, models in sorted(found.items()) if len(models) == seeds}
-    if len(complete) < FEWEST_SUBSETS:
-        raise InputError(
-            "evaluation",
-            f"{len(complete)} subsets have models of all {seeds} seeds, and judging takes {FEWEST_SUBSETS}",
-            "Train more with `influence evaluate`.",
-        )
-    models = [[of_subset[seed] for of_subset in complete.values()] for seed in range(1, seeds + 1)]
-    query_ids = models[0][0].table("outcomes").select("query_id").collect()["query_id"].to_list()
-    outcomes = np.stack([np.stack([_of(model) for model in of_seed], axis=1) for of_seed in models])
-    units = _units(work)
-    left_out = [set(model.table("left_out").collect()["unit"]) for model in models[0]]
-    is_drawn = np.array([[unit not in names for names in left_out] for unit in units.names])
-    return Bank(query_ids, outcomes, is_drawn, units)
-
-
-def _of(model: Artifact) -> NDArray[np.float64]:
-    return model.table("outcomes").select("log_probability_nats").collect()["log_probability_nats"].to_numpy()
-
-
-def _trained_shards(work: Work) -> list[Artifact]:
-    """Return the token sequences that the retrained models were drawn from."""
-    model = work.open_all("retrained_models")[0].manifest
-    return [work.workspace.store.open(key) for key in model.inputs if key.asset == "token_sequences"]
-
-
-def _units(work: Work) -> Units:
-    by = work.study.evaluation.by
-    documents = work.open_all("documents") if by not in (SEQUENCE, DOCUMENT) else []
-    return Units.of(by, _trained_shards(work), documents)
-
-
 def _predicted(
     work: Work, queries: pl.DataFrame, bank: Bank, measured: NDArray[np.float64]
 ) -> tuple[Scores, float | None]:
@@ -148,12 +88,12 @@ def _predicted(
     from influence_assets.analysis.word_overlap import bm25_scores
 
     passages = _passages(bank.units, by_sequence=work.study.evaluation.by == SEQUENCE)
-    texts = pl.concat(a.table("sequences").select("sequence_id", "text").collect() for a in _trained_shards(work))
+    texts = pl.concat(a.table("sequences").select("sequence_id", "text").collect() for a in trained_shards(work))
     of_sequences = passages.select("sequence_id").join(
         texts.with_row_index("row"), on="sequence_id", how="left", maintain_order="left"
     )
     share = passages["share"].to_numpy()
-    scores = {name: _matrix(rows, queries, passages) for name, rows in _stored(work, passages)}
+    scores = {name: _matrix(rows, queries, passages) for name, rows in _stored(work, queries, passages)}
     words = bm25_scores(list(texts["text"]), list(queries["prompt"] + queries["completion"]))
     scores[BM25] = words[:, of_sequences["row"].to_numpy()] * share
     is_drawn = bank.is_drawn[passages["unit"].to_numpy()]
@@ -161,9 +101,25 @@ def _predicted(
     scores[THRESHOLD] = soft_threshold(scores[MAIN])
     scores[RANDOM] = np.random.default_rng(0).standard_normal(scores[MAIN].shape)
     predicted = {name: values @ is_drawn for name, values in scores.items()}
+    predicted |= _predicted_apart(work, queries, bank)
     if queries.height < 2 * FEWEST_QUESTIONS:  # neither half could judge the other's constant
         return predicted, None
     return predicted, fitted_constant(scores[MAIN], is_drawn, measured)
+
+
+def _predicted_apart(work: Work, queries: pl.DataFrame, bank: Bank) -> dict[str, NDArray[np.float64]]:
+    """Return the predictions of methods that are fitted to the bank, each subset's by a fit that has not seen it.
+
+    The sums of their scores would be judged by the very outcomes that these were fitted to.
+    """
+    predicted = {}
+    for asset in work.workspace.graph:
+        for artifact in [] if asset.method is None else work.open_all(asset.name):
+            if asset.method is not None and SUBSET_PREDICTIONS in artifact.manifest.rows:
+                by_query = artifact.table(SUBSET_PREDICTIONS).collect().pivot("subset", index="query_id")
+                rows = queries.select("query_id").join(by_query, on="query_id", how="left", maintain_order="left")
+                predicted[asset.method.name] = rows.select(map(str, bank.subsets)).to_numpy()
+    return predicted
 
 
 def _passages(units: Units, *, by_sequence: bool) -> pl.DataFrame:
@@ -184,11 +140,11 @@ def _passages(units: Units, *, by_sequence: bool) -> pl.DataFrame:
     return spans.select("sequence_id", "document_id", "unit", "share").with_row_index("passage")
 
 
-def _stored(work: Work, passages: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+def _stored(work: Work, queries: pl.DataFrame, passages: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
     """Yield each method's scores: `query_id`, `passage`, `score`.
 
     Those of methods that do not split a sequence among its documents are divided by the parts' tokens. A method that
-    has scored some passages only cannot be judged.
+    has scored some passages only, or some of the queries, cannot be judged.
     """
     main = work.open_all("influence_scores")
     nats = pl.col("influence_nats").alias("score"), pl.lit(MAIN).alias("method")
@@ -201,7 +157,7 @@ def _stored(work: Work, passages: pl.DataFrame) -> Iterator[tuple[str, pl.DataFr
         scores, parts = (_table(artifacts, name, *columns) for name in ("method_scores", "method_part_scores"))
         for (name,), of_method in scores.group_by("method"):
             rows = _by_passage(of_method, parts.filter(pl.col("method") == name), passages)
-            if rows.height == rows["query_id"].n_unique() * passages.height:
+            if rows.join(queries, on="query_id", how="semi").height == queries.height * passages.height:
                 yield str(name), rows
 
 
@@ -327,7 +283,7 @@ ASSET = AssetDefinition(
         "retrained_models",
         "retrained_removals",
     ),
-    uses=lambda study, name: name != "documents" or study.evaluation.by not in (SEQUENCE, DOCUMENT),
+    uses=lambda study, name: name != "documents" or reads_documents(study.evaluation.by),
     code_version="3",
     settings=lambda study: {"seeds": study.evaluation.seeds, "by": study.evaluation.by},
     compute=_compute,

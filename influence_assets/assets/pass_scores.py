@@ -97,8 +97,9 @@ class PassScores(Joined):
 
         in_full = self.work.open_all("method_vectors")
         return StoredQueries(
-            self.work.open("query_gradients"), runner, curvature, self.work.study, in_full[0] if in_full else None
-        )
+            self.work.open("query_gradients"), runner, curvature, self.work.study, in_full[0] if in_full else None,
+            self.work.open("language_model").manifest.summary,
+        )  # fmt: skip
 
     def end(self) -> None:
         """Free P."""

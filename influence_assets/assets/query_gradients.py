@@ -5,7 +5,6 @@ it, when scores are computed or as `method_vectors`.
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -18,7 +17,7 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown, Table
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
-from influence_assets.layouts.token_settings import chat_template_content, token_settings
+from influence_assets.layouts.token_settings import query_set_content, token_settings
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
@@ -35,20 +34,6 @@ def _settings(study: Study) -> Mapping[str, Any]:
         **({} if rank is None else {"rank": rank}),
         **token_settings(study, study.queries),
     }
-
-
-def _source_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
-    file = workspace.query_file(str(partition.query_set))
-    content = workspace.query_hash(file)
-    return {"content": content, **chat_template_content(workspace, lambda: _has_chats(file, content))}
-
-
-@lru_cache(maxsize=1024)
-def _has_chats(file: SourceFile, _content: str) -> bool:
-    try:
-        return bool(read_query_set(file)["chat"].is_not_null().any())
-    except InputError:  # computing the partition says what is wrong
-        return False
 
 
 def _compute(work: Work) -> None:
@@ -190,7 +175,7 @@ ASSET = AssetDefinition(
     reads=("query_files",),
     code_version="3",
     settings=_settings,
-    source_content=_source_content,
+    source_content=lambda workspace, partition: query_set_content(workspace, str(partition.query_set)),
     compute=_compute,
     is_published=True,
     runs_model=True,

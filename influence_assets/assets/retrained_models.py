@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
+from influence_assets.assets.bank import DATAMODELS
+from influence_assets.assets.method_rows import listed
 from influence_assets.assets.retraining import (
     OfTrainedShards,
     questions,
@@ -25,7 +27,7 @@ from influence_assets.engine.definition import AssetDefinition, AtOnce, CostMode
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
 from influence_assets.errors import InputError
-from influence_assets.layouts.retraining import DOCUMENT, SEQUENCE, Units, training_tokens
+from influence_assets.layouts.retraining import Units, reads_documents, training_tokens
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Evaluation, Study
 from influence_assets.training_tokens import TrainingTokens
@@ -132,7 +134,7 @@ ASSET = AssetDefinition(
     listed=lambda study: study.evaluation.retrainings(),
     inputs=("documents", "language_model", "token_sequences"),
     reads=("questions",),
-    uses=lambda study, name: name != "documents" or study.evaluation.by not in (SEQUENCE, DOCUMENT),
+    uses=lambda study, name: name != "documents" or reads_documents(study.evaluation.by),
     code_version="1",
     settings=_settings,
     source_content=questions,
@@ -140,6 +142,7 @@ ASSET = AssetDefinition(
     at_once=AtOnce(most=lambda versions: room(versions).models, compute=_compute_at_once),
     frozen=OfTrainedShards(),
     on_request=True,
+    is_requested=listed(DATAMODELS),
     holds_text=True,
     is_published=True,
     runs_model=True,

@@ -135,10 +135,7 @@ def checkpoint(workspace: Workspace) -> "tuple[Path, str]":
 
 
 def train_part(work: Work, part: TrainingTokens, seed: int, *, keep_weights: bool = False) -> pl.DataFrame:
-    """Train the model again on a part of its sequences, and return the log-probability of every query under it.
-
-    The epochs stay, so that the schedule is as much shorter as there are fewer batches. A killed training goes on.
-    The draft gets figures of the training.
+    """Train the model as `trained_outcomes` does, and give the draft the figures of the training.
 
     Args:
         work: the partition that is computed.
@@ -152,10 +149,7 @@ def train_part(work: Work, part: TrainingTokens, seed: int, *, keep_weights: boo
     Raises:
         InputError: the model cannot be trained again, nothing is left to train it on, or a query cannot be read.
     """
-    recipe = recipe_of(work.study, seed)
-    asked = tokenized_queries(work)  # a question that cannot be read must not be found after hours of training
-    trained = _trained(work, part, recipe, work.workspace.scratch(work.key))
-    outcomes = outcomes_under(work, trained.folder, asked, keep_weights=keep_weights)
+    outcomes, trained = trained_outcomes(work, part, seed, keep_weights=keep_weights)
     work.draft.summarise(
         seed=seed,
         training_sequences=len(part.tokens),
@@ -164,6 +158,54 @@ def train_part(work: Work, part: TrainingTokens, seed: int, *, keep_weights: boo
         resumed_from_step=trained.resumed_from_step,
     )
     return outcomes
+
+
+def trained_outcomes(
+    work: Work, part: TrainingTokens, seed: int, *, keep_weights: bool = False
+) -> "tuple[pl.DataFrame, TrainedModel]":
+    """Train the model again on a part of its sequences, and return the log-probability of every query under it.
+
+    The epochs stay, so that the schedule is as much shorter as there are fewer batches. A killed training goes on.
+
+    Args:
+        work: the partition that is computed.
+        part: the sequences.
+        seed: the number of the model's seed.
+        keep_weights: whether the draft gets the weights.
+
+    Returns:
+        Columns `query_id` and `log_probability_nats`; and the figures of the training.
+
+    Raises:
+        InputError: the model cannot be trained again, nothing is left to train it on, or a query cannot be read.
+    """
+    recipe = recipe_of(work.study, seed)
+    asked = tokenized_queries(work)  # a question that cannot be read must not be found after hours of training
+    trained = _trained(work, part, recipe, work.workspace.scratch(work.key))
+    return outcomes_under(work, trained.folder, asked, keep_weights=keep_weights), trained
+
+
+def untrained_outcomes(work: Work, seed: int, *, context: int) -> pl.DataFrame:
+    """Return the log-probability of every query under the model before training, or under its checkpoint.
+
+    Args:
+        work: the partition that is computed.
+        seed: the number of the model's seed.
+        context: the most tokens of a sequence.
+
+    Returns:
+        Columns `query_id` and `log_probability_nats`.
+    """
+    recipe, asked = recipe_of(work.study, seed), tokenized_queries(work)
+    workspace = work.workspace.scratch(work.key)
+    workspace.mkdir(parents=True, exist_ok=True)
+    if isinstance(recipe, Tuning):
+        return outcomes_under(work, checkpoint(work.workspace)[0], asked, keep_weights=False)
+    from influence_assets.models.training import new_model, save_model
+
+    tokenizer, folder = tokenizer_of(work), workspace / "model"
+    save_model(new_model(recipe, tokenizer, context=context), tokenizer, folder)
+    return outcomes_under(work, folder, asked, keep_weights=False)
 
 
 def outcomes_under(

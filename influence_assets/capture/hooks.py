@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from influence_assets.errors import InputError
 from influence_assets.maths.gradient_terms import GradientTerms
@@ -139,6 +139,25 @@ class LayerTap:
             del self._arrived[layer.name]
             self._consumed.add(layer.name)
             self._consume(layer, layer.rule.summed([arrived[side] for side in sides]))
+
+
+@contextmanager
+def inputs_of_head(head: nn.Module) -> Iterator[list[Tensor]]:
+    """Within the block, every forward pass adds what goes into the model's head, [sequence, token, width], to the list.
+
+    Only the last position goes on into the head: the logits of all are often the largest tensor of a pass.
+    """
+    seen: list[Tensor] = []
+
+    def observe(_head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        seen.append(inputs[0].detach())
+        return inputs[0][:, -1:], *inputs[1:]
+
+    handle = head.register_forward_pre_hook(observe)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 def tapped(output: Tensor, on_gradient: Callable[[Tensor], None]) -> Tensor:

@@ -73,13 +73,15 @@ class Checkpoints:
         """Whether enough time has passed since the last checkpoint to write another."""
         return time.monotonic() - self._last >= max(SECONDS_BETWEEN, self._seconds_to_write / LARGEST_SHARE)
 
-    def save(self, covered: int, fill: Callable[[Draft], None], part: str) -> None:
+    def save(self, covered: int, fill: Callable[[Draft], None], part: str, *, replaces: str | None = None) -> None:
         """Write a checkpoint, and remove those of the same part from before.
 
         Args:
             covered: how many of the inputs it is computed from.
             fill: fills the draft.
             part: as for `latest`.
+            replaces: another part whose checkpoints are removed, where a part says how far a computation has come that
+                covers all inputs from its beginning.
         """
         started = time.monotonic()
         first = self.inputs[:covered]
@@ -88,7 +90,7 @@ class Checkpoints:
             fill(draft)
             draft.summarise(**{_MARK: part})
         for manifest in list(self._stored()):
-            if manifest.key != key and manifest.summary[_MARK] == part:
+            if manifest.key != key and manifest.summary[_MARK] in (part, replaces):
                 self.store.remove(manifest.key)
         self._last = time.monotonic()
         self._seconds_to_write = self._last - started

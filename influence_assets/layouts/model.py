@@ -39,8 +39,7 @@ def runner(workspace: Workspace, language_model: Artifact, progress: Progress, t
     """
     compute = workspace.study.compute
     keep_freed_memory(is_limited=compute.memory_bytes is not None)
-    folder = model_folder(workspace, language_model)
-    model = load_model(workspace, folder, str(language_model.manifest.summary["weights_hash"]))
+    model = loaded_model(workspace, language_model)
     done = 0
 
     def count(sequences: int) -> None:
@@ -68,6 +67,17 @@ def runner_in_float64(workspace: Workspace, language_model: Artifact) -> Runner:
     model = _read_model(folder, workspace.device, precise, adaptation(workspace))
     modules = attributed_layers(model, modules_of(workspace.study, language_model.manifest.summary))
     return Runner(model, modules, compute.batch_sequences, memory_bytes=compute.memory_bytes)
+
+
+def loaded_model(workspace: Workspace, language_model: Artifact) -> PreTrainedModel:
+    """Return the loaded model, for what is measured of it without any layer's gradients.
+
+    Args:
+        workspace: the study and its store.
+        language_model: the model's artifact.
+    """
+    folder = model_folder(workspace, language_model)
+    return load_model(workspace, folder, str(language_model.manifest.summary["weights_hash"]))
 
 
 def attributed_layers(model: PreTrainedModel, modules: str | Sequence[str]) -> Sequence[AttributedLayer]:

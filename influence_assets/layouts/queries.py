@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,7 @@ from influence_assets.engine.workspace import Workspace
 from influence_assets.layouts import LARGEST_QUERIES_BYTES
 from influence_assets.layouts.chat import Preparation, chat_template_of
 from influence_assets.layouts.factors import read_layer
+from influence_assets.layouts.learning_rates import learning_rates
 from influence_assets.layouts.outer_products import StoredGradients
 from influence_assets.layouts.tokens import tokenization_of
 from influence_assets.maths.curvature import Curvature
@@ -136,6 +138,7 @@ class StoredQueries:
         curvature: the curvature of every layer, on the same device.
         study: the study, for its settings of methods; None: they have none.
         in_full: the query set's artifact of `method_vectors`; None unless a method's P is stored.
+        trained: the summary of the model's manifest, for methods that use how long it was trained; None: none does.
     """
 
     def __init__(
@@ -145,6 +148,7 @@ class StoredQueries:
         curvature: Mapping[str, Curvature],
         study: Study | None = None,
         in_full: Artifact | None = None,
+        trained: Mapping[str, Any] | None = None,
     ) -> None:
         summary = artifact.manifest.summary
         self._artifact = artifact
@@ -152,6 +156,7 @@ class StoredQueries:
         self._curvature = curvature
         self._study = study
         self._in_full = in_full
+        self._trained = trained
         self._gradients = StoredGradients(artifact)
         self._kept: dict[tuple[str, int, int], GradientParts] = {}
         self.N = int(summary["training_sequences"])
@@ -161,6 +166,11 @@ class StoredQueries:
     def query_ids(self) -> list[str]:
         """The ids of the set's queries."""
         return list(self._artifact.table("queries").select("query_id").collect()["query_id"])
+
+    @cached_property
+    def learning_rates(self) -> float | None:
+        """The length of the model's training, as `MethodContext.learning_rates`."""
+        return None if self._study is None or self._trained is None else learning_rates(self._study, self._trained)
 
     @property
     def bytes_in_full(self) -> int:
@@ -194,7 +204,9 @@ class StoredQueries:
                 assert self._in_full is not None  # noqa: S101  # whoever scores by such a method reads its vectors
                 return read_layer(self._in_full, name, method, self._runner.device, rows)
             curvature = {name: layer} if of_method.needs_curvature else {}
-            context = MethodContext(self._runner, {name: layer.basis}, curvature, options=options)
+            context = MethodContext(
+                self._runner, {name: layer.basis}, curvature, options=options, learning_rates=self.learning_rates
+            )
             stays = held is None or name in held
             V = self._of_layer(name, layer, rows) if stays else self._parts(name, rows).sums(out)
             return of_method.prepare({name: V}, context)[name]

@@ -13,7 +13,7 @@ from influence_assets.layouts.sequences import LOSS
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.training_tokens import TrainingTokens
 
-SEQUENCE, DOCUMENT = "sequence", "document"
+SEQUENCE, DOCUMENT, SHARD = "sequence", "document", "shard"
 WITHOUT_A_VALUE = "(none)"
 
 
@@ -39,7 +39,7 @@ class Units:
     """The units that subsets of the corpus are drawn from.
 
     Args:
-        names: sequence ids, document ids or values of a column, ascending.
+        names: sequence ids, document ids, shards or values of a column, ascending.
         spans: columns `row` (a sequence's number over all shards), `sequence_id`, `document_id`, `token_start`,
             `token_end` and `unit` (a number in `names`); they cover every token.
         sequences: the number of sequences.
@@ -52,13 +52,16 @@ class Units:
     length: int
 
     @classmethod
-    def of(cls, by: str, shards: Sequence[Artifact], documents: Sequence[Artifact]) -> "Units":
+    def of(
+        cls, by: str, shards: Sequence[Artifact], documents: Sequence[Artifact], *, key: str = "evaluation.by"
+    ) -> "Units":
         """Return the units of the corpus.
 
         Args:
-            by: `sequence`, `document`, or the name of a column of the corpus.
+            by: `sequence`, `document`, `shard`, or the name of a column of the corpus.
             shards: artifacts of `token_sequences`.
             documents: artifacts of `documents` of the same shards; needed for a column only.
+            key: the study's key that names the column.
 
         Raises:
             InputError: no document has the column.
@@ -71,12 +74,15 @@ class Units:
         elif by == DOCUMENT:
             named = spans.with_columns(name=pl.col("document_id"))
         else:
-            values = _values(by, documents)
             shard_of = pl.concat(
                 shard.table("sequences").select("sequence_id", shard=pl.lit(shard.manifest.key.partition))
                 for shard in shards
             )
-            named = spans.join(shard_of, on="sequence_id").join(values, on=["shard", "document_id"], how="left")
+            named = spans.join(shard_of, on="sequence_id")
+            if by == SHARD:
+                named = named.with_columns(name=pl.col("shard"))
+            else:
+                named = named.join(_values(by, documents, key), on=["shard", "document_id"], how="left")
         found = named.select("row", "sequence_id", "document_id", "token_start", "token_end", "name").collect()
         names = found["name"].unique().sort()
         numbers = pl.DataFrame({"name": names, "unit": np.arange(len(names))})
@@ -101,7 +107,12 @@ class Units:
         return kept.reshape(self.sequences, self.length)
 
 
-def _values(column: str, documents: Sequence[Artifact]) -> pl.LazyFrame:
+def reads_documents(by: str) -> bool:
+    """Return whether units by this name are known from columns of `documents` only."""
+    return by not in (SEQUENCE, DOCUMENT, SHARD)
+
+
+def _values(column: str, documents: Sequence[Artifact], key: str) -> pl.LazyFrame:
     """Return the value of a column of the corpus for each document of a shard: the same text may have two."""
     rows = pl.concat(
         artifact.table("documents").with_columns(shard=pl.lit(artifact.manifest.key.partition))
@@ -112,6 +123,6 @@ def _values(column: str, documents: Sequence[Artifact]) -> pl.LazyFrame:
     else:
         values = [json.loads(metadata or "{}").get(column) for metadata in rows["metadata"]]
     if all(value is None for value in values):
-        raise InputError("evaluation.by", f"no document has the column {column!r}", "Name a column of the corpus.")
+        raise InputError(key, f"no document has the column {column!r}", "Name a column of the corpus.")
     names = [WITHOUT_A_VALUE if value is None else str(value) for value in values]
     return rows.select("shard", "document_id").with_columns(name=pl.Series(names, dtype=pl.String)).lazy()

@@ -56,6 +56,20 @@ def shared_sequences(token_sequences: Artifact) -> pl.DataFrame:
     return shared.select("row", "sequence_id", "document_id", "token_start", "token_end").collect()
 
 
+def passages_of(token_sequences: Artifact) -> pl.DataFrame:
+    """Return the documents of all sequences, also of those that have one only.
+
+    Returns:
+        Columns `row` (the sequence's number in the shard, ascending), `sequence_id`, `document_id`, `token_start`
+        (ascending in a sequence), `token_end`, and `character_start` and `character_end` in the document.
+    """
+    sequences = token_sequences.table("sequences").select("sequence_id").with_row_index("row")
+    spans = token_sequences.table("sequence_documents").join(sequences, on="sequence_id").sort("row", "token_start")
+    return spans.select(
+        "row", "sequence_id", "document_id", "token_start", "token_end", "character_start", "character_end"
+    ).collect()
+
+
 def parts_of(shared: pl.DataFrame) -> "Parts":
     """Return the runs of positions that `shared_sequences` lists."""
     from influence_assets.capture.batches import Parts

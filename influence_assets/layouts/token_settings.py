@@ -1,8 +1,11 @@
 """The settings of a study by which text becomes tokens, as they enter data versions."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
+from influence_assets.corpus.queries import read_query_set
+from influence_assets.corpus.sources import SourceFile
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
 from influence_assets.study import Corpus, Queries, Study
@@ -47,3 +50,18 @@ def chat_template_content(workspace: Workspace, has_chats: Callable[[], bool]) -
     except InputError:  # computing the partition says what is wrong
         return {}
     return {"chat_template": template.content} if template is not None and has_chats() else {}
+
+
+def query_set_content(workspace: Workspace, query_set: str) -> Mapping[str, Any]:
+    """Return what enters the versions of a query set's tokens: its file's hash, and the template of conversations."""
+    file = workspace.query_file(query_set)
+    content = workspace.query_hash(file)
+    return {"content": content, **chat_template_content(workspace, lambda: _has_chats(file, content))}
+
+
+@lru_cache(maxsize=1024)
+def _has_chats(file: SourceFile, _content: str) -> bool:
+    try:
+        return bool(read_query_set(file)["chat"].is_not_null().any())
+    except InputError:  # computing the partition says what is wrong
+        return False

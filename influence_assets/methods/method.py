@@ -146,6 +146,9 @@ class MethodContext:
         training: the training sequences; none unless the method `reads_training`.
         options: the study's settings of the method, an instance of its `options`; None if it has none.
         record: called by a method that solves for P step by step, in the order of the steps.
+        learning_rates: ηK, the sum of the learning rates of the model's training, divided by the mean number of tokens
+            of a sequence that carry a loss, over which its batches average: the length of the training in the unit of
+            1/Λ. None if the study does not train the model.
     """
 
     runner: "Runner"
@@ -153,6 +156,7 @@ class MethodContext:
     curvature: "Mapping[str, Curvature]" = field(default_factory=dict)
     training: TrainingSequences = TrainingSequences()
     options: Any = None
+    learning_rates: float | None = None
     record: Callable[[SolverStep], None] = lambda _step: None
 
     def options_as(self, kind: type[Options]) -> Options:

@@ -54,7 +54,8 @@ def refuse_unknown_methods(study: Study, scored: Mapping[str, ScoredMethod]) -> 
     for name in study.method_options:
         if name not in listed:
             raise InputError(f"{OPTIONS}.{name}", f"{KEY} does not list {name}", "List it, or leave out its options.")
-        options_of(study, known[name])
+    for name in listed:
+        options_of(study, known[name])  # of a method whose options have no defaults, also where none are given
 
 
 def methods_of(study: Study) -> list[AttributionMethod]:
@@ -94,7 +95,11 @@ def options_of(study: Study, method: AttributionMethod | ScoredMethod) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, (where, *first["loc"])))
-        raise InputError(place, first["msg"], f"docs/methods.md describes the options of {method.name}.") from None
+        raise InputError(
+            place,
+            first["msg"].removeprefix("Value error, "),
+            f"docs/methods.md describes the options of {method.name}.",
+        ) from None
 
 
 def settings_of(study: Study, method: AttributionMethod | ScoredMethod) -> dict[str, Any]:

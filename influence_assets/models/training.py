@@ -76,12 +76,25 @@ def train_language_model(  # noqa: PLR0913  # three of them are the sequences
     Raises:
         InputError: there are no sequences to train on.
     """
-    part = TrainingTokens(sequences, lengths, loss_mask)
-    refuse_nothing(part)
-    model = new_model(training, tokenizer, context=sequences.shape[1])
-    identity = {"training": training.model_dump(exclude={"members"}), "vocabulary": model.config.vocab_size}
-    run = TrainingRun(model, partial(_summed_loss, model), part, training, identity)
+    model, run = new_run(TrainingTokens(sequences, lengths, loss_mask), training, tokenizer)
     return run.train(workspace, progress, partial(save_model, model, tokenizer))
+
+
+def new_run(part: TrainingTokens, training: Training, tokenizer: Tokenizer) -> tuple[GPT2LMHeadModel, TrainingRun]:
+    """Return a model as it is before its first step, and the run that trains it.
+
+    Args:
+        part: the sequences.
+        training: the architecture and the schedule.
+        tokenizer: the tokenizer of the sequences.
+
+    Raises:
+        InputError: there are no sequences to train on.
+    """
+    refuse_nothing(part)
+    model = new_model(training, tokenizer, context=part.tokens.shape[1])
+    identity = {"training": training.model_dump(exclude={"members"}), "vocabulary": model.config.vocab_size}
+    return model, TrainingRun(model, partial(_summed_loss, model), part, training, identity)
 
 
 def _summed_loss(model: GPT2LMHeadModel, tokens: Tensor, labels: Tensor) -> Tensor:

@@ -124,7 +124,7 @@ class TrainingRun:
         self.step = 0
         self.epoch_loss, self.epoch_targets = 0.0, 0
         self.epoch_losses: list[float] = []  # of finished epochs
-        self.order: Tensor | None = None  # of the present epoch
+        self._order: tuple[int, Tensor] | None = None
         self.tokens, self.labels = tokens_and_labels(part)
         # One entry for each tensor: a tied output layer is the token embedding.
         self.parameters = {name: each for name, each in model.named_parameters() if each.requires_grad}
@@ -163,15 +163,12 @@ class TrainingRun:
 
     def take_step(self) -> float:
         """Train on the next batch and return its mean loss in nats per token."""
-        epoch, batch = divmod(self.step, self.steps_per_epoch)
+        batch = self.step % self.steps_per_epoch
         if batch == 0:
             self.epoch_loss, self.epoch_targets = 0.0, 0
-        if batch == 0 or self.order is None:
-            self.order = order_of_epoch(self.recipe.seed, epoch, len(self.tokens))
-        size = self.recipe.batch_sequences
-        rows = self.order[batch * size : (batch + 1) * size]
+        rows = self.rows_of_batch()
         for group in self.optimizer.param_groups:
-            group["lr"] = one_cycle(self.step, self.steps, peak=self.recipe.learning_rate)
+            group["lr"] = self.rate
         labels = self.labels[rows]
         targets = int((labels[:, 1:] != IGNORED).sum())
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
@@ -188,6 +185,19 @@ class TrainingRun:
         if batch == self.steps_per_epoch - 1:
             self.epoch_losses.append(self.epoch_loss / max(self.epoch_targets, 1))
         return loss / max(targets, 1)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return one_cycle(self.step, self.steps, peak=self.recipe.learning_rate)
+
+    def rows_of_batch(self) -> Tensor:
+        """Return the numbers of the sequences of the next batch, int64 [sequence]."""
+        epoch, batch = divmod(self.step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, order_of_epoch(self.recipe.seed, epoch, len(self.tokens))
+        size = self.recipe.batch_sequences
+        return self._order[1][batch * size : (batch + 1) * size]
 
     def save(self, path: Path) -> None:
         """Replace the state file with the current state, as a whole."""
@@ -207,26 +217,36 @@ class TrainingRun:
 
     def restore(self, path: Path) -> int:
         """Restore the saved state if it belongs to this run; return its step, or 0 without one."""
-        if not path.is_file():
+        position = self._stored_position(path)
+        if position is None:
             return 0
-        try:
-            with safe_open(path, framework="pt", device=str(self.device)) as stored:
-                position = json.loads(stored.metadata()["position"])
-                if position["fingerprint"] != self.fingerprint:
-                    return 0
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
-        except SafetensorError:
-            return 0  # the file may have been cut off by a full disk: the run starts over
+        with safe_open(path, framework="pt", device=str(self.device)) as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"model/{name}"])
+                moments = {key: f"optimizer/{key}/{name}" for key in ("step", "exp_avg", "exp_avg_sq")}
+                # Before the first step there are none.
                 self.optimizer.state[parameter] = {
-                    key: tensors[f"optimizer/{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
+                    key: tensors[each] for key, each in moments.items() if position["step"]
                 }
         self.step = int(position["step"])
         self.epoch_loss, self.epoch_targets = position["epoch_loss"], position["epoch_targets"]
         self.epoch_losses = list(position.get("epoch_losses", []))  # earlier releases did not save them
         return self.step
+
+    def stored_step(self, path: Path) -> int | None:
+        """Return the step of a saved state; None if there is none that belongs to this run."""
+        position = self._stored_position(path)
+        return None if position is None else int(position["step"])
+
+    def _stored_position(self, path: Path) -> dict[str, Any] | None:
+        try:
+            with safe_open(path, framework="pt") as stored:
+                position: dict[str, Any] = json.loads(stored.metadata()["position"])
+        except (FileNotFoundError, SafetensorError):
+            return None  # a file may have been cut off by a full disk: the run starts over
+        return position if position["fingerprint"] == self.fingerprint else None
 
 
 def one_cycle(step: int, steps: int, *, peak: float) -> float:

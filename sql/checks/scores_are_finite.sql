@@ -57,6 +57,15 @@ from method_part_scores
 where not isfinite(score)
 union all
 select
+    'group_scores' as table_name,
+    query_id,
+    null::bigint as sequence_id,
+    null::integer as generation_id,
+    score
+from group_scores
+where not isfinite(score)
+union all
+select
     'layer_influence' as table_name,
     query_id,
     sequence_id,

@@ -23,7 +23,8 @@ spread as (
     inner join queries on influence_scores.query_key = queries.query_key
     where models.members > 1 and isfinite(influence_scores.influence_nats)
     group by queries.query_id, influence_scores.sequence_id, models.members
-    having count(*) = models.members
+    -- A count of the other table's column, so that DuckDB does not aggregate before it joins, and so reads all queries.
+    having count(queries.query_key) = models.members
 )
 
 select

@@ -47,6 +47,16 @@ def test_a_budget_that_no_model_fits_into_trains_none_and_says_what_is_left(stud
     assert "judging takes 4" in finished.out
 
 
+def test_a_budget_is_refused_where_a_method_asks_for_all_models(tmp_path):
+    study = studies.lay_out(
+        tmp_path, model={"path": None, "train": TRAINED}, methods=["ekfac", "datamodels"], sequences={"length": 32}
+    )
+    refused = influence("evaluate", "--budget", "1h", "--study", study)
+    assert refused.code == 1
+    assert "Leave datamodels out of `methods` until they are trained" in refused.error
+    assert not list((study.parent / "store").glob("documents/*"))
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90m", 5400), ("2h", 7200), ("45s", 45), (" 1.5h", 5400)])
 def test_durations(text, seconds):
     assert seconds_of(text) == seconds

@@ -21,7 +21,8 @@ from tests.golden.values import Values, catalogue_tables, deviations, values_of
 FOLDER = Path(__file__).parent / "values"
 
 _EXACT_OF_JUDGED = ("subset", "seed", "subsets", "seeds", "units", "units_left_out", "queries", "method", "removal",
-                    "removed", "training_sequences", "training_steps")  # fmt: skip
+                    "removed", "training_sequences", "training_steps", "group", "groups", "models",
+                    "permutations")  # fmt: skip
 _TRAINED = {"layers": 1, "width": 8, "heads": 2, "vocabulary": 300, "epochs": 1, "batch_sequences": 4}
 
 
@@ -29,6 +30,14 @@ def golden_values(asset: str) -> Values | None:
     """The stored values of an asset: `code_versions` and `partitions`; None where there are none."""
     file = FOLDER / f"{asset}.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+_RETRAINING = {
+    "leave_one_out": {"by": "source", "groups": ["almanac"], "seeds": 1},
+    "data_shapley": {"by": "source", "seeds": 1, "permutations": 3},
+    "datamodels": {},
+}
+"""The methods that train models, with their options."""
 
 
 @cache
@@ -72,7 +81,11 @@ def _trained(folder: Path) -> Values:
 def _judged(folder: Path) -> Values:
     """What is exact of models that are trained again and of how they judge: everything but what training rounds."""
     evaluation = {"subsets": 4, "seeds": 1, "random_removals": 2, "removal_queries": 1, "removal_share": 0.3}
-    study = tiny_study.lay_out(folder, model={"path": None, "train": _TRAINED}, evaluation=evaluation)
+    methods = ["ekfac", "gradient_dot", *_RETRAINING]
+    study = tiny_study.lay_out(
+        folder, model={"path": None, "train": _TRAINED}, evaluation=evaluation, methods=methods,
+        method_options={name: options for name, options in _RETRAINING.items() if options},
+    )  # fmt: skip
     compute(study)
     compute(study, on_request=True)
     partitions: Values = {}

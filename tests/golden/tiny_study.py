@@ -56,12 +56,12 @@ _MERGES = (
 """Of the byte-level pieces, in the order in which they are tried."""
 
 
-def lay_out(folder: Path, **sections: Mapping[str, Any]) -> Path:
+def lay_out(folder: Path, **sections: Any) -> Path:
     """Write the corpus, the queries, the model and the study into a folder, and return the study's path.
 
     Args:
         folder: a new or empty one.
-        sections: merged key by key into the study's, such as `model={"dtype": "float32"}`.
+        sections: merged key by key into the study's, such as `model={"dtype": "float32"}`; lists replace its own.
     """
     _write_jsonl(folder / "corpus" / COAST, _COAST)
     pl.DataFrame(_TRADES).write_parquet(folder / "corpus" / TRADES)
@@ -72,7 +72,7 @@ def lay_out(folder: Path, **sections: Mapping[str, Any]) -> Path:
     return write_study(folder, **sections)
 
 
-def write_study(folder: Path, **sections: Mapping[str, Any]) -> Path:
+def write_study(folder: Path, **sections: Any) -> Path:
     """Write `study.yaml` alone; see `lay_out`."""
     described: dict[str, Any] = {
         "name": NAME,
@@ -87,7 +87,7 @@ def write_study(folder: Path, **sections: Mapping[str, Any]) -> Path:
         "automation": {"enabled": False},
     }
     for section, keys in sections.items():
-        described[section] = {**described.get(section, {}), **keys}
+        described[section] = {**described.get(section, {}), **keys} if isinstance(keys, Mapping) else keys
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(described, sort_keys=False), encoding="utf-8")
     return path

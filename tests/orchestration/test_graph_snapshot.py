@@ -69,7 +69,7 @@ def partitions(definition: dg.PartitionsDefinition | None) -> str:
         return " × ".join(f"{part.name} ({part.partitions_def.name})" for part in definition.partitions_defs)
     if isinstance(definition, dg.StaticPartitionsDefinition):
         keys = definition.get_partition_keys()
-        return f"{len(keys)} from {keys[0]} to {keys[-1]}"
+        return f"{len(keys)} from {keys[0]} to {keys[-1]}" if keys else "none under these settings"
     return str(definition.name)
 
 

@@ -73,6 +73,11 @@ insert into fitted_calibration values (10.0, 2, 2, 13);
 insert into removal_outcomes
 select method, 0, if(method = 'random', null, 'q1'), 1, query_id, -3, 14
 from queries, (values ('random'), ('ekfac')) as methods (method);
+insert into group_scores values
+('leave_one_out', 'nats', 'licence', 'CC-BY', 'q1', 3.0, 0.5, 4, 15),
+('leave_one_out', 'nats', 'licence', 'MIT', 'q1', -0.5, 0.5, 4, 15),
+('leave_one_out', 'nats', 'licence', 'CC-BY', 'q2', -2.0, 0.5, 4, 15),
+('data_shapley', 'nats', 'source', 'wiki', 'q1', 5.0, null, 3, 16);
 insert into layer_influence
 select query_id, sequence_id, generation_id, name, share * influence_nats, 9
 from scored, (values ('h.0.mlp', 1.5), ('h.1.mlp', -0.5)) as parts (name, share)

@@ -74,6 +74,7 @@ DAMAGE = {
         ("update method_scores set score = '-inf' where query_id = 'q2' and sequence_id = 1", 1),
         ("update method_part_scores set score = 'nan' where query_id = 'q1'", 2),
         ("update part_scores set influence_nats = 'inf' where query_key = hash('q2')", 2),
+        ("update group_scores set score = 'nan' where group_name = 'CC-BY'", 2),
         ("update self_influence set self_influence_nats = 'inf' where sequence_id = 3", 2),
         ("update self_influence_parts set self_influence_nats = 'nan' where document_key = hash('d2')", 2),
         ("update layer_influence set influence_nats = 'inf' where query_id = 'q2'", 2),

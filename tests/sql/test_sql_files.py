@@ -51,6 +51,7 @@ def test_the_tables_are_those_of_the_design():
         *("materializations", "materialization_inputs", "catalogue"),
         *("trained_documents", "tombstones", "partition_states", "layer_drift"),
         *("outcomes", "removal_outcomes", "evaluations", "evaluations_by_query", "fitted_calibration"),
+        "group_scores",
     }
     assert statements("load").keys() == set(TABLES)
 

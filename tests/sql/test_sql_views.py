@@ -396,6 +396,14 @@ class TestCookbook:
             ("MIT", "Bob", -1.5),
         ]
 
+    def test_groups_that_were_left_out(self, catalogue):
+        groups = ask(catalogue, "groups_behind_an_answer", query_id="q1")
+        assert [(row["method"], row["group_name"], row["score"], row["is_beyond_chance"]) for row in groups] == [
+            ("data_shapley", "wiki", 5.0, None),
+            ("leave_one_out", "CC-BY", 3.0, True),
+            ("leave_one_out", "MIT", -0.5, False),
+        ]
+
     def test_documents_whose_sign_holds_over_members(self, catalogue):
         catalogue.execute(ENSEMBLE).complete()
         documents = ask(catalogue, "certain_documents", query_id="q1", count=5)

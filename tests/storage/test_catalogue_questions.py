@@ -93,8 +93,9 @@ def test_every_question_of_the_cookbook_is_answered(sample):
     sample.load(sample.shard(0), sample.shard(1), old, [sample.write_drift()], states=outdated, tombstones=gone)
     values = {"query_id": "q", "query_set_id": "q.jsonl", "sequence_id": 1, "document_id": "d0", "count": 3,
               "fewest_tokens": 1}  # fmt: skip
-    # No details are loaded here, no self-influence, and no ensemble: tests/sql has them.
-    without_rows = {"layers_of_a_passage", "tokens_of_a_passage", "certain_documents", "documents_with_self_influence"}
+    # No details are loaded here, no self-influence, no ensemble and no groups: tests/sql has them.
+    without_rows = {"layers_of_a_passage", "tokens_of_a_passage", "certain_documents", "documents_with_self_influence",
+                    "groups_behind_an_answer"}  # fmt: skip
     for statement in cookbook().values():
         bound = {name: {**values, "phrase": "Words"}[name] for name in statement.parameters}
         answer = query(sample.path, statement.sql, bound)

@@ -58,6 +58,8 @@ def evaluate(
 
     recipe_of(loaded, 1)  # refuses a model that cannot be trained again
     wanted = [MODELS, REMOVALS] if removals else [MODELS]
+    if seconds is not None:
+        _refuse_budget(loaded, wanted)
     due = _planned(loaded, wanted)
     if plan:
         return
@@ -77,6 +79,19 @@ def evaluate(
         console.print(*judged, sep="\n", highlight=False, soft_wrap=True)
     if not all_is_well or judged is None:
         raise typer.Exit(1)
+
+
+def _refuse_budget(study: Study, wanted: Sequence[str]) -> None:
+    """Raise if every run trains models that a budget would hold back.
+
+    Raises:
+        InputError: the study's methods ask for all of them.
+    """
+    from influence_assets.assets import asset_graph
+
+    if any(asset_graph()[name].is_due_in(study) for name in wanted):
+        problem = "cannot hold back models that a method in `methods` is fitted to, which every run trains"
+        raise InputError("--budget", problem, "Leave datamodels out of `methods` until they are trained.")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,228 @@
+"""What assets share that follow the training of the study's model: its run, queries as it reads them, and rows."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from influence_assets.assets.method_rows import write_scores
+from influence_assets.assets.retraining import tokenizer_of
+from influence_assets.engine.definition import Work
+from influence_assets.engine.partitions import Partition
+from influence_assets.engine.workspace import Workspace
+from influence_assets.errors import InputError
+from influence_assets.layouts.retraining import DOCUMENT, Units, training_tokens
+from influence_assets.layouts.token_settings import chat_template_content
+from influence_assets.methods.method import ScoredMethod
+from influence_assets.methods.registry import settings_of
+from influence_assets.study import Study, Training
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from influence_assets.models.metagradients import ByToken
+    from influence_assets.models.token_losses import TokenLosses
+    from influence_assets.models.training_run import TrainingRun
+
+_REPLAYED = pl.Schema({"query_id": pl.String, "log_probability_nats": pl.Float64})
+
+
+class TracIn(BaseModel):
+    """The options of `tracin`.
+
+    Attributes:
+        checkpoints: the checkpoints of the training that scores are summed over.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoints: int = Field(5, ge=1)
+
+
+TRACIN = ScoredMethod(name="tracin", unit="sgd_nats", options=TracIn)
+ADAM_METRIC = ScoredMethod(name="adam_metric", unit=None)
+
+FOLLOWING = frozenset({TRACIN.name, ADAM_METRIC.name})
+"""The methods that need what a training passes through."""
+
+
+def given_settings(study: Study, method: ScoredMethod) -> dict[str, Any]:
+    """Return the settings of a method that enter versions, which must be known even if they are not valid."""
+    try:
+        return settings_of(study, method)
+    except InputError:
+        return {}
+
+
+Queries = int | tuple[str, ...]
+"""As an option: how many of the first queries of each set, or the ids of the queries, that are asked about."""
+
+
+def recipe_of(study: Study, method: str) -> Training:
+    """Return how the study trains its model.
+
+    Raises:
+        InputError: it does not train it.
+    """
+    if study.model.train is None:
+        raise InputError(
+            "methods",
+            f"lists {method}, which follows the model's training, and the study does not train its model",
+            "Give model.train instead of model.path, or leave the method out.",
+        )
+    return study.model.train
+
+
+def run_of(work: Work, method: str, learning_rate: float | None = None) -> "tuple[TrainingRun, TokenLosses]":
+    """Return the training of the study's model at its beginning, on the shards that it was trained on as they are now.
+
+    Args:
+        work: the work of an asset with the inputs `language_model` and `token_sequences`.
+        method: what needs it.
+        learning_rate: the peak of the schedule; None: that of the study.
+
+    Raises:
+        InputError: the study does not train its model.
+    """
+    from influence_assets.models.token_losses import token_losses
+    from influence_assets.models.training import new_run
+
+    recipe = recipe_of(work.study, method)
+    if learning_rate is not None:
+        recipe = recipe.model_copy(update={"learning_rate": learning_rate})
+    model, run = new_run(training_tokens(work.open_all("token_sequences")), recipe, tokenizer_of(work))
+    return run, token_losses(model)
+
+
+def difference(work: Work, weights: "Mapping[str, Tensor]") -> float:
+    """Return the largest difference of any weight of a replayed training from the model's own; 0 if all bits agree."""
+    from safetensors.torch import load_file
+
+    stored = load_file(work.open("language_model").path("model") / "model.safetensors")
+    return max(float((stored[name] - weight.cpu()).abs().max()) for name, weight in weights.items())
+
+
+def compared(work: Work, weights: "Mapping[str, Tensor]") -> dict[str, Any]:
+    """Return what a summary says about whether a replayed training ends with the model's own weights."""
+    largest = difference(work, weights)
+    figures: dict[str, Any] = {"equal_to_the_bit": largest == 0, "largest_difference": largest}
+    if largest == 0:
+        return figures
+    note = (
+        f"The training, run again, does not end with the model's weights: the largest difference is {largest:.2g}. "
+        "Documents were changed or withdrawn since, or this machine computes otherwise. What follows the training is "
+        "about the run that was made now."
+    )
+    return {**figures, "notes": [note]}
+
+
+class Asked(NamedTuple):
+    """Queries as the model reads them.
+
+    Args:
+        ids: their ids.
+        tokens: int64 [query, token].
+        labels: int64 [query, token], IGNORED where a token is not of the completion.
+    """
+
+    ids: list[str]
+    tokens: "Tensor"
+    labels: "Tensor"
+
+
+def asked(work: Work, chosen: Queries, key: str) -> Asked:
+    """Return the queries of the work's set that are asked about.
+
+    Args:
+        work: the work of a query set, with the input `language_model`.
+        chosen: which.
+        key: the option that says so.
+
+    Raises:
+        InputError: a query cannot be read, or no query set has one that is named.
+    """
+    import torch
+
+    from influence_assets.layouts import queries
+    from influence_assets.models.training_run import IGNORED
+
+    file = work.workspace.query_file(str(work.partition.query_set))
+    rows, tokenized = queries.read_tokenized(work.open("language_model"), work.workspace, file)
+    ids = rows["query_id"].to_list()
+    if isinstance(chosen, int):
+        numbers = list(range(min(chosen, len(ids))))
+    else:
+        _refuse_unknown(work.workspace, chosen, key)
+        numbers = [number for number, query_id in enumerate(ids) if query_id in chosen]
+    if not numbers:
+        nothing = torch.zeros(0, 2, dtype=torch.int64)
+        return Asked([], nothing, nothing)
+    sequences = queries.as_sequences([tokenized[number] for number in numbers])
+    tokens = torch.from_numpy(sequences.tokens.astype(np.int64))
+    places = np.arange(tokens.shape[1])
+    starts = np.array([tokenized[number].completion_start for number in numbers])
+    is_asked = (places >= starts[:, None]) & (places < sequences.lengths[:, None])
+    return Asked([ids[number] for number in numbers], tokens, tokens.masked_fill(~torch.from_numpy(is_asked), IGNORED))
+
+
+def _refuse_unknown(workspace: Workspace, chosen: Sequence[str], key: str) -> None:
+    from influence_assets.corpus.queries import read_query_set
+
+    known = {name for file in workspace.query_sets.values() for name in read_query_set(file)["query_id"]}
+    for name in chosen:
+        if name not in known:
+            raise InputError(key, f"there is no query {name!r}", "Name query_ids of the query files, or give a number.")
+
+
+def query_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
+    """Return what enters versions of what reads a query file's text: its content and the chat template."""
+    from influence_assets.corpus.queries import read_query_set
+
+    file = workspace.query_file(str(partition.query_set))
+
+    def has_chats() -> bool:
+        try:
+            return bool(read_query_set(file)["chat"].is_not_null().any())
+        except InputError:  # computing the partition says what is wrong
+            return False
+
+    return {"content": workspace.query_hash(file), **chat_template_content(workspace, has_chats)}
+
+
+def write_by_token(
+    work: Work,
+    queries: Asked,
+    values: Callable[[], "ByToken"],
+    *,
+    passes: Callable[[int], float],
+    ends_as_the_model: bool = True,
+) -> None:
+    """Write the scores of documents' parts of sequences, the sums of the values of their tokens, and free the replay.
+
+    Args:
+        work: the work of a method with the inputs `language_model` and `token_sequences`.
+        queries: the queries; if there are none, nothing is computed.
+        values: computes the values.
+        passes: returns the passes that they take, as in `write_scores`, given the number of sequences.
+        ends_as_the_model: whether the replayed run is the one that the model comes from.
+    """
+    shards = work.open_all("token_sequences")
+    spans = Units.of(DOCUMENT, shards, []).spans
+    row, start, end = (spans[name].to_numpy().astype(np.int64) for name in ("row", "token_start", "token_end"))
+    scores, log_probabilities = np.zeros((0, len(spans))), list[float]()
+    if queries.ids:
+        found = values()
+        until: NDArray[np.float64] = np.pad(found.values.cumsum(2), ((0, 0), (0, 0), (1, 0)))
+        scores, log_probabilities = until[:, row, end] - until[:, row, start], found.log_probabilities.tolist()
+        if ends_as_the_model:
+            work.draft.summarise(**compared(work, found.weights))
+    sequences = int(row.max(initial=-1)) + 1
+    passages = spans.select("sequence_id", "document_id")
+    write_scores(work, queries.ids, passages, scores, sequence_passes=passes(sequences) if queries.ids else 0.0)
+    replayed = pl.DataFrame({"query_id": queries.ids, "log_probability_nats": log_probabilities}, schema=_REPLAYED)
+    work.draft.table("replayed_queries", replayed)
+    shutil.rmtree(work.workspace.scratch(work.key), ignore_errors=True)
