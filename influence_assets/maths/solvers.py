@@ -208,7 +208,7 @@ def largest_eigenvalue(apply: Product, like: Mapping[str, Tensor], iterations: i
     found = 0.0
     for _ in range(iterations):
         norm = inner_products(x, x).sqrt()
-        x = {name: value / norm[:, None, None] for name, value in x.items()}
+        x = {name: value / norm.to(value)[:, None, None] for name, value in x.items()}
         product = apply(x)
         found = float(inner_products(x, product).max())
         x = product

@@ -213,3 +213,23 @@ def test_a_query_that_is_near_enough_stays_as_it_is_and_is_multiplied_no_more(me
     solve(every, 60, near)
     products = sum(last) if method != "neumann" else sum(last) - QUERIES
     assert sum(multiplied) == products
+
+
+def test_what_is_in_single_precision_stays_in_it():
+    """Norms and inner products are in float64, and must not carry the vectors along."""
+
+    A = matrix().float()
+
+    def single(X):
+        assert {value.dtype for value in X.values()} == {torch.float32}
+        return shaped(flat(X) @ A)
+
+    v = {name: value.float() for name, value in V.items()}
+    checks = Checks(single, 1, 1e-3)
+    step = 1 / largest_eigenvalue(single, v, 30, 0)
+    found = [
+        conjugate_gradients(single, single, v, 3, stop_below=0.1),
+        neumann([single] * 3, v, 4.0, checks=checks),
+        refined([single] * 3, single, v, step, checks=checks),
+    ]
+    assert {value.dtype for P in found for value in P.values()} == {torch.float32}
