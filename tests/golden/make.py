@@ -32,6 +32,17 @@ def golden_values(asset: str) -> Values | None:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
+_OF_BROUGHT = {
+    "gradient_dot": {}, "diagonal": {}, "kfac": {}, "unrolled": {"learning_rates": 0.1}, "conjugate_gradients": {},
+    "repsim": {}, "knn_shapley": {}, "representer_points": {}, "bm25": {}, "pbrf": {"strongest": 1},
+}  # fmt: skip
+"""Methods that any model has, with their options."""
+
+_OF_TRAINED = {
+    "tracin": {"checkpoints": 2}, "adam_metric": {}, "in_run_shapley": {}, "metagradient": {},
+}  # fmt: skip
+"""Methods of models that the study trains."""
+
 _RETRAINING = {
     "leave_one_out": {"by": "source", "groups": ["almanac"], "seeds": 1},
     "data_shapley": {"by": "source", "seeds": 1, "permutations": 3},
@@ -51,7 +62,8 @@ def current_values() -> dict[str, Values]:
         # A shard that the generation was not fitted on: else there is no drift, and nothing of the details is copied.
         tiny_study.add_a_file(study.parent)
         compute(study)
-        tiny_study.write_study(study.parent, scores={"self_influence": True})
+        listed = {"methods": ["ekfac", *_OF_BROUGHT], "method_options": {n: o for n, o in _OF_BROUGHT.items() if o}}
+        tiny_study.write_study(study.parent, scores={"self_influence": True}, **listed)
         compute(study)
         judged = _judged(Path(folder) / "judged")
         # They are not kept once the generation is fitted.
@@ -81,10 +93,10 @@ def _trained(folder: Path) -> Values:
 def _judged(folder: Path) -> Values:
     """What is exact of models that are trained again and of how they judge: everything but what training rounds."""
     evaluation = {"subsets": 4, "seeds": 1, "random_removals": 2, "removal_queries": 1, "removal_share": 0.3}
-    methods = ["ekfac", "gradient_dot", *_RETRAINING]
+    methods = ["ekfac", "gradient_dot", *_OF_TRAINED, *_RETRAINING]
     study = tiny_study.lay_out(
         folder, model={"path": None, "train": _TRAINED}, evaluation=evaluation, methods=methods,
-        method_options={name: options for name, options in _RETRAINING.items() if options},
+        method_options={name: options for name, options in (_OF_TRAINED | _RETRAINING).items() if options},
     )  # fmt: skip
     compute(study)
     compute(study, on_request=True)

@@ -31,6 +31,10 @@ def code_versions(asset: str) -> Mapping[str, str]:
     return dict(sorted(versions.items()))
 
 
+JUDGING = "evaluation"
+"""The group of the assets by which scores are judged, which are computed when somebody asks for them."""
+
+
 def on_request() -> list[str]:
     """The names of the assets that are computed on request only."""
     return [asset.name for asset in asset_graph() if asset.on_request]
@@ -41,7 +45,7 @@ def compute(study: Path, *, until: str | None = None, on_request: bool = False) 
     requested = {
         asset.name: [Partition(name=name) for name in asset.listed(Study.load(study))] or [Partition()]
         for asset in asset_graph()
-        if asset.on_request and on_request
+        if asset.on_request and on_request and asset.group == JUDGING and asset.method is None
     }
     studies.compute(study, until=until, requested=requested)
 
