@@ -212,6 +212,13 @@ class LanguageModel(_Section):
     train: Training | None = Field(
         None, description="Train a small GPT-2 on the corpus instead. It is trained once; new shards do not retrain it."
     )
+    optimizer: _Path | None = Field(
+        None,
+        description="A file with the state of the AdamW that trained the model in `path`, at the end of its training: "
+        "the optimizer.pt of a checkpoint of transformers' Trainer, or what "
+        "`torch.save(optimizer.state_dict(), file)` wrote. Only the method `adam_metric` reads it; docs/methods.md "
+        "says which files fit.",
+    )
     tuned: Tuning | None = Field(
         None,
         description="What the model in `path` was fine-tuned from and how, if `influence evaluate` is to train it "
@@ -237,12 +244,21 @@ class LanguageModel(_Section):
         description="Allow the model's own Python code to run. Leave this off unless you have read that code.",
     )
 
+    @field_validator("optimizer")
+    @classmethod
+    def _is_local(cls, optimizer: str | None) -> str | None:
+        if optimizer is not None and "://" in optimizer:
+            raise ValueError("must be a local file")
+        return optimizer
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.path is None) == (self.train is None):
             raise ValueError("give exactly one of `path` and `train`")
         if self.train is not None and self.adapter is not None:
             raise ValueError("`adapter` belongs to the model in `path`; leave it out of a study that trains its own")
+        if self.train is not None and self.optimizer is not None:
+            raise ValueError("`optimizer` belongs to the model in `path`; leave it out of a study that trains its own")
         if self.train is not None and self.tuned is not None:
             raise ValueError("`tuned` belongs to the model in `path`; leave it out of a study that trains its own")
         if self.train is not None and self.members:
@@ -651,6 +667,7 @@ class Study(_Section):
             "queries.path": self.queries.path,
             "model.path": self.model.path if self.model.path and _exists(self.model.path, Path()) else None,
             "model.adapter": self.model.adapter,
+            "model.optimizer": self.model.optimizer,
             "model.tuned.base": None
             if self.model.tuned is None or not _exists(self.model.tuned.base, Path())
             else self.model.tuned.base,
@@ -668,6 +685,8 @@ class Study(_Section):
             model = model.model_copy(update={"path": _absolute(model.path, folder)})
         if model.adapter is not None:
             model = model.model_copy(update={"adapter": _absolute(model.adapter, folder)})
+        if model.optimizer is not None:
+            model = model.model_copy(update={"optimizer": _absolute(model.optimizer, folder)})
         if model.tuned is not None and _exists(model.tuned.base, folder):
             tuned = model.tuned.model_copy(update={"base": _absolute(model.tuned.base, folder)})
             model = model.model_copy(update={"tuned": tuned})
@@ -690,7 +709,7 @@ class Study(_Section):
 def _further_models(model: LanguageModel) -> list[LanguageModel]:
     """Return the models of an ensemble's further members."""
     if model.train is None:
-        alone = {"members": (), "revision": None, "adapter": None, "tuned": None}
+        alone = {"members": (), "revision": None, "adapter": None, "optimizer": None, "tuned": None}
         return [model.model_copy(update={"path": path, **alone}) for path in model.members]
     train = model.train
     seeds = [(train.seed + SEEDS_APART * number) % (LARGEST_SEED + 1) for number in range(1, train.members)]

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from influence_assets.engine.versions import Versions
     from influence_assets.engine.workspace import Workspace
 
-Source = Literal["source_files", "query_files", "model_files", "corpus", "questions"]
+Source = Literal["source_files", "query_files", "model_files", "optimizer_file", "corpus", "questions"]
 """A source outside the store. `source_files` and `query_files` have one file for each partition; `corpus` and
 `questions` are all of them together, which change whenever a file is added, changed or deleted; `model_files` are the
-files of `model.path`."""
+files of `model.path`, and `optimizer_file` is that of `model.optimizer`."""
 
 KeyAndInputs = tuple[ArtifactKey, tuple[ArtifactKey, ...]]
 """A partition's artifact, and the artifacts that it is computed from."""

@@ -34,6 +34,8 @@ def sources(workspace: Workspace) -> Mapping[str, Mapping[str, str]]:
     }
     if workspace.study.model.train is None:
         contents["model_files"] = {WHOLE: "-".join(workspace.model_file_hashes)}
+    if workspace.study.model.optimizer is not None:
+        contents["optimizer_file"] = {WHOLE: workspace.optimizer_hash}
     return contents
 
 

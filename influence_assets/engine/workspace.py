@@ -306,6 +306,13 @@ class Workspace:
         return weights, tokenizer_files_hash(self.model_folders.tokenizer)
 
     @cached_property
+    def optimizer_hash(self) -> str:
+        """The hash of the file of `model.optimizer`, which the study must have."""
+        from influence_assets.models.weights import optimizer_hash
+
+        return optimizer_hash(Path(str(self.study.model.optimizer)), self.weights_cache)
+
+    @cached_property
     def device(self) -> str:
         """The device of `compute.device`, with `auto` resolved."""
         from influence_assets.models.devices import resolve_device

@@ -197,6 +197,26 @@ def _hashed(files: list[Path], cache: Path | None) -> str:
     return digest.hexdigest()
 
 
+def optimizer_hash(file: Path, cache: Path | None) -> str:
+    """Return the SHA-256 of the file of `model.optimizer` as 64 hex digits.
+
+    Args:
+        file: the file.
+        cache: as in `weights_hash`.
+
+    Raises:
+        InputError: there is no such file, it cannot be read, or it changes meanwhile.
+    """
+    try:
+        return _hashed([file], cache)
+    except OSError as error:
+        raise InputError(
+            "model.optimizer",
+            f"{file} cannot be read ({error.strerror})",
+            "Name the file of an optimiser's state, or leave the key out.",
+        ) from error
+
+
 def model_hash(folders: ModelFolders, attribution: str, cache: Path | None) -> str:
     """Return the SHA-256 of a model's weights; with an adapter, also of it and of what is attributed.
 

@@ -39,6 +39,7 @@ SOURCES: Mapping[str, Described] = {
     "query_files": Described("The files of questions, by content.", "query_set"),
     "questions": Described("All query files together; the version changes when any file is added, changed or deleted."),
     "model_files": Described("The weights and tokenizer of the model that the study names, by content."),
+    "optimizer_file": Described("The state of the optimiser that trained that model, by content."),
 }
 GONE = "gone"
 """The version of a file that existed before."""
