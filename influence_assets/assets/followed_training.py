@@ -49,8 +49,14 @@ class TracIn(BaseModel):
 TRACIN = ScoredMethod(name="tracin", unit="sgd_nats", options=TracIn)
 ADAM_METRIC = ScoredMethod(name="adam_metric", unit=None)
 
-FOLLOWING = frozenset({TRACIN.name, ADAM_METRIC.name})
-"""The methods that need what a training passes through."""
+
+def trajectory_methods(study: Study) -> list[str]:
+    """Return the study's methods that read what its training passes through.
+
+    `adam_metric` reads the optimiser's state of a model that was brought instead, if the study names it.
+    """
+    reading = {TRACIN.name} if study.model.optimizer is not None else {TRACIN.name, ADAM_METRIC.name}
+    return [name for name in study.methods if name in reading]
 
 
 def given_settings(study: Study, method: ScoredMethod) -> dict[str, Any]:
