@@ -85,7 +85,9 @@ class DataShapley(BaseModel):
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
 
 
-DATA_SHAPLEY = ScoredMethod(name="data_shapley", unit="nats", options=DataShapley)
+DATA_SHAPLEY = ScoredMethod(
+    name="data_shapley", unit="nats", options=DataShapley, check=lambda study: recipe_of(study, 0)
+)
 
 
 class _Outcomes:
@@ -176,9 +178,6 @@ def _compute(work: Work) -> None:
     recipe_of(work.study, 0)  # refuses a model that cannot be trained again before anything is read
     options: DataShapley = options_of(work.study, DATA_SHAPLEY)
     corpus = GroupedCorpus.of(work, options.by, BY_KEY)
-    if len(corpus.names) == 1:
-        problem = f"makes one group of the whole corpus, {corpus.names[0]!r}"
-        raise InputError(BY_KEY, problem, "Group it by something else.")
     outcomes = _Outcomes(work, corpus, options)
 
     def progress(done: int, most: int) -> None:

@@ -9,7 +9,7 @@ import polars as pl
 from influence_assets.assets.bank import DATAMODELS, SUBSET_PREDICTIONS, Bank, read_bank
 from influence_assets.assets.grouped_corpus import Measured, group_scores, sequence_passes
 from influence_assets.assets.method_rows import listed, write_scores
-from influence_assets.assets.retraining import OfTrainedShards
+from influence_assets.assets.retraining import OfTrainedShards, recipe_of
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
@@ -87,7 +87,7 @@ ASSET = AssetDefinition(
     frozen=OfTrainedShards(),
     on_request=True,
     is_requested=listed(DATAMODELS),
-    method=ScoredMethod(name=DATAMODELS, unit="nats"),
+    method=ScoredMethod(name=DATAMODELS, unit="relative_nats", check=lambda study: recipe_of(study, 0)),
     holds_text=True,
     is_published=True,
     cost=CostModel(partition=_cost),

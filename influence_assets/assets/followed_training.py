@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -46,8 +46,24 @@ class TracIn(BaseModel):
     checkpoints: int = Field(5, ge=1)
 
 
-TRACIN = ScoredMethod(name="tracin", unit="sgd_nats", options=TracIn)
-ADAM_METRIC = ScoredMethod(name="adam_metric", unit=None)
+def follows_training(method: str) -> "Callable[[Study], object]":
+    """Return what raises an InputError if a study does not train its model, as `ScoredMethod.check` does."""
+    return lambda study: recipe_of(study, method)
+
+
+def _knows_an_optimizer(study: Study) -> None:
+    """Raise an InputError if `adam_metric` has neither a training to follow nor an optimiser's state."""
+    if study.model.optimizer is None and study.model.train is None:
+        raise InputError(
+            "methods",
+            "lists adam_metric, which follows the model's training, and the study does not train its model",
+            "Name the state of the optimiser that trained it as model.optimizer, give model.train instead of "
+            "model.path, or leave the method out.",
+        )
+
+
+TRACIN = ScoredMethod(name="tracin", unit="sgd_nats", options=TracIn, check=follows_training("tracin"))
+ADAM_METRIC = ScoredMethod(name="adam_metric", unit=None, check=_knows_an_optimizer)
 
 
 def trajectory_methods(study: Study) -> list[str]:
@@ -67,7 +83,7 @@ def given_settings(study: Study, method: ScoredMethod) -> dict[str, Any]:
         return {}
 
 
-Queries = int | tuple[str, ...]
+Queries = Annotated[int, Field(ge=1)] | tuple[str, ...]
 """As an option: how many of the first queries of each set, or the ids of the queries, that are asked about."""
 
 
@@ -136,11 +152,13 @@ class Asked(NamedTuple):
         ids: their ids.
         tokens: int64 [query, token].
         labels: int64 [query, token], IGNORED where a token is not of the completion.
+        notes: sentences for people.
     """
 
     ids: list[str]
     tokens: "Tensor"
     labels: "Tensor"
+    notes: Sequence[str] = ()
 
 
 def asked(work: Work, chosen: Queries, key: str) -> Asked:
@@ -152,7 +170,7 @@ def asked(work: Work, chosen: Queries, key: str) -> Asked:
         key: the option that says so.
 
     Raises:
-        InputError: a query cannot be read, or no query set has one that is named.
+        InputError: a query cannot be read.
     """
     import torch
 
@@ -161,30 +179,32 @@ def asked(work: Work, chosen: Queries, key: str) -> Asked:
 
     file = work.workspace.query_file(str(work.partition.query_set))
     rows, tokenized = queries.read_tokenized(work.open("language_model"), work.workspace, file)
-    ids = rows["query_id"].to_list()
+    ids, notes = rows["query_id"].to_list(), _notes_of_unknown(work.workspace, chosen, key)
     if isinstance(chosen, int):
         numbers = list(range(min(chosen, len(ids))))
     else:
-        _refuse_unknown(work.workspace, chosen, key)
         numbers = [number for number, query_id in enumerate(ids) if query_id in chosen]
     if not numbers:
         nothing = torch.zeros(0, 2, dtype=torch.int64)
-        return Asked([], nothing, nothing)
+        return Asked([], nothing, nothing, notes)
     sequences = queries.as_sequences([tokenized[number] for number in numbers])
     tokens = torch.from_numpy(sequences.tokens.astype(np.int64))
     places = np.arange(tokens.shape[1])
     starts = np.array([tokenized[number].completion_start for number in numbers])
     is_asked = (places >= starts[:, None]) & (places < sequences.lengths[:, None])
-    return Asked([ids[number] for number in numbers], tokens, tokens.masked_fill(~torch.from_numpy(is_asked), IGNORED))
+    labels = tokens.masked_fill(~torch.from_numpy(is_asked), IGNORED)
+    return Asked([ids[number] for number in numbers], tokens, labels, notes)
 
 
-def _refuse_unknown(workspace: Workspace, chosen: Sequence[str], key: str) -> None:
+def _notes_of_unknown(workspace: Workspace, chosen: Queries, key: str) -> list[str]:
+    """Return a sentence about queries that are named and in no query file: one may be gone since."""
     from influence_assets.corpus.queries import read_query_set
 
+    if isinstance(chosen, int):
+        return []
     known = {name for file in workspace.query_sets.values() for name in read_query_set(file)["query_id"]}
-    for name in chosen:
-        if name not in known:
-            raise InputError(key, f"there is no query {name!r}", "Name query_ids of the query files, or give a number.")
+    unknown = [name for name in chosen if name not in known]
+    return [f"{key} names queries that no file has, which are left out: {', '.join(unknown)}."] if unknown else []
 
 
 def query_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
@@ -246,13 +266,17 @@ def write_by_token(
     shards = work.open_all("token_sequences")
     spans = Units.of(DOCUMENT, shards, []).spans
     row, start, end = (spans[name].to_numpy().astype(np.int64) for name in ("row", "token_start", "token_end"))
-    scores, log_probabilities = np.zeros((0, len(spans))), list[float]()
+    scores, log_probabilities, notes = np.zeros((0, len(spans))), list[float](), list(queries.notes)
     if queries.ids:
         found = values()
         until: NDArray[np.float64] = np.pad(found.values.cumsum(2), ((0, 0), (0, 0), (1, 0)))
         scores, log_probabilities = until[:, row, end] - until[:, row, start], found.log_probabilities.tolist()
         if ends_as_the_model:
-            work.draft.summarise(**compared(work, found.weights))
+            figures = compared(work, found.weights)
+            notes += figures.pop("notes", [])
+            work.draft.summarise(**figures)
+    if notes:
+        work.draft.summarise(notes=notes)
     sequences = int(row.max(initial=-1)) + 1
     passages = spans.select("sequence_id", "document_id")
     write_scores(work, queries.ids, passages, scores, sequence_passes=passes(sequences) if queries.ids else 0.0)

@@ -1,13 +1,14 @@
 """The asset `in_run_shapley`: what each passage added to what the model says, step by step of a training."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from influence_assets.assets.followed_training import (
     asked,
     asked_queries,
+    follows_training,
     given_settings,
     query_content,
     recipe_of,
@@ -46,12 +47,14 @@ class InRunShapley(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    queries: int | tuple[str, ...] = Field(16, union_mode="left_to_right")
+    queries: Annotated[int, Field(ge=1)] | tuple[str, ...] = Field(16, union_mode="left_to_right")
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
 
 
-METHOD = ScoredMethod(name="in_run_shapley", unit="nats", options=InRunShapley)
+METHOD = ScoredMethod(
+    name="in_run_shapley", unit="in_run_nats", check=follows_training("in_run_shapley"), options=InRunShapley
+)
 
 
 def _settings(study: Study) -> Mapping[str, Any]:

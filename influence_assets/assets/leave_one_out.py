@@ -28,15 +28,16 @@ def _compute(work: Work) -> None:
     from influence_assets.analysis.leaving_out import leave_one_out, paired_leave_one_out
 
     options: LeaveOneOut = options_of(work.study, LEAVE_ONE_OUT)
-    models = work.open_all("left_out_models")
+    models = [model for model in work.open_all("left_out_models") if "is_missing" not in model.manifest.summary]
     query_ids = models[0].table("left_out_outcomes").select("query_id").collect()["query_id"].to_list()
     outcomes = _outcomes(models)
     everything = outcomes.pop(None)
     compare, method = (paired_leave_one_out, PAIRED) if options.same_order else (leave_one_out, LEAVE_ONE_OUT.name)
     changes = {group: compare(everything, without) for group, without in sorted(outcomes.items(), key=str)}
+    none = np.zeros((len(query_ids), 0))
     measured = Measured(
-        np.stack([change.mean for change in changes.values()], axis=1),
-        np.stack([change.standard_errors for change in changes.values()], axis=1),
+        np.stack([change.mean for change in changes.values()], axis=1) if changes else none,
+        np.stack([change.standard_errors for change in changes.values()], axis=1) if changes else none,
         models=2 * len(everything),
     )
     rows = group_scores(method, options.by, query_ids, list(map(str, changes)), measured)
@@ -73,7 +74,8 @@ def _by_seed(
         for group, without in outcomes.items()
         for seed, of_seed in enumerate(everything - without, start=1)
     ]
-    return pl.concat(frames)
+    schema = {"group_name": pl.String, "seed": pl.Int32, "query_id": pl.String, "change_nats": pl.Float64}
+    return pl.concat([pl.DataFrame(schema=schema), *frames])
 
 
 def _settings(study: Study) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from influence_assets.assets.retraining import recipe_of
 from influence_assets.errors import InputError
 from influence_assets.methods.method import ScoredMethod
 from influence_assets.methods.registry import options_of
@@ -44,7 +45,9 @@ class LeaveOneOut(BaseModel):
         return groups
 
 
-LEAVE_ONE_OUT = ScoredMethod(name="leave_one_out", unit="nats", options=LeaveOneOut)
+LEAVE_ONE_OUT = ScoredMethod(
+    name="leave_one_out", unit="nats", options=LeaveOneOut, check=lambda study: recipe_of(study, 0)
+)
 
 
 def given_options(study: Study) -> LeaveOneOut | None:

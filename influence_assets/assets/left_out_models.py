@@ -100,30 +100,33 @@ class _Corpus:
         self._by_slug = {_slug(name): number for number, name in enumerate(names)}
 
     def group(self, work: Work) -> int | None:
-        """Return the number of the group that a partition lacks; None if it lacks none.
+        """Return the number of the group that a partition lacks; None if it lacks none."""
+        left = _left_out(str(work.partition.name))
+        if left.rank is not None:
+            return strongest_groups(work, self.grouped.units)[left.rank]
+        return None if left.slug is None else self._by_slug[left.slug]
 
-        Raises:
-            InputError: the corpus has no such group, or nothing else.
+    def missing(self, work: Work) -> str | None:
+        """Return a sentence if the corpus has no such group, or nothing beside it; None if there is a model to train.
+
+        A group may be gone because its last document was withdrawn, which must hold nothing up.
         """
         left, names = _left_out(str(work.partition.name)), self.grouped.names
         if left.rank is None and left.slug is None:
             return None
         if len(names) == 1:
-            raise InputError(
-                BY_KEY, f"makes one group of the whole corpus, {names[0]!r}", "Group it by something else."
-            )
+            return f"{BY_KEY} makes one group of the whole corpus, {names[0]!r}, so that none can be left out."
         if left.rank is not None:
-            if left.rank >= len(names):
-                problem = f"asks for more groups than the corpus has by {self.options.by}, which are {len(names)}"
-                raise InputError(GROUPS_KEY, problem, f"Ask for {len(names)} or fewer.")
-            return strongest_groups(work, self.grouped.units)[left.rank]
-        if left.slug not in self._by_slug:
-            assert not isinstance(self.options.groups, int)  # noqa: S101  # only lists give names
-            named = next(name for name in self.options.groups if _slug(name) == left.slug)
-            more = ", ..." if len(names) > _NAMES_SHOWN else "."
-            some = ", ".join(names[:_NAMES_SHOWN]) + more
-            raise InputError(GROUPS_KEY, f"the corpus has no {self.options.by} {named!r}", f"Those that it has: {some}")
-        return self._by_slug[left.slug]
+            asks = (
+                f"{GROUPS_KEY} asks for more groups than the corpus has by {self.options.by}, which are {len(names)}."
+            )
+            return asks if left.rank >= len(names) else None
+        if left.slug in self._by_slug:
+            return None
+        assert not isinstance(self.options.groups, int)  # noqa: S101  # only lists give names
+        named = next(name for name in self.options.groups if _slug(name) == left.slug)
+        some = ", ".join(names[:_NAMES_SHOWN]) + (", ..." if len(names) > _NAMES_SHOWN else "")
+        return f"{GROUPS_KEY}: the corpus has no {self.options.by} {named!r}, so it has no row. It has: {some}."
 
     def part(self, group: int | None) -> TrainingTokens:
         """Return the sequences with the loss of all groups but one."""
@@ -136,6 +139,14 @@ class _Corpus:
         """Write what a model says."""
         work.draft.table("left_out_outcomes", outcomes)
         work.draft.summarise(group=None if group is None else self.grouped.names[group])
+
+
+def _write_nothing(work: Work, note: str) -> None:
+    """Write that there is no model, and why."""
+    none = pl.DataFrame(schema={"query_id": pl.String, "log_probability_nats": pl.Float64})
+    work.draft.table("left_out_outcomes", none)
+    seed = _left_out(str(work.partition.name)).seed
+    work.draft.summarise(group=None, seed=seed, training_sequences=0, is_missing=True, notes=[note])
 
 
 def strongest_groups(work: Work, units: Units) -> list[int]:
@@ -163,6 +174,9 @@ def strongest_groups(work: Work, units: Units) -> list[int]:
 def _compute(work: Work) -> None:
     recipe_of(work.study, 0)  # refuses a model that cannot be trained again before anything is read
     corpus = _Corpus(work)
+    if note := corpus.missing(work):
+        _write_nothing(work, note)
+        return
     group = corpus.group(work)
     corpus.write(work, group, train_part(work, corpus.part(group), _left_out(str(work.partition.name)).seed))
 
@@ -170,6 +184,12 @@ def _compute(work: Work) -> None:
 def _compute_at_once(works: Sequence[Work]) -> None:
     recipe_of(works[0].study, 0)  # as above
     corpus = _Corpus(works[0])
+    for work in works:
+        if note := corpus.missing(work):
+            _write_nothing(work, note)
+    works = [work for work in works if corpus.missing(work) is None]
+    if not works:
+        return
     groups = [corpus.group(work) for work in works]
     seeds = [_left_out(str(work.partition.name)).seed for work in works]
     outcomes = train_parts_at_once(works, [corpus.part(group) for group in groups], seeds)
@@ -187,6 +207,8 @@ def _memory(sizes: Any) -> int:
 
 def _shown(artifact: Artifact) -> Mapping[str, Shown]:
     figures = artifact.manifest.summary
+    if figures.get("is_missing"):
+        return {"in_short": "No model: the corpus has no such group."}
     of_what = "on everything" if figures["group"] is None else f"without {figures['group']}"
     return {
         "in_short": f"Trained {of_what}, {figures['training_sequences']:,} sequences, to a loss of "

@@ -1,7 +1,7 @@
 """The asset `metagradient`: the derivative of what the model says by the weight of each passage in its training."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -9,6 +9,7 @@ from influence_assets.assets.followed_training import (
     Queries,
     asked,
     asked_queries,
+    follows_training,
     given_settings,
     query_content,
     recipe_of,
@@ -47,10 +48,12 @@ class Metagradient(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    queries: int | tuple[str, ...] = Field(4, union_mode="left_to_right")
+    queries: Annotated[int, Field(ge=1)] | tuple[str, ...] = Field(4, union_mode="left_to_right")
 
 
-METHOD = ScoredMethod(name="metagradient", unit="nats", options=Metagradient)
+METHOD = ScoredMethod(
+    name="metagradient", unit="nats_per_weight", check=follows_training("metagradient"), options=Metagradient
+)
 
 
 def _settings(study: Study) -> Mapping[str, Any]:

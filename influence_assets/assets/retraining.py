@@ -14,7 +14,8 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.versions import Versions
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
-from influence_assets.study import LanguageModel, Study, Training, Tuning
+from influence_assets.layouts.token_settings import query_set_content
+from influence_assets.study import LanguageModel, Queries, Study, Training, Tuning
 from influence_assets.training_tokens import TrainingTokens
 
 if TYPE_CHECKING:
@@ -65,11 +66,19 @@ class OfTrainedShards:
 
 
 def questions(workspace: Workspace, _partition: Partition) -> Mapping[str, Any]:
-    """Return what enters versions: the content of all query files, and of the checkpoint that training begins from."""
+    """Return what enters versions: the query files, how they become tokens, and the checkpoint where training begins.
+
+    What else decides tokens is part of the token sequences' versions.
+    """
     content: dict[str, Any] = {
         "questions": {name: workspace.query_hash(file) for name, file in workspace.query_sets.items()}
     }
-    tuned = workspace.study.model.tuned
+    study, tuned = workspace.study, workspace.study.model.tuned
+    if study.queries.special_tokens != Queries.model_fields["special_tokens"].default:
+        content["special_tokens"] = study.queries.special_tokens
+    templates = (query_set_content(workspace, name).get("chat_template") for name in workspace.query_sets)
+    if template := next(filter(None, templates), None):
+        content["chat_template"] = template
     return content if tuned is None else {**content, "tuned": tuned.recipe, "base": _checkpoint_hash(workspace)}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from influence_assets.assets.followed_training import ADAM_METRIC, TRACIN, compared, run_of, trajectory_methods
+from influence_assets.assets.followed_training import TRACIN, compared, run_of, trajectory_methods
 from influence_assets.assets.retraining import OfTrainedShards, training_cost, training_memory
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, KeyAndInputs, Work
@@ -55,13 +55,6 @@ def _compute(work: Work) -> None:
     from influence_assets.models.trajectory import checkpoints, learning_rates, record
 
     methods = trajectory_methods(work.study)
-    if methods == [ADAM_METRIC.name] and work.study.model.train is None:
-        raise InputError(
-            "methods",
-            "lists adam_metric, which follows the model's training, and the study does not train its model",
-            "Name the state of the optimiser that trained it as model.optimizer, give model.train instead of "
-            "model.path, or leave the method out.",
-        )
     run, _ = run_of(work, ", ".join(methods))
     rates = learning_rates(run)
     chosen = checkpoints(rates, options_of(work.study, TRACIN).checkpoints)

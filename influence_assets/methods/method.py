@@ -25,12 +25,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from influence_assets.errors import InputError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from influence_assets.capture.batches import Sequences
     from influence_assets.capture.runner import Runner
     from influence_assets.maths.curvature import Basis, Curvature
+    from influence_assets.study import Study
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class TrainingSequences:
             seed: of the draws.
 
         Raises:
-            ValueError: no sequence carries a loss.
+            InputError: no sequence that was drawn carries a loss.
         """
         import numpy as np
 
@@ -85,7 +88,8 @@ class TrainingSequences:
         held = [sequences.with_loss() for sequences in self.sample(min(1.0, most / max(1, total)), seed)]
         held = [sequences for sequences in held if len(sequences)]
         if not held:
-            raise ValueError("no training sequence that was drawn carries a loss")
+            problem = f"drawing about {most:,} of {total:,} sequences, found none that carries a loss"
+            raise InputError("method_options", problem, "Raise `sequences` of the method, or choose another `seed`.")
         everything, generator = Sequences.joined(held), np.random.default_rng(seed)
         of_each = min(size, len(everything))
         draws = (generator.choice(len(everything), of_each, replace=False) for _ in range(count))
@@ -203,6 +207,10 @@ Prepare = Callable[["Mapping[str, Tensor]", MethodContext], "dict[str, Tensor]"]
 """Makes P of every layer from V of every layer, both [query, d_out, d_in] in the coordinates of the bases."""
 
 
+def _allowed(_study: "Study") -> None:
+    """Allow a method in every study."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttributionMethod:
     """An attribution method.
@@ -221,6 +229,7 @@ class AttributionMethod:
             none.
         passes: returns the passes that preparing P takes, given the options and the number of training sequences; None
             where that is not known, so that `influence plan` does not count them.
+        check: raises an InputError if a study cannot have the method, such as one of a training that it does not do.
         code_version: raised whenever the same inputs would give another P.
     """
 
@@ -232,6 +241,7 @@ class AttributionMethod:
     layer_by_layer: bool = False
     reads_training: bool = False
     passes: Callable[[Any, int], Passes] | None = None
+    check: "Callable[[Study], object]" = _allowed
     code_version: str = "1"
 
     def __post_init__(self) -> None:
@@ -248,8 +258,10 @@ class ScoredMethod:
         unit: `nats` if a score is the change of a query's log-probability by one more copy of what is scored; the name
             of another unit; or None if scores compare only with one another.
         options: as in `AttributionMethod`.
+        check: as in `AttributionMethod`.
     """
 
     name: str
     unit: str | None
     options: type[BaseModel] | None = None
+    check: "Callable[[Study], object]" = _allowed

@@ -37,7 +37,8 @@ def refuse_unknown_methods(study: Study, scored: Mapping[str, ScoredMethod]) -> 
 
     Raises:
         InputError: `methods` names a method that does not exist, or one twice, or does not begin with the main one; or
-            `method_options` are not those of a method that is listed.
+            `method_options` are not those of a method that is listed; or the study cannot have a method, such as one
+            that follows a training that it does not do.
     """
     known: dict[str, AttributionMethod | ScoredMethod] = {**scored, **attribution_methods()}
     listed = study.methods
@@ -56,6 +57,7 @@ def refuse_unknown_methods(study: Study, scored: Mapping[str, ScoredMethod]) -> 
             raise InputError(f"{OPTIONS}.{name}", f"{KEY} does not list {name}", "List it, or leave out its options.")
     for name in listed:
         options_of(study, known[name])  # of a method whose options have no defaults, also where none are given
+        known[name].check(study)
 
 
 def methods_of(study: Study) -> list[AttributionMethod]:

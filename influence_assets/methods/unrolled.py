@@ -17,6 +17,8 @@ from influence_assets.methods.method import AttributionMethod, MethodContext
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from influence_assets.study import Study
+
 
 class Unrolled(BaseModel):
     """The options of `unrolled`.
@@ -31,20 +33,35 @@ class Unrolled(BaseModel):
     learning_rates: float | None = Field(None, gt=0, allow_inf_nan=False)
 
 
+def _unknown_length() -> InputError:
+    return InputError(
+        "method_options.unrolled.learning_rates",
+        "is missing, and the study does not train its model",
+        "Give the sum of the learning rates of the model's training, divided by the tokens of a sequence.",
+    )
+
+
+def _check(study: "Study") -> None:
+    if study.model.train is None and study.method_options.get("unrolled", {}).get("learning_rates") is None:
+        raise _unknown_length()
+
+
 def _prepare(V: "Mapping[str, Tensor]", context: MethodContext) -> "dict[str, Tensor]":
     from influence_assets.maths.unrolled import unrolled
 
     given: float | None = None if context.options is None else context.options.learning_rates
     ηK = context.learning_rates if given is None else given
     if ηK is None:
-        raise InputError(
-            "method_options.unrolled.learning_rates",
-            "is missing, and the study does not train its model",
-            "Give the sum of the learning rates of the model's training, divided by the tokens of a sequence.",
-        )
+        raise _unknown_length()
     return {name: unrolled(layer, ηK).precondition(V[name]) for name, layer in context.curvature.items()}
 
 
 METHOD = AttributionMethod(
-    name="unrolled", unit=None, prepare=_prepare, options=Unrolled, needs_curvature=True, layer_by_layer=True
+    name="unrolled",
+    unit=None,
+    prepare=_prepare,
+    options=Unrolled,
+    check=_check,
+    needs_curvature=True,
+    layer_by_layer=True,
 )

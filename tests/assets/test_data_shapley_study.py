@@ -7,7 +7,6 @@ import pytest
 
 from influence_assets.assets import data_shapley as module
 from influence_assets.assets.study_sizes import StudySizes
-from influence_assets.errors import InputError
 from influence_assets.forecast.estimates import estimates
 from influence_assets.models.training import new_model, save_model
 from influence_assets.study import Study
@@ -141,12 +140,14 @@ def test_other_queries_and_other_groups_use_none(computed, tmp_path, trainings):
     assert len(trainings.calls) == 14
 
 
-def test_one_group_cannot_be_valued(computed, tmp_path):
+def test_one_group_has_all_that_training_adds(computed, tmp_path):
     study = studies.copied(computed, tmp_path / "copy")
     studies.write_jsonl(study.parent / "corpus" / studies.COAST, [{"text": "Fog.", "source": "sea"}])
     (study.parent / "corpus" / studies.TRADES).unlink()
-    with pytest.raises(InputError, match="makes one group of the whole corpus, 'sea'"):
-        studies.compute(study)
+    studies.compute(study)
+    rows = studies.ask_sql(study, "select group_name, sum(score) as score from group_scores group by all")
+    assert rows["group_name"].to_list() == ["sea"]
+    assert rows["score"].item() == pytest.approx(opened(study, "data_shapley").manifest.summary["everything_nats"])
 
 
 def test_forgetting_a_document_removes_what_was_trained_on_it(computed, tmp_path):

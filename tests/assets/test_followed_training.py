@@ -241,10 +241,23 @@ def test_a_model_that_is_not_trained_here_is_refused(tmp_path, method):
 
 
 @pytest.mark.slow
-def test_a_query_that_does_not_exist_is_refused(tmp_path):
+def test_a_query_that_is_gone_has_no_rows_and_holds_nothing_up(tmp_path):
     study = laid_out(tmp_path, ["ekfac", "metagradient"], {"metagradient": {"queries": ["cook"]}})
-    with pytest.raises(InputError, match=r"method_options.metagradient.queries: there is no query 'cook'"):
-        studies.compute(study)
+    assert "influence_catalogue" in studies.compute(study)
+    assert studies.ask_sql(study, "select * from method_scores where method = 'metagradient'").is_empty()
+    for manifest in studies.versions_of(study).workspace.store.manifests("metagradient"):
+        (note,) = manifest.summary["notes"]
+        assert note == "method_options.metagradient.queries names queries that no file has, which are left out: cook."
+
+
+@pytest.mark.parametrize(
+    "method", ["tracin", "in_run_shapley", "metagradient", "unrolled", "leave_one_out", "data_shapley", "datamodels"]
+)
+def test_what_a_brought_model_cannot_have_is_refused_before_anything_is_computed(method, tmp_path):
+    options = {"method_options": {method: {"groups": ["x"]}}} if method == "leave_one_out" else {}
+    study = studies.lay_out(tmp_path, methods=["ekfac", method], **options)
+    with pytest.raises(InputError, match=r"does not train"):
+        open_workspace(Study.load(study))
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
 """Models that lack a group of the corpus, and what a group does for queries, in whole studies."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
+import yaml
 
 from influence_assets.assets import asset_graph, retraining_at_once
 from influence_assets.assets.study_sizes import StudySizes
@@ -179,18 +182,43 @@ def test_nothing_is_left_out_by_default(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "problem"),
+    ("groups", "note"),
     [
-        ({"groups": ["air"]}, r"the corpus has no source 'air'\. Those that it has: \(none\), land, sea\."),
-        ({"groups": 4}, "asks for more groups than the corpus has by source, which are 3"),
-        ({"groups": ["x"], "by": "language"}, r"leave_one_out\.by: no document has the column 'language'"),
+        (["air", "land"], r"the corpus has no source 'air', so it has no row\. It has: \(none\), land, sea\."),
+        (["air"], r"the corpus has no source 'air', so it has no row\."),
+        (4, "asks for more groups than the corpus has by source, which are 3"),
     ],
 )
-def test_a_group_that_is_not_there_is_refused(computed, tmp_path, options, problem):
+def test_a_group_that_is_gone_has_no_row_and_holds_nothing_up(computed, tmp_path, groups, note):
     study = studies.copied(computed, tmp_path / "copy")
-    write(study, **options)
-    with pytest.raises(InputError, match=problem):
+    write(study, groups=groups)
+    assert "influence_catalogue" in studies.compute(study)
+    manifests = studies.versions_of(study).workspace.store.manifests("left_out_models")
+    noted = [m.summary["notes"] for m in manifests if "is_missing" in m.summary]
+    assert noted
+    assert all(re.search(note, sentence) for notes in noted for sentence in notes)
+    rows = studies.ask_sql(study, "select distinct group_name from group_scores where method = 'leave_one_out'")
+    assert set(rows["group_name"]) == ({"(none)", "land", "sea"} if groups == 4 else {"land"} & set(groups))
+
+
+def test_a_column_that_no_document_has_is_refused(computed, tmp_path):
+    study = studies.copied(computed, tmp_path / "copy")
+    write(study, groups=["x"], by="language")
+    with pytest.raises(InputError, match=r"leave_one_out\.by: no document has the column 'language'"):
         studies.compute(study)
+
+
+def test_how_queries_become_tokens_is_part_of_what_models_said(computed, tmp_path):
+    study = studies.copied(computed, tmp_path / "copy")
+    versions = studies.versions_of(study)
+    described = yaml.safe_load(study.read_text())
+    described["queries"]["special_tokens"] = "parse"
+    study.write_text(yaml.safe_dump(described))
+    changed = studies.versions_of(study)
+    for name in ("left_out_models", "retrained_models"):
+        asset = versions.workspace.graph[name]
+        partition = Partition(name=asset.listed(versions.workspace.study)[0])
+        assert versions.key(asset, partition) != changed.key(changed.workspace.graph[name], partition)
 
 
 def test_the_plan_counts_the_trainings(computed):

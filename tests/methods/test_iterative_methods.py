@@ -10,6 +10,7 @@ from influence_assets.capture.correction import eigenvalue_corrections
 from influence_assets.capture.covariance import covariances
 from influence_assets.capture.gradients import query_gradients
 from influence_assets.capture.runner import Runner
+from influence_assets.errors import InputError
 from influence_assets.maths.ekfac import LayerCurvature, damping, eigenbasis
 from influence_assets.maths.solvers import largest_eigenvalue
 from influence_assets.methods import astra, lissa
@@ -97,7 +98,7 @@ def test_without_sequences_that_carry_a_loss_it_says_so(system):
     short = cases.sequences(2, seed=1)
     nothing = type(short)(short.tokens[:, :1], short.lengths.clip(max=1), short.keys)
     empty = MethodContext(context.runner, context.bases, context.curvature, TrainingSequences([lambda: nothing]))
-    with pytest.raises(ValueError, match="carries a loss"):
+    with pytest.raises(InputError, match="carries a loss"):
         astra._prepare(V, empty)
 
 
