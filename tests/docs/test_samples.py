@@ -1,5 +1,8 @@
 """Every sample in the pages is what its command prints today."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 from sample_comparison import differences
 
@@ -11,8 +14,9 @@ DEMO = ROOT / "demo/study.yaml"
 
 
 @pytest.mark.slow
-def test_the_samples_of_the_example_are_those_of_today(tmp_path):
-    made = samples.example_samples(tmp_path.resolve())
+def test_the_samples_of_the_example_are_those_of_today():
+    with tempfile.TemporaryDirectory(prefix="influence-samples-") as folder:  # as short as where they are made
+        made = samples.example_samples(Path(folder).resolve())
     shown = blocks("sample")
     stale = {name: differences(shown[name], made[name]) for name in made.keys() & shown.keys()}
     assert {name: lines for name, lines in stale.items() if lines} == {}, "make them anew: make samples"
