@@ -141,7 +141,8 @@ def test_while_a_generation_fills_the_one_before_is_shown_and_kept_up_to_date(st
     already = {f"{step}[{shard}]" for step in ("drift_statistics", "gradient_sketches") for shard in SHARDS}
     already |= {"curvature", f"query_gradients[{FIRST}]", f"query_gradients[{studies.SECOND}]"}
     # From the same pass as the sketches.
-    already |= {f"influence_scores[{queries}|{shard}]" for queries in (FIRST, studies.SECOND) for shard in SHARDS}
+    pairs = [f"{queries}|{shard}" for queries in (FIRST, studies.SECOND) for shard in SHARDS]
+    already |= {f"{scores}[{pair}]" for scores in studies.SCORES for pair in pairs}
     assert set(order[published + 1 :]) == studies.everything(shards, but=frozen) - already
     assert_shown(study, [1, 2], shards)
     agreement = studies.ask_sql(study, "select distinct sequences from generation_agreement")["sequences"].to_list()

@@ -53,6 +53,15 @@ def lay_out(folder: Path) -> Path:
     )
 
 
+def everything(shards: Iterable[str], query_sets: Iterable[str]) -> set[str]:
+    """All partitions of the study."""
+    shards, query_sets = list(shards), list(query_sets)
+    of_methods = {f"{asset}[{shard}]" for asset in ("hidden_states", "term_counts") for shard in shards}
+    of_methods |= {f"{a}[{q}]" for a in ("method_vectors", "query_states", "bm25_scores") for q in query_sets}
+    of_methods |= {f"repsim_scores[{query_set}|{shard}]" for query_set in query_sets for shard in shards}
+    return studies.everything(shards, query_sets) | of_methods
+
+
 def network() -> GPT2LMHeadModel:
     """One layer, with weights large enough to matter."""
     import torch

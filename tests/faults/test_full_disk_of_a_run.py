@@ -85,7 +85,9 @@ def everything_held(study):
     return [f"{m.asset}[{m.partition}]" if m.partition else m.asset for m in store.manifests() if m.asset not in AGAIN]
 
 
-AGAIN = {"curvature_drift", "influence_details", "influence_catalogue"}
+AGAIN = {
+    "curvature_drift", "influence_details", "influence_catalogue", "method_vectors", "method_scores", "bm25_scores",
+}  # fmt: skip
 """Of these there was another version before."""
 
 

@@ -4,9 +4,8 @@ from functools import partial
 
 import pytest
 
-from tests import studies
 from tests.faults import comparison, working, zygote
-from tests.faults.changing import FILES
+from tests.faults.changing import FILES, everything
 
 QUERY_SETS = ("first.jsonl",)
 
@@ -22,7 +21,7 @@ def test_two_runs_at_once_compute_every_partition_once(ground):
     one, other = together(ground, *(partial(working.run, ground.study, run_id=name) for name in ("one", "other")))
     assert not one.failures
     assert not other.failures
-    assert set(one.computed) | set(other.computed) == studies.everything(FILES[:2], QUERY_SETS)
+    assert set(one.computed) | set(other.computed) == everything(FILES[:2], QUERY_SETS)
     assert not set(one.computed) & set(other.computed)
     stored = comparison.workspace(ground.study).store.manifests(with_records=True)
     found = [(f"{m.asset}[{m.partition}]" if m.partition else m.asset, m.run_id) for m in stored]

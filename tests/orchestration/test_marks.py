@@ -88,22 +88,22 @@ def test_files_that_come_change_and_go(computed):
     corpus = computed.path.parent / "corpus"
     studies.write_extra(computed.path)
     computed.sense()
-    assert_agree(computed, standing=ALL - len(studies.ROLLED_UP), missing=1, waiting=5 + len(studies.ROLLED_UP))
+    assert_agree(computed, standing=ALL - len(studies.ROLLED_UP), missing=1, waiting=7 + len(studies.ROLLED_UP))
     computed.command()
-    assert_agree(computed, standing=ALL + 6)
+    assert_agree(computed, standing=ALL + 8)
 
     before = (corpus / TRADES).read_bytes()
     studies.write_parquet(corpus / TRADES, studies.TRADES_ROWS[:2])
     computed.sense()
-    stale = assert_agree(computed, standing=ALL - 4, stale=1, waiting=5 + 4)
+    stale = assert_agree(computed, standing=ALL - 4, stale=1, waiting=7 + 4)
     assert stale == {f"documents[{TRADES}]"}
     computed.command()
-    assert_agree(computed, standing=ALL + 6)
+    assert_agree(computed, standing=ALL + 8)
     (corpus / TRADES).write_bytes(before)
     computed.sense()
     # All of the shard is there still, of the time before: only what is published is another.
     computed.command()
-    assert_agree(computed, standing=ALL + 6)
+    assert_agree(computed, standing=ALL + 8)
 
     (corpus / EXTRA).unlink()
     computed.sense()
@@ -117,10 +117,10 @@ def test_files_that_come_change_and_go(computed):
 
     (corpus / COAST).unlink()
     computed.sense()
-    stale = assert_agree(computed, standing=ALL - 6 - 4, stale=3, waiting=1)
+    stale = assert_agree(computed, standing=ALL - 8 - 4, stale=3, waiting=1)
     assert stale == back
     computed.command()
-    assert_agree(computed, standing=ALL - 6)
+    assert_agree(computed, standing=ALL - 8)
 
 
 @pytest.mark.soak
@@ -128,7 +128,7 @@ def test_a_setting_that_is_changed_and_taken_back(computed):
     path = computed.path
     studies.write_study(path.parent, curvature={"damping_scale": 0.5})
     computed.sense()
-    stale = assert_agree(computed, standing=10, stale=1, waiting=ALL - 11)
+    stale = assert_agree(computed, standing=11, stale=1, waiting=ALL - 12)
     assert stale == {"curvature"}
     computed.command()
     assert_agree(computed, standing=ALL)
@@ -144,9 +144,9 @@ def test_a_new_generation(computed):
     studies.write_extra(computed.path)
     computed.sense()
     computed.command()
-    assert_agree(computed, standing=ALL + 6)
+    assert_agree(computed, standing=ALL + 8)
     computed.sense()
-    assert_agree(computed, standing=ALL + 6)
+    assert_agree(computed, standing=ALL + 8)
 
 
 @pytest.mark.soak
@@ -167,7 +167,7 @@ def test_a_run_that_was_killed_while_it_filled_a_generation(computed):
     assert_agree(computed, standing=12, stale=4, waiting=ALL - 16)
     studies.write_extra(computed.path)
     assert not computed.command().failures
-    assert_agree(computed, standing=ALL + 6)
+    assert_agree(computed, standing=ALL + 8)
 
 
 @pytest.mark.soak
@@ -176,7 +176,7 @@ def test_withdrawn_documents(computed):
     (computed.path.parent / "withdrawn.txt").write_text(document)
     studies.write_study(computed.path.parent, corpus={"withdrawn": "withdrawn.txt"})
     computed.sense()
-    stale = assert_agree(computed, standing=ALL - 6 - 4, stale=1, waiting=5 + 4)
+    stale = assert_agree(computed, standing=ALL - 8 - 4, stale=1, waiting=7 + 4)
     assert stale == {f"documents[{COAST}]"}
     computed.command()
     assert_agree(computed, standing=ALL)
@@ -186,7 +186,7 @@ def test_withdrawn_documents(computed):
 def test_other_questions_and_other_weights(computed):
     studies.write_jsonl(computed.path.parent / "queries" / FIRST, studies.FIRST_ROWS[:1])
     computed.sense()
-    stale = assert_agree(computed, standing=ALL - 5, stale=1, waiting=4)
+    stale = assert_agree(computed, standing=ALL - 7, stale=1, waiting=6)
     assert stale == {f"query_gradients[{FIRST}]"}
     computed.command()
     assert_agree(computed, standing=ALL)
