@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from influence_assets.assets.followed_training import given_settings
 from influence_assets.assets.method_rows import write_scores
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import Work
@@ -16,6 +15,7 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.layouts.attributed import ALONE, AUTO
 from influence_assets.layouts.token_settings import token_settings
 from influence_assets.methods.method import ScoredMethod
+from influence_assets.methods.registry import given_settings
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from influence_assets.assets.grouped_corpus import GroupedCorpus, Measured, count_groups, group_scores, sequence_passes
 from influence_assets.assets.method_rows import listed
@@ -31,10 +31,9 @@ from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown, Table
-from influence_assets.errors import InputError
 from influence_assets.layouts.retraining import reads_documents
-from influence_assets.methods.method import ScoredMethod
-from influence_assets.methods.registry import options_of, settings_of
+from influence_assets.methods.method import MethodOptions, ScoredMethod
+from influence_assets.methods.registry import given_settings, options_of
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.drafts import Draft
 from influence_assets.study import LARGEST_SEED, Study
@@ -62,7 +61,7 @@ _Place = tuple[tuple[int, ...], int]
 """The numbers of a subset's groups, and that of the seed."""
 
 
-class DataShapley(BaseModel):
+class DataShapley(MethodOptions):
     """The options of `data_shapley`.
 
     Attributes:
@@ -74,8 +73,6 @@ class DataShapley(BaseModel):
         seeds: models of each subset.
         seed: seed of the orders.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     by: str = Field("source", min_length=1)
     permutations: int = Field(1000, ge=1)
@@ -234,10 +231,7 @@ def _cost(sizes: Any, _partition: Partition) -> Cost:
 
 
 def _settings(study: Study) -> Mapping[str, Any]:
-    try:
-        return {"dtype": study.model.dtype, **settings_of(study, DATA_SHAPLEY)}
-    except InputError:
-        return {}  # versions must be known whatever the options are
+    return {"dtype": study.model.dtype, **given_settings(study, DATA_SHAPLEY)}
 
 
 def _uses(study: Study, name: str) -> bool:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from influence_assets.analysis.datamodels import Datamodels
 
 
+METHOD = ScoredMethod(name=DATAMODELS, unit="relative_nats", check=lambda study: recipe_of(study, 0))
+
+
 def _compute(work: Work) -> None:
     from influence_assets.analysis.datamodels import fitted
 
@@ -35,7 +38,7 @@ def _compute(work: Work) -> None:
         sequences = pl.DataFrame({"sequence_id": [int(name) for name in bank.units.names]})
         write_scores(work, bank.query_ids, sequences, models.weights, sequence_passes=passes)
     else:
-        measured = Measured(models.weights, models.standard_errors, seeds * subsets)
+        measured = Measured(models.weights, models.standard_errors, seeds * subsets, METHOD.unit or "")
         rows = group_scores(DATAMODELS, by, bank.query_ids, bank.units.names, measured)
         work.draft.table("group_scores", rows)
     work.draft.table(SUBSET_PREDICTIONS, _predictions(bank, models))
@@ -87,7 +90,7 @@ ASSET = AssetDefinition(
     frozen=OfTrainedShards(),
     on_request=True,
     is_requested=listed(DATAMODELS),
-    method=ScoredMethod(name=DATAMODELS, unit="relative_nats", check=lambda study: recipe_of(study, 0)),
+    method=METHOD,
     holds_text=True,
     is_published=True,
     cost=CostModel(partition=_cost),

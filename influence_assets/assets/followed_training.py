@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from influence_assets.assets.method_rows import write_scores
 from influence_assets.assets.retraining import tokenizer_of, training_memory
@@ -17,9 +17,8 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.workspace import Workspace
 from influence_assets.errors import InputError
 from influence_assets.layouts.retraining import DOCUMENT, Units, training_tokens
-from influence_assets.layouts.token_settings import chat_template_content
-from influence_assets.methods.method import ScoredMethod
-from influence_assets.methods.registry import settings_of
+from influence_assets.layouts.token_settings import query_set_content
+from influence_assets.methods.method import MethodOptions, ScoredMethod
 from influence_assets.study import Study, Training
 
 if TYPE_CHECKING:
@@ -34,14 +33,12 @@ _COPIES_IN_A_STATE = 3  # the weights and two moments
 _REPLAYED = pl.Schema({"query_id": pl.String, "log_probability_nats": pl.Float64})
 
 
-class TracIn(BaseModel):
+class TracIn(MethodOptions):
     """The options of `tracin`.
 
     Attributes:
         checkpoints: the checkpoints of the training that scores are summed over.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     checkpoints: int = Field(5, ge=1)
 
@@ -73,14 +70,6 @@ def trajectory_methods(study: Study) -> list[str]:
     """
     reading = {TRACIN.name} if study.model.optimizer is not None else {TRACIN.name, ADAM_METRIC.name}
     return [name for name in study.methods if name in reading]
-
-
-def given_settings(study: Study, method: ScoredMethod) -> dict[str, Any]:
-    """Return the settings of a method that enter versions, which must be known even if they are not valid."""
-    try:
-        return settings_of(study, method)
-    except InputError:
-        return {}
 
 
 Queries = Annotated[int, Field(ge=1)] | tuple[str, ...]
@@ -209,17 +198,7 @@ def _notes_of_unknown(workspace: Workspace, chosen: Queries, key: str) -> list[s
 
 def query_content(workspace: Workspace, partition: Partition) -> Mapping[str, Any]:
     """Return what enters versions of what reads a query file's text: its content and the chat template."""
-    from influence_assets.corpus.queries import read_query_set
-
-    file = workspace.query_file(str(partition.query_set))
-
-    def has_chats() -> bool:
-        try:
-            return bool(read_query_set(file)["chat"].is_not_null().any())
-        except InputError:  # computing the partition says what is wrong
-            return False
-
-    return {"content": workspace.query_hash(file), **chat_template_content(workspace, has_chats)}
+    return query_set_content(workspace, str(partition.query_set))
 
 
 def asked_queries(sizes: Any, query_set: str, chosen: Queries) -> int:

@@ -83,14 +83,16 @@ class Measured(NamedTuple):
     """What groups do for queries.
 
     Args:
-        scores: float64 [query, group], in nats.
+        scores: float64 [query, group].
         standard_errors: as `scores`; NaN where they are not known.
         models: how many models they come from.
+        unit: the unit of scores and errors.
     """
 
     scores: "NDArray[np.float64]"
     standard_errors: "NDArray[np.float64]"
     models: int
+    unit: str = NATS
 
 
 def group_scores(
@@ -118,7 +120,7 @@ def group_scores(
     return rows.with_columns(
         pl.col("standard_error").fill_nan(None),
         method=pl.lit(method),
-        unit=pl.lit(NATS),
+        unit=pl.lit(measured.unit),
         grouping=pl.lit(grouping),
         models=pl.lit(measured.models, pl.Int32),
     ).select(GROUP_SCORES_SCHEMA.names())

@@ -1,15 +1,14 @@
 """The asset `in_run_shapley`: what each passage added to what the model says, step by step of a training."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, model_validator
 
 from influence_assets.assets.followed_training import (
     asked,
     asked_queries,
     follows_training,
-    given_settings,
     query_content,
     recipe_of,
     replay_memory,
@@ -23,8 +22,8 @@ from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
 from influence_assets.layouts.token_settings import token_settings
-from influence_assets.methods.method import ScoredMethod
-from influence_assets.methods.registry import options_of
+from influence_assets.methods.method import MethodOptions, ScoredMethod
+from influence_assets.methods.registry import given_settings, options_of
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
@@ -35,7 +34,7 @@ PASSES = {"adamw": (3, 0.5), "sgd": (1, 1.0)}
 """Passes of every step, and for each query: products with the tokens' gradients, and with SGD a Hessian product."""
 
 
-class InRunShapley(BaseModel):
+class InRunShapley(MethodOptions):
     """The options of `in_run_shapley`.
 
     Attributes:
@@ -45,11 +44,15 @@ class InRunShapley(BaseModel):
         learning_rate: the peak of SGD's schedule; None: that of the study.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     queries: Annotated[int, Field(ge=1)] | tuple[str, ...] = Field(16, union_mode="left_to_right")
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _only_sgd_has_another_schedule(self) -> Self:
+        if self.learning_rate is not None and self.optimizer != "sgd":
+            raise ValueError("`learning_rate` is that of `optimizer: sgd`; leave it out, or choose that")
+        return self
 
 
 METHOD = ScoredMethod(

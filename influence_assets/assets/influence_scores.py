@@ -40,11 +40,7 @@ def _compute(work: Work) -> None:
 
 
 def _join(work: Work, context: PassContext) -> PassScores:
-    return PassScores(work, context, methods_of(work.study)[:1], _write)
-
-
-def _write(done: PassScores) -> None:
-    _record(done.work, done.context, done.scores, done.parts, done.shared)
+    return PassScores(work, context, methods_of(work.study)[:1], _record)
 
 
 def _record(

@@ -3,30 +3,27 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from influence_assets.assets.method_rows import listed, write_scores
+from influence_assets.assets.method_rows import BYTES_PER_SCORE, FORWARD_PASS, listed, write_scores
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
-from influence_assets.methods.method import ScoredMethod
-from influence_assets.methods.registry import options_of, settings_of
+from influence_assets.methods.method import MethodOptions, ScoredMethod
+from influence_assets.methods.registry import given_settings, options_of
 from influence_assets.storage.artifacts import Artifact
-
-BYTES_PER_SCORE = 20
-
-FORWARD_PASS = 1 / 3
-"""What a forward pass alone counts of a pass."""
 
 SORTING = 60
 """Operations for each pair of a training token and a query's token, beside those of the distance."""
 
 
-class Options(BaseModel):
+class Options(MethodOptions):
     """Settings of the method."""
 
-    neighbours: int = Field(5, ge=1, description="K: how many of the nearest training tokens have a vote.")
+    neighbours: int = Field(
+        5, ge=1, le=2**31 - 1, description="K: how many of the nearest training tokens have a vote."
+    )
 
 
 METHOD_OF_ASSET = ScoredMethod(name="knn_shapley", unit="votes", options=Options)
@@ -72,7 +69,7 @@ ASSET = AssetDefinition(
     partitioned_by="query_set",
     inputs=("hidden_states", "query_states", "token_sequences"),
     code_version="1",
-    settings=lambda study: settings_of(study, METHOD_OF_ASSET),
+    settings=lambda study: given_settings(study, METHOD_OF_ASSET),
     compute=_compute,
     on_request=True,
     is_requested=listed("knn_shapley"),

@@ -8,13 +8,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from influence_assets.assets.grouped_corpus import Measured, group_scores, sequence_passes
-from influence_assets.assets.leave_one_out_options import LEAVE_ONE_OUT, LeaveOneOut, given_options
+from influence_assets.assets.leave_one_out_options import LEAVE_ONE_OUT, LeaveOneOut
 from influence_assets.assets.method_rows import listed
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown, Table
-from influence_assets.methods.registry import options_of, settings_of
+from influence_assets.methods.registry import given_settings, options_of
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
@@ -79,7 +79,7 @@ def _by_seed(
 
 
 def _settings(study: Study) -> Mapping[str, Any]:
-    return settings_of(study, LEAVE_ONE_OUT) if given_options(study) is not None else {}
+    return given_settings(study, LEAVE_ONE_OUT)
 
 
 def _cost(_sizes: Any, _partition: Partition) -> Cost:

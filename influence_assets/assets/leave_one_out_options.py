@@ -2,18 +2,18 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from influence_assets.assets.retraining import recipe_of
 from influence_assets.errors import InputError
-from influence_assets.methods.method import ScoredMethod
+from influence_assets.methods.method import MethodOptions, ScoredMethod
 from influence_assets.methods.registry import options_of
 from influence_assets.study import Study
 
 BY_KEY, GROUPS_KEY = "method_options.leave_one_out.by", "method_options.leave_one_out.groups"
 
 
-class LeaveOneOut(BaseModel):
+class LeaveOneOut(MethodOptions):
     """The options of `leave_one_out`.
 
     Attributes:
@@ -24,8 +24,6 @@ class LeaveOneOut(BaseModel):
         same_order: whether sequences that lose all of their loss stay, so that the models of one seed see the same
             batches in the same order; their differences are then taken seed by seed, as the method `tsloo`.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     by: str = Field("source", min_length=1)
     groups: tuple[str, ...] | int = Field((), validate_default=True)

@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from influence_assets.assets.followed_training import (
     Queries,
     asked,
     asked_queries,
     follows_training,
-    given_settings,
     query_content,
     recipe_of,
     replay_memory,
@@ -24,8 +23,8 @@ from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
 from influence_assets.layouts.token_settings import token_settings
-from influence_assets.methods.method import ScoredMethod
-from influence_assets.methods.registry import options_of
+from influence_assets.methods.method import MethodOptions, ScoredMethod
+from influence_assets.methods.registry import given_settings, options_of
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
@@ -39,14 +38,12 @@ PASSES_OF_A_QUERY = 2
 """Passes that differentiating a step's gradient takes for each query."""
 
 
-class Metagradient(BaseModel):
+class Metagradient(MethodOptions):
     """The options of `metagradient`.
 
     Attributes:
         queries: how many queries of each query set are asked about, the first ones, or the ids of those that are.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     queries: Annotated[int, Field(ge=1)] | tuple[str, ...] = Field(4, union_mode="left_to_right")
 

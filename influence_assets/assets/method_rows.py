@@ -9,6 +9,12 @@ from numpy.typing import NDArray
 from influence_assets.engine.definition import Work
 from influence_assets.study import Study
 
+BYTES_PER_SCORE = 20
+"""Bytes of a row of Parquet: the score and the sequence's id do not compress, the query's name does."""
+
+FORWARD_PASS = 1 / 3
+"""What a forward pass alone counts of a pass."""
+
 
 def listed(name: str) -> Callable[[Study], bool]:
     """Return whether a study lists a method, as `AssetDefinition.is_requested` asks."""

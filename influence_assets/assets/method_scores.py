@@ -41,11 +41,7 @@ def _compute(work: Work) -> None:
 
 
 def _join(work: Work, context: PassContext) -> PassScores:
-    return PassScores(work, context, other_methods_of(work.study), _write)
-
-
-def _write(done: PassScores) -> None:
-    _record(done.work, done.context, done.scores, done.parts, done.shared)
+    return PassScores(work, context, other_methods_of(work.study), _record)
 
 
 def _record(

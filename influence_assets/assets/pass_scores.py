@@ -11,7 +11,6 @@ from influence_assets.assets.shared_pass import Joined, PassContext, run_pass
 from influence_assets.engine.definition import Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.methods.method import AttributionMethod
-from influence_assets.study import Study
 
 if TYPE_CHECKING:
     from influence_assets.capture.layer_vectors import Vectors
@@ -27,12 +26,14 @@ BYTES_PER_SCORE = 20
 BYTES_PER_PART = 8
 """Bytes of a row for a document's part: the ids repeat for every query."""
 
-SCORING = frozenset({"influence_scores", "method_scores"})
-"""The assets that share the totals of a pass, and so the gradients of sequences and their parts."""
+Scores = Mapping[str, np.ndarray]
+"""For each method float64 [query, sequence] or [query, part]."""
+
+Write = Callable[[Work, PassContext, Scores, Scores, pl.DataFrame], None]
+"""Writes scores, given the work, the context, those of sequences and of parts, and the documents of the parts."""
 
 _TOTALS = "scores"
-
-MethodsOf = Callable[[Study], Sequence[AttributionMethod]]
+"""What the assets of scores share in a pass: one measurement, and so the gradients of sequences and their parts."""
 
 
 class PassScores(Joined):
@@ -42,7 +43,7 @@ class PassScores(Joined):
         work: the work of the query set and shard.
         context: the pass.
         methods: the methods.
-        write: called with the finished scores if they are those of all queries.
+        write: writes the finished scores, if they are those of all queries.
         rows: the queries; None: all.
     """
 
@@ -51,7 +52,7 @@ class PassScores(Joined):
         work: Work,
         context: PassContext,
         methods: Sequence[AttributionMethod],
-        write: "Callable[[PassScores], None]",
+        write: Write,
         rows: slice | None = None,
     ) -> None:
         from influence_assets.capture.scores import ScoreTotals
@@ -120,16 +121,16 @@ class PassScores(Joined):
         """Write the scores, if they are those of all queries."""
         self.work.draft.summarise(rotated=self._totals.contractions())
         if self._is_whole:
-            self._write(self)
+            self._write(self.work, self.context, self.scores, self.parts, self.shared)
 
 
-def compute_alone(work: Work, methods: Sequence[AttributionMethod], write: Callable[..., None]) -> None:
+def compute_alone(work: Work, methods: Sequence[AttributionMethod], write: Write) -> None:
     """Compute the scores of a query set and shard in passes of their own, as many as memory takes.
 
     Args:
         work: the work.
         methods: the methods.
-        write: called with the work, the context, scores and parts by method (as in `PassScores`), and `shared`.
+        write: writes the scores.
     """
     from influence_assets.layouts.queries import chunks_of
 
@@ -138,7 +139,7 @@ def compute_alone(work: Work, methods: Sequence[AttributionMethod], write: Calla
     chunks: list[PassScores] = []
     for rows in rows_of_chunks:
         context.results.clear()
-        chunks.append(PassScores(work, context, methods, lambda _done: None, rows))
+        chunks.append(PassScores(work, context, methods, write, rows))
         run_pass(context, [chunks[-1]])
     scores = [(chunk.scores, chunk.parts) for chunk in chunks]
     names = [method.name for method in methods]

@@ -21,7 +21,7 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown, Table
 from influence_assets.engine.workspace import Workspace
 from influence_assets.methods.method import MethodOptions, ScoredMethod, TrainingSequences
-from influence_assets.methods.registry import options_of, settings_of
+from influence_assets.methods.registry import given_settings, options_of
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
@@ -65,6 +65,11 @@ class PbrfOptions(MethodOptions):
 METHOD = ScoredMethod(name=NAME, unit="nats", options=PbrfOptions)
 
 
+def _uses(study: Study, name: str) -> bool:
+    options = given_settings(study, METHOD).get("options", {})
+    return name != "influence_scores" or options.get("strongest", 0) > 0
+
+
 def _options(study: Study) -> PbrfOptions:
     options = options_of(study, METHOD)
     assert isinstance(options, PbrfOptions)  # noqa: S101
@@ -72,7 +77,7 @@ def _options(study: Study) -> PbrfOptions:
 
 
 def _settings(study: Study) -> Mapping[str, Any]:
-    return settings_of(study, METHOD)
+    return given_settings(study, METHOD)
 
 
 def _source_content(workspace: Workspace, _partition: Partition) -> Mapping[str, Any]:
@@ -221,7 +226,7 @@ ASSET = AssetDefinition(
     ),
     kinds=frozenset({"torch", "parquet"}),
     inputs=("token_sequences", "language_model", "eigenbases", "curvature", "query_gradients", "influence_scores"),
-    uses=lambda study, name: name != "influence_scores" or _options(study).strongest > 0,
+    uses=_uses,
     reads=("questions",),
     code_version="1",
     settings=_settings,

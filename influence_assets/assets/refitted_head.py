@@ -10,7 +10,7 @@ from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
 from influence_assets.errors import InputError
 from influence_assets.layouts.representer import METHOD
-from influence_assets.methods.registry import options_of, settings_of
+from influence_assets.methods.registry import given_settings, options_of
 from influence_assets.storage.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ ASSET = AssetDefinition(
     kinds=frozenset({"torch", "safetensors"}),
     inputs=("hidden_states", "language_model"),
     code_version="1",
-    settings=lambda study: {"dtype": study.model.dtype, **settings_of(study, METHOD)},
+    settings=lambda study: {"dtype": study.model.dtype, **given_settings(study, METHOD)},
     compute=_compute,
     on_request=True,
     is_requested=listed(METHOD.name),

@@ -3,20 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from influence_assets.assets.method_rows import listed, write_scores
+from influence_assets.assets.method_rows import BYTES_PER_SCORE, FORWARD_PASS, listed, write_scores
 from influence_assets.engine.checks import Check, EachOf, Finding, Opener
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
 from influence_assets.layouts.representer import METHOD
-from influence_assets.methods.registry import settings_of
+from influence_assets.methods.registry import given_settings
 from influence_assets.storage.artifacts import Artifact
-
-BYTES_PER_SCORE = 20
-
-FORWARD_PASS = 1 / 3
-"""What a forward pass alone counts of a pass."""
 
 LARGEST_ERROR = 1e-6
 """The largest difference between a logit and the sum over training tokens, of the largest logit."""
@@ -89,7 +84,7 @@ ASSET = AssetDefinition(
     partitioned_by="query_set",
     inputs=("refitted_head", "hidden_states", "query_states", "token_sequences", "language_model"),
     code_version="1",
-    settings=lambda study: settings_of(study, METHOD),
+    settings=lambda study: given_settings(study, METHOD),
     compute=_compute,
     on_request=True,
     is_requested=listed(METHOD.name),

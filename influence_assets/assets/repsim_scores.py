@@ -3,18 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from influence_assets.assets.method_rows import listed, write_scores
+from influence_assets.assets.method_rows import BYTES_PER_SCORE, FORWARD_PASS, listed, write_scores
 from influence_assets.engine.costs import Cost
 from influence_assets.engine.definition import AssetDefinition, CostModel, Work
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown
 from influence_assets.methods.method import ScoredMethod
 from influence_assets.storage.artifacts import Artifact
-
-BYTES_PER_SCORE = 20
-
-FORWARD_PASS = 1 / 3
-"""What a forward pass alone counts of a pass."""
 
 
 def _compute(work: Work) -> None:

@@ -15,8 +15,7 @@ from influence_assets.engine.definition import AssetDefinition, CostModel, KeyAn
 from influence_assets.engine.partitions import Partition
 from influence_assets.engine.shown import Shown, Table
 from influence_assets.engine.versions import Versions
-from influence_assets.errors import InputError
-from influence_assets.methods.registry import options_of
+from influence_assets.methods.registry import given_settings, options_of
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.study import Study
 
@@ -43,10 +42,8 @@ class OfTheModel:
 
 
 def _settings(study: Study) -> Mapping[str, Any]:
-    try:
-        return {"checkpoints": options_of(study, TRACIN).checkpoints}
-    except InputError:
-        return {}  # versions must be known whatever the options are
+    options: dict[str, Any] = given_settings(study, TRACIN).get("options", {})
+    return options
 
 
 def _compute(work: Work) -> None:

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from influence_assets.methods.method import ScoredMethod
+from influence_assets.methods.method import MethodOptions, ScoredMethod
 from influence_assets.storage.artifacts import Artifact
 from influence_assets.storage.artifacts.drafts import Draft
 
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 FOLDER, FILE = "head", "head.safetensors"
 
 
-class Options(BaseModel):
+class Options(MethodOptions):
     """Settings of the method."""
 
     decay: float = Field(
         0.003,
         gt=0,
+        allow_inf_nan=False,
         description="λ, the decay of the refitted last layer: the smaller, the nearer to the model's own, and the "
         "longer the fit.",
     )

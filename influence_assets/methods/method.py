@@ -236,7 +236,7 @@ class AttributionMethod:
     name: str
     unit: Literal["nats"] | None
     prepare: Prepare
-    options: type[BaseModel] | None = None
+    options: type[MethodOptions] | None = None
     needs_curvature: bool = False
     layer_by_layer: bool = False
     reads_training: bool = False
@@ -263,5 +263,5 @@ class ScoredMethod:
 
     name: str
     unit: str | None
-    options: type[BaseModel] | None = None
+    options: type[MethodOptions] | None = None
     check: "Callable[[Study], object]" = _allowed

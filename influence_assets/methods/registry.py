@@ -110,6 +110,17 @@ def settings_of(study: Study, method: AttributionMethod | ScoredMethod) -> dict[
     return {} if options is None else {"options": options.model_dump(mode="json")}
 
 
+def given_settings(study: Study, method: AttributionMethod | ScoredMethod) -> dict[str, Any]:
+    """Return what `settings_of` does, or nothing if the options are not valid.
+
+    Documents can be withdrawn from a study whose options are not, so versions must be known.
+    """
+    try:
+        return settings_of(study, method)
+    except InputError:
+        return {}
+
+
 def main_settings(study: Study) -> dict[str, Any]:
     """Return what enters the versions of the main method's scores: nothing of the others."""
     raised = {method.name: method.code_version for method in methods_of(study)[:1] if method.code_version != "1"}
@@ -118,7 +129,7 @@ def main_settings(study: Study) -> dict[str, Any]:
 
 def versions_of(study: Study, methods: "list[AttributionMethod]") -> dict[str, Any]:
     """Return what enters the versions of what is computed with some methods: their code versions and settings."""
-    return {method.name: {"code": method.code_version, **settings_of(study, method)} for method in methods}
+    return {method.name: {"code": method.code_version, **given_settings(study, method)} for method in methods}
 
 
 @lru_cache(maxsize=1)

@@ -9,10 +9,10 @@ so that under Adam they compare only with one another, and a longer ηK may desc
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from influence_assets.errors import InputError
-from influence_assets.methods.method import AttributionMethod, MethodContext
+from influence_assets.methods.method import AttributionMethod, MethodContext, MethodOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,15 +20,13 @@ if TYPE_CHECKING:
     from influence_assets.study import Study
 
 
-class Unrolled(BaseModel):
+class Unrolled(MethodOptions):
     """The options of `unrolled`.
 
     Attributes:
         learning_rates: ηK, the sum of the learning rates, divided by the mean number of tokens of a sequence if batches
             average over tokens; None: that of the study's own training.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     learning_rates: float | None = Field(None, gt=0, allow_inf_nan=False)
 

@@ -18,7 +18,7 @@ comment on table group_scores is
 comment on column group_scores.method is
 'leave_one_out: the log-probability under models of everything minus that under models without the group. tsloo: the same between models of one seed and one order of sequences. data_shapley: what the group adds to those that arrived before it, averaged over orders of arrival; the values of all groups sum to the log-probability under models of everything minus that of the models before training. datamodels: the weight of the group in a linear fit to models of random subsets, relative to the average group.';
 comment on column group_scores.unit is
-'nats if scores are changes of the completion''s log-probability; null if they compare only with each other.';
+'nats if scores are changes of the completion''s log-probability; relative_nats if they are so relative to the average group; null if they compare only with each other.';
 comment on column group_scores.grouping is
 'What the groups are: sequence, document, or a column of the corpus such as source.';
 comment on column group_scores.group_name is
