@@ -246,6 +246,11 @@ def is_due(asset: AssetDefinition) -> bool:
     return not asset.on_request or asset.name in SCORES
 
 
+def shown() -> list[AssetDefinition]:
+    """The assets that Dagster has of these studies."""
+    return [asset for asset in asset_graph() if not asset.only_by_settings or is_due(asset)]
+
+
 def everything(
     shards: Iterable[str] = SHARDS, query_sets: Iterable[str] = QUERY_SETS, *, but: Iterable[str] = ()
 ) -> set[str]:

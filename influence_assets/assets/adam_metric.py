@@ -134,6 +134,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     on_request=True,
     is_requested=listed(ADAM_METRIC.name),
+    only_by_settings=True,
     method=ADAM_METRIC,
     holds_text=True,
     is_published=True,

@@ -84,6 +84,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     on_request=True,
     is_requested=listed("bm25"),
+    only_by_settings=True,
     method=ScoredMethod(name="bm25", unit=None),
     holds_text=True,
     is_published=True,

@@ -268,6 +268,7 @@ ASSET = AssetDefinition(
     frozen=OfTrainedShards(),
     on_request=True,
     is_requested=listed(DATA_SHAPLEY.name),
+    only_by_settings=True,
     method=DATA_SHAPLEY,
     holds_text=True,
     is_published=True,

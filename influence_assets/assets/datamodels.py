@@ -90,6 +90,7 @@ ASSET = AssetDefinition(
     frozen=OfTrainedShards(),
     on_request=True,
     is_requested=listed(DATAMODELS),
+    only_by_settings=True,
     method=METHOD,
     holds_text=True,
     is_published=True,

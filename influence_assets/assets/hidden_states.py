@@ -70,6 +70,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     on_request=True,
     is_requested=lambda study: not METHODS_OF_STATES.isdisjoint(study.methods),
+    only_by_settings=True,
     holds_text=True,
     runs_model=True,
     cost=CostModel(partition=_cost, memory=lambda sizes: int(sizes.pass_memory(0))),

@@ -73,6 +73,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     on_request=True,
     is_requested=listed("knn_shapley"),
+    only_by_settings=True,
     method=METHOD_OF_ASSET,
     holds_text=True,
     is_published=True,

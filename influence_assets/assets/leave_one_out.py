@@ -105,6 +105,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     on_request=True,
     is_requested=listed(LEAVE_ONE_OUT.name),
+    only_by_settings=True,
     method=LEAVE_ONE_OUT,
     holds_text=True,
     is_published=True,

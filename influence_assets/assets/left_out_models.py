@@ -238,6 +238,7 @@ ASSET = AssetDefinition(
     frozen=OfTrainedShards(_reads),
     on_request=True,
     is_requested=listed(LEAVE_ONE_OUT.name),
+    only_by_settings=True,
     holds_text=True,
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory, like="language_model"),

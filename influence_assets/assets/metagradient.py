@@ -112,6 +112,7 @@ ASSET = AssetDefinition(
     frozen=OfTrainedShards(),
     on_request=True,
     is_requested=listed(METHOD.name),
+    only_by_settings=True,
     method=METHOD,
     holds_text=True,
     is_published=True,

@@ -125,6 +125,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     on_request=True,
     is_requested=lambda study: bool(other_methods_of(study)),
+    only_by_settings=True,
     holds_text=True,
     is_published=True,
     measures=Measurement(

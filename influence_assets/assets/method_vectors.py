@@ -146,6 +146,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     on_request=True,
     is_requested=lambda study: bool(methods_in_full(study)),
+    only_by_settings=True,
     is_published=True,
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),

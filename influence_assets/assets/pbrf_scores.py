@@ -235,6 +235,7 @@ ASSET = AssetDefinition(
     method=METHOD,
     on_request=True,
     is_requested=listed(NAME),
+    only_by_settings=True,
     holds_text=True,
     is_published=True,
     runs_model=True,

@@ -107,6 +107,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     on_request=True,
     is_requested=listed(METHOD.name),
+    only_by_settings=True,
     runs_model=True,
     cost=CostModel(partition=_cost, memory=_memory),
     shown=_shown,

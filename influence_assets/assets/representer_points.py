@@ -88,6 +88,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     on_request=True,
     is_requested=listed(METHOD.name),
+    only_by_settings=True,
     method=METHOD,
     holds_text=True,
     is_published=True,

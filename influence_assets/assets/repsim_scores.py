@@ -60,6 +60,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     on_request=True,
     is_requested=listed("repsim"),
+    only_by_settings=True,
     method=ScoredMethod(name="repsim", unit="cosine"),
     holds_text=True,
     is_published=True,

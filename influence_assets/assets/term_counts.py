@@ -61,6 +61,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     on_request=True,
     is_requested=listed("bm25"),
+    only_by_settings=True,
     holds_text=True,
     cost=CostModel(partition=_cost),
     checks=EachOf(Check("counts_add_up", "The counts of a passage's words sum to its length.", counts_add_up)),

@@ -76,6 +76,7 @@ ASSET = AssetDefinition(
     compute=_compute,
     on_request=True,
     is_requested=listed(TRACIN.name),
+    only_by_settings=True,
     method=TRACIN,
     holds_text=True,
     is_published=True,

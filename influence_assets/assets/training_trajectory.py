@@ -100,6 +100,7 @@ ASSET = AssetDefinition(
     frozen=OfTheModel(),
     on_request=True,
     is_requested=lambda study: bool(trajectory_methods(study)),
+    only_by_settings=True,
     runs_model=True,
     cost=CostModel(partition=_cost, memory=training_memory, like="language_model"),
     shown=_shown,

@@ -218,6 +218,8 @@ class AssetDefinition:
         on_request: whether it is computed only when somebody asks for it: runs that bring a study up to date leave it
             out, and its readers read what there is of it.
         is_requested: whether a study's settings ask for all partitions of an asset that is on request.
+        only_by_settings: whether nothing but a study's settings can ask for it, such as those that list a method:
+            Dagster has no such asset in a study whose settings do not.
         method: the attribution method whose scores it holds, if it is one of its own: `method_rows.py` writes them.
         begins_generation: whether it can be computed again on request, as another generation.
         reports_drift: whether its summary says that a new generation is due (`exceeds`).
@@ -263,6 +265,7 @@ class AssetDefinition:
     needed_until: str | None = None
     on_request: bool = False
     is_requested: Callable[[Study], bool] = lambda _study: False
+    only_by_settings: bool = False
     method: ScoredMethod | None = None
     begins_generation: bool = False
     reports_drift: bool = False
@@ -289,6 +292,10 @@ class AssetDefinition:
     def is_due_in(self, study: Study) -> bool:
         """Return whether runs that bring a study up to date compute it, unasked or because its settings ask for it."""
         return not self.on_request or self.is_requested(study)
+
+    def is_shown_in(self, study: Study) -> bool:
+        """Return whether Dagster has it in a study."""
+        return not self.only_by_settings or self.is_due_in(study)
 
     def inputs_of(self, study: Study) -> tuple[str, ...]:
         """Return the assets that it reads under a study's settings."""

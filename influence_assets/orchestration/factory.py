@@ -34,9 +34,9 @@ def asset_key(study: Study, name: str) -> dg.AssetKey:
 
 
 def build_assets(study: Study) -> list[dg.AssetsDefinition]:
-    """Return all assets of a study."""
+    """Return all assets of a study, without those of methods that it does not list."""
     graph, partitions = asset_graph(), Partitions.of(study)
-    return [_asset(study, asset, graph, partitions) for asset in graph]
+    return [_asset(study, asset, graph, partitions) for asset in graph if asset.is_shown_in(study)]
 
 
 def _asset(study: Study, asset: AssetDefinition, graph: AssetGraph, partitions: Partitions) -> dg.AssetsDefinition:

@@ -36,7 +36,7 @@ def _name(study: Study, what: str) -> str:
 def build_asset_jobs(study: Study) -> list[UnresolvedAssetJobDefinition]:
     """Return one job for each kind of partition that assets of the study have, and each asset on request."""
     jobs: dict[tuple[str, str], list[dg.AssetKey]] = {}
-    for asset in asset_graph():
+    for asset in (each for each in asset_graph() if each.is_shown_in(study)):
         name, described = KINDS.get(asset.partitioned_by, (asset.name, f"of {asset.name}"))
         if not asset.is_due_in(study):  # a job for all assets of a kind must not stop at one that nobody has asked for
             name, described = asset.name, f"of {asset.name}"

@@ -13,6 +13,7 @@ import json
 
 import dagster as dg
 
+from influence_assets.assets import asset_graph
 from influence_assets.engine.definition import AssetDefinition
 from influence_assets.engine.fingerprint import WHOLE, sources
 from influence_assets.engine.partitions import Partition
@@ -47,8 +48,9 @@ def code_version(asset: AssetDefinition, study: Study) -> str:
 
 
 def upstream_names(asset: AssetDefinition, study: Study) -> list[str]:
-    """Return the names of the assets and the outside sources that an asset reads."""
-    return [*asset.inputs_of(study), *asset.reads_of(study)]
+    """Return the names of the assets and the outside sources that Dagster shows as what an asset reads."""
+    graph = asset_graph()
+    return [*(name for name in asset.inputs_of(study) if graph[name].is_shown_in(study)), *asset.reads_of(study)]
 
 
 def frozen_tags(asset: AssetDefinition, study: Study) -> dict[str, str]:

@@ -50,7 +50,7 @@ FILE_EXISTS = "The file exists."
 
 def build_sources(study: Study) -> list[dg.SourceAsset]:
     """Return the sources that a study's assets read."""
-    read = {name for asset in asset_graph() for name in asset.reads_of(study)}
+    read = {name for asset in asset_graph() if asset.is_shown_in(study) for name in asset.reads_of(study)}
     return [_source(study, name) for name in SOURCES if name in read]
 
 

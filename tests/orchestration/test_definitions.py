@@ -36,7 +36,7 @@ def test_definitions_load_without_torch(tmp_path):
     path = studies.lay_out(tmp_path)
     ended = loaded({"INFLUENCE_STUDY": str(path)})
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.splitlines() == ["[]", str(len(asset_graph().assets) + len(SOURCES))]
+    assert ended.stdout.splitlines() == ["[]", str(len(studies.shown()) + len(SOURCES))]
     assert not (tmp_path / "store").exists(), "looking at the graph computes and creates nothing"
 
 
@@ -45,7 +45,7 @@ def test_several_studies_are_named_as_in_path(tmp_path):
     first, second = studies.lay_out(tmp_path / "one"), studies.lay_out(tmp_path / "two")
     second.write_text(second.read_text(encoding="utf-8").replace("name: tiny", "name: other"), encoding="utf-8")
     ended = loaded({"INFLUENCE_STUDY": os.pathsep.join([str(first), str(second)])})
-    assert ended.stdout.splitlines() == ["[]", str(2 * (len(asset_graph().assets) + len(SOURCES)))], ended.stderr
+    assert ended.stdout.splitlines() == ["[]", str(2 * (len(studies.shown()) + len(SOURCES)))], ended.stderr
 
 
 def test_without_a_study_the_remedy_is_named(monkeypatch):
@@ -74,7 +74,26 @@ def test_every_asset_is_in_the_job_of_its_kind_of_partition(tmp_path):
             asset.name for asset in asset_graph() if asset.partitioned_by == kind and studies.is_due(asset)
         }
         for kind in ("none", "shard", "query_set", "pair")
-    } | {f"tiny_materialize_{asset.name}": {asset.name} for asset in asset_graph() if not studies.is_due(asset)}
+    } | {
+        f"tiny_materialize_{asset.name}": {asset.name}
+        for asset in asset_graph()
+        if asset.is_shown_in(study) and not studies.is_due(asset)
+    }
+
+
+@pytest.mark.parametrize("methods", [["ekfac"], ["ekfac", "bm25"], ["ekfac", "repsim", "conjugate_gradients"]])
+def test_assets_of_methods_are_those_of_the_methods_that_a_study_lists(tmp_path, methods):
+    definitions = build_definitions([Study.load(studies.write_study(tmp_path, methods=methods))])
+    dg.Definitions.validate_loadable(definitions)
+    shown = {key.path[-1] for key in definitions.resolve_asset_graph().get_all_asset_keys()}
+    of_methods = {asset.name for asset in asset_graph() if asset.only_by_settings}
+    expected = {
+        "bm25": {"bm25_scores", "term_counts"},
+        "repsim": {"repsim_scores", "hidden_states", "query_states"},
+        "conjugate_gradients": {"method_scores", "method_vectors"},
+    }
+    assert shown & of_methods == {name for method in methods for name in expected.get(method, ())}
+    assert shown >= {"influence_scores", "retrained_models", "evaluations", "self_influence"}
 
 
 def test_two_studies_in_one_workspace_keep_their_partitions_and_results_apart(tmp_path):

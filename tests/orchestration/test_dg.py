@@ -10,7 +10,6 @@ import dagster as dg
 import pytest
 import yaml
 
-from influence_assets.assets import asset_graph
 from influence_assets.orchestration import InfluenceStudy
 from influence_assets.orchestration.instance import default_settings
 from tests import studies
@@ -29,7 +28,7 @@ def test_a_component_has_the_definitions_of_its_study(tmp_path):
     component = InfluenceStudy.from_attributes_dict(attributes=described)
     definitions = component.build_defs(dg.ComponentTree.for_test().load_context.for_path(tmp_path))
     keys = {key.path[-1] for key in definitions.resolve_asset_graph().materializable_asset_keys}
-    assert keys == {asset.name for asset in asset_graph()}
+    assert keys == {asset.name for asset in studies.shown()}
     assert [sensor.name for sensor in definitions.sensors] == [f"{studies.NAME}_files"]
     assert not (tmp_path / "store").exists(), "looking at the graph computes and creates nothing"
 

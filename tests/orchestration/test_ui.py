@@ -9,7 +9,6 @@ import urllib.request
 import pytest
 from serving import ROOT, SELECTOR, free_port, influence, serving
 
-from influence_assets.assets import asset_graph
 from tests import studies
 from tests.studies import COAST, QUERY_SETS, SHARDS
 
@@ -48,7 +47,7 @@ def partitions(server, step):
 def marks(server):
     """Why the UI shows anything as outdated, by asset."""
     found = {}
-    for step in asset_graph():
+    for step in studies.shown():
         keys = partitions(server, step.name) or [None]
         nodes = [server.ask(STALE, key=key(step.name), partition=part)["assetNodeOrError"] for part in keys]
         found[step.name] = {cause["reason"] for node in nodes for cause in node["staleCauses"]}
@@ -150,11 +149,11 @@ def test_a_study_completes_by_itself_while_the_ui_is_open(tmp_path):
             return None if statuses & {None, "IN_PROGRESS"} else statuses
 
         assert server.wait(checked) == {"SUCCEEDED"}
-        assert marks(server) == {step.name: set() for step in asset_graph()}
+        assert marks(server) == {step.name: set() for step in studies.shown()}
 
         # A file more: seen, computed and published, and nothing is marked.
         studies.write_extra(study)
         server.wait(lambda: len(studies.scores(study)) > 2 * 10)
         server.wait(lambda: [run["status"] for run in finished(server)] == ["SUCCESS", "SUCCESS"])
-        assert marks(server) == {step.name: set() for step in asset_graph()}
+        assert marks(server) == {step.name: set() for step in studies.shown()}
     assert studies.compute(study) == []
